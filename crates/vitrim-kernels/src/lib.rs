@@ -1,0 +1,39 @@
+//! Dense linear algebra for packed token batches.
+//!
+//! Each kernel works on row-major f32 slices, picks the widest SIMD instructions of the machine at run
+//! time (through `rten-gemm` and `rten-vecmath`), and has a slow obvious [`mod@reference`] beside it.
+//! All `unsafe` code of vitrim lives in this crate.
+//!
+//! ```
+//! use vitrim_kernels::Linear;
+//! let layer = Linear::new(&[1.0, 2.0, 3.0, 4.0], Some(&[0.5, -0.5]), 2, 2); // weight [out, in]
+//! let mut y = [0.0; 2];
+//! layer.forward(&[1.0, 1.0], &mut y);
+//! assert_eq!(y, [3.5, 6.5]);
+//! ```
+
+pub mod attention;
+pub mod elementwise;
+pub mod linear;
+pub mod mapped;
+pub mod norm;
+pub mod reference;
+
+pub use attention::{Attention, AttentionTaps};
+pub use elementwise::{gelu, softmax, tanh};
+pub use linear::Linear;
+pub use mapped::MappedFile;
+pub use norm::LayerNorm;
+
+/// Rows that one thread carries through a chain of row-wise operations: small enough that the widest
+/// intermediate of a DeiT-S chunk (128 x 1536 f32) stays in a 1 MiB L2 cache, large enough for full
+/// GEMM speed.
+pub const ROW_CHUNK: usize = 128;
+
+/// How many rows each task shall take so that `rows` spread evenly over all threads in chunks of at
+/// most [`ROW_CHUNK`].
+pub fn rows_per_task(rows: usize) -> usize {
+    let threads = rayon::current_num_threads();
+    let tasks = rows.div_ceil(ROW_CHUNK).next_multiple_of(threads).max(1);
+    rows.div_ceil(tasks).max(1)
+}

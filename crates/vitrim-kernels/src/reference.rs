@@ -1,0 +1,106 @@
+//! The slow obvious form of every kernel, in f64, for tests here and in the crates above.
+
+/// Pseudo-random values in -1..1, a pure function of `seed` (SplitMix64).
+pub fn values(seed: u64) -> impl FnMut() -> f32 {
+    let mut state = seed;
+    move || {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+}
+
+/// Greatest absolute difference of two slices of one length.
+pub fn max_difference(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+/// `max |a - b| / max |b|`.
+pub fn relative_difference(a: &[f32], b: &[f32]) -> f32 {
+    max_difference(a, b) / b.iter().fold(f32::MIN_POSITIVE, |m, v| m.max(v.abs()))
+}
+
+/// `x W^T + b`.
+pub fn linear(x: &[f32], weight: &[f32], bias: &[f32], inputs: usize, outputs: usize) -> Vec<f32> {
+    let mut y = Vec::new();
+    for row in x.chunks_exact(inputs) {
+        for o in 0..outputs {
+            let w = &weight[o * inputs..(o + 1) * inputs];
+            let dot: f64 = row.iter().zip(w).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+            y.push((dot + f64::from(bias[o])) as f32);
+        }
+    }
+    y
+}
+
+/// Row-wise LayerNorm.
+pub fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32) -> Vec<f32> {
+    let dim = weight.len();
+    let mut y = Vec::new();
+    for row in x.chunks_exact(dim) {
+        let mean = row.iter().map(|v| f64::from(*v)).sum::<f64>() / dim as f64;
+        let variance = row.iter().map(|v| (f64::from(*v) - mean).powi(2)).sum::<f64>() / dim as f64;
+        for i in 0..dim {
+            let normal = (f64::from(row[i]) - mean) / (variance + f64::from(eps)).sqrt();
+            y.push((normal * f64::from(weight[i]) + f64::from(bias[i])) as f32);
+        }
+    }
+    y
+}
+
+/// `x Phi(x)`, the error function by its Maclaurin series or asymptote.
+pub fn gelu(x: &[f32]) -> Vec<f32> {
+    fn erf(x: f64) -> f64 {
+        if x.abs() > 5.0 {
+            return x.signum();
+        }
+        let (mut term, mut sum) = (x, x);
+        for n in 1..200 {
+            term *= -x * x / f64::from(n);
+            sum += term / f64::from(2 * n + 1);
+        }
+        sum * 2.0 / std::f64::consts::PI.sqrt()
+    }
+    let half = |v: f64| 0.5 * v * (1.0 + erf(v / std::f64::consts::SQRT_2));
+    x.iter().map(|v| half(f64::from(*v)) as f32).collect()
+}
+
+/// Softmax over the slice.
+pub fn softmax(x: &[f32]) -> Vec<f32> {
+    let max = x.iter().fold(f32::NEG_INFINITY, |m, v| m.max(*v));
+    let exp: Vec<f64> = x.iter().map(|v| f64::from(v - max).exp()).collect();
+    let sum: f64 = exp.iter().sum();
+    exp.iter().map(|e| (e / sum) as f32).collect()
+}
+
+/// Multi-head self-attention of one image: `qkv: [n, 3, heads, d]`, `alive: [n]` (dead tokens are no
+/// keys). Returns the output `[n, heads * d]` and the probabilities `[heads, n, n]`.
+pub fn attention(qkv: &[f32], alive: &[bool], heads: usize) -> (Vec<f32>, Vec<f32>) {
+    let n = alive.len();
+    let dim = qkv.len() / n.max(1) / 3;
+    let d = dim / heads;
+    let at = |t: usize, part: usize, h: usize| &qkv[t * 3 * dim + part * dim + h * d..][..d];
+    let mut out = vec![0.0; n * dim];
+    let mut probabilities = vec![0.0; heads * n * n];
+    for h in 0..heads {
+        for q in 0..n {
+            let scores: Vec<f32> = (0..n)
+                .map(|k| {
+                    let dot: f64 =
+                        at(q, 0, h).iter().zip(at(k, 1, h)).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+                    if alive[k] { (dot / (d as f64).sqrt()) as f32 } else { f32::NEG_INFINITY }
+                })
+                .collect();
+            let p = softmax(&scores);
+            for i in 0..d {
+                let sum: f64 = (0..n).map(|k| f64::from(p[k]) * f64::from(at(k, 2, h)[i])).sum();
+                out[q * dim + h * d + i] = sum as f32;
+            }
+            probabilities[(h * n + q) * n..][..n].copy_from_slice(&p);
+        }
+    }
+    (out, probabilities)
+}

@@ -1,0 +1,253 @@
+//! The seam between the game, the pruners and the executors.
+
+use crate::error::{Result, VitError};
+use crate::packed::{Origin, Reduction};
+use crate::spec::VitSpec;
+
+/// Where inside a block a state rests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum At {
+    /// At the block's input, before its first LayerNorm.
+    BlockInput,
+    /// Between the block's attention (its residual added) and its MLP.
+    AfterAttention,
+}
+
+/// A place in the network, ordered as the data flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Site {
+    /// 0-based block; `depth` with [`At::BlockInput`] is the end of the last block.
+    pub block: usize,
+    /// Where inside it.
+    pub at: At,
+}
+
+impl Site {
+    /// The input of block `block`.
+    pub fn input_of(block: usize) -> Self {
+        Site { block, at: At::BlockInput }
+    }
+
+    /// The place between attention and MLP of block `block`.
+    pub fn after_attention_of(block: usize) -> Self {
+        Site { block, at: At::AfterAttention }
+    }
+
+    /// The end of the last block, before the final norm.
+    pub fn end(spec: &VitSpec) -> Self {
+        Site::input_of(spec.depth)
+    }
+
+    /// Checks that a state at `self` may move to `to`.
+    ///
+    /// # Errors
+    /// [`VitError::Backwards`] if `to` lies behind or beyond the network's end.
+    pub fn check_forward(self, to: Site, spec: &VitSpec) -> Result<()> {
+        if to < self || to > Site::end(spec) {
+            return Err(VitError::Backwards {
+                from: self.to_string(),
+                to: to.to_string(),
+                depth: spec.depth,
+            });
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Display for Site {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.at {
+            At::BlockInput => write!(f, "the input of block {}", self.block),
+            At::AfterAttention => write!(f, "the attention output of block {}", self.block),
+        }
+    }
+}
+
+/// What the next [`View`] shall carry beyond the tokens, taken from the last attention that ran
+/// before the site (the previous block's at a block's input). At block 0's input there is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Taps {
+    /// Mean over heads of the class token's attention row, `[T]`. Without a class token: the mean
+    /// attention that each token receives from all tokens of its image.
+    pub cls_attention: bool,
+    /// Mean over heads of the keys, `[T, D / heads]` (what ToMe matches on).
+    pub keys: bool,
+    /// Euclidean norm of each token's value vector over all heads, `[T]` (what ATS weighs with).
+    pub value_norm: bool,
+}
+
+impl Taps {
+    /// Nothing but the tokens.
+    pub const NONE: Taps = Taps { cls_attention: false, keys: false, value_norm: false };
+    /// The class token's attention.
+    pub const CLS_ATTENTION: Taps = Taps { cls_attention: true, keys: false, value_norm: false };
+}
+
+/// Normalised pixels, `[B, 3, H, W]` row-major.
+#[derive(Clone, Copy, Debug)]
+pub struct PixelBatch<'a> {
+    /// `B * 3 * H * W` values.
+    pub data: &'a [f32],
+    /// B.
+    pub batch: usize,
+}
+
+impl<'a> PixelBatch<'a> {
+    /// Wraps `data: [B, 3, H, W]`; [`Backbone::embed`] checks the length.
+    pub fn new(data: &'a [f32], batch: usize) -> Self {
+        PixelBatch { data, batch }
+    }
+
+    /// Checks that the length is `B * 3 * H * W` for `spec`.
+    ///
+    /// # Errors
+    /// [`VitError::Input`] with both lengths.
+    pub fn check(&self, spec: &VitSpec) -> Result<()> {
+        let [h, w] = spec.img_size;
+        let want = self.batch * 3 * h * w;
+        if self.data.len() != want {
+            return Err(VitError::Input(format!(
+                "{} pixel values for a batch of {} images of 3x{h}x{w}, which has {want}",
+                self.data.len(),
+                self.batch
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// What a pruner sees of a packed batch of T tokens in B images at a site.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'s> {
+    /// Where the state rests.
+    pub site: Site,
+    /// Residual stream, `[T, D]` row-major.
+    pub tokens: &'s [f32],
+    /// D.
+    pub dim: usize,
+    /// Prefix tokens of every image; they come first.
+    pub prefix: usize,
+    /// Where each image starts, `[B + 1]`.
+    pub offsets: &'s [usize],
+    /// Which grid position each token came from, `[T]`.
+    pub origins: &'s [Origin],
+    /// How many original tokens each token stands for, `[T]`.
+    pub sizes: &'s [f32],
+    /// See [`Taps::cls_attention`].
+    pub cls_attention: Option<&'s [f32]>,
+    /// See [`Taps::keys`].
+    pub keys: Option<&'s [f32]>,
+    /// See [`Taps::value_norm`].
+    pub value_norm: Option<&'s [f32]>,
+}
+
+impl<'s> View<'s> {
+    /// B.
+    pub fn batch(&self) -> usize {
+        self.offsets.len() - 1
+    }
+
+    /// T.
+    pub fn total(&self) -> usize {
+        self.offsets[self.batch()]
+    }
+
+    /// Row `t` of the residual stream, `[D]`.
+    pub fn token(&self, t: usize) -> &'s [f32] {
+        &self.tokens[t * self.dim..(t + 1) * self.dim]
+    }
+
+    /// Rows of image `b`, prefix tokens included.
+    pub fn rows(&self, b: usize) -> std::ops::Range<usize> {
+        self.offsets[b]..self.offsets[b + 1]
+    }
+
+    /// Rows of image `b`'s patch tokens.
+    pub fn patch_rows(&self, b: usize) -> std::ops::Range<usize> {
+        self.offsets[b] + self.prefix..self.offsets[b + 1]
+    }
+}
+
+/// What [`Backbone::finish`] shall return.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// Class logits, `[B, C]`; of a distilled backbone, the mean of both heads.
+    Logits,
+    /// What the classifier would see, `[B, D]`; of a distilled backbone, the mean of both tokens.
+    Pooled,
+    /// The final norm's output, `[T, D]` (timm's `forward_features`).
+    Tokens,
+}
+
+/// The end of a forward pass.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Output {
+    /// Row-major values, see [`Want`].
+    pub values: Vec<f32>,
+    /// Values a row.
+    pub width: usize,
+}
+
+impl Output {
+    /// Row `i`.
+    pub fn row(&self, i: usize) -> &[f32] {
+        &self.values[i * self.width..(i + 1) * self.width]
+    }
+
+    /// Index of the greatest value of each row (the first, where several are).
+    pub fn argmax(&self) -> Vec<usize> {
+        self.values
+            .chunks_exact(self.width)
+            .map(|row| {
+                let mut best = 0;
+                for (i, v) in row.iter().enumerate() {
+                    if *v > row[best] {
+                        best = i;
+                    }
+                }
+                best
+            })
+            .collect()
+    }
+}
+
+/// A Vision Transformer that can be stopped at any [`Site`], looked at, reduced, forked and finished.
+///
+/// `State: Clone` is what makes complete-prefix credit cheap: fork, advance without pruning, finish.
+pub trait Backbone {
+    /// A packed batch somewhere in the network.
+    type State: Clone;
+
+    /// The geometry.
+    fn spec(&self) -> &VitSpec;
+
+    /// Pixels to tokens: the state at the input of block 0.
+    ///
+    /// # Errors
+    /// If the pixels do not fit the geometry.
+    fn embed(&self, pixels: PixelBatch<'_>) -> Result<Self::State>;
+
+    /// Runs the network up to `to`; the next view carries `taps`.
+    ///
+    /// # Errors
+    /// If `to` lies behind the state or beyond the last block.
+    fn advance(&self, state: &mut Self::State, to: Site, taps: Taps) -> Result<()>;
+
+    /// The state as a pruner sees it.
+    ///
+    /// # Errors
+    /// If the device does not give the tokens up.
+    fn view<'s>(&self, state: &'s Self::State) -> Result<View<'s>>;
+
+    /// Drops or merges rows, physically. Taps are gone afterwards.
+    ///
+    /// # Errors
+    /// If the reduction does not fit the state.
+    fn reduce(&self, state: &mut Self::State, reduction: &Reduction) -> Result<()>;
+
+    /// Final norm, pooling and head. The state must be at [`Site::end`].
+    ///
+    /// # Errors
+    /// If the state is elsewhere, or logits are wanted of a backbone without a head.
+    fn finish(&self, state: &Self::State, want: Want) -> Result<Output>;
+}

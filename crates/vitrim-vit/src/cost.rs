@@ -1,0 +1,117 @@
+//! MACs (multiply-accumulate operations) of the forward pass actually run.
+//!
+//! Counted are the matrix products: patch embedding, QKV, attention scores and sums, projection, MLP,
+//! head. Norms, activations and softmax are left out, as in the figures that papers print (DeiT-S:
+//! 4.6 G). GFLOPs are 2 x MACs / 1e9.
+
+use crate::backbone::At;
+use crate::backbone::Site;
+use crate::spec::VitSpec;
+
+/// MACs of the patch embedding of one image.
+pub fn embed_macs(spec: &VitSpec) -> u64 {
+    (spec.num_patches() * spec.dim * 3 * spec.patch_size * spec.patch_size) as u64
+}
+
+/// MACs of one block's attention (QKV, scores, sums, projection) over one image of `tokens` tokens.
+pub fn attention_macs(spec: &VitSpec, tokens: usize) -> u64 {
+    (tokens * 4 * spec.dim * spec.dim + 2 * tokens * tokens * spec.dim) as u64
+}
+
+/// MACs of one block's MLP over `tokens` tokens.
+pub fn mlp_macs(spec: &VitSpec, tokens: usize) -> u64 {
+    (tokens * 2 * spec.dim * spec.mlp_hidden) as u64
+}
+
+/// MACs of the classifier of one image.
+pub fn head_macs(spec: &VitSpec) -> u64 {
+    (spec.head_names().len() * spec.dim * spec.num_classes) as u64
+}
+
+/// MACs of one unpruned image.
+pub fn dense_macs(spec: &VitSpec) -> u64 {
+    image_macs(spec, &[])
+}
+
+/// MACs of one image whose tokens (prefix tokens included) number `spec.num_tokens()` at first and
+/// `n` from each `(site, n)` on. Sites ascend; the pruner's own scoring is not in it.
+pub fn image_macs(spec: &VitSpec, trajectory: &[(Site, usize)]) -> u64 {
+    let mut steps = trajectory.iter().peekable();
+    let mut tokens = spec.num_tokens();
+    let mut macs = embed_macs(spec) + head_macs(spec);
+    for block in 0..spec.depth {
+        for at in [At::BlockInput, At::AfterAttention] {
+            let site = Site { block, at };
+            while let Some((_, n)) = steps.next_if(|(s, _)| *s <= site) {
+                tokens = *n;
+            }
+            macs += match at {
+                At::BlockInput => attention_macs(spec, tokens),
+                At::AfterAttention => mlp_macs(spec, tokens),
+            };
+        }
+    }
+    macs
+}
+
+/// Token-layers of patch tokens as a share of the dense model's `L N0`, for `(block, patch tokens)`
+/// stages: the cost c of the Markov game.
+pub fn token_layer_share(spec: &VitSpec, stages: &[(usize, usize)]) -> f64 {
+    let mut sum = 0;
+    let (mut from, mut tokens) = (0, spec.num_patches());
+    for &(block, n) in stages {
+        sum += (block - from) * tokens;
+        (from, tokens) = (block, n);
+    }
+    sum += (spec.depth - from) * tokens;
+    sum as f64 / (spec.depth * spec.num_patches()) as f64
+}
+
+/// Tokens an image at each stage of a keep profile (shares of N0), prefix tokens included, rounded to
+/// the nearest token.
+pub fn profile_tokens(spec: &VitSpec, keep: &[f64]) -> Vec<usize> {
+    let tokens = |share: &f64| (share * spec.num_patches() as f64).round() as usize;
+    keep.iter().map(|share| tokens(share) + spec.num_prefix_tokens()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dense_deit_costs_what_papers_print() {
+        for (name, giga) in [("tiny", "1.3"), ("small", "4.6"), ("base", "17.6")] {
+            let spec = VitSpec::from_timm_name(&format!("deit_{name}_patch16_224")).unwrap();
+            assert_eq!(format!("{:.1}", dense_macs(&spec) as f64 / 1e9), giga);
+        }
+    }
+
+    #[test]
+    fn keep_profile_of_the_paper_saves_a_factor_of_1_58() {
+        let spec = VitSpec::from_timm_name("deit_small_patch16_224").unwrap();
+        let tokens = profile_tokens(&spec, &[0.7, 0.49, 0.343]);
+        assert_eq!(tokens, [138, 97, 68]);
+        let stages = spec.default_stages();
+        assert_eq!(stages, [3, 6, 9]);
+        let trajectory: Vec<_> = stages.iter().zip(tokens).map(|(&l, n)| (Site::input_of(l), n)).collect();
+        let ratio = dense_macs(&spec) as f64 / image_macs(&spec, &trajectory) as f64;
+        assert!((ratio - 1.58).abs() < 0.02, "{ratio}");
+    }
+
+    #[test]
+    fn a_site_after_attention_spares_the_mlp_alone() {
+        let spec = VitSpec::from_timm_name("deit_tiny_patch16_224").unwrap();
+        let last = spec.depth - 1;
+        let saved = dense_macs(&spec) - image_macs(&spec, &[(Site::after_attention_of(last), 1)]);
+        assert_eq!(saved, mlp_macs(&spec, 197) - mlp_macs(&spec, 1));
+        assert_eq!(dense_macs(&spec), image_macs(&spec, &[(Site::end(&spec), 1)]));
+    }
+
+    #[test]
+    fn token_layer_share_counts_blocks() {
+        let spec = VitSpec::from_timm_name("deit_tiny_patch16_224").unwrap();
+        assert_eq!(token_layer_share(&spec, &[]), 1.0);
+        let half = token_layer_share(&spec, &[(3, 98), (6, 98), (9, 0)]);
+        assert!((half - (3.0 + 3.0 + 0.0) / 12.0).abs() < 1e-9, "{half}");
+    }
+}

@@ -1,0 +1,113 @@
+//! What can go wrong between a checkpoint on disk and logits.
+
+use std::path::PathBuf;
+
+/// Shorthand for results of this crate.
+pub type Result<T, E = VitError> = std::result::Result<T, E>;
+
+/// Errors of checkpoints and backbones; each message says what, where, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum VitError {
+    /// A file could not be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// The folder is not a checkpoint as the Hugging Face Hub lays it out.
+    #[error("{path} is not a checkpoint folder: {reason}")]
+    NotACheckpoint {
+        /// The folder.
+        path: PathBuf,
+        /// What is missing, and what to do.
+        reason: String,
+    },
+    /// `config.json` says something that cannot be.
+    #[error("{path}: {reason}")]
+    Config {
+        /// The configuration file.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
+    /// The architecture is none of those that vitrim runs.
+    #[error(
+        "unsupported architecture '{0}'; supported: timm's vit_{{tiny,small,base,large}}_patch*_* and deit_{{tiny,small,base}}[_distilled]_patch*_*"
+    )]
+    UnsupportedArchitecture(String),
+    /// The geometry contradicts itself.
+    #[error("impossible geometry: {0}")]
+    Geometry(String),
+    /// The weights file is damaged.
+    #[error("{path} is not a readable safetensors file ({reason}); download it again")]
+    Safetensors {
+        /// The weights file.
+        path: PathBuf,
+        /// What the parser said.
+        reason: String,
+    },
+    /// A tensor that the geometry needs is missing.
+    #[error(
+        "{path} has no tensor '{name}' of shape {expected:?}; the checkpoint does not match its config.json"
+    )]
+    MissingTensor {
+        /// The weights file.
+        path: PathBuf,
+        /// The tensor's name.
+        name: String,
+        /// Its shape.
+        expected: Vec<usize>,
+    },
+    /// A tensor has another shape than the geometry says.
+    #[error("{path}: tensor '{name}' has shape {found:?}, but config.json implies {expected:?}")]
+    TensorShape {
+        /// The weights file.
+        path: PathBuf,
+        /// The tensor's name.
+        name: String,
+        /// The shape found.
+        found: Vec<usize>,
+        /// The shape needed.
+        expected: Vec<usize>,
+    },
+    /// A tensor has a type that is not a floating point type vitrim reads.
+    #[error("{path}: tensor '{name}' is {dtype}; vitrim reads F32, F16 and BF16")]
+    TensorType {
+        /// The weights file.
+        path: PathBuf,
+        /// The tensor's name.
+        name: String,
+        /// Its type.
+        dtype: String,
+    },
+    /// The file holds tensors that the architecture does not have.
+    #[error(
+        "{path}: {count} tensors are not part of this architecture, the first is '{first}'; is `architecture` in config.json right?"
+    )]
+    SurplusTensors {
+        /// The weights file.
+        path: PathBuf,
+        /// How many.
+        count: usize,
+        /// The first by name.
+        first: String,
+    },
+    /// An input does not fit the backbone.
+    #[error("{0}")]
+    Input(String),
+    /// A reduction does not fit the packed batch.
+    #[error("invalid reduction: {0}")]
+    Reduction(String),
+    /// A call came in an order that the network does not allow.
+    #[error("cannot advance from {from} to {to}: a state only moves forward, up to block {depth}")]
+    Backwards {
+        /// Where the state is.
+        from: String,
+        /// Where it should go.
+        to: String,
+        /// Number of blocks.
+        depth: usize,
+    },
+}

@@ -1,0 +1,365 @@
+//! The f32 CPU executor: packed weights, packed batches, no padding anywhere.
+//!
+//! LayerNorm, the linear layers and the MLP are row-wise: each thread carries a chunk of rows through a
+//! whole chain of them while it is in cache. Only attention knows where images begin.
+
+use std::sync::Mutex;
+
+use rayon::prelude::*;
+use vitrim_kernels::{Attention, AttentionTaps, LayerNorm, Linear, gelu, rows_per_task};
+
+use crate::backbone::{At, Backbone, Output, PixelBatch, Site, Taps, View, Want};
+use crate::error::{Result, VitError};
+use crate::packed::{PackedBatch, Reduction};
+use crate::spec::{Pool, VitSpec};
+use crate::tensors::Tensors;
+
+/// A Vision Transformer on the CPU, in f32.
+pub struct CpuBackbone {
+    spec: VitSpec,
+    patch: Linear,
+    /// Prefix tokens with their position embeddings, then the patches' position embeddings, `[N, D]`.
+    origin_embedding: Vec<f32>,
+    blocks: Vec<Block>,
+    norm: LayerNorm,
+    heads: Vec<Linear>,
+    attention: Attention,
+    scratch: Mutex<Vec<Scratch>>,
+}
+
+struct Block {
+    norm1: LayerNorm,
+    qkv: Linear,
+    proj: Linear,
+    norm2: LayerNorm,
+    fc1: Linear,
+    fc2: Linear,
+}
+
+/// Buffers of one running forward pass, reused by the next.
+#[derive(Default)]
+struct Scratch {
+    qkv: Vec<f32>,
+    heads: Vec<f32>,
+    attended: Vec<f32>,
+}
+
+/// A packed batch at a site, with what was tapped on the way.
+#[derive(Clone)]
+pub struct CpuState {
+    packed: PackedBatch,
+    site: Site,
+    taps: AttentionTaps,
+}
+
+impl CpuState {
+    /// Where the state rests.
+    pub fn site(&self) -> Site {
+        self.site
+    }
+
+    /// The tokens and where they came from.
+    pub fn packed(&self) -> &PackedBatch {
+        &self.packed
+    }
+}
+
+impl CpuBackbone {
+    /// Packs `tensors` for `spec`.
+    ///
+    /// # Errors
+    /// If the geometry cannot be run, or a tensor is missing, misshapen or of an unread type.
+    pub fn new(spec: &VitSpec, tensors: &Tensors) -> Result<Self> {
+        spec.check()?;
+        let d = spec.dim;
+        let get = |name: &str, shape: &[usize]| tensors.get(name, shape);
+        let linear = |name: &str, outputs: usize, inputs: usize, bias: bool| -> Result<Linear> {
+            let weight = get(&format!("{name}.weight"), &[outputs, inputs])?;
+            let bias = if bias { Some(get(&format!("{name}.bias"), &[outputs])?) } else { None };
+            Ok(Linear::new(&weight, bias.as_deref(), outputs, inputs))
+        };
+        let norm = |name: &str| -> Result<LayerNorm> {
+            let (weight, bias) = (get(&format!("{name}.weight"), &[d])?, get(&format!("{name}.bias"), &[d])?);
+            Ok(LayerNorm::new(&weight, &bias, spec.norm_eps))
+        };
+
+        let p = spec.patch_size;
+        let patch_weight = get("patch_embed.proj.weight", &[d, 3, p, p])?;
+        let patch_bias = get("patch_embed.proj.bias", &[d])?;
+        let mut origin_embedding = get("pos_embed", &[1, spec.num_tokens(), d])?.into_owned();
+        let mut prefix = Vec::new();
+        if spec.class_token {
+            prefix.push(get("cls_token", &[1, 1, d])?);
+        }
+        if spec.distilled {
+            prefix.push(get("dist_token", &[1, 1, d])?);
+        }
+        for (row, token) in origin_embedding.chunks_exact_mut(d).zip(&prefix) {
+            row.iter_mut().zip(token.iter()).for_each(|(r, t)| *r += t);
+        }
+
+        let blocks = (0..spec.depth).map(|l| {
+            let name = |part: &str| format!("blocks.{l}.{part}");
+            Ok(Block {
+                norm1: norm(&name("norm1"))?,
+                qkv: linear(&name("attn.qkv"), 3 * d, d, spec.qkv_bias)?,
+                proj: linear(&name("attn.proj"), d, d, true)?,
+                norm2: norm(&name("norm2"))?,
+                fc1: linear(&name("mlp.fc1"), spec.mlp_hidden, d, true)?,
+                fc2: linear(&name("mlp.fc2"), d, spec.mlp_hidden, true)?,
+            })
+        });
+        let heads = spec.head_names().iter().map(|head| linear(head, spec.num_classes, d, true));
+        Ok(CpuBackbone {
+            patch: Linear::new(&patch_weight, Some(&patch_bias), d, 3 * p * p),
+            origin_embedding,
+            blocks: blocks.collect::<Result<_>>()?,
+            norm: norm(if spec.fc_norm { "fc_norm" } else { "norm" })?,
+            heads: heads.collect::<Result<_>>()?,
+            attention: Attention {
+                heads: spec.heads,
+                head_dim: spec.head_dim(),
+                class_token: spec.class_token,
+            },
+            scratch: Mutex::new(Vec::new()),
+            spec: spec.clone(),
+        })
+    }
+
+    /// Logits of an unpruned batch, `[B, C]`.
+    ///
+    /// # Errors
+    /// As [`Backbone::embed`] and [`Backbone::finish`].
+    pub fn dense_logits(&self, pixels: PixelBatch<'_>) -> Result<Output> {
+        let mut state = self.embed(pixels)?;
+        self.advance(&mut state, Site::end(&self.spec), Taps::NONE)?;
+        self.finish(&state, Want::Logits)
+    }
+
+    /// Block `l` up to and with its attention's residual.
+    fn attend(&self, l: usize, state: &mut CpuState, scratch: &mut Scratch, taps: Taps) {
+        let (d, block) = (self.spec.dim, &self.blocks[l]);
+        let packed = &mut state.packed;
+        let total = packed.total();
+        let chunk = rows_per_task(total) * d;
+        scratch.qkv.resize(total * 3 * d, 0.0);
+        scratch.attended.resize(total * d, 0.0);
+
+        packed.tokens.par_chunks(chunk).zip(scratch.qkv.par_chunks_mut(3 * chunk)).for_each_init(
+            Vec::new,
+            |normed, (x, qkv)| {
+                normed.resize(x.len(), 0.0);
+                block.norm1.forward(x, normed, d);
+                block.qkv.forward(normed, qkv);
+            },
+        );
+        let mut cls_attention = taps.cls_attention.then(|| vec![0.0; total]);
+        self.attention.forward(
+            &scratch.qkv,
+            &packed.offsets,
+            &mut scratch.attended,
+            &mut scratch.heads,
+            cls_attention.as_deref_mut(),
+        );
+        state.taps = self.attention.tap_projections(&scratch.qkv, taps.keys, taps.value_norm);
+        state.taps.cls_attention = cls_attention;
+        packed
+            .tokens
+            .par_chunks_mut(chunk)
+            .zip(scratch.attended.par_chunks(chunk))
+            .for_each(|(x, attended)| block.proj.forward_add(attended, x));
+    }
+
+    /// Block `l` from its attention's residual to its end.
+    fn mlp(&self, l: usize, state: &mut CpuState) {
+        let (d, h, block) = (self.spec.dim, self.spec.mlp_hidden, &self.blocks[l]);
+        let chunk = rows_per_task(state.packed.total()) * d;
+        state.packed.tokens.par_chunks_mut(chunk).for_each_init(
+            || (Vec::new(), Vec::new()),
+            |(normed, hidden), x| {
+                normed.resize(x.len(), 0.0);
+                hidden.resize(x.len() / d * h, 0.0);
+                block.norm2.forward(x, normed, d);
+                block.fc1.forward(normed, hidden);
+                gelu(hidden);
+                block.fc2.forward_add(hidden, x);
+            },
+        );
+    }
+
+    /// Final tokens `[T, D]`: normed, unless the norm comes after pooling.
+    fn final_tokens(&self, state: &CpuState) -> Vec<f32> {
+        let mut tokens = state.packed.tokens.clone();
+        if !self.spec.fc_norm {
+            self.norm.forward(&state.packed.tokens, &mut tokens, self.spec.dim);
+        }
+        tokens
+    }
+
+    /// What each head sees, `[B, D]` a head; without a head, one mean over the class tokens.
+    fn pooled(&self, state: &CpuState) -> Vec<Vec<f32>> {
+        let (d, spec) = (self.spec.dim, &self.spec);
+        let offsets = &state.packed.offsets;
+        match spec.pool {
+            Pool::Token => {
+                let tokens = if spec.distilled { 2 } else { 1 };
+                let normed = |token: usize| {
+                    let mut pooled = Vec::with_capacity((offsets.len() - 1) * d);
+                    for start in &offsets[..offsets.len() - 1] {
+                        pooled.extend_from_slice(&state.packed.tokens[(start + token) * d..][..d]);
+                    }
+                    let raw = pooled.clone();
+                    self.norm.forward(&raw, &mut pooled, d);
+                    pooled
+                };
+                (0..tokens).map(normed).collect()
+            }
+            Pool::Avg => {
+                let tokens = self.final_tokens(state);
+                let mut pooled = vec![0.0; (offsets.len() - 1) * d];
+                for (mean, image) in pooled.chunks_exact_mut(d).zip(offsets.windows(2)) {
+                    let rows = image[0] + spec.num_prefix_tokens()..image[1];
+                    let mass: f32 = state.packed.sizes[rows.clone()].iter().sum();
+                    for row in rows {
+                        let weight = state.packed.sizes[row] / mass;
+                        let token = &tokens[row * d..(row + 1) * d];
+                        mean.iter_mut().zip(token).for_each(|(m, t)| *m += weight * t);
+                    }
+                }
+                if spec.fc_norm {
+                    let raw = pooled.clone();
+                    self.norm.forward(&raw, &mut pooled, d);
+                }
+                vec![pooled]
+            }
+        }
+    }
+}
+
+/// Mean of equally long vectors.
+fn mean(parts: Vec<Vec<f32>>) -> Vec<f32> {
+    let scale = 1.0 / parts.len() as f32;
+    (0..parts[0].len()).map(|i| parts.iter().map(|p| p[i]).sum::<f32>() * scale).collect()
+}
+
+impl Backbone for CpuBackbone {
+    type State = CpuState;
+
+    fn spec(&self) -> &VitSpec {
+        &self.spec
+    }
+
+    fn embed(&self, pixels: PixelBatch<'_>) -> Result<CpuState> {
+        pixels.check(&self.spec)?;
+        let ([height, width], p, d) = (self.spec.img_size, self.spec.patch_size, self.spec.dim);
+        let (n, prefix) = (self.spec.num_tokens(), self.spec.num_prefix_tokens());
+        let mut tokens = vec![0.0; pixels.batch * n * d];
+        tokens.par_chunks_mut(n * d).zip(pixels.data.par_chunks(3 * height * width)).for_each_init(
+            || vec![0.0; self.spec.num_patches() * 3 * p * p],
+            |patches, (rows, image)| {
+                unfold(image, [height, width], p, patches);
+                rows.copy_from_slice(&self.origin_embedding);
+                self.patch.forward_add(patches, &mut rows[prefix * d..]);
+            },
+        );
+        Ok(CpuState {
+            packed: PackedBatch::dense(&self.spec, tokens, pixels.batch),
+            site: Site::input_of(0),
+            taps: AttentionTaps::default(),
+        })
+    }
+
+    fn advance(&self, state: &mut CpuState, to: Site, taps: Taps) -> Result<()> {
+        state.site.check_forward(to, &self.spec)?;
+        let mut scratch = self.lock_scratch().pop().unwrap_or_default();
+        while state.site < to {
+            let l = state.site.block;
+            match state.site.at {
+                At::BlockInput => {
+                    // Tapped attention is the last that runs before the target.
+                    let last = to == Site::after_attention_of(l) || to == Site::input_of(l + 1);
+                    self.attend(l, state, &mut scratch, if last { taps } else { Taps::NONE });
+                    state.site = Site::after_attention_of(l);
+                }
+                At::AfterAttention => {
+                    self.mlp(l, state);
+                    state.site = Site::input_of(l + 1);
+                }
+            }
+        }
+        self.lock_scratch().push(scratch);
+        Ok(())
+    }
+
+    fn view<'s>(&self, state: &'s CpuState) -> Result<View<'s>> {
+        Ok(View {
+            site: state.site,
+            tokens: &state.packed.tokens,
+            dim: self.spec.dim,
+            prefix: self.spec.num_prefix_tokens(),
+            offsets: &state.packed.offsets,
+            origins: &state.packed.origins,
+            sizes: &state.packed.sizes,
+            cls_attention: state.taps.cls_attention.as_deref(),
+            keys: state.taps.keys.as_deref(),
+            value_norm: state.taps.value_norm.as_deref(),
+        })
+    }
+
+    fn reduce(&self, state: &mut CpuState, reduction: &Reduction) -> Result<()> {
+        state.packed.reduce(reduction)?;
+        state.taps = AttentionTaps::default();
+        Ok(())
+    }
+
+    fn finish(&self, state: &CpuState, want: Want) -> Result<Output> {
+        let end = Site::end(&self.spec);
+        if state.site != end {
+            return Err(VitError::Input(format!(
+                "finish at {}, before {end}: advance the state first",
+                state.site
+            )));
+        }
+        if want != Want::Tokens && self.spec.min_patch_tokens() == 1 {
+            let prefix = self.spec.num_prefix_tokens();
+            if let Some(b) = state.packed.offsets.windows(2).position(|image| image[1] - image[0] <= prefix) {
+                return Err(VitError::Input(format!("image {b} has no patch token left to pool")));
+            }
+        }
+        let d = self.spec.dim;
+        match want {
+            Want::Tokens => Ok(Output { values: self.final_tokens(state), width: d }),
+            Want::Pooled => Ok(Output { values: mean(self.pooled(state)), width: d }),
+            Want::Logits if self.heads.is_empty() => {
+                Err(VitError::Input("this backbone has no classifier head; ask for pooled features".into()))
+            }
+            Want::Logits => {
+                let width = self.spec.num_classes;
+                let logits = self.heads.iter().zip(self.pooled(state)).map(|(head, pooled)| {
+                    let mut logits = vec![0.0; pooled.len() / d * width];
+                    head.forward(&pooled, &mut logits);
+                    logits
+                });
+                Ok(Output { values: mean(logits.collect()), width })
+            }
+        }
+    }
+}
+
+impl CpuBackbone {
+    fn lock_scratch(&self) -> std::sync::MutexGuard<'_, Vec<Scratch>> {
+        self.scratch.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// Cuts `image: [3, H, W]` into `patches: [N0, 3 * p * p]`, each in the weight's order (c, y, x).
+fn unfold(image: &[f32], [height, width]: [usize; 2], p: usize, patches: &mut [f32]) {
+    let columns = width / p;
+    for (i, patch) in patches.chunks_exact_mut(3 * p * p).enumerate() {
+        let (top, left) = (i / columns * p, i % columns * p);
+        for (j, row) in patch.chunks_exact_mut(p).enumerate() {
+            let (channel, y) = (j / p, j % p);
+            row.copy_from_slice(&image[(channel * height + top + y) * width + left..][..p]);
+        }
+    }
+}

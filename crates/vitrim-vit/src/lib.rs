@@ -1,0 +1,38 @@
+//! Vision Transformer backbones over packed batches.
+//!
+//! Data flows one way: pixels `[B, 3, H, W]` -> packed tokens `[T, D]` -> blocks, with reductions of
+//! the packed batch between them -> logits. Reductions are physical: what is dropped is gone, and so
+//! is its time.
+//!
+//! * [`VitSpec`]: the geometry of a backbone, from a timm `config.json` or a timm name.
+//! * [`Tensors`]: its weights, memory-mapped from `model.safetensors` or drawn at random.
+//! * [`Backbone`]: the seam that the game, the pruners and the executors share.
+//! * [`CpuBackbone`]: the f32 CPU executor.
+//! * [`cost`]: MACs of the forward pass actually run.
+//!
+//! ```
+//! use vitrim_vit::{Backbone, CpuBackbone, PixelBatch, Site, Taps, Tensors, VitSpec, Want};
+//! let spec = VitSpec::from_timm_name("deit_tiny_patch16_224").unwrap().with_img_size([32, 32]);
+//! let model = CpuBackbone::new(&spec, &Tensors::random(&spec, 0)).unwrap();
+//! let pixels = vec![0.0; 3 * 32 * 32];
+//! let mut state = model.embed(PixelBatch::new(&pixels, 1)).unwrap();
+//! model.advance(&mut state, Site::end(&spec), Taps::NONE).unwrap();
+//! assert_eq!(model.finish(&state, Want::Logits).unwrap().values.len(), 1000);
+//! ```
+
+pub mod backbone;
+pub mod checkpoint;
+pub mod cost;
+mod error;
+pub mod executor;
+pub mod packed;
+pub mod spec;
+pub mod tensors;
+
+pub use backbone::{At, Backbone, Output, PixelBatch, Site, Taps, View, Want};
+pub use checkpoint::Checkpoint;
+pub use error::{Result, VitError};
+pub use executor::CpuBackbone;
+pub use packed::{Origin, PackedBatch, Reduction};
+pub use spec::{Pool, VitSpec};
+pub use tensors::Tensors;

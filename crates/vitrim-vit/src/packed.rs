@@ -1,0 +1,227 @@
+//! The packed batch: all images' survivors back to back, without padding, and how it shrinks.
+
+use crate::error::{Result, VitError};
+use crate::spec::VitSpec;
+
+/// Where a token came from: a position of the patch grid, or a prefix token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Origin(u32);
+
+impl Origin {
+    /// A prefix token: class, distillation or register.
+    pub const PREFIX: Origin = Origin(u32::MAX);
+
+    /// The patch token of grid position `index` (row-major, 0..N0).
+    pub fn patch(index: usize) -> Self {
+        Origin(u32::try_from(index).expect("grids have fewer than 2^32 positions"))
+    }
+
+    /// The grid position, or `None` for a prefix token.
+    pub fn grid(self) -> Option<usize> {
+        (self != Origin::PREFIX).then_some(self.0 as usize)
+    }
+}
+
+/// T tokens of B images, back to back; each image starts with its prefix tokens.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PackedBatch {
+    /// `[T, D]` row-major.
+    pub tokens: Vec<f32>,
+    /// `[B + 1]`: where each image starts.
+    pub offsets: Vec<usize>,
+    /// `[T]`.
+    pub origins: Vec<Origin>,
+    /// `[T]`: how many original tokens each stands for; 1 unless merged.
+    pub sizes: Vec<f32>,
+    dim: usize,
+}
+
+impl PackedBatch {
+    /// `batch` unpruned images over `tokens: [batch * N, D]`.
+    pub fn dense(spec: &VitSpec, tokens: Vec<f32>, batch: usize) -> Self {
+        let per_image = spec.num_tokens();
+        assert_eq!(tokens.len(), batch * per_image * spec.dim, "tokens are [batch * N, D]");
+        let prefix = spec.num_prefix_tokens();
+        let image = (0..per_image).map(|i| match i.checked_sub(prefix) {
+            None => Origin::PREFIX,
+            Some(patch) => Origin::patch(patch),
+        });
+        PackedBatch {
+            tokens,
+            offsets: (0..=batch).map(|b| b * per_image).collect(),
+            origins: (0..batch).flat_map(|_| image.clone()).collect(),
+            sizes: vec![1.0; batch * per_image],
+            dim: spec.dim,
+        }
+    }
+
+    /// B.
+    pub fn batch(&self) -> usize {
+        self.offsets.len() - 1
+    }
+
+    /// T.
+    pub fn total(&self) -> usize {
+        self.origins.len()
+    }
+
+    /// Applies `reduction`, in place where nothing is merged.
+    ///
+    /// # Errors
+    /// [`VitError::Reduction`] if it was made for another batch or removes a prefix token.
+    pub fn reduce(&mut self, reduction: &Reduction) -> Result<()> {
+        reduction.check(&self.offsets, &self.origins)?;
+        let dim = self.dim;
+        match &reduction.sources {
+            Sources::Keep(rows) => {
+                for (to, &from) in rows.iter().enumerate() {
+                    if to != from {
+                        self.tokens.copy_within(from * dim..(from + 1) * dim, to * dim);
+                        self.origins[to] = self.origins[from];
+                        self.sizes[to] = self.sizes[from];
+                    }
+                }
+                self.tokens.truncate(rows.len() * dim);
+                self.origins.truncate(rows.len());
+                self.sizes.truncate(rows.len());
+            }
+            Sources::Merge { starts, rows, weights } => {
+                let total = starts.len() - 1;
+                let mut tokens = vec![0.0; total * dim];
+                let mut origins = Vec::with_capacity(total);
+                let mut sizes = Vec::with_capacity(total);
+                for (to, out) in tokens.chunks_exact_mut(dim).enumerate() {
+                    let range = starts[to]..starts[to + 1];
+                    origins.push(self.origins[rows[range.start]]);
+                    sizes.push(rows[range.clone()].iter().map(|&row| self.sizes[row]).sum());
+                    for i in range {
+                        let source = &self.tokens[rows[i] * dim..(rows[i] + 1) * dim];
+                        for (o, s) in out.iter_mut().zip(source) {
+                            *o += weights[i] * s;
+                        }
+                    }
+                }
+                self.tokens = tokens;
+                self.origins = origins;
+                self.sizes = sizes;
+            }
+        }
+        self.offsets.clone_from(&reduction.offsets);
+        Ok(())
+    }
+}
+
+/// Which rows a packed batch has next. Output row i is a weighted sum of source rows of its image;
+/// one source of weight 1 keeps it as it is. Sizes add up, and the first source gives the origin.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reduction {
+    before: Vec<usize>,
+    offsets: Vec<usize>,
+    sources: Sources,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Sources {
+    /// Source row of each output row, strictly increasing.
+    Keep(Vec<usize>),
+    /// Output row i sums `weights[j] * rows[j]` for j in `starts[i]..starts[i + 1]`.
+    Merge { starts: Vec<usize>, rows: Vec<usize>, weights: Vec<f32> },
+}
+
+impl Reduction {
+    /// Keeps the rows where `keep: [T]` says so, in their order.
+    ///
+    /// # Panics
+    /// If `keep` is not as long as the batch that `offsets: [B + 1]` describes.
+    pub fn keep(offsets: &[usize], keep: &[bool]) -> Self {
+        assert_eq!(keep.len(), offsets[offsets.len() - 1], "one flag a token");
+        let mut after = Vec::with_capacity(offsets.len());
+        let mut rows = Vec::with_capacity(keep.len());
+        after.push(0);
+        for image in offsets.windows(2) {
+            rows.extend((image[0]..image[1]).filter(|&row| keep[row]));
+            after.push(rows.len());
+        }
+        Reduction { before: offsets.to_vec(), offsets: after, sources: Sources::Keep(rows) }
+    }
+
+    /// Merges rows: for each image of `offsets: [B + 1]`, its output rows, each a list of
+    /// (source row, weight) with at least one entry.
+    ///
+    /// # Panics
+    /// If `images` is not B long.
+    pub fn merge(offsets: &[usize], images: &[Vec<Vec<(usize, f32)>>]) -> Self {
+        assert_eq!(images.len() + 1, offsets.len(), "one list an image");
+        let (mut starts, mut rows, mut weights) = (vec![0], Vec::new(), Vec::new());
+        let mut after = vec![0];
+        for image in images {
+            for output in image {
+                for &(row, weight) in output {
+                    rows.push(row);
+                    weights.push(weight);
+                }
+                starts.push(rows.len());
+            }
+            after.push(starts.len() - 1);
+        }
+        Reduction {
+            before: offsets.to_vec(),
+            offsets: after,
+            sources: Sources::Merge { starts, rows, weights },
+        }
+    }
+
+    /// Where each image starts afterwards, `[B + 1]`.
+    pub fn offsets(&self) -> &[usize] {
+        &self.offsets
+    }
+
+    /// The source rows of a reduction that only drops, one an output row; `None` if it merges.
+    pub fn kept_rows(&self) -> Option<&[usize]> {
+        match &self.sources {
+            Sources::Keep(rows) => Some(rows),
+            Sources::Merge { .. } => None,
+        }
+    }
+
+    fn check(&self, offsets: &[usize], origins: &[Origin]) -> Result<()> {
+        if self.before != offsets {
+            return Err(VitError::Reduction(format!(
+                "made for {} tokens in {} images, applied to {} in {}",
+                self.before[self.before.len() - 1],
+                self.before.len() - 1,
+                origins.len(),
+                offsets.len() - 1
+            )));
+        }
+        for (b, (before, after)) in offsets.windows(2).zip(self.offsets.windows(2)).enumerate() {
+            let prefix = (before[0]..before[1]).take_while(|&r| origins[r] == Origin::PREFIX).count();
+            for i in 0..prefix {
+                let row = after[0] + i;
+                let untouched = row < after[1]
+                    && match &self.sources {
+                        Sources::Keep(rows) => rows[row] == before[0] + i,
+                        Sources::Merge { starts, rows, weights } => {
+                            starts[row + 1] == starts[row] + 1
+                                && rows[starts[row]] == before[0] + i
+                                && weights[starts[row]] == 1.0
+                        }
+                    };
+                if !untouched {
+                    return Err(VitError::Reduction(format!("prefix token {i} of image {b} must stay")));
+                }
+            }
+            if let Sources::Merge { starts, rows, .. } = &self.sources {
+                for output in after[0]..after[1] {
+                    let sources = &rows[starts[output]..starts[output + 1]];
+                    if sources.is_empty() || sources.iter().any(|r| !(before[0]..before[1]).contains(r)) {
+                        return Err(VitError::Reduction(format!(
+                            "output row {output} of image {b} must have sources, all of that image"
+                        )));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,230 @@
+//! The geometry of a backbone, under timm's names.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Result, VitError};
+
+/// How the classifier's input is made from the final tokens (timm's `global_pool`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Pool {
+    /// The class token.
+    Token,
+    /// The mean of the patch tokens.
+    Avg,
+}
+
+/// A plain Vision Transformer: everything that fixes its shapes and arithmetic.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VitSpec {
+    /// timm's architecture name.
+    pub architecture: String,
+    /// Input height and width, pixels.
+    pub img_size: [usize; 2],
+    /// Patch side, pixels.
+    pub patch_size: usize,
+    /// D: channels of the residual stream.
+    pub dim: usize,
+    /// L: number of blocks.
+    pub depth: usize,
+    /// Attention heads; divides `dim`.
+    pub heads: usize,
+    /// Hidden width of the MLP.
+    pub mlp_hidden: usize,
+    /// C: number of classes; 0 without a head.
+    pub num_classes: usize,
+    /// Whether there is a class token.
+    pub class_token: bool,
+    /// Whether there is a distillation token with a head of its own (DeiT).
+    pub distilled: bool,
+    /// What the classifier sees.
+    pub pool: Pool,
+    /// Whether the norm comes after pooling (timm's `fc_norm`) instead of before.
+    pub fc_norm: bool,
+    /// Whether the QKV projection has a bias.
+    pub qkv_bias: bool,
+    /// Epsilon of every LayerNorm.
+    pub norm_eps: f32,
+}
+
+impl VitSpec {
+    /// The geometry that timm gives the name: `vit_*` or `deit_*`, size, optional `distilled`, patch
+    /// and image size, as in `deit_small_patch16_224` or `vit_base_patch32_384`.
+    ///
+    /// # Errors
+    /// [`VitError::UnsupportedArchitecture`] for any other name.
+    pub fn from_timm_name(name: &str) -> Result<Self> {
+        let unsupported = || VitError::UnsupportedArchitecture(name.to_owned());
+        let parts: Vec<&str> = name.split('_').collect();
+        let (family, size, rest) = match parts.as_slice() {
+            [family @ ("vit" | "deit"), size, rest @ ..] => (*family, *size, rest),
+            _ => return Err(unsupported()),
+        };
+        let (distilled, rest) = match rest {
+            ["distilled", rest @ ..] if family == "deit" => (true, rest),
+            rest => (false, rest),
+        };
+        let [patch, img] = rest else { return Err(unsupported()) };
+        let patch_size: usize =
+            patch.strip_prefix("patch").and_then(|p| p.parse().ok()).ok_or_else(unsupported)?;
+        let img_size: usize = img.parse().map_err(|_| unsupported())?;
+        let (dim, depth, heads) = match (family, size) {
+            (_, "tiny") => (192, 12, 3),
+            (_, "small") => (384, 12, 6),
+            (_, "base") => (768, 12, 12),
+            ("vit", "large") => (1024, 24, 16),
+            _ => return Err(unsupported()),
+        };
+        let spec = VitSpec {
+            architecture: name.to_owned(),
+            img_size: [img_size, img_size],
+            patch_size,
+            dim,
+            depth,
+            heads,
+            mlp_hidden: 4 * dim,
+            num_classes: 1000,
+            class_token: true,
+            distilled,
+            pool: Pool::Token,
+            fc_norm: false,
+            qkv_bias: true,
+            norm_eps: 1e-6,
+        };
+        spec.check()?;
+        Ok(spec)
+    }
+
+    /// The same backbone for another input size (height, width), in pixels.
+    pub fn with_img_size(mut self, img_size: [usize; 2]) -> Self {
+        self.img_size = img_size;
+        self
+    }
+
+    /// Rows and columns of the patch grid.
+    pub fn grid(&self) -> [usize; 2] {
+        self.img_size.map(|side| side / self.patch_size)
+    }
+
+    /// N0: patch tokens of an unpruned image.
+    pub fn num_patches(&self) -> usize {
+        let [rows, columns] = self.grid();
+        rows * columns
+    }
+
+    /// Tokens that are never pruned.
+    pub fn num_prefix_tokens(&self) -> usize {
+        usize::from(self.class_token) + usize::from(self.distilled)
+    }
+
+    /// Tokens of an unpruned image, prefix tokens included.
+    pub fn num_tokens(&self) -> usize {
+        self.num_patches() + self.num_prefix_tokens()
+    }
+
+    /// Channels of a head.
+    pub fn head_dim(&self) -> usize {
+        self.dim / self.heads
+    }
+
+    /// How many patch tokens must stay for the network to have an output: 1 without prefix tokens
+    /// or under average pooling, else 0.
+    pub fn min_patch_tokens(&self) -> usize {
+        usize::from(self.num_prefix_tokens() == 0 || self.pool == Pool::Avg)
+    }
+
+    /// The seed paper's pruning stages: before blocks 3, 6 and 9 of 12; L/4, L/2 and 3L/4 of L.
+    pub fn default_stages(&self) -> Vec<usize> {
+        let mut stages: Vec<usize> = (1..=3).map(|k| k * self.depth / 4).filter(|&l| l > 0).collect();
+        stages.dedup();
+        stages
+    }
+
+    /// Names of the classifier heads: none without classes, two after distillation.
+    pub fn head_names(&self) -> &'static [&'static str] {
+        match (self.num_classes, self.distilled) {
+            (0, _) => &[],
+            (_, false) => &["head"],
+            (_, true) => &["head", "head_dist"],
+        }
+    }
+
+    /// Name and shape of every tensor, in timm's layout.
+    pub fn tensor_shapes(&self) -> Vec<(String, Vec<usize>)> {
+        let (d, h) = (self.dim, self.mlp_hidden);
+        let mut shapes = Vec::new();
+        let mut add = |name: String, shape: &[usize]| shapes.push((name, shape.to_vec()));
+        add("patch_embed.proj.weight".into(), &[d, 3, self.patch_size, self.patch_size]);
+        add("patch_embed.proj.bias".into(), &[d]);
+        add("pos_embed".into(), &[1, self.num_tokens(), d]);
+        if self.class_token {
+            add("cls_token".into(), &[1, 1, d]);
+        }
+        if self.distilled {
+            add("dist_token".into(), &[1, 1, d]);
+        }
+        for l in 0..self.depth {
+            let mut block = |name: &str, shape: &[usize]| add(format!("blocks.{l}.{name}"), shape);
+            block("norm1.weight", &[d]);
+            block("norm1.bias", &[d]);
+            block("attn.qkv.weight", &[3 * d, d]);
+            if self.qkv_bias {
+                block("attn.qkv.bias", &[3 * d]);
+            }
+            block("attn.proj.weight", &[d, d]);
+            block("attn.proj.bias", &[d]);
+            block("norm2.weight", &[d]);
+            block("norm2.bias", &[d]);
+            block("mlp.fc1.weight", &[h, d]);
+            block("mlp.fc1.bias", &[h]);
+            block("mlp.fc2.weight", &[d, h]);
+            block("mlp.fc2.bias", &[d]);
+        }
+        let norm = if self.fc_norm { "fc_norm" } else { "norm" };
+        add(format!("{norm}.weight"), &[d]);
+        add(format!("{norm}.bias"), &[d]);
+        for head in self.head_names() {
+            add(format!("{head}.weight"), &[self.num_classes, d]);
+            add(format!("{head}.bias"), &[self.num_classes]);
+        }
+        shapes
+    }
+
+    /// Number of parameters.
+    pub fn num_parameters(&self) -> usize {
+        self.tensor_shapes().iter().map(|(_, shape)| shape.iter().product::<usize>()).sum()
+    }
+
+    /// Checks that the geometry can be run.
+    ///
+    /// # Errors
+    /// [`VitError::Geometry`] naming the contradiction.
+    pub fn check(&self) -> Result<()> {
+        let fail = |reason: String| Err(VitError::Geometry(reason));
+        if self.patch_size == 0 || self.dim == 0 || self.depth == 0 || self.mlp_hidden == 0 {
+            return fail("patch size, width, depth and MLP width must be positive".into());
+        }
+        if self.heads == 0 || !self.dim.is_multiple_of(self.heads) {
+            return fail(format!("{} heads do not divide {} channels", self.heads, self.dim));
+        }
+        if self.num_patches() == 0 {
+            return fail(format!(
+                "an image of {:?} pixels has no patch of {} pixels",
+                self.img_size, self.patch_size
+            ));
+        }
+        if self.img_size.iter().any(|side| !side.is_multiple_of(self.patch_size)) {
+            return fail(format!(
+                "patches of {} pixels do not tile an image of {:?} pixels",
+                self.patch_size, self.img_size
+            ));
+        }
+        if self.pool == Pool::Token && !self.class_token {
+            return fail("global_pool 'token' needs a class token".into());
+        }
+        if self.distilled && (self.pool != Pool::Token || !self.class_token) {
+            return fail("a distilled backbone pools its class and distillation tokens".into());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,181 @@
+//! The central promise: removing tokens gives what masking them gives.
+
+mod reference;
+
+use proptest::prelude::*;
+use vitrim_kernels::reference::{max_difference, relative_difference, values};
+use vitrim_vit::{
+    At, Backbone, CpuBackbone, PixelBatch, Pool, Reduction, Site, Taps, Tensors, VitSpec, Want,
+};
+
+fn small(class_token: bool, distilled: bool, pool: Pool, grid: [usize; 2]) -> VitSpec {
+    let spec = VitSpec {
+        architecture: "test".into(),
+        img_size: [grid[0] * 4, grid[1] * 4],
+        patch_size: 4,
+        dim: 24,
+        depth: 4,
+        heads: 3,
+        mlp_hidden: 40,
+        num_classes: 5,
+        class_token,
+        distilled,
+        pool,
+        fc_norm: pool == Pool::Avg,
+        qkv_bias: true,
+        norm_eps: 1e-6,
+    };
+    spec.check().unwrap();
+    spec
+}
+
+/// Weights large enough for attention to differ between tokens.
+fn tensors(spec: &VitSpec, seed: u64) -> Tensors {
+    let Tensors::Owned(mut tensors) = Tensors::random(spec, seed) else { unreachable!() };
+    let mut values = values(seed ^ 7);
+    for (name, (_, tensor)) in &mut tensors {
+        let scale = if name.contains("norm") { 1.0 } else { 8.0 };
+        tensor
+            .iter_mut()
+            .for_each(|v| *v = *v * scale + if name.ends_with("bias") { 0.1 * values() } else { 0.0 });
+    }
+    Tensors::Owned(tensors)
+}
+
+fn pixels(spec: &VitSpec, batch: usize, seed: u64) -> Vec<f32> {
+    let mut values = values(seed);
+    (0..batch * 3 * spec.img_size[0] * spec.img_size[1]).map(|_| values()).collect()
+}
+
+/// Runs `masks[k][b]: [N0]` before `blocks[k]` on the executor; returns logits `[B, C]`.
+fn removed(
+    model: &CpuBackbone,
+    pixels: &[f32],
+    batch: usize,
+    blocks: &[usize],
+    masks: &[Vec<Vec<bool>>],
+) -> Vec<f32> {
+    let mut state = model.embed(PixelBatch::new(pixels, batch)).unwrap();
+    for (&block, masks) in blocks.iter().zip(masks) {
+        model.advance(&mut state, Site::input_of(block), Taps::NONE).unwrap();
+        let view = model.view(&state).unwrap();
+        let mut keep = vec![true; view.total()];
+        for (b, mask) in masks.iter().enumerate() {
+            for t in view.patch_rows(b) {
+                keep[t] = mask[view.origins[t].grid().unwrap()];
+            }
+        }
+        let reduction = Reduction::keep(view.offsets, &keep);
+        model.reduce(&mut state, &reduction).unwrap();
+    }
+    model.advance(&mut state, Site::end(model.spec()), Taps::NONE).unwrap();
+    model.finish(&state, Want::Logits).unwrap().values
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+    #[test]
+    fn random_masks_and_stages(
+        kind in 0usize..4, rows in 1usize..4, columns in 1usize..4, batch in 1usize..4,
+        first in 0usize..4, gap in 1usize..4, keep_percent in 0u64..101, seed: u64,
+    ) {
+        let grid = [rows, columns];
+        let spec = match kind {
+            0 => small(true, false, Pool::Token, grid),
+            1 => small(true, true, Pool::Token, grid),
+            2 => small(true, false, Pool::Avg, grid),
+            _ => small(false, false, Pool::Avg, grid),
+        };
+        let tensors = tensors(&spec, seed);
+        let model = CpuBackbone::new(&spec, &tensors).unwrap();
+        let pixels = pixels(&spec, batch, seed ^ 1);
+        let blocks: Vec<usize> = (0..3).map(|k| first + k * gap).filter(|&l| l < spec.depth).collect();
+        let mut values = values(seed ^ 2);
+        let mut alive = vec![vec![true; spec.num_patches()]; batch];
+        let masks: Vec<Vec<Vec<bool>>> = blocks.iter().map(|_| {
+            for image in &mut alive {
+                image.iter_mut().for_each(|a| *a &= (values() + 1.0) * 50.0 < keep_percent as f32);
+                if spec.min_patch_tokens() == 1 {
+                    image[0] = true; // somebody must be left to pool
+                }
+            }
+            alive.clone()
+        }).collect();
+        let logits = removed(&model, &pixels, batch, &blocks, &masks);
+        let image_len = pixels.len() / batch;
+        for b in 0..batch {
+            let stages: Vec<_> = blocks.iter().zip(&masks).map(|(&l, m)| (l, m[b].clone())).collect();
+            let image = &pixels[b * image_len..(b + 1) * image_len];
+            let expected = reference::masked_logits(&spec, &tensors, image, &stages);
+            let ours = &logits[b * spec.num_classes..(b + 1) * spec.num_classes];
+            prop_assert!(relative_difference(ours, &expected) < 1e-4, "{ours:?} {expected:?}");
+
+            // A packed ragged batch equals one image at a time.
+            let alone: Vec<Vec<Vec<bool>>> = masks.iter().map(|m| vec![m[b].clone()]).collect();
+            let alone = removed(&model, image, 1, &blocks, &alone);
+            prop_assert!(max_difference(ours, &alone) < 1e-5);
+        }
+    }
+}
+
+#[test]
+fn stopping_anywhere_changes_nothing() {
+    let spec = small(true, false, Pool::Token, [3, 2]);
+    let model = CpuBackbone::new(&spec, &tensors(&spec, 3)).unwrap();
+    let pixels = pixels(&spec, 2, 4);
+    let straight = model.dense_logits(PixelBatch::new(&pixels, 2)).unwrap();
+    let mut state = model.embed(PixelBatch::new(&pixels, 2)).unwrap();
+    for block in 0..spec.depth {
+        for at in [At::BlockInput, At::AfterAttention] {
+            model.advance(&mut state, Site { block, at }, Taps::CLS_ATTENTION).unwrap();
+            let tapped = model.view(&state).unwrap().cls_attention;
+            assert_eq!(tapped.is_some(), block > 0 || at == At::AfterAttention);
+            if let Some(attention) = tapped {
+                let sum: f32 = attention[..spec.num_tokens()].iter().sum();
+                assert!((sum - 1.0).abs() < 1e-5, "the class token's attention sums to 1, not {sum}");
+            }
+        }
+    }
+    let fork = state.clone();
+    model.advance(&mut state, Site::end(&spec), Taps::NONE).unwrap();
+    assert_eq!(model.finish(&state, Want::Logits).unwrap(), straight);
+    assert!(model.finish(&fork, Want::Logits).is_err(), "a state that is not at the end cannot finish");
+    assert!(model.advance(&mut state, Site::input_of(1), Taps::NONE).is_err(), "no way back");
+}
+
+#[test]
+fn merging_sums_sizes_and_weighs_rows() {
+    let spec = small(true, false, Pool::Token, [2, 2]);
+    let model = CpuBackbone::new(&spec, &tensors(&spec, 3)).unwrap();
+    let mut state = model.embed(PixelBatch::new(&pixels(&spec, 1, 4), 1)).unwrap();
+    let before = state.packed().clone();
+    let merge = Reduction::merge(
+        &before.offsets,
+        &[vec![vec![(0, 1.0)], vec![(1, 1.0)], vec![(2, 0.25), (3, 0.75)], vec![(4, 1.0)]]],
+    );
+    model.reduce(&mut state, &merge).unwrap();
+    let after = state.packed();
+    assert_eq!(after.offsets, [0, 4]);
+    assert_eq!(after.sizes, [1.0, 1.0, 2.0, 1.0]);
+    assert_eq!(after.origins[2].grid(), Some(1));
+    let d = spec.dim;
+    for i in 0..d {
+        let expected = 0.25 * before.tokens[2 * d + i] + 0.75 * before.tokens[3 * d + i];
+        assert!((after.tokens[2 * d + i] - expected).abs() < 1e-6);
+    }
+}
+
+#[test]
+fn bad_reductions_are_refused() {
+    let spec = small(true, false, Pool::Token, [2, 2]);
+    let model = CpuBackbone::new(&spec, &tensors(&spec, 3)).unwrap();
+    let mut state = model.embed(PixelBatch::new(&pixels(&spec, 1, 4), 1)).unwrap();
+    let before = state.packed().clone();
+    let no_class_token = Reduction::keep(&[0, 5], &[false, true, true, true, true]);
+    let of_another_batch = Reduction::keep(&[0, 4], &[true; 4]);
+    let from_nothing = Reduction::merge(&[0, 5], &[vec![vec![(0, 1.0)], vec![]]]);
+    for bad in [no_class_token, of_another_batch, from_nothing] {
+        assert!(model.reduce(&mut state, &bad).is_err());
+        assert_eq!(state.packed(), &before, "a refused reduction leaves the state alone");
+    }
+}

@@ -1,0 +1,110 @@
+//! The slow obvious Vision Transformer: one image, every token to the end, dead ones masked out of
+//! attention (and out of average pooling). What physical removal must equal.
+
+use vitrim_kernels::reference::{attention, gelu, layer_norm, linear};
+use vitrim_vit::{Pool, Tensors, VitSpec};
+
+/// Logits of `pixels: [3, H, W]`; `stages[k] = (block, keep: [N0])` masks patches from that block on.
+pub fn masked_logits(
+    spec: &VitSpec,
+    tensors: &Tensors,
+    pixels: &[f32],
+    stages: &[(usize, Vec<bool>)],
+) -> Vec<f32> {
+    let (x, alive) = masked_tokens(spec, tensors, pixels, stages);
+    let d = spec.dim;
+    let norm = if spec.fc_norm { "fc_norm" } else { "norm" };
+    let (weight, bias) =
+        (get(tensors, &format!("{norm}.weight"), &[d]), get(tensors, &format!("{norm}.bias"), &[d]));
+    let normed = |rows: &[f32]| layer_norm(rows, &weight, &bias, spec.norm_eps);
+    let prefix = spec.num_prefix_tokens();
+    let pooled: Vec<Vec<f32>> = match spec.pool {
+        Pool::Token => (0..prefix).map(|i| normed(&x[i * d..(i + 1) * d])).collect(),
+        Pool::Avg => {
+            let rows: Vec<&[f32]> =
+                (prefix..spec.num_tokens()).filter(|&t| alive[t]).map(|t| &x[t * d..(t + 1) * d]).collect();
+            let normed_rows: Vec<Vec<f32>> =
+                rows.iter().map(|r| if spec.fc_norm { r.to_vec() } else { normed(r) }).collect();
+            let mean: Vec<f32> = (0..d)
+                .map(|i| normed_rows.iter().map(|r| r[i]).sum::<f32>() / normed_rows.len() as f32)
+                .collect();
+            vec![if spec.fc_norm { normed(&mean) } else { mean }]
+        }
+    };
+    let mut logits = vec![0.0; spec.num_classes];
+    for (head, pooled) in spec.head_names().iter().zip(&pooled) {
+        let weight = get(tensors, &format!("{head}.weight"), &[spec.num_classes, d]);
+        let bias = get(tensors, &format!("{head}.bias"), &[spec.num_classes]);
+        let out = linear(pooled, &weight, &bias, d, spec.num_classes);
+        logits.iter_mut().zip(out).for_each(|(l, o)| *l += o / spec.head_names().len() as f32);
+    }
+    logits
+}
+
+/// Tokens after the last block (`[N, D]`, not normed) and who is alive (`[N]`).
+pub fn masked_tokens(
+    spec: &VitSpec,
+    tensors: &Tensors,
+    pixels: &[f32],
+    stages: &[(usize, Vec<bool>)],
+) -> (Vec<f32>, Vec<bool>) {
+    let (d, p, prefix) = (spec.dim, spec.patch_size, spec.num_prefix_tokens());
+    let [height, width] = spec.img_size;
+    let mut x: Vec<f32> = Vec::new();
+    if spec.class_token {
+        x.extend(get(tensors, "cls_token", &[1, 1, d]));
+    }
+    if spec.distilled {
+        x.extend(get(tensors, "dist_token", &[1, 1, d]));
+    }
+    let weight = get(tensors, "patch_embed.proj.weight", &[d, 3, p, p]);
+    let bias = get(tensors, "patch_embed.proj.bias", &[d]);
+    for row in 0..height / p {
+        for column in 0..width / p {
+            let mut patch = Vec::new();
+            for c in 0..3 {
+                for y in 0..p {
+                    let start = (c * height + row * p + y) * width + column * p;
+                    patch.extend_from_slice(&pixels[start..start + p]);
+                }
+            }
+            x.extend(linear(&patch, &weight, &bias, 3 * p * p, d));
+        }
+    }
+    add(&mut x, &get(tensors, "pos_embed", &[1, spec.num_tokens(), d]));
+
+    let mut alive = vec![true; spec.num_tokens()];
+    for l in 0..spec.depth {
+        for (_, keep) in stages.iter().filter(|(block, _)| *block == l) {
+            for (i, keep) in keep.iter().enumerate() {
+                alive[prefix + i] &= keep;
+            }
+        }
+        let get = |name: &str, shape: &[usize]| get(tensors, &format!("blocks.{l}.{name}"), shape);
+        let norm = |name: &str, x: &[f32]| {
+            let (weight, bias) = (get(&format!("{name}.weight"), &[d]), get(&format!("{name}.bias"), &[d]));
+            layer_norm(x, &weight, &bias, spec.norm_eps)
+        };
+        let layer = |name: &str, x: &[f32], inputs: usize, outputs: usize| {
+            let (weight, bias) = (
+                get(&format!("{name}.weight"), &[outputs, inputs]),
+                get(&format!("{name}.bias"), &[outputs]),
+            );
+            linear(x, &weight, &bias, inputs, outputs)
+        };
+        let qkv = layer("attn.qkv", &norm("norm1", &x), d, 3 * d);
+        let attended = attention(&qkv, &alive, spec.heads).0;
+        add(&mut x, &layer("attn.proj", &attended, d, d));
+        let hidden = gelu(&layer("mlp.fc1", &norm("norm2", &x), d, spec.mlp_hidden));
+        add(&mut x, &layer("mlp.fc2", &hidden, spec.mlp_hidden, d));
+    }
+    (x, alive)
+}
+
+fn get(tensors: &Tensors, name: &str, shape: &[usize]) -> Vec<f32> {
+    tensors.get(name, shape).unwrap().into_owned()
+}
+
+fn add(x: &mut [f32], y: &[f32]) {
+    x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
+}
