@@ -47,7 +47,7 @@ impl Attention {
         offsets: &[usize],
         out: &mut [f32],
         scratch: &mut Vec<f32>,
-        mut cls_attention: Option<&mut [f32]>,
+        cls_attention: Option<&mut [f32]>,
     ) {
         let (dim, d) = (self.dim(), self.head_dim);
         let total = offsets[offsets.len() - 1];
@@ -91,7 +91,7 @@ impl Attention {
             }
         });
 
-        if let Some(tap) = cls_attention.as_deref_mut() {
+        if let Some(tap) = cls_attention {
             for image in offsets.windows(2) {
                 let n = image[1] - image[0];
                 let heads = &received[image[0] * self.heads..image[1] * self.heads];

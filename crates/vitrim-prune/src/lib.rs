@@ -1,0 +1,31 @@
+//! Who leaves.
+//!
+//! A [`Pruner`] names the sites where it acts and, there, turns what it sees of a packed batch into a
+//! reduction. [`run`] is the one data flow that everything shares: pixels -> packed tokens ->
+//! (blocks, pruner, reduction)* -> logits. [`LearnedPruner`] is the trained policy (no ML framework
+//! needed to run it); [`NoPruner`], [`RandomPruner`] and [`ClsAttentionPruner`] are the yardsticks.
+//!
+//! ```
+//! use vitrim_prune::{ClsAttentionPruner, KeepProfile, run};
+//! use vitrim_vit::{CpuBackbone, PixelBatch, Tensors, VitSpec};
+//! let spec = VitSpec::from_timm_name("deit_tiny_patch16_224").unwrap().with_img_size([32, 32]);
+//! let model = CpuBackbone::new(&spec, &Tensors::random(&spec, 0)).unwrap();
+//! let profile = KeepProfile::new(&spec, &[3, 6, 9], &[0.7, 0.49, 0.343]).unwrap();
+//! let mut pruner = ClsAttentionPruner::new(profile).unwrap();
+//! let pixels = vec![0.0; 3 * 32 * 32];
+//! let pruned = run(&model, &mut pruner, PixelBatch::new(&pixels, 1), &[0]).unwrap();
+//! assert_eq!(pruned.stages[2].patch_tokens(0), 1); // 0.343 of 4 patch tokens
+//! ```
+
+mod handmade;
+mod keyed;
+pub mod policy;
+mod pruner;
+mod ranking;
+mod run;
+
+pub use handmade::{ClsAttentionPruner, KeepProfile, NoPruner, RandomPruner};
+pub use keyed::uniform;
+pub use policy::{LearnedPruner, Policy, ReadOut};
+pub use pruner::{ImageKey, PruneError, Pruner, Result};
+pub use run::{Pruned, StageRecord, run, run_from};

@@ -1,0 +1,182 @@
+//! The actor as plain numbers: what it observes, its geometry, its weights.
+//!
+//! One actor is shared by all agents. It is a multi-layer perceptron over an agent's observation; its
+//! first layer is stored in parts, so that a one-hot costs a table look-up and a value shared by all
+//! agents of an image is multiplied once an image.
+
+use serde::{Deserialize, Serialize};
+
+/// What an agent observes, beside its own residual-stream embedding `x_i: [D]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Observation {
+    /// Normalise `x_i` (and the context) to zero mean and unit variance over its D values; without it
+    /// they are seen raw.
+    pub layer_norm: bool,
+    /// A one-hot of the agent's grid position, N0 values.
+    pub position: bool,
+    /// A one-hot of the stage, K values.
+    pub stage: bool,
+    /// The class token's attention to the agent in the previous block: `ln(attention * T_b)`, with T_b
+    /// the image's tokens, 0 where attention is even.
+    pub cls_attention: bool,
+    /// The class token's embedding, D values (without a class token: the survivors' mean).
+    pub context: bool,
+}
+
+/// Non-linearity between the layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Activation {
+    /// Hyperbolic tangent.
+    Tanh,
+    /// Exact GELU.
+    Gelu,
+}
+
+/// Geometry of a perceptron over agents: the actor, or (with other inputs) the critic.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PerceptronSpec {
+    /// D.
+    pub dim: usize,
+    /// N0, the number of grid positions; 0 without the one-hot.
+    pub positions: usize,
+    /// K, the number of stages; 0 without the one-hot.
+    pub stages: usize,
+    /// Scalar inputs an agent.
+    pub scalars: usize,
+    /// Whether a context vector of D values is an input.
+    pub context: bool,
+    /// Whether `x_i` and the context are normalised.
+    pub layer_norm: bool,
+    /// Widths of the hidden layers, at least one.
+    pub hidden: Vec<usize>,
+    /// Non-linearity after each hidden layer.
+    pub activation: Activation,
+    /// Outputs: 2 for the actor (prune, keep), 1 for the critic.
+    pub outputs: usize,
+}
+
+/// Weights of a [`PerceptronSpec`]; H is the first hidden width, all matrices row-major.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PerceptronWeights {
+    /// `[H, D]`, over the embedding.
+    pub embedding: Vec<f32>,
+    /// `[positions, H]`.
+    pub position: Vec<f32>,
+    /// `[stages, H]`.
+    pub stage: Vec<f32>,
+    /// `[H, scalars]`.
+    pub scalar: Vec<f32>,
+    /// `[H, D]`, empty without a context.
+    pub context: Vec<f32>,
+    /// `[H]`.
+    pub bias: Vec<f32>,
+    /// Each further layer: weight `[out, in]` and bias `[out]`; the last is the head.
+    pub layers: Vec<(Vec<f32>, Vec<f32>)>,
+}
+
+impl PerceptronSpec {
+    /// Name, shape and place of every tensor, in the order of a policy file.
+    pub fn tensor_shapes(&self) -> Vec<(String, Vec<usize>)> {
+        let h = self.hidden[0];
+        let mut shapes = vec![("embedding".to_owned(), vec![h, self.dim])];
+        if self.positions > 0 {
+            shapes.push(("position".to_owned(), vec![self.positions, h]));
+        }
+        if self.stages > 0 {
+            shapes.push(("stage".to_owned(), vec![self.stages, h]));
+        }
+        if self.scalars > 0 {
+            shapes.push(("scalar".to_owned(), vec![h, self.scalars]));
+        }
+        if self.context {
+            shapes.push(("context".to_owned(), vec![h, self.dim]));
+        }
+        shapes.push(("bias".to_owned(), vec![h]));
+        for (i, (inputs, outputs)) in self.layer_widths().into_iter().enumerate() {
+            shapes.push((format!("layers.{i}.weight"), vec![outputs, inputs]));
+            shapes.push((format!("layers.{i}.bias"), vec![outputs]));
+        }
+        shapes
+    }
+
+    /// (inputs, outputs) of each layer after the first.
+    pub fn layer_widths(&self) -> Vec<(usize, usize)> {
+        let widths = self.hidden.iter().copied().chain([self.outputs]).collect::<Vec<_>>();
+        widths.windows(2).map(|w| (w[0], w[1])).collect()
+    }
+
+    /// MACs for one agent, the image-wide part left out.
+    pub fn macs_per_agent(&self) -> u64 {
+        let first = self.hidden[0] * (self.dim + self.scalars);
+        let rest: usize = self.layer_widths().iter().map(|(i, o)| i * o).sum();
+        (first + rest) as u64
+    }
+
+    /// MACs for one image at one stage, independent of its agents: the context's part.
+    pub fn macs_per_image(&self) -> u64 {
+        if self.context { (self.hidden[0] * self.dim) as u64 } else { 0 }
+    }
+}
+
+impl PerceptronWeights {
+    /// All-zero weights.
+    pub fn zeros(spec: &PerceptronSpec) -> Self {
+        let h = spec.hidden[0];
+        PerceptronWeights {
+            embedding: vec![0.0; h * spec.dim],
+            position: vec![0.0; spec.positions * h],
+            stage: vec![0.0; spec.stages * h],
+            scalar: vec![0.0; h * spec.scalars],
+            context: vec![0.0; if spec.context { h * spec.dim } else { 0 }],
+            bias: vec![0.0; h],
+            layers: spec.layer_widths().into_iter().map(|(i, o)| (vec![0.0; o * i], vec![0.0; o])).collect(),
+        }
+    }
+
+    /// The tensors under the names of [`PerceptronSpec::tensor_shapes`].
+    pub fn named(&self) -> Vec<(String, &Vec<f32>)> {
+        let first = [
+            ("embedding", &self.embedding),
+            ("position", &self.position),
+            ("stage", &self.stage),
+            ("scalar", &self.scalar),
+            ("context", &self.context),
+            ("bias", &self.bias),
+        ];
+        let mut named: Vec<(String, &Vec<f32>)> = first
+            .into_iter()
+            .filter(|(_, values)| !values.is_empty())
+            .map(|(name, values)| (name.to_owned(), values))
+            .collect();
+        for (i, (weight, bias)) in self.layers.iter().enumerate() {
+            named.push((format!("layers.{i}.weight"), weight));
+            named.push((format!("layers.{i}.bias"), bias));
+        }
+        named
+    }
+
+    /// Like [`PerceptronWeights::named`], to be filled.
+    pub fn named_mut(&mut self) -> Vec<(String, &mut Vec<f32>)> {
+        let first = [
+            ("embedding", &mut self.embedding),
+            ("position", &mut self.position),
+            ("stage", &mut self.stage),
+            ("scalar", &mut self.scalar),
+            ("context", &mut self.context),
+            ("bias", &mut self.bias),
+        ];
+        let mut named: Vec<(String, &mut Vec<f32>)> = first
+            .into_iter()
+            .filter(|(_, values)| !values.is_empty())
+            .map(|(name, values)| (name.to_owned(), values))
+            .collect();
+        for (i, (weight, bias)) in self.layers.iter_mut().enumerate() {
+            named.push((format!("layers.{i}.weight"), weight));
+            named.push((format!("layers.{i}.bias"), bias));
+        }
+        named
+    }
+}

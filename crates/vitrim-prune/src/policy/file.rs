@@ -1,0 +1,216 @@
+//! A trained policy on disk: a folder with `policy.json` and `policy.safetensors`.
+
+use std::path::Path;
+
+use safetensors::tensor::{Dtype, TensorView};
+use serde::{Deserialize, Serialize};
+use vitrim_vit::{Tensors, VitSpec};
+
+use crate::policy::actor::{Observation, PerceptronSpec, PerceptronWeights};
+use crate::policy::read_out::ReadOut;
+use crate::pruner::{PruneError, Result};
+
+/// Version of the folder's layout that this code writes and reads.
+const VERSION: u32 = 1;
+
+/// The backbone that a policy belongs to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackboneId {
+    /// timm's architecture name.
+    pub architecture: String,
+    /// Input height and width, pixels.
+    pub img_size: [usize; 2],
+    /// Patch side, pixels.
+    pub patch_size: usize,
+    /// D.
+    pub dim: usize,
+    /// L.
+    pub depth: usize,
+    /// [`Tensors::fingerprint`] of its weights.
+    pub fingerprint: String,
+}
+
+impl BackboneId {
+    /// Of a backbone of geometry `spec` with weights `tensors`.
+    ///
+    /// # Errors
+    /// If a tensor cannot be read.
+    pub fn of(spec: &VitSpec, tensors: &Tensors) -> Result<Self> {
+        Ok(BackboneId {
+            architecture: spec.architecture.clone(),
+            img_size: spec.img_size,
+            patch_size: spec.patch_size,
+            dim: spec.dim,
+            depth: spec.depth,
+            fingerprint: tensors.fingerprint(spec)?,
+        })
+    }
+}
+
+impl std::fmt::Display for BackboneId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [height, width] = self.img_size;
+        let short = &self.fingerprint[..self.fingerprint.len().min(8)];
+        write!(
+            f,
+            "{} at {height}x{width}, {} blocks of {}, weights {short}",
+            self.architecture, self.depth, self.dim
+        )
+    }
+}
+
+/// Everything needed to run a policy.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Policy {
+    /// What it was trained for.
+    pub backbone: BackboneId,
+    /// 0-based blocks before which it acts.
+    pub stages: Vec<usize>,
+    /// What its agents observe.
+    pub observation: Observation,
+    /// The actor's geometry.
+    pub actor: PerceptronSpec,
+    /// The actor's weights.
+    pub weights: PerceptronWeights,
+    /// How its probabilities are read out, unless asked otherwise.
+    pub read_out: ReadOut,
+    /// The calibration record, as the calibrator wrote it.
+    pub calibration: Option<serde_json::Value>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Header {
+    version: u32,
+    vitrim: String,
+    backbone: BackboneId,
+    stages: Vec<usize>,
+    observation: Observation,
+    actor: PerceptronSpec,
+    read_out: ReadOut,
+    /// BLAKE3 of `policy.safetensors`, so that halves of two policies are told apart.
+    weights_hash: String,
+    calibration: Option<serde_json::Value>,
+}
+
+impl Policy {
+    /// Writes the folder; an existing policy is replaced only once the new one is complete.
+    ///
+    /// # Errors
+    /// If a file cannot be written.
+    pub fn save(&self, folder: &Path) -> Result<()> {
+        let weights = self.serialize_weights();
+        let header = Header {
+            version: VERSION,
+            vitrim: env!("CARGO_PKG_VERSION").to_owned(),
+            backbone: self.backbone.clone(),
+            stages: self.stages.clone(),
+            observation: self.observation,
+            actor: self.actor.clone(),
+            read_out: self.read_out.clone(),
+            weights_hash: hash(&weights),
+            calibration: self.calibration.clone(),
+        };
+        let json = serde_json::to_string_pretty(&header).expect("a header is plain data");
+        std::fs::create_dir_all(folder).map_err(file_error("write", folder))?;
+        let parts = [("policy.safetensors", weights), ("policy.json", json.into_bytes())];
+        for (name, bytes) in &parts {
+            let part = folder.join(format!("{name}.part"));
+            std::fs::write(&part, bytes).map_err(file_error("write", &part))?;
+        }
+        for (name, _) in &parts {
+            let path = folder.join(name);
+            std::fs::rename(folder.join(format!("{name}.part")), &path)
+                .map_err(file_error("write", &path))?;
+        }
+        Ok(())
+    }
+
+    /// Reads a folder that [`Policy::save`] wrote.
+    ///
+    /// # Errors
+    /// If it is missing, damaged, or of a version that this code does not read.
+    pub fn load(folder: &Path) -> Result<Self> {
+        let json_path = folder.join("policy.json");
+        let weights_path = folder.join("policy.safetensors");
+        let bad = |path: &Path, reason: String| PruneError::BadPolicy { path: path.to_owned(), reason };
+        if !json_path.is_file() {
+            return Err(bad(folder, "no policy here: give the folder that holds policy.json".into()));
+        }
+        let json = std::fs::read(&json_path).map_err(file_error("read", &json_path))?;
+        let value: serde_json::Value =
+            serde_json::from_slice(&json).map_err(|e| bad(&json_path, format!("not valid JSON: {e}")))?;
+        if value.get("version").and_then(serde_json::Value::as_u64) != Some(u64::from(VERSION)) {
+            let found = value.get("version").map_or("none".to_owned(), ToString::to_string);
+            return Err(bad(
+                &json_path,
+                format!("policy version {found}; this vitrim reads version {VERSION}"),
+            ));
+        }
+        let header: Header =
+            serde_json::from_value(value).map_err(|e| bad(&json_path, format!("not a policy: {e}")))?;
+        let bytes = std::fs::read(&weights_path).map_err(file_error("read", &weights_path))?;
+        if hash(&bytes) != header.weights_hash {
+            let reason =
+                "damaged, or not the weights that policy.json was written with; copy the whole folder again";
+            return Err(bad(&weights_path, reason.into()));
+        }
+        let actor = &header.actor;
+        if actor.hidden.is_empty() || actor.outputs != 2 || actor.dim != header.backbone.dim {
+            return Err(bad(&json_path, "the actor's geometry is impossible; train the policy again".into()));
+        }
+        let tensors = Tensors::open(&weights_path)?;
+        let mut weights = PerceptronWeights::zeros(actor);
+        let shapes = actor.tensor_shapes();
+        for ((name, values), (_, shape)) in weights.named_mut().into_iter().zip(&shapes) {
+            *values = tensors.get(&name, shape)?.into_owned();
+        }
+        Ok(Policy {
+            backbone: header.backbone,
+            stages: header.stages,
+            observation: header.observation,
+            actor: header.actor,
+            weights,
+            read_out: header.read_out,
+            calibration: header.calibration,
+        })
+    }
+
+    /// Checks that the policy, read from `folder`, belongs to `backbone`.
+    ///
+    /// # Errors
+    /// [`PruneError::OtherBackbone`] if not.
+    pub fn check_backbone(&self, folder: &Path, backbone: &BackboneId) -> Result<()> {
+        if self.backbone == *backbone {
+            return Ok(());
+        }
+        Err(PruneError::OtherBackbone {
+            path: folder.to_owned(),
+            trained_for: self.backbone.to_string(),
+            given: backbone.to_string(),
+        })
+    }
+
+    fn serialize_weights(&self) -> Vec<u8> {
+        let shapes = self.actor.tensor_shapes();
+        let named = self.weights.named();
+        let bytes: Vec<Vec<u8>> =
+            named.iter().map(|(_, values)| values.iter().flat_map(|v| v.to_le_bytes()).collect()).collect();
+        let views = named.iter().zip(&shapes).zip(&bytes).map(|(((name, _), (_, shape)), bytes)| {
+            let view =
+                TensorView::new(Dtype::F32, shape.clone(), bytes).expect("as many bytes as the shape says");
+            (name.clone(), view)
+        });
+        safetensors::serialize(views, None).expect("the names are distinct")
+    }
+}
+
+fn hash(bytes: &[u8]) -> String {
+    blake3::hash(bytes).to_hex()[..32].to_owned()
+}
+
+fn file_error(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> PruneError {
+    let path = path.to_owned();
+    move |source| PruneError::File { action, path, source }
+}

@@ -1,0 +1,163 @@
+//! The actor's forward pass over a packed view, without an ML framework.
+
+use rayon::prelude::*;
+use vitrim_kernels::{LayerNorm, Linear, gelu, rows_per_task, tanh};
+use vitrim_vit::View;
+
+use crate::policy::actor::{Activation, Observation, PerceptronSpec, PerceptronWeights};
+
+/// Epsilon of the parameter-free LayerNorm on the actor's inputs.
+pub const INPUT_NORM_EPS: f32 = 1e-5;
+
+/// A packed perceptron.
+pub struct Perceptron {
+    spec: PerceptronSpec,
+    embedding: Linear,
+    context: Option<Linear>,
+    weights: PerceptronWeights,
+    layers: Vec<Linear>,
+    norm: Option<LayerNorm>,
+}
+
+impl Perceptron {
+    /// Packs `weights` for `spec`.
+    pub fn new(spec: &PerceptronSpec, weights: &PerceptronWeights) -> Self {
+        let h = spec.hidden[0];
+        let layers = spec.layer_widths().into_iter().zip(&weights.layers);
+        Perceptron {
+            embedding: Linear::new(&weights.embedding, None, h, spec.dim),
+            context: spec.context.then(|| Linear::new(&weights.context, None, h, spec.dim)),
+            layers: layers.map(|((i, o), (weight, bias))| Linear::new(weight, Some(bias), o, i)).collect(),
+            norm: spec.layer_norm.then(|| LayerNorm::plain(INPUT_NORM_EPS)),
+            weights: weights.clone(),
+            spec: spec.clone(),
+        }
+    }
+
+    /// The geometry.
+    pub fn spec(&self) -> &PerceptronSpec {
+        &self.spec
+    }
+
+    /// Outputs `[T, outputs]` for every row of `view` (prefix rows are computed and meaningless), with
+    /// `scalars: [T, spec.scalars]`.
+    pub fn forward(&self, stage: usize, view: &View<'_>, scalars: &[f32]) -> Vec<f32> {
+        let (d, h, n) = (self.spec.dim, self.spec.hidden[0], self.spec.scalars);
+        let total = view.total();
+        let image_bias = self.image_bias(stage, view);
+        let mut image_of = vec![0; total];
+        for b in 0..view.batch() {
+            image_of[view.rows(b)].fill(b);
+        }
+        let rows = rows_per_task(total);
+        let mut outputs = vec![0.0; total * self.spec.outputs];
+        outputs.par_chunks_mut(rows * self.spec.outputs).enumerate().for_each_init(
+            || (Vec::new(), Vec::new(), Vec::new()),
+            |(normed, x, y), (task, out)| {
+                let first = task * rows;
+                let count = out.len() / self.spec.outputs;
+                let tokens = &view.tokens[first * d..(first + count) * d];
+                x.resize(count * h, 0.0);
+                match &self.norm {
+                    Some(norm) => {
+                        normed.resize(tokens.len(), 0.0);
+                        norm.forward(tokens, normed, d);
+                        self.embedding.forward(normed, x);
+                    }
+                    None => self.embedding.forward(tokens, x),
+                }
+                for (i, row) in x.chunks_exact_mut(h).enumerate() {
+                    let t = first + i;
+                    let bias = &image_bias[image_of[t] * h..][..h];
+                    row.iter_mut().zip(bias).for_each(|(r, b)| *r += b);
+                    if let (Some(grid), true) = (view.origins[t].grid(), self.spec.positions > 0) {
+                        let position = &self.weights.position[grid * h..][..h];
+                        row.iter_mut().zip(position).for_each(|(r, p)| *r += p);
+                    }
+                    for (s, value) in scalars[t * n..(t + 1) * n].iter().enumerate() {
+                        row.iter_mut()
+                            .enumerate()
+                            .for_each(|(j, r)| *r += self.weights.scalar[j * n + s] * value);
+                    }
+                }
+                let (last, hidden) = self.layers.split_last().expect("a perceptron has a head");
+                self.activate(x);
+                for layer in hidden {
+                    y.resize(count * layer.outputs(), 0.0);
+                    layer.forward(x, y);
+                    self.activate(y);
+                    std::mem::swap(x, y);
+                }
+                last.forward(x, out);
+            },
+        );
+        outputs
+    }
+
+    /// What all agents of an image share, `[B, H]`: bias, stage and context.
+    fn image_bias(&self, stage: usize, view: &View<'_>) -> Vec<f32> {
+        let (d, h) = (self.spec.dim, self.spec.hidden[0]);
+        let mut shared = self.weights.bias.clone();
+        if self.spec.stages > 0 {
+            let table = &self.weights.stage[stage * h..][..h];
+            shared.iter_mut().zip(table).for_each(|(s, t)| *s += t);
+        }
+        let mut bias = shared.repeat(view.batch());
+        if let Some(layer) = &self.context {
+            let mut context = contexts(view);
+            if let Some(norm) = &self.norm {
+                let raw = context.clone();
+                norm.forward(&raw, &mut context, d);
+            }
+            layer.forward_add(&context, &mut bias);
+        }
+        bias
+    }
+
+    fn activate(&self, x: &mut [f32]) {
+        match self.spec.activation {
+            Activation::Tanh => tanh(x),
+            Activation::Gelu => gelu(x),
+        }
+    }
+}
+
+/// The global state's image-wide part, `[B, D]`: the class token's embedding; without prefix tokens,
+/// the mean of the image's tokens.
+pub fn contexts(view: &View<'_>) -> Vec<f32> {
+    let mut contexts = vec![0.0; view.batch() * view.dim];
+    for (b, context) in contexts.chunks_exact_mut(view.dim).enumerate() {
+        if view.prefix > 0 {
+            context.copy_from_slice(view.token(view.offsets[b]));
+        } else {
+            let rows = view.rows(b);
+            let scale = 1.0 / rows.len().max(1) as f32;
+            for t in rows {
+                context.iter_mut().zip(view.token(t)).for_each(|(c, x)| *c += scale * x);
+            }
+        }
+    }
+    contexts
+}
+
+/// The actor's scalar inputs, `[T, n]`, in the order of [`Observation`]'s fields: with
+/// `cls_attention`, `ln(attention * T_b)` clipped to -4..4.
+pub fn scalars(observation: &Observation, view: &View<'_>) -> Vec<f32> {
+    let Some(attention) = view.cls_attention.filter(|_| observation.cls_attention) else {
+        return vec![0.0; if observation.cls_attention { view.total() } else { 0 }];
+    };
+    let mut values = Vec::with_capacity(attention.len());
+    for b in 0..view.batch() {
+        let rows = view.rows(b);
+        let n = rows.len() as f32;
+        values.extend(attention[rows].iter().map(|a| (a * n).max(1e-9).ln().clamp(-4.0, 4.0)));
+    }
+    values
+}
+
+impl Observation {
+    /// Scalar inputs an agent.
+    pub fn scalars(&self) -> usize {
+        usize::from(self.cls_attention)
+    }
+}

@@ -1,0 +1,13 @@
+//! The learned policy: one actor shared by all agents, and how its probabilities become decisions.
+
+pub mod actor;
+mod file;
+mod inference;
+mod learned;
+mod read_out;
+
+pub use actor::{Activation, Observation, PerceptronSpec, PerceptronWeights};
+pub use file::{BackboneId, Policy};
+pub use inference::{Perceptron, contexts, scalars};
+pub use learned::LearnedPruner;
+pub use read_out::ReadOut;

@@ -1,0 +1,41 @@
+//! From scores to a reduction.
+
+use vitrim_vit::{Reduction, View};
+
+/// Keeps the `keep` highest-scored patch tokens of each image (all, where it has fewer); ties go to the
+/// earlier token. `scores: [T]`, prefix rows ignored.
+pub(crate) fn keep_top(view: &View<'_>, scores: &[f32], keep: usize) -> Reduction {
+    let mut flags = vec![true; view.total()];
+    for b in 0..view.batch() {
+        let mut rows: Vec<usize> = view.patch_rows(b).collect();
+        if rows.len() > keep {
+            rows.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]).then(a.cmp(&b)));
+            rows[keep..].iter().for_each(|&row| flags[row] = false);
+        }
+    }
+    Reduction::keep(view.offsets, &flags)
+}
+
+/// Keeps the patch tokens where `flags: [T]` says so; where fewer than `at_least` of an image would
+/// stay, its highest-scored ones stay in their place.
+pub(crate) fn keep_flagged(
+    view: &View<'_>,
+    scores: &[f32],
+    mut flags: Vec<bool>,
+    at_least: usize,
+) -> Reduction {
+    for b in 0..view.batch() {
+        flags[view.offsets[b]..view.offsets[b] + view.prefix].fill(true);
+        let kept = view.patch_rows(b).filter(|&row| flags[row]).count();
+        for _ in kept..at_least {
+            let best = view
+                .patch_rows(b)
+                .filter(|&row| !flags[row])
+                .max_by(|&a, &b| scores[a].total_cmp(&scores[b]).then(b.cmp(&a)));
+            if let Some(row) = best {
+                flags[row] = true;
+            }
+        }
+    }
+    Reduction::keep(view.offsets, &flags)
+}

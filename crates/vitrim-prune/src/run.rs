@@ -1,0 +1,105 @@
+//! The one data flow: pixels -> packed tokens -> (blocks, pruner, reduction)* -> logits.
+
+use vitrim_vit::{Backbone, Origin, Output, PixelBatch, Site, Taps, Want, cost};
+
+use crate::pruner::{ImageKey, Pruner, Result};
+
+/// A pruned forward pass.
+#[derive(Clone, Debug)]
+pub struct Pruned {
+    /// Logits, `[B, C]`.
+    pub logits: Output,
+    /// Who was left after each stage.
+    pub stages: Vec<StageRecord>,
+    /// MACs of each image, the pruner's own scoring included, `[B]`.
+    pub macs: Vec<u64>,
+}
+
+/// The survivors of one stage.
+#[derive(Clone, Debug)]
+pub struct StageRecord {
+    /// Where the stage lies.
+    pub site: Site,
+    /// Prefix tokens of every image.
+    pub prefix: usize,
+    /// Where each image starts, `[B + 1]`.
+    pub offsets: Vec<usize>,
+    /// Where each token came from, `[T]`.
+    pub origins: Vec<Origin>,
+}
+
+impl StageRecord {
+    /// How many patch tokens image `b` has left.
+    pub fn patch_tokens(&self, b: usize) -> usize {
+        self.offsets[b + 1] - self.offsets[b] - self.prefix
+    }
+
+    /// Grid positions of image `b`'s survivors.
+    pub fn grid_positions(&self, b: usize) -> Vec<usize> {
+        self.origins[self.offsets[b]..self.offsets[b + 1]].iter().filter_map(|o| o.grid()).collect()
+    }
+}
+
+/// Runs `pixels` through `backbone`, reduced by `pruner` at its sites; `images: [B]` are the images'
+/// keys.
+///
+/// # Errors
+/// What the backbone or the pruner refuses.
+pub fn run<B: Backbone>(
+    backbone: &B,
+    pruner: &mut (impl Pruner + ?Sized),
+    pixels: PixelBatch<'_>,
+    images: &[ImageKey],
+) -> Result<Pruned> {
+    run_from(backbone, pruner, backbone.embed(pixels)?, images)
+}
+
+/// Like [`run`], from a `state` at or before the pruner's first site; at that site, it must carry the
+/// taps that the pruner wants there. Forks of one state share what runs before the first stage.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_from<B: Backbone>(
+    backbone: &B,
+    pruner: &mut (impl Pruner + ?Sized),
+    mut state: B::State,
+    images: &[ImageKey],
+) -> Result<Pruned> {
+    pruner.begin(images);
+    let mut stages = Vec::new();
+    for (stage, (site, taps)) in pruner.sites(backbone.spec()).into_iter().enumerate() {
+        backbone.advance(&mut state, site, taps)?;
+        let reduction = pruner.decide(stage, &backbone.view(&state)?)?;
+        backbone.reduce(&mut state, &reduction)?;
+        let view = backbone.view(&state)?;
+        stages.push(StageRecord {
+            site,
+            prefix: view.prefix,
+            offsets: view.offsets.to_vec(),
+            origins: view.origins.to_vec(),
+        });
+    }
+    backbone.advance(&mut state, Site::end(backbone.spec()), Taps::NONE)?;
+    let logits = backbone.finish(&state, Want::Logits)?;
+    let macs = (0..images.len()).map(|b| image_macs(backbone, pruner, &stages, b)).collect();
+    Ok(Pruned { logits, stages, macs })
+}
+
+/// MACs of image `b`.
+fn image_macs<B: Backbone>(
+    backbone: &B,
+    pruner: &(impl Pruner + ?Sized),
+    stages: &[StageRecord],
+    b: usize,
+) -> u64 {
+    let spec = backbone.spec();
+    let mut tokens = spec.num_tokens();
+    let mut scoring = 0;
+    let mut trajectory = Vec::with_capacity(stages.len());
+    for (k, stage) in stages.iter().enumerate() {
+        scoring += pruner.macs(k, tokens);
+        tokens = stage.offsets[b + 1] - stage.offsets[b];
+        trajectory.push((stage.site, tokens));
+    }
+    cost::image_macs(spec, &trajectory) + scoring
+}

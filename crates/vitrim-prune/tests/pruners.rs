@@ -1,0 +1,227 @@
+//! Pruners on a real (small, random) backbone: counts, edge cases, read-outs, files.
+
+use vitrim_prune::policy::{Activation, BackboneId, Observation, PerceptronSpec, PerceptronWeights};
+use vitrim_prune::{
+    ClsAttentionPruner, KeepProfile, LearnedPruner, NoPruner, Policy, Pruner, RandomPruner, ReadOut, run,
+    uniform,
+};
+use vitrim_vit::{Backbone, CpuBackbone, PixelBatch, Pool, Tensors, VitSpec, cost};
+
+fn spec(class_token: bool) -> VitSpec {
+    let mut spec = VitSpec::from_timm_name("deit_tiny_patch16_224").unwrap().with_img_size([64, 48]);
+    (spec.dim, spec.depth, spec.heads, spec.mlp_hidden, spec.num_classes) = (24, 4, 3, 48, 5);
+    if !class_token {
+        (spec.class_token, spec.pool, spec.fc_norm) = (false, Pool::Avg, true);
+    }
+    spec.check().unwrap();
+    spec
+}
+
+fn backbone(spec: &VitSpec) -> CpuBackbone {
+    CpuBackbone::new(spec, &Tensors::random(spec, 1)).unwrap()
+}
+
+fn pixels(spec: &VitSpec, batch: usize) -> Vec<f32> {
+    let [h, w] = spec.img_size;
+    (0..batch * 3 * h * w).map(|i| uniform(&[5, i as u64]) as f32 * 2.0 - 1.0).collect()
+}
+
+fn policy(spec: &VitSpec, observation: Observation, activation: Activation) -> Policy {
+    let stages = vec![1, 2, 3];
+    let actor = PerceptronSpec {
+        dim: spec.dim,
+        positions: if observation.position { spec.num_patches() } else { 0 },
+        stages: if observation.stage { stages.len() } else { 0 },
+        scalars: observation.scalars(),
+        context: observation.context,
+        layer_norm: observation.layer_norm,
+        hidden: vec![8, 6],
+        activation,
+        outputs: 2,
+    };
+    let mut weights = PerceptronWeights::zeros(&actor);
+    for (tensor, (_, values)) in weights.named_mut().into_iter().enumerate() {
+        for (i, v) in values.iter_mut().enumerate() {
+            *v = uniform(&[9, tensor as u64, i as u64]) as f32 * 1.6 - 0.8;
+        }
+    }
+    let backbone = BackboneId::of(spec, &Tensors::random(spec, 1)).unwrap();
+    let read_out = ReadOut::Threshold { threshold: 0.5 };
+    Policy { backbone, stages, observation, actor, weights, read_out, calibration: None }
+}
+
+const FULL: Observation =
+    Observation { layer_norm: true, position: true, stage: true, cls_attention: true, context: true };
+
+#[test]
+fn profiles_set_the_counts_at_every_batch_size() {
+    let spec = spec(true);
+    let model = backbone(&spec);
+    let profile = KeepProfile::new(&spec, &[1, 2, 3], &[0.75, 0.5, 0.0]).unwrap();
+    assert_eq!(profile.patch_tokens(), [9, 6, 0]);
+    let mut pruners: Vec<Box<dyn Pruner>> = vec![
+        Box::new(RandomPruner::new(profile.clone(), 3)),
+        Box::new(ClsAttentionPruner::new(profile).unwrap()),
+        Box::new(
+            LearnedPruner::new(&spec, &policy(&spec, FULL, Activation::Gelu))
+                .with_read_out(ReadOut::TopR { keep: vec![0.75, 0.5, 0.0] }),
+        ),
+    ];
+    let pixels = pixels(&spec, 3);
+    let image = pixels.len() / 3;
+    for pruner in &mut pruners {
+        let packed = run(&model, pruner.as_mut(), PixelBatch::new(&pixels, 3), &[10, 11, 12]).unwrap();
+        for b in 0..3 {
+            let counts: Vec<usize> = packed.stages.iter().map(|s| s.patch_tokens(b)).collect();
+            assert_eq!(counts, [9, 6, 0]);
+            let alone = &pixels[b * image..(b + 1) * image];
+            let single = run(&model, pruner.as_mut(), PixelBatch::new(alone, 1), &[10 + b as u64]).unwrap();
+            for (of_batch, of_one) in packed.stages.iter().zip(&single.stages) {
+                assert_eq!(
+                    of_batch.grid_positions(b),
+                    of_one.grid_positions(0),
+                    "batching changes no decision"
+                );
+            }
+            assert_eq!(packed.macs[b], single.macs[0]);
+        }
+    }
+    let dense = run(&model, &mut NoPruner, PixelBatch::new(&pixels, 3), &[0, 1, 2]).unwrap();
+    assert_eq!(dense.logits, model.dense_logits(PixelBatch::new(&pixels, 3)).unwrap());
+    assert_eq!(dense.macs, [cost::dense_macs(&spec); 3]);
+}
+
+#[test]
+fn somebody_stays_where_the_network_needs_it() {
+    for class_token in [true, false] {
+        let spec = spec(class_token);
+        let model = backbone(&spec);
+        let pixels = pixels(&spec, 2);
+        let policy = policy(&spec, FULL, Activation::Tanh);
+        for read_out in [
+            ReadOut::Threshold { threshold: 1.0 },
+            ReadOut::TopR { keep: vec![0.0, 0.0, 0.0] },
+            ReadOut::Threshold { threshold: 0.0 },
+        ] {
+            let all_stay = read_out == ReadOut::Threshold { threshold: 0.0 };
+            let mut pruner = LearnedPruner::new(&spec, &policy).with_read_out(read_out);
+            let out = run(&model, &mut pruner, PixelBatch::new(&pixels, 2), &[0, 1]).unwrap();
+            assert!(out.logits.values.iter().all(|v| v.is_finite()));
+            let left = if all_stay { spec.num_patches() } else { spec.min_patch_tokens() };
+            assert!(out.stages.iter().all(|s| s.patch_tokens(0) == left && s.patch_tokens(1) == left));
+        }
+    }
+}
+
+#[test]
+fn one_patch_token_works() {
+    let spec = spec(true).with_img_size([16, 16]);
+    let model = backbone(&spec);
+    let mut pruner = LearnedPruner::new(&spec, &policy(&spec, FULL, Activation::Gelu))
+        .with_read_out(ReadOut::Threshold { threshold: 1.0 });
+    let out = run(&model, &mut pruner, PixelBatch::new(&pixels(&spec, 1), 1), &[0]).unwrap();
+    assert_eq!(out.stages[0].patch_tokens(0), 0);
+}
+
+#[test]
+fn sampling_follows_the_probability_and_the_key() {
+    let spec = spec(true);
+    let model = backbone(&spec);
+    let mut policy = policy(&spec, FULL, Activation::Gelu);
+    // Only the head's bias speaks: p_keep = sigmoid(1) everywhere.
+    policy.weights = PerceptronWeights::zeros(&policy.actor);
+    policy.weights.layers.last_mut().unwrap().1 = vec![0.0, 1.0];
+    let batch = 200;
+    let pixels = pixels(&spec, batch);
+    let keys: Vec<u64> = (0..batch as u64).collect();
+    let mut pruner = LearnedPruner::new(&spec, &policy).with_read_out(ReadOut::Sample { seed: 4 });
+    let out = run(&model, &mut pruner, PixelBatch::new(&pixels, batch), &keys).unwrap();
+    let kept: usize = (0..batch).map(|b| out.stages[0].patch_tokens(b)).sum();
+    let share = kept as f64 / (batch * spec.num_patches()) as f64;
+    assert!((share - 0.731).abs() < 0.03, "{share}");
+    let again = run(&model, &mut pruner, PixelBatch::new(&pixels, batch), &keys).unwrap();
+    assert_eq!(out.stages[2].offsets, again.stages[2].offsets);
+}
+
+#[test]
+fn inference_equals_the_perceptron_written_out() {
+    let spec = spec(true);
+    let model = backbone(&spec);
+    let observation = FULL;
+    let policy = policy(&spec, observation, Activation::Tanh);
+    let pruner = LearnedPruner::new(&spec, &policy);
+    let mut state = model.embed(PixelBatch::new(&pixels(&spec, 2), 2)).unwrap();
+    let (site, taps) = pruner.sites(&spec)[1];
+    model.advance(&mut state, site, taps).unwrap();
+    let view = model.view(&state).unwrap();
+    let (logits, scalars) = pruner.logits(1, &view);
+    let w = &policy.weights;
+    let normed = |x: &[f32]| {
+        let (ones, zeros) = (vec![1.0; x.len()], vec![0.0; x.len()]);
+        vitrim_kernels::reference::layer_norm(x, &ones, &zeros, 1e-5)
+    };
+    for b in 0..2 {
+        let context = normed(view.token(view.offsets[b]));
+        for t in view.patch_rows(b) {
+            let x = normed(view.token(t));
+            let grid = view.origins[t].grid().unwrap();
+            let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
+            let first: Vec<f32> = (0..8)
+                .map(|j| {
+                    let d = spec.dim;
+                    let sum = dot(&w.embedding[j * d..(j + 1) * d], &x)
+                        + dot(&w.context[j * d..(j + 1) * d], &context)
+                        + w.position[grid * 8 + j]
+                        + w.stage[8 + j]
+                        + w.scalar[j] * scalars[t]
+                        + w.bias[j];
+                    sum.tanh()
+                })
+                .collect();
+            let second: Vec<f32> = (0..6)
+                .map(|j| (dot(&w.layers[0].0[j * 8..(j + 1) * 8], &first) + w.layers[0].1[j]).tanh())
+                .collect();
+            let out: Vec<f32> =
+                (0..2).map(|j| dot(&w.layers[1].0[j * 6..(j + 1) * 6], &second) + w.layers[1].1[j]).collect();
+            assert!((logits[t] - (out[1] - out[0])).abs() < 1e-4, "{} {:?}", logits[t], out);
+        }
+    }
+}
+
+#[test]
+fn policies_survive_the_disk_and_damage_is_named() {
+    let spec = spec(true);
+    let folder = tempfile::tempdir().unwrap();
+    let policy = policy(&spec, FULL, Activation::Gelu);
+    policy.save(folder.path()).unwrap();
+    assert_eq!(Policy::load(folder.path()).unwrap(), policy);
+
+    let other = BackboneId::of(&spec, &Tensors::random(&spec, 2)).unwrap();
+    let refusal = policy.check_backbone(folder.path(), &other).unwrap_err().to_string();
+    assert!(refusal.contains("trained for") && !refusal.contains('\n'), "{refusal}");
+    policy.check_backbone(folder.path(), &policy.backbone).unwrap();
+
+    let weights = folder.path().join("policy.safetensors");
+    let good = std::fs::read(&weights).unwrap();
+    std::fs::write(&weights, &good[..good.len() / 2]).unwrap();
+    assert!(Policy::load(folder.path()).unwrap_err().to_string().contains("damaged"));
+    std::fs::write(&weights, &good).unwrap();
+    let json = folder.path().join("policy.json");
+    let text = std::fs::read_to_string(&json).unwrap();
+    std::fs::write(&json, text.replace("\"version\": 1", "\"version\": 99")).unwrap();
+    assert!(Policy::load(folder.path()).unwrap_err().to_string().contains("version 99"));
+    std::fs::write(&json, &text[..text.len() / 3]).unwrap();
+    assert!(Policy::load(folder.path()).unwrap_err().to_string().contains("not valid JSON"));
+    assert!(Policy::load(&folder.path().join("none")).unwrap_err().to_string().contains("no policy here"));
+}
+
+#[test]
+fn impossible_profiles_are_refused() {
+    let spec = spec(true);
+    for (stages, shares) in [(vec![1, 2], vec![0.5]), (vec![2, 1], vec![0.5, 0.4]), (vec![4], vec![0.5])] {
+        assert!(KeepProfile::new(&spec, &stages, &shares).is_err());
+    }
+    assert!(KeepProfile::new(&spec, &[1, 2], &[0.4, 0.5]).is_err(), "what is pruned stays pruned");
+    assert!(KeepProfile::new(&spec, &[1], &[1.5]).is_err());
+    assert!(ClsAttentionPruner::new(KeepProfile::new(&spec, &[0], &[0.5]).unwrap()).is_err());
+}
