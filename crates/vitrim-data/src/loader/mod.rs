@@ -1,0 +1,198 @@
+//! Batches of pixels, decoded on threads ahead of the consumer, in an order that does not depend on
+//! how many threads there are.
+//!
+//! One reader thread walks the data set, workers decode and transform, and the consumer puts results
+//! back in order. The reader takes a permit for each image and the consumer gives it back, which
+//! bounds what lies decoded at any time to one batch and a few images more.
+
+mod threads;
+
+use std::collections::HashMap;
+
+use crossbeam_channel::Receiver;
+
+use crate::bad_images::{BadImages, OnBadImage};
+use crate::dataset::Dataset;
+use crate::error::DataError;
+use crate::order::Order;
+use crate::transform::Transform;
+use threads::{Outcome, Threads};
+
+/// How a [`Loader`] works; `LoaderOptions { batch: 32, ..Default::default() }`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoaderOptions {
+    /// Images in a batch; 64 by default. The last batch may be smaller.
+    pub batch: usize,
+    /// Threads that decode; 0, the default, takes one for each core.
+    pub workers: usize,
+    /// Images at the start of the order to pass over without decoding them; 0 by default.
+    pub skip: usize,
+    /// Images to visit after those, all by default.
+    pub limit: Option<usize>,
+    /// What to do with corrupt images; to fail by default.
+    pub on_bad_image: OnBadImage,
+}
+
+impl Default for LoaderOptions {
+    fn default() -> Self {
+        Self { batch: 64, workers: 0, skip: 0, limit: None, on_bad_image: OnBadImage::Fail }
+    }
+}
+
+/// B images, ready for a backbone.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Batch {
+    /// `[B, 3, H, W]`, row-major, normalised.
+    pub pixels: Vec<f32>,
+    /// `[B, 3, H, W]`.
+    pub shape: [usize; 4],
+    /// `[B]`; `None` where the data set has no label.
+    pub labels: Vec<Option<u32>>,
+    /// `[B]`; each image's position in the data set.
+    pub indices: Vec<usize>,
+    /// `[B]`; each image's path below its split, or `file.parquet#row`.
+    pub names: Vec<String>,
+}
+
+impl Batch {
+    /// Images in the batch.
+    pub fn len(&self) -> usize {
+        self.indices.len()
+    }
+
+    /// Whether there is no image. A [`Loader`] gives no such batch.
+    pub fn is_empty(&self) -> bool {
+        self.indices.is_empty()
+    }
+}
+
+/// One pass over a data set, as an iterator of batches. Dropping it stops its threads.
+///
+/// After an error it ends.
+pub struct Loader {
+    dataset: Dataset,
+    transform: Transform,
+    options: LoaderOptions,
+    /// Images to visit, bad ones included.
+    total: usize,
+    /// Images taken in order so far, bad ones included.
+    taken: usize,
+    /// Results that came before their turn, by place.
+    early: HashMap<usize, Outcome>,
+    threads: Threads,
+    bad: BadImages,
+    failed: bool,
+}
+
+impl Loader {
+    /// Starts reading `dataset` in `order`.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError::ZeroBatch`], or [`DataError::Threads`] if threads cannot be started.
+    pub fn new(
+        dataset: &Dataset,
+        order: Order,
+        transform: &Transform,
+        options: LoaderOptions,
+    ) -> Result<Self, DataError> {
+        if options.batch == 0 {
+            return Err(DataError::ZeroBatch);
+        }
+        let left = dataset.len().saturating_sub(options.skip);
+        let total = options.limit.map_or(left, |limit| limit.min(left));
+        let first = options.skip.min(dataset.len());
+        let threads = Threads::start(dataset, order, transform, first..first + total, &options)?;
+        Ok(Self {
+            dataset: dataset.clone(),
+            transform: transform.clone(),
+            options,
+            total,
+            taken: 0,
+            early: HashMap::new(),
+            threads,
+            bad: BadImages::default(),
+            failed: false,
+        })
+    }
+
+    /// Images that this pass visits, bad ones included.
+    pub fn total(&self) -> usize {
+        self.total
+    }
+
+    /// How far into the order the batches given so far reach, bad images and those skipped at the
+    /// start included: what a resumed pass takes as [`LoaderOptions::skip`].
+    pub fn position(&self) -> usize {
+        self.options.skip + self.taken
+    }
+
+    /// The images left out under [`OnBadImage::Skip`]; stays readable after the loader is gone.
+    pub fn bad_images(&self) -> BadImages {
+        self.bad.clone()
+    }
+
+    /// The next image's result in order; `None` after the last.
+    fn take(&mut self) -> Option<Outcome> {
+        if self.taken == self.total {
+            return None;
+        }
+        while !self.early.contains_key(&self.taken) {
+            match self.threads.results().and_then(|results: &Receiver<_>| results.recv().ok()) {
+                Some((place, outcome)) => {
+                    self.early.insert(place, outcome);
+                }
+                None => {
+                    let what = "ended early".into();
+                    return Some(Outcome::Broken(DataError::Threads { what }));
+                }
+            }
+        }
+        let outcome = self.early.remove(&self.taken);
+        self.taken += 1;
+        self.threads.give_permit();
+        outcome
+    }
+
+    fn next_batch(&mut self) -> Result<Option<Batch>, DataError> {
+        let [_, height, width] = self.transform.preprocess().input_size;
+        let size = self.options.batch.min(self.total - self.taken);
+        let mut batch = Batch {
+            pixels: Vec::with_capacity(size * self.transform.pixel_count()),
+            shape: [0, 3, height, width],
+            labels: Vec::with_capacity(size),
+            indices: Vec::with_capacity(size),
+            names: Vec::with_capacity(size),
+        };
+        while batch.len() < self.options.batch {
+            match self.take() {
+                None => break,
+                Some(Outcome::Pixels { index, pixels }) => {
+                    batch.pixels.extend_from_slice(&pixels);
+                    batch.labels.push(self.dataset.label(index));
+                    batch.names.push(self.dataset.name(index));
+                    batch.indices.push(index);
+                }
+                Some(Outcome::Bad(error)) if self.options.on_bad_image == OnBadImage::Skip => {
+                    self.bad.add(&error);
+                }
+                Some(Outcome::Bad(error) | Outcome::Broken(error)) => return Err(error),
+            }
+        }
+        batch.shape[0] = batch.len();
+        Ok((!batch.is_empty()).then_some(batch))
+    }
+}
+
+impl Iterator for Loader {
+    type Item = Result<Batch, DataError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.failed {
+            return None;
+        }
+        let next = self.next_batch();
+        self.failed = next.is_err();
+        next.transpose()
+    }
+}

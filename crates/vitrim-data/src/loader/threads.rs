@@ -1,0 +1,160 @@
+//! The threads behind a loader: a reader that walks the data set, workers that decode.
+
+use std::any::Any;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread::{Builder, JoinHandle, available_parallelism};
+
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+
+use super::LoaderOptions;
+use crate::dataset::Dataset;
+use crate::decode::decode_image;
+use crate::error::DataError;
+use crate::order::Order;
+use crate::transform::Transform;
+use crate::visit::{Payload, visit};
+
+/// What became of one image.
+pub(super) enum Outcome {
+    /// `pixels: [3, H, W]` of the image at `index`.
+    Pixels { index: usize, pixels: Vec<f32> },
+    /// This image cannot be had; the next one may.
+    Bad(DataError),
+    /// Nothing comes after this.
+    Broken(DataError),
+}
+
+/// An image on its way to a worker.
+struct Job {
+    /// Its place in this pass, from 0 without gaps.
+    place: usize,
+    index: usize,
+    payload: Payload,
+}
+
+pub(super) struct Threads {
+    /// Dropped to tell the threads to stop.
+    consumer: Option<Consumer>,
+    handles: Vec<JoinHandle<()>>,
+}
+
+struct Consumer {
+    results: Receiver<(usize, Outcome)>,
+    /// Holds one `()` for each image between the reader and the consumer.
+    permits: Receiver<()>,
+}
+
+impl Threads {
+    pub(super) fn start(
+        dataset: &Dataset,
+        order: Order,
+        transform: &Transform,
+        places: Range<usize>,
+        options: &LoaderOptions,
+    ) -> Result<Self, DataError> {
+        let workers = match options.workers {
+            0 => available_parallelism().map_or(1, usize::from),
+            workers => workers,
+        };
+        // No more threads than images, no more room than images.
+        let workers = workers.min(places.len()).max(1);
+        let ahead = options.batch.saturating_add(4 * workers).min(places.len()).max(1);
+        let (permit, permits) = bounded(ahead);
+        let (job, jobs) = unbounded::<Job>();
+        let (result, results) = unbounded();
+
+        let mut threads = Self { consumer: Some(Consumer { results, permits }), handles: Vec::new() };
+        for number in 0..workers {
+            let (dataset, transform) = (dataset.clone(), transform.clone());
+            let (jobs, result) = (jobs.clone(), result.clone());
+            threads.spawn(format!("vitrim-decode-{number}"), move || {
+                for Job { place, index, payload } in jobs {
+                    let outcome = make(&dataset, &transform, index, payload);
+                    if result.send((place, outcome)).is_err() {
+                        return;
+                    }
+                }
+            })?;
+        }
+        let dataset = dataset.clone();
+        threads.spawn("vitrim-read".into(), move || {
+            read(&dataset, order, places, &permit, &job, &result);
+        })?;
+        Ok(threads)
+    }
+
+    /// Results in the order in which they become ready.
+    pub(super) fn results(&self) -> Option<&Receiver<(usize, Outcome)>> {
+        self.consumer.as_ref().map(|consumer| &consumer.results)
+    }
+
+    /// Lets the reader go one image further.
+    pub(super) fn give_permit(&self) {
+        if let Some(consumer) = &self.consumer {
+            // Nothing to take is no error: a broken data set reports itself without a permit.
+            let _taken = consumer.permits.try_recv();
+        }
+    }
+
+    fn spawn(&mut self, name: String, run: impl FnOnce() + Send + 'static) -> Result<(), DataError> {
+        let handle = Builder::new()
+            .name(name)
+            .spawn(run)
+            .map_err(|cause| DataError::Threads { what: format!("could not be started ({cause})") })?;
+        self.handles.push(handle);
+        Ok(())
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        // Without receivers, every thread's next send fails and it returns.
+        self.consumer = None;
+        for handle in self.handles.drain(..) {
+            // A thread's panic has already reached the consumer as an early end.
+            let _ended = handle.join();
+        }
+    }
+}
+
+/// Hands out jobs until the places are visited or nobody wants more.
+fn read(
+    dataset: &Dataset,
+    order: Order,
+    places: Range<usize>,
+    permit: &Sender<()>,
+    job: &Sender<Job>,
+    result: &Sender<(usize, Outcome)>,
+) {
+    let mut place = 0;
+    let walked = visit(dataset, order, places, &mut |index, payload| {
+        let sent = permit.send(()).is_ok() && job.send(Job { place, index, payload }).is_ok();
+        place += 1;
+        sent
+    });
+    if let Err(error) = walked {
+        // A consumer that is gone needs no error.
+        let _sent = result.send((place, Outcome::Broken(error)));
+    }
+}
+
+/// Bytes to pixels. A decoder's panic is the image's fault, not the program's.
+fn make(dataset: &Dataset, transform: &Transform, index: usize, payload: Payload) -> Outcome {
+    let made = catch_unwind(AssertUnwindSafe(|| {
+        let encoded = dataset.bytes(index, payload)?;
+        let rgb = decode_image(&encoded, &dataset.origin(index))?;
+        Ok(transform.pixels(&rgb))
+    }));
+    match made {
+        Ok(Ok(pixels)) => Outcome::Pixels { index, pixels },
+        Ok(Err(error)) => Outcome::Bad(error),
+        Err(panic) => Outcome::Bad(DataError::bad_image(dataset.origin(index), message_of(&*panic))),
+    }
+}
+
+fn message_of(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    format!("the decoder panicked: {}", text.unwrap_or("without a message"))
+}

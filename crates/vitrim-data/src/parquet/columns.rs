@@ -1,0 +1,108 @@
+//! What the columns of a Hugging Face image parquet mean. Source: the `datasets` library, whose
+//! `Image` feature is a struct of `bytes` and `path`, and which writes its features as JSON under the
+//! footer's `huggingface` key.
+
+use std::path::Path;
+
+use ::parquet::basic::Type;
+use ::parquet::file::metadata::ParquetMetaData;
+use ::parquet::schema::types::ColumnDescPtr;
+use serde_json::Value;
+
+use crate::error::DataError;
+
+const IMAGE_COLUMNS: [&str; 2] = ["img", "image"];
+const LABEL_COLUMNS: [&str; 3] = ["label", "labels", "fine_label"];
+/// What `datasets` writes where a test set's labels are secret.
+const UNLABELLED: i64 = -1;
+
+/// The leaf column that holds encoded images.
+pub(crate) fn image_column(path: &Path, metadata: &ParquetMetaData) -> Result<usize, DataError> {
+    let columns = metadata.file_metadata().schema_descr().columns();
+    IMAGE_COLUMNS
+        .iter()
+        .find_map(|name| {
+            columns.iter().position(|column| {
+                let parts = column.path().parts();
+                let named = match parts {
+                    [only] => only == name,
+                    [outer, inner] => outer == name && inner == "bytes",
+                    _ => false,
+                };
+                named && column.physical_type() == Type::BYTE_ARRAY && column.max_rep_level() == 0
+            })
+        })
+        .ok_or_else(|| DataError::NoImageColumn {
+            path: path.to_path_buf(),
+            columns: columns.iter().map(describe).collect(),
+        })
+}
+
+/// The leaf column that holds labels, if there is one.
+pub(crate) fn label_column(path: &Path, metadata: &ParquetMetaData) -> Result<Option<usize>, DataError> {
+    let columns = metadata.file_metadata().schema_descr().columns();
+    let found = LABEL_COLUMNS
+        .iter()
+        .find_map(|name| columns.iter().position(|column| column.path().parts() == [*name]));
+    let Some(index) = found else { return Ok(None) };
+    let column = &columns[index];
+    match column.physical_type() {
+        Type::INT32 | Type::INT64 if column.max_rep_level() == 0 => Ok(Some(index)),
+        _ => Err(DataError::LabelColumn {
+            path: path.to_path_buf(),
+            column: column.path().string(),
+            found: column.physical_type().to_string(),
+        }),
+    }
+}
+
+/// The class names of the label column, empty if the footer has none.
+pub(crate) fn class_names(metadata: &ParquetMetaData) -> Vec<String> {
+    let footer = metadata.file_metadata().key_value_metadata();
+    let json = footer
+        .into_iter()
+        .flatten()
+        .find(|pair| pair.key == "huggingface")
+        .and_then(|pair| pair.value.as_deref())
+        .and_then(|text| serde_json::from_str::<Value>(text).ok());
+    let Some(json) = json else { return Vec::new() };
+    let features = json.pointer("/info/features").or_else(|| json.get("features"));
+    LABEL_COLUMNS
+        .iter()
+        .find_map(|name| features?.get(name)?.get("names")?.as_array())
+        .map(|names| names.iter().filter_map(|name| name.as_str().map(str::to_string)).collect())
+        .unwrap_or_default()
+}
+
+/// A stored label as a class among `classes` (0: unknown how many), or the label and what it should
+/// have been.
+pub(crate) fn class_of(label: Option<i64>, classes: usize) -> Result<Option<u32>, (i64, String)> {
+    match label {
+        None | Some(UNLABELLED) => Ok(None),
+        Some(label) => match u32::try_from(label) {
+            Ok(class) if classes == 0 || (class as usize) < classes => Ok(Some(class)),
+            _ if classes == 0 => Err((label, "0 or more".into())),
+            _ => Err((label, format!("0 to {}", classes - 1))),
+        },
+    }
+}
+
+fn describe(column: &ColumnDescPtr) -> String {
+    format!("{} ({})", column.path().string(), column.physical_type())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_lie_in_range_or_are_absent() {
+        assert_eq!(class_of(Some(9), 10), Ok(Some(9)));
+        assert_eq!(class_of(Some(9), 0), Ok(Some(9)));
+        assert_eq!(class_of(Some(-1), 10), Ok(None));
+        assert_eq!(class_of(None, 10), Ok(None));
+        assert_eq!(class_of(Some(10), 10), Err((10, "0 to 9".into())));
+        assert_eq!(class_of(Some(-2), 0), Err((-2, "0 or more".into())));
+        assert!(class_of(Some(i64::MAX), 0).is_err());
+    }
+}

@@ -1,0 +1,155 @@
+//! Hugging Face image parquet: footers and labels are read on opening, images row group by row group.
+
+mod columns;
+mod rows;
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use ::parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
+
+use crate::error::{DataError, one_line};
+use crate::folder::name_of;
+pub(crate) use rows::GroupReader;
+
+/// The parquet files of one split, opened.
+#[derive(Debug)]
+pub(crate) struct ParquetIndex {
+    /// In order of path.
+    pub files: Vec<ParquetFile>,
+    /// In order of file, then as stored.
+    pub groups: Vec<RowGroup>,
+    /// From the `huggingface` key of the footer; empty if there is none.
+    pub class_names: Vec<String>,
+    /// One for each row.
+    pub labels: Vec<Option<u32>>,
+}
+
+/// One parquet file's footer and where its images are.
+#[derive(Debug)]
+pub(crate) struct ParquetFile {
+    path: PathBuf,
+    metadata: ParquetMetaData,
+    image_column: usize,
+    /// The data set's row that is this file's row 0.
+    first_row: usize,
+}
+
+/// One row group: rows that are compressed together and read together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RowGroup {
+    /// Index into [`ParquetIndex::files`].
+    file: usize,
+    /// Its number in the file.
+    number: usize,
+    /// Its first row, counted over all files.
+    pub first_row: usize,
+    /// How many rows it has.
+    pub rows: usize,
+    /// Bytes of its images, encoded as images but not compressed by parquet.
+    pub bytes: u64,
+}
+
+impl ParquetIndex {
+    /// Reads the footers and label columns of `paths`.
+    pub(crate) fn open(paths: &[PathBuf]) -> Result<Self, DataError> {
+        let mut index =
+            Self { files: Vec::new(), groups: Vec::new(), class_names: Vec::new(), labels: Vec::new() };
+        for path in paths {
+            index.add_file(path)?;
+        }
+        if index.labels.is_empty() {
+            return Err(DataError::Empty { path: paths.first().cloned().unwrap_or_default() });
+        }
+        Ok(index)
+    }
+
+    /// `file.parquet#row`, the row counted within the file.
+    pub(crate) fn name_of_row(&self, row: usize) -> String {
+        let file = self.file_of_row(row);
+        format!("{}#{}", name_of(&file.path), row - file.first_row)
+    }
+
+    /// `folder/file.parquet, row n`: where a person finds the row again.
+    pub(crate) fn origin_of_row(&self, row: usize) -> String {
+        self.file_of_row(row).origin(row)
+    }
+
+    /// The position in [`groups`](Self::groups) of the row group that holds `row`.
+    pub(crate) fn group_of_row(&self, row: usize) -> usize {
+        self.groups.partition_point(|group| group.first_row + group.rows <= row)
+    }
+
+    /// Starts reading the images of a row group.
+    pub(crate) fn read_group(&self, group: &RowGroup) -> Result<GroupReader<'_>, DataError> {
+        GroupReader::open(&self.files[group.file], group)
+    }
+
+    fn file_of_row(&self, row: usize) -> &ParquetFile {
+        // The first file starts at row 0, so that at least one file starts at or before any row.
+        &self.files[self.files.partition_point(|file| file.first_row <= row) - 1]
+    }
+
+    fn add_file(&mut self, path: &Path) -> Result<(), DataError> {
+        let opened = File::open(path).map_err(|cause| DataError::io(path, cause))?;
+        let metadata = ParquetMetaDataReader::new()
+            .parse_and_finish(&opened)
+            .map_err(|error| DataError::NotParquet { path: path.to_path_buf(), reason: one_line(error) })?;
+        let image_column = columns::image_column(path, &metadata)?;
+        let label_column = columns::label_column(path, &metadata)?;
+        self.take_class_names(path, columns::class_names(&metadata))?;
+
+        let file =
+            ParquetFile { path: path.to_path_buf(), metadata, image_column, first_row: self.labels.len() };
+        let file_index = self.files.len();
+        for number in 0..file.metadata.num_row_groups() {
+            let stored = file.metadata.row_group(number);
+            let group = RowGroup {
+                file: file_index,
+                number,
+                first_row: self.labels.len(),
+                rows: usize::try_from(stored.num_rows()).unwrap_or(0),
+                bytes: u64::try_from(stored.column(image_column).uncompressed_size()).unwrap_or(0),
+            };
+            match label_column {
+                None => self.labels.extend(std::iter::repeat_n(None, group.rows)),
+                Some(column) => {
+                    let stored = rows::read_integers(&file, &group, column)?;
+                    for (offset, label) in stored.into_iter().enumerate() {
+                        let class = columns::class_of(label, self.class_names.len()).map_err(
+                            |(label, expected)| DataError::BadLabel {
+                                origin: file.origin(group.first_row + offset),
+                                label,
+                                expected,
+                            },
+                        )?;
+                        self.labels.push(class);
+                    }
+                }
+            }
+            self.groups.push(group);
+        }
+        self.files.push(file);
+        Ok(())
+    }
+
+    fn take_class_names(&mut self, path: &Path, names: Vec<String>) -> Result<(), DataError> {
+        match self.files.first() {
+            None => self.class_names = names,
+            Some(first) if self.class_names != names => {
+                return Err(DataError::ClassNamesDiffer {
+                    path: path.to_path_buf(),
+                    other: first.path.clone(),
+                });
+            }
+            Some(_) => {}
+        }
+        Ok(())
+    }
+}
+
+impl ParquetFile {
+    fn origin(&self, row: usize) -> String {
+        format!("{}, row {}", self.path.display(), row - self.first_row)
+    }
+}

@@ -1,0 +1,125 @@
+//! Every way in fails with one line that says what, where, and what to do.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::scratch::{
+    FLAT_SCHEMA, FOOTER, Row, SCHEMA, load, png, rows, small_transform, write_folder, write_parquet,
+};
+use parquet::file::properties::WriterProperties;
+use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::parser::parse_message_type;
+use vitrim_data::{Dataset, Loader, LoaderOptions, Order, load_image};
+
+/// The message of an open that must fail: one line that names the path.
+fn refusal(path: &Path, split: Option<&str>) -> String {
+    let message = Dataset::open(path, split).unwrap_err().to_string();
+    assert!(!message.contains('\n') && message.contains(&*path.to_string_lossy()), "{message}");
+    message
+}
+
+#[test]
+fn paths_and_splits() {
+    let dir = tempfile::tempdir().unwrap();
+    assert!(refusal(&dir.path().join("nowhere"), None).contains("no such file or folder"));
+    assert!(refusal(dir.path(), None).contains("holds no images"));
+    write_folder(&dir.path().join("train"), 3);
+    assert!(refusal(dir.path(), Some("test")).contains("no split `test`; it has: train"));
+    write_folder(&dir.path().join("valid"), 3);
+    assert!(refusal(dir.path(), None).contains("name one of: train, validation"));
+    assert_eq!(Dataset::open(dir.path(), Some("val")).unwrap().split(), "validation");
+    assert!(load_image(dir.path().join("none.jpg")).unwrap_err().to_string().contains("none.jpg"));
+}
+
+#[test]
+fn parquet_that_is_none_or_cut_off() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = dir.path().join("notes.txt");
+    std::fs::write(&text, "hello").unwrap();
+    assert!(refusal(&text, None).contains("not a parquet file"));
+    let file = dir.path().join("train.parquet");
+    write_parquet(&file, SCHEMA, Some(FOOTER), &rows(50), 10);
+    let whole = std::fs::read(&file).unwrap();
+    for len in (0..whole.len()).step_by(97) {
+        std::fs::write(&file, &whole[..len]).unwrap();
+        assert!(refusal(&file, None).contains("truncated"));
+    }
+    std::fs::write(&file, &whole).unwrap();
+    assert_eq!(Dataset::open(&file, None).unwrap().len(), 50);
+}
+
+#[test]
+fn damaged_pages_end_the_pass_with_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("train.parquet");
+    write_parquet(&file, FLAT_SCHEMA, None, &rows(50), 50);
+    let mut bytes = std::fs::read(&file).unwrap();
+    let dataset = Dataset::open(&file, None).unwrap();
+    // The first column's first page starts after the 4 magic bytes.
+    bytes[4..600].fill(0xff);
+    std::fs::write(&file, &bytes).unwrap();
+    for order in [Order::Sequential, Order::Shuffled { seed: 0, epoch: 0 }] {
+        let mut loader = Loader::new(&dataset, order, &small_transform(), LoaderOptions::default()).unwrap();
+        let error = loader.next().unwrap().unwrap_err().to_string();
+        assert!(error.contains("row group 0 is damaged"), "{error}");
+        assert!(loader.next().is_none());
+    }
+    assert!(dataset.content_hashes(&mut |_, _| {}).is_err());
+    std::fs::remove_file(&file).unwrap();
+    assert!(dataset.image(0).unwrap_err().to_string().contains("no such file"));
+}
+
+#[test]
+fn columns_that_are_missing_or_of_the_wrong_type() {
+    let dir = tempfile::tempdir().unwrap();
+    let empty = |name: &str, schema: &str| {
+        let path = dir.path().join(name);
+        let schema = Arc::new(parse_message_type(schema).unwrap());
+        let properties = Arc::new(WriterProperties::builder().build());
+        let writer = SerializedFileWriter::new(std::fs::File::create(&path).unwrap(), schema, properties);
+        writer.unwrap().close().unwrap();
+        refusal(&path, None)
+    };
+    let message = empty("a.parquet", "message m { required binary text (UTF8); required int64 label; }");
+    assert!(
+        message.contains("no image column") && message.contains("text (BYTE_ARRAY), label (INT64)"),
+        "{message}"
+    );
+    let message = empty("b.parquet", "message m { required binary image; required double label; }");
+    assert!(message.contains("column `label` is DOUBLE"), "{message}");
+    assert!(empty("c.parquet", FLAT_SCHEMA).contains("holds no images"));
+}
+
+#[test]
+fn labels_out_of_range() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("test.parquet");
+    let with = |label: Option<i64>| -> Vec<Row> { vec![(Some(png(0)), Some(2)), (Some(png(1)), label)] };
+    for (label, footer, expected) in
+        [(3, Some(FOOTER), "0 to 2"), (-2, Some(FOOTER), "0 to 2"), (-7, None, "0 or more")]
+    {
+        write_parquet(&file, SCHEMA, footer, &with(Some(label)), 5);
+        let message = refusal(&file, None);
+        let want = format!("row 1: label {label} is out of range; expected {expected}");
+        assert!(message.contains(&want), "{message}");
+    }
+    // -1 and null mean unlabelled.
+    for label in [Some(-1), None] {
+        write_parquet(&file, SCHEMA, Some(FOOTER), &with(label), 5);
+        let dataset = Dataset::open(&file, None).unwrap();
+        assert_eq!((dataset.label(0), dataset.label(1)), (Some(2), None));
+        assert_eq!(load(&dataset, Order::Sequential, LoaderOptions::default())[0].labels, [Some(2), None]);
+    }
+    write_parquet(&file, SCHEMA, Some(FOOTER), &[(Some(png(0)), Some(-1))], 5);
+    assert!(!Dataset::open(&file, None).unwrap().is_labelled());
+    assert!(Dataset::from_memory(vec![(png(0), Some(1))], vec!["only".into()]).is_err());
+}
+
+#[test]
+fn files_of_different_data_sets() {
+    let dir = tempfile::tempdir().unwrap();
+    write_parquet(&dir.path().join("train-00000-of-00002.parquet"), SCHEMA, Some(FOOTER), &rows(3), 5);
+    write_parquet(&dir.path().join("train-00001-of-00002.parquet"), SCHEMA, None, &rows(3), 5);
+    let message = Dataset::open(dir.path(), None).unwrap_err().to_string();
+    assert!(message.contains("00001-of-00002.parquet: its class names differ"), "{message}");
+}

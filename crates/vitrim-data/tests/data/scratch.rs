@@ -1,0 +1,117 @@
+//! Data sets made on the spot, and the way to the shared folder.
+
+use std::fs::File;
+use std::io::Cursor;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
+use parquet::file::metadata::KeyValue;
+use parquet::file::properties::WriterProperties;
+use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::parser::parse_message_type;
+use vitrim_data::image::{ImageFormat, Rgb, RgbImage};
+use vitrim_data::{Batch, Dataset, Interpolation, Loader, LoaderOptions, Order, Preprocess, Transform};
+
+/// Three classes, as the Hugging Face footer names them.
+pub const FOOTER: &str = r#"{"info": {"features": {"img": {"_type": "Image"}, "label": {"names": ["a", "b", "c"], "_type": "ClassLabel"}}}}"#;
+pub const SCHEMA: &str = "message m {
+    optional group img { optional binary bytes; optional binary path (UTF8); }
+    optional int64 label;
+}";
+pub const FLAT_SCHEMA: &str = "message m { required binary image; required int64 label; }";
+
+/// The shared folder, or a loud word and `None`.
+pub fn shared() -> Option<PathBuf> {
+    let default = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared");
+    let path = PathBuf::from(std::env::var_os("VITRIM_SHARED").unwrap_or(default.into()));
+    if path.is_dir() {
+        return Some(path);
+    }
+    eprintln!("SKIPPED: VITRIM_SHARED not found ({})", path.display());
+    None
+}
+
+/// A PNG that no other `number` has.
+pub fn png(number: u32) -> Vec<u8> {
+    let image = RgbImage::from_fn(12, 10, |x, y| Rgb([number as u8, (number >> 8) as u8, (x * y) as u8]));
+    let mut out = Cursor::new(Vec::new());
+    image.write_to(&mut out, ImageFormat::Png).unwrap();
+    out.into_inner()
+}
+
+/// A row of a parquet file: image and label.
+pub type Row = (Option<Vec<u8>>, Option<i64>);
+
+pub fn rows(count: u32) -> Vec<Row> {
+    (0..count).map(|i| (Some(png(i)), Some(i64::from(i % 3)))).collect()
+}
+
+/// Writes `rows` under `schema` ([`SCHEMA`] or [`FLAT_SCHEMA`]), `group` rows to a row group.
+pub fn write_parquet(path: &Path, schema: &str, footer: Option<&str>, rows: &[Row], group: usize) {
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let nested = schema == SCHEMA;
+    let footer = footer.map(|json| vec![KeyValue::new("huggingface".into(), json.to_string())]);
+    let properties = WriterProperties::builder()
+        .set_compression(Compression::ZSTD(ZstdLevel::default()))
+        .set_data_page_size_limit(2048)
+        .set_write_batch_size(4)
+        .set_key_value_metadata(footer)
+        .build();
+    let schema = Arc::new(parse_message_type(schema).unwrap());
+    let file = File::create(path).unwrap();
+    let mut writer = SerializedFileWriter::new(file, schema, Arc::new(properties)).unwrap();
+    for rows in rows.chunks(group) {
+        let mut groups = writer.next_row_group().unwrap();
+        let images: Vec<ByteArray> = rows.iter().filter_map(|r| r.0.clone()).map(ByteArray::from).collect();
+        let present: Vec<i16> = rows.iter().map(|r| if r.0.is_some() { 2 } else { 1 }).collect();
+        let mut column = groups.next_column().unwrap().unwrap();
+        column.typed::<ByteArrayType>().write_batch(&images, nested.then_some(&present[..]), None).unwrap();
+        column.close().unwrap();
+        if nested {
+            let mut column = groups.next_column().unwrap().unwrap();
+            let absent = vec![1; rows.len()];
+            column.typed::<ByteArrayType>().write_batch(&[], Some(&absent), None).unwrap();
+            column.close().unwrap();
+        }
+        let labels: Vec<i64> = rows.iter().filter_map(|r| r.1).collect();
+        let present: Vec<i16> = rows.iter().map(|r| r.1.is_some().into()).collect();
+        let mut column = groups.next_column().unwrap().unwrap();
+        column.typed::<Int64Type>().write_batch(&labels, nested.then_some(&present[..]), None).unwrap();
+        column.close().unwrap();
+        groups.close().unwrap();
+    }
+    writer.close().unwrap();
+}
+
+/// Writes `count` images in classes `a`, `b`, `c` below `root`.
+pub fn write_folder(root: &Path, count: u32) {
+    for i in 0..count {
+        let class = root.join(["a", "b", "c"][i as usize % 3]);
+        std::fs::create_dir_all(&class).unwrap();
+        std::fs::write(class.join(format!("{i:04}.png")), png(i)).unwrap();
+    }
+}
+
+pub fn small_transform() -> Transform {
+    let interpolation = Interpolation::Bilinear;
+    Transform::new(Preprocess {
+        input_size: [3, 8, 8],
+        crop_pct: 1.0,
+        interpolation,
+        ..Preprocess::default()
+    })
+    .unwrap()
+}
+
+/// One pass of batches of 7.
+pub fn load(dataset: &Dataset, order: Order, options: LoaderOptions) -> Vec<Batch> {
+    let loader = Loader::new(dataset, order, &small_transform(), LoaderOptions { batch: 7, ..options });
+    loader.unwrap().collect::<Result<_, _>>().unwrap()
+}
+
+/// The positions in the order in which they came.
+pub fn indices(batches: &[Batch]) -> Vec<usize> {
+    batches.iter().flat_map(|batch| batch.indices.clone()).collect()
+}

@@ -1,0 +1,327 @@
+//! From rollouts to experience: every live agent-step, its reward, its return, its advantage.
+
+use vitrim_vit::VitSpec;
+
+use crate::advantages::{gae, leave_one_out, normalize, scale_by_rms};
+use crate::config::{AdvantageConfig, Baseline, CriticConfig, Scaling};
+use crate::experience::Experience;
+use crate::rewards::{PaperRewards, PrefixRewards};
+use crate::rollout::Rollout;
+
+/// The rewards of the game that is played.
+#[derive(Clone, Copy, Debug)]
+pub enum Game {
+    /// The seed paper's.
+    Paper(PaperRewards),
+    /// The default preset's.
+    Prefix(PrefixRewards),
+}
+
+/// One agent's way through one episode.
+struct Life {
+    /// Its agent-steps, one a stage from the first on.
+    steps: Vec<usize>,
+    /// Reward of each.
+    rewards: Vec<f64>,
+}
+
+/// Mean rewards an episode, split into their parts.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RewardParts {
+    /// The prize (`paper`) or the divergence's price (`prefix`), per agent-step that acted first.
+    pub accuracy: f64,
+    /// The penalty (`paper`) or the rent (`prefix`), likewise.
+    pub efficiency: f64,
+}
+
+/// Experience of `rollouts` of I images that is still without advantages and returns, and the lives in
+/// it, grouped by image, rollout and first position.
+pub struct Assembly {
+    /// Agent-steps, in the order image, rollout, stage, position.
+    pub experience: Experience,
+    /// Mean reward of an agent's life, by parts.
+    pub parts: RewardParts,
+    lives: Vec<Vec<Vec<Life>>>,
+}
+
+impl Assembly {
+    /// Lays `rollouts` out and pays `game`'s rewards. `correct[r][i]`: whether rollout r of image i ended
+    /// in the right class.
+    pub fn new(
+        rollouts: &[Rollout],
+        spec: &VitSpec,
+        blocks: &[usize],
+        critic: &CriticConfig,
+        game: &Game,
+        correct: &[Vec<bool>],
+    ) -> Self {
+        let images = rollouts[0].predictions.len();
+        let mut experience = Experience::default();
+        let mut sums = RewardParts::default();
+        let mut lives = Vec::with_capacity(images);
+        for image in 0..images {
+            let of_image = rollouts.iter().zip(correct).map(|(rollout, correct)| {
+                let mut episode = lay_out(rollout, image, spec, critic, &mut experience);
+                pay(&mut episode, rollout, image, spec, blocks, game, correct[image], &mut sums);
+                episode
+            });
+            lives.push(of_image.collect::<Vec<_>>());
+        }
+        let agents = lives.iter().flatten().map(Vec::len).sum::<usize>().max(1) as f64;
+        let parts = RewardParts { accuracy: sums.accuracy / agents, efficiency: sums.efficiency / agents };
+        Assembly { experience, parts, lives }
+    }
+
+    /// Undiscounted return of every agent-step, `[S]`.
+    pub fn root_mean_square_return(&self) -> f64 {
+        let (mut sum, mut count) = (0.0, 0.0);
+        for life in self.lives.iter().flatten().flatten() {
+            let mut to_go = 0.0;
+            for reward in life.rewards.iter().rev() {
+                to_go += reward;
+                sum += to_go * to_go;
+                count += 1.0;
+            }
+        }
+        f64::sqrt(sum / f64::max(count, 1.0))
+    }
+
+    /// Fills advantages and returns from the critic's `values: [S]`, which (like the returns that it shall
+    /// learn) are in units of `return_scale`.
+    pub fn finish(mut self, values: &[f32], return_scale: f64, config: &AdvantageConfig) -> Experience {
+        let n = self.experience.len();
+        self.experience.advantages = vec![0.0; n];
+        self.experience.returns = vec![0.0; n];
+        for rollouts in &self.lives {
+            for life in rollouts.iter().flatten() {
+                let values: Vec<f64> = life.steps.iter().map(|&s| f64::from(values[s]) * return_scale).collect();
+                let advantages = gae(&life.rewards, &values, config.gamma, config.lambda);
+                for (i, &step) in life.steps.iter().enumerate() {
+                    self.experience.advantages[step] = advantages[i] as f32;
+                    self.experience.returns[step] = ((advantages[i] + values[i]) / return_scale) as f32;
+                }
+            }
+            if config.baseline == Baseline::LeaveOneOut {
+                // At the first stage all rollouts of an image start from one state: agents match by index.
+                for agent in 0..rollouts[0].len() {
+                    let returns: Vec<f64> = rollouts
+                        .iter()
+                        .map(|lives| lives[agent].rewards.iter().rev().fold(0.0, |g, r| r + config.gamma * g))
+                        .collect();
+                    for (lives, advantage) in rollouts.iter().zip(leave_one_out(&returns)) {
+                        self.experience.advantages[lives[agent].steps[0]] = advantage as f32;
+                    }
+                }
+            }
+        }
+        match config.scaling {
+            Scaling::Normalize => normalize(&mut self.experience.advantages),
+            Scaling::Rms => scale_by_rms(&mut self.experience.advantages),
+        }
+        self.experience
+    }
+}
+
+/// Appends one episode's agent-steps; returns its lives without rewards, in order of position.
+fn lay_out(
+    rollout: &Rollout,
+    image: usize,
+    spec: &VitSpec,
+    critic: &CriticConfig,
+    experience: &mut Experience,
+) -> Vec<Life> {
+    let d = spec.dim;
+    let first_step = experience.len();
+    let mut lives: Vec<Life> = Vec::new();
+    let mut alive: Vec<usize> = Vec::new();
+    for (k, stage) in rollout.stages.iter().enumerate() {
+        let agents = stage.offsets[image]..stage.offsets[image + 1];
+        let width = stage.scalars.len() / stage.kept.len().max(1);
+        if k == 0 {
+            lives = agents.clone().map(|_| Life { steps: Vec::new(), rewards: Vec::new() }).collect();
+            alive = (0..lives.len()).collect();
+        }
+        let context = experience.contexts.len() / d;
+        experience.contexts.extend_from_slice(&stage.contexts[image * d..(image + 1) * d]);
+        let share_alive = agents.len() as f32 / spec.num_patches() as f32;
+        let (survivors, others) = (stage.survivors(image), agents.len().saturating_sub(1).max(1) as f32);
+        for (agent, life) in agents.clone().zip(&alive) {
+            lives[*life].steps.push(experience.len());
+            let scalars = &stage.scalars[agent * width..(agent + 1) * width];
+            experience.positions.push(stage.positions[agent]);
+            experience.stages.push(k as u32);
+            experience.actor_scalars.extend_from_slice(scalars);
+            if critic.progress {
+                experience.critic_scalars.extend_from_slice(scalars);
+                experience.critic_scalars.push(share_alive);
+            }
+            if critic.others_kept {
+                let others_kept = survivors - usize::from(stage.kept[agent]);
+                experience.critic_scalars.push(others_kept as f32 / others);
+            }
+            experience.context_of.push(context as u32);
+            experience.actions.push(u8::from(stage.kept[agent]));
+            experience.log_probs.push(stage.log_probs[agent]);
+        }
+        experience.tokens.extend_from_slice(&stage.tokens[agents.start * d..agents.end * d]);
+        let mut kept = stage.kept[agents].iter();
+        alive.retain(|_| *kept.next().expect("one flag an agent"));
+    }
+    experience.episodes.push(first_step..experience.len());
+    lives
+}
+
+/// Pays every life of an episode for each of its steps.
+#[expect(clippy::too_many_arguments, reason = "one episode's facts, used once")]
+fn pay(
+    lives: &mut [Life],
+    rollout: &Rollout,
+    image: usize,
+    spec: &VitSpec,
+    blocks: &[usize],
+    game: &Game,
+    correct: bool,
+    sums: &mut RewardParts,
+) {
+    let last = blocks.len() - 1;
+    let survivors: Vec<usize> = rollout.stages.iter().map(|s| s.survivors(image)).collect();
+    let divergence = |after: usize| if after == 0 { 0.0 } else { rollout.divergences[after - 1][image] };
+    // A life of p steps acted at stages 0..p; it survived all but perhaps its last.
+    let mut left = vec![true; lives.len()];
+    for (k, stage) in rollout.stages.iter().enumerate() {
+        let flags = &stage.kept[stage.offsets[image]..stage.offsets[image + 1]];
+        let alive: Vec<usize> = (0..lives.len()).filter(|&i| left[i]).collect();
+        for (&life, &survives) in alive.iter().zip(flags) {
+            let (accuracy, efficiency) = match game {
+                Game::Paper(rewards) => (
+                    if survives { rewards.accuracy(survivors[k], correct) } else { 0.0 },
+                    rewards.efficiency(k, survivors[k], spec.num_patches(), survives),
+                ),
+                Game::Prefix(rewards) => {
+                    let next = blocks.get(k + 1).copied().unwrap_or(spec.depth);
+                    let rent = if survives { PrefixRewards::rent(blocks[k], next, spec.depth) } else { 0.0 };
+                    // Whoever leaves still receives the later team terms: leaving is no escape from blame.
+                    let until = if survives { k + 1 } else { last + 1 };
+                    (rewards.fidelity(divergence(k), divergence(until)), rent)
+                }
+            };
+            lives[life].rewards.push(accuracy + efficiency);
+            sums.accuracy += accuracy;
+            sums.efficiency += efficiency;
+            left[life] = survives;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::TrainConfig;
+    use crate::rollout::StageSample;
+
+    /// One image of 3 patch tokens, two stages; token 1 leaves at stage 0, token 2 at stage 1.
+    fn rollout() -> Rollout {
+        let stage = |positions: Vec<u32>, kept: Vec<bool>| StageSample {
+            offsets: vec![0, positions.len()],
+            tokens: positions.iter().flat_map(|p| [*p as f32; 2]).collect(),
+            scalars: vec![0.5; positions.len()],
+            contexts: vec![1.0; 2],
+            log_probs: vec![-0.1; positions.len()],
+            positions,
+            kept,
+        };
+        Rollout {
+            stages: vec![stage(vec![0, 1, 2], vec![true, false, true]), stage(vec![0, 2], vec![true, false])],
+            divergences: vec![vec![0.2], vec![0.5]],
+            predictions: vec![0],
+            costs: vec![0.5],
+        }
+    }
+
+    fn spec() -> VitSpec {
+        let mut spec = VitSpec::from_timm_name("deit_tiny_patch16_224").unwrap().with_img_size([16, 48]);
+        (spec.dim, spec.depth, spec.heads) = (2, 4, 1);
+        spec
+    }
+
+    #[test]
+    fn lives_end_when_agents_leave_and_the_blame_follows_them() {
+        let config = TrainConfig::default_preset();
+        let rewards = PrefixRewards { beta: 0.5, reference: 0.1, num_patches: 3 };
+        let assembly =
+            Assembly::new(&[rollout()], &spec(), &[1, 3], &config.critic, &Game::Prefix(rewards), &[vec![true]]);
+        let e = &assembly.experience;
+        assert_eq!(e.positions, [0, 1, 2, 0, 2]);
+        assert_eq!(e.stages, [0, 0, 0, 1, 1]);
+        assert_eq!(e.actions, [1, 0, 1, 1, 0]);
+        assert_eq!(e.episodes, [0..5]);
+        assert_eq!(e.context_of, [0, 0, 0, 1, 1]);
+        // [cls attention, share alive, others kept]
+        assert_eq!(&e.critic_scalars[..3], [0.5, 1.0, 0.5]);
+        assert_eq!(&e.critic_scalars[3..6], [0.5, 1.0, 1.0]);
+        assert_eq!(&e.critic_scalars[9..12], [0.5, 2.0 / 3.0, 0.0]);
+        let lives: Vec<_> = assembly.lives[0][0].iter().map(|l| (l.steps.clone(), l.rewards.clone())).collect();
+        let price = |from: f64, to: f64| -0.5 * 3.0 * (to - from) / 0.1;
+        let expected: [(Vec<usize>, Vec<f64>); 3] = [
+            (vec![0, 3], vec![-0.5 + price(0.0, 0.2), -0.25 + price(0.2, 0.5)]),
+            (vec![1], vec![price(0.0, 0.5)]),
+            (vec![2, 4], vec![-0.5 + price(0.0, 0.2), price(0.2, 0.5)]),
+        ];
+        for ((steps, rewards), (expected_steps, expected_rewards)) in lives.iter().zip(&expected) {
+            assert_eq!(steps, expected_steps);
+            rewards.iter().zip(expected_rewards).for_each(|(a, b)| assert!((a - b).abs() < 1e-9, "{a} {b}"));
+        }
+    }
+
+    #[test]
+    fn paper_rewards_reach_the_right_agents() {
+        let config = TrainConfig::paper_preset();
+        let rewards = PaperRewards { prize: 3.0, keep_ratio: 0.7 };
+        let assembly =
+            Assembly::new(&[rollout()], &spec(), &[1, 3], &config.critic, &Game::Paper(rewards), &[vec![true]]);
+        // Stage 0: 2 of 3 stay, d = 2/3 - 0.7 < 0: the pruned pay. Stage 1: 1 of 3, d = 1/3 - 0.49 < 0.
+        let lives: Vec<&Vec<f64>> = assembly.lives[0][0].iter().map(|l| &l.rewards).collect();
+        let penalty = |kept: f64, target: f64| -(-(kept - target)).exp();
+        let expected = [vec![1.5, 3.0], vec![penalty(2.0 / 3.0, 0.7)], vec![1.5, penalty(1.0 / 3.0, 0.49)]];
+        for (ours, hand) in lives.iter().zip(&expected) {
+            ours.iter().zip(hand).for_each(|(a, b)| assert!((a - b).abs() < 1e-9, "{a} {b}"));
+        }
+        let experience = assembly.finish(&[0.1, 0.2, 0.3, 0.4, 0.5], 1.0, &config.advantage);
+        // Returns by hand for token 1: one step, so its return is its reward.
+        assert!((f64::from(experience.returns[1]) - expected[1][0]).abs() < 1e-6);
+        // Token 0: A_1 = 3 - 0.4 = 2.6; A_0 = 1.5 + 0.99*0.4 - 0.1 + 0.99*0.95*2.6; return = A + V.
+        let return_0 = 1.5 + 0.99 * 0.4 - 0.1 + 0.99 * 0.95 * 2.6 + 0.1;
+        assert!((f64::from(experience.returns[0]) - return_0).abs() < 1e-5);
+        assert!(experience.advantages.iter().sum::<f32>().abs() < 1e-5, "normalised");
+    }
+
+    #[test]
+    fn the_first_stage_is_judged_against_the_other_rollouts() {
+        let config = TrainConfig::default_preset();
+        let rewards = PrefixRewards { beta: 0.5, reference: 0.1, num_patches: 3 };
+        let mut other = rollout();
+        other.stages[0].kept = vec![true, true, true];
+        other.stages[1] = StageSample {
+            offsets: vec![0, 3],
+            positions: vec![0, 1, 2],
+            tokens: vec![0.0; 6],
+            scalars: vec![0.5; 3],
+            contexts: vec![1.0; 2],
+            kept: vec![true; 3],
+            log_probs: vec![-0.1; 3],
+        };
+        other.divergences = vec![vec![0.0], vec![0.1]];
+        let game = Game::Prefix(rewards);
+        let correct = [vec![true], vec![true]];
+        let assembly = Assembly::new(&[rollout(), other], &spec(), &[1, 3], &config.critic, &game, &correct);
+        let n = assembly.experience.len();
+        assert_eq!(n, 5 + 6);
+        let mut config = config.advantage;
+        config.scaling = Scaling::Rms;
+        let e = assembly.finish(&vec![0.0; n], 1.0, &config);
+        // Token 0 in both: returns -0.75 - 7.5 and -0.75 - 1.5; advantages are +-6 before scaling.
+        assert!((e.advantages[0] + e.advantages[5]).abs() < 1e-6 && e.advantages[0] < 0.0);
+        // Token 1: pruned, -7.5; kept, -0.75 - 1.5 = -2.25; difference -5.25.
+        assert!((e.advantages[1] / e.advantages[0] - 5.25 / 6.0).abs() < 1e-5);
+    }
+}

@@ -1,0 +1,181 @@
+//! The Burn ViT as a [`Backbone`]: the second implementer, for rollouts where the gradients live.
+//!
+//! The packed batch rests on the host, where pruners look at it, and is on the device while blocks run.
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor, TensorData};
+use vitrim_vit::backbone::{At, Backbone, Output, PixelBatch, Site, Taps, View, Want};
+use vitrim_vit::{PackedBatch, Reduction, Result, VitError, VitSpec};
+
+use super::block::Attended;
+use super::{BurnVit, Layout, pixel_tensor};
+
+/// A packed batch at a site, with what was tapped on the way.
+#[derive(Clone)]
+pub struct BurnState {
+    packed: PackedBatch,
+    site: Site,
+    tapped: Tapped,
+}
+
+#[derive(Clone, Default)]
+struct Tapped {
+    cls_attention: Option<Vec<f32>>,
+    keys: Option<Vec<f32>>,
+    value_norm: Option<Vec<f32>>,
+}
+
+impl BurnVit {
+    /// Where the weights are, without gradients.
+    fn host_device(&self) -> Device {
+        self.pos_embed.val().device().without_autodiff()
+    }
+
+    fn upload(&self, packed: &PackedBatch, device: &Device) -> (Tensor<2>, Layout) {
+        let shape = [packed.total(), self.spec.dim];
+        let tokens = Tensor::from_data(TensorData::new(packed.tokens.clone(), shape), device);
+        let prefix = self.spec.num_prefix_tokens();
+        (tokens, Layout::packed(prefix, &packed.offsets, &packed.sizes, device))
+    }
+
+    fn tap(&self, attended: Attended, layout: &Layout, packed: &PackedBatch, taps: Taps) -> Result<Tapped> {
+        let (t, d, heads) = (packed.total(), self.spec.dim, self.spec.heads);
+        let part = |i: usize| attended.qkv.clone().narrow(1, i * d, d); // [T, D]
+        let keys = taps.keys.then(|| download(part(1).reshape([t, heads, d / heads]).mean_dim(1)));
+        let value_norm = taps.value_norm.then(|| download(part(2).square().sum_dim(1).sqrt()));
+        let cls_attention = taps.cls_attention.then(|| {
+            let mean = attended.probabilities.mean_dim(1).squeeze_dim::<3>(1); // [B, n, n]
+            let row = if self.spec.class_token {
+                mean.narrow(1, 0, 1)
+            } else {
+                // Padding shows other rows as queries; the mean is over the image's own tokens.
+                mean_over_queries(mean, packed)
+            };
+            download(layout.gather(row.swap_dims(1, 2)))
+        });
+        Ok(Tapped {
+            cls_attention: cls_attention.transpose()?,
+            keys: keys.transpose()?,
+            value_norm: value_norm.transpose()?,
+        })
+    }
+}
+
+/// The mean of `attention: [B, n, n]` over each image's own queries, `[B, 1, n]`.
+fn mean_over_queries(attention: Tensor<3>, packed: &PackedBatch) -> Tensor<3> {
+    let [batch, n, _] = attention.dims();
+    let mut weights = vec![0.0f32; batch * n];
+    for (weights, image) in weights.chunks_exact_mut(n).zip(packed.offsets.windows(2)) {
+        let length = image[1] - image[0];
+        weights[..length].fill(1.0 / length as f32);
+    }
+    let weights = Tensor::from_data(TensorData::new(weights, [batch, n, 1]), &attention.device());
+    (attention * weights).sum_dim(1)
+}
+
+fn download<const R: usize>(tensor: Tensor<R>) -> Result<Vec<f32>> {
+    tensor
+        .try_into_vec_as()
+        .map_err(|e| VitError::Input(format!("cannot read a tensor back from the device: {e}")))
+}
+
+impl Backbone for BurnVit {
+    type State = BurnState;
+
+    fn spec(&self) -> &VitSpec {
+        &self.spec
+    }
+
+    fn embed(&self, pixels: PixelBatch<'_>) -> Result<BurnState> {
+        pixels.check(&self.spec)?;
+        let tensor = pixel_tensor(pixels.data, pixels.batch, &self.spec, &self.host_device());
+        let tokens = download(self.valid().embed(tensor))?;
+        let packed = PackedBatch::dense(&self.spec, tokens, pixels.batch);
+        Ok(BurnState { packed, site: Site::input_of(0), tapped: Tapped::default() })
+    }
+
+    fn advance(&self, state: &mut BurnState, to: Site, taps: Taps) -> Result<()> {
+        state.site.check_forward(to, &self.spec)?;
+        if state.site == to {
+            return Ok(());
+        }
+        let plain = self.valid();
+        let (mut x, layout) = self.upload(&state.packed, &self.host_device());
+        while state.site < to {
+            let l = state.site.block;
+            match state.site.at {
+                At::BlockInput => {
+                    let (y, attended) = plain.blocks[l].attend(x, &layout);
+                    x = y;
+                    // Tapped attention is the last that runs before the target.
+                    let last = to <= Site::input_of(l + 1);
+                    let taps = if last { taps } else { Taps::NONE };
+                    state.tapped = self.tap(attended, &layout, &state.packed, taps)?;
+                    state.site = Site::after_attention_of(l);
+                }
+                At::AfterAttention => {
+                    x = plain.blocks[l].transform(x);
+                    state.site = Site::input_of(l + 1);
+                }
+            }
+        }
+        state.packed.tokens = download(x)?;
+        Ok(())
+    }
+
+    fn view<'s>(&self, state: &'s BurnState) -> Result<View<'s>> {
+        Ok(View {
+            site: state.site,
+            tokens: &state.packed.tokens,
+            dim: self.spec.dim,
+            prefix: self.spec.num_prefix_tokens(),
+            offsets: &state.packed.offsets,
+            origins: &state.packed.origins,
+            sizes: &state.packed.sizes,
+            cls_attention: state.tapped.cls_attention.as_deref(),
+            keys: state.tapped.keys.as_deref(),
+            value_norm: state.tapped.value_norm.as_deref(),
+        })
+    }
+
+    fn reduce(&self, state: &mut BurnState, reduction: &Reduction) -> Result<()> {
+        state.packed.reduce(reduction)?;
+        state.tapped = Tapped::default();
+        Ok(())
+    }
+
+    fn finish(&self, state: &BurnState, want: Want) -> Result<Output> {
+        let end = Site::end(&self.spec);
+        if state.site != end {
+            let at = state.site;
+            return Err(VitError::Input(format!("finish at {at}, before {end}: advance the state first")));
+        }
+        let prefix = self.spec.num_prefix_tokens();
+        let empty = |image: &[usize]| image[1] - image[0] < prefix + self.spec.min_patch_tokens();
+        if want != Want::Tokens
+            && let Some(b) = state.packed.offsets.windows(2).position(empty)
+        {
+            return Err(VitError::Input(format!("image {b} has no patch token left to pool")));
+        }
+        if want == Want::Logits && self.head.is_none() {
+            return Err(VitError::Input(
+                "this backbone has no classifier head; ask for pooled features".into(),
+            ));
+        }
+        let plain = self.valid();
+        let (x, layout) = self.upload(&state.packed, &self.host_device());
+        let output = match want {
+            Want::Tokens => plain.final_tokens(x),
+            Want::Logits => plain.logits(plain.pool(x, &layout)),
+            Want::Pooled => {
+                let pooled = plain.pool(x, &layout);
+                match pooled.dist {
+                    Some(dist) => (pooled.main + dist).div_scalar(2.0),
+                    None => pooled.main,
+                }
+            }
+        };
+        let width = output.dims()[1];
+        Ok(Output { values: download(output)?, width })
+    }
+}

@@ -1,0 +1,123 @@
+//! Which of T tokens belong to which image, and which are alive.
+
+use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
+use vitrim_vit::VitSpec;
+
+/// B images over T tokens. Attention sees them as `[B, n, ..]`, n the longest image's tokens.
+#[derive(Clone, Debug)]
+pub(super) struct Layout {
+    batch: usize,
+    longest: usize,
+    padding: Option<Padding>,
+    /// Tokens that attention must not look at, `[B, 1, 1, n]`.
+    dead: Option<Tensor<4, Bool>>,
+    /// Shares of the patch tokens in their image's mean, `[B, n - prefix]`; `None` where they are equal.
+    weights: Option<Tensor<2>>,
+}
+
+/// The way from `[T]` to `[B, n]` and back, where images differ in length.
+#[derive(Clone, Debug)]
+struct Padding {
+    /// Row of `[T]` shown at each place, `[B * n]`; padding shows row 0.
+    row_of: Tensor<1, Int>,
+    /// Place of each row, `[T]`.
+    place_of: Tensor<1, Int>,
+}
+
+impl Layout {
+    /// Unpruned images of `tokens` tokens each.
+    pub fn dense(batch: usize, tokens: usize) -> Self {
+        Layout { batch, longest: tokens, padding: None, dead: None, weights: None }
+    }
+
+    /// Whole images of which only the patch tokens `alive: [B, N0]` count.
+    pub fn masked(spec: &VitSpec, batch: usize, alive: &[bool], device: &Device) -> Self {
+        let (n, n0, prefix) = (spec.num_tokens(), spec.num_patches(), spec.num_prefix_tokens());
+        let dead: Vec<bool> = alive
+            .chunks_exact(n0)
+            .flat_map(|image| std::iter::repeat_n(false, prefix).chain(image.iter().map(|alive| !alive)))
+            .collect();
+        let mass: Vec<f32> = alive.iter().map(|&alive| f32::from(u8::from(alive))).collect();
+        Layout {
+            dead: Some(Tensor::from_data(TensorData::new(dead, [batch, 1, 1, n]), device)),
+            weights: Some(shares(mass, batch, device)),
+            ..Layout::dense(batch, n)
+        }
+    }
+
+    /// A packed batch with `offsets: [B + 1]` whose images start with `prefix` prefix tokens; `sizes: [T]`
+    /// weigh the mean of the patch tokens.
+    pub fn packed(prefix: usize, offsets: &[usize], sizes: &[f32], device: &Device) -> Self {
+        let batch = offsets.len() - 1;
+        let lengths = || offsets.windows(2).map(|image| image[1] - image[0]);
+        let longest = lengths().max().unwrap_or(0);
+        let mut layout = Layout::dense(batch, longest);
+        let mut mass = Vec::with_capacity(batch * longest);
+        for image in offsets.windows(2) {
+            let patches = &sizes[(image[0] + prefix).min(image[1])..image[1]];
+            mass.extend_from_slice(patches);
+            mass.resize(mass.len() + longest.saturating_sub(prefix) - patches.len(), 0.0);
+        }
+        layout.weights = Some(shares(mass, batch, device));
+        if lengths().all(|length| length == longest) {
+            return layout;
+        }
+        let (mut row_of, mut place_of, mut dead) = (Vec::new(), Vec::new(), Vec::new());
+        for (b, image) in offsets.windows(2).enumerate() {
+            for i in 0..longest {
+                let row = image[0] + i;
+                dead.push(row >= image[1]);
+                row_of.push(if row < image[1] { row as i32 } else { 0 });
+                if row < image[1] {
+                    place_of.push((b * longest + i) as i32);
+                }
+            }
+        }
+        let indices = |values: Vec<i32>| {
+            let count = values.len();
+            Tensor::from_data(TensorData::new(values, [count]), device)
+        };
+        layout.padding = Some(Padding { row_of: indices(row_of), place_of: indices(place_of) });
+        layout.dead = Some(Tensor::from_data(TensorData::new(dead, [batch, 1, 1, longest]), device));
+        layout
+    }
+
+    /// `x: [T, W]` to `[B, n, W]`.
+    pub fn spread(&self, x: Tensor<2>) -> Tensor<3> {
+        let width = x.dims()[1];
+        let x = match &self.padding {
+            Some(padding) => x.select(0, padding.row_of.clone()),
+            None => x,
+        };
+        x.reshape([self.batch, self.longest, width])
+    }
+
+    /// `x: [B, n, W]` to `[T, W]`.
+    pub fn gather(&self, x: Tensor<3>) -> Tensor<2> {
+        let [batch, n, width] = x.dims();
+        let x = x.reshape([batch * n, width]);
+        match &self.padding {
+            Some(padding) => x.select(0, padding.place_of.clone()),
+            None => x,
+        }
+    }
+
+    pub fn dead(&self) -> Option<Tensor<4, Bool>> {
+        self.dead.clone()
+    }
+
+    pub fn weights(&self) -> Option<Tensor<2>> {
+        self.weights.clone()
+    }
+}
+
+/// `mass: [B, n]` with each image's divided by its sum.
+fn shares(mut mass: Vec<f32>, batch: usize, device: &Device) -> Tensor<2> {
+    let n = mass.len() / batch;
+    for image in mass.chunks_exact_mut(n.max(1)) {
+        let total: f32 = image.iter().sum();
+        // An image without patch tokens has no mean; only class-token pooling lets it come here.
+        image.iter_mut().for_each(|m| *m /= total.max(f32::MIN_POSITIVE));
+    }
+    Tensor::from_data(TensorData::new(mass, [batch, n]), device)
+}

@@ -1,0 +1,152 @@
+//! The Vision Transformer with gradients (Dosovitskiy et al., 2021; DeiT: Touvron et al., 2021).
+//!
+//! It trains and fine-tunes; the CPU executor serves. Both compute the same logits. LayerNorm, linear
+//! layers and MLP run over all tokens of a batch at once, `[T, D]`; a layout says which tokens
+//! belong to which image, and whom attention may look at. So one forward pass serves dense batches,
+//! masked pruning (differentiable: dead tokens stay, unseen) and packed batches (dead tokens are gone).
+
+mod backbone;
+mod block;
+mod layout;
+mod weights;
+
+use burn::module::{Module, Param};
+use burn::nn::LayerNorm;
+use burn::tensor::{Tensor, TensorData};
+use vitrim_vit::{Pool, VitSpec};
+
+pub use backbone::BurnState;
+use block::Block;
+use layout::Layout;
+
+use crate::linear::Linear;
+
+/// A Vision Transformer as a Burn module.
+#[derive(Module, Debug)]
+pub struct BurnVit {
+    /// Over a patch's `3 * P * P` pixels, in the order (channel, row, column).
+    patch_embed: Linear,
+    /// `[1, D]`
+    cls_token: Option<Param<Tensor<2>>>,
+    /// `[1, D]`
+    dist_token: Option<Param<Tensor<2>>>,
+    /// `[N, D]`, prefix tokens included.
+    pos_embed: Param<Tensor<2>>,
+    blocks: Vec<Block>,
+    /// The final norm; with `fc_norm` it comes after pooling.
+    norm: LayerNorm,
+    head: Option<Linear>,
+    /// Over the distillation token.
+    head_dist: Option<Linear>,
+    #[module(skip)]
+    spec: VitSpec,
+}
+
+/// What the heads see, `[B, D]` each.
+struct Pooled {
+    /// The class token or the mean of the patch tokens.
+    main: Tensor<2>,
+    /// The distillation token.
+    dist: Option<Tensor<2>>,
+}
+
+impl BurnVit {
+    /// Logits `[B, C]` of unpruned images, `pixels: [B, 3, H, W]`.
+    ///
+    /// # Panics
+    /// If the backbone has no head.
+    pub fn forward(&self, pixels: Tensor<4>) -> Tensor<2> {
+        self.forward_masked(pixels, &[], &[])
+    }
+
+    /// Logits `[B, C]` of `pixels: [B, 3, H, W]`, pruned by masking: from block `stages[k]` on, nobody
+    /// looks at the patch tokens where `keep[k]: [B, N0]` (row-major) is false, and average pooling
+    /// leaves them out. What was dropped at one stage stays dropped. Equals removing the tokens, and
+    /// passes gradients to the weights.
+    ///
+    /// # Panics
+    /// If the stages do not ascend within the blocks, a mask is not `[B, N0]`, or the backbone has no head.
+    pub fn forward_masked(&self, pixels: Tensor<4>, stages: &[usize], keep: &[Vec<bool>]) -> Tensor<2> {
+        assert!(stages.is_sorted() && stages.len() == keep.len(), "one mask a stage, stages ascending");
+        assert!(stages.last().is_none_or(|last| *last < self.spec.depth), "a stage lies before a block");
+        let batch = pixels.dims()[0];
+        let device = pixels.device();
+        let mut alive = vec![true; batch * self.spec.num_patches()];
+        let mut layout = Layout::dense(batch, self.spec.num_tokens());
+        let mut masks = stages.iter().zip(keep).peekable();
+        let mut x = self.embed(pixels); // [B * N, D]
+        for (l, block) in self.blocks.iter().enumerate() {
+            while let Some((_, keep)) = masks.next_if(|(stage, _)| **stage == l) {
+                assert_eq!(keep.len(), alive.len(), "a mask is [B, N0]");
+                alive.iter_mut().zip(keep).for_each(|(alive, keep)| *alive &= keep);
+                layout = Layout::masked(&self.spec, batch, &alive, &device);
+            }
+            x = block.forward(x, &layout);
+        }
+        self.logits(self.pool(x, &layout))
+    }
+
+    /// Final tokens `[B * N, D]` of unpruned images: normed, unless the norm comes after pooling
+    /// (timm's `forward_features`).
+    pub fn forward_features(&self, pixels: Tensor<4>) -> Tensor<2> {
+        let layout = Layout::dense(pixels.dims()[0], self.spec.num_tokens());
+        let x = self.blocks.iter().fold(self.embed(pixels), |x, block| block.forward(x, &layout));
+        self.final_tokens(x)
+    }
+
+    /// Patch embedding, prefix tokens, position embedding: `[B, 3, H, W]` to `[B * N, D]`.
+    fn embed(&self, pixels: Tensor<4>) -> Tensor<2> {
+        let (batch, p, d) = (pixels.dims()[0], self.spec.patch_size, self.spec.dim);
+        let [rows, columns] = self.spec.grid();
+        let patches = pixels
+            .reshape([batch, 3, rows, p, columns, p])
+            .permute([0, 2, 4, 1, 3, 5]) // [B, rows, columns, 3, P, P]
+            .reshape([batch * rows * columns, 3 * p * p]);
+        let patches = self.patch_embed.forward(patches).reshape([batch, rows * columns, d]);
+        let prefix = [&self.cls_token, &self.dist_token];
+        let mut tokens: Vec<Tensor<3>> = prefix
+            .into_iter()
+            .flatten()
+            .map(|token| token.val().unsqueeze::<3>().repeat_dim(0, batch))
+            .collect();
+        tokens.push(patches);
+        let x = Tensor::cat(tokens, 1) + self.pos_embed.val().unsqueeze::<3>(); // [B, N, D]
+        x.reshape([batch * self.spec.num_tokens(), d])
+    }
+
+    fn final_tokens(&self, x: Tensor<2>) -> Tensor<2> {
+        if self.spec.fc_norm { x } else { self.norm.forward(x) }
+    }
+
+    fn pool(&self, x: Tensor<2>, layout: &Layout) -> Pooled {
+        let images = layout.spread(self.final_tokens(x)); // [B, n, D]
+        let token = |i: usize| images.clone().narrow(1, i, 1).squeeze_dim::<2>(1);
+        match self.spec.pool {
+            Pool::Token => Pooled { main: token(0), dist: self.spec.distilled.then(|| token(1)) },
+            Pool::Avg => {
+                let prefix = self.spec.num_prefix_tokens();
+                let patches = images.clone().narrow(1, prefix, images.dims()[1] - prefix);
+                let mean = match layout.weights() {
+                    Some(weights) => (patches * weights.unsqueeze_dim::<3>(2)).sum_dim(1),
+                    None => patches.mean_dim(1),
+                };
+                let mean = mean.squeeze_dim::<2>(1);
+                Pooled { main: if self.spec.fc_norm { self.norm.forward(mean) } else { mean }, dist: None }
+            }
+        }
+    }
+
+    fn logits(&self, pooled: Pooled) -> Tensor<2> {
+        let logits = self.head.as_ref().expect("a backbone with a head").forward(pooled.main);
+        match (&self.head_dist, pooled.dist) {
+            (Some(head), Some(dist)) => (logits + head.forward(dist)).div_scalar(2.0),
+            _ => logits,
+        }
+    }
+}
+
+/// `values` as pixels `[B, 3, H, W]` on `device`.
+fn pixel_tensor(values: &[f32], batch: usize, spec: &VitSpec, device: &burn::tensor::Device) -> Tensor<4> {
+    let [height, width] = spec.img_size;
+    Tensor::from_data(TensorData::new(values.to_vec(), [batch, 3, height, width]), device)
+}

@@ -1,0 +1,385 @@
+//! Training as data: one struct, two presets.
+
+use serde::{Deserialize, Serialize};
+use vitrim_prune::policy::{Activation, Observation, PerceptronSpec};
+use vitrim_vit::VitSpec;
+
+/// Everything that shapes a training run. Presets are values of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Policy updates.
+    pub updates: usize,
+    /// Images an update.
+    pub images_per_update: usize,
+    /// Rollouts of each image.
+    pub rollouts_per_image: usize,
+    /// 0-based blocks before which agents act; empty for a quarter, half and three quarters of the depth.
+    pub stages: Vec<usize>,
+    /// Seed of everything that is random.
+    pub seed: u64,
+    /// Updates between checkpoints.
+    pub checkpoint_every: usize,
+    /// What agents are paid for.
+    pub reward: RewardConfig,
+    /// How rewards become advantages.
+    pub advantage: AdvantageConfig,
+    /// The shared actor.
+    pub actor: ActorConfig,
+    /// The centralised critic.
+    pub critic: CriticConfig,
+    /// Proximal policy optimisation.
+    pub ppo: PpoConfig,
+    /// The accuracy target.
+    pub constraint: ConstraintConfig,
+}
+
+/// Which game is played.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RewardKind {
+    /// The seed paper's: a prize for accuracy, a penalty for missing the keep ratio.
+    Paper,
+    /// Rent for every token-layer, complete-prefix credit for fidelity.
+    Prefix,
+}
+
+/// Rewards.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RewardConfig {
+    /// Which game is played.
+    pub kind: RewardKind,
+    /// `paper`: R at 196 patch tokens.
+    pub prize: f64,
+    /// `paper`: rho, the target keep ratio; both: the random reference keeps rho^k.
+    pub keep_ratio: f64,
+    /// `prefix`: training images that D_ref is averaged over.
+    pub reference_images: usize,
+}
+
+/// The baseline that advantages are taken against at the first stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Baseline {
+    /// The critic, as at every later stage.
+    Critic,
+    /// The mean of the image's other rollouts (needs at least 2).
+    LeaveOneOut,
+}
+
+/// How advantages are scaled over all agent-steps of an update.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Scaling {
+    /// Zero mean, unit standard deviation.
+    Normalize,
+    /// Unit root mean square; the mean stays.
+    Rms,
+}
+
+/// Advantages.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdvantageConfig {
+    /// Discount a stage.
+    pub gamma: f64,
+    /// GAE's lambda.
+    pub lambda: f64,
+    /// Baseline at the first stage.
+    pub baseline: Baseline,
+    /// Scaling.
+    pub scaling: Scaling,
+    /// Whether the critic predicts returns divided by their running root mean square.
+    pub normalize_returns: bool,
+}
+
+/// The shared actor.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ActorConfig {
+    /// What an agent observes beside its embedding.
+    pub observation: Observation,
+    /// Hidden widths.
+    pub hidden: Vec<usize>,
+    /// Non-linearity.
+    pub activation: Activation,
+    /// Gain of the orthogonal initialisation of the policy head.
+    pub head_gain: f32,
+    /// Keep probability at the start.
+    pub initial_keep: f64,
+}
+
+/// The centralised critic; it always sees the embedding, the class token (or mean) and the position.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CriticConfig {
+    /// Whether embedding and context are normalised.
+    pub layer_norm: bool,
+    /// Whether it sees the stage, the actor's scalars, and the share of N0 still alive.
+    pub progress: bool,
+    /// Whether it sees the share of the *other* agents kept at this stage.
+    pub others_kept: bool,
+    /// Hidden widths.
+    pub hidden: Vec<usize>,
+    /// Non-linearity.
+    pub activation: Activation,
+}
+
+/// Proximal policy optimisation. Rates fall along a cosine from the first value to the `_end` one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PpoConfig {
+    /// Adam's learning rate of actor and critic.
+    pub learning_rate: f64,
+    /// Learning rate of the last update.
+    pub learning_rate_end: f64,
+    /// Adam's epsilon.
+    pub adam_eps: f32,
+    /// Clip range of the probability ratio.
+    pub clip: f64,
+    /// Weight of the entropy bonus.
+    pub entropy: f64,
+    /// Weight of the last update.
+    pub entropy_end: f64,
+    /// Passes over each update's experience.
+    pub epochs: usize,
+    /// Minibatches a pass, each of whole episodes.
+    pub minibatches: usize,
+    /// Gradient norm clip, for actor and critic each.
+    pub max_grad_norm: f64,
+    /// Approximate KL above which an update's epochs end; 0 for no such stop.
+    pub target_kl: f64,
+}
+
+/// The accuracy target.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConstraintConfig {
+    /// d*: the drop of top-1 that may be spared, pp.
+    pub max_drop: f64,
+    /// beta at the start.
+    pub beta: f64,
+    /// Step of log beta.
+    pub rate: f64,
+    /// Least beta.
+    pub beta_min: f64,
+    /// Greatest beta.
+    pub beta_max: f64,
+    /// Updates that the sampled drop is averaged over.
+    pub average_over: usize,
+}
+
+impl TrainConfig {
+    /// The preset of that name: `default` or `paper`.
+    pub fn preset(name: &str) -> Option<Self> {
+        match name {
+            "default" => Some(Self::default_preset()),
+            "paper" => Some(Self::paper_preset()),
+            _ => None,
+        }
+    }
+
+    /// Rent, complete-prefix credit, several rollouts an image (design.md section 2).
+    pub fn default_preset() -> Self {
+        TrainConfig {
+            updates: 300,
+            images_per_update: 64,
+            rollouts_per_image: 4,
+            stages: Vec::new(),
+            seed: 0,
+            checkpoint_every: 25,
+            reward: RewardConfig { kind: RewardKind::Prefix, prize: 24.0, keep_ratio: 0.7, reference_images: 512 },
+            advantage: AdvantageConfig {
+                gamma: 1.0,
+                lambda: 1.0,
+                baseline: Baseline::LeaveOneOut,
+                scaling: Scaling::Rms,
+                normalize_returns: true,
+            },
+            actor: ActorConfig {
+                observation: Observation {
+                    layer_norm: true,
+                    position: true,
+                    stage: true,
+                    cls_attention: true,
+                    context: false,
+                },
+                hidden: vec![32, 32],
+                activation: Activation::Gelu,
+                head_gain: 0.01,
+                initial_keep: 0.9,
+            },
+            critic: CriticConfig {
+                layer_norm: true,
+                progress: true,
+                others_kept: true,
+                hidden: vec![64, 64],
+                activation: Activation::Gelu,
+            },
+            ppo: PpoConfig {
+                learning_rate: 1e-3,
+                learning_rate_end: 1e-4,
+                adam_eps: 1e-5,
+                clip: 0.2,
+                entropy: 0.003,
+                entropy_end: 0.0,
+                epochs: 3,
+                minibatches: 4,
+                max_grad_norm: 0.5,
+                target_kl: 0.02,
+            },
+            constraint: ConstraintConfig {
+                max_drop: 0.4,
+                beta: 0.5,
+                rate: 0.05,
+                beta_min: 0.05,
+                beta_max: 20.0,
+                average_over: 20,
+            },
+        }
+    }
+
+    /// The seed paper's game, precisely (design.md section 1).
+    pub fn paper_preset() -> Self {
+        let observation =
+            Observation { layer_norm: false, position: true, stage: false, cls_attention: false, context: false };
+        let default = Self::default_preset();
+        TrainConfig {
+            updates: 20_000,
+            images_per_update: 64,
+            rollouts_per_image: 1,
+            reward: RewardConfig { kind: RewardKind::Paper, ..default.reward },
+            advantage: AdvantageConfig {
+                gamma: 0.99,
+                lambda: 0.95,
+                baseline: Baseline::Critic,
+                scaling: Scaling::Normalize,
+                normalize_returns: false,
+            },
+            actor: ActorConfig {
+                observation,
+                hidden: vec![64, 256, 64],
+                activation: Activation::Tanh,
+                head_gain: 0.01,
+                initial_keep: 0.5,
+            },
+            critic: CriticConfig {
+                layer_norm: false,
+                progress: false,
+                others_kept: false,
+                hidden: vec![64, 256, 64],
+                activation: Activation::Tanh,
+            },
+            ppo: PpoConfig {
+                learning_rate: 5e-6,
+                learning_rate_end: 5e-6,
+                adam_eps: 1e-5,
+                clip: 0.2,
+                entropy: 0.01,
+                entropy_end: 0.01,
+                epochs: 4,
+                minibatches: 4, // 64 episodes in minibatches of 16
+                max_grad_norm: 10.0,
+                target_kl: 0.0,
+            },
+            ..default
+        }
+    }
+
+    /// The blocks before which agents act, for a backbone of geometry `spec`.
+    pub fn stages(&self, spec: &VitSpec) -> Vec<usize> {
+        if self.stages.is_empty() { spec.default_stages() } else { self.stages.clone() }
+    }
+
+    /// The actor's geometry.
+    pub fn actor_spec(&self, spec: &VitSpec) -> PerceptronSpec {
+        let observation = &self.actor.observation;
+        PerceptronSpec {
+            dim: spec.dim,
+            positions: if observation.position { spec.num_patches() } else { 0 },
+            stages: if observation.stage { self.stages(spec).len() } else { 0 },
+            scalars: observation.scalars(),
+            context: observation.context,
+            layer_norm: observation.layer_norm,
+            hidden: self.actor.hidden.clone(),
+            activation: self.actor.activation,
+            outputs: 2,
+        }
+    }
+
+    /// The critic's geometry: its scalars are the actor's and the share alive (`progress`), then the
+    /// share of the others kept (`others_kept`).
+    pub fn critic_spec(&self, spec: &VitSpec) -> PerceptronSpec {
+        let progress = self.critic.progress;
+        let scalars = if progress { self.actor.observation.scalars() + 1 } else { 0 };
+        PerceptronSpec {
+            dim: spec.dim,
+            positions: spec.num_patches(),
+            stages: if progress { self.stages(spec).len() } else { 0 },
+            scalars: scalars + usize::from(self.critic.others_kept),
+            context: true,
+            layer_norm: self.critic.layer_norm,
+            hidden: self.critic.hidden.clone(),
+            activation: self.critic.activation,
+            outputs: 1,
+        }
+    }
+
+    /// Checks what no type can say, for a backbone of geometry `spec`.
+    ///
+    /// # Errors
+    /// One line that names the key and what it must be.
+    pub fn check(&self, spec: &VitSpec) -> Result<(), String> {
+        let stages = self.stages(spec);
+        let positive = |name: &str, value: usize| {
+            if value == 0 { Err(format!("{name} must be at least 1")) } else { Ok(()) }
+        };
+        let within = |name: &str, value: f64, low: f64, high: f64| {
+            let inside = value.is_finite() && (low..=high).contains(&value);
+            if inside { Ok(()) } else { Err(format!("{name} = {value} must lie between {low} and {high}")) }
+        };
+        positive("updates", self.updates)?;
+        positive("images_per_update", self.images_per_update)?;
+        positive("rollouts_per_image", self.rollouts_per_image)?;
+        positive("checkpoint_every", self.checkpoint_every)?;
+        positive("ppo.epochs", self.ppo.epochs)?;
+        positive("ppo.minibatches", self.ppo.minibatches)?;
+        positive("constraint.average_over", self.constraint.average_over)?;
+        positive("reward.reference_images", self.reward.reference_images)?;
+        if stages.is_empty() || stages.windows(2).any(|w| w[0] >= w[1]) || stages.iter().any(|l| *l >= spec.depth) {
+            return Err(format!("stages = {stages:?} must ascend below the depth of {} blocks", spec.depth));
+        }
+        if stages[0] == 0 && self.actor.observation.cls_attention {
+            return Err("stages: no attention runs before block 0; set actor.observation.cls_attention=false".into());
+        }
+        if self.advantage.baseline == Baseline::LeaveOneOut && self.rollouts_per_image < 2 {
+            return Err("rollouts_per_image must be at least 2 for advantage.baseline = \"leave-one-out\"".into());
+        }
+        for (name, hidden) in [("actor.hidden", &self.actor.hidden), ("critic.hidden", &self.critic.hidden)] {
+            if hidden.is_empty() || hidden.contains(&0) {
+                return Err(format!("{name} = {hidden:?} must name at least one positive width"));
+            }
+        }
+        within("constraint.max_drop", self.constraint.max_drop, 0.0, 100.0)?;
+        within("constraint.beta_min", self.constraint.beta_min, 1e-9, self.constraint.beta_max)?;
+        within("constraint.beta", self.constraint.beta, self.constraint.beta_min, self.constraint.beta_max)?;
+        within("reward.keep_ratio", self.reward.keep_ratio, 0.01, 1.0)?;
+        within("advantage.gamma", self.advantage.gamma, 0.0, 1.0)?;
+        within("advantage.lambda", self.advantage.lambda, 0.0, 1.0)?;
+        within("actor.initial_keep", self.actor.initial_keep, 0.01, 0.99)?;
+        within("ppo.learning_rate", self.ppo.learning_rate, 0.0, 1.0)?;
+        within("ppo.clip", self.ppo.clip, 1e-6, 1.0)
+    }
+}
+
+impl PpoConfig {
+    /// (learning rate, entropy weight) of update `update` of `updates`: cosine and linear decay.
+    pub fn schedule(&self, update: usize, updates: usize) -> (f64, f64) {
+        let progress = update as f64 / updates.saturating_sub(1).max(1) as f64;
+        let progress = progress.min(1.0);
+        let cosine = 0.5 * (1.0 + (std::f64::consts::PI * progress).cos());
+        let rate = self.learning_rate_end + (self.learning_rate - self.learning_rate_end) * cosine;
+        (rate, self.entropy + (self.entropy_end - self.entropy) * progress)
+    }
+}

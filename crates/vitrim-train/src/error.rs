@@ -1,0 +1,79 @@
+//! What can go wrong while training.
+
+use std::path::{Path, PathBuf};
+
+/// Shorthand for results of this crate.
+pub type Result<T, E = TrainError> = std::result::Result<T, E>;
+
+/// Errors of training; each message is one line that says what, where, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// A device of an unknown name.
+    #[error("unknown device '{0}'; use 'cpu' or 'gpu'")]
+    UnknownDevice(String),
+    /// The build cannot use a GPU.
+    #[error("this build has no GPU support; build with `--features vulkan`, or use the device 'cpu'")]
+    NoGpuSupport,
+    /// A saved learner lacks a tensor, or has it in another shape.
+    #[error(
+        "the saved learner has no tensor '{name}' of shape {expected:?}; it belongs to another actor or critic"
+    )]
+    LearnerState {
+        /// The tensor's name.
+        name: String,
+        /// Its shape.
+        expected: Vec<usize>,
+    },
+    /// A backbone could not be built or run.
+    #[error(transparent)]
+    Vit(#[from] vitrim_vit::VitError),
+    /// A pruner or policy refused.
+    #[error(transparent)]
+    Prune(#[from] vitrim_prune::PruneError),
+    /// The images could not be read.
+    #[error(transparent)]
+    Data(#[from] vitrim_data::DataError),
+    /// TensorBoard's files could not be written.
+    #[error(transparent)]
+    Tensorboard(#[from] crate::tensorboard::TensorboardError),
+    /// The configuration contradicts itself or the backbone.
+    #[error("configuration: {0}")]
+    Config(String),
+    /// A label that the backbone has no class for.
+    #[error("an image has label {label}, but the backbone has only {classes} classes; give the data that it was trained for")]
+    Label {
+        /// The label.
+        label: u32,
+        /// Number of classes.
+        classes: usize,
+    },
+    /// Every image was left out or bad.
+    #[error("no usable training image; check --data and its split")]
+    NoImages,
+    /// A checkpoint cannot be resumed.
+    #[error("{path}: {reason}")]
+    Checkpoint {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
+    /// A file of the run could not be read or written.
+    #[error("cannot {action} {path}: {source}")]
+    File {
+        /// "create", "read" or "write".
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+}
+
+impl TrainError {
+    /// For `map_err` on operations on `path`.
+    pub(crate) fn file(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> TrainError {
+        let path = path.to_owned();
+        move |source| TrainError::File { action, path, source }
+    }
+}

@@ -1,0 +1,20 @@
+//! The linear layer that the perceptrons and the Vision Transformer share.
+
+use burn::module::{Module, Param};
+use burn::tensor::{Tensor, module};
+
+/// `y = x W^T + b`, with PyTorch's layout of the weight, so that files load and save as they are.
+#[derive(Module, Debug)]
+pub struct Linear {
+    /// `[out, in]`
+    pub weight: Param<Tensor<2>>,
+    /// `[out]`
+    pub bias: Option<Param<Tensor<1>>>,
+}
+
+impl Linear {
+    /// `x: [R, in]` to `[R, out]`.
+    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        module::linear(x, self.weight.val().transpose(), self.bias.as_ref().map(|bias| bias.val()))
+    }
+}

@@ -1,0 +1,135 @@
+//! The two rewards, next to their formulas. Stages are 0-based; N0 is the number of patch tokens.
+
+/// Rewards of the seed paper (arXiv 2503.23459, section 3; design.md section 1).
+///
+/// Agents compete: survivors share a fixed prize. They collaborate: there is a prize only if the image
+/// is still classified correctly.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PaperRewards {
+    /// R: the prize that the survivors of a stage share.
+    pub prize: f64,
+    /// rho: the target keep ratio at stage k is rho^(k+1).
+    pub keep_ratio: f64,
+}
+
+impl PaperRewards {
+    /// R is 24 at 196 patch tokens, scaled by N0 / 196.
+    pub fn new(prize_at_196: f64, keep_ratio: f64, num_patches: usize) -> Self {
+        PaperRewards { prize: prize_at_196 * num_patches as f64 / 196.0, keep_ratio }
+    }
+
+    /// R / A_k for each of `survivors` = A_k agents if the final prediction is right, else 0.
+    /// Where nobody survives, nobody is paid.
+    pub fn accuracy(&self, survivors: usize, correct: bool) -> f64 {
+        if correct && survivors > 0 { self.prize / survivors as f64 } else { 0.0 }
+    }
+
+    /// With d = kept_k / N0 - rho^(k+1): if d > 0, -exp(d) for each survivor; else -exp(-d) for each agent
+    /// pruned at this stage. Returns the reward of an agent that survives or not.
+    pub fn efficiency(&self, stage: usize, survivors: usize, num_patches: usize, survives: bool) -> f64 {
+        let d = survivors as f64 / num_patches as f64 - self.keep_ratio.powi(stage as i32 + 1);
+        match (d > 0.0, survives) {
+            (true, true) => -d.exp(),
+            (false, false) => -(-d).exp(),
+            _ => 0.0,
+        }
+    }
+
+    /// Reward of an agent that acted at `stage`.
+    pub fn reward(&self, stage: usize, survivors: usize, num_patches: usize, survives: bool, correct: bool) -> f64 {
+        let accuracy = if survives { self.accuracy(survivors, correct) } else { 0.0 };
+        accuracy + self.efficiency(stage, survivors, num_patches, survives)
+    }
+}
+
+/// Rewards of the default preset: rent for every token-layer, and a fidelity term with complete-prefix
+/// credit (after DORA, 2026; design.md section 2). Summed over an episode they give
+/// N0 J = -sum of rents - beta N0 D_K / D_ref.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PrefixRewards {
+    /// beta: the price of divergence against token-layers.
+    pub beta: f64,
+    /// D_ref: the divergence of random pruning, which makes beta comparable across backbones.
+    pub reference: f64,
+    /// N0.
+    pub num_patches: usize,
+}
+
+impl PrefixRewards {
+    /// -(l_{k+1} - l_k) / L for each survivor of a stage before block `from` whose next stage (or end) is
+    /// `to`.
+    pub fn rent(from: usize, to: usize, depth: usize) -> f64 {
+        -((to - from) as f64) / depth as f64
+    }
+
+    /// -beta N0 (D_to - D_from) / D_ref: what everyone who acted gets for the divergence that was added
+    /// between two points of an episode.
+    pub fn fidelity(&self, divergence_from: f64, divergence_to: f64) -> f64 {
+        -self.beta * self.num_patches as f64 * (divergence_to - divergence_from) / self.reference
+    }
+}
+
+/// D = 9 KL(softmax(z/3) || softmax(z_k/3)) in nats, for dense logits z and pruned logits z_k, `[C]`
+/// each; the factor is the square of the temperature, as in distillation (Hinton et al., 2015).
+pub fn divergence(dense: &[f32], pruned: &[f32]) -> f64 {
+    const TEMPERATURE: f64 = 3.0;
+    let log_softmax = |z: &[f32]| -> Vec<f64> {
+        let max = z.iter().fold(f32::NEG_INFINITY, |m, v| m.max(*v));
+        let shifted: Vec<f64> = z.iter().map(|v| f64::from(v - max) / TEMPERATURE).collect();
+        let log_sum = shifted.iter().map(|v| v.exp()).sum::<f64>().ln();
+        shifted.iter().map(|v| v - log_sum).collect()
+    };
+    let (p, q) = (log_softmax(dense), log_softmax(pruned));
+    let kl: f64 = p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum();
+    TEMPERATURE * TEMPERATURE * kl.max(0.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn close(a: f64, b: f64) -> bool {
+        (a - b).abs() < 1e-9
+    }
+
+    /// N0 = 10, R = 5, rho = 0.7; values computed by hand.
+    #[test]
+    fn paper_rewards_by_hand() {
+        let rewards = PaperRewards { prize: 5.0, keep_ratio: 0.7 };
+        // Stage 0, 8 of 10 survive: d = 0.8 - 0.7 = 0.1 > 0, survivors pay exp(0.1) = 1.105170918...
+        assert!(close(rewards.reward(0, 8, 10, true, true), 5.0 / 8.0 - 1.105_170_918_075_647_6));
+        assert!(close(rewards.reward(0, 8, 10, true, false), -1.105_170_918_075_647_6));
+        assert!(close(rewards.reward(0, 8, 10, false, true), 0.0));
+        // Stage 1, 4 of 10: d = 0.4 - 0.49 = -0.09, the pruned pay exp(0.09) = 1.094174283...
+        assert!(close(rewards.reward(1, 4, 10, true, true), 1.25));
+        assert!(close(rewards.reward(1, 4, 10, false, true), -1.094_174_283_705_210_4));
+        // Exactly on target counts as d <= 0.
+        assert!(close(PaperRewards { prize: 5.0, keep_ratio: 0.5 }.efficiency(0, 5, 10, true), 0.0));
+        assert!(close(PaperRewards { prize: 5.0, keep_ratio: 0.5 }.efficiency(0, 5, 10, false), -1.0));
+        // Nobody left: nobody is paid.
+        assert!(close(rewards.accuracy(0, true), 0.0));
+        assert!(close(PaperRewards::new(24.0, 0.7, 64).prize, 24.0 * 64.0 / 196.0));
+    }
+
+    #[test]
+    fn prefix_rewards_sum_to_the_objective() {
+        // L = 12, stages before 3, 6, 9; N0 = 4; one agent each leaves at stages 0 and 1, two stay.
+        let rewards = PrefixRewards { beta: 0.5, reference: 0.2, num_patches: 4 };
+        let d = [0.0, 0.1, 0.05, 0.3]; // D_0 (dense) .. D_K
+        let rents = 3.0 * PrefixRewards::rent(3, 6, 12) + 2.0 * PrefixRewards::rent(6, 9, 12) + 2.0 * PrefixRewards::rent(9, 12, 12);
+        assert!(close(rents, -(3.0 + 2.0 + 2.0) * 0.25));
+        let team: f64 = (0..3).map(|k| rewards.fidelity(d[k], d[k + 1])).sum();
+        assert!(close(team, rewards.fidelity(0.0, 0.3)));
+        assert!(close(team, -0.5 * 4.0 * 0.3 / 0.2));
+        // Less divergence than before is a gain.
+        assert!(rewards.fidelity(d[1], d[2]) > 0.0);
+    }
+
+    #[test]
+    fn divergence_by_hand() {
+        assert!(close(divergence(&[1.0, 2.0, 3.0], &[11.0, 12.0, 13.0]), 0.0));
+        // z = (3 ln 3, 0), z_k = (0, 0): p = (3/4, 1/4), q = (1/2, 1/2).
+        let kl = 0.75 * (1.5f64).ln() + 0.25 * (0.5f64).ln();
+        assert!((divergence(&[3.0 * 3f32.ln(), 0.0], &[0.0, 0.0]) - 9.0 * kl).abs() < 1e-6);
+    }
+}

@@ -1,0 +1,180 @@
+//! Playing the game: sampled actions over a frozen backbone, and what happened.
+//!
+//! All rollouts of an image share what runs before the first stage. With prefix credit, the state is
+//! forked after every stage and finished without further pruning, which tells what stopping there
+//! would have cost.
+
+use vitrim_prune::policy::contexts;
+use vitrim_prune::{ImageKey, KeepProfile, LearnedPruner, Pruner, RandomPruner, run_from, uniform};
+use vitrim_vit::{Backbone, Output, PixelBatch, Reduction, Site, Taps, View, Want, cost};
+
+use crate::error::Result;
+use crate::rewards::divergence;
+
+/// The frozen backbone with the images of one update on it, ready for rollouts.
+pub struct Scene<'a, B: Backbone> {
+    backbone: &'a B,
+    /// At the first stage's site, nothing pruned.
+    opening: B::State,
+    /// Logits of the dense model, `[I, C]`.
+    pub dense: Output,
+}
+
+/// One rollout of all I images of an update.
+pub struct Rollout {
+    /// What the agents saw and did, `[K]`.
+    pub stages: Vec<StageSample>,
+    /// D_k of each image when pruning stops after stage k, `[K][I]`; without prefix credit, `[0][I]`.
+    pub divergences: Vec<Vec<f64>>,
+    /// Predicted class, `[I]`.
+    pub predictions: Vec<usize>,
+    /// Token-layers of patch tokens as a share of the dense model's, `[I]`.
+    pub costs: Vec<f64>,
+}
+
+/// One stage of one rollout: A agents were alive in I images.
+pub struct StageSample {
+    /// Where each image's agents start, `[I + 1]`.
+    pub offsets: Vec<usize>,
+    /// Grid positions, `[A]`.
+    pub positions: Vec<u32>,
+    /// Embeddings, `[A, D]`.
+    pub tokens: Vec<f32>,
+    /// The actor's scalar inputs, `[A, n]`.
+    pub scalars: Vec<f32>,
+    /// Class token or mean, `[I, D]`.
+    pub contexts: Vec<f32>,
+    /// Who stays, `[A]`.
+    pub kept: Vec<bool>,
+    /// Log-probability of what was done, `[A]`.
+    pub log_probs: Vec<f32>,
+}
+
+impl StageSample {
+    /// Survivors of image `b` after this stage.
+    pub fn survivors(&self, b: usize) -> usize {
+        self.kept[self.offsets[b]..self.offsets[b + 1]].iter().filter(|k| **k).count()
+    }
+}
+
+impl<'a, B: Backbone> Scene<'a, B> {
+    /// Runs `pixels` to the first of `sites`, and a fork of it densely to the end.
+    ///
+    /// # Errors
+    /// What the backbone refuses.
+    pub fn open(backbone: &'a B, pixels: PixelBatch<'_>, first: (Site, Taps)) -> Result<Self> {
+        let mut opening = backbone.embed(pixels)?;
+        backbone.advance(&mut opening, first.0, first.1)?;
+        let dense = finish_dense(backbone, opening.clone())?;
+        Ok(Scene { backbone, opening, dense })
+    }
+
+    /// One rollout under `policy`, its actions keyed by (`key`.., image, stage, token).
+    ///
+    /// # Errors
+    /// What the backbone refuses.
+    pub fn play(&self, policy: &LearnedPruner, key: [u64; 3], images: &[ImageKey], prefix_credit: bool) -> Result<Rollout> {
+        let spec = self.backbone.spec();
+        let mut state = self.opening.clone();
+        let mut stages = Vec::new();
+        let mut divergences = Vec::new();
+        let mut blocks = Vec::new();
+        for (stage, (site, taps)) in policy.sites(spec).into_iter().enumerate() {
+            self.backbone.advance(&mut state, site, taps)?;
+            let view = self.backbone.view(&state)?;
+            let (sample, reduction) = sample_stage(policy, stage, &view, key, images, spec.min_patch_tokens());
+            self.backbone.reduce(&mut state, &reduction)?;
+            if prefix_credit {
+                let stopped = finish_dense(self.backbone, state.clone())?;
+                divergences.push(divergences_of(&self.dense, &stopped));
+            }
+            stages.push(sample);
+            blocks.push(site.block);
+        }
+        let logits = finish_dense(self.backbone, state)?;
+        let costs = (0..images.len())
+            .map(|b| {
+                let survivors: Vec<_> = blocks.iter().zip(&stages).map(|(&l, s)| (l, s.survivors(b))).collect();
+                cost::token_layer_share(spec, &survivors)
+            })
+            .collect();
+        Ok(Rollout { stages, divergences, predictions: logits.argmax(), costs })
+    }
+
+    /// Mean D of `random` at keep ratio rho, rho^2, ... over the images: D_ref.
+    ///
+    /// # Errors
+    /// What the backbone refuses.
+    pub fn random_divergences(&self, keep_ratio: f64, blocks: &[usize], seed: u64, images: &[ImageKey]) -> Result<Vec<f64>> {
+        let shares: Vec<f64> = (1..=blocks.len()).map(|k| keep_ratio.powi(k as i32)).collect();
+        let profile = KeepProfile::new(self.backbone.spec(), blocks, &shares)?;
+        let mut pruner = RandomPruner::new(profile, seed);
+        let pruned = run_from(self.backbone, &mut pruner, self.opening.clone(), images)?;
+        Ok(divergences_of(&self.dense, &pruned.logits))
+    }
+}
+
+/// Actions of all agents alive at `stage`, and the reduction they add up to.
+fn sample_stage(
+    policy: &LearnedPruner,
+    stage: usize,
+    view: &View<'_>,
+    key: [u64; 3],
+    images: &[ImageKey],
+    at_least: usize,
+) -> (StageSample, Reduction) {
+    let (logits, scalars) = policy.logits(stage, view);
+    let width = scalars.len() / view.total().max(1);
+    let mut sample = StageSample {
+        offsets: vec![0],
+        positions: Vec::new(),
+        tokens: Vec::new(),
+        scalars: Vec::new(),
+        contexts: contexts(view),
+        kept: Vec::new(),
+        log_probs: Vec::new(),
+    };
+    let mut flags = vec![true; view.total()];
+    for (b, image) in images.iter().enumerate() {
+        let rows = view.patch_rows(b);
+        let mut kept = 0;
+        for row in rows.clone() {
+            let position = view.origins[row].grid().expect("agents are patch tokens");
+            let drawn = uniform(&[key[0], key[1], key[2], *image, stage as u64, position as u64]);
+            flags[row] = drawn < f64::from(sigmoid(logits[row]));
+            kept += usize::from(flags[row]);
+            sample.positions.push(position as u32);
+        }
+        // Where the network needs a patch token, the likeliest to stay does: that is the action taken.
+        if kept < at_least
+            && let Some(row) = rows.clone().max_by(|&i, &j| logits[i].total_cmp(&logits[j]).then(j.cmp(&i)))
+        {
+            flags[row] = true;
+        }
+        sample.tokens.extend_from_slice(&view.tokens[rows.start * view.dim..rows.end * view.dim]);
+        sample.scalars.extend_from_slice(&scalars[rows.start * width..rows.end * width]);
+        for row in rows {
+            sample.kept.push(flags[row]);
+            sample.log_probs.push(log_sigmoid(if flags[row] { logits[row] } else { -logits[row] }));
+        }
+        sample.offsets.push(sample.kept.len());
+    }
+    (sample, Reduction::keep(view.offsets, &flags))
+}
+
+fn finish_dense<B: Backbone>(backbone: &B, mut state: B::State) -> Result<Output> {
+    backbone.advance(&mut state, Site::end(backbone.spec()), Taps::NONE)?;
+    Ok(backbone.finish(&state, Want::Logits)?)
+}
+
+fn divergences_of(dense: &Output, pruned: &Output) -> Vec<f64> {
+    dense.values.chunks_exact(dense.width).zip(pruned.values.chunks_exact(dense.width)).map(|(z, p)| divergence(z, p)).collect()
+}
+
+fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + (-x).exp())
+}
+
+fn log_sigmoid(x: f32) -> f32 {
+    x.min(0.0) - (-x.abs()).exp().ln_1p()
+}

@@ -1,0 +1,288 @@
+//! A training run on disk: images in, updates, logs, checkpoints; stop and go on.
+//!
+//! A run folder holds `policy/` (usable at any time), `log.jsonl`, TensorBoard event files and
+//! `checkpoint.safetensors`. An interrupted run goes on from its checkpoint bit for bit.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::{Deserialize, Serialize};
+use vitrim_data::{Batch, Dataset, Loader, LoaderOptions, OnBadImage, Order, Transform};
+use vitrim_prune::ImageKey;
+use vitrim_prune::policy::BackboneId;
+use vitrim_vit::{Backbone, PixelBatch};
+
+use crate::adam::NamedTensor;
+use crate::config::TrainConfig;
+use crate::device::DeviceChoice;
+use crate::error::{Result, TrainError};
+use crate::tensorboard::EventWriter;
+use crate::trainer::{Images, Trainer, TrainerState, UpdateLog};
+
+/// Where a run's images come from.
+#[derive(Clone)]
+pub struct Source {
+    /// The training images.
+    pub dataset: Dataset,
+    /// Image to pixels.
+    pub transform: Transform,
+    /// Decoding threads.
+    pub workers: usize,
+    /// What a corrupt image does.
+    pub on_bad_image: OnBadImage,
+}
+
+/// How a call of [`train`] ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All updates are done.
+    Finished,
+    /// It was asked to stop; the checkpoint has the updates done.
+    Interrupted,
+}
+
+/// What is told while a run goes on.
+pub enum Progress<'a> {
+    /// D_ref is being measured: images done, of how many.
+    Reference(usize, usize),
+    /// An update is done, of how many.
+    Update(&'a UpdateLog, usize),
+}
+
+/// A checkpoint's header: what must match, and where the run stands.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Saved {
+    backbone: BackboneId,
+    config: TrainConfig,
+    trainer: TrainerState,
+    epoch: u64,
+    /// Images of the epoch that are done.
+    position: usize,
+}
+
+/// Trains in `folder` until `config.updates` are done or `stop` is set; goes on from the folder's
+/// checkpoint if there is one.
+///
+/// # Errors
+/// If the configuration does not fit the backbone, an image or file cannot be read or written, or the
+/// folder's checkpoint belongs to another run.
+pub fn train<B: Backbone>(
+    backbone: &B,
+    id: &BackboneId,
+    config: &TrainConfig,
+    source: &Source,
+    device: DeviceChoice,
+    folder: &Path,
+    stop: &AtomicBool,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<Outcome> {
+    let mut trainer = Trainer::new(backbone, id.clone(), config, &device.device()?)?;
+    fs::create_dir_all(folder).map_err(TrainError::file("create", folder))?;
+    let checkpoint = folder.join("checkpoint.safetensors");
+    let (mut epoch, mut position) = (0, 0);
+    if checkpoint.is_file() {
+        let (saved, learner) = load_checkpoint(&checkpoint)?;
+        check_same_run(&checkpoint, &saved, id, config)?;
+        trainer.restore(saved.trainer, &learner)?;
+        (epoch, position) = (saved.epoch, saved.position);
+    }
+    let mut log = Log::open(folder, trainer.updates_done())?;
+
+    if trainer.needs_reference() && trainer.updates_done() < config.updates {
+        let Some(reference) = measure_reference(&trainer, source, stop, progress)? else {
+            return Ok(Outcome::Interrupted);
+        };
+        trainer.set_reference(reference);
+    }
+    let mut batches = source.batches(config, epoch, position)?;
+    while trainer.updates_done() < config.updates {
+        if stop.load(Ordering::Relaxed) {
+            save(&trainer, id, epoch, position, &checkpoint, folder)?;
+            return Ok(Outcome::Interrupted);
+        }
+        let batch = match batches.next() {
+            Some(batch) => batch?,
+            None if position == 0 => return Err(TrainError::NoImages),
+            None => {
+                (epoch, position) = (epoch + 1, 0);
+                batches = source.batches(config, epoch, position)?;
+                continue;
+            }
+        };
+        position = batches.position();
+        // The ragged end of an epoch is left out, unless the epoch has nothing else.
+        if batch.len() < config.images_per_update && position > batch.len() {
+            continue;
+        }
+        let keys = keys(&batch);
+        let entry = trainer.update(images(&batch, &keys))?;
+        log.write(&entry)?;
+        progress(Progress::Update(&entry, config.updates));
+        if trainer.updates_done() % config.checkpoint_every == 0 || trainer.updates_done() == config.updates {
+            save(&trainer, id, epoch, position, &checkpoint, folder)?;
+        }
+    }
+    Ok(Outcome::Finished)
+}
+
+impl Source {
+    fn batches(&self, config: &TrainConfig, epoch: u64, skip: usize) -> Result<Loader> {
+        let options = LoaderOptions {
+            batch: config.images_per_update,
+            workers: self.workers,
+            skip,
+            limit: None,
+            on_bad_image: self.on_bad_image,
+        };
+        let order = Order::Shuffled { seed: config.seed, epoch };
+        Ok(Loader::new(&self.dataset, order, &self.transform, options)?)
+    }
+}
+
+fn keys(batch: &Batch) -> Vec<ImageKey> {
+    batch.indices.iter().map(|i| *i as ImageKey).collect()
+}
+
+fn images<'a>(batch: &'a Batch, keys: &'a [ImageKey]) -> Images<'a> {
+    Images { pixels: PixelBatch::new(&batch.pixels, batch.len()), labels: &batch.labels, keys }
+}
+
+/// Mean D of random pruning over the reference images; `None` if stopped.
+fn measure_reference<B: Backbone>(
+    trainer: &Trainer<'_, B>,
+    source: &Source,
+    stop: &AtomicBool,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<Option<f64>> {
+    let wanted = trainer.config().reward.reference_images.min(source.dataset.len());
+    let (mut sum, mut count) = (0.0, 0);
+    for batch in source.batches(trainer.config(), u64::MAX, 0)? {
+        let batch = batch?;
+        let keys = keys(&batch);
+        for divergence in trainer.reference_divergences(images(&batch, &keys))? {
+            if count < wanted {
+                (sum, count) = (sum + divergence, count + 1);
+            }
+        }
+        progress(Progress::Reference(count, wanted));
+        if stop.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        if count == wanted {
+            break;
+        }
+    }
+    if count == 0 {
+        return Err(TrainError::NoImages);
+    }
+    Ok(Some(sum / f64::from(u32::try_from(count).expect("reference images are few"))))
+}
+
+fn save<B: Backbone>(
+    trainer: &Trainer<'_, B>,
+    id: &BackboneId,
+    epoch: u64,
+    position: usize,
+    checkpoint: &Path,
+    folder: &Path,
+) -> Result<()> {
+    let (state, learner) = trainer.state();
+    let saved =
+        Saved { backbone: id.clone(), config: trainer.config().clone(), trainer: state.clone(), epoch, position };
+    save_checkpoint(checkpoint, &saved, &learner.save())?;
+    trainer.policy().save(&folder.join("policy"))?;
+    Ok(())
+}
+
+fn check_same_run(path: &Path, saved: &Saved, id: &BackboneId, config: &TrainConfig) -> Result<()> {
+    let other = |what: &str| {
+        Err(TrainError::Checkpoint {
+            path: path.to_owned(),
+            reason: format!("belongs to a run with another {what}; give the same one, or another --out folder"),
+        })
+    };
+    if saved.backbone != *id {
+        return other("backbone");
+    }
+    if saved.config != *config {
+        return other("configuration");
+    }
+    Ok(())
+}
+
+fn save_checkpoint(path: &Path, saved: &Saved, tensors: &[NamedTensor]) -> Result<()> {
+    let bytes: Vec<Vec<u8>> =
+        tensors.iter().map(|(_, _, values)| values.iter().flat_map(|v| v.to_le_bytes()).collect()).collect();
+    let views = tensors.iter().zip(&bytes).map(|((name, shape, _), bytes)| {
+        (name, TensorView::new(Dtype::F32, shape.clone(), bytes).expect("as many bytes as the shape says"))
+    });
+    let header = serde_json::to_string(saved).expect("a checkpoint's header is plain data");
+    let metadata = HashMap::from([("vitrim".to_owned(), header)]);
+    let file = safetensors::serialize(views, Some(metadata)).expect("the names are distinct");
+    let part = path.with_extension("part");
+    fs::write(&part, file).map_err(TrainError::file("write", &part))?;
+    fs::rename(&part, path).map_err(TrainError::file("write", path))
+}
+
+fn load_checkpoint(path: &Path) -> Result<(Saved, Vec<NamedTensor>)> {
+    let bytes = fs::read(path).map_err(TrainError::file("read", path))?;
+    let bad = |reason: String| TrainError::Checkpoint {
+        path: path.to_owned(),
+        reason: format!("{reason}; delete it to train from the start"),
+    };
+    let damaged = |e: safetensors::SafeTensorError| bad(format!("damaged ({e})"));
+    let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(damaged)?;
+    let header = metadata.metadata().as_ref().and_then(|m| m.get("vitrim"));
+    let header = header.ok_or_else(|| bad("not a vitrim checkpoint".into()))?;
+    let saved = serde_json::from_str(header).map_err(|e| bad(format!("not a checkpoint of this version ({e})")))?;
+    let file = SafeTensors::deserialize(&bytes).map_err(damaged)?;
+    let tensors = file.tensors().into_iter().map(|(name, view)| {
+        let values = view.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().expect("four bytes")));
+        (name, view.shape().to_vec(), values.collect())
+    });
+    Ok((saved, tensors.collect()))
+}
+
+/// JSON lines and TensorBoard, in step.
+struct Log {
+    path: PathBuf,
+    lines: fs::File,
+    events: EventWriter,
+}
+
+impl Log {
+    /// Opens the folder's logs behind their first `updates` entries; what an interrupted run wrote after
+    /// its last checkpoint is cut off.
+    fn open(folder: &Path, updates: usize) -> Result<Self> {
+        let path = folder.join("log.jsonl");
+        let kept = match fs::read_to_string(&path) {
+            Ok(text) => text.lines().take(updates).flat_map(|line| [line, "\n"]).collect(),
+            Err(_) => String::new(),
+        };
+        let part = folder.join("log.jsonl.part");
+        fs::write(&part, kept).map_err(TrainError::file("write", &part))?;
+        fs::rename(&part, &path).map_err(TrainError::file("write", &path))?;
+        let lines =
+            fs::OpenOptions::new().append(true).open(&path).map_err(TrainError::file("write", &path))?;
+        Ok(Log { path, lines, events: EventWriter::create(folder)? })
+    }
+
+    fn write(&mut self, entry: &UpdateLog) -> Result<()> {
+        let value = serde_json::to_value(entry).expect("an entry is plain data");
+        writeln!(self.lines, "{value}").map_err(TrainError::file("write", &self.path))?;
+        let step = entry.update as i64;
+        for (tag, value) in value.as_object().into_iter().flatten() {
+            if let Some(value) = value.as_f64() {
+                self.events.scalar(step, &format!("train/{tag}"), value)?;
+            }
+        }
+        for (k, ratio) in entry.keep_ratio.iter().enumerate() {
+            self.events.scalar(step, &format!("keep_ratio/stage_{}", k + 1), *ratio)?;
+        }
+        Ok(self.events.flush()?)
+    }
+}

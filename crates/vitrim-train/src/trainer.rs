@@ -1,0 +1,312 @@
+//! One update of the game, in the order in which it happens: collect, reward, advantage, update, log.
+
+use std::time::Instant;
+
+use burn::tensor::Device;
+use serde::{Deserialize, Serialize};
+use vitrim_prune::policy::BackboneId;
+use vitrim_prune::{ImageKey, LearnedPruner, Policy, Pruner, ReadOut};
+use vitrim_vit::{Backbone, PixelBatch, Site, Taps, VitSpec};
+
+use crate::adam::NamedTensor;
+use crate::assemble::{Assembly, Game};
+use crate::config::{RewardKind, TrainConfig};
+use crate::constraint::Constraint;
+use crate::error::{Result, TrainError};
+use crate::mappo::{Learner, PpoHyper, PpoStats};
+use crate::perceptron::orthogonal_init;
+use crate::rewards::{PaperRewards, PrefixRewards};
+use crate::rollout::{Rollout, Scene};
+
+/// D_ref below this would make beta meaningless: random pruning then changes nothing.
+const LEAST_REFERENCE: f64 = 1e-4;
+
+/// Images of one update.
+#[derive(Clone, Copy)]
+pub struct Images<'a> {
+    /// `[I, 3, H, W]`.
+    pub pixels: PixelBatch<'a>,
+    /// `[I]`; where there is none, the dense model's prediction stands in for it.
+    pub labels: &'a [Option<u32>],
+    /// `[I]`.
+    pub keys: &'a [ImageKey],
+}
+
+/// What a practitioner watches, once an update.
+#[derive(Clone, Debug, Serialize)]
+pub struct UpdateLog {
+    /// 1-based.
+    pub update: usize,
+    /// Images a second, all their rollouts and the update of the networks included.
+    pub images_per_s: f64,
+    /// Mean reward of an agent's life.
+    pub reward: f64,
+    /// Its part for accuracy (`paper`: prize; `prefix`: price of divergence).
+    pub reward_accuracy: f64,
+    /// Its part for efficiency (`paper`: penalty; `prefix`: rent).
+    pub reward_efficiency: f64,
+    /// Survivors of each stage as a share of N0.
+    pub keep_ratio: Vec<f64>,
+    /// Token-layers as a share of the dense model's.
+    pub cost: f64,
+    /// Mean D after the last stage; absent without prefix credit.
+    pub divergence: Option<f64>,
+    /// Dense minus sampled top-1 of this update, pp.
+    pub sampled_drop: f64,
+    /// The same over the last updates.
+    pub average_drop: f64,
+    /// The price of divergence.
+    pub beta: f64,
+    /// Learning rate.
+    pub learning_rate: f64,
+    /// PPO's own quantities.
+    #[serde(flatten)]
+    pub ppo: PpoStats,
+}
+
+/// What a checkpoint holds beside the learner's tensors.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainerState {
+    /// Updates done.
+    pub update: usize,
+    /// D_ref, nats.
+    pub reference: f64,
+    /// Running root mean square of the returns.
+    pub return_scale: f64,
+    /// beta and the drops it follows.
+    pub constraint: Constraint,
+}
+
+/// The game on one frozen backbone.
+pub struct Trainer<'a, B: Backbone> {
+    backbone: &'a B,
+    id: BackboneId,
+    config: TrainConfig,
+    blocks: Vec<usize>,
+    learner: Learner,
+    /// The actor of the last update, ready to run.
+    pruner: LearnedPruner,
+    state: TrainerState,
+}
+
+impl<'a, B: Backbone> Trainer<'a, B> {
+    /// Starts from freshly initialised networks.
+    ///
+    /// # Errors
+    /// [`TrainError::Config`] if `config` does not fit the backbone.
+    pub fn new(backbone: &'a B, id: BackboneId, config: &TrainConfig, device: &Device) -> Result<Self> {
+        let spec = backbone.spec();
+        config.check(spec).map_err(TrainError::Config)?;
+        let keep = config.actor.initial_keep;
+        let head_bias = [0.0, (keep / (1.0 - keep)).ln() as f32];
+        let (actor, critic) = (config.actor_spec(spec), config.critic_spec(spec));
+        let actor_weights = orthogonal_init(&actor, config.seed, config.actor.head_gain, &head_bias);
+        let critic_weights = orthogonal_init(&critic, config.seed ^ 0xc817_1c, 1.0, &[0.0]);
+        let learner =
+            Learner::new((actor, &actor_weights), (critic, &critic_weights), config.ppo.adam_eps, device);
+        Ok(Trainer {
+            backbone,
+            blocks: config.stages(spec),
+            pruner: LearnedPruner::new(spec, &policy_of(&learner, config, spec, id.clone())),
+            id,
+            learner,
+            state: TrainerState {
+                update: 0,
+                reference: 1.0,
+                return_scale: 1.0,
+                constraint: Constraint::new(&config.constraint),
+            },
+            config: config.clone(),
+        })
+    }
+
+    /// Updates done.
+    pub fn updates_done(&self) -> usize {
+        self.state.update
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &TrainConfig {
+        &self.config
+    }
+
+    /// Whether D_ref must be measured before the first update.
+    pub fn needs_reference(&self) -> bool {
+        self.config.reward.kind == RewardKind::Prefix && self.state.update == 0
+    }
+
+    /// D of random pruning for each of `images`, whose mean over the reference images is D_ref.
+    ///
+    /// # Errors
+    /// What the backbone refuses.
+    pub fn reference_divergences(&self, images: Images<'_>) -> Result<Vec<f64>> {
+        let scene = Scene::open(self.backbone, images.pixels, self.first_site())?;
+        scene.random_divergences(self.config.reward.keep_ratio, &self.blocks, self.config.seed, images.keys)
+    }
+
+    /// Fixes D_ref.
+    pub fn set_reference(&mut self, reference: f64) {
+        self.state.reference = reference.max(LEAST_REFERENCE);
+    }
+
+    /// Plays `images`, learns from it, and reports.
+    ///
+    /// # Errors
+    /// What the backbone refuses, or a label that the backbone has no class for.
+    pub fn update(&mut self, images: Images<'_>) -> Result<UpdateLog> {
+        let started = Instant::now();
+        let (spec, config) = (self.backbone.spec(), &self.config);
+        let update = self.state.update;
+
+        // Collect: every image once densely, then its rollouts from the first stage on.
+        let scene = Scene::open(self.backbone, images.pixels, self.first_site())?;
+        let prefix_credit = config.reward.kind == RewardKind::Prefix;
+        let rollouts = (0..config.rollouts_per_image)
+            .map(|r| {
+                let key = [config.seed, update as u64, r as u64];
+                scene.play(&self.pruner, key, images.keys, prefix_credit)
+            })
+            .collect::<Result<Vec<Rollout>>>()?;
+
+        // Reward.
+        let dense = scene.dense.argmax();
+        let labels = labels(images.labels, &dense, spec.num_classes)?;
+        let correct: Vec<Vec<bool>> = rollouts
+            .iter()
+            .map(|rollout| rollout.predictions.iter().zip(&labels).map(|(p, l)| p == l).collect())
+            .collect();
+        let beta = self.state.constraint.beta();
+        let num_patches = spec.num_patches();
+        let game = match config.reward.kind {
+            RewardKind::Paper => {
+                Game::Paper(PaperRewards::new(config.reward.prize, config.reward.keep_ratio, num_patches))
+            }
+            RewardKind::Prefix => {
+                Game::Prefix(PrefixRewards { beta, reference: self.state.reference, num_patches })
+            }
+        };
+        let assembly = Assembly::new(&rollouts, spec, &self.blocks, &config.critic, &game, &correct);
+
+        // Advantage.
+        let parts = assembly.parts;
+        if config.advantage.normalize_returns {
+            let now = assembly.root_mean_square_return().max(1e-6);
+            let scale = &mut self.state.return_scale;
+            *scale = if update == 0 { now } else { 0.9 * *scale + 0.1 * now };
+        }
+        let values = self.learner.values(&assembly.experience);
+        let experience = assembly.finish(&values, self.state.return_scale, &config.advantage);
+
+        // Update.
+        let (learning_rate, entropy) = config.ppo.schedule(update, config.updates);
+        let hyper = PpoHyper {
+            actor_lr: learning_rate,
+            critic_lr: learning_rate,
+            clip: config.ppo.clip,
+            entropy,
+            epochs: config.ppo.epochs,
+            minibatches: config.ppo.minibatches,
+            max_grad_norm: config.ppo.max_grad_norm,
+            target_kl: (config.ppo.target_kl > 0.0).then_some(config.ppo.target_kl),
+        };
+        let shuffle_seed = config.seed.wrapping_mul(0x9e37_79b9) ^ (update as u64).wrapping_mul(0x85eb_ca6b_27d4_eb4f);
+        let ppo = self.learner.update(&experience, &hyper, shuffle_seed);
+
+        // Follow the accuracy target, and log.
+        let share = |right: usize, of: usize| 100.0 * right as f64 / of.max(1) as f64;
+        let dense_right = dense.iter().zip(&labels).filter(|(p, l)| p == l).count();
+        let sampled_right = correct.iter().flatten().filter(|right| **right).count();
+        let sampled_drop =
+            share(dense_right, labels.len()) - share(sampled_right, labels.len() * rollouts.len());
+        self.state.constraint.observe(sampled_drop, &self.config.constraint);
+        self.state.update += 1;
+        self.refresh();
+        Ok(UpdateLog {
+            update: self.state.update,
+            images_per_s: images.keys.len() as f64 / started.elapsed().as_secs_f64(),
+            reward: parts.accuracy + parts.efficiency,
+            reward_accuracy: parts.accuracy,
+            reward_efficiency: parts.efficiency,
+            keep_ratio: keep_ratios(&rollouts, num_patches),
+            cost: mean(rollouts.iter().flat_map(|r| r.costs.iter().copied())),
+            divergence: prefix_credit
+                .then(|| mean(rollouts.iter().flat_map(|r| r.divergences.last().into_iter().flatten().copied()))),
+            sampled_drop,
+            average_drop: self.state.constraint.average_drop(),
+            beta,
+            learning_rate,
+            ppo,
+        })
+    }
+
+    /// The policy as it stands, not calibrated: `paper` samples, `prefix` keeps where p_keep > 1/2.
+    pub fn policy(&self) -> Policy {
+        policy_of(&self.learner, &self.config, self.backbone.spec(), self.id.clone())
+    }
+
+    /// Everything that the next update depends on.
+    pub fn state(&self) -> (&TrainerState, &Learner) {
+        (&self.state, &self.learner)
+    }
+
+    /// Goes on from what [`Trainer::state`] gave.
+    ///
+    /// # Errors
+    /// If the learner's tensors do not fit.
+    pub fn restore(&mut self, state: TrainerState, learner: &[NamedTensor]) -> Result<()> {
+        self.learner.load(learner)?;
+        self.state = state;
+        self.refresh();
+        Ok(())
+    }
+
+    fn refresh(&mut self) {
+        self.pruner = LearnedPruner::new(self.backbone.spec(), &self.policy());
+    }
+
+    fn first_site(&self) -> (Site, Taps) {
+        self.pruner.sites(self.backbone.spec())[0]
+    }
+}
+
+fn policy_of(learner: &Learner, config: &TrainConfig, spec: &VitSpec, backbone: BackboneId) -> Policy {
+    Policy {
+        backbone,
+        stages: config.stages(spec),
+        observation: config.actor.observation,
+        actor: config.actor_spec(spec),
+        weights: learner.actor_weights(),
+        read_out: match config.reward.kind {
+            RewardKind::Paper => ReadOut::Sample { seed: config.seed },
+            RewardKind::Prefix => ReadOut::Threshold { threshold: 0.5 },
+        },
+        calibration: None,
+    }
+}
+
+/// Class of each image: its label, else the dense model's prediction.
+fn labels(labels: &[Option<u32>], dense: &[usize], classes: usize) -> Result<Vec<usize>> {
+    let with_dense = labels.iter().zip(dense);
+    with_dense
+        .map(|(label, dense)| match label {
+            None => Ok(*dense),
+            Some(label) if (*label as usize) < classes => Ok(*label as usize),
+            Some(label) => Err(TrainError::Label { label: *label, classes }),
+        })
+        .collect()
+}
+
+fn keep_ratios(rollouts: &[Rollout], num_patches: usize) -> Vec<f64> {
+    let stages = rollouts[0].stages.len();
+    let images = rollouts[0].predictions.len();
+    let all = (rollouts.len() * images * num_patches) as f64;
+    let survivors =
+        |k: usize| rollouts.iter().map(|r| r.stages[k].kept.iter().filter(|kept| **kept).count()).sum::<usize>();
+    (0..stages).map(|k| survivors(k) as f64 / all).collect()
+}
+
+fn mean(values: impl Iterator<Item = f64>) -> f64 {
+    let (sum, count) = values.fold((0.0, 0usize), |(sum, count), v| (sum + v, count + 1));
+    sum / count.max(1) as f64
+}

@@ -1,0 +1,218 @@
+//! The Burn ViT equals timm, masking equals removal, and both backbones agree.
+
+use std::path::PathBuf;
+
+use burn::tensor::{Device, Tensor, TensorData};
+use safetensors::SafeTensors;
+use vitrim_train::burn_vit::BurnVit;
+use vitrim_train::random::SplitMix64;
+use vitrim_vit::{
+    Backbone, Checkpoint, CpuBackbone, PixelBatch, Pool, Reduction, Site, Taps, Tensors, VitSpec, Want,
+};
+
+const FIXTURES: [&str; 3] = ["timm_deit", "timm_deit_distilled", "timm_vit_avg_pool"];
+
+/// The folder of fixture `name`, or a loud note that it is missing.
+fn fixture(name: &str) -> Option<PathBuf> {
+    let shared = std::env::var("VITRIM_SHARED")
+        .unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared").to_owned());
+    let folder = PathBuf::from(shared).join("fixtures").join(name);
+    if !folder.is_dir() {
+        eprintln!("SKIPPED: no fixture at {}; set VITRIM_SHARED", folder.display());
+        return None;
+    }
+    Some(folder)
+}
+
+fn floats(file: &SafeTensors<'_>, name: &str) -> Vec<f32> {
+    let words = file.tensor(name).unwrap().data().chunks_exact(4);
+    words.map(|w| f32::from_le_bytes(w.try_into().unwrap())).collect()
+}
+
+/// max |a - b| / max |b|
+fn distance(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    let worst = a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    worst / b.iter().fold(0.0, |m, b| b.abs().max(m))
+}
+
+fn assert_close(a: &[f32], b: &[f32], what: &str) {
+    let distance = distance(a, b);
+    assert!(distance <= 1e-4, "{what}: off by {distance}");
+}
+
+fn pixels(spec: &VitSpec, batch: usize) -> Vec<f32> {
+    let mut generator = SplitMix64::new(4);
+    let [h, w] = spec.img_size;
+    (0..batch * 3 * h * w).map(|_| generator.normal() as f32).collect()
+}
+
+fn tensor(values: &[f32], batch: usize, spec: &VitSpec, device: &Device) -> Tensor<4> {
+    let [h, w] = spec.img_size;
+    Tensor::from_data(TensorData::new(values.to_vec(), [batch, 3, h, w]), device)
+}
+
+/// Small backbones of every kind: class token, distilled, mean of the patch tokens with and without a
+/// class token, the norm before and after pooling.
+fn small_specs() -> Vec<VitSpec> {
+    let base = VitSpec {
+        dim: 24,
+        depth: 4,
+        heads: 3,
+        mlp_hidden: 48,
+        num_classes: 5,
+        ..VitSpec::from_timm_name("deit_tiny_patch16_224").unwrap().with_img_size([64, 48])
+    };
+    vec![
+        base.clone(),
+        VitSpec { distilled: true, ..base.clone() },
+        VitSpec { pool: Pool::Avg, fc_norm: true, ..base.clone() },
+        VitSpec { pool: Pool::Avg, class_token: false, qkv_bias: false, ..base },
+    ]
+}
+
+/// Random weights large enough that attention is far from even.
+fn vivid_tensors(spec: &VitSpec) -> Tensors {
+    let Tensors::Owned(mut tensors) = Tensors::random(spec, 3) else { panic!("random weights are owned") };
+    let mut generator = SplitMix64::new(8);
+    for (_, values) in tensors.values_mut() {
+        values.iter_mut().for_each(|v| *v += 0.2 * generator.normal() as f32);
+    }
+    Tensors::Owned(tensors)
+}
+
+#[test]
+fn equals_timm() {
+    let device = Device::flex();
+    for name in FIXTURES {
+        let Some(folder) = fixture(name) else { continue };
+        let checkpoint = Checkpoint::open(&folder).unwrap();
+        let spec = &checkpoint.spec;
+        let bytes = std::fs::read(folder.join("expected.safetensors")).unwrap();
+        let expected = SafeTensors::deserialize(&bytes).unwrap();
+        let values = floats(&expected, "pixel_values");
+        let batch = expected.tensor("pixel_values").unwrap().shape()[0];
+
+        let vit = BurnVit::new(spec, &checkpoint.tensors, &device).unwrap();
+        let x = tensor(&values, batch, spec, &device);
+        let logits: Vec<f32> = vit.forward(x.clone()).try_into_vec_as().unwrap();
+        assert_close(&logits, &floats(&expected, "logits"), name);
+        let features: Vec<f32> = vit.forward_features(x).try_into_vec_as().unwrap();
+        assert_close(&features, &floats(&expected, "features"), name);
+
+        let mut state = vit.embed(PixelBatch::new(&values, batch)).unwrap();
+        vit.advance(&mut state, Site::end(spec), Taps::NONE).unwrap();
+        assert_close(&vit.finish(&state, Want::Logits).unwrap().values, &floats(&expected, "logits"), name);
+        assert_close(&vit.finish(&state, Want::Tokens).unwrap().values, &floats(&expected, "features"), name);
+    }
+}
+
+#[test]
+fn masked_equals_removed() {
+    let device = Device::flex();
+    let (batch, stages) = (3, [1, 2, 3]);
+    for (seed, spec) in small_specs().into_iter().enumerate() {
+        let vit = BurnVit::new(&spec, &vivid_tensors(&spec), &device).unwrap();
+        let mut generator = SplitMix64::new(seed as u64);
+        let values = pixels(&spec, batch);
+        let n0 = spec.num_patches();
+        let keep: Vec<Vec<bool>> = (0..stages.len())
+            .map(|_| {
+                // Position 5 always stays: some backbones need one patch token.
+                (0..batch * n0).map(|i| i % n0 == 5 || generator.uniform() < 0.6).collect()
+            })
+            .collect();
+        let masked = vit.forward_masked(tensor(&values, batch, &spec, &device), &stages, &keep);
+
+        let mut state = vit.embed(PixelBatch::new(&values, batch)).unwrap();
+        for (stage, keep) in stages.iter().zip(&keep) {
+            vit.advance(&mut state, Site::input_of(*stage), Taps::NONE).unwrap();
+            let view = vit.view(&state).unwrap();
+            let flags: Vec<bool> = (0..batch)
+                .flat_map(|b| view.rows(b).map(move |row| (b, row)))
+                .map(|(b, row)| view.origins[row].grid().is_none_or(|position| keep[b * n0 + position]))
+                .collect();
+            let reduction = Reduction::keep(view.offsets, &flags);
+            vit.reduce(&mut state, &reduction).unwrap();
+        }
+        vit.advance(&mut state, Site::end(&spec), Taps::NONE).unwrap();
+        let removed = vit.finish(&state, Want::Logits).unwrap().values;
+        assert_close(&masked.try_into_vec_as::<f32>().unwrap(), &removed, &format!("{spec:?}"));
+    }
+}
+
+/// Drops at one site, merges at another, reads all taps: the Burn and the CPU backbone see the same.
+#[test]
+fn both_backbones_agree() {
+    let all = Taps { cls_attention: true, keys: true, value_norm: true };
+    for spec in small_specs() {
+        let tensors = vivid_tensors(&spec);
+        let burn = BurnVit::new(&spec, &tensors, &Device::flex().autodiff()).unwrap();
+        let cpu = CpuBackbone::new(&spec, &tensors).unwrap();
+        let values = pixels(&spec, 2);
+        let mut a = burn.embed(PixelBatch::new(&values, 2)).unwrap();
+        let mut b = cpu.embed(PixelBatch::new(&values, 2)).unwrap();
+        assert!(burn.view(&a).unwrap().keys.is_none());
+        for (step, site) in
+            [Site::input_of(1), Site::after_attention_of(1), Site::input_of(2), Site::end(&spec)]
+                .into_iter()
+                .enumerate()
+        {
+            burn.advance(&mut a, site, all).unwrap();
+            cpu.advance(&mut b, site, all).unwrap();
+            let (x, y) = (burn.view(&a).unwrap(), cpu.view(&b).unwrap());
+            assert_eq!((x.site, x.offsets, x.origins, x.sizes), (y.site, y.offsets, y.origins, y.sizes));
+            assert_close(x.tokens, y.tokens, "tokens");
+            for (got, want) in
+                [(x.cls_attention, y.cls_attention), (x.keys, y.keys), (x.value_norm, y.value_norm)]
+            {
+                assert_eq!(got.is_some(), want.is_some(), "{site}");
+                if let (Some(got), Some(want)) = (got, want) {
+                    assert_close(got, want, "tap");
+                }
+            }
+            let reduction = match step {
+                0 => {
+                    let keep: Vec<bool> =
+                        x.origins.iter().enumerate().map(|(t, o)| o.grid().is_none() || t % 5 != 0).collect();
+                    Reduction::keep(x.offsets, &keep)
+                }
+                1 => Reduction::merge(x.offsets, &[merge_pairs(&x, 0, 2), merge_pairs(&x, 1, 1)]),
+                _ => continue,
+            };
+            burn.reduce(&mut a, &reduction).unwrap();
+            cpu.reduce(&mut b, &reduction).unwrap();
+        }
+        for want in [Want::Tokens, Want::Pooled, Want::Logits] {
+            let (x, y) = (burn.finish(&a, want).unwrap(), cpu.finish(&b, want).unwrap());
+            assert_eq!(x.width, y.width);
+            assert_close(&x.values, &y.values, "output");
+        }
+    }
+}
+
+/// The last `pairs` pairs of image `b`'s patch tokens become one token each.
+fn merge_pairs(view: &vitrim_vit::View<'_>, b: usize, pairs: usize) -> Vec<Vec<(usize, f32)>> {
+    let rows = view.rows(b);
+    let cut = rows.end - 2 * pairs;
+    let single = (rows.start..cut).map(|row| vec![(row, 1.0)]);
+    single.chain((0..pairs).map(|i| vec![(cut + 2 * i, 0.25), (cut + 2 * i + 1, 0.75)])).collect()
+}
+
+#[test]
+fn every_weight_gets_a_gradient_through_the_masks_and_goes_back_to_timm() {
+    let device = Device::flex().autodiff();
+    for spec in small_specs() {
+        let tensors = vivid_tensors(&spec);
+        let vit = BurnVit::new(&spec, &tensors, &device).unwrap();
+        let keep = vec![(0..2 * spec.num_patches()).map(|i| i % 3 != 0).collect()];
+        let logits = vit.forward_masked(tensor(&pixels(&spec, 2), 2, &spec, &device), &[2], &keep);
+        let gradients = burn::optim::GradientsParams::from_grads(logits.square().mean().backward(), &vit);
+        assert_eq!(gradients.len(), spec.tensor_shapes().len());
+
+        let (Tensors::Owned(before), Tensors::Owned(after)) = (&tensors, vit.tensors()) else {
+            panic!("both are owned")
+        };
+        assert_eq!(*before, after);
+    }
+}

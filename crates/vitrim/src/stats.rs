@@ -1,0 +1,433 @@
+//! What a measured figure is worth: the drop on paired images with its bounds, means with their
+//! intervals, and quantiles.
+//!
+//! ```
+//! use vitrim::stats::{Confidence, PairedDrop};
+//!
+//! // 10,000 images; 140 only the dense model got right, 110 only the pruned one.
+//! let drop = PairedDrop::new(10_000, 140, 110)?;
+//! assert!((drop.drop_pp() - 0.3).abs() < 1e-12);
+//! let bound = drop.upper_bound(Confidence::new(0.9)?);
+//! assert!((bound - 0.503).abs() < 1e-3);
+//! # Ok::<(), vitrim::stats::StatsError>(())
+//! ```
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use statrs::function::erf::erf_inv;
+
+/// Beyond this many images [`PairedDrop::images_needed`] gives up.
+const MOST_IMAGES: u64 = 1 << 53;
+
+/// A figure that cannot be computed from what was given.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum StatsError {
+    /// A confidence outside `[0.5, 1)`.
+    #[error("confidence `{given}` is not a number of at least 0.5 and below 1; try 0.9")]
+    Confidence {
+        /// What was given.
+        given: String,
+    },
+    /// A drop on no images at all.
+    #[error("a drop was asked for on 0 images; give at least one")]
+    NoImages,
+    /// More discordant images than images.
+    #[error(
+        "{dense_only_right} + {pruned_only_right} discordant images among {images} images: an image counts once; check the counts"
+    )]
+    Counts {
+        /// Images in all.
+        images: usize,
+        /// Images that only the dense model got right.
+        dense_only_right: usize,
+        /// Images that only the pruned model got right.
+        pruned_only_right: usize,
+    },
+}
+
+/// How sure a bound or an interval shall be: a number in `[0.5, 1)`.
+#[derive(Clone, Copy, Debug, PartialEq, PartialOrd, Serialize, Deserialize)]
+#[serde(try_from = "f64", into = "f64")]
+pub struct Confidence(f64);
+
+impl Confidence {
+    /// The point estimate: one-sided bounds at this level are the measured figure itself.
+    pub const POINT_ESTIMATE: Confidence = Confidence(0.5);
+
+    /// A confidence of `level`.
+    ///
+    /// # Errors
+    /// [`StatsError::Confidence`] outside `[0.5, 1)`.
+    pub fn new(level: f64) -> Result<Confidence, StatsError> {
+        if (0.5..1.0).contains(&level) {
+            Ok(Confidence(level))
+        } else {
+            Err(StatsError::Confidence { given: level.to_string() })
+        }
+    }
+
+    /// The level, in `[0.5, 1)`.
+    pub fn level(self) -> f64 {
+        self.0
+    }
+
+    /// The normal quantile of a one-sided bound: 1.2816 at 0.9.
+    fn one_sided_z(self) -> f64 {
+        std::f64::consts::SQRT_2 * erf_inv(2.0 * self.0 - 1.0)
+    }
+
+    /// The normal quantile of a two-sided interval: 1.6449 at 0.9.
+    fn two_sided_z(self) -> f64 {
+        std::f64::consts::SQRT_2 * erf_inv(self.0)
+    }
+}
+
+impl TryFrom<f64> for Confidence {
+    type Error = StatsError;
+
+    fn try_from(level: f64) -> Result<Confidence, StatsError> {
+        Confidence::new(level)
+    }
+}
+
+impl From<Confidence> for f64 {
+    fn from(confidence: Confidence) -> f64 {
+        confidence.0
+    }
+}
+
+impl FromStr for Confidence {
+    type Err = StatsError;
+
+    fn from_str(text: &str) -> Result<Confidence, StatsError> {
+        let level = text.parse().map_err(|_| StatsError::Confidence { given: text.to_string() })?;
+        Confidence::new(level)
+    }
+}
+
+impl fmt::Display for Confidence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The drop (dense minus pruned top-1) on images that both models saw.
+///
+/// Intervals are those of Agresti and Min, "Simple improved confidence intervals for comparing
+/// matched proportions", Statistics in Medicine 24 (2005), 729-740: Wald's interval after adding
+/// 0.5 to each of the four cells of the paired table, hence 2 to the number of images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PairedDrop {
+    images: usize,
+    dense_only_right: usize,
+    pruned_only_right: usize,
+}
+
+impl PairedDrop {
+    /// The drop on `images` images, of which `dense_only_right` were right only in the dense model
+    /// and `pruned_only_right` only in the pruned one.
+    ///
+    /// # Errors
+    /// [`StatsError::NoImages`] without images, [`StatsError::Counts`] when the counts exceed them.
+    pub fn new(
+        images: usize,
+        dense_only_right: usize,
+        pruned_only_right: usize,
+    ) -> Result<PairedDrop, StatsError> {
+        if images == 0 {
+            return Err(StatsError::NoImages);
+        }
+        match dense_only_right.checked_add(pruned_only_right) {
+            Some(discordant) if discordant <= images => {
+                Ok(PairedDrop { images, dense_only_right, pruned_only_right })
+            }
+            _ => Err(StatsError::Counts { images, dense_only_right, pruned_only_right }),
+        }
+    }
+
+    /// Images that both models saw.
+    pub fn images(&self) -> usize {
+        self.images
+    }
+
+    /// The measured drop, in pp. Negative where the pruned model is better.
+    pub fn drop_pp(&self) -> f64 {
+        let lost = self.dense_only_right as f64 - self.pruned_only_right as f64;
+        100.0 * lost / self.images as f64
+    }
+
+    /// The two-sided interval `(low, high)` of the drop, in pp.
+    pub fn interval(&self, confidence: Confidence) -> (f64, f64) {
+        let z = confidence.two_sided_z();
+        let (center, error) = self.adjusted(self.images as f64);
+        ((center - z * error).max(-100.0), (center + z * error).min(100.0))
+    }
+
+    /// The one-sided upper bound of the drop, in pp.
+    ///
+    /// At a confidence of 0.5 this is [`PairedDrop::drop_pp`], without the adjustment: who asks for
+    /// 0.5 asks for the point estimate. At no confidence is it below the point estimate, which the
+    /// adjustment alone, as it pulls towards 0, would be just above 0.5.
+    ///
+    /// At 0.9 and some ten or more discordant images, the bound is below the true drop in 10 to
+    /// 12 % of draws; the worst case, a handful of discordant images all on one side, is 14 %.
+    pub fn upper_bound(&self, confidence: Confidence) -> f64 {
+        self.upper_bound_on(self.images as f64, confidence)
+    }
+
+    /// How many images it takes for [`PairedDrop::upper_bound`] to reach `target_pp`, were the
+    /// shares of discordant images to stay as they are. None when no number of images would: the
+    /// point estimate exceeds the target, or equals it while more than the point estimate is asked.
+    pub fn images_needed(&self, target_pp: f64, confidence: Confidence) -> Option<usize> {
+        let certified = |images: u64| self.upper_bound_on(images as f64, confidence) <= target_pp;
+        let mut enough = 1;
+        while !certified(enough) {
+            if enough >= MOST_IMAGES {
+                return None;
+            }
+            enough *= 2;
+        }
+        let mut too_few = enough / 2;
+        while enough - too_few > 1 {
+            let middle = too_few + (enough - too_few) / 2;
+            if certified(middle) {
+                enough = middle;
+            } else {
+                too_few = middle;
+            }
+        }
+        usize::try_from(enough).ok()
+    }
+
+    fn share(&self, count: usize) -> f64 {
+        count as f64 / self.images as f64
+    }
+
+    /// The upper bound in pp, had these shares been seen on `images` images.
+    fn upper_bound_on(&self, images: f64, confidence: Confidence) -> f64 {
+        if confidence == Confidence::POINT_ESTIMATE {
+            return self.drop_pp();
+        }
+        let (center, error) = self.adjusted(images);
+        let bound = center + confidence.one_sided_z() * error;
+        bound.max(self.drop_pp()).min(100.0)
+    }
+
+    /// The adjusted estimate and its standard error in pp, had these shares been seen on `images`
+    /// images: with b, c the discordant counts and a hat for b + 0.5, c + 0.5, n + 2,
+    /// (b^ - c^) / n^ and sqrt(b^ + c^ - (b^ - c^)^2 / n^) / n^.
+    fn adjusted(&self, images: f64) -> (f64, f64) {
+        let n = images + 2.0;
+        let b = images * self.share(self.dense_only_right) + 0.5;
+        let c = images * self.share(self.pruned_only_right) + 0.5;
+        let variance = b + c - (b - c).powi(2) / n;
+        (100.0 * (b - c) / n, 100.0 * variance.sqrt() / n)
+    }
+}
+
+/// A mean with its normal interval, in the unit of the values.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MeanInterval {
+    /// The mean of the values.
+    pub mean: f64,
+    /// Lower end of the interval.
+    pub low: f64,
+    /// Upper end of the interval.
+    pub high: f64,
+}
+
+/// The mean of independent `values: [n]` and its two-sided interval, by the normal approximation.
+/// None for fewer than two values, which have no spread to judge by.
+pub fn mean_interval(values: &[f64], confidence: Confidence) -> Option<MeanInterval> {
+    if values.len() < 2 {
+        return None;
+    }
+    let n = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    let squares = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>();
+    let half_width = confidence.two_sided_z() * (squares / (n - 1.0) / n).sqrt();
+    Some(MeanInterval { mean, low: mean - half_width, high: mean + half_width })
+}
+
+/// Quantiles of measured values: latencies, per-image costs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Quantiles {
+    sorted: Vec<f64>,
+}
+
+impl Quantiles {
+    /// Sorts `values: [n]`. None without values.
+    pub fn of(mut values: Vec<f64>) -> Option<Quantiles> {
+        if values.is_empty() {
+            return None;
+        }
+        values.sort_by(f64::total_cmp);
+        Some(Quantiles { sorted: values })
+    }
+
+    /// The value below which a share `p` of the values lies, `p` clamped to `[0, 1]`; between two
+    /// values by linear interpolation, as NumPy does.
+    pub fn at(&self, p: f64) -> f64 {
+        let last = self.sorted.len() - 1;
+        let place = p.clamp(0.0, 1.0) * last as f64;
+        let below = place.floor() as usize;
+        let above = (below + 1).min(last);
+        let fraction = place - below as f64;
+        self.sorted[below] + fraction * (self.sorted[above] - self.sorted[below])
+    }
+
+    /// The value in the middle.
+    pub fn median(&self) -> f64 {
+        self.at(0.5)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
+
+    fn confidence(level: f64) -> Confidence {
+        Confidence::new(level).unwrap()
+    }
+
+    fn close(got: f64, want: f64, within: f64) {
+        assert!((got - want).abs() < within, "{got}, expected {want}");
+    }
+
+    #[test]
+    fn normal_quantiles_are_those_of_the_tables() {
+        close(confidence(0.9).one_sided_z(), 1.281_551_565_5, 1e-9);
+        close(confidence(0.9).two_sided_z(), 1.644_853_627_0, 1e-9);
+        close(confidence(0.95).two_sided_z(), 1.959_963_984_5, 1e-9);
+        assert_eq!(confidence(0.5).one_sided_z(), 0.0);
+    }
+
+    #[test]
+    fn confidence_is_checked_at_every_way_in() {
+        for level in [0.49, 1.0, -1.0, f64::NAN, f64::INFINITY] {
+            assert!(Confidence::new(level).is_err(), "{level}");
+        }
+        assert_eq!("0.95".parse::<Confidence>().unwrap(), confidence(0.95));
+        let error = "high".parse::<Confidence>().unwrap_err().to_string();
+        assert_eq!(error, "confidence `high` is not a number of at least 0.5 and below 1; try 0.9");
+        assert!(serde_json::from_str::<Confidence>("1.5").is_err());
+        assert_eq!(serde_json::to_string(&confidence(0.9)).unwrap(), "0.9");
+    }
+
+    #[test]
+    fn paired_drop_equals_the_numbers_by_hand() {
+        // n = 1600, b = 150, c = 86: b^ - c^ = 64, b^ + c^ = 237, n^ = 1602;
+        // variance 237 - 4096 / 1602 = 234.4432, root 15.31154.
+        let drop = PairedDrop::new(1600, 150, 86).unwrap();
+        close(drop.drop_pp(), 4.0, 1e-12);
+        let (low, high) = drop.interval(confidence(0.95));
+        close(low, 100.0 * (64.0 - 1.959_964 * 15.311_54) / 1602.0, 1e-4);
+        close(high, 100.0 * (64.0 + 1.959_964 * 15.311_54) / 1602.0, 1e-4);
+        let bound = drop.upper_bound(confidence(0.9));
+        close(bound, 100.0 * (64.0 + 1.281_552 * 15.311_54) / 1602.0, 1e-4);
+        // The one-sided bound at 0.975 is the upper end of the two-sided interval at 0.95.
+        close(drop.upper_bound(confidence(0.975)), high, 1e-9);
+    }
+
+    #[test]
+    fn without_discordant_images_the_bound_still_has_a_width() {
+        let drop = PairedDrop::new(998, 0, 0).unwrap();
+        assert_eq!(drop.drop_pp(), 0.0);
+        close(drop.upper_bound(confidence(0.9)), 0.128_155, 1e-5);
+        let (low, high) = PairedDrop::new(1, 1, 0).unwrap().interval(confidence(0.99));
+        assert!(low >= -100.0 && high <= 100.0);
+    }
+
+    #[test]
+    fn at_confidence_one_half_the_bound_is_the_point_estimate() {
+        for (b, c) in [(40, 0), (0, 40), (7, 7), (100, 0)] {
+            let drop = PairedDrop::new(100, b, c).unwrap();
+            assert_eq!(drop.upper_bound(Confidence::POINT_ESTIMATE), drop.drop_pp());
+            assert!(drop.upper_bound(confidence(0.500_001)) >= drop.drop_pp());
+        }
+    }
+
+    #[test]
+    fn impossible_counts_are_refused() {
+        assert_eq!(PairedDrop::new(0, 0, 0).unwrap_err(), StatsError::NoImages);
+        for (b, c) in [(6, 5), (usize::MAX, 1)] {
+            assert!(matches!(PairedDrop::new(10, b, c).unwrap_err(), StatsError::Counts { .. }));
+        }
+    }
+
+    #[test]
+    fn images_needed_is_the_first_number_that_certifies() {
+        let drop = PairedDrop::new(2000, 30, 24).unwrap();
+        let needed = drop.images_needed(0.5, confidence(0.9)).unwrap();
+        let at = |n: usize| drop.upper_bound_on(n as f64, confidence(0.9));
+        assert!(at(needed) <= 0.5 && at(needed - 1) > 0.5);
+        // By hand, unadjusted: 0.3 + 128.155 sqrt((0.027 - 0.000009) / n) = 0.5 at n = 11,081.
+        assert!((11_000..11_300).contains(&needed), "{needed}");
+
+        assert_eq!(drop.images_needed(0.2, confidence(0.9)), None);
+        assert_eq!(drop.images_needed(drop.drop_pp(), confidence(0.9)), None);
+        assert_eq!(drop.images_needed(0.3, confidence(0.5)), Some(1));
+        assert_eq!(drop.images_needed(f64::NAN, confidence(0.9)), None);
+        // Nothing discordant: z / (n + 2) = 0.1 % at n = 1279.55.
+        let same = PairedDrop::new(50, 0, 0).unwrap();
+        assert_eq!(same.images_needed(0.1, confidence(0.9)), Some(1280));
+    }
+
+    /// The share of 4,000 draws of `images` images in which the bound is below the true drop.
+    fn misses(images: usize, dense_only: f64, pruned_only: f64, level: f64) -> f64 {
+        let mut rng = StdRng::seed_from_u64(7);
+        let truth_pp = 100.0 * (dense_only - pruned_only);
+        let draws = 4000;
+        let missed = (0..draws).filter(|_| {
+            let (mut b, mut c) = (0, 0);
+            for _ in 0..images {
+                let u: f64 = rng.random();
+                b += usize::from(u < dense_only);
+                c += usize::from((dense_only..dense_only + pruned_only).contains(&u));
+            }
+            let drop = PairedDrop::new(images, b, c).unwrap();
+            drop.upper_bound(confidence(level)) < truth_pp
+        });
+        missed.count() as f64 / f64::from(draws)
+    }
+
+    #[test]
+    fn the_upper_bound_covers_as_often_as_it_says() {
+        for (dense_only, pruned_only) in [(0.02, 0.015), (0.03, 0.02), (0.012, 0.002)] {
+            let at_90 = misses(2000, dense_only, pruned_only, 0.9);
+            assert!((0.08..0.13).contains(&at_90), "{dense_only}: {at_90}");
+            let at_95 = misses(2000, dense_only, pruned_only, 0.95);
+            assert!((0.035..0.075).contains(&at_95), "{dense_only}: {at_95}");
+        }
+        // The worst case of the doc comment: two discordant images expected, all on one side.
+        let worst = misses(2000, 0.001, 0.0, 0.9);
+        assert!(worst < 0.16, "{worst}");
+    }
+
+    #[test]
+    fn mean_interval_equals_the_numbers_by_hand() {
+        // Mean 5, variance 32 / 7, standard error sqrt(32 / 56) = 0.755929.
+        let values = [2.0, 4.0, 4.0, 4.0, 5.0, 5.0, 7.0, 9.0];
+        let interval = mean_interval(&values, confidence(0.95)).unwrap();
+        assert_eq!(interval.mean, 5.0);
+        close(interval.high - 5.0, 1.959_964 * 0.755_929, 1e-5);
+        close(5.0 - interval.low, 1.959_964 * 0.755_929, 1e-5);
+        assert_eq!(mean_interval(&[1.0], confidence(0.9)), None);
+    }
+
+    #[test]
+    fn quantiles_interpolate_as_numpy_does() {
+        let quantiles = Quantiles::of(vec![4.0, 1.0, 3.0, 2.0]).unwrap();
+        assert_eq!(quantiles.median(), 2.5);
+        assert_eq!(quantiles.at(0.0), 1.0);
+        assert_eq!(quantiles.at(1.0), 4.0);
+        close(quantiles.at(0.9), 3.7, 1e-12);
+        assert_eq!(Quantiles::of(vec![5.0]).unwrap().at(0.99), 5.0);
+        assert_eq!(Quantiles::of(vec![]), None);
+    }
+}
