@@ -42,6 +42,9 @@ pub struct Assembly {
     /// Mean reward of an agent's life, by parts.
     pub parts: RewardParts,
     lives: Vec<Vec<Vec<Life>>>,
+    /// What the whole team still receives from each stage on, `[I][R][K]`; 0 in the paper's game, where
+    /// no reward is common to all.
+    team: Vec<Vec<Vec<f64>>>,
 }
 
 impl Assembly {
@@ -58,8 +61,9 @@ impl Assembly {
         let images = rollouts[0].predictions.len();
         let mut experience = Experience::default();
         let mut sums = RewardParts::default();
-        let mut lives = Vec::with_capacity(images);
+        let (mut lives, mut team) = (Vec::with_capacity(images), Vec::with_capacity(images));
         for image in 0..images {
+            team.push(rollouts.iter().map(|rollout| team_to_go(rollout, image, game)).collect::<Vec<_>>());
             let of_image = rollouts.iter().zip(correct).map(|(rollout, correct)| {
                 let mut episode = lay_out(rollout, image, spec, critic, &mut experience);
                 pay(&mut episode, rollout, image, spec, blocks, game, correct[image], &mut sums);
@@ -69,18 +73,24 @@ impl Assembly {
         }
         let agents = lives.iter().flatten().map(Vec::len).sum::<usize>().max(1) as f64;
         let parts = RewardParts { accuracy: sums.accuracy / agents, efficiency: sums.efficiency / agents };
-        Assembly { experience, parts, lives }
+        Assembly { experience, parts, lives, team }
     }
 
-    /// Undiscounted return of every agent-step, `[S]`.
-    pub fn root_mean_square_return(&self) -> f64 {
+    /// Root mean square of what the critic has to predict, before scaling: returns beyond the baseline
+    /// that needs no learning.
+    pub fn root_mean_square_return(&self, config: &AdvantageConfig) -> f64 {
         let (mut sum, mut count) = (0.0, 0.0);
-        for life in self.lives.iter().flatten().flatten() {
-            let mut to_go = 0.0;
-            for reward in life.rewards.iter().rev() {
-                to_go += reward;
-                sum += to_go * to_go;
-                count += 1.0;
+        for (lives, team) in self.lives.iter().zip(&self.team) {
+            for (rollout, lives) in lives.iter().enumerate() {
+                let baseline = image_baseline(team, rollout, config.baseline);
+                for life in lives {
+                    let mut to_go = 0.0;
+                    for (reward, baseline) in life.rewards.iter().zip(&baseline).rev() {
+                        to_go = reward + config.gamma * to_go;
+                        sum += (to_go - baseline) * (to_go - baseline);
+                        count += 1.0;
+                    }
+                }
             }
         }
         f64::sqrt(sum / f64::max(count, 1.0))
@@ -92,13 +102,18 @@ impl Assembly {
         let n = self.experience.len();
         self.experience.advantages = vec![0.0; n];
         self.experience.returns = vec![0.0; n];
-        for rollouts in &self.lives {
-            for life in rollouts.iter().flatten() {
-                let values: Vec<f64> = life.steps.iter().map(|&s| f64::from(values[s]) * return_scale).collect();
-                let advantages = gae(&life.rewards, &values, config.gamma, config.lambda);
-                for (i, &step) in life.steps.iter().enumerate() {
-                    self.experience.advantages[step] = advantages[i] as f32;
-                    self.experience.returns[step] = ((advantages[i] + values[i]) / return_scale) as f32;
+        for (rollouts, team) in self.lives.iter().zip(&self.team) {
+            for (rollout, lives) in rollouts.iter().enumerate() {
+                let baseline = image_baseline(team, rollout, config.baseline);
+                for life in lives {
+                    let predicted = life.steps.iter().map(|&s| f64::from(values[s]) * return_scale);
+                    let values: Vec<f64> = predicted.zip(&baseline).map(|(v, b)| v + b).collect();
+                    let advantages = gae(&life.rewards, &values, config.gamma, config.lambda);
+                    for (i, &step) in life.steps.iter().enumerate() {
+                        self.experience.advantages[step] = advantages[i] as f32;
+                        let beyond = advantages[i] + values[i] - baseline[i];
+                        self.experience.returns[step] = (beyond / return_scale) as f32;
+                    }
                 }
             }
             if config.baseline == Baseline::LeaveOneOut {
@@ -120,6 +135,35 @@ impl Assembly {
         }
         self.experience
     }
+}
+
+/// What everyone in image `image` still receives from each stage on, `[K]`.
+fn team_to_go(rollout: &Rollout, image: usize, game: &Game) -> Vec<f64> {
+    let stages = rollout.stages.len();
+    match game {
+        Game::Paper(_) => vec![0.0; stages],
+        Game::Prefix(rewards) => {
+            let last = rollout.divergences[stages - 1][image];
+            (0..stages).map(|k| rewards.fidelity(divergence_after(rollout, image, k), last)).collect()
+        }
+    }
+}
+
+/// A baseline for each stage that is independent of this rollout's actions, `[K]`: what the team received
+/// in the image's other rollouts. Most of a return's variance is how hard its image is, and this takes it
+/// out without a critic having to see it.
+fn image_baseline(team: &[Vec<f64>], rollout: usize, baseline: Baseline) -> Vec<f64> {
+    let stages = team[rollout].len();
+    if baseline == Baseline::Critic {
+        return vec![0.0; stages];
+    }
+    let others = |k: usize| (0..team.len()).filter(|r| *r != rollout).map(|r| team[r][k]).sum::<f64>();
+    (0..stages).map(|k| others(k) / (team.len() - 1) as f64).collect()
+}
+
+/// D of `image` when pruning stops after `stages` stages; 0 before the first.
+fn divergence_after(rollout: &Rollout, image: usize, stages: usize) -> f64 {
+    if stages == 0 { 0.0 } else { rollout.divergences[stages - 1][image] }
 }
 
 /// Appends one episode's agent-steps; returns its lives without rewards, in order of position.
@@ -185,7 +229,7 @@ fn pay(
 ) {
     let last = blocks.len() - 1;
     let survivors: Vec<usize> = rollout.stages.iter().map(|s| s.survivors(image)).collect();
-    let divergence = |after: usize| if after == 0 { 0.0 } else { rollout.divergences[after - 1][image] };
+    let divergence = |after: usize| divergence_after(rollout, image, after);
     // A life of p steps acted at stages 0..p; it survived all but perhaps its last.
     let mut left = vec![true; lives.len()];
     for (k, stage) in rollout.stages.iter().enumerate() {
@@ -248,8 +292,14 @@ mod tests {
     fn lives_end_when_agents_leave_and_the_blame_follows_them() {
         let config = TrainConfig::default_preset();
         let rewards = PrefixRewards { beta: 0.5, reference: 0.1, num_patches: 3 };
-        let assembly =
-            Assembly::new(&[rollout()], &spec(), &[1, 3], &config.critic, &Game::Prefix(rewards), &[vec![true]]);
+        let assembly = Assembly::new(
+            &[rollout()],
+            &spec(),
+            &[1, 3],
+            &config.critic,
+            &Game::Prefix(rewards),
+            &[vec![true]],
+        );
         let e = &assembly.experience;
         assert_eq!(e.positions, [0, 1, 2, 0, 2]);
         assert_eq!(e.stages, [0, 0, 0, 1, 1]);
@@ -260,7 +310,8 @@ mod tests {
         assert_eq!(&e.critic_scalars[..3], [0.5, 1.0, 0.5]);
         assert_eq!(&e.critic_scalars[3..6], [0.5, 1.0, 1.0]);
         assert_eq!(&e.critic_scalars[9..12], [0.5, 2.0 / 3.0, 0.0]);
-        let lives: Vec<_> = assembly.lives[0][0].iter().map(|l| (l.steps.clone(), l.rewards.clone())).collect();
+        let lives: Vec<_> =
+            assembly.lives[0][0].iter().map(|l| (l.steps.clone(), l.rewards.clone())).collect();
         let price = |from: f64, to: f64| -0.5 * 3.0 * (to - from) / 0.1;
         let expected: [(Vec<usize>, Vec<f64>); 3] = [
             (vec![0, 3], vec![-0.5 + price(0.0, 0.2), -0.25 + price(0.2, 0.5)]),
@@ -277,8 +328,14 @@ mod tests {
     fn paper_rewards_reach_the_right_agents() {
         let config = TrainConfig::paper_preset();
         let rewards = PaperRewards { prize: 3.0, keep_ratio: 0.7 };
-        let assembly =
-            Assembly::new(&[rollout()], &spec(), &[1, 3], &config.critic, &Game::Paper(rewards), &[vec![true]]);
+        let assembly = Assembly::new(
+            &[rollout()],
+            &spec(),
+            &[1, 3],
+            &config.critic,
+            &Game::Paper(rewards),
+            &[vec![true]],
+        );
         // Stage 0: 2 of 3 stay, d = 2/3 - 0.7 < 0: the pruned pay. Stage 1: 1 of 3, d = 1/3 - 0.49 < 0.
         let lives: Vec<&Vec<f64>> = assembly.lives[0][0].iter().map(|l| &l.rewards).collect();
         let penalty = |kept: f64, target: f64| -(-(kept - target)).exp();
@@ -323,5 +380,9 @@ mod tests {
         assert!((e.advantages[0] + e.advantages[5]).abs() < 1e-6 && e.advantages[0] < 0.0);
         // Token 1: pruned, -7.5; kept, -0.75 - 1.5 = -2.25; difference -5.25.
         assert!((e.advantages[1] / e.advantages[0] - 5.25 / 6.0).abs() < 1e-5);
+        // Token 0 at stage 1 of the first rollout (step 3): its return is -0.25 - 4.5, the other team's
+        // from there on -1.5; the critic says 0.
+        assert!((e.advantages[3] / e.advantages[0] - (-4.75 + 1.5) / -6.0).abs() < 1e-5);
+        assert!((e.returns[3] - (-4.75 + 1.5)).abs() < 1e-5, "the critic learns what the baseline leaves");
     }
 }

@@ -58,13 +58,14 @@ pub struct RewardConfig {
     pub reference_images: usize,
 }
 
-/// The baseline that advantages are taken against at the first stage.
+/// The baseline that advantages are taken against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Baseline {
-    /// The critic, as at every later stage.
+    /// The critic.
     Critic,
-    /// The mean of the image's other rollouts (needs at least 2).
+    /// The image's other rollouts (at least 1): at the first stage the mean return of the same agent
+    /// there; later the mean of what the team received there, and the critic for what that leaves.
     LeaveOneOut,
 }
 
@@ -86,7 +87,7 @@ pub struct AdvantageConfig {
     pub gamma: f64,
     /// GAE's lambda.
     pub lambda: f64,
-    /// Baseline at the first stage.
+    /// Baseline.
     pub baseline: Baseline,
     /// Scaling.
     pub scaling: Scaling,
@@ -189,7 +190,12 @@ impl TrainConfig {
             stages: Vec::new(),
             seed: 0,
             checkpoint_every: 25,
-            reward: RewardConfig { kind: RewardKind::Prefix, prize: 24.0, keep_ratio: 0.7, reference_images: 512 },
+            reward: RewardConfig {
+                kind: RewardKind::Prefix,
+                prize: 24.0,
+                keep_ratio: 0.7,
+                reference_images: 512,
+            },
             advantage: AdvantageConfig {
                 gamma: 1.0,
                 lambda: 1.0,
@@ -242,8 +248,13 @@ impl TrainConfig {
 
     /// The seed paper's game, precisely (design.md section 1).
     pub fn paper_preset() -> Self {
-        let observation =
-            Observation { layer_norm: false, position: true, stage: false, cls_attention: false, context: false };
+        let observation = Observation {
+            layer_norm: false,
+            position: true,
+            stage: false,
+            cls_attention: false,
+            context: false,
+        };
         let default = Self::default_preset();
         TrainConfig {
             updates: 20_000,
@@ -347,14 +358,21 @@ impl TrainConfig {
         positive("ppo.minibatches", self.ppo.minibatches)?;
         positive("constraint.average_over", self.constraint.average_over)?;
         positive("reward.reference_images", self.reward.reference_images)?;
-        if stages.is_empty() || stages.windows(2).any(|w| w[0] >= w[1]) || stages.iter().any(|l| *l >= spec.depth) {
+        if stages.is_empty()
+            || stages.windows(2).any(|w| w[0] >= w[1])
+            || stages.iter().any(|l| *l >= spec.depth)
+        {
             return Err(format!("stages = {stages:?} must ascend below the depth of {} blocks", spec.depth));
         }
         if stages[0] == 0 && self.actor.observation.cls_attention {
-            return Err("stages: no attention runs before block 0; set actor.observation.cls_attention=false".into());
+            return Err(
+                "stages: no attention runs before block 0; set actor.observation.cls_attention=false".into(),
+            );
         }
         if self.advantage.baseline == Baseline::LeaveOneOut && self.rollouts_per_image < 2 {
-            return Err("rollouts_per_image must be at least 2 for advantage.baseline = \"leave-one-out\"".into());
+            return Err(
+                "rollouts_per_image must be at least 2 for advantage.baseline = \"leave-one-out\"".into()
+            );
         }
         for (name, hidden) in [("actor.hidden", &self.actor.hidden), ("critic.hidden", &self.critic.hidden)] {
             if hidden.is_empty() || hidden.contains(&0) {

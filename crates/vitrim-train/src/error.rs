@@ -40,7 +40,9 @@ pub enum TrainError {
     #[error("configuration: {0}")]
     Config(String),
     /// A label that the backbone has no class for.
-    #[error("an image has label {label}, but the backbone has only {classes} classes; give the data that it was trained for")]
+    #[error(
+        "an image has label {label}, but the backbone has only {classes} classes; give the data that it was trained for"
+    )]
     Label {
         /// The label.
         label: u32,

@@ -36,7 +36,14 @@ impl PaperRewards {
     }
 
     /// Reward of an agent that acted at `stage`.
-    pub fn reward(&self, stage: usize, survivors: usize, num_patches: usize, survives: bool, correct: bool) -> f64 {
+    pub fn reward(
+        &self,
+        stage: usize,
+        survivors: usize,
+        num_patches: usize,
+        survives: bool,
+        correct: bool,
+    ) -> f64 {
         let accuracy = if survives { self.accuracy(survivors, correct) } else { 0.0 };
         accuracy + self.efficiency(stage, survivors, num_patches, survives)
     }
@@ -116,7 +123,9 @@ mod tests {
         // L = 12, stages before 3, 6, 9; N0 = 4; one agent each leaves at stages 0 and 1, two stay.
         let rewards = PrefixRewards { beta: 0.5, reference: 0.2, num_patches: 4 };
         let d = [0.0, 0.1, 0.05, 0.3]; // D_0 (dense) .. D_K
-        let rents = 3.0 * PrefixRewards::rent(3, 6, 12) + 2.0 * PrefixRewards::rent(6, 9, 12) + 2.0 * PrefixRewards::rent(9, 12, 12);
+        let rents = 3.0 * PrefixRewards::rent(3, 6, 12)
+            + 2.0 * PrefixRewards::rent(6, 9, 12)
+            + 2.0 * PrefixRewards::rent(9, 12, 12);
         assert!(close(rents, -(3.0 + 2.0 + 2.0) * 0.25));
         let team: f64 = (0..3).map(|k| rewards.fidelity(d[k], d[k + 1])).sum();
         assert!(close(team, rewards.fidelity(0.0, 0.3)));

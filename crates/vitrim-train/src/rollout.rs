@@ -73,18 +73,26 @@ impl<'a, B: Backbone> Scene<'a, B> {
     ///
     /// # Errors
     /// What the backbone refuses.
-    pub fn play(&self, policy: &LearnedPruner, key: [u64; 3], images: &[ImageKey], prefix_credit: bool) -> Result<Rollout> {
+    pub fn play(
+        &self,
+        policy: &LearnedPruner,
+        key: [u64; 3],
+        images: &[ImageKey],
+        prefix_credit: bool,
+    ) -> Result<Rollout> {
         let spec = self.backbone.spec();
         let mut state = self.opening.clone();
         let mut stages = Vec::new();
         let mut divergences = Vec::new();
         let mut blocks = Vec::new();
-        for (stage, (site, taps)) in policy.sites(spec).into_iter().enumerate() {
+        let sites = policy.sites(spec);
+        for (stage, &(site, taps)) in sites.iter().enumerate() {
             self.backbone.advance(&mut state, site, taps)?;
             let view = self.backbone.view(&state)?;
-            let (sample, reduction) = sample_stage(policy, stage, &view, key, images, spec.min_patch_tokens());
+            let (sample, reduction) =
+                sample_stage(policy, stage, &view, key, images, spec.min_patch_tokens());
             self.backbone.reduce(&mut state, &reduction)?;
-            if prefix_credit {
+            if prefix_credit && stage + 1 < sites.len() {
                 let stopped = finish_dense(self.backbone, state.clone())?;
                 divergences.push(divergences_of(&self.dense, &stopped));
             }
@@ -92,9 +100,13 @@ impl<'a, B: Backbone> Scene<'a, B> {
             blocks.push(site.block);
         }
         let logits = finish_dense(self.backbone, state)?;
+        if prefix_credit {
+            divergences.push(divergences_of(&self.dense, &logits));
+        }
         let costs = (0..images.len())
             .map(|b| {
-                let survivors: Vec<_> = blocks.iter().zip(&stages).map(|(&l, s)| (l, s.survivors(b))).collect();
+                let survivors: Vec<_> =
+                    blocks.iter().zip(&stages).map(|(&l, s)| (l, s.survivors(b))).collect();
                 cost::token_layer_share(spec, &survivors)
             })
             .collect();
@@ -105,7 +117,13 @@ impl<'a, B: Backbone> Scene<'a, B> {
     ///
     /// # Errors
     /// What the backbone refuses.
-    pub fn random_divergences(&self, keep_ratio: f64, blocks: &[usize], seed: u64, images: &[ImageKey]) -> Result<Vec<f64>> {
+    pub fn random_divergences(
+        &self,
+        keep_ratio: f64,
+        blocks: &[usize],
+        seed: u64,
+        images: &[ImageKey],
+    ) -> Result<Vec<f64>> {
         let shares: Vec<f64> = (1..=blocks.len()).map(|k| keep_ratio.powi(k as i32)).collect();
         let profile = KeepProfile::new(self.backbone.spec(), blocks, &shares)?;
         let mut pruner = RandomPruner::new(profile, seed);
@@ -168,7 +186,12 @@ fn finish_dense<B: Backbone>(backbone: &B, mut state: B::State) -> Result<Output
 }
 
 fn divergences_of(dense: &Output, pruned: &Output) -> Vec<f64> {
-    dense.values.chunks_exact(dense.width).zip(pruned.values.chunks_exact(dense.width)).map(|(z, p)| divergence(z, p)).collect()
+    dense
+        .values
+        .chunks_exact(dense.width)
+        .zip(pruned.values.chunks_exact(dense.width))
+        .map(|(z, p)| divergence(z, p))
+        .collect()
 }
 
 fn sigmoid(x: f32) -> f32 {

@@ -129,6 +129,18 @@ pub fn train<B: Backbone>(
     Ok(Outcome::Finished)
 }
 
+/// How many updates the run in `folder` has done; `None` if it has no checkpoint.
+///
+/// # Errors
+/// If its checkpoint is damaged.
+pub fn updates_done(folder: &Path) -> Result<Option<usize>> {
+    let checkpoint = folder.join("checkpoint.safetensors");
+    if !checkpoint.is_file() {
+        return Ok(None);
+    }
+    Ok(Some(load_checkpoint(&checkpoint)?.0.trainer.update))
+}
+
 impl Source {
     fn batches(&self, config: &TrainConfig, epoch: u64, skip: usize) -> Result<Loader> {
         let options = LoaderOptions {
@@ -191,8 +203,13 @@ fn save<B: Backbone>(
     folder: &Path,
 ) -> Result<()> {
     let (state, learner) = trainer.state();
-    let saved =
-        Saved { backbone: id.clone(), config: trainer.config().clone(), trainer: state.clone(), epoch, position };
+    let saved = Saved {
+        backbone: id.clone(),
+        config: trainer.config().clone(),
+        trainer: state.clone(),
+        epoch,
+        position,
+    };
     save_checkpoint(checkpoint, &saved, &learner.save())?;
     trainer.policy().save(&folder.join("policy"))?;
     Ok(())
@@ -202,7 +219,9 @@ fn check_same_run(path: &Path, saved: &Saved, id: &BackboneId, config: &TrainCon
     let other = |what: &str| {
         Err(TrainError::Checkpoint {
             path: path.to_owned(),
-            reason: format!("belongs to a run with another {what}; give the same one, or another --out folder"),
+            reason: format!(
+                "belongs to a run with another {what}; give the same one, or another --out folder"
+            ),
         })
     };
     if saved.backbone != *id {
@@ -238,10 +257,12 @@ fn load_checkpoint(path: &Path) -> Result<(Saved, Vec<NamedTensor>)> {
     let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(damaged)?;
     let header = metadata.metadata().as_ref().and_then(|m| m.get("vitrim"));
     let header = header.ok_or_else(|| bad("not a vitrim checkpoint".into()))?;
-    let saved = serde_json::from_str(header).map_err(|e| bad(format!("not a checkpoint of this version ({e})")))?;
+    let saved =
+        serde_json::from_str(header).map_err(|e| bad(format!("not a checkpoint of this version ({e})")))?;
     let file = SafeTensors::deserialize(&bytes).map_err(damaged)?;
     let tensors = file.tensors().into_iter().map(|(name, view)| {
-        let values = view.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().expect("four bytes")));
+        let values =
+            view.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().expect("four bytes")));
         (name, view.shape().to_vec(), values.collect())
     });
     Ok((saved, tensors.collect()))

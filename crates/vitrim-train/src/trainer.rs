@@ -191,7 +191,7 @@ impl<'a, B: Backbone> Trainer<'a, B> {
         // Advantage.
         let parts = assembly.parts;
         if config.advantage.normalize_returns {
-            let now = assembly.root_mean_square_return().max(1e-6);
+            let now = assembly.root_mean_square_return(&config.advantage).max(1e-6);
             let scale = &mut self.state.return_scale;
             *scale = if update == 0 { now } else { 0.9 * *scale + 0.1 * now };
         }
@@ -210,7 +210,8 @@ impl<'a, B: Backbone> Trainer<'a, B> {
             max_grad_norm: config.ppo.max_grad_norm,
             target_kl: (config.ppo.target_kl > 0.0).then_some(config.ppo.target_kl),
         };
-        let shuffle_seed = config.seed.wrapping_mul(0x9e37_79b9) ^ (update as u64).wrapping_mul(0x85eb_ca6b_27d4_eb4f);
+        let shuffle_seed =
+            config.seed.wrapping_mul(0x9e37_79b9) ^ (update as u64).wrapping_mul(0x85eb_ca6b_27d4_eb4f);
         let ppo = self.learner.update(&experience, &hyper, shuffle_seed);
 
         // Follow the accuracy target, and log.
@@ -230,8 +231,9 @@ impl<'a, B: Backbone> Trainer<'a, B> {
             reward_efficiency: parts.efficiency,
             keep_ratio: keep_ratios(&rollouts, num_patches),
             cost: mean(rollouts.iter().flat_map(|r| r.costs.iter().copied())),
-            divergence: prefix_credit
-                .then(|| mean(rollouts.iter().flat_map(|r| r.divergences.last().into_iter().flatten().copied()))),
+            divergence: prefix_credit.then(|| {
+                mean(rollouts.iter().flat_map(|r| r.divergences.last().into_iter().flatten().copied()))
+            }),
             sampled_drop,
             average_drop: self.state.constraint.average_drop(),
             beta,
@@ -301,8 +303,9 @@ fn keep_ratios(rollouts: &[Rollout], num_patches: usize) -> Vec<f64> {
     let stages = rollouts[0].stages.len();
     let images = rollouts[0].predictions.len();
     let all = (rollouts.len() * images * num_patches) as f64;
-    let survivors =
-        |k: usize| rollouts.iter().map(|r| r.stages[k].kept.iter().filter(|kept| **kept).count()).sum::<usize>();
+    let survivors = |k: usize| {
+        rollouts.iter().map(|r| r.stages[k].kept.iter().filter(|kept| **kept).count()).sum::<usize>()
+    };
     (0..stages).map(|k| survivors(k) as f64 / all).collect()
 }
 

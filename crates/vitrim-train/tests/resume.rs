@@ -1,0 +1,160 @@
+//! An interrupted and resumed run equals one that was never stopped, bit for bit.
+
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use vitrim_data::{Dataset, OnBadImage, Preprocess, RgbImage, Transform};
+use vitrim_prune::policy::BackboneId;
+use vitrim_prune::uniform;
+use vitrim_train::{DeviceChoice, Outcome, Progress, Source, TrainConfig, TrainError, train};
+use vitrim_vit::{CpuBackbone, Tensors, VitSpec};
+
+struct Setting {
+    model: CpuBackbone,
+    id: BackboneId,
+    source: Source,
+    config: TrainConfig,
+}
+
+fn setting() -> Setting {
+    let mut spec = VitSpec::from_timm_name("deit_tiny_patch16_224").unwrap().with_img_size([32, 32]);
+    (spec.dim, spec.depth, spec.heads, spec.mlp_hidden, spec.num_classes, spec.patch_size) =
+        (24, 4, 3, 48, 3, 8);
+    let tensors = Tensors::random(&spec, 1);
+    let png = |i: u32| {
+        let image = RgbImage::from_fn(32, 32, |x, y| {
+            let value = |c| (uniform(&[u64::from(i), u64::from(x / 8), u64::from(y / 8), c]) * 255.0) as u8;
+            [value(0), value(1), value(2)].into()
+        });
+        let mut bytes = std::io::Cursor::new(Vec::new());
+        image.write_to(&mut bytes, vitrim_data::image::ImageFormat::Png).unwrap();
+        (bytes.into_inner(), Some(i % 3))
+    };
+    let names = ["a", "b", "c"].map(str::to_owned).to_vec();
+    let dataset = Dataset::from_memory((0..22).map(png).collect(), names).unwrap();
+    let preprocess = Preprocess {
+        input_size: [3, 32, 32],
+        crop_pct: 1.0,
+        ..Preprocess::from_pretrained_cfg(&serde_json::json!({})).unwrap()
+    };
+    let mut config = TrainConfig::default_preset();
+    (config.updates, config.images_per_update, config.checkpoint_every) = (9, 4, 3);
+    config.reward.reference_images = 8;
+    Setting {
+        model: CpuBackbone::new(&spec, &tensors).unwrap(),
+        id: BackboneId::of(&spec, &tensors).unwrap(),
+        source: Source {
+            dataset,
+            transform: Transform::new(preprocess).unwrap(),
+            workers: 2,
+            on_bad_image: OnBadImage::Fail,
+        },
+        config,
+    }
+}
+
+/// Trains in `folder`; `at(update)` is called after each update and may stop the run.
+fn run(s: &Setting, folder: &Path, mut at: impl FnMut(usize, &AtomicBool)) -> Result<Outcome, TrainError> {
+    let stop = AtomicBool::new(false);
+    train(&s.model, &s.id, &s.config, &s.source, DeviceChoice::Cpu, folder, &stop, &mut |progress| {
+        if let Progress::Update(log, _) = progress {
+            at(log.update, &stop);
+        }
+    })
+}
+
+/// The log without its timings.
+fn log(folder: &Path) -> Vec<serde_json::Value> {
+    let text = fs::read_to_string(folder.join("log.jsonl")).unwrap();
+    text.lines()
+        .map(|line| {
+            let mut entry: serde_json::Value = serde_json::from_str(line).unwrap();
+            entry.as_object_mut().unwrap().remove("images_per_s").unwrap();
+            entry
+        })
+        .collect()
+}
+
+fn assert_same_run(a: &Path, b: &Path) {
+    for file in ["policy/policy.safetensors", "policy/policy.json", "checkpoint.safetensors"] {
+        assert!(fs::read(a.join(file)).unwrap() == fs::read(b.join(file)).unwrap(), "{file} differs");
+    }
+    assert_eq!(log(a), log(b));
+}
+
+#[test]
+fn interrupted_and_resumed_equals_uninterrupted() {
+    let s = setting();
+    let root = tempfile::tempdir().unwrap();
+    let straight = root.path().join("straight");
+    assert_eq!(run(&s, &straight, |_, _| {}).unwrap(), Outcome::Finished);
+    assert_eq!(log(&straight).len(), 9);
+
+    // Stopped between checkpoints by Ctrl-C, twice.
+    let stopped = root.path().join("stopped");
+    for until in [4, 8] {
+        let outcome =
+            run(&s, &stopped, |update, stop| stop.store(update == until, Ordering::Relaxed)).unwrap();
+        assert_eq!(outcome, Outcome::Interrupted);
+        assert!(stopped.join("policy/policy.json").is_file(), "the policy is usable");
+    }
+    assert_eq!(run(&s, &stopped, |_, _| {}).unwrap(), Outcome::Finished);
+    assert_same_run(&straight, &stopped);
+
+    // Killed two updates after a checkpoint: what the folder held then goes on from the checkpoint.
+    let killed = root.path().join("killed");
+    let copy = root.path().join("copy");
+    run(&s, &killed, |update, stop| {
+        if update == 5 {
+            fs::create_dir(&copy).unwrap();
+            for file in ["checkpoint.safetensors", "log.jsonl"] {
+                fs::copy(killed.join(file), copy.join(file)).unwrap();
+            }
+            stop.store(true, Ordering::Relaxed);
+        }
+    })
+    .unwrap();
+    assert_eq!(log(&copy).len(), 5);
+    let mut first = None;
+    run(&s, &copy, |update, _| first = first.or(Some(update))).unwrap();
+    assert_eq!(first, Some(4), "it goes on behind the checkpoint of update 3");
+    assert_same_run(&straight, &copy);
+}
+
+#[test]
+fn a_checkpoint_of_another_run_is_refused_and_left_alone() {
+    let mut s = setting();
+    s.config.updates = 2;
+    let root = tempfile::tempdir().unwrap();
+    run(&s, root.path(), |_, _| {}).unwrap();
+    let checkpoint = root.path().join("checkpoint.safetensors");
+    let good = fs::read(&checkpoint).unwrap();
+    s.config.seed = 5;
+    let refusal = run(&s, root.path(), |_, _| {}).unwrap_err().to_string();
+    assert!(refusal.contains("another configuration") && !refusal.contains('\n'), "{refusal}");
+    s.config.seed = 0;
+    s.id.fingerprint = "other".into();
+    assert!(run(&s, root.path(), |_, _| {}).unwrap_err().to_string().contains("another backbone"));
+    assert!(fs::read(&checkpoint).unwrap() == good);
+
+    fs::write(&checkpoint, &good[..good.len() - 9]).unwrap();
+    let damaged = run(&s, root.path(), |_, _| {}).unwrap_err().to_string();
+    assert!(damaged.contains("damaged") && damaged.contains("checkpoint.safetensors"), "{damaged}");
+}
+
+#[test]
+fn configurations_that_cannot_be_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let refused = |change: fn(&mut TrainConfig)| {
+        let mut bad = setting();
+        change(&mut bad.config);
+        run(&bad, folder.path(), |_, _| {}).unwrap_err().to_string()
+    };
+    assert!(refused(|c| c.stages = vec![2, 1]).contains("stages"));
+    assert!(refused(|c| c.rollouts_per_image = 1).contains("rollouts_per_image"));
+    assert!(refused(|c| c.ppo.learning_rate = f64::NAN).contains("learning_rate"));
+    assert!(refused(|c| c.actor.hidden = vec![]).contains("actor.hidden"));
+    assert_eq!(TrainConfig::preset("paper"), Some(TrainConfig::paper_preset()));
+    assert!(TrainConfig::preset("none").is_none());
+}
