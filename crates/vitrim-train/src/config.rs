@@ -167,7 +167,7 @@ pub struct ConstraintConfig {
     pub beta_min: f64,
     /// Greatest beta.
     pub beta_max: f64,
-    /// Updates that the sampled drop is averaged over.
+    /// Updates whose divergence the drop is estimated from.
     pub average_over: usize,
 }
 

@@ -29,5 +29,5 @@ pub use config::TrainConfig;
 pub use device::DeviceChoice;
 pub use error::{Result, TrainError};
 pub use experience::Experience;
-pub use session::{Outcome, Progress, Source, train};
+pub use session::{Outcome, Progress, Run, Source, train};
 pub use trainer::{Images, Trainer, UpdateLog};

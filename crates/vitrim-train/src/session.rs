@@ -36,6 +36,21 @@ pub struct Source {
     pub on_bad_image: OnBadImage,
 }
 
+/// One training run: what must stay the same when it is resumed, and where it is kept.
+#[derive(Clone, Copy)]
+pub struct Run<'a> {
+    /// The backbone's identity.
+    pub id: &'a BackboneId,
+    /// The configuration.
+    pub config: &'a TrainConfig,
+    /// The images.
+    pub source: &'a Source,
+    /// Where the networks are trained.
+    pub device: DeviceChoice,
+    /// The run folder.
+    pub folder: &'a Path,
+}
+
 /// How a call of [`train`] ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -64,7 +79,7 @@ struct Saved {
     position: usize,
 }
 
-/// Trains in `folder` until `config.updates` are done or `stop` is set; goes on from the folder's
+/// Trains in `run.folder` until `run.config.updates` are done or `stop` is set; goes on from the folder's
 /// checkpoint if there is one.
 ///
 /// # Errors
@@ -72,14 +87,11 @@ struct Saved {
 /// folder's checkpoint belongs to another run.
 pub fn train<B: Backbone>(
     backbone: &B,
-    id: &BackboneId,
-    config: &TrainConfig,
-    source: &Source,
-    device: DeviceChoice,
-    folder: &Path,
+    run: &Run<'_>,
     stop: &AtomicBool,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Outcome> {
+    let Run { id, config, source, device, folder } = *run;
     let mut trainer = Trainer::new(backbone, id.clone(), config, &device.device()?)?;
     fs::create_dir_all(folder).map_err(TrainError::file("create", folder))?;
     let checkpoint = folder.join("checkpoint.safetensors");

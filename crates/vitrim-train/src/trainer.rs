@@ -53,10 +53,10 @@ pub struct UpdateLog {
     pub divergence: Option<f64>,
     /// Dense minus sampled top-1 of this update, pp.
     pub sampled_drop: f64,
-    /// The same over the last updates.
-    pub average_drop: f64,
-    /// The price of divergence.
-    pub beta: f64,
+    /// The drop that beta follows, see [`crate::constraint`]; absent without prefix credit, pp.
+    pub estimated_drop: Option<f64>,
+    /// The price of divergence; absent without prefix credit.
+    pub beta: Option<f64>,
     /// Learning rate.
     pub learning_rate: f64,
     /// PPO's own quantities.
@@ -102,7 +102,7 @@ impl<'a, B: Backbone> Trainer<'a, B> {
         let head_bias = [0.0, (keep / (1.0 - keep)).ln() as f32];
         let (actor, critic) = (config.actor_spec(spec), config.critic_spec(spec));
         let actor_weights = orthogonal_init(&actor, config.seed, config.actor.head_gain, &head_bias);
-        let critic_weights = orthogonal_init(&critic, config.seed ^ 0xc817_1c, 1.0, &[0.0]);
+        let critic_weights = orthogonal_init(&critic, config.seed ^ 0x00c8_171c, 1.0, &[0.0]);
         let learner =
             Learner::new((actor, &actor_weights), (critic, &critic_weights), config.ppo.adam_eps, device);
         Ok(Trainer {
@@ -220,7 +220,11 @@ impl<'a, B: Backbone> Trainer<'a, B> {
         let sampled_right = correct.iter().flatten().filter(|right| **right).count();
         let sampled_drop =
             share(dense_right, labels.len()) - share(sampled_right, labels.len() * rollouts.len());
-        self.state.constraint.observe(sampled_drop, &self.config.constraint);
+        let divergence = prefix_credit
+            .then(|| mean(rollouts.iter().flat_map(|r| r.divergences.last().into_iter().flatten().copied())));
+        if let Some(divergence) = divergence {
+            self.state.constraint.observe(sampled_drop, divergence, &self.config.constraint);
+        }
         self.state.update += 1;
         self.refresh();
         Ok(UpdateLog {
@@ -235,8 +239,8 @@ impl<'a, B: Backbone> Trainer<'a, B> {
                 mean(rollouts.iter().flat_map(|r| r.divergences.last().into_iter().flatten().copied()))
             }),
             sampled_drop,
-            average_drop: self.state.constraint.average_drop(),
-            beta,
+            estimated_drop: divergence.map(|_| self.state.constraint.estimated_drop()),
+            beta: prefix_credit.then_some(beta),
             learning_rate,
             ppo,
         })

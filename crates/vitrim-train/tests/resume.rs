@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use vitrim_data::{Dataset, OnBadImage, Preprocess, RgbImage, Transform};
 use vitrim_prune::policy::BackboneId;
 use vitrim_prune::uniform;
-use vitrim_train::{DeviceChoice, Outcome, Progress, Source, TrainConfig, TrainError, train};
+use vitrim_train::{DeviceChoice, Outcome, Progress, Run, Source, TrainConfig, TrainError, train};
 use vitrim_vit::{CpuBackbone, Tensors, VitSpec};
 
 struct Setting {
@@ -57,7 +57,8 @@ fn setting() -> Setting {
 /// Trains in `folder`; `at(update)` is called after each update and may stop the run.
 fn run(s: &Setting, folder: &Path, mut at: impl FnMut(usize, &AtomicBool)) -> Result<Outcome, TrainError> {
     let stop = AtomicBool::new(false);
-    train(&s.model, &s.id, &s.config, &s.source, DeviceChoice::Cpu, folder, &stop, &mut |progress| {
+    let run = Run { id: &s.id, config: &s.config, source: &s.source, device: DeviceChoice::Cpu, folder };
+    train(&s.model, &run, &stop, &mut |progress| {
         if let Progress::Update(log, _) = progress {
             at(log.update, &stop);
         }

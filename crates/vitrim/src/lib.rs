@@ -1,13 +1,32 @@
 //! Faster Vision Transformers: learn which tokens of each image to throw away, and throw them away.
 //!
-//! This crate is what a user runs. It takes a backbone, a pruner and images, and answers the
-//! user's one question, "how much faster within this drop?": [`stats`] says what a measured drop
-//! is worth, [`front`] chooses the cheapest setting that the images certify, [`picture`] shows
-//! which patches survive, and [`overlay`] lays a TOML file and `--set` over a preset. The game that
-//! trains a policy is in `vitrim-train`; the engine that runs one is in `vitrim-vit` and
-//! `vitrim-prune`.
+//! This crate is what a user runs. It takes a backbone ([`loaded`]), a pruner ([`methods`]) and images
+//! ([`parts`]), and answers the user's one question, "how much faster within this drop?":
+//! [`calibrate`] finds the threshold that held-out images certify, [`evaluate`] compares it with the
+//! hand-made methods, [`mod@bench`] times it. Beneath them, [`tally`] counts, [`speed`] times, [`stats`]
+//! says what a measured drop is worth, and [`front`] chooses the cheapest setting. [`predict`] and
+//! [`visualize`] (with [`picture`]) use a policy on single images, [`info`] needs none, and [`overlay`]
+//! lays a TOML file and `--set` over a preset. The game that trains a policy is in `vitrim-train`; the
+//! engine that runs one is in `vitrim-vit` and `vitrim-prune`.
 
+pub mod bench;
+pub mod calibrate;
+pub mod error;
+pub mod evaluate;
 pub mod front;
+pub mod info;
+pub mod loaded;
+pub mod methods;
 pub mod overlay;
+pub mod parts;
 pub mod picture;
+pub mod predict;
+pub mod speed;
 pub mod stats;
+pub mod tally;
+pub mod visualize;
+
+pub use calibrate::Calibration;
+pub use error::{Result, VitrimError};
+pub use loaded::Loaded;
+pub use methods::Method;

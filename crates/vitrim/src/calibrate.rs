@@ -1,0 +1,261 @@
+//! One number for the user to ask for: the threshold that keeps the drop within it, found on held-out
+//! images and written into the policy.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde::{Deserialize, Serialize};
+use vitrim_data::{Dataset, Loader, LoaderOptions, OnBadImage, Order};
+use vitrim_prune::{LearnedPruner, Policy, Pruned, Pruner, ReadOut, run_from};
+use vitrim_vit::{Backbone, PixelBatch, Site, Taps, Want};
+
+use crate::error::{Result, VitrimError};
+use crate::evaluate::keys;
+use crate::front::{Choice, Front, Verdict, choose};
+use crate::loaded::Loaded;
+use crate::parts::OnProgress;
+use crate::stats::Confidence;
+use crate::tally::Tally;
+
+/// The threshold that keeps everything.
+const KEEP_ALL: f64 = 0.0;
+/// Images before which no threshold is given up.
+const LEAST_IMAGES: usize = 500;
+/// A drop, pp, that is measured even if a smaller one is asked for, so that the record can be asked too.
+const LEAST_BEYOND: f64 = 3.0;
+/// Thresholds on the grid.
+const GRID: usize = 25;
+/// The grid's last threshold, as a logit: 0.98.
+const LAST_LOGIT: f64 = 3.9;
+
+/// What was calibrated, on what: the record in `policy.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Calibration {
+    /// The data set.
+    pub data: String,
+    /// Its part.
+    pub split: String,
+    /// The drop allowed, pp.
+    pub max_drop: f64,
+    /// The confidence asked for.
+    pub confidence: Confidence,
+    /// Whether the images certify it.
+    pub certified: bool,
+    /// The threshold chosen; 0, which keeps everything, if none is certified.
+    pub threshold: f64,
+    /// The choice in words.
+    pub choice: String,
+    /// What was measured.
+    pub front: Front,
+}
+
+/// How to calibrate.
+#[derive(Clone, Debug)]
+pub struct CalibrationOptions {
+    /// The drop allowed, pp.
+    pub max_drop: f64,
+    /// How sure to be.
+    pub confidence: Confidence,
+    /// At most so many images.
+    pub images: usize,
+    /// Images a batch.
+    pub batch: usize,
+    /// Decoding threads; 0 for one a core.
+    pub workers: usize,
+    /// What a corrupt image does.
+    pub on_bad_image: OnBadImage,
+}
+
+/// Measures `policy` at a grid of thresholds on `dataset` (opened at `data`, called `split`) and writes
+/// record and read-out into it.
+///
+/// # Errors
+/// If images cannot be read, there are none, or `stop` was set.
+pub fn calibrate(
+    loaded: &Loaded,
+    policy: &mut Policy,
+    (data, split): (&str, &str),
+    dataset: &Dataset,
+    options: &CalibrationOptions,
+    stop: &AtomicBool,
+    progress: OnProgress<'_>,
+) -> Result<Choice> {
+    let front = measure(loaded, policy, dataset, options, stop, progress)?;
+    let choice = choose(&front, options.max_drop, options.confidence);
+    let record = Calibration {
+        data: data.to_owned(),
+        split: split.to_owned(),
+        max_drop: options.max_drop,
+        confidence: options.confidence,
+        certified: matches!(choice.verdict, Verdict::Certified(_)),
+        threshold: threshold(&choice),
+        choice: choice.to_string(),
+        front,
+    };
+    policy.read_out = ReadOut::Threshold { threshold: record.threshold };
+    let value = serde_json::to_value(&record);
+    policy.calibration = Some(value.map_err(|error| VitrimError::Setting(error.to_string()))?);
+    Ok(choice)
+}
+
+/// The calibration record of `policy`, read from `folder`.
+///
+/// # Errors
+/// [`VitrimError::Policy`] if there is none, or it is damaged.
+pub fn record(policy: &Policy, folder: &Path) -> Result<Calibration> {
+    let bad = |reason: String| VitrimError::Policy { path: folder.join("policy.json"), reason };
+    let value = policy.calibration.clone().ok_or_else(|| {
+        bad("not calibrated, so that no drop can be chosen; run `vitrim calibrate` on it first".into())
+    })?;
+    serde_json::from_value(value)
+        .map_err(|error| bad(format!("damaged calibration record ({error}); calibrate the policy again")))
+}
+
+/// Sets `policy`, read from `folder`, to another drop or confidence (what is `None` stays as
+/// calibrated), by its record and without images.
+///
+/// # Errors
+/// As [`record`].
+pub fn choose_from_record(
+    policy: &mut Policy,
+    folder: &Path,
+    max_drop: Option<f64>,
+    confidence: Option<Confidence>,
+) -> Result<Choice> {
+    let record = record(policy, folder)?;
+    let max_drop = max_drop.unwrap_or(record.max_drop);
+    let choice = choose(&record.front, max_drop, confidence.unwrap_or(record.confidence));
+    policy.read_out = ReadOut::Threshold { threshold: threshold(&choice) };
+    Ok(choice)
+}
+
+/// The threshold of a choice; where nothing is certified, the one that keeps everything.
+fn threshold(choice: &Choice) -> f64 {
+    match choice.verdict {
+        Verdict::Certified(chosen) => chosen.setting,
+        Verdict::NotCertified { .. } => KEEP_ALL,
+    }
+}
+
+/// 0.02 to 0.98, spaced by logits and denser around 0.5. Fixed beforehand, so that the order of the
+/// test is not picked by looking at drops.
+fn grid() -> Vec<f64> {
+    let half = (GRID / 2) as f64;
+    let threshold = |i: usize| {
+        let u = (i as f64 - half) / half;
+        let logit = LAST_LOGIT * 0.5 * (u + u.powi(3));
+        let probability = 1.0 / (1.0 + (-logit).exp());
+        (1000.0 * probability).round() / 1000.0
+    };
+    (0..GRID).map(threshold).collect()
+}
+
+/// A threshold while it is measured.
+struct Setting {
+    threshold: f64,
+    pruner: LearnedPruner,
+    tally: Tally,
+}
+
+/// The front of `policy` over the grid. What runs before the first stage is shared by all thresholds.
+///
+/// A threshold whose drop clearly exceeds what anybody would ask for is given up half-way, and all
+/// above it: that only shortens the sequence that is tested, so the guarantee stays.
+fn measure(
+    loaded: &Loaded,
+    policy: &Policy,
+    dataset: &Dataset,
+    options: &CalibrationOptions,
+    stop: &AtomicBool,
+    progress: OnProgress<'_>,
+) -> Result<Front> {
+    let model = &loaded.model;
+    let setting = |threshold: f64| Setting {
+        threshold,
+        pruner: LearnedPruner::new(&loaded.spec, policy).with_read_out(ReadOut::Threshold { threshold }),
+        tally: Tally::new(&loaded.spec),
+    };
+    let mut settings: Vec<Setting> = grid().into_iter().map(setting).collect();
+    let first = settings[0].pruner.sites(&loaded.spec)[0];
+    let loader_options = LoaderOptions {
+        batch: options.batch,
+        workers: options.workers,
+        skip: 0,
+        limit: Some(options.images),
+        on_bad_image: options.on_bad_image,
+    };
+    // Shuffled, so that a limit takes a fair sample of a data set that is sorted by class.
+    let order = Order::Shuffled { seed: 0, epoch: 0 };
+    let mut loader = Loader::new(dataset, order, &loaded.transform, loader_options)?;
+    while let Some(batch) = loader.next().transpose()? {
+        if stop.load(Ordering::Relaxed) {
+            return Err(VitrimError::Interrupted);
+        }
+        let keys = keys(&batch);
+        let mut state = model.embed(PixelBatch::new(&batch.pixels, batch.len()))?;
+        model.advance(&mut state, first.0, first.1)?;
+        let mut unpruned = state.clone();
+        model.advance(&mut unpruned, Site::end(&loaded.spec), Taps::NONE)?;
+        let dense = model.finish(&unpruned, Want::Logits)?;
+        // Once a threshold keeps everything, so do all below it, and need no run of their own.
+        let mut kept_all: Option<Pruned> = None;
+        for setting in settings.iter_mut().rev() {
+            let pruned = match kept_all.take() {
+                Some(pruned) => pruned,
+                None => run_from(model, &mut setting.pruner, state.clone(), &keys)?,
+            };
+            setting.tally.add(&dense, &pruned, &batch.labels);
+            kept_all = keeps_all(&pruned, loaded.spec.num_tokens()).then_some(pruned);
+        }
+        give_up(&mut settings, (3.0 * options.max_drop).max(LEAST_BEYOND))?;
+        progress(loader.position(), loader.total());
+    }
+    let images = settings[0].tally.images();
+    if images == 0 {
+        let data = dataset.split().to_owned();
+        return Err(VitrimError::Part {
+            data,
+            reason: "no image to calibrate on that can be decoded".into(),
+        });
+    }
+    let labelled = settings[0].tally.labelled();
+    let points = settings.iter().map(|setting| setting.tally.front_point(setting.threshold)).collect();
+    Ok(Front::new(labelled > 0, if labelled > 0 { labelled } else { images }, points)?)
+}
+
+/// Whether no token of `tokens` left any image.
+fn keeps_all(pruned: &Pruned, tokens: usize) -> bool {
+    let last = pruned.stages.last();
+    last.is_none_or(|stage| stage.origins.len() == tokens * (stage.offsets.len() - 1))
+}
+
+/// Gives up the first threshold whose drop is surely above `beyond` pp, and those above it.
+fn give_up(settings: &mut Vec<Setting>, beyond: f64) -> Result<()> {
+    if settings[0].tally.images() < LEAST_IMAGES {
+        return Ok(());
+    }
+    for (i, setting) in settings.iter().enumerate().skip(1) {
+        let (low, _) = setting.tally.drop()?.interval(Confidence::new(0.95)?);
+        if low > beyond {
+            settings.truncate(i);
+            break;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_grid_ascends_and_is_denser_in_the_middle() {
+        let grid = grid();
+        assert_eq!((grid[0], grid[GRID / 2], grid[GRID - 1]), (0.02, 0.5, 0.98));
+        let logit = |p: f64| (p / (1.0 - p)).ln();
+        assert!(grid.windows(2).all(|w| w[0] < w[1]), "{grid:?}");
+        let step = |i: usize| logit(grid[i]) - logit(grid[i - 1]);
+        assert!(step(GRID / 2) < 0.4 * step(GRID - 1));
+    }
+}

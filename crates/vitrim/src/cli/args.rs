@@ -1,0 +1,283 @@
+//! The command line's grammar.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use vitrim::Method;
+use vitrim::stats::Confidence;
+use vitrim_data::OnBadImage;
+use vitrim_train::DeviceChoice;
+
+/// Makes Vision Transformers faster by learning which tokens of each image to throw away.
+#[derive(Debug, Parser)]
+#[command(name = "vitrim", version, propagate_version = true)]
+pub struct Args {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Global {
+    /// Threads that compute, and that decode; 0 for one a core.
+    #[arg(long, global = true, default_value_t = 0, value_name = "N")]
+    pub threads: usize,
+    /// Print results as JSON.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Print nothing but results and errors.
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Train a policy for a backbone, and calibrate it.
+    Train(TrainArgs),
+    /// Choose a policy's threshold so that the drop stays within a limit.
+    Calibrate(CalibrateArgs),
+    /// Compare a policy with the dense model and the hand-made methods.
+    #[command(visible_alias = "evaluate")]
+    Eval(EvalArgs),
+    /// Classify images.
+    Predict(PredictArgs),
+    /// Draw which patches of images are kept.
+    Visualize(VisualizeArgs),
+    /// Time a backbone, dense and pruned.
+    Bench(BenchArgs),
+    /// Show a backbone's geometry and what pruning saves.
+    Info(InfoArgs),
+}
+
+/// What a corrupt image does.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum BadImage {
+    /// It ends the command.
+    Fail,
+    /// It is left out.
+    Skip,
+}
+
+impl From<BadImage> for OnBadImage {
+    fn from(choice: BadImage) -> Self {
+        match choice {
+            BadImage::Fail => OnBadImage::Fail,
+            BadImage::Skip => OnBadImage::Skip,
+        }
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub struct TrainArgs {
+    /// Checkpoint folder of the backbone (config.json and model.safetensors, as timm has them).
+    #[arg(long, value_name = "FOLDER", required_unless_present = "print_config")]
+    pub model: Option<PathBuf>,
+    /// Data set: class folders, a flat folder of images, or Hugging Face parquet files.
+    #[arg(long, value_name = "PATH", required_unless_present = "print_config")]
+    pub data: Option<PathBuf>,
+    /// Run folder [default: runs/<model>, runs/<model>-<preset>].
+    #[arg(long, value_name = "FOLDER")]
+    pub out: Option<PathBuf>,
+    /// Configuration to start from: default or paper.
+    #[arg(long, default_value = "default", value_name = "NAME")]
+    pub preset: String,
+    /// TOML file laid over the preset.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Value laid over both, as in ppo.clip=0.1; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Print the configuration in force as TOML, and stop.
+    #[arg(long)]
+    pub print_config: bool,
+    /// Updates (`updates`).
+    #[arg(long, value_name = "N")]
+    pub updates: Option<usize>,
+    /// Seed of everything random (`seed`).
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// Top-1 drop that may be spent, pp (`constraint.max_drop`).
+    #[arg(long, value_name = "PP", allow_negative_numbers = true)]
+    pub max_drop: Option<f64>,
+    /// How sure the calibration shall be that the drop is not exceeded; 0.5 is the point estimate.
+    #[arg(long, default_value = "0.9", value_name = "SHARE")]
+    pub confidence: Confidence,
+    /// Where gradients are computed: cpu or gpu.
+    #[arg(long, default_value = "cpu", value_name = "DEVICE")]
+    pub device: DeviceChoice,
+    /// Images to train on.
+    #[arg(long, default_value = "train", value_name = "NAME")]
+    pub split: String,
+    /// Images to calibrate on.
+    #[arg(long, default_value = "calibration", value_name = "NAME")]
+    pub calibration_split: String,
+    /// Images to calibrate on at most.
+    #[arg(long, default_value_t = 10_000, value_name = "N")]
+    pub calibration_images: usize,
+    /// Leave the policy uncalibrated.
+    #[arg(long)]
+    pub no_calibrate: bool,
+    /// What a corrupt image does.
+    #[arg(long, value_enum, default_value = "fail")]
+    pub on_bad_image: BadImage,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct CalibrateArgs {
+    /// Checkpoint folder of the backbone.
+    #[arg(long, value_name = "FOLDER")]
+    pub model: PathBuf,
+    /// Policy folder; its threshold and calibration record are replaced.
+    #[arg(long, value_name = "FOLDER")]
+    pub policy: PathBuf,
+    /// Data set with images that the policy was not trained on.
+    #[arg(long, value_name = "PATH")]
+    pub data: PathBuf,
+    /// Top-1 drop that may be spent, pp [default: that of the last calibration, else 0.4].
+    #[arg(long, value_name = "PP", allow_negative_numbers = true)]
+    pub max_drop: Option<f64>,
+    /// How sure to be that the drop is not exceeded; 0.5 is the point estimate.
+    #[arg(long, default_value = "0.9", value_name = "SHARE")]
+    pub confidence: Confidence,
+    /// Images to calibrate on.
+    #[arg(long, default_value = "calibration", value_name = "NAME")]
+    pub split: String,
+    /// Images to calibrate on at most.
+    #[arg(long, default_value_t = 10_000, value_name = "N")]
+    pub calibration_images: usize,
+    /// What a corrupt image does.
+    #[arg(long, value_enum, default_value = "fail")]
+    pub on_bad_image: BadImage,
+}
+
+/// A policy, and how it is read out.
+#[derive(Debug, clap::Args)]
+pub struct PolicyArgs {
+    /// Policy folder; without one, the dense model runs.
+    #[arg(long, value_name = "FOLDER")]
+    pub policy: Option<PathBuf>,
+    /// sample, threshold=0.6 or top-r=0.7,0.49,0.343 [default: what the policy says].
+    #[arg(long, value_name = "RULE", requires = "policy")]
+    pub read_out: Option<String>,
+    /// Another drop than the policy was calibrated to, pp, chosen from its calibration record.
+    #[arg(
+        long,
+        value_name = "PP",
+        allow_negative_numbers = true,
+        requires = "policy",
+        conflicts_with = "read_out"
+    )]
+    pub max_drop: Option<f64>,
+    /// Another confidence, chosen likewise.
+    #[arg(long, value_name = "SHARE", requires = "policy", conflicts_with = "read_out")]
+    pub confidence: Option<Confidence>,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct EvalArgs {
+    /// Checkpoint folder of the backbone.
+    #[arg(long, value_name = "FOLDER")]
+    pub model: PathBuf,
+    /// Data set.
+    #[arg(long, value_name = "PATH")]
+    pub data: PathBuf,
+    #[command(flatten)]
+    pub policy: PolicyArgs,
+    /// Images to evaluate on: test, calibration, train or a split of the data set's own [default: test,
+    /// else calibration].
+    #[arg(long, value_name = "NAME")]
+    pub split: Option<String>,
+    /// Only the first N images.
+    #[arg(long, value_name = "N")]
+    pub images: Option<usize>,
+    /// Methods to compare.
+    #[arg(long, value_delimiter = ',', default_value = "policy,random,cls-attention", value_name = "NAMES")]
+    pub methods: Vec<Method>,
+    /// Without a policy: keep ratio of the hand-made methods, as in `bench`.
+    #[arg(long, value_delimiter = ',', value_name = "RATIOS", conflicts_with = "policy")]
+    pub keep: Vec<f64>,
+    /// Do not measure images/s.
+    #[arg(long)]
+    pub no_speed: bool,
+    /// Images a batch.
+    #[arg(long, default_value_t = 64, value_name = "N")]
+    pub batch: usize,
+    /// What a corrupt image does.
+    #[arg(long, value_enum, default_value = "fail")]
+    pub on_bad_image: BadImage,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct PredictArgs {
+    /// Image files, or folders of images.
+    #[arg(required = true, value_name = "IMAGES")]
+    pub images: Vec<PathBuf>,
+    /// Checkpoint folder of the backbone.
+    #[arg(long, value_name = "FOLDER")]
+    pub model: PathBuf,
+    #[command(flatten)]
+    pub policy: PolicyArgs,
+    /// Classes to print.
+    #[arg(long, default_value_t = 5, value_name = "N")]
+    pub top_k: usize,
+    /// What a corrupt image does.
+    #[arg(long, value_enum, default_value = "fail")]
+    pub on_bad_image: BadImage,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct VisualizeArgs {
+    /// Image files, or folders of images.
+    #[arg(required = true, value_name = "IMAGES")]
+    pub images: Vec<PathBuf>,
+    /// Checkpoint folder of the backbone.
+    #[arg(long, value_name = "FOLDER")]
+    pub model: PathBuf,
+    #[command(flatten)]
+    pub policy: PolicyArgs,
+    /// Folder that the pictures go to.
+    #[arg(long, value_name = "FOLDER")]
+    pub out: PathBuf,
+    /// What a corrupt image does.
+    #[arg(long, value_enum, default_value = "fail")]
+    pub on_bad_image: BadImage,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct BenchArgs {
+    /// Checkpoint folder, or a timm name (random weights), such as deit_small_patch16_224.
+    #[arg(long, value_name = "MODEL")]
+    pub model: String,
+    #[command(flatten)]
+    pub policy: PolicyArgs,
+    /// Images to time with: the first of this data set's test images [default: random pixels].
+    #[arg(long, value_name = "PATH")]
+    pub data: Option<PathBuf>,
+    /// Batch sizes.
+    #[arg(long, value_delimiter = ',', default_value = "1,32", value_name = "SIZES", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    pub batch: Vec<u16>,
+    /// Shares of the patch tokens left after each stage; a single one is taken to the power of the stage
+    /// [default: 0.7; with a policy, its own read-out].
+    #[arg(long, value_delimiter = ',', value_name = "RATIOS")]
+    pub keep: Vec<f64>,
+    /// 0-based blocks to prune before [default: L/4, L/2, 3L/4 of L].
+    #[arg(long, value_delimiter = ',', value_name = "BLOCKS", conflicts_with = "policy")]
+    pub stages: Vec<usize>,
+    /// Method: policy (without --policy, one with random weights), cls-attention or random.
+    #[arg(long, default_value = "policy", value_name = "NAME")]
+    pub method: Method,
+    /// Seconds to measure each batch size for.
+    #[arg(long, default_value_t = 3.0, value_name = "S")]
+    pub seconds: f64,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct InfoArgs {
+    /// Checkpoint folder, or a timm name.
+    #[arg(long, value_name = "MODEL")]
+    pub model: String,
+    /// Keep ratios a stage to show costs for.
+    #[arg(long, value_delimiter = ',', value_name = "RATIOS")]
+    pub keep: Vec<f64>,
+}

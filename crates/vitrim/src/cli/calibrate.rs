@@ -1,0 +1,122 @@
+//! `vitrim calibrate`, and the end of `vitrim train`.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::atomic::AtomicBool;
+
+use serde_json::json;
+use vitrim::calibrate::{CalibrationOptions, calibrate, record};
+use vitrim::front::{Choice, Verdict};
+use vitrim::methods::{open_policy, read_out_name};
+use vitrim::parts::DataParts;
+use vitrim::{Loaded, VitrimError};
+use vitrim_data::Dataset;
+use vitrim_prune::Policy;
+
+use super::args::CalibrateArgs;
+use super::policy::check_max_drop;
+use super::{App, INTERRUPTED, interrupt, print};
+
+/// The drop allowed where nobody says, pp.
+const MAX_DROP: f64 = 0.4;
+/// Images a batch.
+pub const BATCH: usize = 64;
+
+/// Held-out images, and what they are called.
+pub struct HeldOut<'a> {
+    pub parts: &'a DataParts,
+    pub split: &'a str,
+    pub dataset: &'a Dataset,
+}
+
+pub fn run(app: &App, args: &CalibrateArgs) -> anyhow::Result<ExitCode> {
+    let stop = interrupt::listen()?;
+    let loaded = Loaded::open(&args.model)?;
+    let policy = open_policy(&args.policy, &loaded)?;
+    let before = || record(&policy, &args.policy).map(|record| record.max_drop).ok();
+    let max_drop = check_max_drop(args.max_drop.or_else(before).unwrap_or(MAX_DROP))?;
+    let parts = DataParts::of(&args.data)?;
+    let bar = app.reporter.bar("hashing images");
+    let dataset = parts.named(&args.split, &mut |done, all| bar.set(done, all))?;
+    drop(bar);
+    loaded.check_classes(&parts.path(), &dataset)?;
+    let options = CalibrationOptions {
+        max_drop,
+        confidence: args.confidence,
+        images: args.calibration_images,
+        batch: BATCH,
+        workers: app.global.threads,
+        on_bad_image: args.on_bad_image.into(),
+    };
+    let held_out = HeldOut { parts: &parts, split: &args.split, dataset: &dataset };
+    calibrate_folder(app, &loaded, &args.policy, &held_out, &options, stop)
+}
+
+/// Calibrates the policy in `folder` and prints the answer.
+pub fn calibrate_folder(
+    app: &App,
+    loaded: &Loaded,
+    folder: &Path,
+    held_out: &HeldOut<'_>,
+    options: &CalibrationOptions,
+    stop: &AtomicBool,
+) -> anyhow::Result<ExitCode> {
+    let mut policy = open_policy(folder, loaded)?;
+    let data = held_out.parts.path();
+    let bar = app.reporter.bar("calibrating");
+    let mut progress = |done, all| bar.set(done, all);
+    let place = (data.as_str(), held_out.split);
+    let answer = calibrate(loaded, &mut policy, place, held_out.dataset, options, stop, &mut progress);
+    drop(bar);
+    match answer {
+        Err(VitrimError::Interrupted) => {
+            let folder = folder.display();
+            eprintln!("interrupted: {folder} is as it was; run the same command again to calibrate it");
+            Ok(ExitCode::from(INTERRUPTED))
+        }
+        Err(error) => Err(error.into()),
+        Ok(choice) => {
+            policy.save(folder).map_err(VitrimError::from)?;
+            print(app, folder, &policy, &choice)?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn print(app: &App, folder: &Path, policy: &Policy, choice: &Choice) -> anyhow::Result<()> {
+    let read_out = read_out_name(&policy.read_out);
+    if app.global.json {
+        return print::json(
+            &json!({ "policy": folder, "read_out": read_out, "calibration": policy.calibration }),
+        );
+    }
+    let record = record(policy, folder)?;
+    let row = |point: &vitrim::front::FrontPoint| -> anyhow::Result<Vec<String>> {
+        let drop = point.drop()?;
+        Ok(vec![
+            point.setting.to_string(),
+            format!("{:.1}", 100.0 * point.cost),
+            format!("{:.2}", drop.drop_pp()),
+            format!("{:.2}", drop.upper_bound(choice.confidence)),
+            format!("{:.4}", point.fidelity),
+            print::ratios(&point.keep_ratio),
+        ])
+    };
+    // Of thresholds that decide alike, the last speaks for all.
+    let points = record.front.points();
+    let alike = |i: usize| points.get(i + 1).is_some_and(|next| next.keep_ratio == points[i].keep_ratio);
+    let shown = (0..points.len()).filter(|i| !alike(*i)).map(|i| row(&points[i]));
+    let rows = shown.collect::<anyhow::Result<_>>()?;
+    let drop = if choice.labelled { "drop pp" } else { "differs %" };
+    print::table(&["threshold", "of dense %", drop, "upper bound", "D", "kept after stage"], rows)?;
+    print::line("")?;
+    print::line(&choice.to_string())?;
+    if !record.certified {
+        print::line("the policy is set to keep everything, as the dense model does")?;
+    } else if let Verdict::Certified(chosen) = choice.verdict
+        && chosen.cost >= 1.0
+    {
+        print::line("this setting saves nothing: train for longer, or allow a larger drop")?;
+    }
+    print::line(&format!("policy: {}, read out by {read_out}", folder.display()))
+}

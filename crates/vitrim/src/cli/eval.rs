@@ -1,0 +1,142 @@
+//! `vitrim eval`.
+
+use std::process::ExitCode;
+
+use serde_json::json;
+use vitrim::evaluate::{EvalOptions, Evaluation, MethodReport, evaluate};
+use vitrim::methods::{keep_shares, read_out_name};
+use vitrim::parts::{DataParts, name};
+use vitrim::{Calibration, Loaded};
+use vitrim_prune::Policy;
+
+use super::args::EvalArgs;
+use super::{App, policy, print};
+
+pub fn run(app: &App, args: &EvalArgs) -> anyhow::Result<ExitCode> {
+    let loaded = Loaded::open(&args.model)?;
+    let policy = policy::open(app, &args.policy, &loaded)?;
+    let parts = DataParts::of(&args.data)?;
+    let split = args.split.as_deref().unwrap_or(name(parts.final_part()));
+    let bar = app.reporter.bar("hashing images");
+    let dataset = parts.named(split, &mut |done, all| bar.set(done, all))?;
+    drop(bar);
+    loaded.check_classes(&parts.path(), &dataset)?;
+    if policy.as_ref().is_some_and(|policy| calibrated_on(policy, &parts.path(), split)) {
+        app.reporter.note("note: the threshold was chosen on these images; only others give a fair drop");
+    }
+
+    let stages = loaded.spec.default_stages();
+    let profile = match args.keep.as_slice() {
+        [] => None,
+        given => Some((stages.clone(), keep_shares(given, stages.len())?)),
+    };
+    let options = EvalOptions {
+        batch: args.batch.max(1),
+        workers: app.global.threads,
+        images: args.images,
+        on_bad_image: args.on_bad_image.into(),
+        methods: args.methods.clone(),
+        profile,
+        speed: !args.no_speed,
+    };
+    let bar = app.reporter.bar("evaluating");
+    let evaluation =
+        evaluate(&loaded, &dataset, policy.as_ref(), &options, &mut |done, all| bar.set(done, all))?;
+    drop(bar);
+    if evaluation.bad_images > 0 {
+        app.reporter
+            .note(&format!("{} images could not be decoded and were left out", evaluation.bad_images));
+    }
+    let read_out = policy.as_ref().map(|policy| read_out_name(&policy.read_out));
+    if app.global.json {
+        let given =
+            json!({ "model": loaded.origin, "data": parts.path(), "split": split, "read_out": read_out });
+        print::json(&merged(given, serde_json::to_value(&evaluation)?))?;
+    } else {
+        print(&loaded, split, read_out.as_deref(), &evaluation)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Whether the policy's threshold was chosen on this part of this data set.
+fn calibrated_on(policy: &Policy, data: &str, split: &str) -> bool {
+    let record = policy.calibration.clone().and_then(|r| serde_json::from_value::<Calibration>(r).ok());
+    record.is_some_and(|record| record.data == data && record.split == split)
+}
+
+fn merged(mut first: serde_json::Value, second: serde_json::Value) -> serde_json::Value {
+    if let (Some(into), serde_json::Value::Object(fields)) = (first.as_object_mut(), second) {
+        into.extend(fields);
+    }
+    first
+}
+
+fn print(
+    loaded: &Loaded,
+    split: &str,
+    read_out: Option<&str>,
+    evaluation: &Evaluation,
+) -> anyhow::Result<()> {
+    let labels = match evaluation.dense_top1 {
+        Some(top1) => format!("dense top-1 {top1:.2} %"),
+        None => "no labels: disagreement with the dense model bounds the drop".to_owned(),
+    };
+    let read_out = read_out.map(|r| format!(", policy read out by {r}")).unwrap_or_default();
+    print::line(&format!(
+        "{}: {} images of {split}, {labels}, dense {:.3} GMACs{read_out}",
+        loaded.origin, evaluation.images, evaluation.dense_gmacs
+    ))?;
+    if evaluation.methods.is_empty() {
+        return Ok(());
+    }
+    print::line("")?;
+    let drop = if evaluation.dense_top1.is_some() { "drop pp [95 %]" } else { "differs % [95 %]" };
+    let header = [
+        "method",
+        "top-1 %",
+        drop,
+        "differs %",
+        "D",
+        "kept after stage",
+        "GMACs",
+        "of dense %",
+        "p10 p50 p90",
+    ];
+    print::table(&header, evaluation.methods.iter().map(quality).collect())?;
+    if evaluation.methods.iter().any(|method| !method.speed.is_empty()) {
+        print::line("")?;
+        let header = ["method", "batch", "dense images/s", "pruned images/s", "speed-up", "MACs saved"];
+        print::table(&header, evaluation.methods.iter().flat_map(speed).collect())?;
+    }
+    Ok(())
+}
+
+fn quality(method: &MethodReport) -> Vec<String> {
+    let (low, high) = method.interval_pp;
+    let spread = &method.cost_spread;
+    vec![
+        method.method.clone(),
+        method.top1.map_or_else(|| "-".to_owned(), |top1| format!("{top1:.2}")),
+        format!("{:.2} [{low:.2}, {high:.2}]", method.drop_pp.unwrap_or(method.disagreement)),
+        format!("{:.2}", method.disagreement),
+        format!("{:.4}", method.fidelity),
+        print::ratios(&method.keep_ratio),
+        format!("{:.3}", method.gmacs),
+        format!("{:.1}", 100.0 * method.cost),
+        format!("{:.0} {:.0} {:.0}", 100.0 * spread.p10, 100.0 * spread.p50, 100.0 * spread.p90),
+    ]
+}
+
+fn speed(method: &MethodReport) -> Vec<Vec<String>> {
+    let cell = |cell: &vitrim::speed::SpeedUp| {
+        vec![
+            method.method.clone(),
+            cell.batch.to_string(),
+            format!("{:.1}", cell.dense.images_per_s),
+            format!("{:.1}", cell.pruned.images_per_s),
+            format!("{:.2}x", cell.speed_up),
+            format!("{:.2}x", 1.0 / method.cost),
+        ]
+    };
+    method.speed.iter().map(cell).collect()
+}

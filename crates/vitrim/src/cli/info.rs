@@ -1,0 +1,65 @@
+//! `vitrim info`.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use vitrim::VitrimError;
+use vitrim::info::{Info, KEEP_RATIOS, info};
+use vitrim_vit::{Checkpoint, VitSpec};
+
+use super::args::InfoArgs;
+use super::{App, print};
+
+pub fn run(app: &App, args: &InfoArgs) -> anyhow::Result<ExitCode> {
+    let spec = if Path::new(&args.model).exists() {
+        Checkpoint::open(Path::new(&args.model))?.spec
+    } else {
+        VitSpec::from_timm_name(&args.model).map_err(|error| VitrimError::NoSuchModel {
+            given: args.model.clone(),
+            reason: error.to_string(),
+        })?
+    };
+    if let Some(bad) = args.keep.iter().find(|keep| !(0.0..=1.0).contains(*keep)) {
+        return Err(VitrimError::Setting(format!("--keep {bad} must lie between 0 and 1")).into());
+    }
+    let info = info(&spec, if args.keep.is_empty() { &KEEP_RATIOS } else { &args.keep });
+    if app.global.json {
+        print::json(&info)?
+    } else {
+        print(&info)?
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print(info: &Info) -> anyhow::Result<()> {
+    let spec = &info.spec;
+    let ([height, width], [rows, columns]) = (spec.img_size, spec.grid());
+    let lines = [
+        ("architecture", spec.architecture.clone()),
+        ("input", format!("{height} x {width} pixels, {rows} x {columns} patches of {}", spec.patch_size)),
+        ("tokens", format!("{} patch, {} prefix", info.patch_tokens, info.prefix_tokens)),
+        (
+            "blocks",
+            format!("{} of width {}, {} heads, MLP {}", spec.depth, spec.dim, spec.heads, spec.mlp_hidden),
+        ),
+        ("classes", spec.num_classes.to_string()),
+        ("parameters", format!("{:.2} M", info.parameters as f64 / 1e6)),
+        ("dense cost", format!("{:.3} GMACs ({:.3} GFLOPs)", info.dense_gmacs, 2.0 * info.dense_gmacs)),
+        ("stages", format!("before blocks {:?}", info.default_stages)),
+    ];
+    for (name, value) in lines {
+        print::line(&format!("{name:<13} {value}"))?;
+    }
+    print::line("")?;
+    let row = |profile: &vitrim::info::ProfileCost| {
+        vec![
+            profile.keep.to_string(),
+            profile.tokens.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
+            format!("{:.3}", profile.gmacs),
+            format!("{:.1}", 100.0 * profile.cost),
+            format!("{:.2}x", 1.0 / profile.cost),
+        ]
+    };
+    let header = ["keep a stage", "tokens after each stage", "GMACs", "of dense %", "MACs saved"];
+    print::table(&header, info.profiles.iter().map(row).collect())
+}

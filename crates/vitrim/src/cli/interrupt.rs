@@ -1,0 +1,20 @@
+//! Ctrl-C: the first asks long work to stop at a good place, the second ends the program.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::Context;
+
+use super::INTERRUPTED;
+
+static STOP: AtomicBool = AtomicBool::new(false);
+
+/// From now on, an interruption (or a request to terminate) sets the flag that is returned.
+pub fn listen() -> anyhow::Result<&'static AtomicBool> {
+    ctrlc::set_handler(|| {
+        if STOP.swap(true, Ordering::Relaxed) {
+            std::process::exit(i32::from(INTERRUPTED));
+        }
+    })
+    .context("cannot listen for Ctrl-C")?;
+    Ok(&STOP)
+}

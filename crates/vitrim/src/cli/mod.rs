@@ -1,0 +1,83 @@
+//! The commands. Results go to stdout, everything else to stderr; exit codes are 0, 1 for an error (one
+//! line), 2 for a wrong command line and 130 for an interruption.
+
+mod args;
+mod bench;
+mod calibrate;
+mod eval;
+mod info;
+mod interrupt;
+mod policy;
+mod predict;
+mod print;
+mod progress;
+mod train;
+mod visualize;
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+pub use args::Args;
+use args::{Command, Global};
+
+use progress::Reporter;
+
+/// Exit code after an interruption: 128 + SIGINT.
+const INTERRUPTED: u8 = 130;
+
+/// Runs the command.
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    if args.global.threads > 0 {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(args.global.threads);
+        pool.build_global().context("--threads: the threads cannot be started")?;
+    }
+    let app = App { global: &args.global, reporter: Reporter::new(args.global.quiet) };
+    match &args.command {
+        Command::Train(args) => train::run(&app, args),
+        Command::Calibrate(args) => calibrate::run(&app, args),
+        Command::Eval(args) => eval::run(&app, args),
+        Command::Predict(args) => predict::run(&app, args),
+        Command::Visualize(args) => visualize::run(&app, args),
+        Command::Bench(args) => bench::run(&app, args),
+        Command::Info(args) => info::run(&app, args),
+    }
+}
+
+/// What every command has at hand.
+struct App<'a> {
+    global: &'a Global,
+    reporter: Reporter,
+}
+
+/// Prints `error` as one line on stderr.
+pub fn report(error: &anyhow::Error) -> ExitCode {
+    // Whoever reads stdout may stop reading: `vitrim predict photos | head -1`.
+    let is_closed_pipe = |cause: &(dyn std::error::Error + 'static)| {
+        cause.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+    };
+    if error.chain().any(is_closed_pipe) {
+        return ExitCode::SUCCESS;
+    }
+    let mut line = String::from("error");
+    for cause in error.chain() {
+        let message = cause.to_string();
+        // Some messages hold their cause's already.
+        if !line.ends_with(&message) {
+            line = format!("{line}: {message}");
+        }
+    }
+    eprintln!("{}", line.split_whitespace().collect::<Vec<_>>().join(" "));
+    ExitCode::FAILURE
+}
+
+/// No user shall see a panic: it becomes one line, and the program ends.
+pub fn report_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place =
+            panic.location().map_or_else(String::new, |at| format!(" at {}:{}", at.file(), at.line()));
+        let message = panic.payload_as_str().unwrap_or("unknown");
+        let message = message.split_whitespace().collect::<Vec<_>>().join(" ");
+        eprintln!("error: a bug in vitrim{place}: {message}; please report it with the command you ran");
+        std::process::exit(1);
+    }));
+}

@@ -1,0 +1,27 @@
+//! `vitrim visualize`.
+
+use std::process::ExitCode;
+
+use serde_json::json;
+use vitrim::Loaded;
+use vitrim::visualize::Pictures;
+
+use super::args::VisualizeArgs;
+use super::predict::for_each_image;
+use super::{App, policy, print};
+
+pub fn run(app: &App, args: &VisualizeArgs) -> anyhow::Result<ExitCode> {
+    let loaded = Loaded::open(&args.model)?;
+    let policy = policy::open(app, &args.policy, &loaded)?;
+    let mut pruner = policy::pruner(&loaded, policy.as_ref());
+    let mut pictures = Pictures::into_folder(&args.out)?;
+    for_each_image(app, &loaded, pruner.as_mut(), &args.images, 1, args.on_bad_image, |seen| {
+        let path = pictures.write(&loaded, seen)?;
+        if app.global.json {
+            print::json(&json!({ "image": seen.prediction.image, "picture": path }))
+        } else {
+            print::line(&path.display().to_string())
+        }
+    })?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,285 @@
+//! What pruning costs and gains on given images: the policy, and the hand-made methods at its cost.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use vitrim_data::{Batch, Dataset, Loader, LoaderOptions, OnBadImage, Order};
+use vitrim_prune::{ImageKey, LearnedPruner, Policy, Pruner, run_from};
+use vitrim_vit::{Backbone, Output, PixelBatch, Site, Taps, Want, cost};
+
+use crate::error::{Result, VitrimError};
+use crate::loaded::Loaded;
+use crate::methods::{Method, can_act, hand_made};
+use crate::parts::OnProgress;
+use crate::speed::{Pixels, SpeedOptions, SpeedUp, speed_up};
+use crate::stats::Confidence;
+use crate::tally::{CostSpread, Tally};
+
+/// Batch sizes at which speed is measured, and the images that go into a round of each at most.
+const SPEED_BATCHES: [(usize, usize); 2] = [(1, 64), (32, SPEED_IMAGES)];
+/// Images that are kept in memory for it.
+const SPEED_IMAGES: usize = 256;
+/// Time to measure a method's speed for at one batch size.
+const SPEED_TIME: Duration = Duration::from_secs(4);
+/// Least rounds of dense and pruned.
+const SPEED_ROUNDS: usize = 5;
+
+/// How to evaluate.
+#[derive(Clone, Debug)]
+pub struct EvalOptions {
+    /// Images a batch.
+    pub batch: usize,
+    /// Decoding threads; 0 for one a core.
+    pub workers: usize,
+    /// Only the first so many images.
+    pub images: Option<usize>,
+    /// What a corrupt image does.
+    pub on_bad_image: OnBadImage,
+    /// Methods to compare.
+    pub methods: Vec<Method>,
+    /// Stages and shares of N0 for the hand-made methods where there is no policy to match.
+    pub profile: Option<(Vec<usize>, Vec<f64>)>,
+    /// Whether to measure images/s.
+    pub speed: bool,
+}
+
+/// What was measured.
+#[derive(Clone, Debug, Serialize)]
+pub struct Evaluation {
+    /// Images seen.
+    pub images: usize,
+    /// Images that had a label.
+    pub labelled: usize,
+    /// Corrupt images left out.
+    pub bad_images: usize,
+    /// Top-1 of the dense model, percent; null without labels.
+    pub dense_top1: Option<f64>,
+    /// MACs of the dense model an image, in units of 1e9.
+    pub dense_gmacs: f64,
+    /// One for each method, in the order asked for.
+    pub methods: Vec<MethodReport>,
+}
+
+/// One method's figures.
+#[derive(Clone, Debug, Serialize)]
+pub struct MethodReport {
+    /// Its name.
+    pub method: String,
+    /// Top-1, percent; null without labels.
+    pub top1: Option<f64>,
+    /// Dense minus pruned top-1, pp; null without labels.
+    pub drop_pp: Option<f64>,
+    /// Paired 95 % interval of the drop, pp; without labels, of the disagreement.
+    pub interval_pp: (f64, f64),
+    /// Images on which the class differs from the dense model's, percent.
+    pub disagreement: f64,
+    /// Mean D = 9 KL at temperature 3 to the dense prediction, nats.
+    pub fidelity: f64,
+    /// Mean share of N0 left after each stage, `[K]`.
+    pub keep_ratio: Vec<f64>,
+    /// Mean MACs an image, in units of 1e9, the method's own scoring included.
+    pub gmacs: f64,
+    /// The same as a share of the dense model's.
+    pub cost: f64,
+    /// How the share differs between images.
+    pub cost_spread: CostSpread,
+    /// Images/s beside the dense model's; empty if not measured.
+    pub speed: Vec<SpeedUp>,
+}
+
+/// A method while it is measured.
+struct Contender {
+    method: Method,
+    pruner: Box<dyn Pruner>,
+    tally: Tally,
+}
+
+/// The dense model's answers, and pixels to time with.
+#[derive(Default)]
+struct Dense {
+    /// Logits of each batch.
+    logits: Vec<Output>,
+    right: usize,
+    labelled: usize,
+    images: usize,
+    bad_images: usize,
+    pixels: Vec<f32>,
+    keys: Vec<ImageKey>,
+}
+
+/// Measures the dense model and `policy` on `dataset` in one pass, then the hand-made methods at the
+/// policy's measured keep ratios in a second. The keep ratios need no label.
+///
+/// # Errors
+/// If images cannot be read, or there are none.
+pub fn evaluate(
+    loaded: &Loaded,
+    dataset: &Dataset,
+    policy: Option<&Policy>,
+    options: &EvalOptions,
+    progress: OnProgress<'_>,
+) -> Result<Evaluation> {
+    let wanted = |method: Method| options.methods.contains(&method);
+    let policy_first = policy.map(|policy| Contender {
+        method: Method::Policy,
+        pruner: Box::new(LearnedPruner::new(&loaded.spec, policy)),
+        tally: Tally::new(&loaded.spec),
+    });
+    let mut contenders: Vec<Contender> = policy_first.into_iter().collect();
+    let dense = first_pass(loaded, dataset, &mut contenders, options, progress)?;
+    if dense.images == 0 {
+        let data = dataset.split().to_owned();
+        return Err(VitrimError::Part { data, reason: "no image that can be decoded".into() });
+    }
+
+    let profile = match (policy, contenders.first()) {
+        (Some(policy), Some(of_policy)) => Some((policy.stages.clone(), of_policy.tally.keep_ratio())),
+        _ => options.profile.clone(),
+    };
+    if let Some((stages, keep)) = profile {
+        let mut hand = Vec::new();
+        for &method in options.methods.iter().filter(|m| **m != Method::Policy && can_act(**m, &stages)) {
+            let pruner = hand_made(method, &loaded.spec, &stages, &keep)?;
+            hand.push(Contender { method, pruner, tally: Tally::new(&loaded.spec) });
+        }
+        second_pass(loaded, dataset, &mut hand, &dense, &stages, options, progress)?;
+        contenders.extend(hand);
+    }
+    contenders.retain(|contender| wanted(contender.method));
+    Ok(Evaluation {
+        images: dense.images,
+        labelled: dense.labelled,
+        bad_images: dense.bad_images,
+        dense_top1: (dense.labelled > 0).then(|| 100.0 * dense.right as f64 / dense.labelled as f64),
+        dense_gmacs: cost::dense_macs(&loaded.spec) as f64 / 1e9,
+        methods: contenders
+            .into_iter()
+            .map(|contender| contender.report(loaded, &dense, options.speed))
+            .collect::<Result<_>>()?,
+    })
+}
+
+/// The dense model and the policy (if it is among `contenders`).
+fn first_pass(
+    loaded: &Loaded,
+    dataset: &Dataset,
+    contenders: &mut [Contender],
+    options: &EvalOptions,
+    progress: OnProgress<'_>,
+) -> Result<Dense> {
+    let model = &loaded.model;
+    let first = contenders.first().and_then(|c| c.pruner.sites(&loaded.spec).first().copied());
+    let (site, taps) = first.unwrap_or((Site::input_of(0), Taps::NONE));
+    let room = if options.speed { SPEED_IMAGES } else { 0 };
+    let mut dense = Dense::default();
+    let mut loader = loader(loaded, dataset, options)?;
+    while let Some(batch) = loader.next().transpose()? {
+        let keys = keys(&batch);
+        let mut state = model.embed(PixelBatch::new(&batch.pixels, batch.len()))?;
+        model.advance(&mut state, site, taps)?;
+        let mut unpruned = state.clone();
+        model.advance(&mut unpruned, Site::end(&loaded.spec), Taps::NONE)?;
+        let logits = model.finish(&unpruned, Want::Logits)?;
+        for contender in contenders.iter_mut() {
+            let pruned = run_from(model, contender.pruner.as_mut(), state.clone(), &keys)?;
+            contender.tally.add(&logits, &pruned, &batch.labels);
+        }
+        dense.add(&batch, logits, &keys, room);
+        progress(loader.position(), loader.total());
+    }
+    dense.bad_images = loader.bad_images().count();
+    Ok(dense)
+}
+
+/// The hand-made methods, which share what runs before the first stage.
+fn second_pass(
+    loaded: &Loaded,
+    dataset: &Dataset,
+    contenders: &mut [Contender],
+    dense: &Dense,
+    stages: &[usize],
+    options: &EvalOptions,
+    progress: OnProgress<'_>,
+) -> Result<()> {
+    let Some(first) = stages.first().filter(|_| !contenders.is_empty()) else { return Ok(()) };
+    let model = &loaded.model;
+    let mut loader = loader(loaded, dataset, options)?;
+    for logits in &dense.logits {
+        let Some(batch) = loader.next().transpose()? else { break };
+        let mut state = model.embed(PixelBatch::new(&batch.pixels, batch.len()))?;
+        model.advance(&mut state, Site::input_of(*first), Taps::CLS_ATTENTION)?;
+        let keys = keys(&batch);
+        for contender in contenders.iter_mut() {
+            let pruned = run_from(model, contender.pruner.as_mut(), state.clone(), &keys)?;
+            contender.tally.add(logits, &pruned, &batch.labels);
+        }
+        progress(loader.position(), loader.total());
+    }
+    Ok(())
+}
+
+fn loader(loaded: &Loaded, dataset: &Dataset, options: &EvalOptions) -> Result<Loader> {
+    let loader_options = LoaderOptions {
+        batch: options.batch,
+        workers: options.workers,
+        skip: 0,
+        limit: options.images,
+        on_bad_image: options.on_bad_image,
+    };
+    Ok(Loader::new(dataset, Order::Sequential, &loaded.transform, loader_options)?)
+}
+
+/// The keys of a batch's images: their positions in the data set.
+pub(crate) fn keys(batch: &Batch) -> Vec<ImageKey> {
+    batch.indices.iter().map(|index| *index as ImageKey).collect()
+}
+
+impl Dense {
+    /// Adds a batch, and keeps its pixels as long as fewer than `room` images are kept.
+    fn add(&mut self, batch: &Batch, logits: Output, keys: &[ImageKey], room: usize) {
+        for (class, label) in logits.argmax().into_iter().zip(&batch.labels) {
+            self.labelled += usize::from(label.is_some());
+            self.right += usize::from(*label == u32::try_from(class).ok());
+        }
+        self.images += batch.len();
+        let kept = room.saturating_sub(self.keys.len()).min(batch.len());
+        self.keys.extend(&keys[..kept]);
+        self.pixels.extend_from_slice(&batch.pixels[..kept * (batch.pixels.len() / batch.len())]);
+        self.logits.push(logits);
+    }
+}
+
+impl Contender {
+    fn report(mut self, loaded: &Loaded, dense: &Dense, with_speed: bool) -> Result<MethodReport> {
+        let tally = &self.tally;
+        let drop = tally.drop()?;
+        let labelled = tally.labelled() > 0;
+        let spread = tally.spread().unwrap_or(CostSpread { p10: 1.0, p50: 1.0, p90: 1.0 });
+        let speed = if with_speed { speeds(loaded, self.pruner.as_mut(), dense)? } else { Vec::new() };
+        Ok(MethodReport {
+            method: self.method.to_string(),
+            top1: tally.top1(),
+            drop_pp: labelled.then(|| drop.drop_pp()),
+            interval_pp: drop.interval(Confidence::new(0.95)?),
+            disagreement: tally.disagreement(),
+            fidelity: tally.mean_divergence(),
+            keep_ratio: tally.keep_ratio(),
+            gmacs: tally.gmacs(),
+            cost: tally.cost(),
+            cost_spread: spread,
+            speed,
+        })
+    }
+}
+
+fn speeds(loaded: &Loaded, pruner: &mut dyn Pruner, dense: &Dense) -> Result<Vec<SpeedUp>> {
+    let pixels = Pixels { data: &dense.pixels, keys: &dense.keys };
+    SPEED_BATCHES
+        .iter()
+        .filter(|(batch, _)| *batch <= dense.keys.len())
+        .map(|&(batch, images)| {
+            let options = SpeedOptions { rounds: SPEED_ROUNDS, time: SPEED_TIME, batches: images / batch };
+            speed_up(&loaded.model, pruner, pixels, batch, options)
+        })
+        .collect()
+}

@@ -1,0 +1,62 @@
+//! A backbone's geometry and what it costs at which keep ratios.
+
+use serde::Serialize;
+use vitrim_vit::{Site, VitSpec, cost};
+
+/// Keep ratios a stage that are shown unless others are asked for; 0.7 is the seed paper's.
+pub const KEEP_RATIOS: [f64; 5] = [0.9, 0.8, 0.7, 0.6, 0.5];
+
+/// Everything about a backbone that needs no image.
+#[derive(Clone, Debug, Serialize)]
+pub struct Info {
+    /// Geometry, under timm's names.
+    pub spec: VitSpec,
+    /// Parameters.
+    pub parameters: usize,
+    /// N0.
+    pub patch_tokens: usize,
+    /// Tokens that are never pruned.
+    pub prefix_tokens: usize,
+    /// Where pruning happens by default.
+    pub default_stages: Vec<usize>,
+    /// MACs an image of the dense model, in units of 1e9.
+    pub dense_gmacs: f64,
+    /// Costs at keep ratios.
+    pub profiles: Vec<ProfileCost>,
+}
+
+/// The cost of one keep ratio: the same share of the survivors stays at each default stage.
+#[derive(Clone, Debug, Serialize)]
+pub struct ProfileCost {
+    /// Share of the survivors that stays at a stage.
+    pub keep: f64,
+    /// Tokens after each stage, prefix tokens included.
+    pub tokens: Vec<usize>,
+    /// MACs an image, in units of 1e9, without any scoring.
+    pub gmacs: f64,
+    /// The same as a share of the dense model's.
+    pub cost: f64,
+}
+
+/// What there is to know about `spec`, with costs at `keep_ratios`.
+pub fn info(spec: &VitSpec, keep_ratios: &[f64]) -> Info {
+    let stages = spec.default_stages();
+    let dense = cost::dense_macs(spec);
+    let profile = |&keep: &f64| {
+        let shares: Vec<f64> = (1..=stages.len()).map(|k| keep.powi(k as i32)).collect();
+        let tokens = cost::profile_tokens(spec, &shares);
+        let trajectory: Vec<(Site, usize)> =
+            stages.iter().zip(&tokens).map(|(block, n)| (Site::input_of(*block), *n)).collect();
+        let macs = cost::image_macs(spec, &trajectory);
+        ProfileCost { keep, tokens, gmacs: macs as f64 / 1e9, cost: macs as f64 / dense as f64 }
+    };
+    Info {
+        parameters: spec.num_parameters(),
+        patch_tokens: spec.num_patches(),
+        prefix_tokens: spec.num_prefix_tokens(),
+        dense_gmacs: dense as f64 / 1e9,
+        profiles: keep_ratios.iter().map(profile).collect(),
+        default_stages: stages,
+        spec: spec.clone(),
+    }
+}

@@ -1,0 +1,105 @@
+//! A backbone ready to run, with what it takes to feed it.
+
+use std::path::Path;
+
+use vitrim_data::{Dataset, Preprocess, Transform};
+use vitrim_prune::policy::BackboneId;
+use vitrim_vit::{Checkpoint, CpuBackbone, Tensors, VitSpec};
+
+use crate::error::{Result, VitrimError};
+
+/// Seed of the weights of a backbone that is given by name.
+const RANDOM_WEIGHTS: u64 = 0;
+
+/// A backbone with its identity and its images' way in.
+pub struct Loaded {
+    /// The folder or the name that it was opened by.
+    pub origin: String,
+    /// The geometry.
+    pub spec: VitSpec,
+    /// The executor.
+    pub model: CpuBackbone,
+    /// What policies are checked against.
+    pub id: BackboneId,
+    /// Image to pixels.
+    pub transform: Transform,
+    /// The name of each class; empty where the checkpoint does not say.
+    pub class_names: Vec<String>,
+}
+
+impl Loaded {
+    /// Opens a checkpoint folder.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`], or if its preprocessing is not supported.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let checkpoint = Checkpoint::open(folder)?;
+        let spec = checkpoint.spec.clone();
+        let id = BackboneId::of(&spec, &checkpoint.tensors)?;
+        let preprocess = Preprocess::from_pretrained_cfg(&checkpoint.pretrained_cfg).map_err(|error| {
+            VitrimError::Part {
+                data: folder.join("config.json").display().to_string(),
+                reason: error.to_string(),
+            }
+        })?;
+        Ok(Loaded {
+            origin: folder.display().to_string(),
+            id,
+            transform: transform(&spec, preprocess)?,
+            class_names: checkpoint.class_names(),
+            model: checkpoint.into_backbone()?,
+            spec,
+        })
+    }
+
+    /// A backbone of timm's geometry `name` with random weights, for timing.
+    ///
+    /// # Errors
+    /// If the name is not one of those that vitrim runs.
+    pub fn random(name: &str) -> Result<Self> {
+        let spec = VitSpec::from_timm_name(name)?;
+        let tensors = Tensors::random(&spec, RANDOM_WEIGHTS);
+        Ok(Loaded {
+            origin: format!("{name} with random weights"),
+            id: BackboneId::of(&spec, &tensors)?,
+            transform: transform(&spec, Preprocess::default())?,
+            class_names: Vec::new(),
+            model: CpuBackbone::new(&spec, &tensors)?,
+            spec,
+        })
+    }
+
+    /// A checkpoint folder where there is one, else a backbone by name with random weights.
+    ///
+    /// # Errors
+    /// As [`Loaded::open`] and [`Loaded::random`].
+    pub fn open_or_random(model: &str) -> Result<Self> {
+        if Path::new(model).exists() {
+            return Self::open(Path::new(model));
+        }
+        Self::random(model)
+            .map_err(|error| VitrimError::NoSuchModel { given: model.to_owned(), reason: error.to_string() })
+    }
+
+    /// Checks that `dataset`, opened at `data`, has the backbone's classes, or no labels at all.
+    ///
+    /// # Errors
+    /// [`VitrimError::Classes`] if not.
+    pub fn check_classes(&self, data: &str, dataset: &Dataset) -> Result<()> {
+        let greatest = (0..dataset.len()).filter_map(|index| dataset.label(index)).max();
+        let Some(greatest) = greatest else { return Ok(()) };
+        let named = dataset.class_names().len();
+        let classes = self.spec.num_classes;
+        let found = if named > 0 { named } else { greatest as usize + 1 };
+        if found == classes || (named == 0 && found < classes) {
+            return Ok(());
+        }
+        Err(VitrimError::Classes { data: data.to_owned(), found, model: self.origin.clone(), classes })
+    }
+}
+
+/// The checkpoint's transform, at the size that the geometry takes.
+fn transform(spec: &VitSpec, preprocess: Preprocess) -> Result<Transform> {
+    let [height, width] = spec.img_size;
+    Ok(Transform::new(Preprocess { input_size: [3, height, width], ..preprocess })?)
+}

@@ -1,0 +1,185 @@
+//! Which images are for training, which for calibration, which for the final figures.
+//!
+//! Splits that a data set has are taken as they are. What it lacks is cut from what it has by a hash
+//! of each image's bytes: `train` and `test` alone give train and calibration from `train` at 4 to 1;
+//! a single split gives train, calibration and test at 3 to 1 to 1.
+
+use std::path::{Path, PathBuf};
+
+use vitrim_data::{ContentSet, Dataset, Part, Shares};
+
+use crate::error::{Result, VitrimError};
+
+/// Where only `train` and `test` are given.
+const TRAIN_AND_CALIBRATION: Shares = Shares { train: 0.8, calibration: 0.2, test: 0.0 };
+/// Where there is a single split.
+const ALL_THREE: Shares = Shares { train: 0.6, calibration: 0.2, test: 0.2 };
+
+/// Told (images done, all images) while images are hashed.
+pub type OnProgress<'a> = &'a mut dyn FnMut(usize, usize);
+
+/// A data set and the splits that it has.
+#[derive(Clone, Debug)]
+pub struct DataParts {
+    path: PathBuf,
+    splits: Vec<String>,
+}
+
+/// Where a part's images are.
+#[derive(Clone, Debug, PartialEq)]
+enum Place {
+    /// A whole split.
+    Whole(String),
+    /// What the shares give to the part of a split.
+    Cut(String, Shares, Part),
+}
+
+impl DataParts {
+    /// Looks at which splits the data set at `path` has.
+    ///
+    /// # Errors
+    /// If the path cannot be read.
+    pub fn of(path: &Path) -> Result<Self> {
+        Ok(DataParts { path: path.to_owned(), splits: Dataset::splits(path)? })
+    }
+
+    /// The data set's path.
+    pub fn path(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    /// Whether there are images for `part`.
+    pub fn has(&self, part: Part) -> bool {
+        self.place(part).is_some()
+    }
+
+    /// Where final figures come from: the test part, or calibration where there is none.
+    pub fn final_part(&self) -> Part {
+        if self.has(Part::Test) { Part::Test } else { Part::Calibration }
+    }
+
+    /// The images of `part`.
+    ///
+    /// # Errors
+    /// If there are none, or they cannot be read.
+    pub fn part(&self, part: Part, progress: OnProgress<'_>) -> Result<Dataset> {
+        let place = self.place(part).ok_or_else(|| {
+            let splits = self.splits.join(", ");
+            self.lacks(format!("has no images for {}; it has: {splits}; name one with --split", name(part)))
+        })?;
+        let (split, cut) = match &place {
+            Place::Whole(split) => (split, None),
+            Place::Cut(split, shares, part) => (split, Some((shares, part))),
+        };
+        let whole = Dataset::open(&self.path, Some(split))?;
+        let dataset = match cut {
+            None => whole,
+            Some((shares, part)) => whole.by_hash(*part, shares, progress)?,
+        };
+        if dataset.is_empty() {
+            return Err(self.lacks(format!("too few images to cut out a part for {}", name(part))));
+        }
+        Ok(dataset)
+    }
+
+    /// The images that a user calls `wanted`: `train`, `calibration` (or `validation`), `test`, or a
+    /// split of the data set's own.
+    ///
+    /// # Errors
+    /// As [`DataParts::part`].
+    pub fn named(&self, wanted: &str, progress: OnProgress<'_>) -> Result<Dataset> {
+        match part_of_name(wanted) {
+            Some(part) if self.has(part) => self.part(part, progress),
+            _ => Ok(Dataset::open(&self.path, Some(wanted))?),
+        }
+    }
+
+    /// Everything that training must not see: calibration and test images, and `also`.
+    ///
+    /// # Errors
+    /// A read error.
+    pub fn held_out(&self, also: Option<&Dataset>, progress: OnProgress<'_>) -> Result<ContentSet> {
+        let mut hashes = match also {
+            Some(also) => also.content_hashes(progress)?,
+            None => ContentSet::new(),
+        };
+        for part in [Part::Calibration, Part::Test] {
+            if let Some(Place::Whole(split)) = self.place(part) {
+                hashes.extend(Dataset::open(&self.path, Some(&split))?.content_hashes(progress)?);
+            }
+        }
+        Ok(hashes)
+    }
+
+    fn place(&self, part: Part) -> Option<Place> {
+        let has = |split: &str| self.splits.iter().any(|s| s == split);
+        let whole = |split: &str| has(split).then(|| Place::Whole(split.to_owned()));
+        if let [only] = self.splits.as_slice()
+            && !matches!(only.as_str(), "validation" | "test")
+        {
+            return Some(Place::Cut(only.clone(), ALL_THREE, part));
+        }
+        match part {
+            Part::Test => whole("test"),
+            Part::Calibration if has("validation") => whole("validation"),
+            Part::Train if has("validation") => whole("train"),
+            Part::Train | Part::Calibration => {
+                has("train").then(|| Place::Cut("train".into(), TRAIN_AND_CALIBRATION, part))
+            }
+        }
+    }
+
+    fn lacks(&self, reason: String) -> VitrimError {
+        VitrimError::Part { data: self.path(), reason }
+    }
+}
+
+/// What a user calls `part`.
+pub fn name(part: Part) -> &'static str {
+    match part {
+        Part::Train => "train",
+        Part::Calibration => "calibration",
+        Part::Test => "test",
+    }
+}
+
+fn part_of_name(name: &str) -> Option<Part> {
+    match name {
+        "train" => Some(Part::Train),
+        "calibration" | "validation" | "val" | "valid" => Some(Part::Calibration),
+        "test" => Some(Part::Test),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts(splits: &[&str]) -> DataParts {
+        DataParts { path: PathBuf::new(), splits: splits.iter().map(|s| (*s).to_owned()).collect() }
+    }
+
+    #[test]
+    fn given_splits_are_taken_as_they_are() {
+        let all = parts(&["train", "validation", "test"]);
+        assert_eq!(all.place(Part::Train), Some(Place::Whole("train".into())));
+        assert_eq!(all.place(Part::Calibration), Some(Place::Whole("validation".into())));
+        assert_eq!(all.place(Part::Test), Some(Place::Whole("test".into())));
+        assert!(!parts(&["train", "validation"]).has(Part::Test));
+        assert!(!parts(&["test"]).has(Part::Train), "nobody trains on a test split unless he says so");
+        assert!(!parts(&["validation", "test"]).has(Part::Train));
+    }
+
+    #[test]
+    fn what_is_missing_is_cut() {
+        let two = parts(&["train", "test"]);
+        let cut = |part| Some(Place::Cut("train".into(), TRAIN_AND_CALIBRATION, part));
+        assert_eq!(two.place(Part::Train), cut(Part::Train));
+        assert_eq!(two.place(Part::Calibration), cut(Part::Calibration));
+        assert_eq!(two.place(Part::Test), Some(Place::Whole("test".into())));
+        for part in [Part::Train, Part::Calibration, Part::Test] {
+            assert_eq!(parts(&["all"]).place(part), Some(Place::Cut("all".into(), ALL_THREE, part)));
+        }
+    }
+}

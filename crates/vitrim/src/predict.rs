@@ -1,0 +1,131 @@
+//! Classes of single images, and which patches the answer was made from.
+
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+use serde::Serialize;
+use vitrim_data::{DataError, RgbImage, load_image};
+use vitrim_prune::{Pruner, run};
+use vitrim_vit::PixelBatch;
+
+use crate::error::Result;
+use crate::loaded::Loaded;
+
+/// One image's answer.
+#[derive(Clone, Debug, Serialize)]
+pub struct Prediction {
+    /// The image file.
+    pub image: PathBuf,
+    /// The most probable classes, best first.
+    pub classes: Vec<ClassProbability>,
+    /// Survivors of each stage, `[K]`.
+    pub stages: Vec<Survivors>,
+    /// MACs, in units of 1e9, the pruner's own scoring included.
+    pub gmacs: f64,
+}
+
+/// A class and how probable it is.
+#[derive(Clone, Debug, Serialize)]
+pub struct ClassProbability {
+    /// Its index.
+    pub class: usize,
+    /// Its name, where the checkpoint says.
+    pub name: Option<String>,
+    /// Softmax probability.
+    pub probability: f64,
+}
+
+/// Who is left after a stage.
+#[derive(Clone, Debug, Serialize)]
+pub struct Survivors {
+    /// The 0-based block that the stage lies before.
+    pub block: usize,
+    /// Row-major grid positions.
+    pub positions: Vec<usize>,
+}
+
+/// An image as the model sees it, with the model's answer.
+pub struct Seen {
+    /// The crop.
+    pub crop: RgbImage,
+    /// The answer.
+    pub prediction: Prediction,
+}
+
+/// Runs `paths` through `loaded`, pruned by `pruner`, with the `top_k` best classes of each. Images that
+/// cannot be read come back as errors, in their place.
+///
+/// # Errors
+/// If the backbone or the pruner refuses.
+pub fn predict(
+    loaded: &Loaded,
+    pruner: &mut dyn Pruner,
+    paths: &[PathBuf],
+    top_k: usize,
+) -> Result<Vec<Result<Seen, DataError>>> {
+    let crop = |path: &PathBuf| load_image(path).map(|image| loaded.transform.cropped(&image));
+    let crops: Vec<Result<RgbImage, DataError>> = paths.par_iter().map(crop).collect();
+    let good: Vec<&RgbImage> = crops.iter().flatten().collect();
+    let mut predictions = Vec::new().into_iter();
+    if !good.is_empty() {
+        // A crop has the model's size already, so that pixels() only normalises it.
+        let pixels: Vec<f32> = good.par_iter().flat_map_iter(|crop| loaded.transform.pixels(crop)).collect();
+        let keys: Vec<u64> =
+            paths.iter().zip(&crops).filter(|(_, c)| c.is_ok()).map(|(p, _)| key(p)).collect();
+        let pruned = run(&loaded.model, pruner, PixelBatch::new(&pixels, good.len()), &keys)?;
+        let answer = |b: usize| {
+            let survivors = |stage: &vitrim_prune::StageRecord| Survivors {
+                block: stage.site.block,
+                positions: stage.grid_positions(b),
+            };
+            let classes = top_classes(pruned.logits.row(b), &loaded.class_names, top_k);
+            (classes, pruned.stages.iter().map(survivors).collect(), pruned.macs[b] as f64 / 1e9)
+        };
+        predictions = (0..good.len()).map(answer).collect::<Vec<_>>().into_iter();
+    }
+    let seen = crops.into_iter().zip(paths).map(|(crop, image)| {
+        crop.map(|crop| {
+            let (classes, stages, gmacs) = predictions.next().expect("one answer for each good image");
+            Seen { crop, prediction: Prediction { image: image.clone(), classes, stages, gmacs } }
+        })
+    });
+    Ok(seen.collect())
+}
+
+/// A file's key: its name's hash, so that an image is sampled alike in any company (FNV-1a).
+fn key(path: &Path) -> u64 {
+    let name = path.file_name().unwrap_or_default();
+    let bytes = name.as_encoded_bytes().iter();
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
+}
+
+fn top_classes(logits: &[f32], names: &[String], top_k: usize) -> Vec<ClassProbability> {
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let weights: Vec<f64> = logits.iter().map(|z| f64::from(z - max).exp()).collect();
+    let sum: f64 = weights.iter().sum();
+    let mut order: Vec<usize> = (0..logits.len()).collect();
+    order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));
+    let best = order.into_iter().take(top_k);
+    best.map(|class| ClassProbability {
+        class,
+        name: names.get(class).cloned(),
+        probability: weights[class] / sum,
+    })
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn classes_are_ranked_with_their_probabilities() {
+        let names = ["a".to_owned(), "b".to_owned()];
+        let top = top_classes(&[0.0, 3f32.ln(), -1e9], &names, 2);
+        assert_eq!((top[0].class, top[1].class), (1, 0));
+        assert_eq!(top[0].name.as_deref(), Some("b"));
+        assert!((top[0].probability - 0.75).abs() < 1e-6);
+        assert_eq!(top_classes(&[1.0; 3], &names, 9).len(), 3);
+        assert_eq!(top_classes(&[1.0; 3], &names, 9)[2].name, None);
+    }
+}

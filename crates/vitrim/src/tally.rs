@@ -1,0 +1,162 @@
+//! Counts over images that went through the dense model and through a pruned one.
+
+use serde::Serialize;
+use vitrim_prune::Pruned;
+use vitrim_train::rewards::divergence;
+use vitrim_vit::{Output, VitSpec, cost};
+
+use crate::error::Result;
+use crate::front::FrontPoint;
+use crate::stats::{PairedDrop, Quantiles};
+
+/// What a pruned model did to the images seen so far.
+#[derive(Clone, Debug)]
+pub struct Tally {
+    dense_macs: u64,
+    num_patches: usize,
+    images: usize,
+    /// Images with a label.
+    labelled: usize,
+    right: usize,
+    dense_only_right: usize,
+    pruned_only_right: usize,
+    disagreed: usize,
+    divergence: f64,
+    /// Patch tokens left after each stage, over all images, `[K]`.
+    survivors: Vec<usize>,
+    /// MACs of each image.
+    macs: Vec<u64>,
+}
+
+/// Share of the dense MACs that single images take.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct CostSpread {
+    /// A tenth of the images take less.
+    pub p10: f64,
+    /// Half of the images take less.
+    pub p50: f64,
+    /// A tenth of the images take more.
+    pub p90: f64,
+}
+
+impl Tally {
+    /// Nothing seen, for a backbone of geometry `spec`.
+    pub fn new(spec: &VitSpec) -> Self {
+        Tally {
+            dense_macs: cost::dense_macs(spec),
+            num_patches: spec.num_patches(),
+            images: 0,
+            labelled: 0,
+            right: 0,
+            dense_only_right: 0,
+            pruned_only_right: 0,
+            disagreed: 0,
+            divergence: 0.0,
+            survivors: Vec::new(),
+            macs: Vec::new(),
+        }
+    }
+
+    /// Adds a batch: `dense` and `pruned` logits `[B, C]`, `labels: [B]`.
+    pub fn add(&mut self, dense: &Output, pruned: &Pruned, labels: &[Option<u32>]) {
+        let predictions = dense.argmax().into_iter().zip(pruned.logits.argmax());
+        for (b, ((dense_class, pruned_class), label)) in predictions.zip(labels).enumerate() {
+            self.images += 1;
+            self.disagreed += usize::from(dense_class != pruned_class);
+            self.divergence += divergence(dense.row(b), pruned.logits.row(b));
+            if let Some(label) = label {
+                let right = |class: usize| class == *label as usize;
+                self.labelled += 1;
+                self.right += usize::from(right(pruned_class));
+                self.dense_only_right += usize::from(right(dense_class) && !right(pruned_class));
+                self.pruned_only_right += usize::from(!right(dense_class) && right(pruned_class));
+            }
+        }
+        self.survivors.resize(pruned.stages.len(), 0);
+        for (sum, stage) in self.survivors.iter_mut().zip(&pruned.stages) {
+            *sum += (0..labels.len()).map(|b| stage.patch_tokens(b)).sum::<usize>();
+        }
+        self.macs.extend(&pruned.macs);
+    }
+
+    /// Images seen.
+    pub fn images(&self) -> usize {
+        self.images
+    }
+
+    /// Images seen that had a label.
+    pub fn labelled(&self) -> usize {
+        self.labelled
+    }
+
+    /// Top-1, percent, over the labelled images.
+    pub fn top1(&self) -> Option<f64> {
+        (self.labelled > 0).then(|| 100.0 * self.right as f64 / self.labelled as f64)
+    }
+
+    /// The drop where there are labels; else the disagreement with the dense model, which bounds it.
+    ///
+    /// # Errors
+    /// Before any image was seen.
+    pub fn drop(&self) -> Result<PairedDrop> {
+        let (images, lost, won) = self.paired();
+        Ok(PairedDrop::new(images, lost, won)?)
+    }
+
+    /// Images on which the two models name different classes, percent.
+    pub fn disagreement(&self) -> f64 {
+        100.0 * self.disagreed as f64 / self.images.max(1) as f64
+    }
+
+    /// Mean D, nats.
+    pub fn mean_divergence(&self) -> f64 {
+        self.divergence / self.images.max(1) as f64
+    }
+
+    /// Mean share of N0 left after each stage, `[K]`; never rises.
+    pub fn keep_ratio(&self) -> Vec<f64> {
+        let all = (self.images * self.num_patches).max(1) as f64;
+        self.survivors.iter().map(|n| *n as f64 / all).collect()
+    }
+
+    /// Mean MACs an image, in units of 1e9.
+    pub fn gmacs(&self) -> f64 {
+        self.macs.iter().map(|m| *m as f64).sum::<f64>() / self.images.max(1) as f64 / 1e9
+    }
+
+    /// Mean MACs as a share of the dense model's.
+    pub fn cost(&self) -> f64 {
+        self.gmacs() * 1e9 / self.dense_macs as f64
+    }
+
+    /// How the cost differs between images. `None` before any was seen.
+    pub fn spread(&self) -> Option<CostSpread> {
+        let shares = self.macs.iter().map(|m| *m as f64 / self.dense_macs as f64).collect();
+        let quantiles = Quantiles::of(shares)?;
+        Some(CostSpread { p10: quantiles.at(0.1), p50: quantiles.at(0.5), p90: quantiles.at(0.9) })
+    }
+
+    /// As the point of a front, measured at `setting`.
+    pub fn front_point(&self, setting: f64) -> FrontPoint {
+        let (images, dense_only_right, pruned_only_right) = self.paired();
+        FrontPoint {
+            setting,
+            cost: self.cost(),
+            gmacs: self.gmacs(),
+            images,
+            dense_only_right,
+            pruned_only_right,
+            fidelity: self.mean_divergence(),
+            keep_ratio: self.keep_ratio(),
+        }
+    }
+
+    /// (images, dense only right, pruned only right); without labels, disagreements count as lost.
+    fn paired(&self) -> (usize, usize, usize) {
+        if self.labelled > 0 {
+            (self.labelled, self.dense_only_right, self.pruned_only_right)
+        } else {
+            (self.images, self.disagreed, 0)
+        }
+    }
+}

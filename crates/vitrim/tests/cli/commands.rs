@@ -1,0 +1,204 @@
+//! From a checkpoint and a folder of images to every answer.
+
+use serde_json::Value;
+
+use crate::fixtures::Scratch;
+
+#[test]
+fn train_calibrate_and_use_a_policy() {
+    let scratch = Scratch::new();
+    let run = scratch.train(&[]);
+    let out = run.good();
+    assert!(out.contains("threshold") && out.contains("policy: run/policy"), "{out}");
+    let stderr = run.stderr();
+    assert!(
+        stderr.contains("36 images to train on (0 left out") && stderr.contains("18 to calibrate"),
+        "{stderr}"
+    );
+    assert!(stderr.contains("update 3/3: "), "{stderr}");
+    for file in [
+        "policy/policy.json",
+        "policy/policy.safetensors",
+        "config.toml",
+        "checkpoint.safetensors",
+        "log.jsonl",
+    ] {
+        assert!(scratch.path("run").join(file).is_file(), "{file}");
+    }
+
+    // The same command again only calibrates; another configuration is refused.
+    let again = scratch.train(&[]);
+    assert!(again.stderr().contains("has all 3 updates; only calibrating"), "{}", again.stderr());
+    let before = scratch.snapshot("run");
+    scratch.train(&["--seed", "5", "--quiet"]).refused(&[
+        "run/checkpoint.safetensors",
+        "another configuration",
+        "--out",
+    ]);
+    assert_eq!(before, scratch.snapshot("run"));
+
+    calibrates(&scratch);
+    evaluates(&scratch);
+    predicts_and_draws(&scratch);
+    benches(&scratch);
+}
+
+fn calibrates(scratch: &Scratch) {
+    let args = ["calibrate", "--model", "model", "--policy", "run/policy", "--data", "data"];
+    let json =
+        scratch.run(&[&args[..], &["--max-drop", "100", "--confidence", "0.5", "--json"]].concat()).json();
+    let record = &json[0]["calibration"];
+    assert_eq!((&record["certified"], &record["max_drop"]), (&Value::Bool(true), &Value::from(100.0)));
+    assert_eq!(
+        (&record["split"], &record["front"]["images"]),
+        (&Value::from("calibration"), &Value::from(18))
+    );
+    // 18 images certify nothing: the policy becomes the dense model, and says what it would take.
+    let out = scratch.run(&[&args[..], &["--max-drop", "0.1"]].concat()).good();
+    assert!(out.contains("18 images cannot certify a drop of at most 0.1 pp"), "{out}");
+    assert!(out.contains("set to keep everything") && out.contains("threshold=0\n"), "{out}");
+}
+
+fn evaluates(scratch: &Scratch) {
+    let args = ["eval", "--model", "model", "--data", "data", "--json"];
+    let dense = &scratch.run(&args).json()[0];
+    assert_eq!((&dense["images"], &dense["methods"]), (&Value::from(18), &Value::Array(Vec::new())));
+
+    let read_out = ["--policy", "run/policy", "--read-out", "top-r=0.75,0.5,0.25"];
+    let json = &scratch.run(&[&args[..], &read_out].concat()).json()[0];
+    let methods = json["methods"].as_array().unwrap();
+    let names: Vec<&str> = methods.iter().map(|m| m["method"].as_str().unwrap()).collect();
+    assert_eq!(names, ["policy", "random", "cls-attention"]);
+    for method in methods {
+        assert_eq!(method["keep_ratio"], Value::from(vec![0.75, 0.5, 0.25]));
+        assert!(method["cost"].as_f64().unwrap() < 0.8);
+        let (low, high) =
+            (method["interval_pp"][0].as_f64().unwrap(), method["interval_pp"][1].as_f64().unwrap());
+        assert!((low..=high).contains(&method["drop_pp"].as_f64().unwrap()));
+        assert_eq!(method["speed"][0]["batch"], 1);
+        assert!(method["speed"][0]["speed_up"].as_f64().unwrap() > 0.0);
+    }
+    let sampled = [&args[..], &["--policy", "run/policy", "--read-out", "sample", "--no-speed"]].concat();
+    assert_eq!(scratch.run(&sampled).json(), scratch.run(&sampled).json(), "sampling is keyed");
+    // From the record: everything is certified at 100 pp.
+    let table = scratch.run(&[
+        "eval",
+        "--model",
+        "model",
+        "--data",
+        "data",
+        "--no-speed",
+        "--policy",
+        "run/policy",
+        "--max-drop",
+        "100",
+    ]);
+    assert!(table.stderr().contains("at most 100 pp is certified on 18 images"), "{}", table.stderr());
+    assert!(table.good().contains("| cls-attention |"));
+
+    // Without labels, disagreement stands in for the drop.
+    let flat = scratch.path("flat");
+    std::fs::create_dir(&flat).unwrap();
+    for name in ["test00.png", "test01.png", "test02.png"] {
+        std::fs::copy(scratch.path("data/test/red").join(name), flat.join(name)).unwrap();
+    }
+    let unlabelled =
+        ["eval", "--model", "model", "--data", "flat", "--split", "all", "--keep", "0.5", "--no-speed"];
+    let out = scratch.run(&unlabelled).good();
+    assert!(out.contains("no labels: disagreement") && out.contains("| random "), "{out}");
+}
+
+fn predicts_and_draws(scratch: &Scratch) {
+    let policy = ["--model", "model", "--policy", "run/policy", "--read-out", "top-r=0.5"];
+    let predictions =
+        scratch.run(&[&["predict", "data/test", "--json", "--top-k", "2"], &policy[..]].concat()).json();
+    assert_eq!(predictions.len(), 18);
+    for prediction in &predictions {
+        assert_eq!(prediction["classes"].as_array().unwrap().len(), 2);
+        let survivors =
+            prediction["stages"].as_array().unwrap().iter().map(|s| s["positions"].as_array().unwrap().len());
+        assert_eq!(survivors.collect::<Vec<_>>(), [8, 4, 2]);
+    }
+    let text = scratch.run(&["predict", "data/test/red/test00.png", "--model", "model"]).good();
+    assert!(text.contains("data/test/red/test00.png") && text.contains("16 patches; "), "{text}");
+
+    scratch
+        .run(&[&["visualize", "data/test/red", "data/test/blue", "--out", "pictures"], &policy[..]].concat())
+        .good();
+    let picture = image::open(scratch.path("pictures/test00.png")).unwrap();
+    assert!(picture.width() > 4 * 224);
+    assert!(scratch.path("pictures/test00-2.png").is_file(), "the second test00 has a name of its own");
+}
+
+fn benches(scratch: &Scratch) {
+    let json =
+        scratch.run(&["bench", "--model", "model", "--batch", "1,8", "--seconds", "0.05", "--json"]).json();
+    let cells = json[0]["cells"].as_array().unwrap();
+    assert_eq!((cells[0]["batch"].as_u64(), cells[1]["batch"].as_u64()), (Some(1), Some(8)));
+    assert!(cells[0]["rounds"].as_u64().unwrap() >= 5);
+    for method in ["random", "cls-attention", "policy"] {
+        let args =
+            ["bench", "--model", "model", "--batch", "2", "--seconds", "0.01", "--keep", "0.5,0.4,0.3"];
+        let out = scratch.run(&[&args[..], &["--method", method]].concat()).good();
+        assert!(out.contains("kept after each stage: 0.500 0.375 0.312"), "{out}");
+    }
+    let trained = [
+        "bench",
+        "--model",
+        "model",
+        "--policy",
+        "run/policy",
+        "--data",
+        "data",
+        "--batch",
+        "1",
+        "--seconds",
+        "0.01",
+    ];
+    scratch.run(&trained).good();
+}
+
+#[test]
+fn a_single_split_is_cut_and_duplicates_never_train() {
+    let scratch = Scratch::new();
+    let whole = scratch.path("whole");
+    std::fs::rename(scratch.path("data/train"), &whole).unwrap();
+    let args = ["train", "--model", "model", "--updates", "1", "--no-calibrate"];
+    let tiny = crate::fixtures::TINY;
+    let run = scratch.run(&[&args[..], &tiny, &["--data", "whole", "--out", "cut"]].concat());
+    assert!(run.good().contains("not calibrated"));
+    assert!(!run.stderr().contains("36 images to train on"), "{}", run.stderr());
+
+    std::fs::rename(&whole, scratch.path("data/train")).unwrap();
+    std::fs::copy(scratch.path("data/test/red/test00.png"), scratch.path("data/train/red/copy.png")).unwrap();
+    let run = scratch.run(&[&args[..], &tiny, &["--data", "data", "--out", "copy"]].concat());
+    assert!(run.stderr().contains("36 images to train on (1 left out"), "{}", run.stderr());
+}
+
+#[test]
+fn info_and_configuration_need_no_data() {
+    let scratch = Scratch::new();
+    let json = scratch.run(&["info", "--model", "deit_small_patch16_224", "--json"]).json();
+    assert_eq!(json[0]["patch_tokens"], 196);
+    assert!((json[0]["dense_gmacs"].as_f64().unwrap() - 4.6).abs() < 0.01);
+    assert!(scratch.run(&["info", "--model", "model"]).good().contains("4 x 4 patches of 8"));
+
+    let toml = scratch.run(&["train", "--print-config", "--preset", "paper", "--max-drop", "1.5"]).good();
+    assert!(toml.contains("max_drop = 1.5") && toml.contains("kind = \"paper\""), "{toml}");
+    std::fs::write(scratch.path("run.toml"), &toml).unwrap();
+    let again = scratch.run(&["train", "--print-config", "--config", "run.toml"]).good();
+    assert_eq!(again, toml, "what is printed can be read");
+}
+
+#[test]
+fn wrong_command_lines_exit_with_2() {
+    let scratch = Scratch::new();
+    for args in [
+        &["train"][..],
+        &["bench", "--model", "model", "--batch", "0"],
+        &["frobnicate"],
+        &["eval", "--methods", "x"],
+    ] {
+        assert_eq!(scratch.run(args).0.status.code(), Some(2), "{args:?}");
+    }
+}

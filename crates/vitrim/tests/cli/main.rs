@@ -1,0 +1,7 @@
+//! The program as a user runs it: every command on small data, every refusal in one line.
+
+mod commands;
+mod fixtures;
+mod interrupt;
+mod refusals;
+mod shared;

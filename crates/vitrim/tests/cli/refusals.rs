@@ -1,0 +1,140 @@
+//! Bad input: one line that names the file, exit code 1, and nothing that exists is touched.
+
+use std::fs;
+
+use crate::fixtures::{Scratch, TINY, write_checkpoint};
+
+const EVAL: [&str; 5] = ["eval", "--model", "model", "--data", "data"];
+
+#[test]
+fn bad_checkpoints() {
+    let scratch = Scratch::new();
+    let weights = scratch.path("model/model.safetensors");
+    let good = fs::read(&weights).unwrap();
+    fs::write(&weights, &good[..good.len() / 2]).unwrap();
+    scratch.run(&EVAL).refused(&["model/model.safetensors", "download it again"]);
+    fs::write(&weights, vec![0xff; 4096]).unwrap();
+    scratch.run(&EVAL).refused(&["model/model.safetensors"]);
+    fs::write(&weights, &good).unwrap();
+
+    let config = scratch.path("model/config.json");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.replace("\"embed_dim\":24", "\"embed_dim\":48")).unwrap();
+    scratch.run(&EVAL).refused(&["model/model.safetensors", "shape"]);
+    fs::write(&config, "{").unwrap();
+    scratch.run(&EVAL).refused(&["model/config.json", "not valid JSON"]);
+    fs::remove_file(&config).unwrap();
+    scratch.run(&EVAL).refused(&["model", "no config.json"]);
+    scratch.run(&["bench", "--model", "resnet50"]).refused(&["resnet50", "no such checkpoint folder"]);
+    scratch.run(&["info", "--model", "nowhere/model"]).refused(&["nowhere/model"]);
+}
+
+#[test]
+fn bad_policies() {
+    let scratch = Scratch::new();
+    scratch.train(&["--no-calibrate"]).good();
+    let with_policy = [&EVAL[..], &["--policy", "run/policy", "--no-speed"]].concat();
+    let calibrate = ["calibrate", "--model", "model", "--policy", "run/policy", "--data", "data"];
+
+    scratch
+        .run(&[&with_policy[..], &["--max-drop", "1"]].concat())
+        .refused(&["policy.json", "not calibrated"]);
+    scratch
+        .run(&[&with_policy[..], &["--read-out", "top-r=0.5,0.4"]].concat())
+        .refused(&["2 keep ratios for 3 stages"]);
+    scratch.run(&[&with_policy[..], &["--read-out", "best"]].concat()).refused(&["--read-out best"]);
+
+    write_checkpoint(&scratch.path("other"), 2);
+    let before = scratch.snapshot("run");
+    scratch
+        .run(&["calibrate", "--model", "other", "--policy", "run/policy", "--data", "data"])
+        .refused(&["run/policy", "not for this backbone"]);
+    let weights = scratch.path("run/policy/policy.safetensors");
+    let good = fs::read(&weights).unwrap();
+    fs::write(&weights, &good[..good.len() - 9]).unwrap();
+    scratch.run(&calibrate).refused(&["policy.safetensors", "damaged"]);
+    fs::write(&weights, &good).unwrap();
+    assert_eq!(before, scratch.snapshot("run"));
+
+    let header = scratch.path("run/policy/policy.json");
+    let text = fs::read_to_string(&header).unwrap();
+    let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+    for (key, wrong, word) in [
+        ("stages", serde_json::json!([1, 9, 3]), "ascend"),
+        ("read_out", serde_json::json!({"kind": "top-r", "keep": [0.5]}), "ratios"),
+        ("calibration", serde_json::json!({"front": 3}), "damaged calibration record"),
+    ] {
+        let mut changed = value.clone();
+        changed[key] = wrong;
+        fs::write(&header, changed.to_string()).unwrap();
+        let more: &[&str] = if key == "calibration" { &["--max-drop", "1"] } else { &[] };
+        scratch.run(&[&with_policy[..], more].concat()).refused(&["policy.json", word]);
+    }
+    fs::write(&header, "{").unwrap();
+    scratch.run(&calibrate).refused(&["policy.json", "not valid JSON"]);
+}
+
+#[test]
+fn bad_images_and_data() {
+    let scratch = Scratch::new();
+    let train = ["train", "--model", "model", "--data", "data", "--out", "run", "--updates", "2", "--quiet"];
+    let train = [&train[..], &TINY].concat();
+    let image = scratch.path("data/train/red/train03.png");
+    let good = fs::read(&image).unwrap();
+    fs::write(&image, &good[..good.len() / 2]).unwrap();
+    scratch.run(&train).refused(&["data/train/red/train03.png", "cannot be decoded"]);
+    scratch.run(&[&train[..], &["--on-bad-image", "skip"]].concat()).good();
+    let predict = ["predict", "data/train/red/train03.png", "--model", "model"];
+    scratch.run(&predict).refused(&["train03.png"]);
+    let skipping = scratch.run(&[&predict[..], &["--on-bad-image", "skip"]].concat());
+    assert!(skipping.good().is_empty() && skipping.stderr().contains("train03.png"));
+    fs::write(&image, good).unwrap();
+
+    let before = scratch.snapshot("run");
+    scratch
+        .run(&["eval", "--model", "model", "--data", "data/none.parquet"])
+        .refused(&["data/none.parquet", "no such file"]);
+    fs::write(scratch.path("cut.parquet"), b"PAR1 and no more").unwrap();
+    scratch
+        .run(&["eval", "--model", "model", "--data", "cut.parquet"])
+        .refused(&["cut.parquet", "download it again"]);
+    scratch.run(&[&EVAL[..], &["--split", "holdout"]].concat()).refused(&[
+        "data",
+        "`holdout`",
+        "train, validation, test",
+    ]);
+    fs::create_dir(scratch.path("data/test/yellow")).unwrap();
+    scratch.run(&EVAL).refused(&["data: has 4 classes", "(model) has 3"]);
+    assert_eq!(before, scratch.snapshot("run"));
+}
+
+#[test]
+fn bad_configurations() {
+    let scratch = Scratch::new();
+    let train = ["train", "--model", "model", "--data", "data", "--out", "run"];
+    let with = |more: &[&str]| scratch.run(&[&train[..], more].concat());
+    fs::write(scratch.path("bad.toml"), "updates = [3\n").unwrap();
+    with(&["--config", "bad.toml"]).refused(&["bad.toml:", "not TOML"]);
+    fs::write(scratch.path("bad.toml"), "[ppo]\nclpi = 0.1\n").unwrap();
+    with(&["--config", "bad.toml"]).refused(&["bad.toml", "`ppo.clpi`", "`ppo.clip`"]);
+    with(&["--config", "absent.toml"]).refused(&["absent.toml"]);
+    with(&["--set", "ppo.clpi=0.1"]).refused(&["--set ppo.clpi=0.1", "`ppo.clip`"]);
+    with(&["--set", "updates=many"]).refused(&["--set updates=many"]);
+    with(&["--updates", "0"]).refused(&["updates must be at least 1"]);
+    with(&["--set", "stages=[9]"]).refused(&["stages", "4 blocks"]);
+    with(&["--max-drop", "-1"]).refused(&["--max-drop -1"]);
+    with(&["--preset", "best"]).refused(&["--preset best", "default or paper"]);
+    assert!(!scratch.path("run").exists(), "a refused run leaves nothing behind");
+}
+
+#[test]
+fn a_damaged_training_checkpoint_is_not_overwritten() {
+    let scratch = Scratch::new();
+    scratch.train(&["--no-calibrate"]).good();
+    let checkpoint = scratch.path("run/checkpoint.safetensors");
+    let good = fs::read(&checkpoint).unwrap();
+    fs::write(&checkpoint, &good[..good.len() / 3]).unwrap();
+    let before = scratch.snapshot("run");
+    scratch.train(&["--quiet"]).refused(&["run/checkpoint.safetensors", "delete it to train from the start"]);
+    assert_eq!(before, scratch.snapshot("run"));
+}

@@ -1,0 +1,34 @@
+# The commands that people repeat. `just` lists them.
+
+default:
+    @just --list
+
+# Format, lint, test, run the README's main command: what CI does.
+ci:
+    .ci/run
+
+test *args:
+    cargo test --release --workspace {{args}}
+
+lint:
+    cargo fmt --all --check
+    cargo clippy --release --workspace --all-targets -- -D warnings
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+bench *args:
+    cargo run --release -- bench {{args}}
+
+# A policy for the shared CIFAR-10 backbone, and the table of the README.
+cifar:
+    cargo run --release -- train --model ../shared/models/cifar10_vit_d128 --data ../shared/data/cifar10 --max-drop 0.4 --out runs/cifar10
+    cargo run --release -- eval --model ../shared/models/cifar10_vit_d128 --data ../shared/data/cifar10 --split test --policy runs/cifar10/policy
+
+# Dense throughput of PyTorch, ONNX Runtime and OpenVINO on this machine.
+peers *args:
+    python3 -m venv .peers
+    .peers/bin/pip install -q torch timm onnx onnxscript onnxruntime openvino
+    .peers/bin/python "${VITRIM_SHARED:-../shared}"/peers/bench_peers.py {{args}}
+
+# The optimised binary that a release ships.
+dist:
+    cargo build --profile dist -p vitrim
