@@ -304,7 +304,7 @@ mod tests {
         assert_eq!(e.positions, [0, 1, 2, 0, 2]);
         assert_eq!(e.stages, [0, 0, 0, 1, 1]);
         assert_eq!(e.actions, [1, 0, 1, 1, 0]);
-        assert_eq!(e.episodes, [0..5]);
+        assert_eq!((e.episodes.len(), &e.episodes[0]), (1, &(0..5)));
         assert_eq!(e.context_of, [0, 0, 0, 1, 1]);
         // [cls attention, share alive, others kept]
         assert_eq!(&e.critic_scalars[..3], [0.5, 1.0, 0.5]);

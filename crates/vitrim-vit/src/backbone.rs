@@ -179,6 +179,29 @@ pub enum Want {
     Tokens,
 }
 
+impl Want {
+    /// Checks that a state at `site`, whose images start at `offsets: [B + 1]`, can give this.
+    ///
+    /// # Errors
+    /// [`VitError::Input`] if it is not at the end, an image has nothing left to pool, or there is no head.
+    pub fn check(self, spec: &VitSpec, site: Site, offsets: &[usize]) -> Result<()> {
+        let end = Site::end(spec);
+        if site != end {
+            return Err(VitError::Input(format!("finish at {site}, before {end}: advance the state first")));
+        }
+        let least = spec.num_prefix_tokens() + spec.min_patch_tokens();
+        let empty = offsets.windows(2).position(|image| image[1] - image[0] < least);
+        if let (Some(b), true) = (empty, self != Want::Tokens) {
+            return Err(VitError::Input(format!("image {b} has no patch token left to pool")));
+        }
+        if self == Want::Logits && spec.num_classes == 0 {
+            let reason = "this backbone has no classifier head; ask for pooled features";
+            return Err(VitError::Input(reason.into()));
+        }
+        Ok(())
+    }
+}
+
 /// The end of a forward pass.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Output {

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use vitrim_kernels::{Attention, AttentionTaps, LayerNorm, Linear, gelu, rows_per_task};
 
 use crate::backbone::{At, Backbone, Output, PixelBatch, Site, Taps, View, Want};
-use crate::error::{Result, VitError};
+use crate::error::Result;
 use crate::packed::{PackedBatch, Reduction};
 use crate::spec::{Pool, VitSpec};
 use crate::tensors::Tensors;
@@ -313,26 +313,11 @@ impl Backbone for CpuBackbone {
     }
 
     fn finish(&self, state: &CpuState, want: Want) -> Result<Output> {
-        let end = Site::end(&self.spec);
-        if state.site != end {
-            return Err(VitError::Input(format!(
-                "finish at {}, before {end}: advance the state first",
-                state.site
-            )));
-        }
-        if want != Want::Tokens && self.spec.min_patch_tokens() == 1 {
-            let prefix = self.spec.num_prefix_tokens();
-            if let Some(b) = state.packed.offsets.windows(2).position(|image| image[1] - image[0] <= prefix) {
-                return Err(VitError::Input(format!("image {b} has no patch token left to pool")));
-            }
-        }
+        want.check(&self.spec, state.site, &state.packed.offsets)?;
         let d = self.spec.dim;
         match want {
             Want::Tokens => Ok(Output { values: self.final_tokens(state), width: d }),
             Want::Pooled => Ok(Output { values: mean(self.pooled(state)), width: d }),
-            Want::Logits if self.heads.is_empty() => {
-                Err(VitError::Input("this backbone has no classifier head; ask for pooled features".into()))
-            }
             Want::Logits => {
                 let width = self.spec.num_classes;
                 let logits = self.heads.iter().zip(self.pooled(state)).map(|(head, pooled)| {

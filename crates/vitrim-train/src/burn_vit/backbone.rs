@@ -145,23 +145,7 @@ impl Backbone for BurnVit {
     }
 
     fn finish(&self, state: &BurnState, want: Want) -> Result<Output> {
-        let end = Site::end(&self.spec);
-        if state.site != end {
-            let at = state.site;
-            return Err(VitError::Input(format!("finish at {at}, before {end}: advance the state first")));
-        }
-        let prefix = self.spec.num_prefix_tokens();
-        let empty = |image: &[usize]| image[1] - image[0] < prefix + self.spec.min_patch_tokens();
-        if want != Want::Tokens
-            && let Some(b) = state.packed.offsets.windows(2).position(empty)
-        {
-            return Err(VitError::Input(format!("image {b} has no patch token left to pool")));
-        }
-        if want == Want::Logits && self.head.is_none() {
-            return Err(VitError::Input(
-                "this backbone has no classifier head; ask for pooled features".into(),
-            ));
-        }
+        want.check(&self.spec, state.site, &state.packed.offsets)?;
         let plain = self.valid();
         let (x, layout) = self.upload(&state.packed, &self.host_device());
         let output = match want {

@@ -66,9 +66,9 @@ impl Toy {
                 _ => uniform(&[3, image, i as u64]) as f32 * 2.0 - 1.0,
             };
             let mut channels = [[0.0f32; 64]; 3];
-            for i in 0..16 {
+            for (i, marked) in marked.iter().enumerate() {
                 let pixel = (i / 4 * 2) * 8 + i % 4 * 2;
-                channels[0][pixel] = if marked[i] { 1.0 } else { -1.0 };
+                channels[0][pixel] = if *marked { 1.0 } else { -1.0 };
                 channels[1][pixel] = evidence(i);
             }
             pixels.extend(channels.iter().flatten());

@@ -102,13 +102,30 @@ fn print(
         "of dense %",
         "p10 p50 p90",
     ];
-    print::table(&header, evaluation.methods.iter().map(quality).collect())?;
+    let rows = std::iter::once(none(evaluation)).chain(evaluation.methods.iter().map(quality));
+    print::table(&header, rows.collect())?;
     if evaluation.methods.iter().any(|method| !method.speed.is_empty()) {
         print::line("")?;
         let header = ["method", "batch", "dense images/s", "pruned images/s", "speed-up", "MACs saved"];
         print::table(&header, evaluation.methods.iter().flat_map(speed).collect())?;
     }
     Ok(())
+}
+
+/// The dense model's own row.
+fn none(evaluation: &Evaluation) -> Vec<String> {
+    let stages = evaluation.methods.first().map_or(0, |method| method.keep_ratio.len());
+    vec![
+        "none".to_owned(),
+        evaluation.dense_top1.map_or_else(|| "-".to_owned(), |top1| format!("{top1:.2}")),
+        "0".to_owned(),
+        "0".to_owned(),
+        "0".to_owned(),
+        print::ratios(&vec![1.0; stages]),
+        format!("{:.3}", evaluation.dense_gmacs),
+        "100".to_owned(),
+        "100 100 100".to_owned(),
+    ]
 }
 
 fn quality(method: &MethodReport) -> Vec<String> {
