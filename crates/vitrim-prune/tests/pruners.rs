@@ -131,7 +131,7 @@ fn sampling_follows_the_probability_and_the_key() {
     // Only the head's bias speaks: p_keep = sigmoid(1) everywhere.
     policy.weights = PerceptronWeights::zeros(&policy.actor);
     policy.weights.layers.last_mut().unwrap().1 = vec![0.0, 1.0];
-    let batch = 200;
+    let batch = 500; // enough for the actor to spread over threads
     let pixels = pixels(&spec, batch);
     let keys: Vec<u64> = (0..batch as u64).collect();
     let mut pruner = LearnedPruner::new(&spec, &policy).with_read_out(ReadOut::Sample { seed: 4 });

@@ -272,21 +272,24 @@ impl Backbone for CpuBackbone {
     fn advance(&self, state: &mut CpuState, to: Site, taps: Taps) -> Result<()> {
         state.site.check_forward(to, &self.spec)?;
         let mut scratch = self.lock_scratch().pop().unwrap_or_default();
-        while state.site < to {
-            let l = state.site.block;
-            match state.site.at {
-                At::BlockInput => {
-                    // Tapped attention is the last that runs before the target.
-                    let last = to == Site::after_attention_of(l) || to == Site::input_of(l + 1);
-                    self.attend(l, state, &mut scratch, if last { taps } else { Taps::NONE });
-                    state.site = Site::after_attention_of(l);
-                }
-                At::AfterAttention => {
-                    self.mlp(l, state);
-                    state.site = Site::input_of(l + 1);
+        // Entered once, the thread pool then runs every parallel step without a hand-over from outside it.
+        rayon::scope(|_| {
+            while state.site < to {
+                let l = state.site.block;
+                match state.site.at {
+                    At::BlockInput => {
+                        // Tapped attention is the last that runs before the target.
+                        let last = to == Site::after_attention_of(l) || to == Site::input_of(l + 1);
+                        self.attend(l, state, &mut scratch, if last { taps } else { Taps::NONE });
+                        state.site = Site::after_attention_of(l);
+                    }
+                    At::AfterAttention => {
+                        self.mlp(l, state);
+                        state.site = Site::input_of(l + 1);
+                    }
                 }
             }
-        }
+        });
         self.lock_scratch().push(scratch);
         Ok(())
     }

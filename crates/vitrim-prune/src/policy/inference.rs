@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 use vitrim_kernels::{LayerNorm, Linear, gelu, rows_per_task, tanh};
-use vitrim_vit::View;
+use vitrim_vit::{Origin, View};
 
 use crate::policy::actor::{Activation, Observation, PerceptronSpec, PerceptronWeights};
 
@@ -49,49 +49,67 @@ impl Perceptron {
         for b in 0..view.batch() {
             image_of[view.rows(b)].fill(b);
         }
-        let rows = rows_per_task(total);
+        // Below about 5 us of work, handing it to another thread costs more than it saves.
+        let alone = total as u64 * self.spec.macs_per_agent() < 1 << 20;
+        let rows = if alone { total.max(1) } else { rows_per_task(total) };
         let mut outputs = vec![0.0; total * self.spec.outputs];
-        outputs.par_chunks_mut(rows * self.spec.outputs).enumerate().for_each_init(
-            || (Vec::new(), Vec::new(), Vec::new()),
-            |(normed, x, y), (task, out)| {
-                let first = task * rows;
-                let count = out.len() / self.spec.outputs;
-                let tokens = &view.tokens[first * d..(first + count) * d];
-                x.resize(count * h, 0.0);
-                match &self.norm {
-                    Some(norm) => {
-                        normed.resize(tokens.len(), 0.0);
-                        norm.forward(tokens, normed, d);
-                        self.embedding.forward(normed, x);
-                    }
-                    None => self.embedding.forward(tokens, x),
-                }
-                for (i, row) in x.chunks_exact_mut(h).enumerate() {
-                    let t = first + i;
-                    let bias = &image_bias[image_of[t] * h..][..h];
-                    row.iter_mut().zip(bias).for_each(|(r, b)| *r += b);
-                    if let (Some(grid), true) = (view.origins[t].grid(), self.spec.positions > 0) {
-                        let position = &self.weights.position[grid * h..][..h];
-                        row.iter_mut().zip(position).for_each(|(r, p)| *r += p);
-                    }
-                    for (s, value) in scalars[t * n..(t + 1) * n].iter().enumerate() {
-                        row.iter_mut()
-                            .enumerate()
-                            .for_each(|(j, r)| *r += self.weights.scalar[j * n + s] * value);
-                    }
-                }
-                let (last, hidden) = self.layers.split_last().expect("a perceptron has a head");
-                self.activate(x);
-                for layer in hidden {
-                    y.resize(count * layer.outputs(), 0.0);
-                    layer.forward(x, y);
-                    self.activate(y);
-                    std::mem::swap(x, y);
-                }
-                last.forward(x, out);
-            },
-        );
+        let score = |buffers: &mut [Vec<f32>; 3], (task, out): (usize, &mut [f32])| {
+            let first = task * rows;
+            let tokens = &view.tokens[first * d..(first + out.len() / self.spec.outputs) * d];
+            let origins = &view.origins[first..];
+            let shared = |i: usize| &image_bias[image_of[first + i] * h..][..h];
+            self.score(tokens, origins, shared, &scalars[first * n..], buffers, out);
+        };
+        let chunks = rows * self.spec.outputs;
+        if alone {
+            outputs.chunks_mut(chunks).enumerate().for_each(|chunk| score(&mut Default::default(), chunk));
+        } else {
+            outputs.par_chunks_mut(chunks).enumerate().for_each_init(Default::default, score);
+        }
         outputs
+    }
+
+    /// Outputs of the agents `tokens: [A, D]`, into `out: [A, outputs]`; `shared(i)` is what the i-th has in
+    /// common with its image, `[H]`.
+    fn score<'a>(
+        &self,
+        tokens: &[f32],
+        origins: &[Origin],
+        shared: impl Fn(usize) -> &'a [f32],
+        scalars: &[f32],
+        [normed, x, y]: &mut [Vec<f32>; 3],
+        out: &mut [f32],
+    ) {
+        let (d, h, n) = (self.spec.dim, self.spec.hidden[0], self.spec.scalars);
+        let count = tokens.len() / d;
+        x.resize(count * h, 0.0);
+        match &self.norm {
+            Some(norm) => {
+                normed.resize(tokens.len(), 0.0);
+                norm.forward(tokens, normed, d);
+                self.embedding.forward(normed, x);
+            }
+            None => self.embedding.forward(tokens, x),
+        }
+        for (i, row) in x.chunks_exact_mut(h).enumerate() {
+            row.iter_mut().zip(shared(i)).for_each(|(r, b)| *r += b);
+            if let (Some(grid), true) = (origins[i].grid(), self.spec.positions > 0) {
+                let position = &self.weights.position[grid * h..][..h];
+                row.iter_mut().zip(position).for_each(|(r, p)| *r += p);
+            }
+            for (s, value) in scalars[i * n..(i + 1) * n].iter().enumerate() {
+                row.iter_mut().enumerate().for_each(|(j, r)| *r += self.weights.scalar[j * n + s] * value);
+            }
+        }
+        let (last, hidden) = self.layers.split_last().expect("a perceptron has a head");
+        self.activate(x);
+        for layer in hidden {
+            y.resize(count * layer.outputs(), 0.0);
+            layer.forward(x, y);
+            self.activate(y);
+            std::mem::swap(x, y);
+        }
+        last.forward(x, out);
     }
 
     /// What all agents of an image share, `[B, H]`: bias, stage and context.
