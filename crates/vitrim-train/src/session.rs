@@ -73,6 +73,8 @@ pub enum Progress<'a> {
 struct Saved {
     backbone: BackboneId,
     config: TrainConfig,
+    /// Images of the training set, which tells most other sets from this one.
+    images: usize,
     trainer: TrainerState,
     epoch: u64,
     /// Images of the epoch that are done.
@@ -98,7 +100,7 @@ pub fn train<B: Backbone>(
     let (mut epoch, mut position) = (0, 0);
     if checkpoint.is_file() {
         let (saved, learner) = load_checkpoint(&checkpoint)?;
-        check_same_run(&checkpoint, &saved, id, config)?;
+        check_same_run(&checkpoint, &saved, run)?;
         trainer.restore(saved.trainer, &learner)?;
         (epoch, position) = (saved.epoch, saved.position);
     }
@@ -113,7 +115,7 @@ pub fn train<B: Backbone>(
     let mut batches = source.batches(config, epoch, position)?;
     while trainer.updates_done() < config.updates {
         if stop.load(Ordering::Relaxed) {
-            save(&trainer, id, epoch, position, &checkpoint, folder)?;
+            save(&trainer, run, epoch, position, &checkpoint)?;
             return Ok(Outcome::Interrupted);
         }
         let batch = match batches.next() {
@@ -135,7 +137,7 @@ pub fn train<B: Backbone>(
         log.write(&entry)?;
         progress(Progress::Update(&entry, config.updates));
         if trainer.updates_done() % config.checkpoint_every == 0 || trainer.updates_done() == config.updates {
-            save(&trainer, id, epoch, position, &checkpoint, folder)?;
+            save(&trainer, run, epoch, position, &checkpoint)?;
         }
     }
     Ok(Outcome::Finished)
@@ -208,41 +210,37 @@ fn measure_reference<B: Backbone>(
 
 fn save<B: Backbone>(
     trainer: &Trainer<'_, B>,
-    id: &BackboneId,
+    run: &Run<'_>,
     epoch: u64,
     position: usize,
     checkpoint: &Path,
-    folder: &Path,
 ) -> Result<()> {
     let (state, learner) = trainer.state();
     let saved = Saved {
-        backbone: id.clone(),
-        config: trainer.config().clone(),
+        backbone: run.id.clone(),
+        config: run.config.clone(),
+        images: run.source.dataset.len(),
         trainer: state.clone(),
         epoch,
         position,
     };
     save_checkpoint(checkpoint, &saved, &learner.save())?;
-    trainer.policy().save(&folder.join("policy"))?;
+    trainer.policy().save(&run.folder.join("policy"))?;
     Ok(())
 }
 
-fn check_same_run(path: &Path, saved: &Saved, id: &BackboneId, config: &TrainConfig) -> Result<()> {
-    let other = |what: &str| {
-        Err(TrainError::Checkpoint {
-            path: path.to_owned(),
-            reason: format!(
-                "belongs to a run with another {what}; give the same one, or another --out folder"
-            ),
-        })
+fn check_same_run(path: &Path, saved: &Saved, run: &Run<'_>) -> Result<()> {
+    let what = if saved.backbone != *run.id {
+        "backbone"
+    } else if saved.config != *run.config {
+        "configuration"
+    } else if saved.images != run.source.dataset.len() {
+        "training set"
+    } else {
+        return Ok(());
     };
-    if saved.backbone != *id {
-        return other("backbone");
-    }
-    if saved.config != *config {
-        return other("configuration");
-    }
-    Ok(())
+    let reason = format!("belongs to a run with another {what}; give the same one, or another --out folder");
+    Err(TrainError::Checkpoint { path: path.to_owned(), reason })
 }
 
 fn save_checkpoint(path: &Path, saved: &Saved, tensors: &[NamedTensor]) -> Result<()> {

@@ -17,20 +17,22 @@ struct Setting {
     config: TrainConfig,
 }
 
+/// A PNG of random blocks, and its label.
+fn png(i: u32) -> (Vec<u8>, Option<u32>) {
+    let image = RgbImage::from_fn(32, 32, |x, y| {
+        let value = |c| (uniform(&[u64::from(i), u64::from(x / 8), u64::from(y / 8), c]) * 255.0) as u8;
+        [value(0), value(1), value(2)].into()
+    });
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    image.write_to(&mut bytes, vitrim_data::image::ImageFormat::Png).unwrap();
+    (bytes.into_inner(), Some(i % 3))
+}
+
 fn setting() -> Setting {
     let mut spec = VitSpec::from_timm_name("deit_tiny_patch16_224").unwrap().with_img_size([32, 32]);
     (spec.dim, spec.depth, spec.heads, spec.mlp_hidden, spec.num_classes, spec.patch_size) =
         (24, 4, 3, 48, 3, 8);
     let tensors = Tensors::random(&spec, 1);
-    let png = |i: u32| {
-        let image = RgbImage::from_fn(32, 32, |x, y| {
-            let value = |c| (uniform(&[u64::from(i), u64::from(x / 8), u64::from(y / 8), c]) * 255.0) as u8;
-            [value(0), value(1), value(2)].into()
-        });
-        let mut bytes = std::io::Cursor::new(Vec::new());
-        image.write_to(&mut bytes, vitrim_data::image::ImageFormat::Png).unwrap();
-        (bytes.into_inner(), Some(i % 3))
-    };
     let names = ["a", "b", "c"].map(str::to_owned).to_vec();
     let dataset = Dataset::from_memory((0..22).map(png).collect(), names).unwrap();
     let preprocess = Preprocess {
@@ -137,6 +139,13 @@ fn a_checkpoint_of_another_run_is_refused_and_left_alone() {
     s.config.seed = 0;
     s.id.fingerprint = "other".into();
     assert!(run(&s, root.path(), |_, _| {}).unwrap_err().to_string().contains("another backbone"));
+    s.id.fingerprint.clone_from(&setting().id.fingerprint);
+    let whole = s.source.dataset.clone();
+    let held_out =
+        Dataset::from_memory(vec![png(3)], vec![]).unwrap().content_hashes(&mut |_, _| {}).unwrap();
+    s.source.dataset = whole.without(&held_out, &mut |_, _| {}).unwrap().0;
+    assert!(run(&s, root.path(), |_, _| {}).unwrap_err().to_string().contains("another training set"));
+    s.source.dataset = whole;
     assert!(fs::read(&checkpoint).unwrap() == good);
 
     fs::write(&checkpoint, &good[..good.len() - 9]).unwrap();
