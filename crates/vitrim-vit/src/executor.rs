@@ -6,12 +6,13 @@
 use std::sync::Mutex;
 
 use rayon::prelude::*;
-use vitrim_kernels::{Attention, AttentionTaps, LayerNorm, Linear, gelu, rows_per_task};
+use vitrim_kernels::{Attention, LayerNorm, Linear, gelu, rows_per_task};
 
 use crate::backbone::{At, Backbone, Output, PixelBatch, Site, Taps, View, Want};
 use crate::error::Result;
-use crate::packed::{PackedBatch, Reduction};
+use crate::packed::Reduction;
 use crate::spec::{Pool, VitSpec};
+use crate::state::HostState;
 use crate::tensors::Tensors;
 
 /// A Vision Transformer on the CPU, in f32.
@@ -42,26 +43,6 @@ struct Scratch {
     qkv: Vec<f32>,
     heads: Vec<f32>,
     attended: Vec<f32>,
-}
-
-/// A packed batch at a site, with what was tapped on the way.
-#[derive(Clone)]
-pub struct CpuState {
-    packed: PackedBatch,
-    site: Site,
-    taps: AttentionTaps,
-}
-
-impl CpuState {
-    /// Where the state rests.
-    pub fn site(&self) -> Site {
-        self.site
-    }
-
-    /// The tokens and where they came from.
-    pub fn packed(&self) -> &PackedBatch {
-        &self.packed
-    }
 }
 
 impl CpuBackbone {
@@ -137,7 +118,7 @@ impl CpuBackbone {
     }
 
     /// Block `l` up to and with its attention's residual.
-    fn attend(&self, l: usize, state: &mut CpuState, scratch: &mut Scratch, taps: Taps) {
+    fn attend(&self, l: usize, state: &mut HostState, scratch: &mut Scratch, taps: Taps) {
         let (d, block) = (self.spec.dim, &self.blocks[l]);
         let packed = &mut state.packed;
         let total = packed.total();
@@ -171,7 +152,7 @@ impl CpuBackbone {
     }
 
     /// Block `l` from its attention's residual to its end.
-    fn mlp(&self, l: usize, state: &mut CpuState) {
+    fn mlp(&self, l: usize, state: &mut HostState) {
         let (d, h, block) = (self.spec.dim, self.spec.mlp_hidden, &self.blocks[l]);
         let chunk = rows_per_task(state.packed.total()) * d;
         state.packed.tokens.par_chunks_mut(chunk).for_each_init(
@@ -188,7 +169,7 @@ impl CpuBackbone {
     }
 
     /// Final tokens `[T, D]`: normed, unless the norm comes after pooling.
-    fn final_tokens(&self, state: &CpuState) -> Vec<f32> {
+    fn final_tokens(&self, state: &HostState) -> Vec<f32> {
         let mut tokens = state.packed.tokens.clone();
         if !self.spec.fc_norm {
             self.norm.forward(&state.packed.tokens, &mut tokens, self.spec.dim);
@@ -197,7 +178,7 @@ impl CpuBackbone {
     }
 
     /// What each head sees, `[B, D]` a head; without a head, one mean over the class tokens.
-    fn pooled(&self, state: &CpuState) -> Vec<Vec<f32>> {
+    fn pooled(&self, state: &HostState) -> Vec<Vec<f32>> {
         let (d, spec) = (self.spec.dim, &self.spec);
         let offsets = &state.packed.offsets;
         match spec.pool {
@@ -243,13 +224,13 @@ fn mean(parts: Vec<Vec<f32>>) -> Vec<f32> {
 }
 
 impl Backbone for CpuBackbone {
-    type State = CpuState;
+    type State = HostState;
 
     fn spec(&self) -> &VitSpec {
         &self.spec
     }
 
-    fn embed(&self, pixels: PixelBatch<'_>) -> Result<CpuState> {
+    fn embed(&self, pixels: PixelBatch<'_>) -> Result<HostState> {
         pixels.check(&self.spec)?;
         let ([height, width], p, d) = (self.spec.img_size, self.spec.patch_size, self.spec.dim);
         let (n, prefix) = (self.spec.num_tokens(), self.spec.num_prefix_tokens());
@@ -262,14 +243,10 @@ impl Backbone for CpuBackbone {
                 self.patch.forward_add(patches, &mut rows[prefix * d..]);
             },
         );
-        Ok(CpuState {
-            packed: PackedBatch::dense(&self.spec, tokens, pixels.batch),
-            site: Site::input_of(0),
-            taps: AttentionTaps::default(),
-        })
+        Ok(HostState::embedded(&self.spec, tokens, pixels.batch))
     }
 
-    fn advance(&self, state: &mut CpuState, to: Site, taps: Taps) -> Result<()> {
+    fn advance(&self, state: &mut HostState, to: Site, taps: Taps) -> Result<()> {
         state.site.check_forward(to, &self.spec)?;
         let mut scratch = self.lock_scratch().pop().unwrap_or_default();
         // Entered once, the thread pool then runs every parallel step without a hand-over from outside it.
@@ -294,28 +271,15 @@ impl Backbone for CpuBackbone {
         Ok(())
     }
 
-    fn view<'s>(&self, state: &'s CpuState) -> Result<View<'s>> {
-        Ok(View {
-            site: state.site,
-            tokens: &state.packed.tokens,
-            dim: self.spec.dim,
-            prefix: self.spec.num_prefix_tokens(),
-            offsets: &state.packed.offsets,
-            origins: &state.packed.origins,
-            sizes: &state.packed.sizes,
-            cls_attention: state.taps.cls_attention.as_deref(),
-            keys: state.taps.keys.as_deref(),
-            value_norm: state.taps.value_norm.as_deref(),
-        })
+    fn view<'s>(&self, state: &'s HostState) -> Result<View<'s>> {
+        Ok(state.view(&self.spec))
     }
 
-    fn reduce(&self, state: &mut CpuState, reduction: &Reduction) -> Result<()> {
-        state.packed.reduce(reduction)?;
-        state.taps = AttentionTaps::default();
-        Ok(())
+    fn reduce(&self, state: &mut HostState, reduction: &Reduction) -> Result<()> {
+        state.reduce(reduction)
     }
 
-    fn finish(&self, state: &CpuState, want: Want) -> Result<Output> {
+    fn finish(&self, state: &HostState, want: Want) -> Result<Output> {
         want.check(&self.spec, state.site, &state.packed.offsets)?;
         let d = self.spec.dim;
         match want {

@@ -27,6 +27,7 @@ mod error;
 pub mod executor;
 pub mod packed;
 pub mod spec;
+pub mod state;
 pub mod tensors;
 
 pub use backbone::{At, Backbone, Output, PixelBatch, Site, Taps, View, Want};
@@ -35,4 +36,6 @@ pub use error::{Result, VitError};
 pub use executor::CpuBackbone;
 pub use packed::{Origin, PackedBatch, Reduction};
 pub use spec::{Pool, VitSpec};
+pub use state::HostState;
 pub use tensors::Tensors;
+pub use vitrim_kernels::AttentionTaps;

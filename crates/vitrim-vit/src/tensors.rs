@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors};
 use vitrim_kernels::mapped::MappedFile;
+use vitrim_kernels::reference::values;
 
 use crate::error::{Result, VitError};
 use crate::spec::VitSpec;
@@ -41,26 +42,18 @@ impl Tensors {
     /// Random weights of `spec`'s geometry for timing and tests: normal-like with timm's scale 0.02,
     /// norms at 1 and 0. A pure function of `seed`.
     pub fn random(spec: &VitSpec, seed: u64) -> Self {
-        let mut state = seed;
-        let mut uniform = move || {
-            // SplitMix64 (Steele et al., 2014).
-            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mut z = state;
-            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            ((z ^ (z >> 31)) >> 40) as f32 / (1u64 << 24) as f32
-        };
+        let mut values = values(seed);
         let tensors = spec.tensor_shapes().into_iter().map(|(name, shape)| {
             let count = shape.iter().product();
-            let values = if name.contains("norm") && name.ends_with("weight") {
+            let tensor = if name.contains("norm") && name.ends_with("weight") {
                 vec![1.0; count]
             } else if name.ends_with("bias") {
                 vec![0.0; count]
             } else {
-                // A sum of three uniforms has variance 1/4; scaled to a standard deviation of 0.02.
-                (0..count).map(|_| (uniform() + uniform() + uniform() - 1.5) * 0.04).collect()
+                // A sum of three uniforms in -1..1 has variance 1; scaled to a standard deviation of 0.02.
+                (0..count).map(|_| (values() + values() + values()) * 0.02).collect()
             };
-            (name, (shape, values))
+            (name, (shape, tensor))
         });
         Tensors::Owned(tensors.collect())
     }

@@ -148,13 +148,13 @@ fn merging_sums_sizes_and_weighs_rows() {
     let spec = small(true, false, Pool::Token, [2, 2]);
     let model = CpuBackbone::new(&spec, &tensors(&spec, 3)).unwrap();
     let mut state = model.embed(PixelBatch::new(&pixels(&spec, 1, 4), 1)).unwrap();
-    let before = state.packed().clone();
+    let before = state.packed.clone();
     let merge = Reduction::merge(
         &before.offsets,
         &[vec![vec![(0, 1.0)], vec![(1, 1.0)], vec![(2, 0.25), (3, 0.75)], vec![(4, 1.0)]]],
     );
     model.reduce(&mut state, &merge).unwrap();
-    let after = state.packed();
+    let after = &state.packed;
     assert_eq!(after.offsets, [0, 4]);
     assert_eq!(after.sizes, [1.0, 1.0, 2.0, 1.0]);
     assert_eq!(after.origins[2].grid(), Some(1));
@@ -170,12 +170,12 @@ fn bad_reductions_are_refused() {
     let spec = small(true, false, Pool::Token, [2, 2]);
     let model = CpuBackbone::new(&spec, &tensors(&spec, 3)).unwrap();
     let mut state = model.embed(PixelBatch::new(&pixels(&spec, 1, 4), 1)).unwrap();
-    let before = state.packed().clone();
+    let before = state.packed.clone();
     let no_class_token = Reduction::keep(&[0, 5], &[false, true, true, true, true]);
     let of_another_batch = Reduction::keep(&[0, 4], &[true; 4]);
     let from_nothing = Reduction::merge(&[0, 5], &[vec![vec![(0, 1.0)], vec![]]]);
     for bad in [no_class_token, of_another_batch, from_nothing] {
         assert!(model.reduce(&mut state, &bad).is_err());
-        assert_eq!(state.packed(), &before, "a refused reduction leaves the state alone");
+        assert_eq!(state.packed, before, "a refused reduction leaves the state alone");
     }
 }

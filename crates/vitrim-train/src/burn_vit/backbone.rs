@@ -5,25 +5,10 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 use vitrim_vit::backbone::{At, Backbone, Output, PixelBatch, Site, Taps, View, Want};
-use vitrim_vit::{PackedBatch, Reduction, Result, VitError, VitSpec};
+use vitrim_vit::{AttentionTaps, HostState, PackedBatch, Reduction, Result, VitError, VitSpec};
 
 use super::block::Attended;
 use super::{BurnVit, Layout, pixel_tensor};
-
-/// A packed batch at a site, with what was tapped on the way.
-#[derive(Clone)]
-pub struct BurnState {
-    packed: PackedBatch,
-    site: Site,
-    tapped: Tapped,
-}
-
-#[derive(Clone, Default)]
-struct Tapped {
-    cls_attention: Option<Vec<f32>>,
-    keys: Option<Vec<f32>>,
-    value_norm: Option<Vec<f32>>,
-}
 
 impl BurnVit {
     /// Where the weights are, without gradients.
@@ -38,7 +23,13 @@ impl BurnVit {
         (tokens, Layout::packed(prefix, &packed.offsets, &packed.sizes, device))
     }
 
-    fn tap(&self, attended: Attended, layout: &Layout, packed: &PackedBatch, taps: Taps) -> Result<Tapped> {
+    fn tap(
+        &self,
+        attended: Attended,
+        layout: &Layout,
+        packed: &PackedBatch,
+        taps: Taps,
+    ) -> Result<AttentionTaps> {
         let (t, d, heads) = (packed.total(), self.spec.dim, self.spec.heads);
         let part = |i: usize| attended.qkv.clone().narrow(1, i * d, d); // [T, D]
         let keys = taps.keys.then(|| download(part(1).reshape([t, heads, d / heads]).mean_dim(1)));
@@ -53,7 +44,7 @@ impl BurnVit {
             };
             download(layout.gather(row.swap_dims(1, 2)))
         });
-        Ok(Tapped {
+        Ok(AttentionTaps {
             cls_attention: cls_attention.transpose()?,
             keys: keys.transpose()?,
             value_norm: value_norm.transpose()?,
@@ -80,21 +71,20 @@ fn download<const R: usize>(tensor: Tensor<R>) -> Result<Vec<f32>> {
 }
 
 impl Backbone for BurnVit {
-    type State = BurnState;
+    type State = HostState;
 
     fn spec(&self) -> &VitSpec {
         &self.spec
     }
 
-    fn embed(&self, pixels: PixelBatch<'_>) -> Result<BurnState> {
+    fn embed(&self, pixels: PixelBatch<'_>) -> Result<HostState> {
         pixels.check(&self.spec)?;
         let tensor = pixel_tensor(pixels.data, pixels.batch, &self.spec, &self.host_device());
         let tokens = download(self.valid().embed(tensor))?;
-        let packed = PackedBatch::dense(&self.spec, tokens, pixels.batch);
-        Ok(BurnState { packed, site: Site::input_of(0), tapped: Tapped::default() })
+        Ok(HostState::embedded(&self.spec, tokens, pixels.batch))
     }
 
-    fn advance(&self, state: &mut BurnState, to: Site, taps: Taps) -> Result<()> {
+    fn advance(&self, state: &mut HostState, to: Site, taps: Taps) -> Result<()> {
         state.site.check_forward(to, &self.spec)?;
         if state.site == to {
             return Ok(());
@@ -110,7 +100,7 @@ impl Backbone for BurnVit {
                     // Tapped attention is the last that runs before the target.
                     let last = to <= Site::input_of(l + 1);
                     let taps = if last { taps } else { Taps::NONE };
-                    state.tapped = self.tap(attended, &layout, &state.packed, taps)?;
+                    state.taps = self.tap(attended, &layout, &state.packed, taps)?;
                     state.site = Site::after_attention_of(l);
                 }
                 At::AfterAttention => {
@@ -123,28 +113,15 @@ impl Backbone for BurnVit {
         Ok(())
     }
 
-    fn view<'s>(&self, state: &'s BurnState) -> Result<View<'s>> {
-        Ok(View {
-            site: state.site,
-            tokens: &state.packed.tokens,
-            dim: self.spec.dim,
-            prefix: self.spec.num_prefix_tokens(),
-            offsets: &state.packed.offsets,
-            origins: &state.packed.origins,
-            sizes: &state.packed.sizes,
-            cls_attention: state.tapped.cls_attention.as_deref(),
-            keys: state.tapped.keys.as_deref(),
-            value_norm: state.tapped.value_norm.as_deref(),
-        })
+    fn view<'s>(&self, state: &'s HostState) -> Result<View<'s>> {
+        Ok(state.view(&self.spec))
     }
 
-    fn reduce(&self, state: &mut BurnState, reduction: &Reduction) -> Result<()> {
-        state.packed.reduce(reduction)?;
-        state.tapped = Tapped::default();
-        Ok(())
+    fn reduce(&self, state: &mut HostState, reduction: &Reduction) -> Result<()> {
+        state.reduce(reduction)
     }
 
-    fn finish(&self, state: &BurnState, want: Want) -> Result<Output> {
+    fn finish(&self, state: &HostState, want: Want) -> Result<Output> {
         want.check(&self.spec, state.site, &state.packed.offsets)?;
         let plain = self.valid();
         let (x, layout) = self.upload(&state.packed, &self.host_device());

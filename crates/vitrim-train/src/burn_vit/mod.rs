@@ -15,7 +15,6 @@ use burn::nn::LayerNorm;
 use burn::tensor::{Tensor, TensorData};
 use vitrim_vit::{Pool, VitSpec};
 
-pub use backbone::BurnState;
 use block::Block;
 use layout::Layout;
 

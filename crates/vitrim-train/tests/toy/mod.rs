@@ -4,7 +4,7 @@
 
 use vitrim_prune::uniform;
 use vitrim_vit::{
-    Backbone, Output, PackedBatch, PixelBatch, Pool, Reduction, Result, Site, Taps, View, VitSpec, Want,
+    Backbone, HostState, Output, PixelBatch, Pool, Reduction, Result, Site, Taps, View, VitSpec, Want,
 };
 
 pub const MARKED: usize = 4;
@@ -21,12 +21,6 @@ pub enum Evidence {
     Contested,
     /// All speak for the class: any one of them will do.
     Unanimous,
-}
-
-#[derive(Clone)]
-pub struct ToyState {
-    packed: PackedBatch,
-    site: Site,
 }
 
 impl Toy {
@@ -80,13 +74,13 @@ impl Toy {
 }
 
 impl Backbone for Toy {
-    type State = ToyState;
+    type State = HostState;
 
     fn spec(&self) -> &VitSpec {
         &self.spec
     }
 
-    fn embed(&self, pixels: PixelBatch<'_>) -> Result<ToyState> {
+    fn embed(&self, pixels: PixelBatch<'_>) -> Result<HostState> {
         pixels.check(&self.spec)?;
         let mut tokens = Vec::new();
         for image in pixels.data.chunks_exact(3 * 64) {
@@ -96,35 +90,24 @@ impl Backbone for Toy {
                 tokens.extend([image[pixel], image[64 + pixel], 1.0, 0.0]);
             }
         }
-        Ok(ToyState { packed: PackedBatch::dense(&self.spec, tokens, pixels.batch), site: Site::input_of(0) })
+        Ok(HostState::embedded(&self.spec, tokens, pixels.batch))
     }
 
-    fn advance(&self, state: &mut ToyState, to: Site, _: Taps) -> Result<()> {
+    fn advance(&self, state: &mut HostState, to: Site, _: Taps) -> Result<()> {
         state.site.check_forward(to, &self.spec)?;
         state.site = to;
         Ok(())
     }
 
-    fn view<'s>(&self, state: &'s ToyState) -> Result<View<'s>> {
-        Ok(View {
-            site: state.site,
-            tokens: &state.packed.tokens,
-            dim: self.spec.dim,
-            prefix: 1,
-            offsets: &state.packed.offsets,
-            origins: &state.packed.origins,
-            sizes: &state.packed.sizes,
-            cls_attention: None,
-            keys: None,
-            value_norm: None,
-        })
+    fn view<'s>(&self, state: &'s HostState) -> Result<View<'s>> {
+        Ok(state.view(&self.spec))
     }
 
-    fn reduce(&self, state: &mut ToyState, reduction: &Reduction) -> Result<()> {
-        state.packed.reduce(reduction)
+    fn reduce(&self, state: &mut HostState, reduction: &Reduction) -> Result<()> {
+        state.reduce(reduction)
     }
 
-    fn finish(&self, state: &ToyState, _: Want) -> Result<Output> {
+    fn finish(&self, state: &HostState, _: Want) -> Result<Output> {
         let view = self.view(state)?;
         let mut values = Vec::new();
         for b in 0..view.batch() {

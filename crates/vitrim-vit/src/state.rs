@@ -1,0 +1,56 @@
+//! A packed batch resting somewhere in the network.
+
+use vitrim_kernels::AttentionTaps;
+
+use crate::backbone::{Site, View};
+use crate::error::Result;
+use crate::packed::{PackedBatch, Reduction};
+use crate::spec::VitSpec;
+
+/// A packed batch in host memory at a site, with what was tapped on the way.
+#[derive(Clone, Debug)]
+pub struct HostState {
+    /// The tokens and where they came from.
+    pub packed: PackedBatch,
+    /// Where the batch rests.
+    pub site: Site,
+    /// What the last attention left behind, as far as it was asked for.
+    pub taps: AttentionTaps,
+}
+
+impl HostState {
+    /// `batch` unpruned images at the input of block 0, over `tokens: [batch * N, D]`.
+    pub fn embedded(spec: &VitSpec, tokens: Vec<f32>, batch: usize) -> Self {
+        HostState {
+            packed: PackedBatch::dense(spec, tokens, batch),
+            site: Site::input_of(0),
+            taps: AttentionTaps::default(),
+        }
+    }
+
+    /// As a pruner sees it.
+    pub fn view(&self, spec: &VitSpec) -> View<'_> {
+        View {
+            site: self.site,
+            tokens: &self.packed.tokens,
+            dim: spec.dim,
+            prefix: spec.num_prefix_tokens(),
+            offsets: &self.packed.offsets,
+            origins: &self.packed.origins,
+            sizes: &self.packed.sizes,
+            cls_attention: self.taps.cls_attention.as_deref(),
+            keys: self.taps.keys.as_deref(),
+            value_norm: self.taps.value_norm.as_deref(),
+        }
+    }
+
+    /// Drops or merges rows; taps are gone afterwards.
+    ///
+    /// # Errors
+    /// As [`PackedBatch::reduce`].
+    pub fn reduce(&mut self, reduction: &Reduction) -> Result<()> {
+        self.packed.reduce(reduction)?;
+        self.taps = AttentionTaps::default();
+        Ok(())
+    }
+}
