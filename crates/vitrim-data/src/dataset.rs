@@ -1,4 +1,4 @@
-//! A data set: an index of encoded images and their labels, never the images themselves.
+//! A data set: an index of encoded images or scenes and their labels, never the images themselves.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -12,6 +12,7 @@ use crate::folder;
 use crate::layout::Layout;
 use crate::order::Order;
 use crate::parquet::ParquetIndex;
+use crate::scenes::{SCENE_CLASSES, SCENES_PATH, Scene, draw_scene, label_of, object_shares, object_size};
 use crate::visit::{Payload, visit};
 
 /// One split of a data set, or a part of one. Cloning is cheap: the index is shared.
@@ -38,15 +39,23 @@ struct Source {
 /// Where the encoded images are. A row is a position in it.
 #[derive(Debug)]
 pub(crate) enum Store {
-    Files { root: PathBuf, paths: Vec<PathBuf> },
+    Files {
+        root: PathBuf,
+        paths: Vec<PathBuf>,
+    },
     Parquet(ParquetIndex),
     Memory(Vec<Arc<[u8]>>),
+    /// Drawn when asked for, from consecutive seeds.
+    Scenes {
+        first_seed: u64,
+    },
 }
 
 impl Dataset {
     /// Opens one split of the data set at `path`: a folder of class folders (with or without `train`,
     /// `val` or `validation`, `test` above them), a flat folder of images, a folder with Hugging
-    /// Face parquet files in it or in its `data/`, or one parquet file.
+    /// Face parquet files in it or in its `data/`, or one parquet file. The path `scenes` stands for
+    /// [drawn scenes](Self::scenes); a folder of that name is reached as `./scenes`.
     ///
     /// `split` may be left out where there is only one. Class indices follow torchvision's rule
     /// (sorted folder names of this very split) or the parquet footer. Reads file names, footers and
@@ -74,8 +83,26 @@ impl Dataset {
                 let labels = std::mem::take(&mut index.labels);
                 (split, class_names, labels, Store::Parquet(index))
             }
+            Layout::Scenes(mut splits) => {
+                let (split, seeds) = splits.swap_remove(at);
+                let class_names = SCENE_CLASSES.map(String::from).to_vec();
+                let first_seed = seeds.start;
+                let labels = seeds.map(|seed| Some(label_of(seed))).collect();
+                (split, class_names, labels, Store::Scenes { first_seed })
+            }
         };
         Ok(Self::whole(Source { split, class_names, labels, store, hashes: OnceLock::new() }))
+    }
+
+    /// One split of the [scenes](crate::draw_scene), which are drawn when asked for: `train` with
+    /// 2,000,000 (seeds from 0), `validation` and `test` with 100,000 each (seeds from 10,000,000 and
+    /// from 20,000,000). A scene's content hash is that of its name, which tells its seed.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError::NoSuchSplit`].
+    pub fn scenes(split: &str) -> Result<Self, DataError> {
+        Self::open(SCENES_PATH, Some(split))
     }
 
     /// A data set of encoded images that are already in memory, with their labels.
@@ -156,6 +183,15 @@ impl Dataset {
             Store::Files { paths, .. } => paths[row].to_string_lossy().into_owned(),
             Store::Parquet(parquet) => parquet.name_of_row(row),
             Store::Memory(_) => memory_name(row),
+            Store::Scenes { first_seed } => scene_name(first_seed + row as u64),
+        }
+    }
+
+    /// The scene at `index`, drawn; `None` if this is no data set of scenes or there is no such image.
+    pub fn scene(&self, index: usize) -> Option<Scene> {
+        match self.source.store {
+            Store::Scenes { first_seed } => Some(draw_scene(first_seed + self.row(index)? as u64)),
+            _ => None,
         }
     }
 
@@ -172,11 +208,41 @@ impl Dataset {
         }
         let mut found = None;
         visit(self, Order::Sequential, index..index + 1, &mut |_, payload| {
-            found = Some(self.bytes(index, payload));
+            found = Some(self.decoded(index, payload));
             true
         })?;
-        let encoded = found.unwrap_or(Err(DataError::IndexOutOfRange { index, len }))?;
-        decode_image(&encoded, &self.origin(index))
+        found.unwrap_or(Err(DataError::IndexOutOfRange { index, len }))
+    }
+
+    /// The first `n` images of this data set, all of them if there are fewer.
+    pub fn first(&self, n: usize) -> Self {
+        let kept = (0..n.min(self.len())).filter_map(|index| self.row(index)).collect();
+        Self { source: Arc::clone(&self.source), kept: Some(kept) }
+    }
+
+    /// Whether it is known where the object of each image lies: so for scenes.
+    pub fn knows_objects(&self) -> bool {
+        matches!(self.source.store, Store::Scenes { .. })
+    }
+
+    /// Share of each square patch of the image at `index` that its object covers, `[N0]`, row-major; `None`
+    /// where that is not known or there is no such image.
+    pub fn object_shares(&self, index: usize, patch_size: usize) -> Option<Vec<f32>> {
+        Some(object_shares(self.seed(index)?, patch_size))
+    }
+
+    /// Diameter of the object in the image at `index`, in pixels; `None` where that is not known or there is no
+    /// such image.
+    pub fn object_size(&self, index: usize) -> Option<f32> {
+        Some(object_size(self.seed(index)?))
+    }
+
+    /// The seed of the scene at `index`.
+    fn seed(&self, index: usize) -> Option<u64> {
+        match &self.source.store {
+            Store::Scenes { first_seed } => Some(first_seed + self.row(index)? as u64),
+            _ => None,
+        }
     }
 
     /// The part of this data set that a hash of each image's encoded bytes assigns to `part`, so that
@@ -263,14 +329,24 @@ impl Dataset {
         }
     }
 
-    /// The encoded bytes behind `payload`, which belongs to the image at `index`.
-    pub(crate) fn bytes(&self, index: usize, payload: Payload) -> Result<Arc<[u8]>, DataError> {
+    /// The image behind `payload`, which belongs to the image at `index`.
+    pub(crate) fn decoded(&self, index: usize, payload: Payload) -> Result<RgbImage, DataError> {
+        match payload {
+            Payload::Scene(seed) => Ok(draw_scene(seed).image),
+            payload => decode_image(&self.bytes(index, payload)?, &self.origin(index)),
+        }
+    }
+
+    /// The encoded bytes behind `payload`, which belongs to the image at `index`; a scene, which has
+    /// none, is known by its name.
+    fn bytes(&self, index: usize, payload: Payload) -> Result<Arc<[u8]>, DataError> {
         match payload {
             Payload::Encoded(bytes) => Ok(bytes),
             Payload::File(path) => match std::fs::read(&path) {
                 Ok(bytes) => Ok(bytes.into()),
                 Err(cause) => Err(DataError::io(&path, cause)),
             },
+            Payload::Scene(seed) => Ok(scene_name(seed).into_bytes().into()),
             Payload::Null => Err(DataError::bad_image(self.origin(index), "the row has no image")),
         }
     }
@@ -282,6 +358,7 @@ impl Dataset {
             Store::Files { root, paths } => root.join(&paths[row]).display().to_string(),
             Store::Parquet(parquet) => parquet.origin_of_row(row),
             Store::Memory(_) => memory_name(row),
+            Store::Scenes { first_seed } => scene_name(first_seed + row as u64),
         }
     }
 
@@ -308,4 +385,8 @@ impl Dataset {
 
 fn memory_name(row: usize) -> String {
     format!("memory#{row}")
+}
+
+fn scene_name(seed: u64) -> String {
+    format!("scene {seed}")
 }

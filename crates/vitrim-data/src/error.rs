@@ -132,6 +132,12 @@ pub enum DataError {
         /// What is wrong and what to do.
         what: String,
     },
+    /// An augmentation that cannot be applied.
+    #[error("augmentation: {what}")]
+    Augment {
+        /// What is wrong and what to do.
+        what: String,
+    },
     /// Shares of a partition that make no sense.
     #[error("shares {train}/{calibration}/{test}: each must be finite and at least 0, and their sum above 0")]
     Shares {

@@ -1,10 +1,12 @@
 //! Which of the known layouts a path has, and which splits it offers.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use crate::error::DataError;
 use crate::folder::{name_of, subfolders};
+use crate::scenes::{SCENES_PATH, SPLITS};
 
 /// The one split of a data set that has none.
 pub(crate) const WHOLE: &str = "all";
@@ -16,11 +18,16 @@ pub(crate) enum Layout {
     Folders(Vec<(String, PathBuf)>),
     /// A split's name and its parquet files, sorted.
     Parquet(Vec<(String, Vec<PathBuf>)>),
+    /// Scenes: a split's name and its seeds.
+    Scenes(Vec<(String, Range<u64>)>),
 }
 
 impl Layout {
     /// Looks at file names alone; opens nothing.
     pub(crate) fn detect(root: &Path) -> Result<Self, DataError> {
+        if root == Path::new(SCENES_PATH) {
+            return Ok(Self::Scenes(SPLITS.map(|(name, seeds)| (name.into(), seeds)).to_vec()));
+        }
         let kind = std::fs::metadata(root).map_err(|cause| DataError::io(root, cause))?;
         if !kind.is_dir() {
             return Ok(Self::Parquet(vec![(split_of_file(root), vec![root.to_path_buf()])]));
@@ -39,6 +46,7 @@ impl Layout {
         match self {
             Self::Folders(splits) => splits.iter().map(|(name, _)| name.clone()).collect(),
             Self::Parquet(splits) => splits.iter().map(|(name, _)| name.clone()).collect(),
+            Self::Scenes(splits) => splits.iter().map(|(name, _)| name.clone()).collect(),
         }
     }
 

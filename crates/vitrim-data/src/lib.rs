@@ -1,8 +1,9 @@
 //! Images in: from a path to batches of normalised pixels.
 //!
 //! The data flow is the module list. A [`Dataset`] indexes a folder of images or Hugging Face parquet
-//! files; an [`Order`] says how to walk it; a [`Transform`] is timm's evaluation transform; a [`Loader`]
-//! decodes on threads ahead of its consumer. Splits are by a hash of the encoded bytes
+//! files, or [drawn scenes](draw_scene); an [`Order`] says how to walk it; a [`Transform`] is timm's evaluation transform; a [`Loader`]
+//! decodes on threads ahead of its consumer, and changes images by an [`Augment`] where training wants it.
+//! Splits are by a hash of the encoded bytes
 //! ([`Dataset::by_hash`], [`Dataset::without`]), so that training, calibration and test never share
 //! an image.
 //!
@@ -26,6 +27,7 @@
 //! # }
 //! ```
 
+mod augment;
 mod bad_images;
 mod content;
 mod dataset;
@@ -37,9 +39,11 @@ mod loader;
 mod order;
 mod parquet;
 mod preprocess;
+mod scenes;
 mod transform;
 mod visit;
 
+pub use augment::Augment;
 pub use bad_images::{BadImages, OnBadImage};
 pub use content::{ContentHash, ContentSet, Part, Shares};
 pub use dataset::Dataset;
@@ -50,4 +54,5 @@ pub use image::{self, RgbImage};
 pub use loader::{Batch, Loader, LoaderOptions};
 pub use order::Order;
 pub use preprocess::{CropMode, Interpolation, Preprocess};
+pub use scenes::{Bounds, SCENE_CLASSES, SCENE_SIDE, Scene, draw_scene};
 pub use transform::Transform;

@@ -37,7 +37,7 @@ pub(crate) fn shuffle(indices: &mut [usize], what: Shuffling, seed: u64, epoch: 
 }
 
 /// SplitMix64's step and output function (Steele, Lea, Flood 2014): a bijection that mixes well.
-fn mix(x: u64) -> u64 {
+pub(crate) fn mix(x: u64) -> u64 {
     let z = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

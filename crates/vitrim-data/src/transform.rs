@@ -53,7 +53,11 @@ impl Transform {
 
     /// Normalised pixels `[3, H, W]`, row-major, of `rgb`.
     pub fn pixels(&self, rgb: &RgbImage) -> Vec<f32> {
-        let cropped = self.cropped(rgb);
+        self.normalized(&self.cropped(rgb))
+    }
+
+    /// Normalised pixels `[3, H, W]`, row-major, of `cropped`, which is H x W.
+    pub(crate) fn normalized(&self, cropped: &RgbImage) -> Vec<f32> {
         let mut pixels = Vec::with_capacity(self.pixel_count());
         for (c, table) in self.normalised.iter().enumerate() {
             let channel = cropped.as_raw().iter().skip(c).step_by(3);

@@ -24,6 +24,8 @@ pub(crate) enum Payload {
     /// Not read yet.
     File(PathBuf),
     Encoded(Arc<[u8]>),
+    /// To be drawn from this seed.
+    Scene(u64),
     /// A parquet row without an image.
     Null,
 }
@@ -52,6 +54,9 @@ pub(crate) fn visit(
         }
         Store::Memory(images) => {
             each(dataset, order, places, |index, row| sink(index, Payload::Encoded(Arc::clone(&images[row]))))
+        }
+        Store::Scenes { first_seed } => {
+            each(dataset, order, places, |index, row| sink(index, Payload::Scene(first_seed + row as u64)))
         }
     }
     Ok(())

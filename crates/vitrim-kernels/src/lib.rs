@@ -16,6 +16,7 @@ pub mod attention;
 pub mod elementwise;
 pub mod linear;
 pub mod mapped;
+pub mod memory;
 pub mod norm;
 pub mod reference;
 

@@ -3,19 +3,23 @@
 //! Burn's own `ModuleOptimizer` keys its state by random parameter ids, which do not survive a restart;
 //! here the state follows the order of the module's parameters. The step itself is Burn's Adam.
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::{Adam, AdamConfig, AdamState, AdaptiveMomentumState, GradientsParams, Optimizer};
-use burn::tensor::{Device, Gradients, Tensor, TensorData};
+use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::error::{Result, TrainError};
 
 /// A named tensor: name, shape, row-major values.
 pub type NamedTensor = (String, Vec<usize>, Vec<f32>);
 
-/// Adam (Kingma and Ba, 2015) with betas 0.9 and 0.999.
+/// Adam (Kingma and Ba, 2015) with betas 0.9 and 0.999, and decoupled weight decay (AdamW: Loshchilov and
+/// Hutter, 2019) where it is asked for.
 #[derive(Clone)]
 pub struct ModuleAdam {
     adam: Adam,
+    weight_decay: f64,
+    /// Parameters that do not decay.
+    exempt: Vec<ParamId>,
     /// Of each parameter of the module, in order; empty before the first step.
     states: Vec<AdamState<1>>,
 }
@@ -23,7 +27,19 @@ pub struct ModuleAdam {
 impl ModuleAdam {
     /// An Adam that has made no step yet.
     pub fn new(eps: f32) -> Self {
-        ModuleAdam { adam: AdamConfig::new().with_epsilon(eps).build(), states: Vec::new() }
+        let adam = AdamConfig::new().with_epsilon(eps).build();
+        ModuleAdam { adam, weight_decay: 0.0, exempt: Vec::new(), states: Vec::new() }
+    }
+
+    /// The same with a weight decay, from which the parameters `exempt` and all of rank 1 (biases, norms)
+    /// are spared.
+    pub fn with_weight_decay(self, weight_decay: f64, exempt: Vec<ParamId>) -> Self {
+        ModuleAdam { weight_decay, exempt, ..self }
+    }
+
+    /// The weight decay.
+    pub fn weight_decay(&self) -> f64 {
+        self.weight_decay
     }
 
     /// One step at learning rate `lr`, the gradient over all parameters first scaled down to
@@ -35,11 +51,10 @@ impl ModuleAdam {
     pub fn step<M: Module>(
         &mut self,
         module: M,
-        gradients: Gradients,
+        mut gradients: GradientsParams,
         lr: f64,
         max_grad_norm: f64,
     ) -> (M, f64) {
-        let mut gradients = GradientsParams::from_grads(gradients, &module);
         let mut sum = SumOfSquares { gradients: &gradients, total: None };
         module.visit(&mut sum);
         let norm = sum.total.map_or(0.0, |total| f64::from(total.into_scalar::<f32>())).sqrt();
@@ -53,6 +68,8 @@ impl ModuleAdam {
             after: Vec::new(),
             scale,
             lr,
+            decay: 1.0 - lr * self.weight_decay,
+            exempt: &self.exempt,
         };
         let module = module.map(&mut step);
         self.states = step.after;
@@ -137,6 +154,9 @@ struct Step<'a> {
     after: Vec<AdamState<1>>,
     scale: f64,
     lr: f64,
+    /// What a step leaves of a weight before its gradient acts.
+    decay: f64,
+    exempt: &'a [ParamId],
 }
 
 impl ModuleMapper for Step<'_> {
@@ -145,9 +165,13 @@ impl ModuleMapper for Step<'_> {
         let gradient = self.gradients.remove::<D>(id).expect("every parameter takes part in the loss");
         let shape = tensor.dims();
         let count = shape.iter().product::<usize>();
+        let mut tensor = tensor.without_autodiff().reshape([count]);
+        if self.decay < 1.0 && D > 1 && !self.exempt.contains(&id) {
+            tensor = tensor.mul_scalar(self.decay);
+        }
         let (tensor, state) = self.adam.step(
             self.lr,
-            tensor.without_autodiff().reshape([count]),
+            tensor,
             gradient.reshape([count]).mul_scalar(self.scale),
             self.before.next(),
         );

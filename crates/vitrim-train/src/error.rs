@@ -49,6 +49,9 @@ pub enum TrainError {
         /// Number of classes.
         classes: usize,
     },
+    /// An image without a label, where one is learned from.
+    #[error("{0} has no label; pre-training needs one for every image")]
+    NoLabel(String),
     /// Every image was left out or bad.
     #[error("no usable training image; check --data and its split")]
     NoImages,

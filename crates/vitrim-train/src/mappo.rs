@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use burn::module::Module;
+use burn::optim::GradientsParams;
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde::Serialize;
@@ -217,7 +218,8 @@ impl Network {
 
     /// Descends `loss: [1]`; returns the gradient's norm before clipping.
     fn step(&mut self, loss: &Tensor<1>, lr: f64, max_grad_norm: f64) -> f64 {
-        let (perceptron, norm) = self.adam.step(self.perceptron.clone(), loss.backward(), lr, max_grad_norm);
+        let gradients = GradientsParams::from_grads(loss.backward(), &self.perceptron);
+        let (perceptron, norm) = self.adam.step(self.perceptron.clone(), gradients, lr, max_grad_norm);
         self.perceptron = perceptron;
         norm
     }

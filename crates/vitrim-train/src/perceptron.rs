@@ -247,7 +247,7 @@ pub fn orthogonal_init(
 
 /// `gain` times a random `[rows, columns]` matrix whose shorter side is orthonormal: normal draws,
 /// orthonormalised by Gram and Schmidt.
-fn orthogonal(rows: usize, columns: usize, gain: f32, generator: &mut SplitMix64) -> Vec<f32> {
+pub(crate) fn orthogonal(rows: usize, columns: usize, gain: f32, generator: &mut SplitMix64) -> Vec<f32> {
     let (count, length) = (rows.min(columns), rows.max(columns));
     let mut basis: Vec<Vec<f64>> = Vec::with_capacity(count);
     for _ in 0..count {

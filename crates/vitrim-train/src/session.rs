@@ -3,24 +3,21 @@
 //! A run folder holds `policy/` (usable at any time), `log.jsonl`, TensorBoard event files and
 //! `checkpoint.safetensors`. An interrupted run goes on from its checkpoint bit for bit.
 
-use std::collections::HashMap;
 use std::fs;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 use vitrim_data::{Batch, Dataset, Loader, LoaderOptions, OnBadImage, Order, Transform};
 use vitrim_prune::ImageKey;
 use vitrim_prune::policy::BackboneId;
 use vitrim_vit::{Backbone, PixelBatch};
 
-use crate::adam::NamedTensor;
+use crate::checkpoint;
 use crate::config::TrainConfig;
 use crate::device::DeviceChoice;
 use crate::error::{Result, TrainError};
-use crate::tensorboard::EventWriter;
+use crate::run_log::RunLog;
 use crate::trainer::{Images, Trainer, TrainerState, UpdateLog};
 
 /// Where a run's images come from.
@@ -96,15 +93,15 @@ pub fn train<B: Backbone>(
     let Run { id, config, source, device, folder } = *run;
     let mut trainer = Trainer::new(backbone, id.clone(), config, &device.device()?)?;
     fs::create_dir_all(folder).map_err(TrainError::file("create", folder))?;
-    let checkpoint = folder.join("checkpoint.safetensors");
+    let checkpoint = folder.join(checkpoint::FILE);
     let (mut epoch, mut position) = (0, 0);
     if checkpoint.is_file() {
-        let (saved, learner) = load_checkpoint(&checkpoint)?;
+        let (saved, learner) = checkpoint::load::<Saved>(&checkpoint)?;
         check_same_run(&checkpoint, &saved, run)?;
         trainer.restore(saved.trainer, &learner)?;
         (epoch, position) = (saved.epoch, saved.position);
     }
-    let mut log = Log::open(folder, trainer.updates_done())?;
+    let mut log = RunLog::open(folder, trainer.updates_done())?;
 
     if trainer.needs_reference() && trainer.updates_done() < config.updates {
         let Some(reference) = measure_reference(&trainer, source, stop, progress)? else {
@@ -134,7 +131,7 @@ pub fn train<B: Backbone>(
         }
         let keys = keys(&batch);
         let entry = trainer.update(images(&batch, &keys))?;
-        log.write(&entry)?;
+        log.write(entry.update, "train", &entry)?;
         progress(Progress::Update(&entry, config.updates));
         if trainer.updates_done() % config.checkpoint_every == 0 || trainer.updates_done() == config.updates {
             save(&trainer, run, epoch, position, &checkpoint)?;
@@ -148,11 +145,11 @@ pub fn train<B: Backbone>(
 /// # Errors
 /// If its checkpoint is damaged.
 pub fn updates_done(folder: &Path) -> Result<Option<usize>> {
-    let checkpoint = folder.join("checkpoint.safetensors");
+    let checkpoint = folder.join(checkpoint::FILE);
     if !checkpoint.is_file() {
         return Ok(None);
     }
-    Ok(Some(load_checkpoint(&checkpoint)?.0.trainer.update))
+    Ok(Some(checkpoint::load::<Saved>(&checkpoint)?.0.trainer.update))
 }
 
 impl Source {
@@ -163,6 +160,7 @@ impl Source {
             skip,
             limit: None,
             on_bad_image: self.on_bad_image,
+            augment: None,
         };
         let order = Order::Shuffled { seed: config.seed, epoch };
         Ok(Loader::new(&self.dataset, order, &self.transform, options)?)
@@ -213,7 +211,7 @@ fn save<B: Backbone>(
     run: &Run<'_>,
     epoch: u64,
     position: usize,
-    checkpoint: &Path,
+    path: &Path,
 ) -> Result<()> {
     let (state, learner) = trainer.state();
     let saved = Saved {
@@ -224,7 +222,7 @@ fn save<B: Backbone>(
         epoch,
         position,
     };
-    save_checkpoint(checkpoint, &saved, &learner.save())?;
+    checkpoint::save(path, &saved, &learner.save())?;
     trainer.policy().save(&run.folder.join("policy"))?;
     Ok(())
 }
@@ -241,79 +239,4 @@ fn check_same_run(path: &Path, saved: &Saved, run: &Run<'_>) -> Result<()> {
     };
     let reason = format!("belongs to a run with another {what}; give the same one, or another --out folder");
     Err(TrainError::Checkpoint { path: path.to_owned(), reason })
-}
-
-fn save_checkpoint(path: &Path, saved: &Saved, tensors: &[NamedTensor]) -> Result<()> {
-    let bytes: Vec<Vec<u8>> =
-        tensors.iter().map(|(_, _, values)| values.iter().flat_map(|v| v.to_le_bytes()).collect()).collect();
-    let views = tensors.iter().zip(&bytes).map(|((name, shape, _), bytes)| {
-        (name, TensorView::new(Dtype::F32, shape.clone(), bytes).expect("as many bytes as the shape says"))
-    });
-    let header = serde_json::to_string(saved).expect("a checkpoint's header is plain data");
-    let metadata = HashMap::from([("vitrim".to_owned(), header)]);
-    let file = safetensors::serialize(views, Some(metadata)).expect("the names are distinct");
-    let part = path.with_extension("part");
-    fs::write(&part, file).map_err(TrainError::file("write", &part))?;
-    fs::rename(&part, path).map_err(TrainError::file("write", path))
-}
-
-fn load_checkpoint(path: &Path) -> Result<(Saved, Vec<NamedTensor>)> {
-    let bytes = fs::read(path).map_err(TrainError::file("read", path))?;
-    let bad = |reason: String| TrainError::Checkpoint {
-        path: path.to_owned(),
-        reason: format!("{reason}; delete it to train from the start"),
-    };
-    let damaged = |e: safetensors::SafeTensorError| bad(format!("damaged ({e})"));
-    let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(damaged)?;
-    let header = metadata.metadata().as_ref().and_then(|m| m.get("vitrim"));
-    let header = header.ok_or_else(|| bad("not a vitrim checkpoint".into()))?;
-    let saved =
-        serde_json::from_str(header).map_err(|e| bad(format!("not a checkpoint of this version ({e})")))?;
-    let file = SafeTensors::deserialize(&bytes).map_err(damaged)?;
-    let tensors = file.tensors().into_iter().map(|(name, view)| {
-        let values =
-            view.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().expect("four bytes")));
-        (name, view.shape().to_vec(), values.collect())
-    });
-    Ok((saved, tensors.collect()))
-}
-
-/// JSON lines and TensorBoard, in step.
-struct Log {
-    path: PathBuf,
-    lines: fs::File,
-    events: EventWriter,
-}
-
-impl Log {
-    /// Opens the folder's logs behind their first `updates` entries; what an interrupted run wrote after
-    /// its last checkpoint is cut off.
-    fn open(folder: &Path, updates: usize) -> Result<Self> {
-        let path = folder.join("log.jsonl");
-        let kept = match fs::read_to_string(&path) {
-            Ok(text) => text.lines().take(updates).flat_map(|line| [line, "\n"]).collect(),
-            Err(_) => String::new(),
-        };
-        let part = folder.join("log.jsonl.part");
-        fs::write(&part, kept).map_err(TrainError::file("write", &part))?;
-        fs::rename(&part, &path).map_err(TrainError::file("write", &path))?;
-        let lines =
-            fs::OpenOptions::new().append(true).open(&path).map_err(TrainError::file("write", &path))?;
-        Ok(Log { path, lines, events: EventWriter::create(folder)? })
-    }
-
-    fn write(&mut self, entry: &UpdateLog) -> Result<()> {
-        let value = serde_json::to_value(entry).expect("an entry is plain data");
-        writeln!(self.lines, "{value}").map_err(TrainError::file("write", &self.path))?;
-        let step = entry.update as i64;
-        for (tag, value) in value.as_object().into_iter().flatten() {
-            if let Some(value) = value.as_f64() {
-                self.events.scalar(step, &format!("train/{tag}"), value)?;
-            }
-        }
-        for (k, ratio) in entry.keep_ratio.iter().enumerate() {
-            self.events.scalar(step, &format!("keep_ratio/stage_{}", k + 1), *ratio)?;
-        }
-        Ok(self.events.flush()?)
-    }
 }

@@ -225,6 +225,7 @@ fn loader(loaded: &Loaded, dataset: &Dataset, options: &EvalOptions) -> Result<L
         skip: 0,
         limit: options.images,
         on_bad_image: options.on_bad_image,
+        augment: None,
     };
     Ok(Loader::new(dataset, Order::Sequential, &loaded.transform, loader_options)?)
 }

@@ -11,6 +11,7 @@ use std::collections::HashMap;
 
 use crossbeam_channel::Receiver;
 
+use crate::augment::Augment;
 use crate::bad_images::{BadImages, OnBadImage};
 use crate::dataset::Dataset;
 use crate::error::DataError;
@@ -19,7 +20,7 @@ use crate::transform::Transform;
 use threads::{Outcome, Threads};
 
 /// How a [`Loader`] works; `LoaderOptions { batch: 32, ..Default::default() }`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LoaderOptions {
     /// Images in a batch; 64 by default. The last batch may be smaller.
     pub batch: usize,
@@ -31,11 +32,13 @@ pub struct LoaderOptions {
     pub limit: Option<usize>,
     /// What to do with corrupt images; to fail by default.
     pub on_bad_image: OnBadImage,
+    /// Random changes of the images, with the order's epoch (0 if it is sequential); none by default.
+    pub augment: Option<Augment>,
 }
 
 impl Default for LoaderOptions {
     fn default() -> Self {
-        Self { batch: 64, workers: 0, skip: 0, limit: None, on_bad_image: OnBadImage::Fail }
+        Self { batch: 64, workers: 0, skip: 0, limit: None, on_bad_image: OnBadImage::Fail, augment: None }
     }
 }
 
@@ -89,7 +92,8 @@ impl Loader {
     ///
     /// # Errors
     ///
-    /// [`DataError::ZeroBatch`], or [`DataError::Threads`] if threads cannot be started.
+    /// [`DataError::ZeroBatch`], [`DataError::Augment`], or [`DataError::Threads`] if threads cannot be
+    /// started.
     pub fn new(
         dataset: &Dataset,
         order: Order,
@@ -98,6 +102,10 @@ impl Loader {
     ) -> Result<Self, DataError> {
         if options.batch == 0 {
             return Err(DataError::ZeroBatch);
+        }
+        if let Some(augment) = options.augment {
+            let [_, height, width] = transform.preprocess().input_size;
+            augment.validate(height, width)?;
         }
         let left = dataset.len().saturating_sub(options.skip);
         let total = options.limit.map_or(left, |limit| limit.min(left));

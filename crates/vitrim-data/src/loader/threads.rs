@@ -8,8 +8,8 @@ use std::thread::{Builder, JoinHandle, available_parallelism};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use super::LoaderOptions;
+use crate::augment::Augment;
 use crate::dataset::Dataset;
-use crate::decode::decode_image;
 use crate::error::DataError;
 use crate::order::Order;
 use crate::transform::Transform;
@@ -64,13 +64,18 @@ impl Threads {
         let (job, jobs) = unbounded::<Job>();
         let (result, results) = unbounded();
 
+        let epoch = match order {
+            Order::Sequential => 0,
+            Order::Shuffled { epoch, .. } => epoch,
+        };
+        let change = options.augment.map(|augment| (augment, epoch));
         let mut threads = Self { consumer: Some(Consumer { results, permits }), handles: Vec::new() };
         for number in 0..workers {
             let (dataset, transform) = (dataset.clone(), transform.clone());
             let (jobs, result) = (jobs.clone(), result.clone());
             threads.spawn(format!("vitrim-decode-{number}"), move || {
                 for Job { place, index, payload } in jobs {
-                    let outcome = make(&dataset, &transform, index, payload);
+                    let outcome = make(&dataset, &transform, change, index, payload);
                     if result.send((place, outcome)).is_err() {
                         return;
                     }
@@ -139,12 +144,20 @@ fn read(
     }
 }
 
-/// Bytes to pixels. A decoder's panic is the image's fault, not the program's.
-fn make(dataset: &Dataset, transform: &Transform, index: usize, payload: Payload) -> Outcome {
+/// Bytes to pixels, changed under an augmentation and its epoch. A decoder's panic is the image's fault, not the program's.
+fn make(
+    dataset: &Dataset,
+    transform: &Transform,
+    change: Option<(Augment, u64)>,
+    index: usize,
+    payload: Payload,
+) -> Outcome {
     let made = catch_unwind(AssertUnwindSafe(|| {
-        let encoded = dataset.bytes(index, payload)?;
-        let rgb = decode_image(&encoded, &dataset.origin(index))?;
-        Ok(transform.pixels(&rgb))
+        let cropped = transform.cropped(&dataset.decoded(index, payload)?);
+        Ok(transform.normalized(&match change {
+            Some((augment, epoch)) => augment.apply(&cropped, epoch, index),
+            None => cropped,
+        }))
     }));
     match made {
         Ok(Ok(pixels)) => Outcome::Pixels { index, pixels },

@@ -5,4 +5,5 @@ mod errors;
 mod fixtures;
 mod loading;
 mod partition;
+mod scenes;
 mod scratch;

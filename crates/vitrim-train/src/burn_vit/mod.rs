@@ -10,12 +10,13 @@ mod block;
 mod layout;
 mod weights;
 
-use burn::module::{Module, Param};
+use burn::module::{Module, Param, ParamId};
 use burn::nn::LayerNorm;
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{Int, Tensor, TensorData};
 use vitrim_vit::{Pool, VitSpec};
 
 use block::Block;
+pub(crate) use weights::numbers;
 use layout::Layout;
 
 use crate::linear::Linear;
@@ -47,6 +48,14 @@ struct Pooled {
     main: Tensor<2>,
     /// The distillation token.
     dist: Option<Tensor<2>>,
+}
+
+/// What [`BurnVit::forward_patches`] gives.
+pub struct PartialOutput {
+    /// `[B, C]`.
+    pub logits: Tensor<2>,
+    /// Final tokens of the patches that were looked at, `[B * M, D]`.
+    pub patch_tokens: Tensor<2>,
 }
 
 impl BurnVit {
@@ -85,12 +94,45 @@ impl BurnVit {
         self.logits(self.pool(x, &layout))
     }
 
+    /// `pixels: [B, 3, H, W]` of which only some patches are looked at, as in timm's `patch_drop_rate`.
+    /// `patches: [B, M]` holds their grid positions (row-major), ascending an image.
+    ///
+    /// # Panics
+    /// If `patches` is not B rows of one length, or the backbone has no head.
+    pub fn forward_patches(&self, pixels: Tensor<4>, patches: &[usize]) -> PartialOutput {
+        let batch = pixels.dims()[0];
+        let (n, prefix, d) = (self.spec.num_tokens(), self.spec.num_prefix_tokens(), self.spec.dim);
+        let seen = patches.len() / batch;
+        assert_eq!(seen * batch, patches.len(), "as many patches of each image");
+        let image = |(b, patches): (usize, &[usize])| {
+            let own = (0..prefix).chain(patches.iter().map(|p| prefix + p));
+            own.map(|i| (b * n + i) as i32).collect::<Vec<_>>()
+        };
+        let rows: Vec<i32> = patches.chunks_exact(seen).enumerate().flat_map(image).collect();
+        let count = rows.len();
+        let rows = Tensor::<1, Int>::from_data(TensorData::new(rows, [count]), &pixels.device());
+        let layout = Layout::dense(batch, prefix + seen);
+        let x = self.embed(pixels).select(0, rows);
+        let x = self.blocks.iter().fold(x, |x, block| block.forward(x, &layout));
+        let patch_tokens = layout.spread(self.final_tokens(x.clone())).narrow(1, prefix, seen);
+        PartialOutput {
+            logits: self.logits(self.pool(x, &layout)),
+            patch_tokens: patch_tokens.reshape([batch * seen, d]),
+        }
+    }
+
     /// Final tokens `[B * N, D]` of unpruned images: normed, unless the norm comes after pooling
     /// (timm's `forward_features`).
     pub fn forward_features(&self, pixels: Tensor<4>) -> Tensor<2> {
         let layout = Layout::dense(pixels.dims()[0], self.spec.num_tokens());
         let x = self.blocks.iter().fold(self.embed(pixels), |x, block| block.forward(x, &layout));
         self.final_tokens(x)
+    }
+
+    /// The learned tokens and the position embedding, which weight decay spares.
+    pub fn tokens_and_positions(&self) -> Vec<ParamId> {
+        let tokens = [&self.cls_token, &self.dist_token].into_iter().flatten().map(|token| token.id);
+        tokens.chain([self.pos_embed.id]).collect()
     }
 
     /// Patch embedding, prefix tokens, position embedding: `[B, 3, H, W]` to `[B * N, D]`.

@@ -142,6 +142,10 @@ impl BurnVit {
     }
 }
 
-fn numbers<const R: usize>(param: &Param<Tensor<R>>) -> Vec<f32> {
+/// The values of `param`, row-major.
+///
+/// # Panics
+/// If they are not f32.
+pub fn numbers<const R: usize>(param: &Param<Tensor<R>>) -> Vec<f32> {
     param.val().try_into_vec_as().expect("the device gives parameters up as f32")
 }

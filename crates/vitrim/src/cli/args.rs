@@ -7,6 +7,7 @@ use vitrim::Method;
 use vitrim::stats::Confidence;
 use vitrim_data::OnBadImage;
 use vitrim_train::DeviceChoice;
+use vitrim_train::pretrain::WeightType;
 
 /// Makes Vision Transformers faster by learning which tokens of each image to throw away.
 #[derive(Debug, Parser)]
@@ -35,6 +36,8 @@ pub struct Global {
 pub enum Command {
     /// Train a policy for a backbone, and calibrate it.
     Train(TrainArgs),
+    /// Train a backbone from scratch.
+    Pretrain(PretrainArgs),
     /// Choose a policy's threshold so that the drop stays within a limit.
     Calibrate(CalibrateArgs),
     /// Compare a policy with the dense model and the hand-made methods.
@@ -118,6 +121,67 @@ pub struct TrainArgs {
     /// Leave the policy uncalibrated.
     #[arg(long)]
     pub no_calibrate: bool,
+    /// What a corrupt image does.
+    #[arg(long, value_enum, default_value = "fail")]
+    pub on_bad_image: BadImage,
+}
+
+/// Type of the weights of a backbone that is written.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Weights {
+    /// As they were trained.
+    F32,
+    /// Half the size.
+    Bf16,
+}
+
+impl From<Weights> for WeightType {
+    fn from(weights: Weights) -> Self {
+        match weights {
+            Weights::F32 => WeightType::F32,
+            Weights::Bf16 => WeightType::Bf16,
+        }
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub struct PretrainArgs {
+    /// Labelled images: `scenes`, class folders, or Hugging Face parquet files.
+    #[arg(long, value_name = "PATH", required_unless_present = "print_config")]
+    pub data: Option<PathBuf>,
+    /// Configuration to start from: default (photographs) or scenes (the bundled backbone's).
+    #[arg(long, default_value = "default", value_name = "NAME")]
+    pub preset: String,
+    /// Run folder; the backbone goes to its `model/`.
+    #[arg(long, default_value = "runs/pretrain", value_name = "FOLDER")]
+    pub out: PathBuf,
+    /// TOML file laid over the preset.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Value laid over both, as in model.dim=192; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Print the configuration in force as TOML, and stop.
+    #[arg(long)]
+    pub print_config: bool,
+    /// Images to see, repetitions counted (`images`).
+    #[arg(long, value_name = "N")]
+    pub images: Option<usize>,
+    /// Seed of everything random (`seed`).
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// Type of the weights that are written.
+    #[arg(long, value_enum, default_value = "f32")]
+    pub weights: Weights,
+    /// Where gradients are computed: cpu or gpu.
+    #[arg(long, default_value = "cpu", value_name = "DEVICE")]
+    pub device: DeviceChoice,
+    /// Images to train on.
+    #[arg(long, default_value = "train", value_name = "NAME")]
+    pub split: String,
+    /// Images to choose the best weights by.
+    #[arg(long, default_value = "calibration", value_name = "NAME")]
+    pub held_out_split: String,
     /// What a corrupt image does.
     #[arg(long, value_enum, default_value = "fail")]
     pub on_bad_image: BadImage,

@@ -9,6 +9,7 @@ mod info;
 mod interrupt;
 mod policy;
 mod predict;
+mod pretrain;
 mod print;
 mod progress;
 mod train;
@@ -27,6 +28,7 @@ const INTERRUPTED: u8 = 130;
 
 /// Runs the command.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    vitrim_kernels::memory::keep_freed_memory();
     if args.global.threads > 0 {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(args.global.threads);
         pool.build_global().context("--threads: the threads cannot be started")?;
@@ -34,6 +36,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let app = App { global: &args.global, reporter: Reporter::new(args.global.quiet) };
     match &args.command {
         Command::Train(args) => train::run(&app, args),
+        Command::Pretrain(args) => pretrain::run(&app, args),
         Command::Calibrate(args) => calibrate::run(&app, args),
         Command::Eval(args) => eval::run(&app, args),
         Command::Predict(args) => predict::run(&app, args),

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use vitrim_train::UpdateLog;
+use vitrim_train::pretrain::PretrainLog;
 
 /// Updates between two lines where there is no terminal.
 const UPDATES_A_LINE: usize = 25;
@@ -39,6 +40,12 @@ impl Reporter {
     /// Progress of a training run.
     pub fn training(&self) -> TrainingProgress {
         TrainingProgress { bar: self.bar("training"), lines: !self.quiet && !self.terminal, first: None }
+    }
+
+    /// Progress of a pre-training run.
+    pub fn pretraining(&self) -> PretrainingProgress {
+        let lines = !self.quiet && !self.terminal;
+        PretrainingProgress { bar: self.bar("pre-training"), lines, first: None, held_out: None }
     }
 
     fn target(&self) -> ProgressDrawTarget {
@@ -112,6 +119,37 @@ impl TrainingProgress {
     /// The reference is being measured: images done, of how many.
     pub fn reference(&self, done: usize, all: usize) {
         self.bar.show(done, all, "measuring random pruning".to_owned());
+    }
+}
+
+/// A pre-training run's bar or lines.
+pub struct PretrainingProgress {
+    bar: Bar,
+    lines: bool,
+    /// When this call saw its first entry, and the step of it.
+    first: Option<(Instant, usize)>,
+    /// Last held-out top-1, percent.
+    held_out: Option<f64>,
+}
+
+impl PretrainingProgress {
+    /// `log` is the entry of the last step done, of `steps`.
+    pub fn entry(&mut self, log: &PretrainLog, steps: usize) {
+        let (started, first) = *self.first.get_or_insert_with(|| (Instant::now(), log.step));
+        let left = match log.step - first {
+            0 => "?".to_owned(),
+            done => duration(started.elapsed().as_secs_f64() / done as f64 * (steps - log.step) as f64),
+        };
+        self.held_out = log.held_out_top1.or(self.held_out);
+        let held_out = self.held_out.map_or_else(|| "?".to_owned(), |top1| format!("{top1:.2} %"));
+        let message = format!(
+            "{:.0} images/s, loss {:.3}, top-1 {:.1} %, held out {held_out}, {left} left",
+            log.images_per_s, log.loss, log.train_top1
+        );
+        if self.lines && (log.held_out_top1.is_some() || log.step == first) {
+            eprintln!("step {}/{steps}: {message}", log.step);
+        }
+        self.bar.show(log.step, steps, message);
     }
 }
 

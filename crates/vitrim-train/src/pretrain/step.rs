@@ -1,0 +1,153 @@
+//! One step of descent: each thread takes a share of the batch, the gradients are added up.
+
+use std::ops::Range;
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::optim::{GradientsAccumulator, GradientsParams};
+use burn::tensor::activation::log_softmax;
+use burn::tensor::{Device, FloatDType, Tensor, TensorData};
+
+use crate::burn_vit::BurnVit;
+use crate::linear::Linear;
+
+/// The backbone, and what is thrown away once it is trained.
+#[derive(Module, Debug)]
+pub struct Student {
+    /// The backbone.
+    pub vit: BurnVit,
+    /// From a patch token to the classes and "no object", where tokens have labels.
+    pub token_head: Option<Linear>,
+}
+
+/// A batch ready for descent.
+pub struct Samples {
+    /// `[B, 3, H, W]`.
+    pub pixels: Vec<f32>,
+    /// The same for one image.
+    pub shape: [usize; 3],
+    /// Target distributions, `[B, C]`.
+    pub targets: Vec<f32>,
+    /// Grid positions that are seen, ascending, `[B, M]`.
+    pub patches: Vec<usize>,
+    /// What each of them shows.
+    pub tokens: Option<TokenTargets>,
+}
+
+/// Labels of patch tokens.
+pub struct TokenTargets {
+    /// Weighted one-hot targets, `[B, M, C + 1]`, the last class for "no object"; the weights, what the term
+    /// counts beside the class token's included, sum up over the batch.
+    pub values: Vec<f32>,
+}
+
+/// The summed gradient and what went along with it.
+pub struct Descent {
+    /// Of the mean loss over the batch.
+    pub gradients: GradientsParams,
+    /// Mean cross-entropy against the targets, the tokens' added, nats.
+    pub loss: f64,
+    /// Images whose greatest logit is their greatest target.
+    pub right: usize,
+}
+
+impl Samples {
+    /// B.
+    pub fn len(&self) -> usize {
+        self.pixels.len() / self.shape.iter().product::<usize>()
+    }
+}
+
+/// The gradient of `student` on `samples`, computed by `shards` threads side by side, blocks in `dtype`. The sum
+/// is taken in their order, so that it depends on their number but not on their timing.
+pub fn descend(student: &Student, samples: &Samples, shards: usize, dtype: FloatDType, device: &Device) -> Descent {
+    let batch = samples.len();
+    let each = batch.div_ceil(shards.clamp(1, batch));
+    let parts: Vec<Range<usize>> =
+        (0..batch).step_by(each).map(|start| start..(start + each).min(batch)).collect();
+    let parts: Vec<Descent> = std::thread::scope(|scope| {
+        let threads: Vec<_> = parts
+            .into_iter()
+            .map(|images| {
+                // Leaves of its own keep a thread's graph apart from the others'.
+                let replica = student.clone().map(&mut Replica { dtype });
+                scope.spawn(move || part(&replica, samples, images, dtype, device))
+            })
+            .collect();
+        threads.into_iter().map(|t| t.join().unwrap_or_else(|p| std::panic::resume_unwind(p))).collect()
+    });
+    let mut sum = GradientsAccumulator::new();
+    let (mut loss, mut right) = (0.0, 0);
+    for part in parts {
+        sum.accumulate(student, part.gradients);
+        loss += part.loss;
+        right += part.right;
+    }
+    Descent { gradients: sum.grads(), loss, right }
+}
+
+/// The share that `images` have in the batch's mean.
+fn part(student: &Student, samples: &Samples, images: Range<usize>, dtype: FloatDType, device: &Device) -> Descent {
+    let (batch, count) = (samples.len(), images.len());
+    fn slice<'a, T>(values: &'a [T], batch: usize, images: &Range<usize>) -> &'a [T] {
+        let each = values.len() / batch;
+        &values[images.start * each..images.end * each]
+    }
+    let [channels, height, width] = samples.shape;
+    let pixels = slice(&samples.pixels, batch, &images).to_vec();
+    let pixels = Tensor::<4>::from_data(TensorData::new(pixels, [count, channels, height, width]), device);
+    let targets = slice(&samples.targets, batch, &images);
+    let classes = targets.len() / count;
+    let target = Tensor::<2>::from_data(TensorData::new(targets.to_vec(), [count, classes]), device);
+
+    let output = student.vit.forward_patches(pixels.cast(dtype), slice(&samples.patches, batch, &images));
+    let logits = output.logits.cast(FloatDType::F32);
+    let found: Vec<f32> = logits.clone().try_into_vec_as().expect("the device gives logits up as f32");
+    let mut loss = -(target * log_softmax(logits, 1)).sum().div_scalar(batch as f64);
+    if let (Some(head), Some(tokens)) = (&student.token_head, &samples.tokens) {
+        let values = slice(&tokens.values, batch, &images).to_vec();
+        let target = Tensor::<2>::from_data(TensorData::new(values, [output.patch_tokens.dims()[0], classes + 1]), device);
+        let logits = head.forward(output.patch_tokens).cast(FloatDType::F32);
+        loss = loss - (target * log_softmax(logits, 1)).sum();
+    }
+    let value = f64::from(loss.clone().into_scalar::<f32>());
+    let gradients = GradientsParams::from_grads(loss.backward(), student);
+    let mut widened = Widened { gradients, f32: GradientsParams::new() };
+    student.visit(&mut widened);
+    let right = found.chunks_exact(classes).zip(targets.chunks_exact(classes));
+    Descent {
+        gradients: widened.f32,
+        loss: value,
+        right: right.filter(|(logits, target)| argmax(logits) == argmax(target)).count(),
+    }
+}
+
+fn argmax(values: &[f32]) -> Option<usize> {
+    values.iter().enumerate().max_by(|(_, a), (_, b)| a.total_cmp(b)).map(|(i, _)| i)
+}
+
+/// Copies weights into leaves of `dtype`.
+struct Replica {
+    dtype: FloatDType,
+}
+
+impl ModuleMapper for Replica {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let (id, tensor, mapper) = param.consume();
+        let tensor = tensor.without_autodiff().cast(self.dtype);
+        Param::from_mapped_value(id, tensor.autodiff().require_grad(), mapper)
+    }
+}
+
+/// Takes gradients back to f32.
+struct Widened {
+    gradients: GradientsParams,
+    f32: GradientsParams,
+}
+
+impl ModuleVisitor for Widened {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if let Some(gradient) = self.gradients.remove::<D>(param.id) {
+            self.f32.register(param.id, gradient.cast(FloatDType::F32));
+        }
+    }
+}

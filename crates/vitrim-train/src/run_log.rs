@@ -1,0 +1,70 @@
+//! A run's log: JSON lines and TensorBoard, in step.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::error::{Result, TrainError};
+use crate::tensorboard::EventWriter;
+
+/// The log's name in a run folder.
+pub const FILE: &str = "log.jsonl";
+
+/// Appends to `log.jsonl` and to an event file of its own.
+pub struct RunLog {
+    path: PathBuf,
+    lines: fs::File,
+    events: EventWriter,
+}
+
+impl RunLog {
+    /// Opens the folder's logs behind their first `entries`; what an interrupted run wrote after its
+    /// last checkpoint is cut off.
+    ///
+    /// # Errors
+    /// If a file cannot be written.
+    pub fn open(folder: &Path, entries: usize) -> Result<Self> {
+        let path = folder.join(FILE);
+        let kept = match fs::read_to_string(&path) {
+            Ok(text) => text.lines().take(entries).flat_map(|line| [line, "\n"]).collect(),
+            Err(_) => String::new(),
+        };
+        let part = path.with_extension("jsonl.part");
+        fs::write(&part, kept).map_err(TrainError::file("write", &part))?;
+        fs::rename(&part, &path).map_err(TrainError::file("write", &path))?;
+        let lines =
+            fs::OpenOptions::new().append(true).open(&path).map_err(TrainError::file("write", &path))?;
+        Ok(RunLog { path, lines, events: EventWriter::create(folder)? })
+    }
+
+    /// Writes `entry`, a struct of numbers and lists of numbers; in TensorBoard its fields are
+    /// `<tag>/<field>`, those of lists `<tag>/<field>/<place from 1>`.
+    ///
+    /// # Errors
+    /// If a file cannot be written.
+    pub fn write(&mut self, step: usize, tag: &str, entry: &impl Serialize) -> Result<()> {
+        let value = serde_json::to_value(entry).expect("an entry is plain data");
+        writeln!(self.lines, "{value}").map_err(TrainError::file("write", &self.path))?;
+        for (field, value) in value.as_object().into_iter().flatten() {
+            match value {
+                Value::Array(values) => {
+                    for (i, value) in values.iter().enumerate() {
+                        self.scalar(step, &format!("{tag}/{field}/{}", i + 1), value)?;
+                    }
+                }
+                value => self.scalar(step, &format!("{tag}/{field}"), value)?,
+            }
+        }
+        Ok(self.events.flush()?)
+    }
+
+    fn scalar(&mut self, step: usize, tag: &str, value: &Value) -> Result<()> {
+        match value.as_f64() {
+            Some(value) => Ok(self.events.scalar(step as i64, tag, value)?),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! `vitrim pretrain`.
+
+use std::process::ExitCode;
+
+use anyhow::anyhow;
+use serde_json::json;
+use vitrim::error::write_whole;
+use vitrim::parts::DataParts;
+use vitrim::{VitrimError, overlay};
+use vitrim_data::{Preprocess, Transform};
+use vitrim_train::Outcome;
+use vitrim_train::pretrain::{PretrainConfig, Pretraining, pretrain, steps_done};
+
+use super::args::PretrainArgs;
+use super::{App, INTERRUPTED, interrupt, print};
+
+/// Mean and standard deviation that pixels are normalised with, in every channel.
+const MEAN_AND_STD: [f32; 3] = [0.5; 3];
+
+pub fn run(app: &App, args: &PretrainArgs) -> anyhow::Result<ExitCode> {
+    let preset = PretrainConfig::preset(&args.preset)
+        .ok_or_else(|| anyhow!("--preset {}: no such preset; use default or scenes", args.preset))?;
+    let mut config = overlay::merge(&preset, args.config.as_deref(), &args.set)?;
+    config.images = args.images.unwrap_or(config.images);
+    config.seed = args.seed.unwrap_or(config.seed);
+    if args.print_config {
+        print::line(overlay::to_toml(&config)?.trim_end())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    config.check().map_err(|reason| anyhow!("configuration: {reason}"))?;
+    let Some(data) = &args.data else {
+        return Err(anyhow!("--data is needed to train"));
+    };
+    let stop = interrupt::listen()?;
+    let parts = DataParts::of(data)?;
+    let bar = app.reporter.bar("hashing images");
+    let mut hashing = |done, all| bar.set(done, all);
+    let held_out = parts.named(&args.held_out_split, &mut hashing)?;
+    let all = parts.named(&args.split, &mut hashing)?;
+    let (train, removed) = all.without(&parts.held_out(Some(&held_out), &mut hashing)?, &mut hashing)?;
+    drop(bar);
+    let side = config.model.img_size;
+    let preprocess = Preprocess {
+        input_size: [3, side, side],
+        crop_pct: 1.0,
+        mean: MEAN_AND_STD,
+        std: MEAN_AND_STD,
+        ..Preprocess::default()
+    };
+    let out = &args.out;
+    match steps_done(out)? {
+        None => {
+            std::fs::create_dir_all(out)
+                .map_err(|source| VitrimError::Write { path: out.clone(), source })?;
+            write_whole(&out.join("config.toml"), overlay::to_toml(&config)?.as_bytes())?;
+        }
+        Some(done) => {
+            let (shown, steps) = (out.display(), config.steps());
+            app.reporter.note(&format!("going on in {shown} from step {done} of {steps}"));
+        }
+    }
+    app.reporter.note(&format!(
+        "{} images to train on ({removed} left out, which calibration or test also has), {} held out",
+        train.len(),
+        held_out.len().min(config.held_out_images)
+    ));
+    let run = Pretraining {
+        config: &config,
+        train: &train,
+        held_out: &held_out,
+        transform: &Transform::new(preprocess)?,
+        workers: app.global.threads,
+        on_bad_image: args.on_bad_image.into(),
+        device: args.device,
+        threads: rayon::current_num_threads(),
+        weight_type: args.weights.into(),
+        folder: out,
+    };
+    let mut progress = app.reporter.pretraining();
+    let (outcome, best) = pretrain(&run, stop, &mut |entry, steps| progress.entry(entry, steps))?;
+    drop(progress);
+    if outcome == Outcome::Interrupted {
+        let done = steps_done(out)?.unwrap_or(0);
+        let (shown, steps) = (out.display(), config.steps());
+        eprintln!("interrupted: step {done} of {steps} is saved in {shown}; run the same command again to go on");
+        return Ok(ExitCode::from(INTERRUPTED));
+    }
+    let model = out.join("model");
+    if app.global.json {
+        print::json(&json!({ "model": model, "held_out_top1": best }))?;
+    } else {
+        print::line(&format!("backbone: {}, {best:.2} % top-1 on held-out images", model.display()))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
