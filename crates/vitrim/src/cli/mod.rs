@@ -11,6 +11,7 @@ mod policy;
 mod predict;
 mod print;
 mod progress;
+mod report;
 mod train;
 mod visualize;
 
@@ -38,6 +39,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Command::Eval(args) => eval::run(&app, args),
         Command::Predict(args) => predict::run(&app, args),
         Command::Visualize(args) => visualize::run(&app, args),
+        Command::Report(args) => report::run(&app, args),
         Command::Bench(args) => bench::run(&app, args),
         Command::Info(args) => info::run(&app, args),
     }
