@@ -69,6 +69,14 @@ pub enum VitrimError {
         /// What is wrong, and what to do.
         reason: String,
     },
+    /// A run folder lacks something, or holds something impossible.
+    #[error("{path}: {reason}")]
+    Run {
+        /// The folder or the file in it.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
     /// A setting that cannot be.
     #[error("{0}")]
     Setting(String),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use vitrim_data::{Batch, Dataset, Loader, LoaderOptions, OnBadImage, Order};
 use vitrim_prune::{ImageKey, LearnedPruner, Policy, Pruner, run_from};
 use vitrim_vit::{Backbone, Output, PixelBatch, Site, Taps, Want, cost};
@@ -44,7 +44,8 @@ pub struct EvalOptions {
 }
 
 /// What was measured.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Evaluation {
     /// Images seen.
     pub images: usize,
@@ -61,7 +62,8 @@ pub struct Evaluation {
 }
 
 /// One method's figures.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct MethodReport {
     /// Its name.
     pub method: String,

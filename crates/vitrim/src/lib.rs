@@ -5,8 +5,8 @@
 //! [`calibrate`] finds the threshold that held-out images certify, [`evaluate`] compares it with the
 //! hand-made methods, [`mod@bench`] times it. Beneath them, [`tally`] counts, [`speed`] times, [`stats`]
 //! says what a measured drop is worth, and [`front`] chooses the cheapest setting. [`predict`] and
-//! [`visualize`] (with [`picture`]) use a policy on single images, [`info`] needs none, and [`overlay`]
-//! lays a TOML file and `--set` over a preset. The game that trains a policy is in `vitrim-train`; the
+//! [`visualize`] (with [`picture`]) use a policy on single images, [`mod@report`] lays out what a run folder
+//! holds as a page, [`info`] needs no policy, and [`overlay`] lays a TOML file and `--set` over a preset. The game that trains a policy is in `vitrim-train`; the
 //! engine that runs one is in `vitrim-vit` and `vitrim-prune`.
 
 pub mod bench;
@@ -21,6 +21,7 @@ pub mod overlay;
 pub mod parts;
 pub mod picture;
 pub mod predict;
+pub mod report;
 pub mod speed;
 pub mod stats;
 pub mod tally;

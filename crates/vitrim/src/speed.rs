@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use vitrim_prune::{ImageKey, Pruner, run};
 use vitrim_vit::{CpuBackbone, PixelBatch};
 
@@ -25,7 +25,8 @@ pub struct SpeedOptions {
 }
 
 /// A model's speed at one batch size.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Rate {
     /// Median over the rounds.
     pub images_per_s: f64,
@@ -38,7 +39,8 @@ pub struct Rate {
 }
 
 /// Both models' speed at one batch size.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct SpeedUp {
     /// Images a batch.
     pub batch: usize,

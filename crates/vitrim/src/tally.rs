@@ -1,6 +1,6 @@
 //! Counts over images that went through the dense model and through a pruned one.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use vitrim_prune::Pruned;
 use vitrim_train::rewards::divergence;
 use vitrim_vit::{Output, VitSpec, cost};
@@ -29,7 +29,8 @@ pub struct Tally {
 }
 
 /// Share of the dense MACs that single images take.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct CostSpread {
     /// A tenth of the images take less.
     pub p10: f64,

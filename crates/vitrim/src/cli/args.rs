@@ -47,6 +47,8 @@ pub enum Command {
     Predict(PredictArgs),
     /// Draw which patches of images are kept.
     Visualize(VisualizeArgs),
+    /// Lay out a run as a page with its figures.
+    Report(ReportArgs),
     /// Time a backbone, dense and pruned.
     Bench(BenchArgs),
     /// Show a backbone's geometry and what pruning saves.
@@ -306,6 +308,13 @@ pub struct VisualizeArgs {
     /// What a corrupt image does.
     #[arg(long, value_enum, default_value = "fail")]
     pub on_bad_image: BadImage,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct ReportArgs {
+    /// Run folder, as `train --out` has written it; report.html and plots/ go into it.
+    #[arg(value_name = "RUN")]
+    pub run: PathBuf,
 }
 
 #[derive(Debug, clap::Args)]

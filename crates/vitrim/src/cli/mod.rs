@@ -12,6 +12,7 @@ mod predict;
 mod pretrain;
 mod print;
 mod progress;
+mod report;
 mod train;
 mod visualize;
 
@@ -41,6 +42,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Command::Eval(args) => eval::run(&app, args),
         Command::Predict(args) => predict::run(&app, args),
         Command::Visualize(args) => visualize::run(&app, args),
+        Command::Report(args) => report::run(&app, args),
         Command::Bench(args) => bench::run(&app, args),
         Command::Info(args) => info::run(&app, args),
     }

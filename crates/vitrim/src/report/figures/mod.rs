@@ -1,0 +1,7 @@
+//! The figures of a report, one file a subject.
+
+pub mod costs;
+pub mod curves;
+pub mod fronts;
+pub mod gallery;
+pub mod keep_maps;

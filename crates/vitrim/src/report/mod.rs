@@ -1,0 +1,60 @@
+//! A run folder as one page, `report.html`, that opens from disk anywhere: what was gained and lost, how
+//! it was learned, and where the tokens go.
+//!
+//! [`findings`] is what an evaluation leaves in the run folder for it. The page holds everything it shows;
+//! each plot is also a file of its own in `plots/`. What a folder lacks, its page says.
+
+mod chart;
+mod figure;
+mod figures;
+pub mod findings;
+mod headline;
+mod heat;
+mod numbers;
+mod page;
+mod raster;
+mod sources;
+mod tables;
+
+use std::path::{Path, PathBuf};
+
+use crate::error::{Result, VitrimError, write_whole};
+pub use findings::Findings;
+use raster::Rasteriser;
+use sources::Sources;
+
+/// What a report wrote.
+pub struct Written {
+    /// The page.
+    pub page: PathBuf,
+    /// The plots, each as SVG and as PNG.
+    pub plots: Vec<PathBuf>,
+    /// Whether there were findings to show.
+    pub evaluated: bool,
+}
+
+/// Writes `report.html` and `plots/` into the run folder `run`, from what is in it.
+///
+/// # Errors
+/// If it is no run folder, something in it is damaged, or a file cannot be written.
+pub fn report(run: &Path) -> Result<Written> {
+    let sources = Sources::read(run)?;
+    let page = page::lay_out(&sources)?;
+    let folder = run.join("plots");
+    std::fs::create_dir_all(&folder).map_err(|source| VitrimError::Write { path: folder.clone(), source })?;
+    let rasteriser = Rasteriser::new();
+    let mut plots = Vec::new();
+    for (name, svg) in &page.plots {
+        let png = rasteriser
+            .png(svg)
+            .map_err(|error| VitrimError::Setting(format!("plot {name}: cannot become a PNG: {error}")))?;
+        for (ending, bytes) in [("svg", svg.as_bytes()), ("png", &png)] {
+            let path = folder.join(format!("{name}.{ending}"));
+            write_whole(&path, bytes)?;
+            plots.push(path);
+        }
+    }
+    let path = run.join("report.html");
+    write_whole(&path, page.html.as_bytes())?;
+    Ok(Written { page: path, plots, evaluated: sources.findings.is_some() })
+}

@@ -1,0 +1,237 @@
+//! A run as a page: complete, incomplete, damaged; and as a browser shows it.
+
+use std::path::PathBuf;
+
+use image::{Rgb, RgbImage};
+use vitrim::evaluate::{Evaluation, MethodReport};
+use vitrim::front::FrontPoint;
+use vitrim::picture::{captions, kept_tokens};
+use vitrim::report::Findings;
+use vitrim::report::findings::{Group, MethodFront, Pictured};
+use vitrim::speed::{Rate, SpeedUp};
+use vitrim::tally::CostSpread;
+
+use crate::browser::Browser;
+use crate::fixtures::Scratch;
+
+const IMAGES: usize = 400;
+/// What a careless page would take for its own.
+const TITLE: &str = "<b>shapes</b> & \"scenes\"";
+
+#[test]
+fn a_report_opens_in_a_browser_and_holds_all_it_shows() {
+    let scratch = Scratch::new();
+    scratch.train(&[]).good();
+    let mut browser = Browser::open();
+    let mut check = |name: &str| {
+        let faults = browser.as_mut().map_or(Vec::new(), |browser| browser.faults(&scratch.path(name)));
+        assert!(faults.is_empty(), "{name}: {faults:#?}");
+    };
+
+    let run = scratch.run(&["report", "run"]);
+    assert_eq!(run.good(), "run/report.html\n");
+    assert!(run.stderr().contains("nothing is evaluated yet"), "{}", run.stderr());
+    let html = std::fs::read_to_string(scratch.path("run/report.html")).unwrap();
+    assert!(plain(&html).contains("vitrim eval --model MODEL --data data --policy run/policy --report run"));
+    check("run/report.html");
+
+    write_findings(&scratch, "run");
+    let run = scratch.run(&["report", "run", "--json"]);
+    let written = &run.json()[0];
+    assert_eq!(written["report"], "run/report.html");
+    let plots: Vec<PathBuf> =
+        written["plots"].as_array().unwrap().iter().map(|p| scratch.path(p.as_str().unwrap())).collect();
+    for plot in &plots {
+        match plot.extension().unwrap().to_str().unwrap() {
+            "svg" => assert!(std::fs::read_to_string(plot).unwrap().starts_with("<svg ")),
+            _ => assert_eq!(image::open(plot).unwrap().width(), 1200, "{}", plot.display()),
+        }
+    }
+    let html = std::fs::read_to_string(scratch.path("run/report.html")).unwrap();
+    // Two fronts of two panels, nine curves, cost twice, three stages; each as SVG and PNG.
+    assert_eq!((html.matches("<svg ").count(), plots.len()), (18, 36));
+    assert_eq!(html.matches("<img ").count(), 3);
+    assert!(html.contains("<h1>&lt;b&gt;shapes&lt;/b&gt; &amp; &quot;scenes&quot;</h1>"), "{html:.2000}");
+    let text = plain(&html);
+    for words in [
+        "1.50x the dense model's images/s at batch 32 for a drop of 0.25 pp [-0.60, 1.10] in top-1",
+        "400 test images that the policy never saw",
+        "Spearman's rank correlation of size and cost is 1.00",
+        "images_per_update = 8",
+        "measured by <hand>",
+    ] {
+        assert!(text.contains(words), "no `{words}`");
+    }
+    assert!(!html.contains("<script") && !html.contains("https://"));
+    check("run/report.html");
+}
+
+#[test]
+fn a_run_of_the_paper_has_curves_without_beta() {
+    let scratch = Scratch::new();
+    let paper = ["--preset", "paper", "--no-calibrate"];
+    scratch.train(&paper).good();
+    scratch.run(&["report", "run", "--quiet"]).good();
+    let html = std::fs::read_to_string(scratch.path("run/report.html")).unwrap();
+    let text = plain(&html);
+    assert!(text.contains("Not in this log: D to the dense prediction, nats"), "{text}");
+    assert!(text.contains("The policy is not calibrated"), "{text}");
+    assert!(scratch.path("run/plots/curve-sampled-drop.svg").is_file());
+    if let Some(mut browser) = Browser::open() {
+        assert_eq!(browser.faults(&scratch.path("run/report.html")), [""; 0]);
+    }
+}
+
+#[test]
+fn what_is_no_run_or_damaged_is_refused_in_one_line() {
+    let scratch = Scratch::new();
+    scratch.run(&["report", "nowhere"]).refused(&["nowhere", "no such folder", "vitrim train"]);
+    scratch.run(&["report", "data"]).refused(&["data", "neither log.jsonl nor policy/"]);
+
+    let folder = scratch.path("run");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("log.jsonl"), "{}\n").unwrap();
+    scratch.run(&["report", "run"]).refused(&["run/log.jsonl: line 1 is no update"]);
+    std::fs::write(folder.join("log.jsonl"), "").unwrap();
+    scratch.run(&["report", "run"]).good();
+    let good = std::fs::read(folder.join("report.html")).unwrap();
+
+    write_findings(&scratch, "run");
+    std::fs::remove_file(folder.join("gallery/cheap.png")).unwrap();
+    scratch.run(&["report", "run"]).refused(&["run/gallery/cheap.png", "cannot be read", "evaluate the run"]);
+    std::fs::write(folder.join("evaluation.json"), "{\"title\": 3}").unwrap();
+    scratch.run(&["report", "run"]).refused(&["run/evaluation.json", "title", "evaluate the run again"]);
+    assert_eq!(std::fs::read(folder.join("report.html")).unwrap(), good);
+
+    let mut contradictory = findings();
+    contradictory.costs.pop();
+    let error = contradictory.write(&folder).unwrap_err().to_string();
+    assert!(error.contains("costs has 399 values for 400 images"), "{error}");
+}
+
+#[test]
+fn the_check_of_a_page_can_fail() {
+    let Some(mut browser) = Browser::open() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let mut faults = |body: &str| {
+        let path = folder.path().join("page.html");
+        let head = r#"<meta name="viewport" content="width=device-width"><link rel="icon" href="data:,">"#;
+        std::fs::write(&path, format!("<!doctype html>{head}<body style='margin: 0'>{body}")).unwrap();
+        browser.faults(&path)
+    };
+    assert_eq!(faults("<p>fine</p><svg width='9' height='9'></svg>"), [""; 0]);
+    let cases = [
+        ("<script>console.error('no')</script>", "console.error"),
+        ("<script>throw new Error('no')</script>", "exception"),
+        ("<div style='width: 401px'>wide</div>", "401 px wide in a viewport of 400 px"),
+        ("<img src='data:image/png;base64,AAAA'>", "broken image"),
+        ("<svg width='0' height='0'></svg>", "drawing without a size"),
+        ("<img src='http://127.0.0.1:9/x.png'>", "request: http://127.0.0.1:9/x.png"),
+    ];
+    for (body, fault) in cases {
+        let found = faults(body);
+        assert!(found.iter().any(|found| found.contains(fault)), "{body}: {found:?}");
+    }
+}
+
+/// The text of a page, without tags.
+fn plain(html: &str) -> String {
+    let mut text = String::new();
+    let mut in_tag = false;
+    for letter in html.chars() {
+        match letter {
+            '<' => in_tag = true,
+            '>' => in_tag = false,
+            letter if !in_tag => text.push(letter),
+            _ => {}
+        }
+    }
+    let text = text.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", "\"").replace("&amp;", "&");
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Findings and their pictures, in a run folder.
+fn write_findings(scratch: &Scratch, run: &str) {
+    let gallery = scratch.path(run).join("gallery");
+    std::fs::create_dir_all(&gallery).unwrap();
+    let image = RgbImage::from_fn(32, 32, |x, y| Rgb([(x * 7) as u8, (y * 7) as u8, 90]));
+    for (name, kept) in [("cheap", 1), ("typical", 8), ("expensive", 15)] {
+        let kept = vec![(0..kept).collect::<Vec<_>>(); 3];
+        let picture = kept_tokens(&image, 8, &kept, &captions(&kept, 16)).unwrap();
+        picture.save(gallery.join(format!("{name}.png"))).unwrap();
+    }
+    findings().write(&scratch.path(run)).unwrap();
+}
+
+fn findings() -> Findings {
+    let pictured = |group: Group| Pictured {
+        group,
+        picture: PathBuf::from(format!("gallery/{group}.png")),
+        caption: "a shape & a name".into(),
+        cost: 0.5,
+    };
+    Findings {
+        title: TITLE.into(),
+        command: "measured by <hand>".into(),
+        model: "model".into(),
+        data: "data".into(),
+        split: "test".into(),
+        read_out: "threshold=0.5".into(),
+        machine: "a desk, 2 threads".into(),
+        seconds: vec![("training".into(), 81.2)],
+        evaluation: Evaluation {
+            images: IMAGES,
+            labelled: IMAGES,
+            bad_images: 0,
+            dense_top1: Some(90.0),
+            dense_gmacs: 0.2,
+            methods: ["policy", "random", "cls-attention"].map(method).to_vec(),
+        },
+        fronts: ["policy", "random", "cls-attention"].map(front).to_vec(),
+        grid: [4, 4],
+        stages: vec![1, 2, 3],
+        keep_maps: vec![(0..16).map(|i| i as f32 / 16.0).collect(); 3],
+        costs: (0..IMAGES).map(|i| 0.4 + 0.5 * i as f32 / IMAGES as f32).collect(),
+        object_sizes: Some((0..IMAGES).map(|i| 8.0 + i as f32 / 20.0).collect()),
+        gallery: Group::ALL.map(pictured).to_vec(),
+    }
+}
+
+fn method(name: &str) -> MethodReport {
+    let rate = |images_per_s: f64| Rate { images_per_s, p50_ms: 1.0, p90_ms: 1.5, p99_ms: 2.0 };
+    let speed = |batch: usize| SpeedUp {
+        batch,
+        dense: rate(1000.0),
+        pruned: rate(1500.0),
+        speed_up: 1.5,
+        rounds: 5,
+        images: 64,
+    };
+    MethodReport {
+        method: name.into(),
+        top1: Some(89.75),
+        drop_pp: Some(0.25),
+        interval_pp: (-0.6, 1.1),
+        disagreement: 1.5,
+        fidelity: 0.01,
+        keep_ratio: vec![0.9, 0.7, 0.4],
+        gmacs: 0.12,
+        cost: 0.6,
+        cost_spread: CostSpread { p10: 0.5, p50: 0.6, p90: 0.7 },
+        speed: vec![speed(1), speed(32)],
+    }
+}
+
+fn front(name: &str) -> MethodFront {
+    let point = |i: usize| FrontPoint {
+        setting: 0.1 * i as f64,
+        cost: 1.0 - 0.1 * i as f64,
+        gmacs: 0.2 - 0.02 * i as f64,
+        images: IMAGES,
+        dense_only_right: i * i,
+        pruned_only_right: i,
+        fidelity: 0.001 * (i * i) as f64,
+        keep_ratio: vec![1.0 - 0.1 * i as f64; 3],
+    };
+    MethodFront { method: name.into(), points: (0..5).map(point).collect() }
+}
