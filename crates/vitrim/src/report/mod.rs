@@ -4,6 +4,7 @@
 //! [`findings`] is what an evaluation leaves in the run folder for it. The page holds everything it shows;
 //! each plot is also a file of its own in `plots/`. What a folder lacks, its page says.
 
+mod axis;
 mod chart;
 mod figure;
 mod figures;

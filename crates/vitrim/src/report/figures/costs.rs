@@ -1,7 +1,8 @@
 //! What single images cost.
 
 use crate::error::Result;
-use crate::report::chart::{Axis, Chart, Layer, Style};
+use crate::report::axis::Axis;
+use crate::report::chart::{Chart, Layer, Style};
 use crate::report::figure::{Figure, Panel};
 use crate::report::findings::Findings;
 use crate::report::numbers::{binned, grouped, histogram, plain, short, spearman};

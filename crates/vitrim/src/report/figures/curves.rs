@@ -1,7 +1,8 @@
 //! Quantities over the updates of a training run.
 
 use crate::error::Result;
-use crate::report::chart::{Axis, Chart, Layer, Style};
+use crate::report::axis::Axis;
+use crate::report::chart::{Chart, Layer, Style};
 use crate::report::figure::{Figure, Panel};
 use crate::report::numbers::{grouped, short, trailing_mean};
 use crate::report::sources::Update;
@@ -80,8 +81,8 @@ pub fn over_updates(updates: &[Update], max_drop: Option<f64>, command: String) 
         labels => format!(" Not in this log: {}.", labels.join("; ")),
     };
     let caption = format!(
-        "What training watched, over {} updates. Thin: {every}; bold: the mean of the last {WINDOW}{smooth}. Every \
-         update plays the game on its own batch of training images.{absent}",
+        "What training watched, over {} updates. Thin: {every}; bold: the mean of the last \
+         {WINDOW}{smooth}. Every update plays the game on its own batch of training images.{absent}",
         grouped(last.update)
     );
     Ok(Some(Figure { panels, caption, command }))
@@ -132,7 +133,7 @@ fn curve(points: &[(f64, f64)], style: Style) -> Vec<Layer> {
 
 /// As many of the points as are drawn.
 fn thinned(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
-    points.iter().copied().step_by(points.len().div_ceil(DRAWN)).collect()
+    points.iter().copied().step_by(points.len().div_ceil(DRAWN).max(1)).collect()
 }
 
 /// Where a curve begins and ends, in words.
