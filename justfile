@@ -23,6 +23,10 @@ cifar:
     cargo run --release -- train --model ../shared/models/cifar10_vit_d128 --data ../shared/data/cifar10 --max-drop 0.4 --out runs/cifar10
     cargo run --release -- eval --model ../shared/models/cifar10_vit_d128 --data ../shared/data/cifar10 --split test --policy runs/cifar10/policy
 
+# A backbone for the scenes, from scratch: over an hour on two cores.
+backbone:
+    cargo run --release -- pretrain --preset scenes --data scenes --weights bf16 --threads 2 --out runs/backbone
+
 # Dense throughput of PyTorch, ONNX Runtime and OpenVINO on this machine.
 peers *args:
     python3 -m venv .peers

@@ -2,7 +2,6 @@
 //! images and written into the policy.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
 use vitrim_data::{Dataset, Loader, LoaderOptions, OnBadImage, Order};
@@ -13,9 +12,9 @@ use crate::error::{Result, VitrimError};
 use crate::evaluate::keys;
 use crate::front::{Choice, Front, Verdict, choose};
 use crate::loaded::Loaded;
-use crate::parts::OnProgress;
 use crate::stats::Confidence;
 use crate::tally::Tally;
+use crate::watch::Watch;
 
 /// The threshold that keeps everything.
 const KEEP_ALL: f64 = 0.0;
@@ -53,6 +52,8 @@ pub struct Calibration {
 /// How to calibrate.
 #[derive(Clone, Debug)]
 pub struct CalibrationOptions {
+    /// Thresholds to measure, ascending, fixed before any of the images is seen, such as [`grid`].
+    pub thresholds: Vec<f64>,
     /// The drop allowed, pp.
     pub max_drop: f64,
     /// How sure to be.
@@ -71,17 +72,16 @@ pub struct CalibrationOptions {
 /// record and read-out into it.
 ///
 /// # Errors
-/// If images cannot be read, there are none, or `stop` was set.
+/// If images cannot be read, there are none, or it was ended.
 pub fn calibrate(
     loaded: &Loaded,
     policy: &mut Policy,
     (data, split): (&str, &str),
     dataset: &Dataset,
     options: &CalibrationOptions,
-    stop: &AtomicBool,
-    progress: OnProgress<'_>,
+    watch: &mut Watch<'_>,
 ) -> Result<Choice> {
-    let front = measure(loaded, policy, dataset, options, stop, progress)?;
+    let front = measure(loaded, policy, dataset, options, watch)?;
     let choice = choose(&front, options.max_drop, options.confidence);
     let record = Calibration {
         data: data.to_owned(),
@@ -140,7 +140,7 @@ fn threshold(choice: &Choice) -> f64 {
 
 /// 0.02 to 0.98, spaced by logits and denser around 0.5. Fixed beforehand, so that the order of the
 /// test is not picked by looking at drops.
-fn grid() -> Vec<f64> {
+pub fn grid() -> Vec<f64> {
     let half = (GRID / 2) as f64;
     let threshold = |i: usize| {
         let u = (i as f64 - half) / half;
@@ -167,8 +167,7 @@ fn measure(
     policy: &Policy,
     dataset: &Dataset,
     options: &CalibrationOptions,
-    stop: &AtomicBool,
-    progress: OnProgress<'_>,
+    watch: &mut Watch<'_>,
 ) -> Result<Front> {
     let model = &loaded.model;
     let setting = |threshold: f64| Setting {
@@ -176,7 +175,7 @@ fn measure(
         pruner: LearnedPruner::new(&loaded.spec, policy).with_read_out(ReadOut::Threshold { threshold }),
         tally: Tally::new(&loaded.spec),
     };
-    let mut settings: Vec<Setting> = grid().into_iter().map(setting).collect();
+    let mut settings: Vec<Setting> = options.thresholds.iter().copied().map(setting).collect();
     let first = settings[0].pruner.sites(&loaded.spec)[0];
     let loader_options = LoaderOptions {
         batch: options.batch,
@@ -190,9 +189,6 @@ fn measure(
     let order = Order::Shuffled { seed: 0, epoch: 0 };
     let mut loader = Loader::new(dataset, order, &loaded.transform, loader_options)?;
     while let Some(batch) = loader.next().transpose()? {
-        if stop.load(Ordering::Relaxed) {
-            return Err(VitrimError::Interrupted);
-        }
         let keys = keys(&batch);
         let mut state = model.embed(PixelBatch::new(&batch.pixels, batch.len()))?;
         model.advance(&mut state, first.0, first.1)?;
@@ -210,7 +206,7 @@ fn measure(
             kept_all = keeps_all(&pruned, loaded.spec.num_tokens()).then_some(pruned);
         }
         give_up(&mut settings, (3.0 * options.max_drop).max(LEAST_BEYOND))?;
-        progress(loader.position(), loader.total());
+        watch.at(loader.position(), loader.total())?;
     }
     let images = settings[0].tally.images();
     if images == 0 {

@@ -10,17 +10,17 @@ use vitrim_vit::{Backbone, Output, PixelBatch, Site, Taps, Want, cost};
 use crate::error::{Result, VitrimError};
 use crate::loaded::Loaded;
 use crate::methods::{Method, can_act, hand_made};
-use crate::parts::OnProgress;
 use crate::speed::{Pixels, SpeedOptions, SpeedUp, speed_up};
 use crate::stats::Confidence;
 use crate::tally::{CostSpread, Tally};
+use crate::watch::Watch;
 
 /// Batch sizes at which speed is measured, and the images that go into a round of each at most.
 const SPEED_BATCHES: [(usize, usize); 2] = [(1, 64), (32, SPEED_IMAGES)];
 /// Images that are kept in memory for it.
 const SPEED_IMAGES: usize = 256;
-/// Time to measure a method's speed for at one batch size.
-const SPEED_TIME: Duration = Duration::from_secs(4);
+/// Time to measure a method's speed for at one batch size where nobody says, seconds.
+pub const SPEED_SECONDS: f64 = 4.0;
 /// Least rounds of dense and pruned.
 const SPEED_ROUNDS: usize = 5;
 
@@ -41,6 +41,8 @@ pub struct EvalOptions {
     pub profile: Option<(Vec<usize>, Vec<f64>)>,
     /// Whether to measure images/s.
     pub speed: bool,
+    /// Seconds to measure each method's for, at each batch size.
+    pub speed_seconds: f64,
 }
 
 /// What was measured.
@@ -104,23 +106,37 @@ struct Dense {
     right: usize,
     labelled: usize,
     images: usize,
+    /// Position of each image in the data set.
+    indices: Vec<usize>,
     bad_images: usize,
     pixels: Vec<f32>,
     keys: Vec<ImageKey>,
 }
 
+/// What single images and patches say about the policy.
+#[derive(Clone, Debug, Default)]
+pub struct Details {
+    /// Position of each image in the data set.
+    pub indices: Vec<usize>,
+    /// MACs of each image as a share of the dense model's.
+    pub costs: Vec<f32>,
+    /// Share of the images whose patch at each grid position is left after each stage, `[K][N0]`.
+    pub keep_maps: Vec<Vec<f32>>,
+}
+
 /// Measures the dense model and `policy` on `dataset` in one pass, then the hand-made methods at the
-/// policy's measured keep ratios in a second. The keep ratios need no label.
+/// policy's measured keep ratios in a second. The keep ratios need no label. The details are the policy's,
+/// empty without one.
 ///
 /// # Errors
-/// If images cannot be read, or there are none.
+/// If images cannot be read, there are none, or it was ended.
 pub fn evaluate(
     loaded: &Loaded,
     dataset: &Dataset,
     policy: Option<&Policy>,
     options: &EvalOptions,
-    progress: OnProgress<'_>,
-) -> Result<Evaluation> {
+    watch: &mut Watch<'_>,
+) -> Result<(Evaluation, Details)> {
     let wanted = |method: Method| options.methods.contains(&method);
     let policy_first = policy.map(|policy| Contender {
         method: Method::Policy,
@@ -128,12 +144,17 @@ pub fn evaluate(
         tally: Tally::new(&loaded.spec),
     });
     let mut contenders: Vec<Contender> = policy_first.into_iter().collect();
-    let dense = first_pass(loaded, dataset, &mut contenders, options, progress)?;
+    let dense = first_pass(loaded, dataset, &mut contenders, options, watch)?;
     if dense.images == 0 {
         let data = dataset.split().to_owned();
         return Err(VitrimError::Part { data, reason: "no image that can be decoded".into() });
     }
 
+    let details = contenders.first().map_or_else(Details::default, |of_policy| Details {
+        indices: dense.indices.clone(),
+        costs: of_policy.tally.costs(),
+        keep_maps: of_policy.tally.keep_maps(),
+    });
     let profile = match (policy, contenders.first()) {
         (Some(policy), Some(of_policy)) => Some((policy.stages.clone(), of_policy.tally.keep_ratio())),
         _ => options.profile.clone(),
@@ -144,11 +165,11 @@ pub fn evaluate(
             let pruner = hand_made(method, &loaded.spec, &stages, &keep)?;
             hand.push(Contender { method, pruner, tally: Tally::new(&loaded.spec) });
         }
-        second_pass(loaded, dataset, &mut hand, &dense, &stages, options, progress)?;
+        second_pass(loaded, dataset, &mut hand, &dense, &stages, options, watch)?;
         contenders.extend(hand);
     }
     contenders.retain(|contender| wanted(contender.method));
-    Ok(Evaluation {
+    let evaluation = Evaluation {
         images: dense.images,
         labelled: dense.labelled,
         bad_images: dense.bad_images,
@@ -156,9 +177,10 @@ pub fn evaluate(
         dense_gmacs: cost::dense_macs(&loaded.spec) as f64 / 1e9,
         methods: contenders
             .into_iter()
-            .map(|contender| contender.report(loaded, &dense, options.speed))
+            .map(|contender| contender.report(loaded, &dense, options))
             .collect::<Result<_>>()?,
-    })
+    };
+    Ok((evaluation, details))
 }
 
 /// The dense model and the policy (if it is among `contenders`).
@@ -167,7 +189,7 @@ fn first_pass(
     dataset: &Dataset,
     contenders: &mut [Contender],
     options: &EvalOptions,
-    progress: OnProgress<'_>,
+    watch: &mut Watch<'_>,
 ) -> Result<Dense> {
     let model = &loaded.model;
     let first = contenders.first().and_then(|c| c.pruner.sites(&loaded.spec).first().copied());
@@ -187,7 +209,7 @@ fn first_pass(
             contender.tally.add(&logits, &pruned, &batch.labels);
         }
         dense.add(&batch, logits, &keys, room);
-        progress(loader.position(), loader.total());
+        watch.at(loader.position(), loader.total())?;
     }
     dense.bad_images = loader.bad_images().count();
     Ok(dense)
@@ -201,7 +223,7 @@ fn second_pass(
     dense: &Dense,
     stages: &[usize],
     options: &EvalOptions,
-    progress: OnProgress<'_>,
+    watch: &mut Watch<'_>,
 ) -> Result<()> {
     let Some(first) = stages.first().filter(|_| !contenders.is_empty()) else { return Ok(()) };
     let model = &loaded.model;
@@ -215,7 +237,7 @@ fn second_pass(
             let pruned = run_from(model, contender.pruner.as_mut(), state.clone(), &keys)?;
             contender.tally.add(logits, &pruned, &batch.labels);
         }
-        progress(loader.position(), loader.total());
+        watch.at(loader.position(), loader.total())?;
     }
     Ok(())
 }
@@ -245,6 +267,7 @@ impl Dense {
             self.right += usize::from(*label == u32::try_from(class).ok());
         }
         self.images += batch.len();
+        self.indices.extend(&batch.indices);
         let kept = room.saturating_sub(self.keys.len()).min(batch.len());
         self.keys.extend(&keys[..kept]);
         self.pixels.extend_from_slice(&batch.pixels[..kept * (batch.pixels.len() / batch.len())]);
@@ -253,12 +276,15 @@ impl Dense {
 }
 
 impl Contender {
-    fn report(mut self, loaded: &Loaded, dense: &Dense, with_speed: bool) -> Result<MethodReport> {
+    fn report(mut self, loaded: &Loaded, dense: &Dense, options: &EvalOptions) -> Result<MethodReport> {
         let tally = &self.tally;
         let drop = tally.drop()?;
         let labelled = tally.labelled() > 0;
         let spread = tally.spread().unwrap_or(CostSpread { p10: 1.0, p50: 1.0, p90: 1.0 });
-        let speed = if with_speed { speeds(loaded, self.pruner.as_mut(), dense)? } else { Vec::new() };
+        let speed = match options.speed {
+            true => speeds(loaded, self.pruner.as_mut(), dense, options.speed_seconds)?,
+            false => Vec::new(),
+        };
         Ok(MethodReport {
             method: self.method.to_string(),
             top1: tally.top1(),
@@ -275,13 +301,17 @@ impl Contender {
     }
 }
 
-fn speeds(loaded: &Loaded, pruner: &mut dyn Pruner, dense: &Dense) -> Result<Vec<SpeedUp>> {
+fn speeds(loaded: &Loaded, pruner: &mut dyn Pruner, dense: &Dense, seconds: f64) -> Result<Vec<SpeedUp>> {
     let pixels = Pixels { data: &dense.pixels, keys: &dense.keys };
     SPEED_BATCHES
         .iter()
         .filter(|(batch, _)| *batch <= dense.keys.len())
         .map(|&(batch, images)| {
-            let options = SpeedOptions { rounds: SPEED_ROUNDS, time: SPEED_TIME, batches: images / batch };
+            let options = SpeedOptions {
+                rounds: SPEED_ROUNDS,
+                time: Duration::from_secs_f64(seconds),
+                batches: images / batch,
+            };
             speed_up(&loaded.model, pruner, pixels, batch, options)
         })
         .collect()

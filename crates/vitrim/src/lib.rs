@@ -14,6 +14,7 @@ pub mod calibrate;
 pub mod error;
 pub mod evaluate;
 pub mod front;
+pub mod gather;
 pub mod info;
 pub mod loaded;
 pub mod methods;
@@ -26,8 +27,10 @@ pub mod speed;
 pub mod stats;
 pub mod tally;
 pub mod visualize;
+pub mod watch;
 
 pub use calibrate::Calibration;
 pub use error::{Result, VitrimError};
 pub use loaded::Loaded;
 pub use methods::Method;
+pub use watch::Watch;

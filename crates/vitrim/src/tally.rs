@@ -22,8 +22,8 @@ pub struct Tally {
     pruned_only_right: usize,
     disagreed: usize,
     divergence: f64,
-    /// Patch tokens left after each stage, over all images, `[K]`.
-    survivors: Vec<usize>,
+    /// Images whose patch at each grid position is left after each stage, `[K][N0]`.
+    survivors: Vec<Vec<u32>>,
     /// MACs of each image.
     macs: Vec<u64>,
 }
@@ -73,9 +73,9 @@ impl Tally {
                 self.pruned_only_right += usize::from(!right(dense_class) && right(pruned_class));
             }
         }
-        self.survivors.resize(pruned.stages.len(), 0);
-        for (sum, stage) in self.survivors.iter_mut().zip(&pruned.stages) {
-            *sum += (0..labels.len()).map(|b| stage.patch_tokens(b)).sum::<usize>();
+        self.survivors.resize_with(pruned.stages.len(), || vec![0; self.num_patches]);
+        for (counts, stage) in self.survivors.iter_mut().zip(&pruned.stages) {
+            stage.origins.iter().filter_map(|origin| origin.grid()).for_each(|p| counts[p] += 1);
         }
         self.macs.extend(&pruned.macs);
     }
@@ -117,7 +117,19 @@ impl Tally {
     /// Mean share of N0 left after each stage, `[K]`; never rises.
     pub fn keep_ratio(&self) -> Vec<f64> {
         let all = (self.images * self.num_patches).max(1) as f64;
-        self.survivors.iter().map(|n| *n as f64 / all).collect()
+        let left = |counts: &Vec<u32>| counts.iter().map(|n| f64::from(*n)).sum::<f64>();
+        self.survivors.iter().map(|counts| left(counts) / all).collect()
+    }
+
+    /// Share of the images whose patch at each grid position is left after each stage, `[K][N0]`.
+    pub fn keep_maps(&self) -> Vec<Vec<f32>> {
+        let share = |n: &u32| *n as f32 / self.images.max(1) as f32;
+        self.survivors.iter().map(|counts| counts.iter().map(share).collect()).collect()
+    }
+
+    /// MACs of each image as a share of the dense model's, in the order seen.
+    pub fn costs(&self) -> Vec<f32> {
+        self.macs.iter().map(|macs| (*macs as f64 / self.dense_macs as f64) as f32).collect()
     }
 
     /// Mean MACs an image, in units of 1e9.

@@ -113,7 +113,8 @@ pub(crate) fn object_shares(seed: u64, patch_size: usize) -> Vec<f32> {
     let share = |p: usize| {
         let (top, left) = (p / patches * patch_size, p % patches * patch_size);
         let rows = (top..top + patch_size).step_by(2);
-        let points = rows.flat_map(|row| (left..left + patch_size).step_by(2).map(move |column| (row, column)));
+        let points =
+            rows.flat_map(|row| (left..left + patch_size).step_by(2).map(move |column| (row, column)));
         let (mut hit, mut all) = (0.0, 0.0f32);
         for (row, column) in points {
             hit += f32::from(u8::from(inside(row, column)));

@@ -4,8 +4,8 @@ use std::collections::HashSet;
 
 use crate::scratch::indices;
 use vitrim_data::{
-    Augment, Batch, DataError, Dataset, Loader, LoaderOptions, Order, Part, Preprocess, SCENE_CLASSES,
-    SCENE_SIDE, Shares, Transform, draw_scene,
+    Augment, Batch, Bounds, DataError, Dataset, Loader, LoaderOptions, Order, Part, Preprocess,
+    SCENE_CLASSES, SCENE_SIDE, Shares, Transform, draw_scene,
 };
 
 fn transform() -> Transform {

@@ -16,8 +16,8 @@ use burn::tensor::{Int, Tensor, TensorData};
 use vitrim_vit::{Pool, VitSpec};
 
 use block::Block;
-pub(crate) use weights::numbers;
 use layout::Layout;
+pub(crate) use weights::numbers;
 
 use crate::linear::Linear;
 

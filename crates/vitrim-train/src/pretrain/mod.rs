@@ -150,10 +150,11 @@ pub fn pretrain(
     }
     let device = run.device.device()?;
     let mut learner = Learner::new(config, classes, run.train.knows_objects(), &device)?;
-    let dtype = match config.bf16 && run.device == DeviceChoice::Gpu && device.supports_dtype(FloatDType::BF16) {
-        true => FloatDType::BF16,
-        false => FloatDType::F32,
-    };
+    let dtype =
+        match config.bf16 && run.device == DeviceChoice::Gpu && device.supports_dtype(FloatDType::BF16) {
+            true => FloatDType::BF16,
+            false => FloatDType::F32,
+        };
     let shards = if run.device == DeviceChoice::Cpu { run.threads } else { 1 };
     fs::create_dir_all(run.folder).map_err(TrainError::file("create", run.folder))?;
     let path = run.folder.join(checkpoint::FILE);
@@ -165,8 +166,7 @@ pub fn pretrain(
         at = saved.at;
     }
     let save = |learner: &Learner, at: &Standing| {
-        let saved =
-            Saved { config: config.clone(), classes, images: run.train.len(), at: at.clone() };
+        let saved = Saved { config: config.clone(), classes, images: run.train.len(), at: at.clone() };
         checkpoint::save(&path, &saved, &learner.named())
     };
     let mut log = RunLog::open(run.folder, at.step / config.log_every)?;
@@ -223,7 +223,14 @@ pub fn pretrain(
                 at.best = top1;
                 let (tensors, folder) = (learner.student.vit.tensors(), run.folder.join("model"));
                 let names = run.train.class_names();
-                save_backbone(&folder, &learner.spec, &tensors, run.transform.preprocess(), names, run.weight_type)?;
+                save_backbone(
+                    &folder,
+                    &learner.spec,
+                    &tensors,
+                    run.transform.preprocess(),
+                    names,
+                    run.weight_type,
+                )?;
             }
             save(&learner, &at)?;
         }
@@ -261,9 +268,7 @@ impl Pretraining<'_> {
     /// Top-1 on the held-out images, percent: by the CPU executor, which is faster than Burn there.
     fn evaluate(&self, learner: &Learner) -> Result<f64> {
         match self.device {
-            DeviceChoice::Cpu => {
-                self.top1(&CpuBackbone::new(&learner.spec, &learner.student.vit.tensors())?)
-            }
+            DeviceChoice::Cpu => self.top1(&CpuBackbone::new(&learner.spec, &learner.student.vit.tensors())?),
             DeviceChoice::Gpu => self.top1(&learner.student.vit),
         }
     }
@@ -283,7 +288,8 @@ impl Pretraining<'_> {
             let mut state = backbone.embed(PixelBatch::new(&batch.pixels, batch.len()))?;
             backbone.advance(&mut state, Site::end(backbone.spec()), Taps::NONE)?;
             let found = backbone.finish(&state, Want::Logits)?.argmax();
-            right += found.iter().zip(&batch.labels).filter(|(f, l)| l.is_some_and(|l| l as usize == **f)).count();
+            right +=
+                found.iter().zip(&batch.labels).filter(|(f, l)| l.is_some_and(|l| l as usize == **f)).count();
             images += batch.len();
         }
         Ok(100.0 * right as f64 / images.max(1) as f64)
@@ -297,7 +303,8 @@ impl Pretraining<'_> {
         } else {
             return Ok(());
         };
-        let reason = format!("belongs to a run with another {what}; give the same one, or another --out folder");
+        let reason =
+            format!("belongs to a run with another {what}; give the same one, or another --out folder");
         Err(TrainError::Checkpoint { path: path.to_owned(), reason })
     }
 }
@@ -318,7 +325,8 @@ fn samples(batch: &Batch, run: &Pretraining<'_>, step: usize, spec: &VitSpec) ->
     }
     let mut pixels = batch.pixels.clone();
     if config.mixup > 0.0 {
-        let beta = Beta::new(config.mixup, config.mixup).map_err(|e| TrainError::Config(format!("mixup: {e}")))?;
+        let beta =
+            Beta::new(config.mixup, config.mixup).map_err(|e| TrainError::Config(format!("mixup: {e}")))?;
         let share = beta.sample(&mut StdRng::seed_from_u64(key)) as f32;
         mix(&mut pixels, count, share);
         mix(&mut targets, count, share);
@@ -421,7 +429,10 @@ impl Learner {
         let token_head = token_head.map(|(weight, bias)| {
             let rows = bias.len();
             Linear {
-                weight: Param::from_tensor(Tensor::from_data(TensorData::new(weight, [rows, spec.dim]), &device)),
+                weight: Param::from_tensor(Tensor::from_data(
+                    TensorData::new(weight, [rows, spec.dim]),
+                    &device,
+                )),
                 bias: Some(Param::from_tensor(Tensor::from_data(TensorData::new(bias, [rows]), &device))),
             }
         });

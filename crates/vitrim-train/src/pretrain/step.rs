@@ -6,6 +6,7 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
+use rayon::prelude::*;
 
 use crate::burn_vit::BurnVit;
 use crate::linear::Linear;
@@ -59,22 +60,24 @@ impl Samples {
 
 /// The gradient of `student` on `samples`, computed by `shards` threads side by side, blocks in `dtype`. The sum
 /// is taken in their order, so that it depends on their number but not on their timing.
-pub fn descend(student: &Student, samples: &Samples, shards: usize, dtype: FloatDType, device: &Device) -> Descent {
+pub fn descend(
+    student: &Student,
+    samples: &Samples,
+    shards: usize,
+    dtype: FloatDType,
+    device: &Device,
+) -> Descent {
     let batch = samples.len();
     let each = batch.div_ceil(shards.clamp(1, batch));
     let parts: Vec<Range<usize>> =
         (0..batch).step_by(each).map(|start| start..(start + each).min(batch)).collect();
-    let parts: Vec<Descent> = std::thread::scope(|scope| {
-        let threads: Vec<_> = parts
-            .into_iter()
-            .map(|images| {
-                // Leaves of its own keep a thread's graph apart from the others'.
-                let replica = student.clone().map(&mut Replica { dtype });
-                scope.spawn(move || part(&replica, samples, images, dtype, device))
-            })
-            .collect();
-        threads.into_iter().map(|t| t.join().unwrap_or_else(|p| std::panic::resume_unwind(p))).collect()
-    });
+    // Leaves of its own keep a thread's graph apart from the others'.
+    let replicas: Vec<Student> = parts.iter().map(|_| student.clone().map(&mut Replica { dtype })).collect();
+    let parts: Vec<Descent> = replicas
+        .par_iter()
+        .zip(parts)
+        .map(|(replica, images)| part(replica, samples, images, dtype, device))
+        .collect();
     let mut sum = GradientsAccumulator::new();
     let (mut loss, mut right) = (0.0, 0);
     for part in parts {
@@ -86,7 +89,13 @@ pub fn descend(student: &Student, samples: &Samples, shards: usize, dtype: Float
 }
 
 /// The share that `images` have in the batch's mean.
-fn part(student: &Student, samples: &Samples, images: Range<usize>, dtype: FloatDType, device: &Device) -> Descent {
+fn part(
+    student: &Student,
+    samples: &Samples,
+    images: Range<usize>,
+    dtype: FloatDType,
+    device: &Device,
+) -> Descent {
     let (batch, count) = (samples.len(), images.len());
     fn slice<'a, T>(values: &'a [T], batch: usize, images: &Range<usize>) -> &'a [T] {
         let each = values.len() / batch;
@@ -105,7 +114,10 @@ fn part(student: &Student, samples: &Samples, images: Range<usize>, dtype: Float
     let mut loss = -(target * log_softmax(logits, 1)).sum().div_scalar(batch as f64);
     if let (Some(head), Some(tokens)) = (&student.token_head, &samples.tokens) {
         let values = slice(&tokens.values, batch, &images).to_vec();
-        let target = Tensor::<2>::from_data(TensorData::new(values, [output.patch_tokens.dims()[0], classes + 1]), device);
+        let target = Tensor::<2>::from_data(
+            TensorData::new(values, [output.patch_tokens.dims()[0], classes + 1]),
+            device,
+        );
         let logits = head.forward(output.patch_tokens).cast(FloatDType::F32);
         loss = loss - (target * log_softmax(logits, 1)).sum();
     }

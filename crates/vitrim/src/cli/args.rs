@@ -266,6 +266,9 @@ pub struct EvalArgs {
     /// Do not measure images/s.
     #[arg(long)]
     pub no_speed: bool,
+    /// Run folder to write a report of these figures into; needs a calibrated policy.
+    #[arg(long, value_name = "RUN", requires = "policy")]
+    pub report: Option<PathBuf>,
     /// Images a batch.
     #[arg(long, default_value_t = 64, value_name = "N")]
     pub batch: usize,

@@ -5,11 +5,11 @@ use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
 
 use serde_json::json;
-use vitrim::calibrate::{CalibrationOptions, calibrate, record};
+use vitrim::calibrate::{CalibrationOptions, calibrate, grid, record};
 use vitrim::front::{Choice, Verdict};
 use vitrim::methods::{open_policy, read_out_name};
 use vitrim::parts::DataParts;
-use vitrim::{Loaded, VitrimError};
+use vitrim::{Loaded, VitrimError, Watch};
 use vitrim_data::Dataset;
 use vitrim_prune::Policy;
 
@@ -41,6 +41,7 @@ pub fn run(app: &App, args: &CalibrateArgs) -> anyhow::Result<ExitCode> {
     drop(bar);
     loaded.check_classes(&parts.path(), &dataset)?;
     let options = CalibrationOptions {
+        thresholds: grid(),
         max_drop,
         confidence: args.confidence,
         images: args.calibration_images,
@@ -66,7 +67,8 @@ pub fn calibrate_folder(
     let bar = app.reporter.bar("calibrating");
     let mut progress = |done, all| bar.set(done, all);
     let place = (data.as_str(), held_out.split);
-    let answer = calibrate(loaded, &mut policy, place, held_out.dataset, options, stop, &mut progress);
+    let mut watch = Watch { stop, progress: &mut progress };
+    let answer = calibrate(loaded, &mut policy, place, held_out.dataset, options, &mut watch);
     drop(bar);
     match answer {
         Err(VitrimError::Interrupted) => {

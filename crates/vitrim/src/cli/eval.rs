@@ -1,16 +1,25 @@
 //! `vitrim eval`.
 
+use std::path::Path;
 use std::process::ExitCode;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
 
 use serde_json::json;
-use vitrim::evaluate::{EvalOptions, Evaluation, MethodReport, evaluate};
+use vitrim::calibrate::record;
+use vitrim::evaluate::{EvalOptions, Evaluation, MethodReport, SPEED_SECONDS, evaluate};
+use vitrim::gather::{About, GatherOptions, gather};
 use vitrim::methods::{keep_shares, read_out_name};
 use vitrim::parts::{DataParts, name};
-use vitrim::{Calibration, Loaded};
+use vitrim::report::report;
+use vitrim::{Calibration, Loaded, Watch};
 use vitrim_prune::Policy;
 
 use super::args::EvalArgs;
 use super::{App, policy, print};
+
+/// Images that a report's fronts are measured on.
+const FRONT_IMAGES: usize = 2_000;
 
 pub fn run(app: &App, args: &EvalArgs) -> anyhow::Result<ExitCode> {
     let loaded = Loaded::open(&args.model)?;
@@ -38,10 +47,33 @@ pub fn run(app: &App, args: &EvalArgs) -> anyhow::Result<ExitCode> {
         methods: args.methods.clone(),
         profile,
         speed: !args.no_speed,
+        speed_seconds: SPEED_SECONDS,
     };
     let bar = app.reporter.bar("evaluating");
-    let evaluation =
-        evaluate(&loaded, &dataset, policy.as_ref(), &options, &mut |done, all| bar.set(done, all))?;
+    let mut progress = |done, all| bar.set(done, all);
+    // Nothing is half done by an evaluation: an interruption just ends the program.
+    let mut watch = Watch { stop: &AtomicBool::new(false), progress: &mut progress };
+    let evaluation = match (&args.report, &policy) {
+        (Some(run), Some(policy)) => {
+            let about = About {
+                title: format!("{} on {} ({split})", loaded.origin, parts.path()),
+                command: command(args, split),
+                data: parts.path(),
+                split: split.to_owned(),
+            };
+            let front = record(policy, args.policy.policy.as_deref().unwrap_or(run))?.front;
+            let options =
+                GatherOptions { about, run: run.clone(), eval: options, front_images: FRONT_IMAGES };
+            let started = Instant::now();
+            let mut findings = gather(&loaded, policy, &front, &dataset, &options, &mut watch)?;
+            findings.seconds.push(("evaluation".to_owned(), started.elapsed().as_secs_f64()));
+            findings.write(run)?;
+            let page = report(run)?.page;
+            app.reporter.note(&format!("report: {}", page.display()));
+            findings.evaluation
+        }
+        _ => evaluate(&loaded, &dataset, policy.as_ref(), &options, &mut watch)?.0,
+    };
     drop(bar);
     if evaluation.bad_images > 0 {
         app.reporter
@@ -58,6 +90,30 @@ pub fn run(app: &App, args: &EvalArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The command line that prints these figures again.
+fn command(args: &EvalArgs, split: &str) -> String {
+    let path = |path: Option<&Path>| path.map(|path| path.display().to_string()).unwrap_or_default();
+    let mut command = format!(
+        "vitrim eval --model {} --data {} --split {split} --policy {}",
+        args.model.display(),
+        args.data.display(),
+        path(args.policy.policy.as_deref()),
+    );
+    if let Some(read_out) = &args.policy.read_out {
+        command += &format!(" --read-out {read_out}");
+    }
+    if let Some(max_drop) = args.policy.max_drop {
+        command += &format!(" --max-drop {max_drop}");
+    }
+    if let Some(confidence) = args.policy.confidence {
+        command += &format!(" --confidence {confidence}");
+    }
+    if let Some(images) = args.images {
+        command += &format!(" --images {images}");
+    }
+    command + &format!(" --report {}", path(args.report.as_deref()))
+}
+
 /// Whether the policy's threshold was chosen on this part of this data set.
 fn calibrated_on(policy: &Policy, data: &str, split: &str) -> bool {
     let record = policy.calibration.clone().and_then(|r| serde_json::from_value::<Calibration>(r).ok());
@@ -71,7 +127,8 @@ fn merged(mut first: serde_json::Value, second: serde_json::Value) -> serde_json
     first
 }
 
-fn print(
+/// Prints the comparison as tables.
+pub fn print(
     loaded: &Loaded,
     split: &str,
     read_out: Option<&str>,

@@ -82,7 +82,9 @@ pub fn run(app: &App, args: &PretrainArgs) -> anyhow::Result<ExitCode> {
     if outcome == Outcome::Interrupted {
         let done = steps_done(out)?.unwrap_or(0);
         let (shown, steps) = (out.display(), config.steps());
-        eprintln!("interrupted: step {done} of {steps} is saved in {shown}; run the same command again to go on");
+        eprintln!(
+            "interrupted: step {done} of {steps} is saved in {shown}; run the same command again to go on"
+        );
         return Ok(ExitCode::from(INTERRUPTED));
     }
     let model = out.join("model");

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::anyhow;
 use serde_json::json;
-use vitrim::calibrate::CalibrationOptions;
+use vitrim::calibrate::{CalibrationOptions, grid};
 use vitrim::error::write_whole;
 use vitrim::parts::DataParts;
 use vitrim::{Loaded, VitrimError, overlay};
@@ -40,7 +40,8 @@ pub fn run(app: &App, args: &TrainArgs) -> anyhow::Result<ExitCode> {
         workers: app.global.threads,
         on_bad_image: args.on_bad_image.into(),
     };
-    if learn(app, &loaded, &config, &source, args, &out, stop)? == Outcome::Interrupted {
+    let run = Run { id: &loaded.id, config: &config, source: &source, device: args.device, folder: &out };
+    if learn(app, &loaded, &run, stop)? == Outcome::Interrupted {
         let of = config.updates;
         let saved = session::updates_done(&out)?.map_or("nothing was saved yet".to_owned(), |done| {
             format!("update {done} of {of} is saved in {}", out.display())
@@ -54,6 +55,7 @@ pub fn run(app: &App, args: &TrainArgs) -> anyhow::Result<ExitCode> {
         return uncalibrated(app, &folder);
     };
     let options = CalibrationOptions {
+        thresholds: grid(),
         max_drop: config.constraint.max_drop,
         confidence: args.confidence,
         images: args.calibration_images,
@@ -66,22 +68,13 @@ pub fn run(app: &App, args: &TrainArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// The updates that are left, with their progress.
-fn learn(
-    app: &App,
-    loaded: &Loaded,
-    config: &TrainConfig,
-    source: &Source,
-    args: &TrainArgs,
-    out: &Path,
-    stop: &AtomicBool,
-) -> anyhow::Result<Outcome> {
+pub fn learn(app: &App, loaded: &Loaded, run: &Run<'_>, stop: &AtomicBool) -> anyhow::Result<Outcome> {
     let mut progress = app.reporter.training();
     let mut tell = |event: Progress<'_>| match event {
         Progress::Reference(done, all) => progress.reference(done, all),
         Progress::Update(log, of) => progress.update(log, of),
     };
-    let run = Run { id: &loaded.id, config, source, device: args.device, folder: out };
-    Ok(train(&loaded.model, &run, stop, &mut tell)?)
+    Ok(train(&loaded.model, run, stop, &mut tell)?)
 }
 
 /// Preset, file, `--set`, and the flags that stand for keys, the last word winning.
@@ -144,7 +137,7 @@ fn default_out(model: &Path, preset: &str) -> PathBuf {
 }
 
 /// Says whether the run goes on, and writes down the configuration of a new one.
-fn open_run(app: &App, out: &Path, config: &TrainConfig) -> anyhow::Result<()> {
+pub fn open_run(app: &App, out: &Path, config: &TrainConfig) -> anyhow::Result<()> {
     let shown = out.display();
     match session::updates_done(out)? {
         None => {

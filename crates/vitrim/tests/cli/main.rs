@@ -4,6 +4,7 @@ mod browser;
 mod commands;
 mod fixtures;
 mod interrupt;
+mod pretrain;
 mod refusals;
 mod report;
 mod shared;

@@ -1,0 +1,252 @@
+//! Everything that a report shows of held-out images, measured on them and written into the run folder.
+
+use std::path::{Path, PathBuf};
+
+use vitrim_data::{Dataset, Loader, LoaderOptions, Order};
+use vitrim_prune::{LearnedPruner, Policy, Pruned, Pruner, ReadOut, run, run_from};
+use vitrim_vit::{Backbone, PixelBatch, Site, Taps, Want};
+
+use crate::error::{Result, VitrimError};
+use crate::evaluate::{Details, EvalOptions, evaluate, keys};
+use crate::front::{Front, FrontPoint};
+use crate::loaded::Loaded;
+use crate::methods::{Method, can_act, hand_made, read_out_name};
+use crate::picture::{captions, kept_tokens};
+use crate::report::findings::{Findings, Group, MethodFront, Pictured};
+use crate::tally::Tally;
+use crate::visualize::png;
+use crate::watch::Watch;
+
+/// Points of each method's front at most.
+const FRONT_POINTS: usize = 7;
+/// Settings from here on keep nearly everything, and say nothing about a front.
+const NEARLY_DENSE: f64 = 0.98;
+/// The folder of the pictures in a run folder.
+const GALLERY: &str = "gallery";
+/// Where cheap, typical and expensive images are taken from, as shares of all images ranked by cost.
+const RANKS: [(Group, [f64; 3]); 3] = [
+    (Group::Cheap, [0.01, 0.03, 0.05]),
+    (Group::Typical, [0.48, 0.50, 0.52]),
+    (Group::Expensive, [0.95, 0.97, 0.99]),
+];
+
+/// What the figures are called, and where they come from.
+#[derive(Clone, Debug)]
+pub struct About {
+    /// The report's title.
+    pub title: String,
+    /// The command that prints them.
+    pub command: String,
+    /// The data set.
+    pub data: String,
+    /// The part of it that is evaluated on.
+    pub split: String,
+}
+
+/// What to measure, and where to leave it.
+#[derive(Clone, Debug)]
+pub struct GatherOptions {
+    /// What the figures are called.
+    pub about: About,
+    /// The run folder that pictures are drawn into.
+    pub run: PathBuf,
+    /// The comparison at the policy's cost.
+    pub eval: EvalOptions,
+    /// Images that fronts are measured on: the first of the data set.
+    pub front_images: usize,
+}
+
+/// Measures `policy` on `dataset` and draws the gallery into the run folder.
+///
+/// `front` is the policy's calibration front: its thresholds, and the keep ratios at which the hand-made
+/// methods run beside them.
+///
+/// # Errors
+/// If images cannot be read, there are none, a picture cannot be written, or it was ended.
+pub fn gather(
+    loaded: &Loaded,
+    policy: &Policy,
+    front: &Front,
+    dataset: &Dataset,
+    options: &GatherOptions,
+    watch: &mut Watch<'_>,
+) -> Result<Findings> {
+    let (evaluation, details) = evaluate(loaded, dataset, Some(policy), &options.eval, watch)?;
+    let fronts = fronts(loaded, policy, front, dataset, options, watch)?;
+    let sizes = details.indices.iter().map(|index| dataset.object_size(*index)).collect();
+    let gallery = gallery(loaded, policy, dataset, &details, &options.run)?;
+    let About { title, command, data, split } = options.about.clone();
+    Ok(Findings {
+        title,
+        command,
+        model: loaded.origin.clone(),
+        data,
+        split,
+        read_out: read_out_name(&policy.read_out),
+        machine: machine(),
+        seconds: Vec::new(),
+        evaluation,
+        fronts,
+        grid: loaded.spec.grid(),
+        stages: policy.stages.clone(),
+        keep_maps: details.keep_maps,
+        costs: details.costs,
+        object_sizes: sizes,
+        gallery,
+    })
+}
+
+/// Processor and threads.
+pub fn machine() -> String {
+    let system = sysinfo::System::new_with_specifics(
+        sysinfo::RefreshKind::nothing().with_cpu(sysinfo::CpuRefreshKind::nothing()),
+    );
+    let brand = system.cpus().first().map_or("", |cpu| cpu.brand()).trim();
+    let brand = if brand.is_empty() { std::env::consts::ARCH } else { brand };
+    format!("{brand}, {} threads", rayon::current_num_threads())
+}
+
+/// One setting of one method while it is measured.
+struct Contender {
+    method: Method,
+    setting: f64,
+    pruner: Box<dyn Pruner>,
+    tally: Tally,
+}
+
+/// The policy at thresholds of its calibration front, and the hand-made methods at the same keep ratios.
+fn fronts(
+    loaded: &Loaded,
+    policy: &Policy,
+    front: &Front,
+    dataset: &Dataset,
+    options: &GatherOptions,
+    watch: &mut Watch<'_>,
+) -> Result<Vec<MethodFront>> {
+    let methods: Vec<Method> =
+        options.eval.methods.iter().copied().filter(|method| can_act(*method, &policy.stages)).collect();
+    let points = spread(front);
+    let mut contenders = Vec::new();
+    for (method, point) in methods.iter().flat_map(|method| points.iter().map(move |point| (*method, point)))
+    {
+        let threshold = ReadOut::Threshold { threshold: point.setting };
+        let pruner: Box<dyn Pruner> = match method {
+            Method::Policy => Box::new(LearnedPruner::new(&loaded.spec, policy).with_read_out(threshold)),
+            method => hand_made(method, &loaded.spec, &policy.stages, &point.keep_ratio)?,
+        };
+        let tally = Tally::new(&loaded.spec);
+        contenders.push(Contender { method, setting: point.setting, pruner, tally });
+    }
+
+    let model = &loaded.model;
+    let mut loader = loader(loaded, dataset, options)?;
+    while let Some(batch) = loader.next().transpose()? {
+        let keys = keys(&batch);
+        let mut state = model.embed(PixelBatch::new(&batch.pixels, batch.len()))?;
+        model.advance(&mut state, Site::input_of(policy.stages[0]), Taps::CLS_ATTENTION)?;
+        let mut unpruned = state.clone();
+        model.advance(&mut unpruned, Site::end(&loaded.spec), Taps::NONE)?;
+        let dense = model.finish(&unpruned, Want::Logits)?;
+        for contender in &mut contenders {
+            let pruned = run_from(model, contender.pruner.as_mut(), state.clone(), &keys)?;
+            contender.tally.add(&dense, &pruned, &batch.labels);
+        }
+        watch.at(loader.position(), loader.total())?;
+    }
+    let front_of = |method: Method| MethodFront {
+        method: method.to_string(),
+        points: contenders
+            .iter()
+            .filter(|contender| contender.method == method)
+            .map(|contender| contender.tally.front_point(contender.setting))
+            .collect(),
+    };
+    Ok(methods.into_iter().map(front_of).collect())
+}
+
+fn loader(loaded: &Loaded, dataset: &Dataset, options: &GatherOptions) -> Result<Loader> {
+    let loader_options = LoaderOptions {
+        batch: options.eval.batch,
+        workers: options.eval.workers,
+        limit: Some(options.front_images.min(options.eval.images.unwrap_or(usize::MAX))),
+        on_bad_image: options.eval.on_bad_image,
+        ..LoaderOptions::default()
+    };
+    Ok(Loader::new(dataset, Order::Sequential, &loaded.transform, loader_options)?)
+}
+
+/// Up to [`FRONT_POINTS`] points of `front` that differ in cost, evenly spread over those there are.
+fn spread(front: &Front) -> Vec<FrontPoint> {
+    let mut points: Vec<&FrontPoint> = front.points().iter().filter(|p| p.cost < NEARLY_DENSE).collect();
+    points.dedup_by(|later, earlier| later.keep_ratio == earlier.keep_ratio);
+    if points.is_empty() {
+        points.extend(front.points().last());
+    }
+    let last = points.len() - 1;
+    let wanted = FRONT_POINTS.min(points.len());
+    (0..wanted).map(|i| points[(i * last).checked_div(wanted - 1).unwrap_or(0)].clone()).collect()
+}
+
+/// Draws some images at each rank of cost.
+fn gallery(
+    loaded: &Loaded,
+    policy: &Policy,
+    dataset: &Dataset,
+    details: &Details,
+    run_folder: &Path,
+) -> Result<Vec<Pictured>> {
+    let mut order: Vec<usize> = (0..details.costs.len()).collect();
+    order.sort_by(|a, b| details.costs[*a].total_cmp(&details.costs[*b]));
+    let folder = run_folder.join(GALLERY);
+    let mut gallery: Vec<Pictured> = Vec::new();
+    let mut drawn = Vec::new();
+    for (group, ranks) in RANKS {
+        for rank in ranks {
+            let Some(&i) = order.get((rank * order.len() as f64) as usize) else { continue };
+            if drawn.contains(&i) {
+                continue;
+            }
+            drawn.push(i);
+            let number = gallery.iter().filter(|pictured| pictured.group == group).count() + 1;
+            let picture = PathBuf::from(GALLERY).join(format!("{group}-{number}.png"));
+            let (bytes, caption) = picture_of(loaded, policy, dataset, details.indices[i], details.costs[i])?;
+            std::fs::create_dir_all(&folder)
+                .map_err(|source| VitrimError::Write { path: folder.clone(), source })?;
+            crate::error::write_whole(&run_folder.join(&picture), &bytes)?;
+            gallery.push(Pictured { group, picture, caption, cost: details.costs[i] });
+        }
+    }
+    Ok(gallery)
+}
+
+/// The picture of the image at `index` as PNG, and what there is to say about it.
+fn picture_of(
+    loaded: &Loaded,
+    policy: &Policy,
+    dataset: &Dataset,
+    index: usize,
+    cost: f32,
+) -> Result<(Vec<u8>, String)> {
+    let crop = loaded.transform.cropped(&dataset.image(index)?);
+    let pixels = loaded.transform.pixels(&crop);
+    let mut pruner = LearnedPruner::new(&loaded.spec, policy);
+    let pruned: Pruned = run(&loaded.model, &mut pruner, PixelBatch::new(&pixels, 1), &[index as u64])?;
+    let kept: Vec<Vec<usize>> = pruned.stages.iter().map(|stage| stage.grid_positions(0)).collect();
+    let lines = captions(&kept, loaded.spec.num_patches());
+    let picture = kept_tokens(&crop, loaded.spec.patch_size as u32, &kept, &lines)?;
+
+    let name = |class: usize| {
+        let names = if loaded.class_names.is_empty() { dataset.class_names() } else { &loaded.class_names };
+        names.get(class).cloned().unwrap_or_else(|| format!("class {class}"))
+    };
+    let mut caption = dataset.name(index);
+    if let Some(label) = dataset.label(index) {
+        caption = format!("{caption}: {}", name(label as usize));
+    }
+    if let Some(size) = dataset.object_size(index) {
+        caption = format!("{caption}, {size:.0} px across");
+    }
+    let found = pruned.logits.argmax()[0];
+    let caption = format!("{caption}; taken for {}; {:.0} % of the dense MACs", name(found), 100.0 * cost);
+    Ok((png(&picture)?, caption))
+}
