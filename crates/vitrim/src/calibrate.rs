@@ -52,7 +52,8 @@ pub struct Calibration {
 /// How to calibrate.
 #[derive(Clone, Debug)]
 pub struct CalibrationOptions {
-    /// Thresholds to measure, ascending, fixed before any of the images is seen, such as [`grid`].
+    /// Thresholds to measure, ascending, fixed before any of the images is seen: [`grid`], or what a
+    /// [`pilot`] on other images left of it.
     pub thresholds: Vec<f64>,
     /// The drop allowed, pp.
     pub max_drop: f64,
@@ -149,6 +150,32 @@ pub fn grid() -> Vec<f64> {
         (1000.0 * probability).round() / 1000.0
     };
     (0..GRID).map(threshold).collect()
+}
+
+/// The few thresholds of [`grid`] around the one that `options.max_drop` will come to, judged by a pilot on
+/// `dataset`, whose images must not be those that are calibrated on: so that many images can be calibrated
+/// on in little time.
+///
+/// # Errors
+/// As [`calibrate`].
+pub fn pilot(
+    loaded: &Loaded,
+    policy: &Policy,
+    dataset: &Dataset,
+    options: &CalibrationOptions,
+    watch: &mut Watch<'_>,
+) -> Result<Vec<f64>> {
+    let front = measure(loaded, policy, dataset, options, watch)?;
+    let mut best = 0;
+    for (i, threshold) in options.thresholds.iter().enumerate() {
+        let Some(point) = front.points().iter().find(|point| point.setting == *threshold) else { break };
+        if point.drop()?.drop_pp() <= options.max_drop {
+            best = i;
+        }
+    }
+    let offsets: [isize; 6] = [-5, -3, -2, -1, 0, 1];
+    let near = offsets.iter().filter_map(|offset| best.checked_add_signed(*offset));
+    Ok(near.filter_map(|i| options.thresholds.get(i).copied()).collect())
 }
 
 /// A threshold while it is measured.

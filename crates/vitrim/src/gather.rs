@@ -209,7 +209,7 @@ fn gallery(
             drawn.push(i);
             let number = gallery.iter().filter(|pictured| pictured.group == group).count() + 1;
             let picture = PathBuf::from(GALLERY).join(format!("{group}-{number}.png"));
-            let (bytes, caption) = picture_of(loaded, policy, dataset, details.indices[i], details.costs[i])?;
+            let (bytes, caption) = picture_of(loaded, policy, dataset, details.indices[i])?;
             std::fs::create_dir_all(&folder)
                 .map_err(|source| VitrimError::Write { path: folder.clone(), source })?;
             crate::error::write_whole(&run_folder.join(&picture), &bytes)?;
@@ -225,7 +225,6 @@ fn picture_of(
     policy: &Policy,
     dataset: &Dataset,
     index: usize,
-    cost: f32,
 ) -> Result<(Vec<u8>, String)> {
     let crop = loaded.transform.cropped(&dataset.image(index)?);
     let pixels = loaded.transform.pixels(&crop);
@@ -247,6 +246,5 @@ fn picture_of(
         caption = format!("{caption}, {size:.0} px across");
     }
     let found = pruned.logits.argmax()[0];
-    let caption = format!("{caption}; taken for {}; {:.0} % of the dense MACs", name(found), 100.0 * cost);
-    Ok((png(&picture)?, caption))
+    Ok((png(&picture)?, format!("{caption}; taken for {}", name(found))))
 }

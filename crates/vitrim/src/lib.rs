@@ -10,6 +10,7 @@
 //! engine that runs one is in `vitrim-vit` and `vitrim-prune`.
 
 pub mod bench;
+pub mod bundled;
 pub mod calibrate;
 pub mod error;
 pub mod evaluate;

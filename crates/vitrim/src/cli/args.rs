@@ -34,6 +34,8 @@ pub struct Global {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Show all of it on drawn scenes: a policy learns, the time falls, the accuracy holds.
+    Demo(DemoArgs),
     /// Train a policy for a backbone, and calibrate it.
     Train(TrainArgs),
     /// Train a backbone from scratch.
@@ -71,6 +73,25 @@ impl From<BadImage> for OnBadImage {
             BadImage::Skip => OnBadImage::Skip,
         }
     }
+}
+
+#[derive(Debug, clap::Args)]
+pub struct DemoArgs {
+    /// Run folder; an interrupted demo goes on from it.
+    #[arg(long, default_value = "runs/demo", value_name = "FOLDER")]
+    pub out: PathBuf,
+    /// A minute instead of five, with weaker figures.
+    #[arg(long)]
+    pub quick: bool,
+    /// Top-1 drop that may be spent, pp.
+    #[arg(long, default_value_t = 0.4, value_name = "PP", allow_negative_numbers = true)]
+    pub max_drop: f64,
+    /// How sure the calibration shall be that the drop is not exceeded; 0.5 is the point estimate.
+    #[arg(long, default_value = "0.9", value_name = "SHARE")]
+    pub confidence: Confidence,
+    /// Seed of everything random.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub seed: u64,
 }
 
 #[derive(Debug, clap::Args)]

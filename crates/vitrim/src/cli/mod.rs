@@ -4,6 +4,7 @@
 mod args;
 mod bench;
 mod calibrate;
+mod demo;
 mod eval;
 mod info;
 mod interrupt;
@@ -36,6 +37,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let app = App { global: &args.global, reporter: Reporter::new(args.global.quiet) };
     match &args.command {
+        Command::Demo(args) => demo::run(&app, args),
         Command::Train(args) => train::run(&app, args),
         Command::Pretrain(args) => pretrain::run(&app, args),
         Command::Calibrate(args) => calibrate::run(&app, args),

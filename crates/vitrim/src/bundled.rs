@@ -1,0 +1,32 @@
+//! The backbone that comes with vitrim: ten shapes in cluttered scenes, so that the demo needs no download.
+//!
+//! `assets/backbone/README.md` is its model card.
+
+use std::path::Path;
+
+use crate::error::{Result, VitrimError, write_whole};
+
+/// Its files, as the Hugging Face Hub has them.
+const FILES: [(&str, &[u8]); 3] = [
+    ("config.json", include_bytes!("../assets/backbone/config.json")),
+    ("model.safetensors", include_bytes!("../assets/backbone/model.safetensors")),
+    ("README.md", include_bytes!("../assets/backbone/README.md")),
+];
+
+/// Writes it into `folder`, which is then a checkpoint folder like any other.
+///
+/// # Errors
+/// If a file cannot be written.
+pub fn unpack(folder: &Path) -> Result<()> {
+    std::fs::create_dir_all(folder)
+        .map_err(|source| VitrimError::Write { path: folder.to_owned(), source })?;
+    for (name, bytes) in FILES {
+        let path = folder.join(name);
+        // What is there already is left alone, so that a run that goes on finds it untouched.
+        if std::fs::read(&path).is_ok_and(|there| there == bytes) {
+            continue;
+        }
+        write_whole(&path, bytes)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,250 @@
+//! `vitrim demo`: the whole of vitrim on drawn scenes, before the user's eyes.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use anyhow::Context;
+use serde_json::json;
+use vitrim::calibrate::{Calibration, CalibrationOptions, calibrate, grid, pilot, record};
+use vitrim::evaluate::EvalOptions;
+use vitrim::gather::{About, GatherOptions, gather};
+use vitrim::methods::open_policy;
+use vitrim::report::{Findings, report};
+use vitrim::stats::Confidence;
+use vitrim::{Loaded, Method, VitrimError, Watch, bundled};
+use vitrim_data::{Dataset, OnBadImage};
+use vitrim_prune::Policy;
+use vitrim_train::{Outcome, Run, Source, TrainConfig, run_log};
+
+use super::args::DemoArgs;
+use super::policy::check_max_drop;
+use super::{App, INTERRUPTED, eval, interrupt, print, train};
+
+/// The data set of the demo.
+const DATA: &str = "scenes";
+/// Training images that the thresholds to calibrate are chosen on.
+const PILOT_IMAGES: usize = 1_000;
+/// Images a batch.
+const BATCH: usize = 64;
+
+/// How much of everything.
+struct Size {
+    updates: usize,
+    /// Images to calibrate on, and as many others to evaluate on.
+    held_out: usize,
+    /// Images that fronts are measured on.
+    front: usize,
+    /// Seconds to time a method for at each batch size.
+    speed_seconds: f64,
+}
+
+const FULL: Size = Size { updates: 120, held_out: 20_000, front: 1_500, speed_seconds: 3.0 };
+const QUICK: Size = Size { updates: 30, held_out: 3_000, front: 300, speed_seconds: 1.0 };
+
+pub fn run(app: &App, args: &DemoArgs) -> anyhow::Result<ExitCode> {
+    let stop = interrupt::listen()?;
+    let max_drop = check_max_drop(args.max_drop)?;
+    let out = &args.out;
+    match show(app, args, max_drop, stop) {
+        Ok(Outcome::Finished) => Ok(ExitCode::SUCCESS),
+        Ok(Outcome::Interrupted) => {
+            eprintln!("interrupted: {} has what is done; run the same command again to go on", out.display());
+            Ok(ExitCode::from(INTERRUPTED))
+        }
+        Err(error) if matches!(error.downcast_ref(), Some(VitrimError::Interrupted)) => {
+            eprintln!("interrupted: {} has what is done; run the same command again to go on", out.display());
+            Ok(ExitCode::from(INTERRUPTED))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn show(app: &App, args: &DemoArgs, max_drop: f64, stop: &AtomicBool) -> anyhow::Result<Outcome> {
+    let size = if args.quick { QUICK } else { FULL };
+    let (out, note) = (&args.out, |line: &str| app.reporter.note(line));
+    let backbone = out.join("backbone");
+    bundled::unpack(&backbone)?;
+    let loaded = Loaded::open(&backbone)?;
+    let held_out = size.held_out;
+    note(&format!(
+        "a Vision Transformer that tells ten shapes in drawn scenes apart; each of its {} patch tokens is an \
+         agent that stays or leaves before blocks {}",
+        loaded.spec.num_patches(),
+        demo_stages().map(|l| l.to_string()).join(", "),
+    ));
+
+    let config = TrainConfig {
+        updates: size.updates,
+        stages: demo_stages().to_vec(),
+        seed: args.seed,
+        constraint: vitrim_train::config::ConstraintConfig {
+            max_drop,
+            ..TrainConfig::default_preset().constraint
+        },
+        ..TrainConfig::default_preset()
+    };
+    note(&format!(
+        "1/3 the policy learns by MAPPO, {} updates of {} scenes",
+        config.updates, config.images_per_update
+    ));
+    if learn(app, &loaded, &config, out, stop)? == Outcome::Interrupted {
+        return Ok(Outcome::Interrupted);
+    }
+
+    let folder = out.join("policy");
+    note(&format!("2/3 calibration to a drop of {max_drop} pp on {held_out} other scenes"));
+    let started = Instant::now();
+    let policy = calibrated(app, &loaded, &folder, max_drop, args.confidence, held_out, stop)?;
+    let calibration_seconds = started.elapsed().as_secs_f64();
+    let record = record(&policy, &folder)?;
+    note(&record.choice);
+
+    note(&format!("3/3 evaluation on {held_out} scenes that nothing was chosen on"));
+    let started = Instant::now();
+    let test = Dataset::scenes("test")?.first(held_out);
+    let options = GatherOptions {
+        about: About {
+            title: "vitrim demo: ten shapes in cluttered scenes".to_owned(),
+            command: command(args),
+            data: DATA.to_owned(),
+            split: "test".to_owned(),
+        },
+        run: out.clone(),
+        eval: EvalOptions {
+            batch: BATCH,
+            workers: app.global.threads,
+            images: None,
+            on_bad_image: OnBadImage::Fail,
+            methods: vec![Method::Policy, Method::Random, Method::ClsAttention],
+            profile: None,
+            speed: true,
+            speed_seconds: size.speed_seconds,
+        },
+        front_images: size.front,
+    };
+    let bar = app.reporter.bar("evaluating");
+    let mut watch = Watch { stop, progress: &mut |done, all| bar.set(done, all) };
+    let mut findings = gather(&loaded, &policy, &record.front, &test, &options, &mut watch)?;
+    drop(bar);
+    findings.seconds = vec![
+        ("training".to_owned(), training_seconds(out, &config)?),
+        ("calibration".to_owned(), calibration_seconds),
+        ("evaluation".to_owned(), started.elapsed().as_secs_f64()),
+    ];
+    findings.write(out)?;
+    let written = report(out)?;
+    print(app, &loaded, &findings, &record, &written.page)?;
+    Ok(Outcome::Finished)
+}
+
+/// Early ones: most of a scene is background, and says so soon.
+fn demo_stages() -> [usize; 3] {
+    [1, 3, 5]
+}
+
+/// The updates that are left.
+fn learn(
+    app: &App,
+    loaded: &Loaded,
+    config: &TrainConfig,
+    out: &Path,
+    stop: &AtomicBool,
+) -> anyhow::Result<Outcome> {
+    train::open_run(app, out, config)?;
+    let source = Source {
+        // Splits of scenes share no image, so that nothing needs to be hashed.
+        dataset: Dataset::scenes("train")?,
+        transform: loaded.transform.clone(),
+        workers: app.global.threads,
+        on_bad_image: OnBadImage::Fail,
+    };
+    let run = Run { id: &loaded.id, config, source: &source, device: Default::default(), folder: out };
+    train::learn(app, loaded, &run, stop)
+}
+
+/// The policy in `folder`, calibrated as asked: now, unless its record says that it is.
+fn calibrated(
+    app: &App,
+    loaded: &Loaded,
+    folder: &Path,
+    max_drop: f64,
+    confidence: Confidence,
+    images: usize,
+    stop: &AtomicBool,
+) -> anyhow::Result<Policy> {
+    let mut policy = open_policy(folder, loaded)?;
+    let as_asked = |record: Calibration| {
+        (record.max_drop, record.confidence, record.front.images()) == (max_drop, confidence, images)
+    };
+    if policy.calibration.is_some() && as_asked(record(&policy, folder)?) {
+        return Ok(policy);
+    }
+    let mut options = CalibrationOptions {
+        thresholds: grid(),
+        max_drop,
+        confidence,
+        images: PILOT_IMAGES,
+        batch: BATCH,
+        workers: app.global.threads,
+        on_bad_image: OnBadImage::Fail,
+    };
+    let bar = app.reporter.bar("calibrating");
+    let mut watch = Watch { stop, progress: &mut |done, all| bar.set(done, all) };
+    // Two million training scenes: the pilot's have as good as never been trained on, and never are again.
+    let train = Dataset::scenes("train")?;
+    options.thresholds = pilot(loaded, &policy, &train, &options, &mut watch)?;
+    options.images = images;
+    let held_out = Dataset::scenes("validation")?.first(images);
+    calibrate(loaded, &mut policy, (DATA, "calibration"), &held_out, &options, &mut watch)?;
+    policy.save(folder).map_err(VitrimError::from)?;
+    Ok(policy)
+}
+
+/// Seconds that the updates took, from the run's log, so that interruptions do not count.
+fn training_seconds(out: &Path, config: &TrainConfig) -> anyhow::Result<f64> {
+    let path = out.join(run_log::FILE);
+    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let seconds = text.lines().filter_map(|line| {
+        let entry: serde_json::Value = serde_json::from_str(line).ok()?;
+        Some(config.images_per_update as f64 / entry.get("images_per_s")?.as_f64()?)
+    });
+    Ok(seconds.sum())
+}
+
+/// The command line that does this again.
+fn command(args: &DemoArgs) -> String {
+    let mut command = format!("vitrim demo --out {}", args.out.display());
+    if args.quick {
+        command += " --quick";
+    }
+    if args.seed != 0 {
+        command += &format!(" --seed {}", args.seed);
+    }
+    command
+}
+
+fn print(
+    app: &App,
+    loaded: &Loaded,
+    findings: &Findings,
+    record: &Calibration,
+    page: &Path,
+) -> anyhow::Result<()> {
+    if app.global.json {
+        return print::json(&json!({
+            "report": page,
+            "calibration": { "choice": record.choice, "certified": record.certified, "threshold": record.threshold },
+            "seconds": findings.seconds,
+            "evaluation": findings.evaluation,
+        }));
+    }
+    eval::print(loaded, &findings.split, Some(&findings.read_out), &findings.evaluation)?;
+    print::line("")?;
+    print::line(&record.choice)?;
+    let seconds = |(what, seconds): &(String, f64)| format!("{what} {seconds:.0} s");
+    let seconds: Vec<String> = findings.seconds.iter().map(seconds).collect();
+    print::line(&format!("{}; {}", seconds.join(", "), findings.machine))?;
+    print::line(&format!("report: {}", page.display()))
+}
