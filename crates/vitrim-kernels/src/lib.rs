@@ -21,7 +21,7 @@ pub mod norm;
 pub mod reference;
 
 pub use attention::{Attention, AttentionTaps};
-pub use elementwise::{gelu, softmax, tanh};
+pub use elementwise::{gelu, gelu_tangent, softmax, tanh};
 pub use linear::Linear;
 pub use mapped::MappedFile;
 pub use norm::LayerNorm;

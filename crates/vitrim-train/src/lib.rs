@@ -6,6 +6,7 @@
 //! [`constraint`] (follow the accuracy target); [`trainer`] strings it together and [`session`] keeps it
 //! on disk. Burn lives in this crate alone; [`burn_vit`] is its differentiable Vision Transformer.
 
+pub mod activation;
 pub mod adam;
 pub mod advantages;
 pub mod assemble;

@@ -5,11 +5,12 @@
 //! multiplied once an image and stage.
 
 use burn::module::{Module, Param};
-use burn::tensor::activation::{gelu, tanh};
+use burn::tensor::activation::tanh;
 use burn::tensor::module::{layer_norm, linear};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use vitrim_prune::policy::actor::{Activation, PerceptronSpec, PerceptronWeights};
 
+use crate::activation::gelu;
 use crate::experience::Experience;
 use crate::linear::Linear;
 use crate::random::SplitMix64;

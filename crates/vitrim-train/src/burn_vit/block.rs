@@ -2,10 +2,11 @@
 
 use burn::module::Module;
 use burn::nn::LayerNorm;
-use burn::tensor::activation::{gelu, softmax};
+use burn::tensor::activation::softmax;
 use burn::tensor::{Tensor, s};
 
 use super::layout::Layout;
+use crate::activation::gelu;
 use crate::linear::Linear;
 
 /// `x + attention(norm1(x))`, then `x + mlp(norm2(x))`.
