@@ -173,7 +173,7 @@ pub fn pilot(
             best = i;
         }
     }
-    let offsets: [isize; 6] = [-5, -3, -2, -1, 0, 1];
+    let offsets: [isize; 5] = [-4, -2, -1, 0, 1];
     let near = offsets.iter().filter_map(|offset| best.checked_add_signed(*offset));
     Ok(near.filter_map(|i| options.thresholds.get(i).copied()).collect())
 }

@@ -40,7 +40,7 @@ struct Size {
     speed_seconds: f64,
 }
 
-const FULL: Size = Size { updates: 120, held_out: 20_000, front: 1_500, speed_seconds: 3.0 };
+const FULL: Size = Size { updates: 120, held_out: 20_000, front: 1_000, speed_seconds: 2.0 };
 const QUICK: Size = Size { updates: 30, held_out: 3_000, front: 300, speed_seconds: 1.0 };
 
 pub fn run(app: &App, args: &DemoArgs) -> anyhow::Result<ExitCode> {
@@ -75,16 +75,15 @@ fn show(app: &App, args: &DemoArgs, max_drop: f64, stop: &AtomicBool) -> anyhow:
         demo_stages().map(|l| l.to_string()).join(", "),
     ));
 
-    let config = TrainConfig {
+    let mut config = TrainConfig {
         updates: size.updates,
         stages: demo_stages().to_vec(),
         seed: args.seed,
-        constraint: vitrim_train::config::ConstraintConfig {
-            max_drop,
-            ..TrainConfig::default_preset().constraint
-        },
         ..TrainConfig::default_preset()
     };
+    config.constraint.max_drop = max_drop;
+    // An object may be anywhere: places say nothing here.
+    config.actor.observation.position = false;
     note(&format!(
         "1/3 the policy learns by MAPPO, {} updates of {} scenes",
         config.updates, config.images_per_update
