@@ -8,7 +8,7 @@ pub fn gelu(x: &mut [f32]) {
     Gelu {}.map_mut(x);
 }
 
-/// GELU as a straight line in each `x`: `slope x + offset` is GELU's value there (to 1e-6 for `|x| <= 12`), and
+/// GELU as a straight line in each `x`: `slope x + offset` is GELU's value there (to 5e-6 for `|x| <= 12`), and
 /// `slope` its derivative `Phi(x) + x phi(x)`; `offset` is `-x^2 phi(x)`.
 ///
 /// # Panics

@@ -39,10 +39,8 @@ pub struct EvalOptions {
     pub methods: Vec<Method>,
     /// Stages and shares of N0 for the hand-made methods where there is no policy to match.
     pub profile: Option<(Vec<usize>, Vec<f64>)>,
-    /// Whether to measure images/s.
-    pub speed: bool,
-    /// Seconds to measure each method's for, at each batch size.
-    pub speed_seconds: f64,
+    /// Seconds to measure each method's images/s for at each batch size; none for not at all.
+    pub speed: Option<f64>,
 }
 
 /// What was measured.
@@ -194,7 +192,7 @@ fn first_pass(
     let model = &loaded.model;
     let first = contenders.first().and_then(|c| c.pruner.sites(&loaded.spec).first().copied());
     let (site, taps) = first.unwrap_or((Site::input_of(0), Taps::NONE));
-    let room = if options.speed { SPEED_IMAGES } else { 0 };
+    let room = if options.speed.is_some() { SPEED_IMAGES } else { 0 };
     let mut dense = Dense::default();
     let mut loader = loader(loaded, dataset, options)?;
     while let Some(batch) = loader.next().transpose()? {
@@ -282,8 +280,8 @@ impl Contender {
         let labelled = tally.labelled() > 0;
         let spread = tally.spread().unwrap_or(CostSpread { p10: 1.0, p50: 1.0, p90: 1.0 });
         let speed = match options.speed {
-            true => speeds(loaded, self.pruner.as_mut(), dense, options.speed_seconds)?,
-            false => Vec::new(),
+            Some(seconds) => speeds(loaded, self.pruner.as_mut(), dense, seconds)?,
+            None => Vec::new(),
         };
         Ok(MethodReport {
             method: self.method.to_string(),

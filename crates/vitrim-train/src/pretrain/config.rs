@@ -83,7 +83,7 @@ pub struct AugmentConfig {
 }
 
 impl PretrainConfig {
-    /// The preset of that name: `default`, for photographs, or `scenes`, which made the bundled backbone.
+    /// The preset of that name: `default`, for photographs, or `scenes`.
     pub fn preset(name: &str) -> Option<Self> {
         match name {
             "default" => Some(Self::default_preset()),
@@ -117,7 +117,7 @@ impl PretrainConfig {
         }
     }
 
-    /// What made the bundled backbone. Scenes never repeat, so that nothing needs to be augmented.
+    /// A small ViT for the drawn scenes. They never repeat, so that nothing needs to be augmented.
     pub fn scenes_preset() -> Self {
         PretrainConfig {
             images: 1_000_000,

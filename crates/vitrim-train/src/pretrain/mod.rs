@@ -187,6 +187,10 @@ pub fn pretrain(
             }
         };
         at.position = batches.position();
+        // The ragged end of an epoch is left out, unless the epoch has nothing else.
+        if batch.len() < config.batch && at.position > batch.len() {
+            continue;
+        }
         let samples = samples(&batch, run, at.step, &learner.spec)?;
         let descent = descend(&learner.student, &samples, shards, dtype, &device.clone().autodiff());
         let learning_rate = config.learning_rate_at(at.step);
@@ -490,5 +494,44 @@ struct Shapes(Vec<Vec<usize>>);
 impl ModuleVisitor for Shapes {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         self.0.push(param.val().dims().to_vec());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_holds_the_object_as_far_as_it_fits() {
+        let (grid, window) = ([12, 10], [5, 4]);
+        let mut random = SplitMix64::new(3);
+        let mut starts = std::collections::HashSet::new();
+        for round in 0..400 {
+            // An object of 3 x 2 patches, somewhere.
+            let (top, left) = (round % 10, round % 9);
+            let mut object = vec![0.0; 120];
+            for (row, column) in (top..top + 3).flat_map(|row| [(row, left), (row, left + 1)]) {
+                object[row * 10 + column] = 0.5;
+            }
+            let patches = crop(grid, window, Some(&object), &mut random);
+            assert_eq!(patches.len(), 20);
+            assert!(patches.is_sorted_by(|a, b| a < b) && patches[19] < 120);
+            assert_eq!(patches[19] - patches[0], 4 * 10 + 3, "a rectangle");
+            let covered = object.iter().enumerate().filter(|(_, share)| **share > 0.0);
+            assert!(covered.into_iter().all(|(p, _)| patches.contains(&p)), "{top} {left}");
+            starts.insert(crop(grid, window, None, &mut random)[0]);
+        }
+        assert_eq!(starts.len(), 8 * 7, "without an object, a window may lie anywhere");
+        // Larger than the window: the window lies within it.
+        let patches = crop(grid, window, Some(&[1.0; 120]), &mut random);
+        assert_eq!(patches.len(), 20);
+        assert_eq!(crop(grid, grid, None, &mut random), (0..120).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn mixing_pairs_an_image_with_its_mirror() {
+        let mut values = vec![1.0, 1.0, 2.0, 2.0, 4.0, 4.0];
+        mix(&mut values, 3, 0.75);
+        assert_eq!(values, [1.75, 1.75, 2.0, 2.0, 3.25, 3.25]);
     }
 }

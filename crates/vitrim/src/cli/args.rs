@@ -75,6 +75,20 @@ impl From<BadImage> for OnBadImage {
     }
 }
 
+/// What is laid over a preset.
+#[derive(Debug, clap::Args)]
+pub struct OverlayArgs {
+    /// TOML file laid over the preset.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Value laid over both, as in seed=7 or one.within.another=0.1; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Print the configuration in force as TOML, and stop.
+    #[arg(long)]
+    pub print_config: bool,
+}
+
 #[derive(Debug, clap::Args)]
 pub struct DemoArgs {
     /// Run folder; an interrupted demo goes on from it.
@@ -108,15 +122,8 @@ pub struct TrainArgs {
     /// Configuration to start from: default or paper.
     #[arg(long, default_value = "default", value_name = "NAME")]
     pub preset: String,
-    /// TOML file laid over the preset.
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-    /// Value laid over both, as in ppo.clip=0.1; may be repeated.
-    #[arg(long, value_name = "KEY=VALUE")]
-    pub set: Vec<String>,
-    /// Print the configuration in force as TOML, and stop.
-    #[arg(long)]
-    pub print_config: bool,
+    #[command(flatten)]
+    pub overlay: OverlayArgs,
     /// Updates (`updates`).
     #[arg(long, value_name = "N")]
     pub updates: Option<usize>,
@@ -172,21 +179,14 @@ pub struct PretrainArgs {
     /// Labelled images: `scenes`, class folders, or Hugging Face parquet files.
     #[arg(long, value_name = "PATH", required_unless_present = "print_config")]
     pub data: Option<PathBuf>,
-    /// Configuration to start from: default (photographs) or scenes (the bundled backbone's).
+    /// Configuration to start from: default (photographs) or scenes.
     #[arg(long, default_value = "default", value_name = "NAME")]
     pub preset: String,
     /// Run folder; the backbone goes to its `model/`.
     #[arg(long, default_value = "runs/pretrain", value_name = "FOLDER")]
     pub out: PathBuf,
-    /// TOML file laid over the preset.
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-    /// Value laid over both, as in model.dim=192; may be repeated.
-    #[arg(long, value_name = "KEY=VALUE")]
-    pub set: Vec<String>,
-    /// Print the configuration in force as TOML, and stop.
-    #[arg(long)]
-    pub print_config: bool,
+    #[command(flatten)]
+    pub overlay: OverlayArgs,
     /// Images to see, repetitions counted (`images`).
     #[arg(long, value_name = "N")]
     pub images: Option<usize>,

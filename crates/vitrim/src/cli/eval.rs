@@ -46,8 +46,7 @@ pub fn run(app: &App, args: &EvalArgs) -> anyhow::Result<ExitCode> {
         on_bad_image: args.on_bad_image.into(),
         methods: args.methods.clone(),
         profile,
-        speed: !args.no_speed,
-        speed_seconds: SPEED_SECONDS,
+        speed: (!args.no_speed).then_some(SPEED_SECONDS),
     };
     let bar = app.reporter.bar("evaluating");
     let mut progress = |done, all| bar.set(done, all);

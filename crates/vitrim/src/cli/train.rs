@@ -20,7 +20,7 @@ use super::{App, INTERRUPTED, interrupt, print};
 
 pub fn run(app: &App, args: &TrainArgs) -> anyhow::Result<ExitCode> {
     let config = configuration(args)?;
-    if args.print_config {
+    if args.overlay.print_config {
         print::line(overlay::to_toml(&config)?.trim_end())?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -81,7 +81,7 @@ pub fn learn(app: &App, loaded: &Loaded, run: &Run<'_>, stop: &AtomicBool) -> an
 fn configuration(args: &TrainArgs) -> anyhow::Result<TrainConfig> {
     let preset = TrainConfig::preset(&args.preset)
         .ok_or_else(|| anyhow!("--preset {}: no such preset; use default or paper", args.preset))?;
-    let mut config = overlay::merge(&preset, args.config.as_deref(), &args.set)?;
+    let mut config = overlay::merge(&preset, args.overlay.config.as_deref(), &args.overlay.set)?;
     config.updates = args.updates.unwrap_or(config.updates);
     config.seed = args.seed.unwrap_or(config.seed);
     if let Some(max_drop) = args.max_drop {

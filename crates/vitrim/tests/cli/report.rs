@@ -235,3 +235,37 @@ fn front(name: &str) -> MethodFront {
     };
     MethodFront { method: name.into(), points: (0..5).map(point).collect() }
 }
+
+#[test]
+fn eval_gathers_what_a_report_shows() {
+    let scratch = Scratch::new();
+    scratch.train(&[]).good();
+    let eval = ["eval", "--model", "model", "--data", "data", "--policy", "run/policy", "--no-speed"];
+    let args = [&eval[..], &["--read-out", "top-r=0.5", "--report", "run"]].concat();
+    let printed = scratch.run(&args).good();
+    let findings = Findings::read(&scratch.path("run")).unwrap().unwrap();
+    // What the table says is what the page says.
+    assert_eq!(printed, scratch.run(&[&eval[..], &["--read-out", "top-r=0.5"]].concat()).good());
+    assert_eq!(findings.evaluation.images, 18);
+    let policy = &findings.evaluation.methods[0];
+    let mean = findings.costs.iter().map(|cost| f64::from(*cost)).sum::<f64>() / 18.0;
+    assert!((mean - policy.cost).abs() < 1e-6, "{mean} {}", policy.cost);
+    for (map, ratio) in findings.keep_maps.iter().zip(&policy.keep_ratio) {
+        let mean = map.iter().map(|share| f64::from(*share)).sum::<f64>() / map.len() as f64;
+        assert!((mean - ratio).abs() < 1e-6, "{mean} {ratio}");
+    }
+    assert_eq!(findings.keep_maps.len(), 3);
+    assert_eq!(findings.object_sizes, None);
+    let methods: Vec<&str> = findings.fronts.iter().map(|front| front.method.as_str()).collect();
+    assert_eq!(methods, ["policy", "random", "cls-attention"]);
+    assert!(!findings.gallery.is_empty());
+    for pictured in &findings.gallery {
+        assert!(image::open(scratch.path("run").join(&pictured.picture)).unwrap().width() > 224);
+    }
+    let html = std::fs::read_to_string(scratch.path("run/report.html")).unwrap();
+    assert!(plain(&html).contains("--policy run/policy --read-out top-r=0.5 --report run"));
+
+    let scratch = Scratch::new();
+    scratch.train(&["--no-calibrate"]).good();
+    scratch.run(&[&eval[..], &["--report", "run"]].concat()).refused(&["not calibrated", "vitrim calibrate"]);
+}
