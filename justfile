@@ -18,12 +18,16 @@ lint:
 bench *args:
     cargo run --release -- bench {{args}}
 
+# The demo's table over three seeds.
+demo:
+    for seed in 0 1 2; do cargo run --release -- demo --seed $seed --out runs/demo-$seed || exit 1; done
+
 # A policy for the shared CIFAR-10 backbone, and the table of the README.
 cifar:
     cargo run --release -- train --model ../shared/models/cifar10_vit_d128 --data ../shared/data/cifar10 --max-drop 0.4 --out runs/cifar10
     cargo run --release -- eval --model ../shared/models/cifar10_vit_d128 --data ../shared/data/cifar10 --split test --policy runs/cifar10/policy
 
-# A backbone for the scenes, from scratch: over an hour on two cores.
+# The bundled backbone, from scratch: over an hour on two cores.
 backbone:
     cargo run --release -- pretrain --preset scenes --data scenes --weights bf16 --threads 2 --out runs/backbone
 

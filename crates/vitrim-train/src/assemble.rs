@@ -291,7 +291,7 @@ mod tests {
     #[test]
     fn lives_end_when_agents_leave_and_the_blame_follows_them() {
         let config = TrainConfig::default_preset();
-        let rewards = PrefixRewards { beta: 0.5, reference: 0.1, num_patches: 3 };
+        let rewards = PrefixRewards { beta: 0.5, reference: 0.1, softening: 0.0, num_patches: 3 };
         let assembly = Assembly::new(
             &[rollout()],
             &spec(),
@@ -355,7 +355,7 @@ mod tests {
     #[test]
     fn the_first_stage_is_judged_against_the_other_rollouts() {
         let config = TrainConfig::default_preset();
-        let rewards = PrefixRewards { beta: 0.5, reference: 0.1, num_patches: 3 };
+        let rewards = PrefixRewards { beta: 0.5, reference: 0.1, softening: 0.0, num_patches: 3 };
         let mut other = rollout();
         other.stages[0].kept = vec![true, true, true];
         other.stages[1] = StageSample {

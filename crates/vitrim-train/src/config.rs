@@ -54,6 +54,8 @@ pub struct RewardConfig {
     pub prize: f64,
     /// `paper`: rho, the target keep ratio; both: the random reference keeps rho^k.
     pub keep_ratio: f64,
+    /// `prefix`: s of what is paid for, g(D) = ln(1 + D / s), nats; 0 for g(D) = D.
+    pub softening: f64,
     /// `prefix`: training images that D_ref is averaged over.
     pub reference_images: usize,
 }
@@ -194,6 +196,7 @@ impl TrainConfig {
                 kind: RewardKind::Prefix,
                 prize: 24.0,
                 keep_ratio: 0.7,
+                softening: 0.0,
                 reference_images: 512,
             },
             advantage: AdvantageConfig {

@@ -51,13 +51,18 @@ impl PaperRewards {
 
 /// Rewards of the default preset: rent for every token-layer, and a fidelity term with complete-prefix
 /// credit (after DORA, 2026; design.md section 2). Summed over an episode they give
-/// N0 J = -sum of rents - beta N0 D_K / D_ref.
+/// N0 J = -sum of rents - beta N0 g(D_K) / g_ref.
+///
+/// Divergences are heavy-tailed: most images lose next to nothing, a few lose a thousand times as much, and
+/// unsoftened these few would be all that an update learns from. g(D) = ln(1 + D / s) grades all of them.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PrefixRewards {
     /// beta: the price of divergence against token-layers.
     pub beta: f64,
-    /// D_ref: the divergence of random pruning, which makes beta comparable across backbones.
+    /// g_ref: mean g(D) of random pruning, which makes beta comparable across backbones.
     pub reference: f64,
+    /// s, nats; 0 for g(D) = D.
+    pub softening: f64,
     /// N0.
     pub num_patches: usize,
 }
@@ -69,11 +74,17 @@ impl PrefixRewards {
         -((to - from) as f64) / depth as f64
     }
 
-    /// -beta N0 (D_to - D_from) / D_ref: what everyone who acted gets for the divergence that was added
+    /// -beta N0 (g(D_to) - g(D_from)) / g_ref: what everyone who acted gets for the divergence that was added
     /// between two points of an episode.
     pub fn fidelity(&self, divergence_from: f64, divergence_to: f64) -> f64 {
-        -self.beta * self.num_patches as f64 * (divergence_to - divergence_from) / self.reference
+        let added = soften(divergence_to, self.softening) - soften(divergence_from, self.softening);
+        -self.beta * self.num_patches as f64 * added / self.reference
     }
+}
+
+/// g(D) = ln(1 + D / s) for a `divergence` D and a `softening` s, both in nats; D itself where s is 0.
+pub fn soften(divergence: f64, softening: f64) -> f64 {
+    if softening > 0.0 { (divergence / softening).ln_1p() } else { divergence }
 }
 
 /// D = 9 KL(softmax(z/3) || softmax(z_k/3)) in nats, for dense logits z and pruned logits z_k, `[C]`
@@ -121,7 +132,7 @@ mod tests {
     #[test]
     fn prefix_rewards_sum_to_the_objective() {
         // L = 12, stages before 3, 6, 9; N0 = 4; one agent each leaves at stages 0 and 1, two stay.
-        let rewards = PrefixRewards { beta: 0.5, reference: 0.2, num_patches: 4 };
+        let rewards = PrefixRewards { beta: 0.5, reference: 0.2, softening: 0.0, num_patches: 4 };
         let d = [0.0, 0.1, 0.05, 0.3]; // D_0 (dense) .. D_K
         let rents = 3.0 * PrefixRewards::rent(3, 6, 12)
             + 2.0 * PrefixRewards::rent(6, 9, 12)
@@ -130,6 +141,9 @@ mod tests {
         let team: f64 = (0..3).map(|k| rewards.fidelity(d[k], d[k + 1])).sum();
         assert!(close(team, rewards.fidelity(0.0, 0.3)));
         assert!(close(team, -0.5 * 4.0 * 0.3 / 0.2));
+        let soft = PrefixRewards { softening: 0.1, ..rewards };
+        let team: f64 = (0..3).map(|k| soft.fidelity(d[k], d[k + 1])).sum();
+        assert!(close(team, -0.5 * 4.0 * 4f64.ln() / 0.2), "g(0.3) = ln(1 + 0.3 / 0.1)");
         // Less divergence than before is a gain.
         assert!(rewards.fidelity(d[1], d[2]) > 0.0);
     }

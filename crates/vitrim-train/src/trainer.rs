@@ -10,12 +10,12 @@ use vitrim_vit::{Backbone, PixelBatch, Site, Taps, VitSpec};
 
 use crate::adam::NamedTensor;
 use crate::assemble::{Assembly, Game};
-use crate::config::{RewardKind, TrainConfig};
+use crate::config::{RewardConfig, RewardKind, TrainConfig};
 use crate::constraint::Constraint;
 use crate::error::{Result, TrainError};
 use crate::mappo::{Learner, PpoHyper, PpoStats};
 use crate::perceptron::orthogonal_init;
-use crate::rewards::{PaperRewards, PrefixRewards};
+use crate::rewards::{PaperRewards, PrefixRewards, soften};
 use crate::rollout::{Rollout, Scene};
 
 /// D_ref below this would make beta meaningless: random pruning then changes nothing.
@@ -136,13 +136,15 @@ impl<'a, B: Backbone> Trainer<'a, B> {
         self.config.reward.kind == RewardKind::Prefix && self.state.update == 0
     }
 
-    /// D of random pruning for each of `images`, whose mean over the reference images is D_ref.
+    /// g(D) of random pruning for each of `images`, whose mean over the reference images is g_ref.
     ///
     /// # Errors
     /// What the backbone refuses.
     pub fn reference_divergences(&self, images: Images<'_>) -> Result<Vec<f64>> {
         let scene = Scene::open(self.backbone, images.pixels, self.first_site())?;
-        scene.random_divergences(self.config.reward.keep_ratio, &self.blocks, self.config.seed, images.keys)
+        let RewardConfig { keep_ratio, softening, .. } = self.config.reward;
+        let random = scene.random_divergences(keep_ratio, &self.blocks, self.config.seed, images.keys)?;
+        Ok(random.into_iter().map(|divergence| soften(divergence, softening)).collect())
     }
 
     /// Fixes D_ref.
@@ -183,7 +185,9 @@ impl<'a, B: Backbone> Trainer<'a, B> {
                 Game::Paper(PaperRewards::new(config.reward.prize, config.reward.keep_ratio, num_patches))
             }
             RewardKind::Prefix => {
-                Game::Prefix(PrefixRewards { beta, reference: self.state.reference, num_patches })
+                let reference = self.state.reference;
+                let softening = config.reward.softening;
+                Game::Prefix(PrefixRewards { beta, reference, softening, num_patches })
             }
         };
         let assembly = Assembly::new(&rollouts, spec, &self.blocks, &config.critic, &game, &correct);

@@ -10,7 +10,7 @@ use vitrim_vit::{Backbone, PixelBatch, Site, Taps, Want};
 
 use crate::error::{Result, VitrimError};
 use crate::evaluate::keys;
-use crate::front::{Choice, Front, Verdict, choose};
+use crate::front::{Choice, Front, FrontPoint, Verdict, choose};
 use crate::loaded::Loaded;
 use crate::stats::Confidence;
 use crate::tally::Tally;
@@ -24,8 +24,14 @@ const LEAST_IMAGES: usize = 500;
 const LEAST_BEYOND: f64 = 3.0;
 /// Thresholds on the grid.
 const GRID: usize = 25;
-/// The grid's last threshold, as a logit: 0.98.
-const LAST_LOGIT: f64 = 3.9;
+/// The grid's last threshold, as a logit: 0.999.
+const LAST_LOGIT: f64 = 6.9;
+
+/// Where a pilot's thresholds lie: shares of the dense MACs beyond the cost that it comes to. The first ones are
+/// mild, since a threshold is tested only if all before it passed.
+const PILOT_COSTS: [f64; 5] = [0.2, 0.08, 0.04, 0.0, -0.03];
+/// The share of the drop asked for that a pilot aims at: the rest is what certainty takes.
+const PILOT_SHARE: f64 = 0.85;
 
 /// What was calibrated, on what: the record in `policy.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -139,22 +145,22 @@ fn threshold(choice: &Choice) -> f64 {
     }
 }
 
-/// 0.02 to 0.98, spaced by logits and denser around 0.5. Fixed beforehand, so that the order of the
+/// 0.001 to 0.999, spaced by logits and denser around 0.5: policies may be sure or unsure. Fixed beforehand, so that the order of the
 /// test is not picked by looking at drops.
 pub fn grid() -> Vec<f64> {
     let half = (GRID / 2) as f64;
     let threshold = |i: usize| {
         let u = (i as f64 - half) / half;
-        let logit = LAST_LOGIT * 0.5 * (u + u.powi(3));
+        let logit = LAST_LOGIT * (0.28 * u + 0.72 * u.powi(5));
         let probability = 1.0 / (1.0 + (-logit).exp());
         (1000.0 * probability).round() / 1000.0
     };
     (0..GRID).map(threshold).collect()
 }
 
-/// The few thresholds of [`grid`] around the one that `options.max_drop` will come to, judged by a pilot on
-/// `dataset`, whose images must not be those that are calibrated on: so that many images can be calibrated
-/// on in little time.
+/// A few thresholds around the one that `options.max_drop` will come to, judged by a pilot over
+/// `options.thresholds` on `dataset`, whose images must not be those that are calibrated on: so that many images
+/// can be calibrated on in little time.
 ///
 /// # Errors
 /// As [`calibrate`].
@@ -166,16 +172,34 @@ pub fn pilot(
     watch: &mut Watch<'_>,
 ) -> Result<Vec<f64>> {
     let front = measure(loaded, policy, dataset, options, watch)?;
-    let mut best = 0;
-    for (i, threshold) in options.thresholds.iter().enumerate() {
-        let Some(point) = front.points().iter().find(|point| point.setting == *threshold) else { break };
-        if point.drop()?.drop_pp() <= options.max_drop {
-            best = i;
+    // Few images say little about a drop, but it grows in proportion to D, which they do tell.
+    let (mut drops, mut divergences) = (0.0, 0.0);
+    for point in front.points() {
+        drops += point.drop()?.drop_pp();
+        divergences += point.fidelity;
+    }
+    let divergence = PILOT_SHARE * options.max_drop * divergences / drops.max(f64::MIN_POSITIVE);
+    let cost = between(&front, divergence, |point| point.fidelity, |point| point.cost);
+    let threshold = |beyond: &f64| {
+        let threshold = between(&front, -(cost + beyond), |point| -point.cost, |point| point.setting);
+        (1000.0 * threshold).round() / 1000.0
+    };
+    let mut thresholds: Vec<f64> = PILOT_COSTS.iter().map(threshold).collect();
+    thresholds.dedup();
+    Ok(thresholds)
+}
+
+/// What `y` is where `x`, which rises along the points of `front`, is `at`: by straight lines between the
+/// points, and at most what it is at the ends.
+fn between(front: &Front, at: f64, x: fn(&FrontPoint) -> f64, y: fn(&FrontPoint) -> f64) -> f64 {
+    let points = front.points();
+    for pair in points.windows(2) {
+        let (low, high) = (x(&pair[0]), x(&pair[1]));
+        if (low..high).contains(&at) {
+            return y(&pair[0]) + (at - low) / (high - low) * (y(&pair[1]) - y(&pair[0]));
         }
     }
-    let offsets: [isize; 5] = [-4, -2, -1, 0, 1];
-    let near = offsets.iter().filter_map(|offset| best.checked_add_signed(*offset));
-    Ok(near.filter_map(|i| options.thresholds.get(i).copied()).collect())
+    y(if at < x(&points[0]) { &points[0] } else { &points[points.len() - 1] })
 }
 
 /// A threshold while it is measured.
@@ -274,9 +298,29 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_pilots_thresholds_lie_between_those_of_the_grid() {
+        let point = |setting: f64, cost: f64| FrontPoint {
+            setting,
+            cost,
+            gmacs: cost,
+            keep_ratio: vec![cost],
+            fidelity: 0.0,
+            images: 10,
+            dense_only_right: 0,
+            pruned_only_right: 0,
+        };
+        let points = vec![point(0.2, 0.9), point(0.4, 0.8), point(0.5, 0.6)];
+        let front = Front::new(true, 10, points).unwrap();
+        let threshold = |cost: f64| between(&front, -cost, |point| -point.cost, |point| point.setting);
+        assert!((threshold(0.85) - 0.3).abs() < 1e-9);
+        assert!((threshold(0.65) - 0.475).abs() < 1e-9);
+        assert_eq!((threshold(1.2), threshold(0.3)), (0.2, 0.5), "the ends bound it");
+    }
+
+    #[test]
     fn the_grid_ascends_and_is_denser_in_the_middle() {
         let grid = grid();
-        assert_eq!((grid[0], grid[GRID / 2], grid[GRID - 1]), (0.02, 0.5, 0.98));
+        assert_eq!((grid[0], grid[GRID / 2], grid[GRID - 1]), (0.001, 0.5, 0.999));
         let logit = |p: f64| (p / (1.0 - p)).ln();
         assert!(grid.windows(2).all(|w| w[0] < w[1]), "{grid:?}");
         let step = |i: usize| logit(grid[i]) - logit(grid[i - 1]);

@@ -37,6 +37,8 @@ pub struct About {
     pub title: String,
     /// The command that prints them.
     pub command: String,
+    /// Whether that command also trained and calibrated the policy.
+    pub command_trains: bool,
     /// The data set.
     pub data: String,
     /// The part of it that is evaluated on.
@@ -75,10 +77,11 @@ pub fn gather(
     let fronts = fronts(loaded, policy, front, dataset, options, watch)?;
     let sizes = details.indices.iter().map(|index| dataset.object_size(*index)).collect();
     let gallery = gallery(loaded, policy, dataset, &details, &options.run)?;
-    let About { title, command, data, split } = options.about.clone();
+    let About { title, command, command_trains, data, split } = options.about.clone();
     Ok(Findings {
         title,
         command,
+        command_trains,
         model: loaded.origin.clone(),
         data,
         split,

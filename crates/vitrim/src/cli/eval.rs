@@ -57,6 +57,7 @@ pub fn run(app: &App, args: &EvalArgs) -> anyhow::Result<ExitCode> {
             let about = About {
                 title: format!("{} on {} ({split})", loaded.origin, parts.path()),
                 command: command(args, split),
+                command_trains: false,
                 data: parts.path(),
                 split: split.to_owned(),
             };

@@ -21,6 +21,8 @@ pub struct Findings {
     pub title: String,
     /// The command whose figures these are.
     pub command: String,
+    /// Whether that command also trained and calibrated the policy.
+    pub command_trains: bool,
     /// The backbone's checkpoint folder.
     pub model: String,
     /// The data set.

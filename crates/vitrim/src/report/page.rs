@@ -333,7 +333,15 @@ fn evaluation_command(sources: &Sources) -> String {
     format!("vitrim eval --model {model} --data {data} --policy {run}/policy --report {run}")
 }
 
+/// The one command that did everything, if it was one.
+fn only_command(sources: &Sources) -> Option<String> {
+    sources.findings.as_ref().filter(|findings| findings.command_trains).map(|findings| findings.command.clone())
+}
+
 fn calibration_command(sources: &Sources) -> String {
+    if let Some(command) = only_command(sources) {
+        return command;
+    }
     let ((model, data), run) = (model_and_data(sources), sources.run.display());
     let policy = format!("vitrim calibrate --model {model} --policy {run}/policy");
     match &sources.calibration {
@@ -350,6 +358,9 @@ fn calibration_command(sources: &Sources) -> String {
 }
 
 fn training_command(sources: &Sources) -> String {
+    if let Some(command) = only_command(sources) {
+        return command;
+    }
     let ((model, data), run) = (model_and_data(sources), sources.run.display());
     format!("vitrim train --model {model} --data {data} --config {run}/config.toml --out {run}")
 }

@@ -68,7 +68,7 @@ fn the_bundled_backbone_is_as_good_as_its_card_says() {
         let batch = batch.unwrap();
         let logits = loaded.model.dense_logits(PixelBatch::new(&batch.pixels, batch.len())).unwrap();
         let found = logits.argmax().into_iter().zip(&batch.labels);
-        right += found.filter(|(class, label)| *label == Some(*class as u32)).count();
+        right += found.filter(|(class, label)| **label == Some(*class as u32)).count();
         images += batch.len();
     }
     let (share, claimed) = (right as f64 / images as f64, claimed / 100.0);

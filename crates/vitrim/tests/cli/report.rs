@@ -173,6 +173,7 @@ fn findings() -> Findings {
     Findings {
         title: TITLE.into(),
         command: "measured by <hand>".into(),
+        command_trains: false,
         model: "model".into(),
         data: "data".into(),
         split: "test".into(),
