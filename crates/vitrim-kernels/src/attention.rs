@@ -1,11 +1,15 @@
 //! Multi-head self-attention over a packed batch: each image attends to itself alone.
 
 use rayon::prelude::*;
-use rten_gemm::{GemmInputA, GemmInputB, GemmOptions};
+use rten_gemm::{GemmExecutor, GemmInputA, GemmInputB, GemmOptions};
 use rten_tensor::NdTensorView;
 
 use crate::elementwise::softmax;
-use crate::linear::GEMM;
+
+thread_local! {
+    /// One a thread, since the executor is `Sync` but not `Send`.
+    static GEMM: GemmExecutor<f32> = GemmExecutor::new();
+}
 
 /// Attention of `heads` heads over `[T, 3, heads, head_dim]` rows (timm's `qkv` output).
 #[derive(Clone, Copy, Debug)]

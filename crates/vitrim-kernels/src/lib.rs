@@ -14,17 +14,22 @@
 
 pub mod attention;
 pub mod elementwise;
+pub mod level;
 pub mod linear;
 pub mod mapped;
 pub mod memory;
 pub mod norm;
 pub mod reference;
+pub mod rows;
+mod simd;
 
 pub use attention::{Attention, AttentionTaps};
-pub use elementwise::{gelu, gelu_tangent, softmax, tanh};
-pub use linear::Linear;
+pub use elementwise::{gelu, gelu_at, gelu_tangent, softmax, softmax_at, tanh};
+pub use level::{Level, LevelError};
+pub use linear::{Linear, Output, Packing, Precision};
 pub use mapped::MappedFile;
 pub use norm::LayerNorm;
+pub use rows::{Operand, RowBuffer};
 
 /// Rows that one thread carries through a chain of row-wise operations: small enough that the widest
 /// intermediate of a DeiT-S chunk (128 x 1536 f32) stays in a 1 MiB L2 cache, large enough for full

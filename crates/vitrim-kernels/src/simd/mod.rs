@@ -1,0 +1,239 @@
+//! One register of f32 or 32-bit words, at each [`Level`], and kernels written once against it.
+//!
+//! A kernel is a struct whose [`Kernel::run`] is generic over [`Simd`]; [`dispatch`] compiles it once a level
+//! with that level's instructions enabled, so that everything `#[inline(always)]` beneath it vectorises.
+
+mod scalar;
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+
+use crate::Level;
+
+const _: () = assert!(cfg!(target_endian = "little"), "pairs and quads of a word are read little-endian");
+
+/// The lanes of the widest register.
+pub(crate) const MAX_LANES: usize = 16;
+
+/// A micro-kernel: `out[i][..] = sum_k a[i][k] . b[k][..]` for a fixed number of rows `i` and vectors a row.
+///
+/// `a` points at words, rows `a_stride` words apart; `b` at `steps` rows of the tile's width, contiguous;
+/// `out` at 32-bit results, rows `out_stride` apart.
+pub(crate) type Tile =
+    unsafe fn(a: *const u32, a_stride: usize, b: *const u32, steps: usize, out: *mut u32, out_stride: usize);
+
+/// How a word of an operand multiplies: one f32, two bf16 or four 8-bit integers.
+pub(crate) trait Dot {
+    /// `acc + a . b`, lane by lane; i32 lanes for [`U8S8`], f32 for the others.
+    fn dot<S: Simd>(s: S, acc: S::V, a: S::V, b: S::V) -> S::V;
+}
+
+/// One f32 a word.
+pub(crate) struct F32;
+/// Two bf16 a word, the first in the low half.
+pub(crate) struct Bf16;
+/// Four integers a word, the first lowest: `a` unsigned, `b` signed.
+pub(crate) struct U8S8;
+
+impl Dot for F32 {
+    #[inline(always)]
+    fn dot<S: Simd>(s: S, acc: S::V, a: S::V, b: S::V) -> S::V {
+        s.fma(a, b, acc)
+    }
+}
+
+impl Dot for Bf16 {
+    #[inline(always)]
+    fn dot<S: Simd>(s: S, acc: S::V, a: S::V, b: S::V) -> S::V {
+        s.dot_bf16(acc, a, b)
+    }
+}
+
+impl Dot for U8S8 {
+    #[inline(always)]
+    fn dot<S: Simd>(s: S, acc: S::V, a: S::V, b: S::V) -> S::V {
+        s.dot_u8s8(acc, a, b)
+    }
+}
+
+/// The instructions of a level. A value proves that the processor has them.
+pub(crate) trait Simd: Copy {
+    /// A register of [`Simd::LANES`] f32, or of as many 32-bit words.
+    type V: Copy;
+    /// Lanes of a register.
+    const LANES: usize;
+    /// Rows of the largest tile.
+    const MR: usize;
+    /// Vectors a row of the largest tile.
+    const NV: usize;
+
+    /// The tile of `rows` in `1..=MR` and `vectors` in `1..=NV`.
+    fn tile<D: Dot>(rows: usize, vectors: usize) -> Tile;
+
+    fn splat(self, v: f32) -> Self::V;
+    /// `v` in every lane, as bits.
+    fn splat_i32(self, v: i32) -> Self::V;
+
+    /// # Safety
+    /// `p` points at a readable register of words.
+    unsafe fn load_all(self, p: *const u32) -> Self::V;
+    /// # Safety
+    /// `p` points at `n <= LANES` readable words; the other lanes are zero.
+    unsafe fn load_first(self, p: *const u32, n: usize) -> Self::V;
+    /// # Safety
+    /// `p` points at a writable register of words.
+    unsafe fn store_all(self, p: *mut u32, v: Self::V);
+    /// # Safety
+    /// `p` points at `n <= LANES` writable words.
+    unsafe fn store_first(self, p: *mut u32, n: usize, v: Self::V);
+    /// The word at `p` in every lane.
+    ///
+    /// # Safety
+    /// `p` points at a readable word.
+    unsafe fn broadcast(self, p: *const u32) -> Self::V;
+    /// `dst[c][r] = src[r][c]` for `r < rows`, `c < columns`; lanes from `rows` on become zero.
+    ///
+    /// # Safety
+    /// `rows` and `columns` are at most [`Simd::LANES`]; `src` holds `rows` readable rows of `columns` words,
+    /// `stride` apart; `dst` holds `columns` writable registers, `dst_stride` words apart.
+    unsafe fn transpose(
+        self,
+        src: *const u32,
+        stride: usize,
+        rows: usize,
+        columns: usize,
+        dst: *mut u32,
+        dst_stride: usize,
+    );
+
+    fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a b + c`.
+    fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// The greater; `b` where either is NaN.
+    fn max(self, a: Self::V, b: Self::V) -> Self::V;
+    /// The smaller; `b` where either is NaN.
+    fn min(self, a: Self::V, b: Self::V) -> Self::V;
+    fn abs(self, v: Self::V) -> Self::V;
+    /// To the nearest integer, ties to even.
+    fn round(self, v: Self::V) -> Self::V;
+    /// `v 2^n` for integers `n` in -126..=127 and `v` in 0.5..2.
+    fn scale2(self, v: Self::V, n: Self::V) -> Self::V;
+    fn sum(self, v: Self::V) -> f32;
+    fn greatest(self, v: Self::V) -> f32;
+
+    /// `acc + a0 b0 + a1 b1` of two bf16 a lane.
+    fn dot_bf16(self, acc: Self::V, a: Self::V, b: Self::V) -> Self::V;
+    /// `acc + a0 b0 + .. + a3 b3` of four integers a lane, `a` unsigned, `b` signed, in i32.
+    fn dot_u8s8(self, acc: Self::V, a: Self::V, b: Self::V) -> Self::V;
+    /// `a - b c` of i32, as f32.
+    fn sub_product_i32(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// Words of two bf16: `low` rounded in the low half, `high` in the high.
+    fn pair_bf16(self, low: Self::V, high: Self::V) -> Self::V;
+    /// Rounds the first `dst.len() <= LANES` lanes to bf16, to nearest even.
+    fn store_bf16(self, dst: &mut [u16], v: Self::V);
+    /// Rounds the first `dst.len() <= LANES` lanes, integers or not, to nearest even and clamps to 0..=255.
+    fn store_u8(self, dst: &mut [u8], v: Self::V);
+
+    /// The first `min(LANES, x.len())` values; the other lanes are zero.
+    #[inline(always)]
+    fn load(self, x: &[f32]) -> Self::V {
+        if x.len() >= Self::LANES {
+            // SAFETY: the length was just checked, and every f32 is a word.
+            unsafe { self.load_all(x.as_ptr().cast()) }
+        } else {
+            // SAFETY: `x` holds that many.
+            unsafe { self.load_first(x.as_ptr().cast(), x.len()) }
+        }
+    }
+
+    /// Writes the first `min(LANES, x.len())` lanes.
+    #[inline(always)]
+    fn store(self, x: &mut [f32], v: Self::V) {
+        if x.len() >= Self::LANES {
+            // SAFETY: the length was just checked, and every word is an f32.
+            unsafe { self.store_all(x.as_mut_ptr().cast(), v) }
+        } else {
+            // SAFETY: `x` holds that many.
+            unsafe { self.store_first(x.as_mut_ptr().cast(), x.len(), v) }
+        }
+    }
+}
+
+/// Something to run at a level. `run` and what it calls are `#[inline(always)]`.
+pub(crate) trait Kernel {
+    type Out;
+    fn run<S: Simd>(self, s: S) -> Self::Out;
+}
+
+/// Runs `kernel` with the instructions of `level`.
+///
+/// # Panics
+/// If the processor lacks them.
+pub(crate) fn dispatch<K: Kernel>(level: Level, kernel: K) -> K::Out {
+    assert!(level.is_supported(), "this processor lacks {level}");
+    match level {
+        // SAFETY: the level was just checked.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512Bf16Vnni => unsafe { avx512::run_with_dots(kernel) },
+        // SAFETY: the level was just checked.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => unsafe { avx512::run(kernel) },
+        // SAFETY: the level was just checked.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => unsafe { avx2::run(kernel) },
+        _ => kernel.run(scalar::Scalar),
+    }
+}
+
+/// The body of every [`Tile`]: accumulators stay in registers over all of `steps`; each word of `a` is
+/// broadcast once and multiplied with a row of `b`.
+///
+/// # Safety
+/// As [`Tile`] describes its arguments, for `MR` rows and `NV` vectors a row.
+#[inline(always)]
+unsafe fn tile<S: Simd, D: Dot, const MR: usize, const NV: usize>(
+    s: S,
+    a: *const u32,
+    a_stride: usize,
+    b: *const u32,
+    steps: usize,
+    out: *mut u32,
+    out_stride: usize,
+) {
+    let mut acc = [[s.splat(0.0); NV]; MR];
+    for k in 0..steps {
+        let mut row = [s.splat(0.0); NV];
+        for (j, v) in row.iter_mut().enumerate() {
+            // SAFETY: step k of b holds NV vectors.
+            *v = unsafe { s.load_all(b.add((k * NV + j) * S::LANES)) };
+        }
+        for (i, acc) in acc.iter_mut().enumerate() {
+            // SAFETY: row i of a holds `steps` words.
+            let word = unsafe { s.broadcast(a.add(i * a_stride + k)) };
+            for (acc, v) in acc.iter_mut().zip(row) {
+                *acc = D::dot(s, *acc, word, v);
+            }
+        }
+    }
+    for (i, acc) in acc.iter().enumerate() {
+        for (j, v) in acc.iter().enumerate() {
+            // SAFETY: row i of out holds NV vectors.
+            unsafe { s.store_all(out.add(i * out_stride + j * S::LANES), *v) };
+        }
+    }
+}
+
+/// `[[Tile; vectors]; rows]` of a generic function `$tile::<Dot, rows, vectors>`.
+macro_rules! tiles {
+    ($tile:ident, $dot:ty, [$($rows:literal)*], $vectors:tt) => {
+        [$(crate::simd::tiles!(@row $tile, $dot, $rows, $vectors)),*]
+    };
+    (@row $tile:ident, $dot:ty, $rows:literal, [$($vectors:literal)*]) => {
+        [$($tile::<$dot, $rows, $vectors> as crate::simd::Tile),*]
+    };
+}
+pub(crate) use tiles;
