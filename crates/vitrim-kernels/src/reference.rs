@@ -94,7 +94,13 @@ pub fn softmax(x: &[f32]) -> Vec<f32> {
 /// Multi-head self-attention of one image: `qkv: [n, 3, heads, d]`, `alive: [n]` (dead tokens are no
 /// keys). Returns the output `[n, heads * d]` and the probabilities `[heads, n, n]`.
 pub fn attention(qkv: &[f32], alive: &[bool], heads: usize) -> (Vec<f32>, Vec<f32>) {
-    let n = alive.len();
+    let bias: Vec<f32> = alive.iter().map(|alive| if *alive { 0.0 } else { f32::NEG_INFINITY }).collect();
+    biased_attention(qkv, &bias, heads)
+}
+
+/// [`attention`] with `bias: [n]` added to every query's scores.
+pub fn biased_attention(qkv: &[f32], bias: &[f32], heads: usize) -> (Vec<f32>, Vec<f32>) {
+    let n = bias.len();
     let dim = qkv.len() / n.max(1) / 3;
     let d = dim / heads;
     let at = |t: usize, part: usize, h: usize| &qkv[t * 3 * dim + part * dim + h * d..][..d];
@@ -106,7 +112,7 @@ pub fn attention(qkv: &[f32], alive: &[bool], heads: usize) -> (Vec<f32>, Vec<f3
                 .map(|k| {
                     let dot: f64 =
                         at(q, 0, h).iter().zip(at(k, 1, h)).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
-                    if alive[k] { (dot / (d as f64).sqrt()) as f32 } else { f32::NEG_INFINITY }
+                    (dot / (d as f64).sqrt()) as f32 + bias[k]
                 })
                 .collect();
             let p = softmax(&scores);

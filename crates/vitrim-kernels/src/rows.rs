@@ -21,11 +21,11 @@ pub struct RowBuffer {
     staging: Vec<f32>,
 }
 
-/// How an 8-bit row reads: `scale (q - zero)`.
+/// How an 8-bit row reads: `scale (q - zero)`, with an integer zero.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct RowScale {
     pub scale: f32,
-    pub zero: i32,
+    pub zero: f32,
 }
 
 /// What a layer multiplies: f32 rows as they are, or rows that were converted before.
@@ -105,7 +105,7 @@ impl RowBuffer {
                 Precision::Bf16 => f32::from_bits(u32::from(halves(row)[i]) << 16),
                 Precision::Int8 => {
                     let RowScale { scale, zero } = self.scales[r];
-                    scale * (i32::from(bytes(row)[i]) - zero) as f32
+                    scale * (f32::from(bytes(row)[i]) - zero)
                 }
             }));
         }
@@ -180,7 +180,7 @@ impl RowBuffer {
         for (q, x) in bytes.chunks_mut(S::LANES).zip(x.chunks(S::LANES)) {
             s.store_u8(q, s.fma(s.load(x), s.splat(inverse), s.splat(zero)));
         }
-        self.scales[row] = RowScale { scale, zero: zero as i32 };
+        self.scales[row] = RowScale { scale, zero };
     }
 }
 
@@ -214,7 +214,7 @@ pub(crate) fn words(x: &[f32]) -> &[u32] {
     unsafe { std::slice::from_raw_parts(x.as_ptr().cast(), x.len()) }
 }
 
-fn floats_mut(words: &mut [u32]) -> &mut [f32] {
+pub(crate) fn floats_mut(words: &mut [u32]) -> &mut [f32] {
     // SAFETY: as in `words`.
     unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), words.len()) }
 }

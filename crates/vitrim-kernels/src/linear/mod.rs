@@ -71,8 +71,7 @@ pub struct Linear {
 /// What undoes the quantisation of 8-bit weights, `[out]` each.
 struct Quantised {
     scales: Vec<f32>,
-    /// Sums of each output's integers, as the bits that kernels read: a row's zero times these is what its zero
-    /// added.
+    /// Sums of each output's integers: a row's zero times these is what its zero added.
     sums: Vec<f32>,
 }
 
@@ -227,7 +226,7 @@ impl Kernel for Pack<'_> {
                     let (integers, scale) = reference::quantise(row);
                     let sum: i32 = integers.iter().map(|v| i32::from(*v)).sum();
                     q.scales.push(scale);
-                    q.sums.push(f32::from_bits(sum as u32));
+                    q.sums.push(sum as f32);
                     rows.extend(integers.chunks(4).map(|quad| {
                         let mut bytes = [0; 4];
                         bytes.iter_mut().zip(quad).for_each(|(b, v)| *b = *v as u8);

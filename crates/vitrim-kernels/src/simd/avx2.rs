@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Dot, Kernel, Simd, Tile, tile, tiles};
+use super::{Dot, Kernel, Simd, Sink, Tile, tile, tiles};
 
 /// A processor with AVX2 and FMA.
 #[derive(Clone, Copy)]
@@ -18,16 +18,15 @@ pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Out {
 }
 
 #[target_feature(enable = "avx2,fma")]
-unsafe fn avx2<D: Dot, const MR: usize, const NV: usize>(
+unsafe fn avx2<D: Dot, const ADD: bool, const MR: usize, const NV: usize>(
     a: *const u32,
     a_stride: usize,
     b: *const u32,
     steps: usize,
-    out: *mut u32,
-    out_stride: usize,
+    sink: &Sink,
 ) {
     // SAFETY: the caller keeps `Tile`'s contract.
-    unsafe { tile::<Avx2, D, MR, NV>(Avx2(()), a, a_stride, b, steps, out, out_stride) }
+    unsafe { tile::<Avx2, D, ADD, MR, NV>(Avx2(()), a, a_stride, b, steps, sink) }
 }
 
 /// An expression of intrinsics on registers alone.
@@ -63,18 +62,18 @@ impl Simd for Avx2 {
     const MR: usize = 6;
     const NV: usize = 2;
 
-    fn tile<D: Dot>(rows: usize, vectors: usize) -> Tile {
-        tiles!(avx2, D, [1 2 3 4 5 6], [1 2])[rows - 1][vectors - 1]
+    fn tile<D: Dot>(rows: usize, vectors: usize, add: bool) -> Tile {
+        let tiles = if add {
+            tiles!(avx2, D, true, [1 2 3 4 5 6], [1 2])
+        } else {
+            tiles!(avx2, D, false, [1 2 3 4 5 6], [1 2])
+        };
+        tiles[rows - 1][vectors - 1]
     }
 
     #[inline(always)]
     fn splat(self, v: f32) -> __m256 {
         on_registers!(_mm256_set1_ps(v))
-    }
-
-    #[inline(always)]
-    fn splat_i32(self, v: i32) -> __m256 {
-        on_registers!(_mm256_castsi256_ps(_mm256_set1_epi32(v)))
     }
 
     #[inline(always)]
@@ -238,11 +237,8 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn sub_product_i32(self, a: __m256, b: __m256, c: __m256) -> __m256 {
-        on_registers!({
-            let (a, b, c) = (_mm256_castps_si256(a), _mm256_castps_si256(b), _mm256_castps_si256(c));
-            _mm256_cvtepi32_ps(_mm256_sub_epi32(a, _mm256_mullo_epi32(b, c)))
-        })
+    fn float(self, v: __m256) -> __m256 {
+        on_registers!(_mm256_cvtepi32_ps(_mm256_castps_si256(v)))
     }
 
     #[inline(always)]

@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 use std::mem::transmute;
 
-use super::{Dot, Kernel, Simd, Tile, tile, tiles};
+use super::{Dot, Kernel, Simd, Sink, Tile, tile, tiles};
 
 /// A processor with AVX-512 F, BW, DQ and VL; with AVX512_BF16 and AVX512_VNNI if `DOTS`.
 #[derive(Clone, Copy)]
@@ -28,31 +28,29 @@ pub(super) unsafe fn run_with_dots<K: Kernel>(kernel: K) -> K::Out {
 }
 
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn plain<D: Dot, const MR: usize, const NV: usize>(
+unsafe fn plain<D: Dot, const ADD: bool, const MR: usize, const NV: usize>(
     a: *const u32,
     a_stride: usize,
     b: *const u32,
     steps: usize,
-    out: *mut u32,
-    out_stride: usize,
+    sink: &Sink,
 ) {
     let s = Avx512::<false>(());
     // SAFETY: the caller keeps `Tile`'s contract.
-    unsafe { tile::<_, D, MR, NV>(s, a, a_stride, b, steps, out, out_stride) }
+    unsafe { tile::<_, D, ADD, MR, NV>(s, a, a_stride, b, steps, sink) }
 }
 
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni")]
-unsafe fn dots<D: Dot, const MR: usize, const NV: usize>(
+unsafe fn dots<D: Dot, const ADD: bool, const MR: usize, const NV: usize>(
     a: *const u32,
     a_stride: usize,
     b: *const u32,
     steps: usize,
-    out: *mut u32,
-    out_stride: usize,
+    sink: &Sink,
 ) {
     let s = Avx512::<true>(());
     // SAFETY: the caller keeps `Tile`'s contract.
-    unsafe { tile::<_, D, MR, NV>(s, a, a_stride, b, steps, out, out_stride) }
+    unsafe { tile::<_, D, ADD, MR, NV>(s, a, a_stride, b, steps, sink) }
 }
 
 /// An expression of intrinsics on registers alone.
@@ -87,22 +85,19 @@ impl<const DOTS: bool> Simd for Avx512<DOTS> {
     const MR: usize = 8;
     const NV: usize = 3;
 
-    fn tile<D: Dot>(rows: usize, vectors: usize) -> Tile {
-        if DOTS {
-            tiles!(dots, D, [1 2 3 4 5 6 7 8], [1 2 3])[rows - 1][vectors - 1]
-        } else {
-            tiles!(plain, D, [1 2 3 4 5 6 7 8], [1 2 3])[rows - 1][vectors - 1]
-        }
+    fn tile<D: Dot>(rows: usize, vectors: usize, add: bool) -> Tile {
+        let tiles = match (DOTS, add) {
+            (false, false) => tiles!(plain, D, false, [1 2 3 4 5 6 7 8], [1 2 3]),
+            (false, true) => tiles!(plain, D, true, [1 2 3 4 5 6 7 8], [1 2 3]),
+            (true, false) => tiles!(dots, D, false, [1 2 3 4 5 6 7 8], [1 2 3]),
+            (true, true) => tiles!(dots, D, true, [1 2 3 4 5 6 7 8], [1 2 3]),
+        };
+        tiles[rows - 1][vectors - 1]
     }
 
     #[inline(always)]
     fn splat(self, v: f32) -> __m512 {
         on_registers!(_mm512_set1_ps(v))
-    }
-
-    #[inline(always)]
-    fn splat_i32(self, v: i32) -> __m512 {
-        on_registers!(_mm512_castsi512_ps(_mm512_set1_epi32(v)))
     }
 
     #[inline(always)]
@@ -278,11 +273,8 @@ impl<const DOTS: bool> Simd for Avx512<DOTS> {
     }
 
     #[inline(always)]
-    fn sub_product_i32(self, a: __m512, b: __m512, c: __m512) -> __m512 {
-        on_registers!({
-            let (a, b, c) = (_mm512_castps_si512(a), _mm512_castps_si512(b), _mm512_castps_si512(c));
-            _mm512_cvtepi32_ps(_mm512_sub_epi32(a, _mm512_mullo_epi32(b, c)))
-        })
+    fn float(self, v: __m512) -> __m512 {
+        on_registers!(_mm512_cvtepi32_ps(_mm512_castps_si512(v)))
     }
 
     #[inline(always)]

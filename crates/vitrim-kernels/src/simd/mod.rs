@@ -10,23 +10,55 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 
+use std::ptr::null;
+
 use crate::Level;
+use crate::rows::RowScale;
 
 const _: () = assert!(cfg!(target_endian = "little"), "pairs and quads of a word are read little-endian");
 
 /// The lanes of the widest register.
 pub(crate) const MAX_LANES: usize = 16;
 
-/// A micro-kernel: `out[i][..] = sum_k a[i][k] . b[k][..]` for a fixed number of rows `i` and vectors a row.
+/// A micro-kernel: `y[i][..] = finish(sum_k a[i][k] . b[k][..])` for a fixed number of rows `i` and vectors a row.
 ///
-/// `a` points at words, rows `a_stride` words apart; `b` at `steps` rows of the tile's width, contiguous;
-/// `out` at 32-bit results, rows `out_stride` apart.
-pub(crate) type Tile =
-    unsafe fn(a: *const u32, a_stride: usize, b: *const u32, steps: usize, out: *mut u32, out_stride: usize);
+/// # Safety
+/// `a` points at rows of `steps` words, `a_stride` words apart; `b` at `steps` rows of the tile's width,
+/// contiguous; and `sink` as its fields say.
+pub(crate) type Tile = unsafe fn(a: *const u32, a_stride: usize, b: *const u32, steps: usize, sink: &Sink);
+
+/// What becomes of a tile's sums.
+pub(crate) struct Sink {
+    /// Rows `stride` values apart, of which the tile writes the first `columns` values of its width.
+    pub y: *mut f32,
+    pub stride: usize,
+    pub columns: usize,
+    /// As many values as the tile is wide, added to each row.
+    pub bias: *const f32,
+    /// For sums of 8-bit products alone.
+    pub quantised: Scales,
+}
+
+/// What turns sums of 8-bit products back into f32; null for what needs none of it.
+#[derive(Clone, Copy)]
+pub(crate) struct Scales {
+    /// Of each of the tile's rows.
+    pub rows: *const RowScale,
+    /// Of each column: the weight's scale, and the sum of its integers.
+    pub columns: *const f32,
+    pub sums: *const f32,
+}
+
+impl Scales {
+    pub const NONE: Scales = Scales { rows: null(), columns: null(), sums: null() };
+}
 
 /// How a word of an operand multiplies: one f32, two bf16 or four 8-bit integers.
 pub(crate) trait Dot {
-    /// `acc + a . b`, lane by lane; i32 lanes for [`U8S8`], f32 for the others.
+    /// Whether sums are i32 that [`Scales`] turn into f32.
+    const QUANTISED: bool = false;
+
+    /// `acc + a . b`, lane by lane; i32 lanes if quantised, else f32.
     fn dot<S: Simd>(s: S, acc: S::V, a: S::V, b: S::V) -> S::V;
 }
 
@@ -52,6 +84,8 @@ impl Dot for Bf16 {
 }
 
 impl Dot for U8S8 {
+    const QUANTISED: bool = true;
+
     #[inline(always)]
     fn dot<S: Simd>(s: S, acc: S::V, a: S::V, b: S::V) -> S::V {
         s.dot_u8s8(acc, a, b)
@@ -69,12 +103,11 @@ pub(crate) trait Simd: Copy {
     /// Vectors a row of the largest tile.
     const NV: usize;
 
-    /// The tile of `rows` in `1..=MR` and `vectors` in `1..=NV`.
-    fn tile<D: Dot>(rows: usize, vectors: usize) -> Tile;
+    /// The tile of `rows` in `1..=MR` and `vectors` in `1..=NV`, which writes its sums, or adds them to what is
+    /// there.
+    fn tile<D: Dot>(rows: usize, vectors: usize, add: bool) -> Tile;
 
     fn splat(self, v: f32) -> Self::V;
-    /// `v` in every lane, as bits.
-    fn splat_i32(self, v: i32) -> Self::V;
 
     /// # Safety
     /// `p` points at a readable register of words.
@@ -129,8 +162,8 @@ pub(crate) trait Simd: Copy {
     fn dot_bf16(self, acc: Self::V, a: Self::V, b: Self::V) -> Self::V;
     /// `acc + a0 b0 + .. + a3 b3` of four integers a lane, `a` unsigned, `b` signed, in i32.
     fn dot_u8s8(self, acc: Self::V, a: Self::V, b: Self::V) -> Self::V;
-    /// `a - b c` of i32, as f32.
-    fn sub_product_i32(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// i32 to f32, to nearest even.
+    fn float(self, v: Self::V) -> Self::V;
     /// Words of two bf16: `low` rounded in the low half, `high` in the high.
     fn pair_bf16(self, low: Self::V, high: Self::V) -> Self::V;
     /// Rounds the first `dst.len() <= LANES` lanes to bf16, to nearest even.
@@ -193,16 +226,15 @@ pub(crate) fn dispatch<K: Kernel>(level: Level, kernel: K) -> K::Out {
 /// broadcast once and multiplied with a row of `b`.
 ///
 /// # Safety
-/// As [`Tile`] describes its arguments, for `MR` rows and `NV` vectors a row.
+/// As [`Tile`], for `MR` rows and `NV` vectors a row.
 #[inline(always)]
-unsafe fn tile<S: Simd, D: Dot, const MR: usize, const NV: usize>(
+unsafe fn tile<S: Simd, D: Dot, const ADD: bool, const MR: usize, const NV: usize>(
     s: S,
     a: *const u32,
     a_stride: usize,
     b: *const u32,
     steps: usize,
-    out: *mut u32,
-    out_stride: usize,
+    sink: &Sink,
 ) {
     let mut acc = [[s.splat(0.0); NV]; MR];
     for k in 0..steps {
@@ -219,21 +251,48 @@ unsafe fn tile<S: Simd, D: Dot, const MR: usize, const NV: usize>(
             }
         }
     }
-    for (i, acc) in acc.iter().enumerate() {
-        for (j, v) in acc.iter().enumerate() {
-            // SAFETY: row i of out holds NV vectors.
-            unsafe { s.store_all(out.add(i * out_stride + j * S::LANES), *v) };
+    for j in 0..NV {
+        let column = j * S::LANES;
+        let load = |p: *const f32| {
+            // SAFETY: the sink's columns are NV vectors wide.
+            unsafe { s.load_all(p.add(column).cast()) }
+        };
+        let bias = load(sink.bias);
+        let (scales, sums) = if D::QUANTISED {
+            (load(sink.quantised.columns), load(sink.quantised.sums))
+        } else {
+            (bias, bias)
+        };
+        let columns = sink.columns.saturating_sub(column);
+        for (i, acc) in acc.iter().enumerate() {
+            let v = if D::QUANTISED {
+                // SAFETY: the tile has MR rows.
+                let RowScale { scale, zero } = unsafe { *sink.quantised.rows.add(i) };
+                let integer = s.fma(s.splat(-zero), sums, s.float(acc[j]));
+                s.fma(integer, s.mul(scales, s.splat(scale)), bias)
+            } else {
+                s.add(acc[j], bias)
+            };
+            // SAFETY: row i of y holds the sink's columns.
+            unsafe {
+                let y = sink.y.add(i * sink.stride + column).cast();
+                if columns >= S::LANES {
+                    s.store_all(y, if ADD { s.add(s.load_all(y), v) } else { v });
+                } else {
+                    s.store_first(y, columns, if ADD { s.add(s.load_first(y, columns), v) } else { v });
+                }
+            }
         }
     }
 }
 
-/// `[[Tile; vectors]; rows]` of a generic function `$tile::<Dot, rows, vectors>`.
+/// `[[Tile; vectors]; rows]` of a generic function `$tile::<Dot, ADD, rows, vectors>`.
 macro_rules! tiles {
-    ($tile:ident, $dot:ty, [$($rows:literal)*], $vectors:tt) => {
-        [$(crate::simd::tiles!(@row $tile, $dot, $rows, $vectors)),*]
+    ($tile:ident, $dot:ty, $add:literal, [$($rows:literal)*], $vectors:tt) => {
+        [$(crate::simd::tiles!(@row $tile, $dot, $add, $rows, $vectors)),*]
     };
-    (@row $tile:ident, $dot:ty, $rows:literal, [$($vectors:literal)*]) => {
-        [$($tile::<$dot, $rows, $vectors> as crate::simd::Tile),*]
+    (@row $tile:ident, $dot:ty, $add:literal, $rows:literal, [$($vectors:literal)*]) => {
+        [$($tile::<$dot, $add, $rows, $vectors> as crate::simd::Tile),*]
     };
 }
 pub(crate) use tiles;

@@ -1,6 +1,6 @@
 //! Portable lanes: arrays in plain loops, which the compiler turns into the target's vectors.
 
-use super::{Dot, Simd, Tile, tile, tiles};
+use super::{Dot, Simd, Sink, Tile, tile, tiles};
 
 const LANES: usize = 8;
 
@@ -30,16 +30,15 @@ fn bf16(v: f32) -> u32 {
     if v.is_nan() { (bits >> 16) | 0x40 } else { (bits + 0x7fff + ((bits >> 16) & 1)) >> 16 }
 }
 
-unsafe fn scalar<D: Dot, const MR: usize, const NV: usize>(
+unsafe fn scalar<D: Dot, const ADD: bool, const MR: usize, const NV: usize>(
     a: *const u32,
     a_stride: usize,
     b: *const u32,
     steps: usize,
-    out: *mut u32,
-    out_stride: usize,
+    sink: &Sink,
 ) {
     // SAFETY: the caller keeps `Tile`'s contract.
-    unsafe { tile::<Scalar, D, MR, NV>(Scalar, a, a_stride, b, steps, out, out_stride) }
+    unsafe { tile::<Scalar, D, ADD, MR, NV>(Scalar, a, a_stride, b, steps, sink) }
 }
 
 impl Simd for Scalar {
@@ -48,18 +47,18 @@ impl Simd for Scalar {
     const MR: usize = 6;
     const NV: usize = 1;
 
-    fn tile<D: Dot>(rows: usize, vectors: usize) -> Tile {
-        tiles!(scalar, D, [1 2 3 4 5 6], [1])[rows - 1][vectors - 1]
+    fn tile<D: Dot>(rows: usize, vectors: usize, add: bool) -> Tile {
+        let tiles = if add {
+            tiles!(scalar, D, true, [1 2 3 4 5 6], [1])
+        } else {
+            tiles!(scalar, D, false, [1 2 3 4 5 6], [1])
+        };
+        tiles[rows - 1][vectors - 1]
     }
 
     #[inline(always)]
     fn splat(self, v: f32) -> Self::V {
         [v; LANES]
-    }
-
-    #[inline(always)]
-    fn splat_i32(self, v: i32) -> Self::V {
-        [f32::from_bits(v as u32); LANES]
     }
 
     #[inline(always)]
@@ -190,11 +189,8 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
-    fn sub_product_i32(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
-        map(|i| {
-            let [a, b, c] = [a[i], b[i], c[i]].map(|v| v.to_bits() as i32);
-            (a - b * c) as f32
-        })
+    fn float(self, v: Self::V) -> Self::V {
+        map(|i| v[i].to_bits() as i32 as f32)
     }
 
     #[inline(always)]
