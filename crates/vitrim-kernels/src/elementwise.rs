@@ -130,41 +130,39 @@ impl Kernel for SoftmaxSlice<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let scale = s.splat(exp_row(s, self.0, 1.0).recip());
+        let greatest = greatest_of(s, self.0);
+        let scale = s.splat(exp_row(s, self.0, greatest, 1.0).recip());
         for x in self.0.chunks_mut(S::LANES) {
             s.store(x, s.mul(s.load(x), scale));
         }
     }
 }
 
-/// `x` becomes `exp(scale (x - max x))` for `scale > 0`; returns the sum.
+/// `x` becomes `exp(scale (x - greatest))` for `scale > 0`; returns the sum.
 #[inline(always)]
-pub(crate) fn exp_row<S: Simd>(s: S, x: &mut [f32], scale: f32) -> f32 {
+pub(crate) fn exp_row<S: Simd>(s: S, x: &mut [f32], greatest: f32, scale: f32) -> f32 {
     // e^x = 2^(x log2 e)
     let scale = s.splat(scale * std::f32::consts::LOG2_E);
-    let shift = s.splat(greatest(s, x));
+    let shift = s.splat(greatest);
     let mut sum = s.splat(0.0);
-    let whole = x.len() / S::LANES * S::LANES;
-    let (vectors, rest) = x.split_at_mut(whole);
-    for x in vectors.chunks_exact_mut(S::LANES) {
+    for x in x.chunks_mut(S::LANES) {
         let v = exp2_lanes(s, s.mul(s.sub(s.load(x), shift), scale));
         s.store(x, v);
-        sum = s.add(sum, v);
+        sum = s.add(sum, if x.len() < S::LANES { s.first(x.len(), v, s.splat(0.0)) } else { v });
     }
-    let v = exp2_lanes(s, s.mul(s.sub(s.load(rest), shift), scale));
-    s.store(rest, v);
-    s.sum(sum) + rest.iter().sum::<f32>()
+    s.sum(sum)
 }
 
 /// The greatest value; negative infinity where there is none.
 #[inline(always)]
-fn greatest<S: Simd>(s: S, x: &[f32]) -> f32 {
-    let (vectors, rest) = x.split_at(x.len() / S::LANES * S::LANES);
-    let mut greatest = s.splat(f32::NEG_INFINITY);
-    for x in vectors.chunks_exact(S::LANES) {
-        greatest = s.max(greatest, s.load(x));
+pub(crate) fn greatest_of<S: Simd>(s: S, x: &[f32]) -> f32 {
+    let least = s.splat(f32::NEG_INFINITY);
+    let mut greatest = least;
+    for x in x.chunks(S::LANES) {
+        let v = s.load(x);
+        greatest = s.max(greatest, if x.len() < S::LANES { s.first(x.len(), v, least) } else { v });
     }
-    rest.iter().fold(s.greatest(greatest), |m, v| m.max(*v))
+    s.greatest(greatest)
 }
 
 #[cfg(test)]

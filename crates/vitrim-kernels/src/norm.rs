@@ -1,6 +1,6 @@
 //! LayerNorm over rows.
 
-use crate::rows::RowBuffer;
+use crate::rows::{RowBuffer, RowMut};
 use crate::simd::{Kernel, Simd, dispatch};
 use crate::{Level, Precision};
 
@@ -99,27 +99,54 @@ impl Kernel for Normalise<'_> {
         let Normalise { norm, x, dim, mut to } = self;
         for (r, x) in x.chunks_exact(dim).enumerate() {
             let mean = sum(s, x) / dim as f32;
-            let centre = s.splat(mean);
             let variance = sum_of_squares(s, x, mean) / dim as f32;
-            let scale = s.splat((variance + norm.eps).sqrt().recip());
-            for (i, x) in x.chunks(S::LANES).enumerate() {
-                let columns = i * S::LANES..i * S::LANES + x.len();
-                let mut v = s.mul(s.sub(s.load(x), centre), scale);
-                if let Some((weight, bias)) = &norm.affine {
-                    v = s.fma(v, s.load(&weight[columns.clone()]), s.load(&bias[columns.clone()]));
-                }
-                match &mut to {
-                    Target::F32(y) => s.store(&mut y[r * dim..][columns], v),
-                    Target::Rows(y, staging) if y.precision() == Precision::Int8 => {
-                        s.store(&mut staging[columns], v);
+            let row = Row { norm, x, mean, scale: (variance + norm.eps).sqrt().recip() };
+            match &mut to {
+                Target::F32(y) => row.write(s, y[r * dim..][..dim].chunks_mut(S::LANES), S::store),
+                Target::Rows(y, staging) => match y.row(r) {
+                    RowMut::F32(y) => row.write(s, y.chunks_mut(S::LANES), S::store),
+                    RowMut::Bf16(y) => row.write(s, y.chunks_mut(S::LANES), S::store_bf16),
+                    RowMut::Int8 => {
+                        row.write(s, staging.chunks_mut(S::LANES), S::store);
+                        y.quantise(s, r, staging);
                     }
-                    Target::Rows(y, _) => y.store(s, r, columns.start, v),
+                },
+            }
+        }
+    }
+}
+
+/// A row with its moments.
+struct Row<'a> {
+    norm: &'a LayerNorm,
+    x: &'a [f32],
+    mean: f32,
+    scale: f32,
+}
+
+impl Row<'_> {
+    /// Normalises into pieces of a register each.
+    #[inline(always)]
+    fn write<'y, S: Simd, T: 'y + ?Sized>(
+        &self,
+        s: S,
+        y: impl Iterator<Item = &'y mut T>,
+        store: impl Fn(S, &mut T, S::V),
+    ) {
+        let (mean, scale) = (s.splat(self.mean), s.splat(self.scale));
+        let x = self.x.chunks(S::LANES);
+        match &self.norm.affine {
+            Some((weight, bias)) => {
+                let affine = weight.chunks(S::LANES).zip(bias.chunks(S::LANES));
+                for ((y, x), (weight, bias)) in y.zip(x).zip(affine) {
+                    let v = s.mul(s.sub(s.load(x), mean), scale);
+                    store(s, y, s.fma(v, s.load(weight), s.load(bias)));
                 }
             }
-            if let Target::Rows(y, staging) = &mut to
-                && y.precision() == Precision::Int8
-            {
-                y.quantise(s, r, staging);
+            None => {
+                for (y, x) in y.zip(x) {
+                    store(s, y, s.mul(s.sub(s.load(x), mean), scale));
+                }
             }
         }
     }
@@ -155,13 +182,11 @@ fn sum_of_squares<S: Simd>(s: S, x: &[f32], mean: f32) -> f32 {
             *sum = s.fma(v, v, *sum);
         }
     }
-    let (vectors, rest) = rest.split_at(rest.len() / S::LANES * S::LANES);
-    for x in vectors.chunks_exact(S::LANES) {
-        let v = s.sub(s.load(x), s.splat(mean));
+    for x in rest.chunks(S::LANES) {
+        let v = s.first(x.len(), s.sub(s.load(x), s.splat(mean)), s.splat(0.0));
         sums[0] = s.fma(v, v, sums[0]);
     }
-    let rest: f32 = rest.iter().map(|x| (x - mean) * (x - mean)).sum();
-    s.sum(s.add(s.add(sums[0], sums[1]), s.add(sums[2], sums[3]))) + rest
+    s.sum(s.add(s.add(sums[0], sums[1]), s.add(sums[2], sums[3])))
 }
 
 #[cfg(test)]

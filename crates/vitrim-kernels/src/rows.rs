@@ -28,6 +28,13 @@ pub(crate) struct RowScale {
     pub zero: f32,
 }
 
+/// The elements of a row; one in 8 bits is quantised whole, by [`RowBuffer::quantise`].
+pub(crate) enum RowMut<'a> {
+    F32(&'a mut [f32]),
+    Bf16(&'a mut [u16]),
+    Int8,
+}
+
 /// What a layer multiplies: f32 rows as they are, or rows that were converted before.
 #[derive(Clone, Copy)]
 pub enum Operand<'a> {
@@ -148,15 +155,15 @@ impl RowBuffer {
         self.staging = staging;
     }
 
-    /// Writes up to a register of consecutive elements of a row that is not 8-bit.
+    /// A row to write elements to.
     #[inline(always)]
-    pub(crate) fn store<S: Simd>(&mut self, s: S, row: usize, column: usize, v: S::V) {
-        let (stride, end) = (self.stride(), self.columns.min(column + S::LANES));
+    pub(crate) fn row(&mut self, row: usize) -> RowMut<'_> {
+        let stride = self.stride();
         let words = &mut self.words[row * stride..][..stride];
         match self.precision {
-            Precision::F32 => s.store(&mut floats_mut(words)[column..end], v),
-            Precision::Bf16 => s.store_bf16(&mut halves_mut(words)[column..end], v),
-            Precision::Int8 => unreachable!("an 8-bit row is quantised whole"),
+            Precision::F32 => RowMut::F32(&mut floats_mut(words)[..self.columns]),
+            Precision::Bf16 => RowMut::Bf16(&mut halves_mut(words)[..self.columns]),
+            Precision::Int8 => RowMut::Int8,
         }
     }
 
@@ -197,12 +204,14 @@ impl Kernel for Fill<'_> {
     fn run<S: Simd>(self, s: S) {
         let columns = self.rows.columns;
         for (r, x) in self.x.chunks_exact(columns).enumerate() {
-            if self.rows.precision == Precision::Int8 {
-                self.rows.quantise(s, r, x);
-            } else {
-                for (i, x) in x.chunks(S::LANES).enumerate() {
-                    self.rows.store(s, r, i * S::LANES, s.load(x));
+            match self.rows.row(r) {
+                RowMut::F32(row) => row.copy_from_slice(x),
+                RowMut::Bf16(row) => {
+                    for (row, x) in row.chunks_mut(S::LANES).zip(x.chunks(S::LANES)) {
+                        s.store_bf16(row, s.load(x));
+                    }
                 }
+                RowMut::Int8 => self.rows.quantise(s, r, x),
             }
         }
     }

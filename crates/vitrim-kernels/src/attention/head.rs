@@ -3,9 +3,9 @@
 use std::cell::RefCell;
 
 use crate::Precision;
-use crate::elementwise::exp_row;
+use crate::elementwise::{exp_row, greatest_of};
 use crate::linear::panels::{Line, Panels, words_mut, words_of};
-use crate::rows::{halves_mut, words};
+use crate::rows::{floats_mut, halves_mut, words};
 use crate::simd::{Bf16, Dot, F32, Kernel, MAX_LANES, Scales, Simd, Sink};
 
 /// Bytes of scores that stay in the L1 cache beside a panel of keys.
@@ -203,8 +203,7 @@ impl Head<'_> {
                     let a = queries.as_ptr().add(at(t) * query_stride);
                     let b = words_of(&self.scratch.keys).add(panel.start);
                     let y = self.scratch.scores.as_mut_ptr().add(at(t) * stride + panel.column).cast();
-                    let columns = panel.vectors * S::LANES;
-                    kernel(a, query_stride, b, keys.steps, &Sink { y, stride, columns, bias, quantised });
+                    kernel(a, query_stride, b, keys.steps, &Sink { y, stride, bias, quantised });
                 }
             }
         }
@@ -226,7 +225,7 @@ impl Head<'_> {
                     let b = words_of(&self.scratch.values).add(panel.start);
                     let a = a.as_ptr().add(row * a_stride);
                     let y = words_mut(&mut tile).cast();
-                    let sink = Sink { y, stride: width, columns: width, bias, quantised };
+                    let sink = Sink { y, stride: width, bias, quantised };
                     kernel(a, a_stride, b, values.steps, &sink);
                 }
                 for i in 0..count {
@@ -251,31 +250,42 @@ impl Head<'_> {
         let bf16 = self.precision != Precision::F32;
         let scale = (self.head_dim as f32).sqrt().recip();
         let Scratch { scores, probabilities, scales, .. } = &mut *self.scratch;
-        if bf16 {
-            probabilities.resize(rows * value_steps, 0);
-        }
-        for (r, row) in scores.chunks_exact_mut(stride).enumerate().take(rows) {
-            let row = &mut crate::rows::floats_mut(row)[..n];
-            let mut factor = scale;
-            if let Some(bias) = key_bias {
-                for (x, bias) in row.chunks_mut(S::LANES).zip(bias.chunks(S::LANES)) {
+        let scores = &mut floats_mut(scores)[..rows * stride];
+        // One loop a step, so that the rows' sums and maxima, each a chain of its own, overlap.
+        let mut factor = scale;
+        if let Some(bias) = key_bias {
+            for row in scores.chunks_exact_mut(stride) {
+                for (x, bias) in row[..n].chunks_mut(S::LANES).zip(bias.chunks(S::LANES)) {
                     s.store(x, s.fma(s.load(x), s.splat(scale), s.load(bias)));
                 }
-                factor = 1.0;
             }
-            let inverse = exp_row(s, row, factor).recip();
-            scales[r] = inverse;
-            if !self.tap.is_empty() && (!class_token || first + r == 0) {
+            factor = 1.0;
+        }
+        for (row, greatest) in scores.chunks_exact(stride).zip(&mut *scales) {
+            *greatest = greatest_of(s, &row[..n]);
+        }
+        for (row, scale) in scores.chunks_exact_mut(stride).zip(&mut *scales) {
+            *scale = exp_row(s, &mut row[..n], *scale, factor).recip();
+        }
+        if !self.tap.is_empty() {
+            for (r, row) in scores.chunks_exact(stride).enumerate() {
                 // A class token's tap is its one row; else each row adds its share.
-                let share = s.splat(if class_token { inverse } else { inverse / n as f32 });
-                for (tap, x) in self.tap.chunks_mut(S::LANES).zip(row.chunks(S::LANES)) {
-                    s.store(tap, s.fma(s.load(x), share, s.load(tap)));
+                let share = match (class_token, first + r) {
+                    (true, 0) => scales[r],
+                    (true, _) => break,
+                    (false, _) => scales[r] / n as f32,
+                };
+                for (tap, x) in self.tap.chunks_mut(S::LANES).zip(row[..n].chunks(S::LANES)) {
+                    s.store(tap, s.fma(s.load(x), s.splat(share), s.load(tap)));
                 }
             }
-            if bf16 {
-                let to = &mut probabilities[r * value_steps..][..value_steps];
+        }
+        if bf16 {
+            probabilities.resize(rows * value_steps, 0);
+            for (row, to) in scores.chunks_exact(stride).zip(probabilities.chunks_exact_mut(value_steps)) {
                 to[value_steps - 1] = 0;
-                for (to, x) in halves_mut(to)[..n].chunks_mut(S::LANES).zip(row.chunks(S::LANES)) {
+                let to = halves_mut(to)[..n].chunks_mut(S::LANES);
+                for (to, x) in to.zip(row[..n].chunks(S::LANES)) {
                     s.store_bf16(to, s.load(x));
                 }
             }

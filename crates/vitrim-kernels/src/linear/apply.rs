@@ -3,7 +3,7 @@
 use super::panels::{Line, Panel, Panels, words_mut, words_of};
 use super::{Linear, Output, Precision};
 use crate::elementwise::gelu_lanes;
-use crate::rows::{RowBuffer, RowScale};
+use crate::rows::{RowBuffer, RowMut, RowScale};
 use crate::simd::{Bf16, F32, Kernel, MAX_LANES, Scales, Simd, Sink, U8S8, dispatch};
 
 /// Bytes of activations that stay in a 1 MiB L2 cache beside a panel of the weight.
@@ -95,24 +95,24 @@ impl Kernel for Apply<'_> {
                     // As even as can be, so that the last is not too small to keep the processor busy.
                     let at = |t: usize| first + t * (last - first) / tiles;
                     let (row, rows) = (at(t), at(t + 1) - at(t));
-                    let kernel = match precision {
-                        Precision::F32 => S::tile::<F32>(rows, panel.vectors, self.add),
-                        Precision::Bf16 => S::tile::<Bf16>(rows, panel.vectors, self.add),
-                        Precision::Int8 => S::tile::<U8S8>(rows, panel.vectors, self.add),
-                    };
-                    let (y, stride, end) = match &mut self.y {
-                        Target::Sums(y) => {
-                            (&mut y[row * columns + panel.column] as *mut f32, columns, columns)
+                    // What needs more than the micro-kernel does, or is narrower than it writes, goes by the tile.
+                    let (y, stride, add) = match &mut self.y {
+                        Target::Sums(y) if panel.column + width <= columns => {
+                            (y[row * columns + panel.column..].as_mut_ptr(), columns, self.add)
                         }
-                        _ => (words_mut(&mut tile).cast(), width, padded),
+                        _ => (words_mut(&mut tile).cast(), width, false),
+                    };
+                    let kernel = match precision {
+                        Precision::F32 => S::tile::<F32>(rows, panel.vectors, add),
+                        Precision::Bf16 => S::tile::<Bf16>(rows, panel.vectors, add),
+                        Precision::Int8 => S::tile::<U8S8>(rows, panel.vectors, add),
                     };
                     let quantised = quantised.as_ref().map_or(Scales::NONE, |q| Scales {
                         rows: &self.scales[row],
                         columns: &q.scales[panel.column],
                         sums: &q.sums[panel.column],
                     });
-                    let columns = width.min(end - panel.column);
-                    let sink = Sink { y, stride, columns, bias: &bias[panel.column], quantised };
+                    let sink = Sink { y, stride, bias: &bias[panel.column], quantised };
                     // SAFETY: `rows` rows of `steps` words start at `row`; the weight holds the panel; bias and
                     // scales its columns, padded to whole vectors; and y or the tile the rows that are written:
                     // all as asserted above, and by who checked y's shape.
@@ -120,7 +120,10 @@ impl Kernel for Apply<'_> {
                         let a = self.words.as_ptr().add(row * steps);
                         kernel(a, steps, words_of(weight).add(panel.start), steps, &sink);
                     }
-                    self.activate(s, &tile, row, rows, panel);
+                    let direct = matches!(self.y, Target::Sums(_)) && panel.column + width <= columns;
+                    if !direct {
+                        self.take(s, &tile, row, rows, panel);
+                    }
                 }
             }
         }
@@ -128,26 +131,37 @@ impl Kernel for Apply<'_> {
 }
 
 impl Apply<'_> {
-    /// Takes a tile through GELU to where it belongs, if it is not there.
+    /// Takes a tile to where it belongs.
     #[inline(always)]
-    fn activate<S: Simd>(&mut self, s: S, tile: &[Line; TILE_LINES], row: usize, rows: usize, panel: Panel) {
-        if let Target::Sums(_) = self.y {
-            return;
-        }
+    fn take<S: Simd>(&mut self, s: S, tile: &[Line; TILE_LINES], row: usize, rows: usize, panel: Panel) {
         let outputs = self.layer.outputs();
+        let columns = panel.column..outputs.min(panel.column + panel.vectors * S::LANES);
+        let sums = matches!(self.y, Target::Sums(_));
         for i in 0..rows {
-            for j in 0..panel.vectors {
-                // SAFETY: the tile holds rows of `panel.vectors` vectors.
-                let v = unsafe { s.load_all(words_of(tile).add((i * panel.vectors + j) * S::LANES)) };
-                let v = gelu_lanes(s, v);
-                let column = panel.column + j * S::LANES;
-                match &mut self.y {
-                    Target::GeluRows(y) => y.store(s, row + i, column, v),
-                    Target::Gelu(y) | Target::Sums(y) => {
-                        let y = &mut y[(row + i) * outputs..][..outputs];
-                        s.store(&mut y[column..outputs.min(column + S::LANES)], v);
+            // SAFETY: the tile holds rows of `panel.vectors` vectors.
+            let load =
+                |j: usize| unsafe { s.load_all(words_of(tile).add((i * panel.vectors + j) * S::LANES)) };
+            let y = match &mut self.y {
+                Target::Sums(y) | Target::Gelu(y) => &mut y[(row + i) * outputs..][columns.clone()],
+                Target::GeluRows(y) => match y.row(row + i) {
+                    RowMut::F32(y) => &mut y[columns.clone()],
+                    RowMut::Bf16(y) => {
+                        for (j, y) in y[columns.clone()].chunks_mut(S::LANES).enumerate() {
+                            s.store_bf16(y, gelu_lanes(s, load(j)));
+                        }
+                        continue;
                     }
-                }
+                    RowMut::Int8 => unreachable!("8-bit rows are quantised once they are whole"),
+                },
+            };
+            for (j, y) in y.chunks_mut(S::LANES).enumerate() {
+                let v = load(j);
+                let v = match (sums, self.add) {
+                    (true, true) => s.add(s.load(y), v),
+                    (true, false) => v,
+                    (false, _) => gelu_lanes(s, v),
+                };
+                s.store(y, v);
             }
         }
     }

@@ -237,6 +237,11 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn first(self, n: usize, v: __m256, rest: __m256) -> __m256 {
+        on_registers!(_mm256_blendv_ps(rest, v, _mm256_castsi256_ps(first(n))))
+    }
+
+    #[inline(always)]
     fn float(self, v: __m256) -> __m256 {
         on_registers!(_mm256_cvtepi32_ps(_mm256_castps_si256(v)))
     }

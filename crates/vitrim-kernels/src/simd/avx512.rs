@@ -273,18 +273,35 @@ impl<const DOTS: bool> Simd for Avx512<DOTS> {
     }
 
     #[inline(always)]
+    fn first(self, n: usize, v: __m512, rest: __m512) -> __m512 {
+        on_registers!(_mm512_mask_mov_ps(rest, first(n), v))
+    }
+
+    #[inline(always)]
     fn float(self, v: __m512) -> __m512 {
         on_registers!(_mm512_cvtepi32_ps(_mm512_castps_si512(v)))
     }
 
     #[inline(always)]
     fn pair_bf16(self, low: __m512, high: __m512) -> __m512 {
-        on_registers!({
-            let low = _mm512_srli_epi32::<16>(round_bf16(low));
-            // The high half of every pair of 16-bit lanes from `high`.
-            let words = _mm512_mask_blend_epi16(0xaaaa_aaaa, low, round_bf16(high));
-            _mm512_castsi512_ps(words)
-        })
+        if DOTS {
+            // All of `low`, then all of `high`: interleave the two.
+            let halves = on_registers!(transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low)));
+            let mut order = [0u16; 32];
+            for (i, lane) in order.iter_mut().enumerate() {
+                *lane = (i / 2 + i % 2 * 16) as u16;
+            }
+            // SAFETY: the array is a register of 16-bit lanes.
+            let order = unsafe { _mm512_loadu_si512(order.as_ptr().cast()) };
+            on_registers!(_mm512_castsi512_ps(_mm512_permutexvar_epi16(order, halves)))
+        } else {
+            on_registers!({
+                let low = _mm512_srli_epi32::<16>(round_bf16(low));
+                // The high half of every pair of 16-bit lanes from `high`.
+                let words = _mm512_mask_blend_epi16(0xaaaa_aaaa, low, round_bf16(high));
+                _mm512_castsi512_ps(words)
+            })
+        }
     }
 
     #[inline(always)]
@@ -295,8 +312,16 @@ impl<const DOTS: bool> Simd for Avx512<DOTS> {
         } else {
             on_registers!(_mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(round_bf16(v))))
         };
-        // SAFETY: dst holds as many values as the mask has bits.
-        unsafe { _mm256_mask_storeu_epi16(dst.as_mut_ptr().cast(), first(dst.len()), half) }
+        let n = dst.len();
+        let dst = dst.as_mut_ptr();
+        // SAFETY: dst holds n values, as many as the mask has bits.
+        unsafe {
+            if n == 16 {
+                _mm256_storeu_si256(dst.cast(), half);
+            } else {
+                _mm256_mask_storeu_epi16(dst.cast(), first(n), half);
+            }
+        }
     }
 
     #[inline(always)]

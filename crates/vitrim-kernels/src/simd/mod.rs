@@ -29,10 +29,9 @@ pub(crate) type Tile = unsafe fn(a: *const u32, a_stride: usize, b: *const u32, 
 
 /// What becomes of a tile's sums.
 pub(crate) struct Sink {
-    /// Rows `stride` values apart, of which the tile writes the first `columns` values of its width.
+    /// Rows of the tile's width, `stride` values apart.
     pub y: *mut f32,
     pub stride: usize,
-    pub columns: usize,
     /// As many values as the tile is wide, added to each row.
     pub bias: *const f32,
     /// For sums of 8-bit products alone.
@@ -162,6 +161,8 @@ pub(crate) trait Simd: Copy {
     fn dot_bf16(self, acc: Self::V, a: Self::V, b: Self::V) -> Self::V;
     /// `acc + a0 b0 + .. + a3 b3` of four integers a lane, `a` unsigned, `b` signed, in i32.
     fn dot_u8s8(self, acc: Self::V, a: Self::V, b: Self::V) -> Self::V;
+    /// The first `n <= LANES` lanes of `v`, the others of `rest`.
+    fn first(self, n: usize, v: Self::V, rest: Self::V) -> Self::V;
     /// i32 to f32, to nearest even.
     fn float(self, v: Self::V) -> Self::V;
     /// Words of two bf16: `low` rounded in the low half, `high` in the high.
@@ -251,37 +252,58 @@ unsafe fn tile<S: Simd, D: Dot, const ADD: bool, const MR: usize, const NV: usiz
             }
         }
     }
-    for j in 0..NV {
-        let column = j * S::LANES;
-        let load = |p: *const f32| {
-            // SAFETY: the sink's columns are NV vectors wide.
-            unsafe { s.load_all(p.add(column).cast()) }
-        };
-        let bias = load(sink.bias);
-        let (scales, sums) = if D::QUANTISED {
-            (load(sink.quantised.columns), load(sink.quantised.sums))
+    // One call a vector instead of a loop, which would index the accumulators and so put them into memory.
+    const { assert!(NV <= 3) };
+    // SAFETY: the caller keeps `Tile`'s contract.
+    unsafe {
+        finish::<S, D, ADD, MR, NV>(s, &acc, 0, sink);
+        if NV > 1 {
+            finish::<S, D, ADD, MR, NV>(s, &acc, 1, sink);
+        }
+        if NV > 2 {
+            finish::<S, D, ADD, MR, NV>(s, &acc, 2, sink);
+        }
+    }
+}
+
+/// Takes vector `j` of each of a tile's rows to where it belongs.
+///
+/// # Safety
+/// As [`Tile`], and `j < NV`.
+#[inline(always)]
+unsafe fn finish<S: Simd, D: Dot, const ADD: bool, const MR: usize, const NV: usize>(
+    s: S,
+    acc: &[[S::V; NV]; MR],
+    j: usize,
+    sink: &Sink,
+) {
+    let column = j * S::LANES;
+    // SAFETY: the sink's columns are NV vectors.
+    let (y, bias) = unsafe { (sink.y.add(column), s.load_all(sink.bias.add(column).cast())) };
+    let (mut scales, mut sums) = (bias, bias);
+    if D::QUANTISED {
+        // SAFETY: so are these, where sums are quantised.
+        unsafe {
+            scales = s.load_all(sink.quantised.columns.add(column).cast());
+            sums = s.load_all(sink.quantised.sums.add(column).cast());
+        }
+    }
+    for (i, acc) in acc.iter().enumerate() {
+        let mut v = if D::QUANTISED {
+            // SAFETY: the tile has MR rows.
+            let RowScale { scale, zero } = unsafe { *sink.quantised.rows.add(i) };
+            let integer = s.fma(s.splat(-zero), sums, s.float(acc[j]));
+            s.fma(integer, s.mul(scales, s.splat(scale)), bias)
         } else {
-            (bias, bias)
+            s.add(acc[j], bias)
         };
-        let columns = sink.columns.saturating_sub(column);
-        for (i, acc) in acc.iter().enumerate() {
-            let v = if D::QUANTISED {
-                // SAFETY: the tile has MR rows.
-                let RowScale { scale, zero } = unsafe { *sink.quantised.rows.add(i) };
-                let integer = s.fma(s.splat(-zero), sums, s.float(acc[j]));
-                s.fma(integer, s.mul(scales, s.splat(scale)), bias)
-            } else {
-                s.add(acc[j], bias)
-            };
-            // SAFETY: row i of y holds the sink's columns.
-            unsafe {
-                let y = sink.y.add(i * sink.stride + column).cast();
-                if columns >= S::LANES {
-                    s.store_all(y, if ADD { s.add(s.load_all(y), v) } else { v });
-                } else {
-                    s.store_first(y, columns, if ADD { s.add(s.load_first(y, columns), v) } else { v });
-                }
+        // SAFETY: row i of y holds the sink's columns.
+        unsafe {
+            let y = y.add(i * sink.stride).cast();
+            if ADD {
+                v = s.add(s.load_all(y), v);
             }
+            s.store_all(y, v);
         }
     }
 }

@@ -189,6 +189,11 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
+    fn first(self, n: usize, v: Self::V, rest: Self::V) -> Self::V {
+        map(|i| if i < n { v[i] } else { rest[i] })
+    }
+
+    #[inline(always)]
     fn float(self, v: Self::V) -> Self::V {
         map(|i| v[i].to_bits() as i32 as f32)
     }
