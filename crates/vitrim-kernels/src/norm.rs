@@ -1,7 +1,7 @@
 //! LayerNorm over rows.
 
 use crate::rows::{RowBuffer, RowMut};
-use crate::simd::{Kernel, Simd, dispatch};
+use crate::simd::{Element, Kernel, Simd, dispatch};
 use crate::{Level, Precision};
 
 /// Row-wise `(x - mean) / sqrt(var + eps) * weight + bias`, population variance.
@@ -93,59 +93,66 @@ struct Normalise<'a> {
 impl Kernel for Normalise<'_> {
     type Out = ();
 
-    /// Three passes over a row that the first has brought into the L1 cache.
+    /// Three passes over a block that the first has brought into the L1 cache; over a block rather than a row, so
+    /// that the rows' sums, each a chain of its own, overlap.
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Normalise { norm, x, dim, mut to } = self;
-        for (r, x) in x.chunks_exact(dim).enumerate() {
-            let mean = sum(s, x) / dim as f32;
-            let variance = sum_of_squares(s, x, mean) / dim as f32;
-            let row = Row { norm, x, mean, scale: (variance + norm.eps).sqrt().recip() };
-            match &mut to {
-                Target::F32(y) => row.write(s, y[r * dim..][..dim].chunks_mut(S::LANES), S::store),
-                Target::Rows(y, staging) => match y.row(r) {
-                    RowMut::F32(y) => row.write(s, y.chunks_mut(S::LANES), S::store),
-                    RowMut::Bf16(y) => row.write(s, y.chunks_mut(S::LANES), S::store_bf16),
-                    RowMut::Int8 => {
-                        row.write(s, staging.chunks_mut(S::LANES), S::store);
-                        y.quantise(s, r, staging);
-                    }
-                },
+        let mut moments = [Moments::default(); ROWS];
+        for (block, x) in x.chunks(ROWS * dim).enumerate() {
+            for (moments, x) in moments.iter_mut().zip(x.chunks_exact(dim)) {
+                moments.mean = sum(s, x) / dim as f32;
+            }
+            for (moments, x) in moments.iter_mut().zip(x.chunks_exact(dim)) {
+                let variance = sum_of_squares(s, x, moments.mean) / dim as f32;
+                moments.scale = (variance + norm.eps).sqrt().recip();
+            }
+            for (i, x) in x.chunks_exact(dim).enumerate() {
+                let row = block * ROWS + i;
+                match &mut to {
+                    Target::F32(y) => norm.write(s, x, moments[i], &mut y[row * dim..][..dim]),
+                    Target::Rows(y, staging) => match y.row(row) {
+                        RowMut::F32(y) => norm.write(s, x, moments[i], y),
+                        RowMut::Bf16(y) => norm.write(s, x, moments[i], y),
+                        RowMut::Int8 => {
+                            norm.write(s, x, moments[i], staging);
+                            y.quantise(s, row, staging);
+                        }
+                    },
+                }
             }
         }
     }
 }
 
-/// A row with its moments.
-struct Row<'a> {
-    norm: &'a LayerNorm,
-    x: &'a [f32],
+/// Rows of a block.
+const ROWS: usize = 8;
+
+/// Of a row.
+#[derive(Clone, Copy, Default)]
+struct Moments {
     mean: f32,
+    /// `1 / sqrt(variance + eps)`.
     scale: f32,
 }
 
-impl Row<'_> {
-    /// Normalises into pieces of a register each.
+impl LayerNorm {
+    /// Normalises a row.
     #[inline(always)]
-    fn write<'y, S: Simd, T: 'y + ?Sized>(
-        &self,
-        s: S,
-        y: impl Iterator<Item = &'y mut T>,
-        store: impl Fn(S, &mut T, S::V),
-    ) {
-        let (mean, scale) = (s.splat(self.mean), s.splat(self.scale));
-        let x = self.x.chunks(S::LANES);
-        match &self.norm.affine {
+    fn write<S: Simd, T: Element>(&self, s: S, x: &[f32], moments: Moments, y: &mut [T]) {
+        let (mean, scale) = (s.splat(moments.mean), s.splat(moments.scale));
+        let rows = y.chunks_mut(S::LANES).zip(x.chunks(S::LANES));
+        match &self.affine {
             Some((weight, bias)) => {
                 let affine = weight.chunks(S::LANES).zip(bias.chunks(S::LANES));
-                for ((y, x), (weight, bias)) in y.zip(x).zip(affine) {
+                for ((y, x), (weight, bias)) in rows.zip(affine) {
                     let v = s.mul(s.sub(s.load(x), mean), scale);
-                    store(s, y, s.fma(v, s.load(weight), s.load(bias)));
+                    T::store(s, y, s.fma(v, s.load(weight), s.load(bias)));
                 }
             }
             None => {
-                for (y, x) in y.zip(x) {
-                    store(s, y, s.mul(s.sub(s.load(x), mean), scale));
+                for (y, x) in rows {
+                    T::store(s, y, s.mul(s.sub(s.load(x), mean), scale));
                 }
             }
         }

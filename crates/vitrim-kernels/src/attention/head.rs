@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use crate::Precision;
 use crate::elementwise::{exp_row, greatest_of};
-use crate::linear::panels::{Line, Panels, words_mut, words_of};
+use crate::linear::panels::{Line, Panels, floats, words_mut, words_of};
 use crate::rows::{floats_mut, halves_mut, words};
 use crate::simd::{Bf16, Dot, F32, Kernel, MAX_LANES, Scales, Simd, Sink};
 
@@ -147,7 +147,8 @@ impl Head<'_> {
     #[inline(always)]
     fn pack_values<S: Simd>(&mut self, s: S, panels: Panels, bf16: bool) {
         let (n, stride, d) = (self.n, self.stride, self.head_dim);
-        let row = |t: usize| &self.qkv[t * stride + 2 * self.part..][..d];
+        let (qkv, part) = (self.qkv, self.part);
+        let row = |t: usize| &qkv[t * stride + 2 * part..][..d];
         for p in 0..panels.count {
             let panel = panels.panel::<S>(p);
             for step in 0..panels.steps {
@@ -232,10 +233,9 @@ impl Head<'_> {
                     let scale = s.splat(self.scratch.scales[row + i]);
                     let out = &mut self.out.row(first + row + i)[panel.column..];
                     let end = out.len().min(width);
-                    for (j, out) in out[..end].chunks_mut(S::LANES).enumerate() {
-                        // SAFETY: the tile holds `count` rows of `width` words.
-                        let sum = unsafe { s.load_all(words_of(&tile).add(i * width + j * S::LANES)) };
-                        s.store(out, s.mul(sum, scale));
+                    let sums = &floats(&tile)[i * width..][..end];
+                    for (out, sum) in out[..end].chunks_mut(S::LANES).zip(sums.chunks(S::LANES)) {
+                        s.store(out, s.mul(s.load(sum), scale));
                     }
                 }
             }

@@ -1,8 +1,8 @@
 //! The loops around the micro-kernel, and what happens to each tile that it leaves.
 
-use super::panels::{Line, Panel, Panels, words_mut, words_of};
+use super::panels::{Line, Panel, Panels, floats, words_mut, words_of};
 use super::{Linear, Output, Precision};
-use crate::elementwise::gelu_lanes;
+use crate::elementwise::gelu_row;
 use crate::rows::{RowBuffer, RowMut, RowScale};
 use crate::simd::{Bf16, F32, Kernel, MAX_LANES, Scales, Simd, Sink, U8S8, dispatch};
 
@@ -108,11 +108,11 @@ impl Kernel for Apply<'_> {
                         Precision::Int8 => S::tile::<U8S8>(rows, panel.vectors, add),
                     };
                     let quantised = quantised.as_ref().map_or(Scales::NONE, |q| Scales {
-                        rows: &self.scales[row],
-                        columns: &q.scales[panel.column],
-                        sums: &q.sums[panel.column],
+                        rows: self.scales[row..].as_ptr(),
+                        columns: q.scales[panel.column..].as_ptr(),
+                        sums: q.sums[panel.column..].as_ptr(),
                     });
-                    let sink = Sink { y, stride, bias: &bias[panel.column], quantised };
+                    let sink = Sink { y, stride, bias: bias[panel.column..].as_ptr(), quantised };
                     // SAFETY: `rows` rows of `steps` words start at `row`; the weight holds the panel; bias and
                     // scales its columns, padded to whole vectors; and y or the tile the rows that are written:
                     // all as asserted above, and by who checked y's shape.
@@ -134,34 +134,25 @@ impl Apply<'_> {
     /// Takes a tile to where it belongs.
     #[inline(always)]
     fn take<S: Simd>(&mut self, s: S, tile: &[Line; TILE_LINES], row: usize, rows: usize, panel: Panel) {
-        let outputs = self.layer.outputs();
-        let columns = panel.column..outputs.min(panel.column + panel.vectors * S::LANES);
-        let sums = matches!(self.y, Target::Sums(_));
-        for i in 0..rows {
-            // SAFETY: the tile holds rows of `panel.vectors` vectors.
-            let load =
-                |j: usize| unsafe { s.load_all(words_of(tile).add((i * panel.vectors + j) * S::LANES)) };
-            let y = match &mut self.y {
-                Target::Sums(y) | Target::Gelu(y) => &mut y[(row + i) * outputs..][columns.clone()],
-                Target::GeluRows(y) => match y.row(row + i) {
-                    RowMut::F32(y) => &mut y[columns.clone()],
-                    RowMut::Bf16(y) => {
-                        for (j, y) in y[columns.clone()].chunks_mut(S::LANES).enumerate() {
-                            s.store_bf16(y, gelu_lanes(s, load(j)));
-                        }
-                        continue;
+        let (outputs, width) = (self.layer.outputs(), panel.vectors * S::LANES);
+        let columns = panel.column..outputs.min(panel.column + width);
+        for (i, x) in floats(tile).chunks_exact(width).enumerate().take(rows) {
+            let x = &x[..columns.len()];
+            let start = (row + i) * outputs;
+            match &mut self.y {
+                Target::Sums(y) => {
+                    let y = &mut y[start..][columns.clone()];
+                    for (y, x) in y.chunks_mut(S::LANES).zip(x.chunks(S::LANES)) {
+                        let v = s.load(x);
+                        s.store(y, if self.add { s.add(s.load(y), v) } else { v });
                     }
+                }
+                Target::Gelu(y) => gelu_row(s, x, &mut y[start..][columns.clone()]),
+                Target::GeluRows(y) => match y.row(row + i) {
+                    RowMut::F32(y) => gelu_row(s, x, &mut y[columns.clone()]),
+                    RowMut::Bf16(y) => gelu_row(s, x, &mut y[columns.clone()]),
                     RowMut::Int8 => unreachable!("8-bit rows are quantised once they are whole"),
                 },
-            };
-            for (j, y) in y.chunks_mut(S::LANES).enumerate() {
-                let v = load(j);
-                let v = match (sums, self.add) {
-                    (true, true) => s.add(s.load(y), v),
-                    (true, false) => v,
-                    (false, _) => gelu_lanes(s, v),
-                };
-                s.store(y, v);
             }
         }
     }

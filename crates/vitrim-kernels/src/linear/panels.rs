@@ -114,3 +114,9 @@ pub(crate) fn words_of(lines: &[Line]) -> *const u32 {
 pub(crate) fn words_mut(lines: &mut [Line]) -> *mut u32 {
     lines.as_mut_ptr().cast()
 }
+
+/// The words of `lines`, which hold f32.
+pub(crate) fn floats(lines: &[Line]) -> &[f32] {
+    // SAFETY: a line is 16 words of any bits, aligned for f32.
+    unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * MAX_LANES) }
+}

@@ -61,6 +61,7 @@ impl Simd for Avx2 {
     const LANES: usize = 8;
     const MR: usize = 6;
     const NV: usize = 2;
+    const BF16_PARTS: usize = 2;
 
     fn tile<D: Dot>(rows: usize, vectors: usize, add: bool) -> Tile {
         let tiles = if add {
@@ -213,13 +214,17 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn part_bf16(self, i: usize, v: __m256) -> __m256 {
+        if i == 0 {
+            on_registers!(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_castps_si256(v))))
+        } else {
+            on_registers!(_mm256_and_ps(v, _mm256_castsi256_ps(_mm256_set1_epi32(0xffff_0000_u32 as i32))))
+        }
+    }
+
+    #[inline(always)]
     fn dot_bf16(self, acc: __m256, a: __m256, b: __m256) -> __m256 {
-        on_registers!({
-            let low = |v| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_castps_si256(v)));
-            let mask = _mm256_castsi256_ps(_mm256_set1_epi32(0xffff_0000_u32 as i32));
-            let high = |v| _mm256_and_ps(v, mask);
-            _mm256_fmadd_ps(high(a), high(b), _mm256_fmadd_ps(low(a), low(b), acc))
-        })
+        self.fma(a, b, acc)
     }
 
     #[inline(always)]

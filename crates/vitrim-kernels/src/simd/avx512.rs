@@ -73,6 +73,18 @@ fn round_bf16(v: __m512) -> __m512i {
     })
 }
 
+/// The low pairs of lanes of each 128-bit part of `a` and `b`.
+#[inline(always)]
+fn unpacklo(a: __m512, b: __m512) -> __m512 {
+    on_registers!(_mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(a), _mm512_castps_pd(b))))
+}
+
+/// The high pairs.
+#[inline(always)]
+fn unpackhi(a: __m512, b: __m512) -> __m512 {
+    on_registers!(_mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(a), _mm512_castps_pd(b))))
+}
+
 #[inline(always)]
 fn first(n: usize) -> __mmask16 {
     debug_assert!(n <= 16);
@@ -84,6 +96,7 @@ impl<const DOTS: bool> Simd for Avx512<DOTS> {
     const LANES: usize = 16;
     const MR: usize = 8;
     const NV: usize = 3;
+    const BF16_PARTS: usize = if DOTS { 1 } else { 2 };
 
     fn tile<D: Dot>(rows: usize, vectors: usize, add: bool) -> Tile {
         let tiles = match (DOTS, add) {
@@ -152,15 +165,11 @@ impl<const DOTS: bool> Simd for Avx512<DOTS> {
                 w[i] = _mm512_unpacklo_ps(v[i], v[i + 1]);
                 w[i + 1] = _mm512_unpackhi_ps(v[i], v[i + 1]);
             }
-            let pd = |a: __m512, b: __m512, high: bool| {
-                let (a, b) = (_mm512_castps_pd(a), _mm512_castps_pd(b));
-                _mm512_castpd_ps(if high { _mm512_unpackhi_pd(a, b) } else { _mm512_unpacklo_pd(a, b) })
-            };
             for i in (0..16).step_by(4) {
-                v[i] = pd(w[i], w[i + 2], false);
-                v[i + 1] = pd(w[i], w[i + 2], true);
-                v[i + 2] = pd(w[i + 1], w[i + 3], false);
-                v[i + 3] = pd(w[i + 1], w[i + 3], true);
+                v[i] = unpacklo(w[i], w[i + 2]);
+                v[i + 1] = unpackhi(w[i], w[i + 2]);
+                v[i + 2] = unpacklo(w[i + 1], w[i + 3]);
+                v[i + 3] = unpackhi(w[i + 1], w[i + 3]);
             }
             // v[4 q + c] holds columns c, c + 4, c + 8, c + 12 of rows 4 q ..: gather the parts of the four q.
             for c in 0..4 {
@@ -237,20 +246,30 @@ impl<const DOTS: bool> Simd for Avx512<DOTS> {
     }
 
     #[inline(always)]
+    fn part_bf16(self, i: usize, v: __m512) -> __m512 {
+        match (DOTS, i) {
+            (true, _) => v,
+            (false, 0) => {
+                on_registers!(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_castps_si512(v))))
+            }
+            (false, _) => {
+                on_registers!(_mm512_and_ps(
+                    v,
+                    _mm512_castsi512_ps(_mm512_set1_epi32(0xffff_0000_u32 as i32))
+                ))
+            }
+        }
+    }
+
+    #[inline(always)]
     fn dot_bf16(self, acc: __m512, a: __m512, b: __m512) -> __m512 {
         if DOTS {
-            on_registers!(_mm512_dpbf16_ps(
-                acc,
-                transmute::<__m512, __m512bh>(a),
-                transmute::<__m512, __m512bh>(b)
-            ))
-        } else {
             on_registers!({
-                let low = |v| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_castps_si512(v)));
-                let mask = _mm512_castsi512_ps(_mm512_set1_epi32(0xffff_0000_u32 as i32));
-                let high = |v| _mm512_and_ps(v, mask);
-                _mm512_fmadd_ps(high(a), high(b), _mm512_fmadd_ps(low(a), low(b), acc))
+                let (a, b) = (transmute::<__m512, __m512bh>(a), transmute::<__m512, __m512bh>(b));
+                _mm512_dpbf16_ps(acc, a, b)
             })
+        } else {
+            self.fma(a, b, acc)
         }
     }
 
@@ -258,17 +277,16 @@ impl<const DOTS: bool> Simd for Avx512<DOTS> {
     fn dot_u8s8(self, acc: __m512, a: __m512, b: __m512) -> __m512 {
         on_registers!({
             let (acc, a, b) = (_mm512_castps_si512(acc), _mm512_castps_si512(a), _mm512_castps_si512(b));
-            _mm512_castsi512_ps(if DOTS {
-                _mm512_dpbusd_epi32(acc, a, b)
-            } else {
-                // Bytes 0 and 2 of each word, then 1 and 3, as i16; no product or sum of two overflows i32.
-                let even = _mm512_madd_epi16(
-                    _mm512_and_si512(a, _mm512_set1_epi16(0xff)),
-                    _mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(b)),
-                );
-                let odd = _mm512_madd_epi16(_mm512_srli_epi16::<8>(a), _mm512_srai_epi16::<8>(b));
-                _mm512_add_epi32(acc, _mm512_add_epi32(even, odd))
-            })
+            if DOTS {
+                return _mm512_castsi512_ps(_mm512_dpbusd_epi32(acc, a, b));
+            }
+            // Bytes 0 and 2 of each word, then 1 and 3, as i16: unlike vpmaddubsw, nothing saturates.
+            let even = _mm512_madd_epi16(
+                _mm512_and_si512(a, _mm512_set1_epi16(0xff)),
+                _mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(b)),
+            );
+            let odd = _mm512_madd_epi16(_mm512_srli_epi16::<8>(a), _mm512_srai_epi16::<8>(b));
+            _mm512_castsi512_ps(_mm512_add_epi32(acc, _mm512_add_epi32(even, odd)))
         })
     }
 

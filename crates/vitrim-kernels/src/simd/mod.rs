@@ -52,12 +52,25 @@ impl Scales {
     pub const NONE: Scales = Scales { rows: null(), columns: null(), sums: null() };
 }
 
-/// How a word of an operand multiplies: one f32, two bf16 or four 8-bit integers.
+/// How a word of an operand multiplies: one f32, two bf16 or four 8-bit integers. Where no instruction takes a
+/// whole word, it is multiplied part by part.
 pub(crate) trait Dot {
     /// Whether sums are i32 that [`Scales`] turn into f32.
     const QUANTISED: bool = false;
 
-    /// `acc + a . b`, lane by lane; i32 lanes if quantised, else f32.
+    /// Parts of a word.
+    #[inline(always)]
+    fn parts<S: Simd>() -> usize {
+        1
+    }
+
+    /// Part `i` of words.
+    #[inline(always)]
+    fn part<S: Simd>(_: S, _i: usize, v: S::V) -> S::V {
+        v
+    }
+
+    /// `acc + a . b` of two parts, lane by lane; i32 lanes if quantised, else f32.
     fn dot<S: Simd>(s: S, acc: S::V, a: S::V, b: S::V) -> S::V;
 }
 
@@ -76,6 +89,16 @@ impl Dot for F32 {
 }
 
 impl Dot for Bf16 {
+    #[inline(always)]
+    fn parts<S: Simd>() -> usize {
+        S::BF16_PARTS
+    }
+
+    #[inline(always)]
+    fn part<S: Simd>(s: S, i: usize, a: S::V) -> S::V {
+        s.part_bf16(i, a)
+    }
+
     #[inline(always)]
     fn dot<S: Simd>(s: S, acc: S::V, a: S::V, b: S::V) -> S::V {
         s.dot_bf16(acc, a, b)
@@ -101,6 +124,8 @@ pub(crate) trait Simd: Copy {
     const MR: usize;
     /// Vectors a row of the largest tile.
     const NV: usize;
+    /// Parts that a word of bf16 is multiplied in.
+    const BF16_PARTS: usize;
 
     /// The tile of `rows` in `1..=MR` and `vectors` in `1..=NV`, which writes its sums, or adds them to what is
     /// there.
@@ -157,7 +182,9 @@ pub(crate) trait Simd: Copy {
     fn sum(self, v: Self::V) -> f32;
     fn greatest(self, v: Self::V) -> f32;
 
-    /// `acc + a0 b0 + a1 b1` of two bf16 a lane.
+    /// Part `i` of words of two bf16: the words themselves, or one of the two as f32.
+    fn part_bf16(self, i: usize, v: Self::V) -> Self::V;
+    /// `acc` and the products of a part's bf16.
     fn dot_bf16(self, acc: Self::V, a: Self::V, b: Self::V) -> Self::V;
     /// `acc + a0 b0 + .. + a3 b3` of four integers a lane, `a` unsigned, `b` signed, in i32.
     fn dot_u8s8(self, acc: Self::V, a: Self::V, b: Self::V) -> Self::V;
@@ -197,7 +224,29 @@ pub(crate) trait Simd: Copy {
     }
 }
 
-/// Something to run at a level. `run` and what it calls are `#[inline(always)]`.
+/// What a lane is stored as.
+pub(crate) trait Element: Sized {
+    /// Writes the first `min(LANES, to.len())` lanes.
+    fn store<S: Simd>(s: S, to: &mut [Self], v: S::V);
+}
+
+impl Element for f32 {
+    #[inline(always)]
+    fn store<S: Simd>(s: S, to: &mut [f32], v: S::V) {
+        s.store(to, v);
+    }
+}
+
+/// bf16.
+impl Element for u16 {
+    #[inline(always)]
+    fn store<S: Simd>(s: S, to: &mut [u16], v: S::V) {
+        s.store_bf16(to, v);
+    }
+}
+
+/// Something to run at a level. `run` and what it calls are `#[inline(always)]`: a call that stays a call, as that
+/// of a closure may, leaves the level's instructions behind.
 pub(crate) trait Kernel {
     type Out;
     fn run<S: Simd>(self, s: S) -> Self::Out;
@@ -238,17 +287,20 @@ unsafe fn tile<S: Simd, D: Dot, const ADD: bool, const MR: usize, const NV: usiz
     sink: &Sink,
 ) {
     let mut acc = [[s.splat(0.0); NV]; MR];
-    for k in 0..steps {
-        let mut row = [s.splat(0.0); NV];
-        for (j, v) in row.iter_mut().enumerate() {
-            // SAFETY: step k of b holds NV vectors.
-            *v = unsafe { s.load_all(b.add((k * NV + j) * S::LANES)) };
-        }
-        for (i, acc) in acc.iter_mut().enumerate() {
-            // SAFETY: row i of a holds `steps` words.
-            let word = unsafe { s.broadcast(a.add(i * a_stride + k)) };
-            for (acc, v) in acc.iter_mut().zip(row) {
-                *acc = D::dot(s, *acc, word, v);
+    // All steps of one part before the next: both parts of a step at once need more registers than there are.
+    for part in 0..D::parts::<S>() {
+        for k in 0..steps {
+            let mut row = [s.splat(0.0); NV];
+            for (j, v) in row.iter_mut().enumerate() {
+                // SAFETY: step k of b holds NV vectors.
+                *v = D::part(s, part, unsafe { s.load_all(b.add((k * NV + j) * S::LANES)) });
+            }
+            for (i, acc) in acc.iter_mut().enumerate() {
+                // SAFETY: row i of a holds `steps` words.
+                let word = D::part(s, part, unsafe { s.broadcast(a.add(i * a_stride + k)) });
+                for (acc, v) in acc.iter_mut().zip(row) {
+                    *acc = D::dot(s, *acc, word, v);
+                }
             }
         }
     }

@@ -46,6 +46,7 @@ impl Simd for Scalar {
     const LANES: usize = LANES;
     const MR: usize = 6;
     const NV: usize = 1;
+    const BF16_PARTS: usize = 2;
 
     fn tile<D: Dot>(rows: usize, vectors: usize, add: bool) -> Tile {
         let tiles = if add {
@@ -170,12 +171,17 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
+    fn part_bf16(self, i: usize, v: Self::V) -> Self::V {
+        if i == 0 {
+            map(|i| f32::from_bits(v[i].to_bits() << 16))
+        } else {
+            map(|i| f32::from_bits(v[i].to_bits() & 0xffff_0000))
+        }
+    }
+
+    #[inline(always)]
     fn dot_bf16(self, acc: Self::V, a: Self::V, b: Self::V) -> Self::V {
-        map(|i| {
-            let low = |v: f32| f32::from_bits(v.to_bits() << 16);
-            let high = |v: f32| f32::from_bits(v.to_bits() & 0xffff_0000);
-            fma(high(a[i]), high(b[i]), fma(low(a[i]), low(b[i]), acc[i]))
-        })
+        self.fma(a, b, acc)
     }
 
     #[inline(always)]
