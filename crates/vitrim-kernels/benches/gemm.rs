@@ -1,28 +1,31 @@
-//! Why `rten-gemm`: its pre-packed weights against the `gemm` crate, on the shapes of DeiT-S and of the
-//! CIFAR-10 backbone, all threads. `cargo bench -p vitrim-kernels`.
+//! Linear layers of DeiT-S against `rten-gemm`, and what the processor could do at most.
+//! `cargo bench -p vitrim-kernels -- --max-time 0.3`, with a name for a part; items are MACs.
+
+use std::time::Duration;
 
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
-use vitrim_kernels::Linear;
+use rayon::prelude::*;
+use rten_gemm::{GemmExecutor, GemmInputA, GemmInputB, GemmOptions};
+use rten_tensor::NdTensorView;
 use vitrim_kernels::reference::values;
+use vitrim_kernels::{Level, Linear, Packing, Precision, fma_peak, rows_per_task};
 
-/// (rows, inputs, outputs): QKV, MLP in and out of DeiT-S at batch 1 and 32; MLP of the CIFAR-10 backbone
-/// at batch 64.
+/// (rows, inputs, outputs): QKV, projection, MLP in and out of DeiT-S at batch 1 and 32.
 const SHAPES: [(usize, usize, usize); 8] = [
     (197, 384, 1152),
+    (197, 384, 384),
     (197, 384, 1536),
     (197, 1536, 384),
     (6304, 384, 1152),
+    (6304, 384, 384),
     (6304, 384, 1536),
     (6304, 1536, 384),
-    (4160, 128, 512),
-    (4160, 512, 128),
 ];
 
-fn operands((rows, inputs, outputs): (usize, usize, usize)) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
+fn draw(n: usize) -> Vec<f32> {
     let mut values = values(1);
-    let mut draw = |n: usize| (0..n).map(|_| values()).collect::<Vec<f32>>();
-    (draw(rows * inputs), draw(outputs * inputs), vec![0.0; rows * outputs])
+    (0..n).map(|_| values()).collect()
 }
 
 /// The counter is in MACs, so that divan's items/s are MAC/s.
@@ -30,46 +33,67 @@ fn macs((rows, inputs, outputs): (usize, usize, usize)) -> ItemsCount {
     ItemsCount::new(rows * inputs * outputs)
 }
 
-#[divan::bench(args = SHAPES)]
-fn rten_prepacked(bencher: Bencher, shape: (usize, usize, usize)) {
-    let (x, weight, mut y) = operands(shape);
-    let layer = Linear::new(&weight, Some(&vec![0.0; shape.2]), shape.2, shape.1);
-    bencher.counter(macs(shape)).bench_local(|| layer.forward(black_box(&x), black_box(&mut y)));
-}
-
-#[divan::bench(args = SHAPES)]
-fn gemm_crate(bencher: Bencher, shape: (usize, usize, usize)) {
+/// Chunks of rows as the executor hands them out.
+fn ours<const THREADS: usize>(bencher: Bencher, shape: (usize, usize, usize), precision: Precision) {
     let (rows, inputs, outputs) = shape;
-    let (x, weight, mut y) = operands(shape);
+    let (x, mut y) = (draw(rows * inputs), vec![0.0; rows * outputs]);
+    let packing = Packing::new(precision);
+    let layer = Linear::packed(&draw(outputs * inputs), Some(&draw(outputs)), outputs, inputs, packing);
+    let chunk = rows_per_task(rows);
     bencher.counter(macs(shape)).bench_local(|| {
-        // SAFETY: the pointers cover rows x inputs, inputs x outputs and rows x outputs values at the
-        // strides given: row-major x and y, and the transpose of a row-major [outputs, inputs] weight.
-        unsafe {
-            gemm::gemm(
-                rows,
-                outputs,
-                inputs,
-                black_box(&mut y).as_mut_ptr(),
-                1,
-                outputs as isize,
-                false,
-                black_box(&x).as_ptr(),
-                1,
-                inputs as isize,
-                weight.as_ptr(),
-                inputs as isize,
-                1,
-                0.0,
-                1.0,
-                false,
-                false,
-                false,
-                gemm::Parallelism::Rayon(0),
-            );
+        let (x, y) = (black_box(&x), black_box(&mut y));
+        if THREADS == 1 {
+            let pieces = x.chunks(chunk * inputs).zip(y.chunks_mut(chunk * outputs));
+            pieces.for_each(|(x, y)| layer.forward(x, y));
+        } else {
+            let pieces = x.par_chunks(chunk * inputs).zip(y.par_chunks_mut(chunk * outputs));
+            pieces.for_each(|(x, y)| layer.forward(x, y));
         }
     });
 }
 
+#[divan::bench(args = SHAPES, consts = [1, 2])]
+fn f32<const THREADS: usize>(bencher: Bencher, shape: (usize, usize, usize)) {
+    ours::<THREADS>(bencher, shape, Precision::F32);
+}
+
+#[divan::bench(args = SHAPES, consts = [1, 2])]
+fn bf16<const THREADS: usize>(bencher: Bencher, shape: (usize, usize, usize)) {
+    ours::<THREADS>(bencher, shape, Precision::Bf16);
+}
+
+#[divan::bench(args = SHAPES, consts = [1, 2])]
+fn int8<const THREADS: usize>(bencher: Bencher, shape: (usize, usize, usize)) {
+    ours::<THREADS>(bencher, shape, Precision::Int8);
+}
+
+#[divan::bench(args = SHAPES, consts = [1, 2])]
+fn rten<const THREADS: usize>(bencher: Bencher, shape: (usize, usize, usize)) {
+    let (rows, inputs, outputs) = shape;
+    let (x, weight, mut y) = (draw(rows * inputs), draw(outputs * inputs), vec![0.0; rows * outputs]);
+    let gemm = GemmExecutor::<f32>::new();
+    let packed = gemm.prepack_b(NdTensorView::from_data([outputs, inputs], &weight[..]).transposed());
+    // It spreads over the current pool by itself.
+    let alone = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a thread");
+    bencher.counter(macs(shape)).bench_local(|| {
+        let x = NdTensorView::from_data([rows, inputs], &black_box(&x)[..]);
+        let (y, packed, x) = (black_box(&mut y), GemmInputB::Packed(&packed), GemmInputA::Unpacked(x));
+        let run = |gemm: &GemmExecutor<f32>, y: &mut [f32]| {
+            gemm.gemm(y, x, packed, GemmOptions::default()).expect("shapes match");
+        };
+        if THREADS == 1 { alone.install(|| run(&GemmExecutor::new(), y)) } else { run(&gemm, y) }
+    });
+}
+
 fn main() {
+    // This thread is one of the two, so that no step is handed over from outside the pool.
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(2).use_current_thread();
+    pool.build_global().expect("the pool is set up once");
+    for level in Level::supported() {
+        for precision in Precision::ALL {
+            let peak = fma_peak(level, precision, Duration::from_millis(100)) / 1e9;
+            println!("peak of one thread, {level}, {precision:?}: {peak:.1} GMAC/s");
+        }
+    }
     divan::main();
 }

@@ -1,8 +1,8 @@
 //! Dense linear algebra for packed token batches.
 //!
-//! Each kernel works on row-major f32 slices, picks the widest SIMD instructions of the machine at run
-//! time (through `rten-gemm` and `rten-vecmath`), and has a slow obvious [`mod@reference`] beside it.
-//! All `unsafe` code of vitrim lives in this crate.
+//! Each kernel works on row-major rows, picks the widest SIMD instructions of the machine at run time (see
+//! [`Level`]), and has a slow obvious [`mod@reference`] beside it. Layers multiply in f32, bf16 or 8-bit
+//! integers (see [`Precision`]). All `unsafe` code of vitrim lives in this crate.
 //!
 //! ```
 //! use vitrim_kernels::Linear;
@@ -14,17 +14,24 @@
 
 pub mod attention;
 pub mod elementwise;
+pub mod level;
 pub mod linear;
 pub mod mapped;
 pub mod memory;
 pub mod norm;
+pub mod peak;
 pub mod reference;
+pub mod rows;
+mod simd;
 
-pub use attention::{Attention, AttentionTaps};
-pub use elementwise::{gelu, gelu_tangent, softmax, tanh};
-pub use linear::Linear;
+pub use attention::{Attention, AttentionOptions, AttentionTaps};
+pub use elementwise::{gelu, gelu_at, gelu_tangent, softmax, softmax_at, tanh};
+pub use level::{Level, LevelError};
+pub use linear::{Linear, Output, Packing, Precision};
 pub use mapped::MappedFile;
 pub use norm::LayerNorm;
+pub use peak::fma_peak;
+pub use rows::{Operand, RowBuffer};
 
 /// Rows that one thread carries through a chain of row-wise operations: small enough that the widest
 /// intermediate of a DeiT-S chunk (128 x 1536 f32) stays in a 1 MiB L2 cache, large enough for full

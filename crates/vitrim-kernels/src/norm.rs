@@ -1,12 +1,13 @@
 //! LayerNorm over rows.
 
-use rten_simd::SimdOp;
-use rten_vecmath::{Normalize, NormalizeOptions, Sum, SumSquareSub};
+use crate::rows::{RowBuffer, RowMut};
+use crate::simd::{Element, Kernel, Simd, dispatch};
+use crate::{Level, Precision};
 
 /// Row-wise `(x - mean) / sqrt(var + eps) * weight + bias`, population variance.
 pub struct LayerNorm {
-    weight: Option<Vec<f32>>,
-    bias: Option<Vec<f32>>,
+    /// Scale and shift, `[D]` each.
+    affine: Option<(Vec<f32>, Vec<f32>)>,
     eps: f32,
 }
 
@@ -17,34 +18,182 @@ impl LayerNorm {
     /// If the two differ in length.
     pub fn new(weight: &[f32], bias: &[f32], eps: f32) -> Self {
         assert_eq!(weight.len(), bias.len(), "weight and bias are [D]");
-        LayerNorm { weight: Some(weight.to_vec()), bias: Some(bias.to_vec()), eps }
+        LayerNorm { affine: Some((weight.to_vec(), bias.to_vec())), eps }
     }
 
     /// Without scale and shift.
     pub fn plain(eps: f32) -> Self {
-        LayerNorm { weight: None, bias: None, eps }
+        LayerNorm { affine: None, eps }
     }
 
     /// Normalises each row of `x: [rows, D]` into `y`.
     ///
     /// # Panics
-    /// If lengths differ or are not whole rows.
+    /// If lengths differ or are not whole rows of the scale's length.
     pub fn forward(&self, x: &[f32], y: &mut [f32], dim: usize) {
-        assert!(x.len() == y.len() && x.len().is_multiple_of(dim), "x and y are [rows, D]");
-        y.copy_from_slice(x);
-        for row in y.chunks_exact_mut(dim) {
-            let mean = Sum::new(row).dispatch() / dim as f32;
-            let variance = SumSquareSub::new(row, mean).dispatch() / dim as f32;
-            let options = NormalizeOptions {
-                pre_scale_bias: mean,
-                scale: (variance + self.eps).sqrt().recip(),
-                element_scale: self.weight.as_deref(),
-                element_bias: self.bias.as_deref(),
-                ..Default::default()
-            };
-            Normalize::new_mut(row, options).dispatch();
+        self.forward_at(Level::current(), x, y, dim);
+    }
+
+    /// [`LayerNorm::forward`] with the instructions of `level`.
+    ///
+    /// # Panics
+    /// As [`LayerNorm::forward`], or if the processor lacks the level.
+    pub fn forward_at(&self, level: Level, x: &[f32], y: &mut [f32], dim: usize) {
+        assert_eq!(x.len(), y.len(), "x and y are [rows, D]");
+        self.check(x, dim);
+        dispatch(level, Normalise { norm: self, x, dim, to: Target::F32(y) });
+    }
+
+    /// Normalises each row of `x: [rows, D]` into the operand of a layer of `precision`.
+    ///
+    /// # Panics
+    /// If `x` is not whole rows of the scale's length.
+    pub fn forward_rows(&self, x: &[f32], y: &mut RowBuffer, precision: Precision, dim: usize) {
+        self.forward_rows_at(Level::current(), x, y, precision, dim);
+    }
+
+    /// [`LayerNorm::forward_rows`] with the instructions of `level`.
+    ///
+    /// # Panics
+    /// As [`LayerNorm::forward_rows`], or if the processor lacks the level.
+    pub fn forward_rows_at(
+        &self,
+        level: Level,
+        x: &[f32],
+        y: &mut RowBuffer,
+        precision: Precision,
+        dim: usize,
+    ) {
+        self.check(x, dim);
+        y.reset(precision, x.len() / dim, dim);
+        let mut staging = y.take_staging(dim);
+        dispatch(level, Normalise { norm: self, x, dim, to: Target::Rows(y, &mut staging) });
+        y.put_staging(staging);
+    }
+
+    fn check(&self, x: &[f32], dim: usize) {
+        assert!(dim > 0 && x.len().is_multiple_of(dim), "x is [rows, D]");
+        assert!(self.affine.as_ref().is_none_or(|(weight, _)| weight.len() == dim), "the scale is [D]");
+    }
+}
+
+enum Target<'a> {
+    F32(&'a mut [f32]),
+    /// With room for a row on its way to 8 bits.
+    Rows(&'a mut RowBuffer, &'a mut [f32]),
+}
+
+struct Normalise<'a> {
+    norm: &'a LayerNorm,
+    x: &'a [f32],
+    dim: usize,
+    to: Target<'a>,
+}
+
+impl Kernel for Normalise<'_> {
+    type Out = ();
+
+    /// Three passes over a block that the first has brought into the L1 cache; over a block rather than a row, so
+    /// that the rows' sums, each a chain of its own, overlap.
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Normalise { norm, x, dim, mut to } = self;
+        let mut moments = [Moments::default(); ROWS];
+        for (block, x) in x.chunks(ROWS * dim).enumerate() {
+            for (moments, x) in moments.iter_mut().zip(x.chunks_exact(dim)) {
+                moments.mean = sum(s, x) / dim as f32;
+            }
+            for (moments, x) in moments.iter_mut().zip(x.chunks_exact(dim)) {
+                let variance = sum_of_squares(s, x, moments.mean) / dim as f32;
+                moments.scale = (variance + norm.eps).sqrt().recip();
+            }
+            for (i, x) in x.chunks_exact(dim).enumerate() {
+                let row = block * ROWS + i;
+                match &mut to {
+                    Target::F32(y) => norm.write(s, x, moments[i], &mut y[row * dim..][..dim]),
+                    Target::Rows(y, staging) => match y.row(row) {
+                        RowMut::F32(y) => norm.write(s, x, moments[i], y),
+                        RowMut::Bf16(y) => norm.write(s, x, moments[i], y),
+                        RowMut::Int8 => {
+                            norm.write(s, x, moments[i], staging);
+                            y.quantise(s, row, staging);
+                        }
+                    },
+                }
+            }
         }
     }
+}
+
+/// Rows of a block.
+const ROWS: usize = 8;
+
+/// Of a row.
+#[derive(Clone, Copy, Default)]
+struct Moments {
+    mean: f32,
+    /// `1 / sqrt(variance + eps)`.
+    scale: f32,
+}
+
+impl LayerNorm {
+    /// Normalises a row.
+    #[inline(always)]
+    fn write<S: Simd, T: Element>(&self, s: S, x: &[f32], moments: Moments, y: &mut [T]) {
+        let (mean, scale) = (s.splat(moments.mean), s.splat(moments.scale));
+        let rows = y.chunks_mut(S::LANES).zip(x.chunks(S::LANES));
+        match &self.affine {
+            Some((weight, bias)) => {
+                let affine = weight.chunks(S::LANES).zip(bias.chunks(S::LANES));
+                for ((y, x), (weight, bias)) in rows.zip(affine) {
+                    let v = s.mul(s.sub(s.load(x), mean), scale);
+                    T::store(s, y, s.fma(v, s.load(weight), s.load(bias)));
+                }
+            }
+            None => {
+                for (y, x) in rows {
+                    T::store(s, y, s.mul(s.sub(s.load(x), mean), scale));
+                }
+            }
+        }
+    }
+}
+
+/// Vectors that are summed at once: one sum after the other would wait for each addition.
+const SUMS: usize = 4;
+
+/// The sum of `x`.
+#[inline(always)]
+fn sum<S: Simd>(s: S, x: &[f32]) -> f32 {
+    let (blocks, rest) = x.split_at(x.len() / (SUMS * S::LANES) * (SUMS * S::LANES));
+    let mut sums = [s.splat(0.0); SUMS];
+    for x in blocks.chunks_exact(SUMS * S::LANES) {
+        for (sum, x) in sums.iter_mut().zip(x.chunks_exact(S::LANES)) {
+            *sum = s.add(*sum, s.load(x));
+        }
+    }
+    for x in rest.chunks(S::LANES) {
+        sums[0] = s.add(sums[0], s.load(x));
+    }
+    s.sum(s.add(s.add(sums[0], sums[1]), s.add(sums[2], sums[3])))
+}
+
+/// The sum of `(x - mean)^2`.
+#[inline(always)]
+fn sum_of_squares<S: Simd>(s: S, x: &[f32], mean: f32) -> f32 {
+    let (blocks, rest) = x.split_at(x.len() / (SUMS * S::LANES) * (SUMS * S::LANES));
+    let mut sums = [s.splat(0.0); SUMS];
+    for x in blocks.chunks_exact(SUMS * S::LANES) {
+        for (sum, x) in sums.iter_mut().zip(x.chunks_exact(S::LANES)) {
+            let v = s.sub(s.load(x), s.splat(mean));
+            *sum = s.fma(v, v, *sum);
+        }
+    }
+    for x in rest.chunks(S::LANES) {
+        let v = s.first(x.len(), s.sub(s.load(x), s.splat(mean)), s.splat(0.0));
+        sums[0] = s.fma(v, v, sums[0]);
+    }
+    s.sum(s.add(s.add(sums[0], sums[1]), s.add(sums[2], sums[3])))
 }
 
 #[cfg(test)]
@@ -61,14 +210,24 @@ mod tests {
             let x: Vec<f32> = (0..rows * dim).map(|_| values() + shift).collect();
             let weight: Vec<f32> = (0..dim).map(|_| values()).collect();
             let bias: Vec<f32> = (0..dim).map(|_| values()).collect();
-            let mut y = vec![0.0; x.len()];
-            LayerNorm::new(&weight, &bias, 1e-6).forward(&x, &mut y, dim);
+            let learned = LayerNorm::new(&weight, &bias, 1e-6);
             let expected = reference::layer_norm(&x, &weight, &bias, 1e-6);
-            // A single-element row has variance 0: both give the bias.
-            prop_assert!(reference::max_difference(&y, &expected) < 2e-4);
-            LayerNorm::plain(1e-6).forward(&x, &mut y, dim);
-            let expected = reference::layer_norm(&x, &vec![1.0; dim], &vec![0.0; dim], 1e-6);
-            prop_assert!(reference::max_difference(&y, &expected) < 2e-4);
+            let plain = reference::layer_norm(&x, &vec![1.0; dim], &vec![0.0; dim], 1e-6);
+            for level in Level::supported() {
+                let mut y = vec![0.0; x.len()];
+                LayerNorm::plain(1e-6).forward_at(level, &x, &mut y, dim);
+                prop_assert!(reference::max_difference(&y, &plain) < 2e-4);
+                // A single-element row has variance 0: both give the bias.
+                learned.forward_at(level, &x, &mut y, dim);
+                prop_assert!(reference::max_difference(&y, &expected) < 2e-4);
+                for precision in Precision::ALL {
+                    let (mut operand, mut converted) = (RowBuffer::default(), RowBuffer::default());
+                    learned.forward_rows_at(level, &x, &mut operand, precision, dim);
+                    converted.fill_at(level, precision, &y, dim);
+                    prop_assert_eq!(operand.rows(), rows);
+                    prop_assert_eq!(operand.to_f32(), converted.to_f32());
+                }
+            }
         }
     }
 }

@@ -36,6 +36,21 @@ pub fn linear(x: &[f32], weight: &[f32], bias: &[f32], inputs: usize, outputs: u
     y
 }
 
+/// `v` rounded to bf16, to nearest even.
+pub fn bf16(v: f32) -> f32 {
+    let (bits, half) = (v.to_bits(), 0x8000);
+    let (below, rest) = (bits & 0xffff_0000, bits & 0xffff);
+    let up = rest > half || rest == half && below & 0x1_0000 != 0;
+    if v.is_finite() && up { f32::from_bits(below + 0x1_0000) } else { f32::from_bits(below) }
+}
+
+/// One output's weights as integers in -127..=127 and their scale.
+pub fn quantise(row: &[f32]) -> (Vec<i8>, f32) {
+    let greatest = row.iter().fold(0f32, |m, v| m.max(v.abs()));
+    let scale = if greatest > 0.0 { greatest / 127.0 } else { 1.0 };
+    (row.iter().map(|v| (v / scale).round_ties_even() as i8).collect(), scale)
+}
+
 /// Row-wise LayerNorm.
 pub fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32) -> Vec<f32> {
     let dim = weight.len();
@@ -51,18 +66,18 @@ pub fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32) -> Vec<f32>
     y
 }
 
-/// `x Phi(x)`, the error function by its Maclaurin series or asymptote.
+/// `x Phi(x)`, the error function by a series of positive terms.
 pub fn gelu(x: &[f32]) -> Vec<f32> {
     fn erf(x: f64) -> f64 {
-        if x.abs() > 5.0 {
+        if x.abs() > 6.0 {
             return x.signum();
         }
         let (mut term, mut sum) = (x, x);
         for n in 1..200 {
-            term *= -x * x / f64::from(n);
-            sum += term / f64::from(2 * n + 1);
+            term *= 2.0 * x * x / f64::from(2 * n + 1);
+            sum += term;
         }
-        sum * 2.0 / std::f64::consts::PI.sqrt()
+        sum * (-x * x).exp() * 2.0 / std::f64::consts::PI.sqrt()
     }
     let half = |v: f64| 0.5 * v * (1.0 + erf(v / std::f64::consts::SQRT_2));
     x.iter().map(|v| half(f64::from(*v)) as f32).collect()
@@ -79,7 +94,13 @@ pub fn softmax(x: &[f32]) -> Vec<f32> {
 /// Multi-head self-attention of one image: `qkv: [n, 3, heads, d]`, `alive: [n]` (dead tokens are no
 /// keys). Returns the output `[n, heads * d]` and the probabilities `[heads, n, n]`.
 pub fn attention(qkv: &[f32], alive: &[bool], heads: usize) -> (Vec<f32>, Vec<f32>) {
-    let n = alive.len();
+    let bias: Vec<f32> = alive.iter().map(|alive| if *alive { 0.0 } else { f32::NEG_INFINITY }).collect();
+    biased_attention(qkv, &bias, heads)
+}
+
+/// [`attention`] with `bias: [n]` added to every query's scores.
+pub fn biased_attention(qkv: &[f32], bias: &[f32], heads: usize) -> (Vec<f32>, Vec<f32>) {
+    let n = bias.len();
     let dim = qkv.len() / n.max(1) / 3;
     let d = dim / heads;
     let at = |t: usize, part: usize, h: usize| &qkv[t * 3 * dim + part * dim + h * d..][..d];
@@ -91,7 +112,7 @@ pub fn attention(qkv: &[f32], alive: &[bool], heads: usize) -> (Vec<f32>, Vec<f3
                 .map(|k| {
                     let dot: f64 =
                         at(q, 0, h).iter().zip(at(k, 1, h)).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
-                    if alive[k] { (dot / (d as f64).sqrt()) as f32 } else { f32::NEG_INFINITY }
+                    (dot / (d as f64).sqrt()) as f32 + bias[k]
                 })
                 .collect();
             let p = softmax(&scores);

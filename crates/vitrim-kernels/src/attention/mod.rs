@@ -1,0 +1,247 @@
+//! Multi-head self-attention over a packed batch: each image attends to itself alone.
+
+mod head;
+
+use rayon::prelude::*;
+
+use crate::simd::dispatch;
+use crate::{Level, Precision};
+use head::{Head, SCRATCH, Strided};
+
+/// Attention of `heads` heads over `[T, 3, heads, head_dim]` rows (timm's `qkv` output).
+#[derive(Clone, Copy, Debug)]
+pub struct Attention {
+    /// Number of heads.
+    pub heads: usize,
+    /// Channels of a head.
+    pub head_dim: usize,
+    /// Whether row 0 of each image is a class token: its row is then the attention tap; else the mean
+    /// attention that each token receives.
+    pub class_token: bool,
+}
+
+/// What attention leaves behind on request, see [`Attention::forward`] and [`Attention::tap_projections`].
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct AttentionTaps {
+    /// `[T]`: mean over heads of the class token's attention (or of the attention received).
+    pub cls_attention: Option<Vec<f32>>,
+    /// `[T, head_dim]`: mean over heads of the keys.
+    pub keys: Option<Vec<f32>>,
+    /// `[T]`: norm of the values over all heads.
+    pub value_norm: Option<Vec<f32>>,
+}
+
+/// How [`Attention::run`] runs.
+pub struct AttentionOptions<'a> {
+    /// In what queries, keys, probabilities and values are multiplied; [`Precision::Int8`] counts as bf16.
+    /// Sums and softmax are f32.
+    pub precision: Precision,
+    /// With which instructions.
+    pub level: Level,
+    /// `[T]`, added to every query's scaled scores: the logarithms of merged tokens' sizes, for proportional
+    /// attention (ToMe, equation 1).
+    pub key_bias: Option<&'a [f32]>,
+    /// `[T]`, filled as [`AttentionTaps::cls_attention`] says.
+    pub cls_attention: Option<&'a mut [f32]>,
+}
+
+impl Default for AttentionOptions<'_> {
+    fn default() -> Self {
+        AttentionOptions {
+            precision: Precision::F32,
+            level: Level::current(),
+            key_bias: None,
+            cls_attention: None,
+        }
+    }
+}
+
+impl Attention {
+    /// Channels of a row: `heads * head_dim`.
+    pub fn dim(&self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    /// [`Attention::run`] in f32 at the level in force. `scratch` is not used any more.
+    ///
+    /// # Panics
+    /// If a length does not match.
+    pub fn forward(
+        &self,
+        qkv: &[f32],
+        offsets: &[usize],
+        out: &mut [f32],
+        _scratch: &mut Vec<f32>,
+        cls_attention: Option<&mut [f32]>,
+    ) {
+        self.run(qkv, offsets, out, AttentionOptions { cls_attention, ..AttentionOptions::default() });
+    }
+
+    /// `out: [T, dim]` for `qkv: [T, 3 * dim]` and `offsets: [B + 1]`, heads of images in parallel.
+    ///
+    /// # Panics
+    /// If a length does not match, or the processor lacks the level.
+    pub fn run(&self, qkv: &[f32], offsets: &[usize], out: &mut [f32], options: AttentionOptions<'_>) {
+        let (dim, d) = (self.dim(), self.head_dim);
+        let AttentionOptions { precision, level, key_bias, cls_attention } = options;
+        let total = offsets[offsets.len() - 1];
+        assert!(qkv.len() == total * 3 * dim && out.len() == total * dim, "qkv is [T, 3D], out is [T, D]");
+        assert!(key_bias.is_none_or(|bias| bias.len() == total), "the key bias is [T]");
+        let mut received = vec![0.0; if cls_attention.is_some() { total * self.heads } else { 0 }];
+
+        // One task an image and head.
+        let mut tasks = Vec::with_capacity((offsets.len() - 1) * self.heads);
+        let (mut images, mut taps) = (out, received.as_mut_slice());
+        for image in offsets.windows(2) {
+            let (start, n) = (image[0], image[1] - image[0]);
+            let (rows, rest) = images.split_at_mut(n * dim);
+            images = rest;
+            let rows = rows.as_mut_ptr();
+            for head in 0..self.heads {
+                let (tap, rest) = taps.split_at_mut(if cls_attention.is_some() { n } else { 0 });
+                taps = rest;
+                if n > 0 {
+                    // SAFETY: `out` is borrowed until the tasks are done, and no other image has these rows, nor
+                    // another head these channels.
+                    let out = unsafe { Strided::new(rows, n, dim, head * d, d) };
+                    tasks.push((start, n, head, out, tap));
+                }
+            }
+        }
+        tasks.into_par_iter().for_each(|(start, n, head, out, tap)| {
+            SCRATCH.with_borrow_mut(|scratch| {
+                let head = Head {
+                    qkv: &qkv[start * 3 * dim + head * d..(start + n) * 3 * dim],
+                    n,
+                    stride: 3 * dim,
+                    part: dim,
+                    head_dim: d,
+                    precision,
+                    key_bias: key_bias.map(|bias| &bias[start..start + n]),
+                    out,
+                    tap,
+                    class_token: self.class_token,
+                    scratch,
+                };
+                dispatch(level, head);
+            });
+        });
+
+        if let Some(tap) = cls_attention {
+            for image in offsets.windows(2) {
+                let n = image[1] - image[0];
+                let heads = &received[image[0] * self.heads..image[1] * self.heads];
+                for (t, value) in tap[image[0]..image[1]].iter_mut().enumerate() {
+                    let sum: f32 = (0..self.heads).map(|h| heads[h * n + t]).sum();
+                    *value = sum / self.heads as f32;
+                }
+            }
+        }
+    }
+
+    /// Mean keys over heads (`[T, head_dim]`) and norms of the values (`[T]`) of `qkv: [T, 3 * dim]`.
+    pub fn tap_projections(&self, qkv: &[f32], keys: bool, value_norm: bool) -> AttentionTaps {
+        let (dim, d) = (self.dim(), self.head_dim);
+        let rows = || qkv.chunks_exact(3 * dim);
+        AttentionTaps {
+            cls_attention: None,
+            keys: keys.then(|| {
+                let scale = 1.0 / self.heads as f32;
+                rows()
+                    .flat_map(|row| {
+                        let k = &row[dim..2 * dim];
+                        (0..d).map(move |i| (0..self.heads).map(|h| k[h * d + i]).sum::<f32>() * scale)
+                    })
+                    .collect()
+            }),
+            value_norm: value_norm.then(|| {
+                rows().map(|row| row[2 * dim..].iter().map(|v| v * v).sum::<f32>().sqrt()).collect()
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::reference;
+
+    /// Rows of `qkv` with what a precision rounds, rounded.
+    fn rounded(qkv: &[f32], precision: Precision) -> Vec<f32> {
+        match precision {
+            Precision::F32 => qkv.to_vec(),
+            Precision::Bf16 | Precision::Int8 => qkv.iter().map(|v| reference::bf16(*v)).collect(),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn equals_the_reference(
+            lengths in proptest::collection::vec(0usize..60, 1..5), heads in 1usize..4, d in 1usize..40,
+            class_token: bool, biased: bool, seed: u64,
+        ) {
+            let attention = Attention { heads, head_dim: d, class_token };
+            let dim = heads * d;
+            let mut offsets = vec![0];
+            lengths.iter().for_each(|n| offsets.push(offsets[offsets.len() - 1] + n));
+            let total = offsets[lengths.len()];
+            let mut values = reference::values(seed);
+            let qkv: Vec<f32> = (0..total * 3 * dim).map(|_| values() * 2.0).collect();
+            let bias: Vec<f32> = (0..total).map(|_| if biased { values() * 2.0 } else { 0.0 }).collect();
+            let projections = attention.tap_projections(&qkv, true, true);
+            let (keys, norms) = (projections.keys.unwrap(), projections.value_norm.unwrap());
+            for (level, precision) in Level::supported().flat_map(|l| [(l, Precision::F32), (l, Precision::Bf16)]) {
+                let (mut out, mut tap) = (vec![f32::NAN; total * dim], vec![f32::NAN; total]);
+                attention.run(&qkv, &offsets, &mut out, AttentionOptions {
+                    precision,
+                    level,
+                    key_bias: biased.then_some(&bias),
+                    cls_attention: Some(&mut tap),
+                });
+                let qkv = rounded(&qkv, precision);
+                for image in offsets.windows(2) {
+                    let n = image[1] - image[0];
+                    if n == 0 { continue; }
+                    let rows = &qkv[image[0] * 3 * dim..image[1] * 3 * dim];
+                    let (expected, p) = reference::biased_attention(rows, &bias[image[0]..image[1]], heads);
+                    // Probabilities are rounded to bf16 beside the operands.
+                    let tolerance = if precision == Precision::F32 { 2e-5 } else { 5e-3 };
+                    let out = &out[image[0] * dim..image[1] * dim];
+                    prop_assert!(reference::max_difference(out, &expected) < tolerance);
+                    for t in 0..n {
+                        let mean: f32 = (0..heads).map(|h| if class_token {
+                            p[h * n * n + t]
+                        } else {
+                            (0..n).map(|q| p[(h * n + q) * n + t]).sum::<f32>() / n as f32
+                        }).sum::<f32>() / heads as f32;
+                        prop_assert!((tap[image[0] + t] - mean).abs() < 1e-5);
+                    }
+                }
+            }
+            for t in 0..total {
+                let row = &qkv[t * 3 * dim..(t + 1) * 3 * dim];
+                let key0 = (0..heads).map(|h| row[dim + h * d]).sum::<f32>() / heads as f32;
+                prop_assert!((keys[t * d] - key0).abs() < 1e-5);
+                let norm = row[2 * dim..].iter().map(|v| v * v).sum::<f32>().sqrt();
+                prop_assert!((norms[t] - norm).abs() < 1e-4);
+            }
+        }
+    }
+
+    /// More keys than a block of scores holds at full height.
+    #[test]
+    fn long_images_are_cut_into_blocks() {
+        let attention = Attention { heads: 1, head_dim: 32, class_token: true };
+        let n = 1025;
+        let mut values = reference::values(5);
+        let qkv: Vec<f32> = (0..n * 96).map(|_| values() * 2.0).collect();
+        let (expected, _) = reference::attention(&qkv, &vec![true; n], 1);
+        for level in Level::supported() {
+            let mut out = vec![0.0; n * 32];
+            attention.run(&qkv, &[0, n], &mut out, AttentionOptions { level, ..AttentionOptions::default() });
+            assert!(reference::max_difference(&out, &expected) < 2e-5, "{level}");
+        }
+    }
+}

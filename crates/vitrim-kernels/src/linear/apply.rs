@@ -1,0 +1,159 @@
+//! The loops around the micro-kernel, and what happens to each tile that it leaves.
+
+use super::panels::{Line, Panel, Panels, floats, words_mut, words_of};
+use super::{Linear, Output, Precision};
+use crate::elementwise::gelu_row;
+use crate::rows::{RowBuffer, RowMut, RowScale};
+use crate::simd::{Bf16, F32, Kernel, MAX_LANES, Scales, Simd, Sink, U8S8, dispatch};
+
+/// Bytes of activations that stay in a 1 MiB L2 cache beside a panel of the weight.
+const ROW_BLOCK_BYTES: usize = 512 << 10;
+
+/// Lines that hold the largest tile of any level.
+const TILE_LINES: usize = 8 * 3;
+
+impl Linear {
+    /// `words` holds rows in the layer's precision, `scales` what undoes the quantisation of 8-bit ones.
+    pub(super) fn multiply(&self, words: &[u32], scales: &[RowScale], output: Output<'_>) {
+        let rows = words.len() / self.panels.steps;
+        let check = |y: &[f32]| assert_eq!(y.len(), rows * self.outputs(), "y is [rows, out]");
+        let (y, add) = match output {
+            Output::Store(y) => {
+                check(y);
+                (Target::Sums(y), false)
+            }
+            Output::Add(y) => {
+                check(y);
+                (Target::Sums(y), true)
+            }
+            Output::Gelu(y) => {
+                check(y);
+                (Target::Gelu(y), false)
+            }
+            Output::GeluRows(next, Precision::Int8) => {
+                // A row's scale is known once it is whole.
+                let mut staging = next.take_staging(rows * self.outputs());
+                self.multiply(words, scales, Output::Gelu(&mut staging));
+                next.fill_at(self.level, Precision::Int8, &staging, self.outputs());
+                next.put_staging(staging);
+                return;
+            }
+            Output::GeluRows(next, precision) => {
+                next.reset(precision, rows, self.outputs());
+                (Target::GeluRows(next), false)
+            }
+        };
+        dispatch(self.level, Apply { layer: self, words, rows, scales, y, add });
+    }
+}
+
+/// [`Output`] with its shape checked.
+enum Target<'a> {
+    /// Each tile goes straight to its place.
+    Sums(&'a mut [f32]),
+    Gelu(&'a mut [f32]),
+    GeluRows(&'a mut RowBuffer),
+}
+
+struct Apply<'a> {
+    layer: &'a Linear,
+    words: &'a [u32],
+    rows: usize,
+    scales: &'a [RowScale],
+    y: Target<'a>,
+    /// Whether sums are added to what is there.
+    add: bool,
+}
+
+impl Kernel for Apply<'_> {
+    type Out = ();
+
+    /// A panel of the weight stays in cache while the rows of a block stream past it; a block is what stays in
+    /// L2 beside it.
+    #[inline(always)]
+    fn run<S: Simd>(mut self, s: S) {
+        let Linear { panels, weight, bias, quantised, precision, .. } = self.layer;
+        let Panels { steps, count, columns, .. } = *panels;
+        let padded = panels.padded_columns::<S>();
+        assert!(self.words.len() >= self.rows * steps, "x is [rows, in]");
+        assert!(weight.len() >= panels.lines::<S>() && bias.len() >= padded, "packed at this level");
+        assert!(S::MR * S::NV * S::LANES <= TILE_LINES * MAX_LANES, "room for a tile");
+        if let Some(q) = quantised {
+            assert!(q.scales.len() >= padded && q.sums.len() >= padded, "scales of all outputs");
+            assert!(self.scales.len() >= self.rows, "a scale a row");
+        }
+        let block = (ROW_BLOCK_BYTES / (4 * steps)).max(S::MR) / S::MR * S::MR;
+        let mut tile = [Line::ZERO; TILE_LINES];
+        let blocks = self.rows.div_ceil(block);
+        for b in 0..blocks {
+            let (first, last) = (b * self.rows / blocks, (b + 1) * self.rows / blocks);
+            let tiles = (last - first).div_ceil(S::MR);
+            for p in 0..count {
+                let panel = panels.panel::<S>(p);
+                let width = panel.vectors * S::LANES;
+                for t in 0..tiles {
+                    // As even as can be, so that the last is not too small to keep the processor busy.
+                    let at = |t: usize| first + t * (last - first) / tiles;
+                    let (row, rows) = (at(t), at(t + 1) - at(t));
+                    // What needs more than the micro-kernel does, or is narrower than it writes, goes by the tile.
+                    let (y, stride, add) = match &mut self.y {
+                        Target::Sums(y) if panel.column + width <= columns => {
+                            (y[row * columns + panel.column..].as_mut_ptr(), columns, self.add)
+                        }
+                        _ => (words_mut(&mut tile).cast(), width, false),
+                    };
+                    let kernel = match precision {
+                        Precision::F32 => S::tile::<F32>(rows, panel.vectors, add),
+                        Precision::Bf16 => S::tile::<Bf16>(rows, panel.vectors, add),
+                        Precision::Int8 => S::tile::<U8S8>(rows, panel.vectors, add),
+                    };
+                    let quantised = quantised.as_ref().map_or(Scales::NONE, |q| Scales {
+                        rows: self.scales[row..].as_ptr(),
+                        columns: q.scales[panel.column..].as_ptr(),
+                        sums: q.sums[panel.column..].as_ptr(),
+                    });
+                    let sink = Sink { y, stride, bias: bias[panel.column..].as_ptr(), quantised };
+                    // SAFETY: `rows` rows of `steps` words start at `row`; the weight holds the panel; bias and
+                    // scales its columns, padded to whole vectors; and y or the tile the rows that are written:
+                    // all as asserted above, and by who checked y's shape.
+                    unsafe {
+                        let a = self.words.as_ptr().add(row * steps);
+                        kernel(a, steps, words_of(weight).add(panel.start), steps, &sink);
+                    }
+                    let direct = matches!(self.y, Target::Sums(_)) && panel.column + width <= columns;
+                    if !direct {
+                        self.take(s, &tile, row, rows, panel);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Apply<'_> {
+    /// Takes a tile to where it belongs.
+    #[inline(always)]
+    fn take<S: Simd>(&mut self, s: S, tile: &[Line; TILE_LINES], row: usize, rows: usize, panel: Panel) {
+        let (outputs, width) = (self.layer.outputs(), panel.vectors * S::LANES);
+        let columns = panel.column..outputs.min(panel.column + width);
+        for (i, x) in floats(tile).chunks_exact(width).enumerate().take(rows) {
+            let x = &x[..columns.len()];
+            let start = (row + i) * outputs;
+            match &mut self.y {
+                Target::Sums(y) => {
+                    let y = &mut y[start..][columns.clone()];
+                    for (y, x) in y.chunks_mut(S::LANES).zip(x.chunks(S::LANES)) {
+                        let v = s.load(x);
+                        s.store(y, if self.add { s.add(s.load(y), v) } else { v });
+                    }
+                }
+                Target::Gelu(y) => gelu_row(s, x, &mut y[start..][columns.clone()]),
+                Target::GeluRows(y) => match y.row(row + i) {
+                    RowMut::F32(y) => gelu_row(s, x, &mut y[columns.clone()]),
+                    RowMut::Bf16(y) => gelu_row(s, x, &mut y[columns.clone()]),
+                    RowMut::Int8 => unreachable!("8-bit rows are quantised once they are whole"),
+                },
+            }
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! A matrix cut into column panels, in the order in which a tile reads it.
+
+use crate::simd::{MAX_LANES, Simd};
+
+/// A cache line of words.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+pub(crate) struct Line([u32; MAX_LANES]);
+
+impl Line {
+    pub const ZERO: Line = Line([0; MAX_LANES]);
+}
+
+/// How `columns` outputs of `steps` words each lie in panels of at most [`Simd::NV`] vectors: panel after panel,
+/// in each step after step, in each its columns. Columns beyond the last are zero.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Panels {
+    pub columns: usize,
+    pub steps: usize,
+    /// Vectors over all panels.
+    vectors: usize,
+    pub count: usize,
+}
+
+/// Where a panel lies.
+#[derive(Clone, Copy)]
+pub(crate) struct Panel {
+    /// First column.
+    pub column: usize,
+    /// Vectors of columns.
+    pub vectors: usize,
+    /// First word.
+    pub start: usize,
+}
+
+impl Panels {
+    /// The panels of a level; as even as can be, so that no panel is left too narrow to keep the processor busy.
+    pub fn new<S: Simd>(columns: usize, steps: usize) -> Self {
+        let vectors = columns.div_ceil(S::LANES);
+        Panels { columns, steps, vectors, count: vectors.div_ceil(S::NV) }
+    }
+
+    /// Panel `i < count`.
+    #[inline(always)]
+    pub fn panel<S: Simd>(&self, i: usize) -> Panel {
+        let at = |i: usize| i * self.vectors / self.count;
+        let column = at(i) * S::LANES;
+        Panel { column, vectors: at(i + 1) - at(i), start: column * self.steps }
+    }
+
+    /// Columns with those that pad the last vector.
+    pub fn padded_columns<S: Simd>(&self) -> usize {
+        self.vectors * S::LANES
+    }
+
+    /// Lines that hold all panels.
+    pub fn lines<S: Simd>(&self) -> usize {
+        (self.padded_columns::<S>() * self.steps).div_ceil(MAX_LANES)
+    }
+
+    /// Packs `source`, whose row `c`, `stride` words from the next, holds the words of column `c`.
+    ///
+    /// # Panics
+    /// If `source` or `lines` is too short.
+    #[inline(always)]
+    pub fn pack_transposed<S: Simd>(&self, s: S, source: &[u32], stride: usize, lines: &mut [Line]) {
+        assert!(
+            self.columns == 0 || source.len() >= (self.columns - 1) * stride + self.steps,
+            "whole columns"
+        );
+        assert!(lines.len() >= self.lines::<S>(), "room for all panels");
+        for i in 0..self.count {
+            let panel = self.panel::<S>(i);
+            let width = panel.vectors * S::LANES;
+            for v in 0..panel.vectors {
+                let column = panel.column + v * S::LANES;
+                for step in (0..self.steps).step_by(S::LANES) {
+                    // SAFETY: the source holds `steps` words of each of `columns` columns, and the panels a
+                    // vector at each step, as checked above.
+                    unsafe {
+                        s.transpose(
+                            source.as_ptr().add(column * stride + step),
+                            stride,
+                            (self.columns - column).min(S::LANES),
+                            (self.steps - step).min(S::LANES),
+                            words_mut(lines).add(panel.start + step * width + v * S::LANES),
+                            width,
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    /// Puts a vector of the matrix at step `step` of vector `v` of `panel`.
+    ///
+    /// # Panics
+    /// If it lies outside of `lines`.
+    #[inline(always)]
+    pub fn put<S: Simd>(&self, s: S, lines: &mut [Line], panel: Panel, step: usize, v: usize, value: S::V) {
+        let at = panel.start + (step * panel.vectors + v) * S::LANES;
+        assert!(at + S::LANES <= lines.len() * MAX_LANES, "inside the panels");
+        // SAFETY: just checked.
+        unsafe { s.store_all(words_mut(lines).add(at), value) };
+    }
+}
+
+/// The words of `lines`.
+pub(crate) fn words_of(lines: &[Line]) -> *const u32 {
+    lines.as_ptr().cast()
+}
+
+/// The words of `lines`.
+pub(crate) fn words_mut(lines: &mut [Line]) -> *mut u32 {
+    lines.as_mut_ptr().cast()
+}
+
+/// The words of `lines`, which hold f32.
+pub(crate) fn floats(lines: &[Line]) -> &[f32] {
+    // SAFETY: a line is 16 words of any bits, aligned for f32.
+    unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * MAX_LANES) }
+}

@@ -1,0 +1,148 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::reference::{self, max_difference};
+
+/// A layer's arguments, drawn.
+struct Case {
+    rows: usize,
+    inputs: usize,
+    outputs: usize,
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+    x: Vec<f32>,
+    y0: Vec<f32>,
+}
+
+impl Case {
+    fn draw(rows: usize, inputs: usize, outputs: usize, seed: u64) -> Self {
+        let mut values = reference::values(seed);
+        let mut draw = |n: usize| (0..n).map(|_| values()).collect::<Vec<f32>>();
+        let (weight, bias) = (draw(outputs * inputs), draw(outputs));
+        let (x, y0) = (draw(rows * inputs), draw(rows * outputs));
+        Case { rows, inputs, outputs, weight, bias, x, y0 }
+    }
+
+    fn layer(&self, precision: Precision, level: Level) -> Linear {
+        let packing = Packing { precision, level, gamma: None };
+        Linear::packed(&self.weight, Some(&self.bias), self.outputs, self.inputs, packing)
+    }
+
+    /// The reference over `x` as an operand of `layer` reads it, and over its weight as it is packed.
+    fn expected(&self, layer: &Linear) -> Vec<f32> {
+        let mut rows = RowBuffer::default();
+        rows.fill_at(layer.level(), layer.precision(), &self.x, self.inputs);
+        let weight: Vec<f32> = match layer.precision() {
+            Precision::F32 => self.weight.clone(),
+            Precision::Bf16 => self.weight.iter().map(|w| reference::bf16(*w)).collect(),
+            Precision::Int8 => {
+                let rows = self.weight.chunks(self.inputs).map(reference::quantise);
+                rows.flat_map(|(q, scale)| q.into_iter().map(move |q| f32::from(q) * scale)).collect()
+            }
+        };
+        reference::linear(&rows.to_f32(), &weight, &self.bias, self.inputs, self.outputs)
+    }
+
+    /// Every epilogue of every layer, against the reference of the same rounding.
+    fn check(&self) -> Result<(), TestCaseError> {
+        let tolerance = 1e-5 * self.inputs as f32;
+        for (precision, level) in all() {
+            let layer = self.layer(precision, level);
+            let expected = self.expected(&layer);
+            let close = |y: &[f32], expected: &[f32], tolerance: f32| {
+                let difference = max_difference(y, expected);
+                prop_assert!(difference <= tolerance, "{precision:?} {level}: {difference}");
+                Ok(())
+            };
+            let mut rows = RowBuffer::default();
+            rows.fill_at(level, precision, &self.x, self.inputs);
+            let mut y = self.y0.clone();
+            layer.forward(&self.x, &mut y);
+            close(&y, &expected, tolerance)?;
+            let mut converted = self.y0.clone();
+            layer.apply(&rows, Output::Store(&mut converted));
+            prop_assert_eq!(&converted, &y);
+            y.copy_from_slice(&self.y0);
+            layer.forward_add(&self.x, &mut y);
+            let sum: Vec<f32> = expected.iter().zip(&self.y0).map(|(a, b)| a + b).collect();
+            close(&y, &sum, tolerance)?;
+            let activated = reference::gelu(&expected);
+            layer.apply(&rows, Output::Gelu(&mut y));
+            close(&y, &activated, 1.2 * tolerance)?;
+            for next in Precision::ALL {
+                let mut hidden = RowBuffer::default();
+                layer.apply(&rows, Output::GeluRows(&mut hidden, next));
+                prop_assert_eq!((hidden.rows(), hidden.columns()), (self.rows, self.outputs));
+                prop_assert_eq!(hidden.precision(), next);
+                let mut again = RowBuffer::default();
+                again.fill_at(level, next, &y, self.outputs);
+                prop_assert_eq!(hidden.to_f32(), again.to_f32());
+            }
+        }
+        Ok(())
+    }
+}
+
+fn all() -> impl Iterator<Item = (Precision, Level)> {
+    Precision::ALL.into_iter().flat_map(|precision| Level::supported().map(move |level| (precision, level)))
+}
+
+proptest! {
+    #[test]
+    fn equals_the_reference(rows in 0usize..40, inputs in 1usize..70, outputs in 1usize..130, seed: u64) {
+        Case::draw(rows, inputs, outputs, seed).check()?;
+    }
+
+    #[test]
+    fn layer_scale_scales_the_layer(inputs in 1usize..40, outputs in 1usize..40, seed: u64) {
+        let case = Case::draw(3, inputs, outputs, seed);
+        let gamma = &case.y0[..outputs];
+        for (precision, level) in all() {
+            let packing = Packing { precision, level, gamma: Some(gamma) };
+            let scaled = Linear::packed(&case.weight, Some(&case.bias), outputs, inputs, packing);
+            let mut plain = vec![0.0; 3 * outputs];
+            case.layer(precision, level).forward(&case.x, &mut plain);
+            let mut y = vec![0.0; 3 * outputs];
+            scaled.forward(&case.x, &mut y);
+            for (i, y) in y.iter().enumerate() {
+                let tolerance = if precision == Precision::Bf16 { 4e-3 } else { 1e-5 };
+                prop_assert!((y - plain[i] * gamma[i % outputs]).abs() <= tolerance * inputs as f32);
+            }
+        }
+    }
+}
+
+/// More inputs than one block of rows holds, the vector tails of each level, and rows on both sides of a block.
+#[test]
+fn long_rows_are_cut_into_blocks() {
+    for (rows, inputs, outputs) in [(77, 4096, 33), (129, 1538, 17), (45, 3001, 49)] {
+        Case::draw(rows, inputs, outputs, 7).check().unwrap();
+    }
+}
+
+/// What 8 bits and bf16 cost against f32, on values in -1..1: a bound that a mistake in a scale would break.
+#[test]
+fn rounding_stays_small() {
+    let case = Case::draw(64, 384, 96, 3);
+    let exact = reference::linear(&case.x, &case.weight, &case.bias, 384, 96);
+    for (precision, level) in all() {
+        let mut y = vec![0.0; exact.len()];
+        case.layer(precision, level).forward(&case.x, &mut y);
+        let bound = match precision {
+            Precision::F32 => 1e-6,
+            Precision::Bf16 => 4e-3,
+            Precision::Int8 => 1e-2,
+        };
+        let error = reference::relative_difference(&y, &exact);
+        assert!(error < bound, "{precision:?} {level}: {error}");
+    }
+}
+
+#[test]
+#[should_panic(expected = "x is in the layer's precision")]
+fn rows_of_another_precision_are_refused() {
+    let case = Case::draw(1, 4, 4, 1);
+    let mut rows = RowBuffer::default();
+    rows.fill(Precision::Bf16, &case.x, 4);
+    case.layer(Precision::Int8, Level::Scalar).apply(&rows, Output::Store(&mut [0.0; 4]));
+}

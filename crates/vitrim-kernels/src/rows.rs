@@ -1,0 +1,299 @@
+//! Rows of activations in the precision of the layer that multiplies them.
+
+use crate::simd::{Kernel, Simd, dispatch};
+use crate::{Level, Precision};
+
+/// Rows `[rows, columns]` converted once for a layer of a [`Precision`], in a buffer that is reused: nothing is
+/// allocated once it has held the greatest size.
+///
+/// bf16 is rounded to nearest even. 8-bit rows are quantised each on its own, to `scale (q - zero)` with `q` in
+/// 0..=255 and the row's least and greatest value, or zero, at its ends.
+#[derive(Clone, Debug)]
+pub struct RowBuffer {
+    precision: Precision,
+    rows: usize,
+    columns: usize,
+    /// `[rows, stride]`, each row zero after its last element.
+    words: Vec<u32>,
+    /// Of each row; 8-bit rows alone have one.
+    scales: Vec<RowScale>,
+    /// f32 rows on their way to 8 bits.
+    staging: Vec<f32>,
+}
+
+/// How an 8-bit row reads: `scale (q - zero)`, with an integer zero.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct RowScale {
+    pub scale: f32,
+    pub zero: f32,
+}
+
+/// The elements of a row; one in 8 bits is quantised whole, by [`RowBuffer::quantise`].
+pub(crate) enum RowMut<'a> {
+    F32(&'a mut [f32]),
+    Bf16(&'a mut [u16]),
+    Int8,
+}
+
+/// What a layer multiplies: f32 rows as they are, or rows that were converted before.
+#[derive(Clone, Copy)]
+pub enum Operand<'a> {
+    /// `[rows, in]`; a layer of another precision converts them on the way.
+    F32(&'a [f32]),
+    /// Rows in the layer's precision.
+    Rows(&'a RowBuffer),
+}
+
+impl<'a> From<&'a [f32]> for Operand<'a> {
+    fn from(x: &'a [f32]) -> Self {
+        Operand::F32(x)
+    }
+}
+
+impl<'a> From<&'a RowBuffer> for Operand<'a> {
+    fn from(x: &'a RowBuffer) -> Self {
+        Operand::Rows(x)
+    }
+}
+
+impl Default for RowBuffer {
+    fn default() -> Self {
+        RowBuffer {
+            precision: Precision::F32,
+            rows: 0,
+            columns: 0,
+            words: Vec::new(),
+            scales: Vec::new(),
+            staging: Vec::new(),
+        }
+    }
+}
+
+impl RowBuffer {
+    /// Precision of the rows.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// Rows held.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Elements of a row.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// Converts `x: [rows, columns]`.
+    ///
+    /// # Panics
+    /// If `x` is not whole rows.
+    pub fn fill(&mut self, precision: Precision, x: &[f32], columns: usize) {
+        self.fill_at(Level::current(), precision, x, columns);
+    }
+
+    /// [`RowBuffer::fill`] with the instructions of `level`.
+    ///
+    /// # Panics
+    /// As [`RowBuffer::fill`], or if the processor lacks the level.
+    pub fn fill_at(&mut self, level: Level, precision: Precision, x: &[f32], columns: usize) {
+        assert!(columns > 0 && x.len().is_multiple_of(columns), "x is [rows, columns]");
+        self.reset(precision, x.len() / columns, columns);
+        dispatch(level, Fill { x, rows: self });
+    }
+
+    /// The rows as f32, `[rows, columns]`: what a layer's multiplications see.
+    pub fn to_f32(&self) -> Vec<f32> {
+        let mut x = Vec::with_capacity(self.rows * self.columns);
+        for (r, row) in self.words.chunks(self.stride().max(1)).enumerate() {
+            x.extend((0..self.columns).map(|i| match self.precision {
+                Precision::F32 => f32::from_bits(row[i]),
+                Precision::Bf16 => f32::from_bits(u32::from(halves(row)[i]) << 16),
+                Precision::Int8 => {
+                    let RowScale { scale, zero } = self.scales[r];
+                    scale * (f32::from(bytes(row)[i]) - zero)
+                }
+            }));
+        }
+        x
+    }
+
+    /// Takes a shape, with unspecified elements.
+    pub(crate) fn reset(&mut self, precision: Precision, rows: usize, columns: usize) {
+        (self.precision, self.rows, self.columns) = (precision, rows, columns);
+        let stride = self.stride();
+        self.words.resize(rows * stride, 0);
+        self.scales.resize(if precision == Precision::Int8 { rows } else { 0 }, RowScale::default());
+        if !columns.is_multiple_of(precision.elements_per_word()) {
+            self.words.chunks_exact_mut(stride).for_each(|row| row[stride - 1] = 0);
+        }
+    }
+
+    /// Words of a row.
+    pub(crate) fn stride(&self) -> usize {
+        self.columns.div_ceil(self.precision.elements_per_word())
+    }
+
+    pub(crate) fn words(&self) -> &[u32] {
+        &self.words
+    }
+
+    pub(crate) fn scales(&self) -> &[RowScale] {
+        &self.scales
+    }
+
+    /// Takes the staging buffer, at `len` unspecified values, to be put back with [`RowBuffer::stage`].
+    pub(crate) fn take_staging(&mut self, len: usize) -> Vec<f32> {
+        let mut staging = std::mem::take(&mut self.staging);
+        staging.resize(len, 0.0);
+        staging
+    }
+
+    /// Gives the staging buffer back.
+    pub(crate) fn put_staging(&mut self, staging: Vec<f32>) {
+        self.staging = staging;
+    }
+
+    /// A row to write elements to.
+    #[inline(always)]
+    pub(crate) fn row(&mut self, row: usize) -> RowMut<'_> {
+        let stride = self.stride();
+        let words = &mut self.words[row * stride..][..stride];
+        match self.precision {
+            Precision::F32 => RowMut::F32(&mut floats_mut(words)[..self.columns]),
+            Precision::Bf16 => RowMut::Bf16(&mut halves_mut(words)[..self.columns]),
+            Precision::Int8 => RowMut::Int8,
+        }
+    }
+
+    /// Quantises a whole row to 8 bits.
+    #[inline(always)]
+    pub(crate) fn quantise<S: Simd>(&mut self, s: S, row: usize, x: &[f32]) {
+        let stride = self.stride();
+        let bytes = &mut bytes_mut(&mut self.words[row * stride..][..stride])[..self.columns];
+        let (mut greatest, mut least) = (s.splat(0.0), s.splat(0.0));
+        for x in x.chunks(S::LANES) {
+            // The zeros beyond a short chunk change nothing, since the range holds zero.
+            let v = s.load(x);
+            (greatest, least) = (s.max(greatest, v), s.min(least, v));
+        }
+        let greatest = s.greatest(greatest);
+        let least = -s.greatest(s.sub(s.splat(0.0), least));
+        let range = greatest - least;
+        let scale = if range > 0.0 { range / 255.0 } else { 1.0 };
+        let inverse = scale.recip();
+        let zero = (-least * inverse).round_ties_even();
+        for (q, x) in bytes.chunks_mut(S::LANES).zip(x.chunks(S::LANES)) {
+            s.store_u8(q, s.fma(s.load(x), s.splat(inverse), s.splat(zero)));
+        }
+        self.scales[row] = RowScale { scale, zero };
+    }
+}
+
+/// Converts `x` into rows of its shape.
+struct Fill<'a> {
+    x: &'a [f32],
+    rows: &'a mut RowBuffer,
+}
+
+impl Kernel for Fill<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let columns = self.rows.columns;
+        for (r, x) in self.x.chunks_exact(columns).enumerate() {
+            match self.rows.row(r) {
+                RowMut::F32(row) => row.copy_from_slice(x),
+                RowMut::Bf16(row) => {
+                    for (row, x) in row.chunks_mut(S::LANES).zip(x.chunks(S::LANES)) {
+                        s.store_bf16(row, s.load(x));
+                    }
+                }
+                RowMut::Int8 => self.rows.quantise(s, r, x),
+            }
+        }
+    }
+}
+
+/// f32 as the words that kernels read.
+pub(crate) fn words(x: &[f32]) -> &[u32] {
+    // SAFETY: f32 and u32 have one size and alignment, and every bit pattern is a value of both.
+    unsafe { std::slice::from_raw_parts(x.as_ptr().cast(), x.len()) }
+}
+
+pub(crate) fn floats_mut(words: &mut [u32]) -> &mut [f32] {
+    // SAFETY: as in `words`.
+    unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), words.len()) }
+}
+
+fn halves(words: &[u32]) -> &[u16] {
+    // SAFETY: a word is two u16 of any bits, and aligned for them.
+    unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), 2 * words.len()) }
+}
+
+pub(crate) fn halves_mut(words: &mut [u32]) -> &mut [u16] {
+    // SAFETY: as in `halves`.
+    unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), 2 * words.len()) }
+}
+
+fn bytes(words: &[u32]) -> &[u8] {
+    // SAFETY: a word is four bytes of any bits.
+    unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), 4 * words.len()) }
+}
+
+fn bytes_mut(words: &mut [u32]) -> &mut [u8] {
+    // SAFETY: as in `bytes`.
+    unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), 4 * words.len()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::reference;
+
+    proptest! {
+        #[test]
+        fn converts_as_the_reference(
+            rows in 0usize..4, columns in 1usize..70, before in 1usize..70, shift in -2f32..2.0, seed: u64,
+        ) {
+            let mut values = reference::values(seed);
+            let x: Vec<f32> = (0..rows * columns).map(|_| values() + shift).collect();
+            for level in Level::supported() {
+                // What the buffer held before must not show.
+                let mut buffer = RowBuffer::default();
+                buffer.fill_at(level, Precision::F32, &vec![f32::NAN; before * 3], before);
+                buffer.fill_at(level, Precision::F32, &x, columns);
+                prop_assert_eq!(&buffer.to_f32(), &x);
+                buffer.fill_at(level, Precision::Bf16, &x, columns);
+                let rounded: Vec<f32> = x.iter().map(|v| reference::bf16(*v)).collect();
+                prop_assert_eq!(buffer.to_f32(), rounded);
+                buffer.fill_at(level, Precision::Int8, &x, columns);
+                for (x, q) in x.chunks(columns).zip(buffer.to_f32().chunks(columns)) {
+                    let range = x.iter().fold(0f32, |m, v| m.max(*v)) - x.iter().fold(0f32, |m, v| m.min(*v));
+                    prop_assert!(reference::max_difference(x, q) <= 0.501 * range / 255.0);
+                }
+                let (stride, spare) = (buffer.stride(), buffer.stride() * 4 - columns);
+                for row in buffer.words().chunks(stride.max(1)) {
+                    prop_assert!(bytes(row).iter().rev().take(spare).all(|v| *v == 0));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn bf16_keeps_what_is_not_a_number() {
+        let x = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::from_bits(0x7fff_ffff), -0.0];
+        for level in Level::supported() {
+            let mut buffer = RowBuffer::default();
+            buffer.fill_at(level, Precision::Bf16, &x, 5);
+            let y = buffer.to_f32();
+            assert!(y[0].is_nan() && y[3].is_nan(), "{level}");
+            assert_eq!(y[1..3], x[1..3]);
+            assert_eq!(y[4].to_bits(), x[4].to_bits());
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! 8 lanes of AVX2 with FMA.
+
+use std::arch::x86_64::*;
+
+use super::{Dot, Kernel, Simd, Sink, Tile, tile, tiles};
+
+/// A processor with AVX2 and FMA.
+#[derive(Clone, Copy)]
+pub(super) struct Avx2(());
+
+/// Runs `kernel` with AVX2.
+///
+/// # Safety
+/// The processor has [`crate::Level::Avx2`].
+#[target_feature(enable = "avx2,fma")]
+pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Out {
+    kernel.run(Avx2(()))
+}
+
+#[target_feature(enable = "avx2,fma")]
+unsafe fn avx2<D: Dot, const ADD: bool, const MR: usize, const NV: usize>(
+    a: *const u32,
+    a_stride: usize,
+    b: *const u32,
+    steps: usize,
+    sink: &Sink,
+) {
+    // SAFETY: the caller keeps `Tile`'s contract.
+    unsafe { tile::<Avx2, D, ADD, MR, NV>(Avx2(()), a, a_stride, b, steps, sink) }
+}
+
+/// An expression of intrinsics on registers alone.
+macro_rules! on_registers {
+    ($e:expr) => {
+        // SAFETY: the token proves that the processor has the instructions, which touch no memory.
+        unsafe { $e }
+    };
+}
+
+/// All bits of the first `n` lanes.
+#[inline(always)]
+fn first(n: usize) -> __m256i {
+    on_registers!(_mm256_cmpgt_epi32(_mm256_set1_epi32(n as i32), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)))
+}
+
+/// Rounds to bf16 in the high half of each lane; the low half is left over.
+#[inline(always)]
+fn round_bf16(v: __m256) -> __m256i {
+    on_registers!({
+        let bits = _mm256_castps_si256(v);
+        let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+        let rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+        let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x0040_0000));
+        let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(v, v));
+        _mm256_blendv_epi8(rounded, quiet, nan)
+    })
+}
+
+impl Simd for Avx2 {
+    type V = __m256;
+    const LANES: usize = 8;
+    const MR: usize = 6;
+    const NV: usize = 2;
+    const BF16_PARTS: usize = 2;
+
+    fn tile<D: Dot>(rows: usize, vectors: usize, add: bool) -> Tile {
+        let tiles = if add {
+            tiles!(avx2, D, true, [1 2 3 4 5 6], [1 2])
+        } else {
+            tiles!(avx2, D, false, [1 2 3 4 5 6], [1 2])
+        };
+        tiles[rows - 1][vectors - 1]
+    }
+
+    #[inline(always)]
+    fn splat(self, v: f32) -> __m256 {
+        on_registers!(_mm256_set1_ps(v))
+    }
+
+    #[inline(always)]
+    unsafe fn load_all(self, p: *const u32) -> __m256 {
+        // SAFETY: the caller has 8 words at p.
+        unsafe { _mm256_loadu_ps(p.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_first(self, p: *const u32, n: usize) -> __m256 {
+        // SAFETY: the caller has n words at p; masked lanes are not read.
+        unsafe { _mm256_maskload_ps(p.cast(), first(n)) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_all(self, p: *mut u32, v: __m256) {
+        // SAFETY: the caller has 8 words at p.
+        unsafe { _mm256_storeu_ps(p.cast(), v) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_first(self, p: *mut u32, n: usize, v: __m256) {
+        // SAFETY: the caller has n words at p; masked lanes are not written.
+        unsafe { _mm256_maskstore_ps(p.cast(), first(n), v) }
+    }
+
+    #[inline(always)]
+    unsafe fn broadcast(self, p: *const u32) -> __m256 {
+        // SAFETY: the caller has a word at p.
+        unsafe { _mm256_broadcast_ss(&*p.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn transpose(
+        self,
+        src: *const u32,
+        stride: usize,
+        rows: usize,
+        columns: usize,
+        dst: *mut u32,
+        dst_stride: usize,
+    ) {
+        let mut v = [self.splat(0.0); 8];
+        for (r, v) in v.iter_mut().enumerate().take(rows) {
+            // SAFETY: row r of src holds `columns` words.
+            *v = unsafe { self.load_first(src.add(r * stride), columns) };
+        }
+        on_registers!({
+            // Pairs of lanes of two rows, then quads of four, within each 128-bit part; then the parts.
+            let mut w = v;
+            for i in (0..8).step_by(2) {
+                w[i] = _mm256_unpacklo_ps(v[i], v[i + 1]);
+                w[i + 1] = _mm256_unpackhi_ps(v[i], v[i + 1]);
+            }
+            for i in (0..8).step_by(4) {
+                v[i] = _mm256_shuffle_ps::<0x44>(w[i], w[i + 2]);
+                v[i + 1] = _mm256_shuffle_ps::<0xee>(w[i], w[i + 2]);
+                v[i + 2] = _mm256_shuffle_ps::<0x44>(w[i + 1], w[i + 3]);
+                v[i + 3] = _mm256_shuffle_ps::<0xee>(w[i + 1], w[i + 3]);
+            }
+            for c in 0..4 {
+                w[c] = _mm256_permute2f128_ps::<0x20>(v[c], v[4 + c]);
+                w[4 + c] = _mm256_permute2f128_ps::<0x31>(v[c], v[4 + c]);
+            }
+            v = w;
+        });
+        for (c, v) in v.iter().enumerate().take(columns) {
+            // SAFETY: the caller has a register at each column of dst.
+            unsafe { self.store_all(dst.add(c * dst_stride), *v) };
+        }
+    }
+
+    #[inline(always)]
+    fn add(self, a: __m256, b: __m256) -> __m256 {
+        on_registers!(_mm256_add_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn sub(self, a: __m256, b: __m256) -> __m256 {
+        on_registers!(_mm256_sub_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn mul(self, a: __m256, b: __m256) -> __m256 {
+        on_registers!(_mm256_mul_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn fma(self, a: __m256, b: __m256, c: __m256) -> __m256 {
+        on_registers!(_mm256_fmadd_ps(a, b, c))
+    }
+
+    #[inline(always)]
+    fn max(self, a: __m256, b: __m256) -> __m256 {
+        on_registers!(_mm256_max_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn min(self, a: __m256, b: __m256) -> __m256 {
+        on_registers!(_mm256_min_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn abs(self, v: __m256) -> __m256 {
+        on_registers!(_mm256_andnot_ps(_mm256_set1_ps(-0.0), v))
+    }
+
+    #[inline(always)]
+    fn round(self, v: __m256) -> __m256 {
+        on_registers!(_mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(v))
+    }
+
+    #[inline(always)]
+    fn scale2(self, v: __m256, n: __m256) -> __m256 {
+        on_registers!({
+            let exponent = _mm256_slli_epi32::<23>(_mm256_cvtps_epi32(n));
+            _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(v), exponent))
+        })
+    }
+
+    #[inline(always)]
+    fn sum(self, v: __m256) -> f32 {
+        on_registers!({
+            let v = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+            let v = _mm_add_ps(v, _mm_movehl_ps(v, v));
+            _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)))
+        })
+    }
+
+    #[inline(always)]
+    fn greatest(self, v: __m256) -> f32 {
+        on_registers!({
+            let v = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+            let v = _mm_max_ps(v, _mm_movehl_ps(v, v));
+            _mm_cvtss_f32(_mm_max_ss(v, _mm_movehdup_ps(v)))
+        })
+    }
+
+    #[inline(always)]
+    fn part_bf16(self, i: usize, v: __m256) -> __m256 {
+        if i == 0 {
+            on_registers!(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_castps_si256(v))))
+        } else {
+            on_registers!(_mm256_and_ps(v, _mm256_castsi256_ps(_mm256_set1_epi32(0xffff_0000_u32 as i32))))
+        }
+    }
+
+    #[inline(always)]
+    fn dot_bf16(self, acc: __m256, a: __m256, b: __m256) -> __m256 {
+        self.fma(a, b, acc)
+    }
+
+    #[inline(always)]
+    fn dot_u8s8(self, acc: __m256, a: __m256, b: __m256) -> __m256 {
+        on_registers!({
+            let (acc, a, b) = (_mm256_castps_si256(acc), _mm256_castps_si256(a), _mm256_castps_si256(b));
+            // Bytes 0 and 2 of each word, then 1 and 3, as i16: unlike vpmaddubsw, nothing saturates.
+            let even = _mm256_madd_epi16(
+                _mm256_and_si256(a, _mm256_set1_epi16(0xff)),
+                _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(b)),
+            );
+            let odd = _mm256_madd_epi16(_mm256_srli_epi16::<8>(a), _mm256_srai_epi16::<8>(b));
+            _mm256_castsi256_ps(_mm256_add_epi32(acc, _mm256_add_epi32(even, odd)))
+        })
+    }
+
+    #[inline(always)]
+    fn first(self, n: usize, v: __m256, rest: __m256) -> __m256 {
+        on_registers!(_mm256_blendv_ps(rest, v, _mm256_castsi256_ps(first(n))))
+    }
+
+    #[inline(always)]
+    fn float(self, v: __m256) -> __m256 {
+        on_registers!(_mm256_cvtepi32_ps(_mm256_castps_si256(v)))
+    }
+
+    #[inline(always)]
+    fn pair_bf16(self, low: __m256, high: __m256) -> __m256 {
+        on_registers!({
+            let low = _mm256_srli_epi32::<16>(round_bf16(low));
+            _mm256_castsi256_ps(_mm256_blend_epi16::<0xaa>(low, round_bf16(high)))
+        })
+    }
+
+    #[inline(always)]
+    fn store_bf16(self, dst: &mut [u16], v: __m256) {
+        let mut lanes = [0u16; 8];
+        // SAFETY: `lanes` holds one 128-bit register.
+        unsafe {
+            let words = _mm256_srli_epi32::<16>(round_bf16(v));
+            let (low, high) = (_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+            _mm_storeu_si128(lanes.as_mut_ptr().cast(), _mm_packus_epi32(low, high));
+        }
+        match <&mut [u16; 8]>::try_from(&mut *dst) {
+            Ok(dst) => *dst = lanes,
+            Err(_) => dst.copy_from_slice(&lanes[..dst.len()]),
+        }
+    }
+
+    #[inline(always)]
+    fn store_u8(self, dst: &mut [u8], v: __m256) {
+        let mut lanes = [0u8; 16];
+        // SAFETY: `lanes` holds one 128-bit register.
+        unsafe {
+            let words = _mm256_cvtps_epi32(v);
+            let (low, high) = (_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+            let halves = _mm_packs_epi32(low, high);
+            _mm_storeu_si128(lanes.as_mut_ptr().cast(), _mm_packus_epi16(halves, halves));
+        }
+        match <&mut [u8; 8]>::try_from(&mut *dst) {
+            Ok(dst) => dst.copy_from_slice(&lanes[..8]),
+            Err(_) => dst.copy_from_slice(&lanes[..dst.len()]),
+        }
+    }
+}

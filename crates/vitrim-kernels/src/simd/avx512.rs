@@ -1,0 +1,358 @@
+//! 16 lanes of AVX-512, with or without its dot products of bf16 and 8-bit integers.
+
+use std::arch::x86_64::*;
+use std::mem::transmute;
+
+use super::{Dot, Kernel, Simd, Sink, Tile, tile, tiles};
+
+/// A processor with AVX-512 F, BW, DQ and VL; with AVX512_BF16 and AVX512_VNNI if `DOTS`.
+#[derive(Clone, Copy)]
+pub(super) struct Avx512<const DOTS: bool>(());
+
+/// Runs `kernel` with AVX-512.
+///
+/// # Safety
+/// The processor has [`crate::Level::Avx512`].
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
+pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Out {
+    kernel.run(Avx512::<false>(()))
+}
+
+/// Runs `kernel` with AVX-512 and its dot products.
+///
+/// # Safety
+/// The processor has [`crate::Level::Avx512Bf16Vnni`].
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni")]
+pub(super) unsafe fn run_with_dots<K: Kernel>(kernel: K) -> K::Out {
+    kernel.run(Avx512::<true>(()))
+}
+
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn plain<D: Dot, const ADD: bool, const MR: usize, const NV: usize>(
+    a: *const u32,
+    a_stride: usize,
+    b: *const u32,
+    steps: usize,
+    sink: &Sink,
+) {
+    let s = Avx512::<false>(());
+    // SAFETY: the caller keeps `Tile`'s contract.
+    unsafe { tile::<_, D, ADD, MR, NV>(s, a, a_stride, b, steps, sink) }
+}
+
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni")]
+unsafe fn dots<D: Dot, const ADD: bool, const MR: usize, const NV: usize>(
+    a: *const u32,
+    a_stride: usize,
+    b: *const u32,
+    steps: usize,
+    sink: &Sink,
+) {
+    let s = Avx512::<true>(());
+    // SAFETY: the caller keeps `Tile`'s contract.
+    unsafe { tile::<_, D, ADD, MR, NV>(s, a, a_stride, b, steps, sink) }
+}
+
+/// An expression of intrinsics on registers alone.
+macro_rules! on_registers {
+    ($e:expr) => {
+        // SAFETY: the token proves that the processor has the instructions, which touch no memory.
+        unsafe { $e }
+    };
+}
+
+/// Rounds to bf16 in the high half of each lane; the low half is left over.
+#[inline(always)]
+fn round_bf16(v: __m512) -> __m512i {
+    on_registers!({
+        let bits = _mm512_castps_si512(v);
+        let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+        let rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+        let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v);
+        _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x0040_0000))
+    })
+}
+
+/// The low pairs of lanes of each 128-bit part of `a` and `b`.
+#[inline(always)]
+fn unpacklo(a: __m512, b: __m512) -> __m512 {
+    on_registers!(_mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(a), _mm512_castps_pd(b))))
+}
+
+/// The high pairs.
+#[inline(always)]
+fn unpackhi(a: __m512, b: __m512) -> __m512 {
+    on_registers!(_mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(a), _mm512_castps_pd(b))))
+}
+
+#[inline(always)]
+fn first(n: usize) -> __mmask16 {
+    debug_assert!(n <= 16);
+    ((1u32 << n) - 1) as __mmask16
+}
+
+impl<const DOTS: bool> Simd for Avx512<DOTS> {
+    type V = __m512;
+    const LANES: usize = 16;
+    const MR: usize = 8;
+    const NV: usize = 3;
+    const BF16_PARTS: usize = if DOTS { 1 } else { 2 };
+
+    fn tile<D: Dot>(rows: usize, vectors: usize, add: bool) -> Tile {
+        let tiles = match (DOTS, add) {
+            (false, false) => tiles!(plain, D, false, [1 2 3 4 5 6 7 8], [1 2 3]),
+            (false, true) => tiles!(plain, D, true, [1 2 3 4 5 6 7 8], [1 2 3]),
+            (true, false) => tiles!(dots, D, false, [1 2 3 4 5 6 7 8], [1 2 3]),
+            (true, true) => tiles!(dots, D, true, [1 2 3 4 5 6 7 8], [1 2 3]),
+        };
+        tiles[rows - 1][vectors - 1]
+    }
+
+    #[inline(always)]
+    fn splat(self, v: f32) -> __m512 {
+        on_registers!(_mm512_set1_ps(v))
+    }
+
+    #[inline(always)]
+    unsafe fn load_all(self, p: *const u32) -> __m512 {
+        // SAFETY: the caller has 16 words at p.
+        unsafe { _mm512_loadu_ps(p.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_first(self, p: *const u32, n: usize) -> __m512 {
+        // SAFETY: the caller has n words at p; masked lanes are not read.
+        unsafe { _mm512_maskz_loadu_ps(first(n), p.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_all(self, p: *mut u32, v: __m512) {
+        // SAFETY: the caller has 16 words at p.
+        unsafe { _mm512_storeu_ps(p.cast(), v) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_first(self, p: *mut u32, n: usize, v: __m512) {
+        // SAFETY: the caller has n words at p; masked lanes are not written.
+        unsafe { _mm512_mask_storeu_ps(p.cast(), first(n), v) }
+    }
+
+    #[inline(always)]
+    unsafe fn broadcast(self, p: *const u32) -> __m512 {
+        // SAFETY: the caller has a word at p.
+        unsafe { _mm512_castsi512_ps(_mm512_set1_epi32(p.cast::<i32>().read())) }
+    }
+
+    #[inline(always)]
+    unsafe fn transpose(
+        self,
+        src: *const u32,
+        stride: usize,
+        rows: usize,
+        columns: usize,
+        dst: *mut u32,
+        dst_stride: usize,
+    ) {
+        let mut v = [self.splat(0.0); 16];
+        for (r, v) in v.iter_mut().enumerate().take(rows) {
+            // SAFETY: row r of src holds `columns` words.
+            *v = unsafe { self.load_first(src.add(r * stride), columns) };
+        }
+        on_registers!({
+            // Pairs of lanes of two rows, then quads of four, within each 128-bit part.
+            let mut w = v;
+            for i in (0..16).step_by(2) {
+                w[i] = _mm512_unpacklo_ps(v[i], v[i + 1]);
+                w[i + 1] = _mm512_unpackhi_ps(v[i], v[i + 1]);
+            }
+            for i in (0..16).step_by(4) {
+                v[i] = unpacklo(w[i], w[i + 2]);
+                v[i + 1] = unpackhi(w[i], w[i + 2]);
+                v[i + 2] = unpacklo(w[i + 1], w[i + 3]);
+                v[i + 3] = unpackhi(w[i + 1], w[i + 3]);
+            }
+            // v[4 q + c] holds columns c, c + 4, c + 8, c + 12 of rows 4 q ..: gather the parts of the four q.
+            for c in 0..4 {
+                let low = _mm512_shuffle_f32x4::<0x44>(v[c], v[4 + c]);
+                let high = _mm512_shuffle_f32x4::<0xee>(v[c], v[4 + c]);
+                let low2 = _mm512_shuffle_f32x4::<0x44>(v[8 + c], v[12 + c]);
+                let high2 = _mm512_shuffle_f32x4::<0xee>(v[8 + c], v[12 + c]);
+                w[c] = _mm512_shuffle_f32x4::<0x88>(low, low2);
+                w[4 + c] = _mm512_shuffle_f32x4::<0xdd>(low, low2);
+                w[8 + c] = _mm512_shuffle_f32x4::<0x88>(high, high2);
+                w[12 + c] = _mm512_shuffle_f32x4::<0xdd>(high, high2);
+            }
+            v = w;
+        });
+        for (c, v) in v.iter().enumerate().take(columns) {
+            // SAFETY: the caller has a register at each column of dst.
+            unsafe { self.store_all(dst.add(c * dst_stride), *v) };
+        }
+    }
+
+    #[inline(always)]
+    fn add(self, a: __m512, b: __m512) -> __m512 {
+        on_registers!(_mm512_add_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn sub(self, a: __m512, b: __m512) -> __m512 {
+        on_registers!(_mm512_sub_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn mul(self, a: __m512, b: __m512) -> __m512 {
+        on_registers!(_mm512_mul_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn fma(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        on_registers!(_mm512_fmadd_ps(a, b, c))
+    }
+
+    #[inline(always)]
+    fn max(self, a: __m512, b: __m512) -> __m512 {
+        on_registers!(_mm512_max_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn min(self, a: __m512, b: __m512) -> __m512 {
+        on_registers!(_mm512_min_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn abs(self, v: __m512) -> __m512 {
+        on_registers!(_mm512_abs_ps(v))
+    }
+
+    #[inline(always)]
+    fn round(self, v: __m512) -> __m512 {
+        on_registers!(_mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(v))
+    }
+
+    #[inline(always)]
+    fn scale2(self, v: __m512, n: __m512) -> __m512 {
+        on_registers!(_mm512_scalef_ps(v, n))
+    }
+
+    #[inline(always)]
+    fn sum(self, v: __m512) -> f32 {
+        on_registers!(_mm512_reduce_add_ps(v))
+    }
+
+    #[inline(always)]
+    fn greatest(self, v: __m512) -> f32 {
+        on_registers!(_mm512_reduce_max_ps(v))
+    }
+
+    #[inline(always)]
+    fn part_bf16(self, i: usize, v: __m512) -> __m512 {
+        match (DOTS, i) {
+            (true, _) => v,
+            (false, 0) => {
+                on_registers!(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_castps_si512(v))))
+            }
+            (false, _) => {
+                on_registers!(_mm512_and_ps(
+                    v,
+                    _mm512_castsi512_ps(_mm512_set1_epi32(0xffff_0000_u32 as i32))
+                ))
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn dot_bf16(self, acc: __m512, a: __m512, b: __m512) -> __m512 {
+        if DOTS {
+            on_registers!({
+                let (a, b) = (transmute::<__m512, __m512bh>(a), transmute::<__m512, __m512bh>(b));
+                _mm512_dpbf16_ps(acc, a, b)
+            })
+        } else {
+            self.fma(a, b, acc)
+        }
+    }
+
+    #[inline(always)]
+    fn dot_u8s8(self, acc: __m512, a: __m512, b: __m512) -> __m512 {
+        on_registers!({
+            let (acc, a, b) = (_mm512_castps_si512(acc), _mm512_castps_si512(a), _mm512_castps_si512(b));
+            if DOTS {
+                return _mm512_castsi512_ps(_mm512_dpbusd_epi32(acc, a, b));
+            }
+            // Bytes 0 and 2 of each word, then 1 and 3, as i16: unlike vpmaddubsw, nothing saturates.
+            let even = _mm512_madd_epi16(
+                _mm512_and_si512(a, _mm512_set1_epi16(0xff)),
+                _mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(b)),
+            );
+            let odd = _mm512_madd_epi16(_mm512_srli_epi16::<8>(a), _mm512_srai_epi16::<8>(b));
+            _mm512_castsi512_ps(_mm512_add_epi32(acc, _mm512_add_epi32(even, odd)))
+        })
+    }
+
+    #[inline(always)]
+    fn first(self, n: usize, v: __m512, rest: __m512) -> __m512 {
+        on_registers!(_mm512_mask_mov_ps(rest, first(n), v))
+    }
+
+    #[inline(always)]
+    fn float(self, v: __m512) -> __m512 {
+        on_registers!(_mm512_cvtepi32_ps(_mm512_castps_si512(v)))
+    }
+
+    #[inline(always)]
+    fn pair_bf16(self, low: __m512, high: __m512) -> __m512 {
+        if DOTS {
+            // All of `low`, then all of `high`: interleave the two.
+            let halves = on_registers!(transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low)));
+            let mut order = [0u16; 32];
+            for (i, lane) in order.iter_mut().enumerate() {
+                *lane = (i / 2 + i % 2 * 16) as u16;
+            }
+            // SAFETY: the array is a register of 16-bit lanes.
+            let order = unsafe { _mm512_loadu_si512(order.as_ptr().cast()) };
+            on_registers!(_mm512_castsi512_ps(_mm512_permutexvar_epi16(order, halves)))
+        } else {
+            on_registers!({
+                let low = _mm512_srli_epi32::<16>(round_bf16(low));
+                // The high half of every pair of 16-bit lanes from `high`.
+                let words = _mm512_mask_blend_epi16(0xaaaa_aaaa, low, round_bf16(high));
+                _mm512_castsi512_ps(words)
+            })
+        }
+    }
+
+    #[inline(always)]
+    fn store_bf16(self, dst: &mut [u16], v: __m512) {
+        assert!(dst.len() <= 16, "a register is 16 lanes");
+        let half = if DOTS {
+            on_registers!(transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(v)))
+        } else {
+            on_registers!(_mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(round_bf16(v))))
+        };
+        let n = dst.len();
+        let dst = dst.as_mut_ptr();
+        // SAFETY: dst holds n values, as many as the mask has bits.
+        unsafe {
+            if n == 16 {
+                _mm256_storeu_si256(dst.cast(), half);
+            } else {
+                _mm256_mask_storeu_epi16(dst.cast(), first(n), half);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn store_u8(self, dst: &mut [u8], v: __m512) {
+        assert!(dst.len() <= 16, "a register is 16 lanes");
+        let v = self.max(v, self.splat(0.0));
+        // SAFETY: dst holds as many values as the mask has bits.
+        unsafe {
+            _mm512_mask_cvtusepi32_storeu_epi8(
+                dst.as_mut_ptr().cast(),
+                first(dst.len()),
+                _mm512_cvtps_epi32(v),
+            )
+        }
+    }
+}

@@ -1,0 +1,372 @@
+//! One register of f32 or 32-bit words, at each [`Level`], and kernels written once against it.
+//!
+//! A kernel is a struct whose [`Kernel::run`] is generic over [`Simd`]; [`dispatch`] compiles it once a level
+//! with that level's instructions enabled, so that everything `#[inline(always)]` beneath it vectorises.
+
+mod scalar;
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+
+use std::ptr::null;
+
+use crate::Level;
+use crate::rows::RowScale;
+
+const _: () = assert!(cfg!(target_endian = "little"), "pairs and quads of a word are read little-endian");
+
+/// The lanes of the widest register.
+pub(crate) const MAX_LANES: usize = 16;
+
+/// A micro-kernel: `y[i][..] = finish(sum_k a[i][k] . b[k][..])` for a fixed number of rows `i` and vectors a row.
+///
+/// # Safety
+/// `a` points at rows of `steps` words, `a_stride` words apart; `b` at `steps` rows of the tile's width,
+/// contiguous; and `sink` as its fields say.
+pub(crate) type Tile = unsafe fn(a: *const u32, a_stride: usize, b: *const u32, steps: usize, sink: &Sink);
+
+/// What becomes of a tile's sums.
+pub(crate) struct Sink {
+    /// Rows of the tile's width, `stride` values apart.
+    pub y: *mut f32,
+    pub stride: usize,
+    /// As many values as the tile is wide, added to each row.
+    pub bias: *const f32,
+    /// For sums of 8-bit products alone.
+    pub quantised: Scales,
+}
+
+/// What turns sums of 8-bit products back into f32; null for what needs none of it.
+#[derive(Clone, Copy)]
+pub(crate) struct Scales {
+    /// Of each of the tile's rows.
+    pub rows: *const RowScale,
+    /// Of each column: the weight's scale, and the sum of its integers.
+    pub columns: *const f32,
+    pub sums: *const f32,
+}
+
+impl Scales {
+    pub const NONE: Scales = Scales { rows: null(), columns: null(), sums: null() };
+}
+
+/// How a word of an operand multiplies: one f32, two bf16 or four 8-bit integers. Where no instruction takes a
+/// whole word, it is multiplied part by part.
+pub(crate) trait Dot {
+    /// Whether sums are i32 that [`Scales`] turn into f32.
+    const QUANTISED: bool = false;
+
+    /// Parts of a word.
+    #[inline(always)]
+    fn parts<S: Simd>() -> usize {
+        1
+    }
+
+    /// Part `i` of words.
+    #[inline(always)]
+    fn part<S: Simd>(_: S, _i: usize, v: S::V) -> S::V {
+        v
+    }
+
+    /// `acc + a . b` of two parts, lane by lane; i32 lanes if quantised, else f32.
+    fn dot<S: Simd>(s: S, acc: S::V, a: S::V, b: S::V) -> S::V;
+}
+
+/// One f32 a word.
+pub(crate) struct F32;
+/// Two bf16 a word, the first in the low half.
+pub(crate) struct Bf16;
+/// Four integers a word, the first lowest: `a` unsigned, `b` signed.
+pub(crate) struct U8S8;
+
+impl Dot for F32 {
+    #[inline(always)]
+    fn dot<S: Simd>(s: S, acc: S::V, a: S::V, b: S::V) -> S::V {
+        s.fma(a, b, acc)
+    }
+}
+
+impl Dot for Bf16 {
+    #[inline(always)]
+    fn parts<S: Simd>() -> usize {
+        S::BF16_PARTS
+    }
+
+    #[inline(always)]
+    fn part<S: Simd>(s: S, i: usize, a: S::V) -> S::V {
+        s.part_bf16(i, a)
+    }
+
+    #[inline(always)]
+    fn dot<S: Simd>(s: S, acc: S::V, a: S::V, b: S::V) -> S::V {
+        s.dot_bf16(acc, a, b)
+    }
+}
+
+impl Dot for U8S8 {
+    const QUANTISED: bool = true;
+
+    #[inline(always)]
+    fn dot<S: Simd>(s: S, acc: S::V, a: S::V, b: S::V) -> S::V {
+        s.dot_u8s8(acc, a, b)
+    }
+}
+
+/// The instructions of a level. A value proves that the processor has them.
+pub(crate) trait Simd: Copy {
+    /// A register of [`Simd::LANES`] f32, or of as many 32-bit words.
+    type V: Copy;
+    /// Lanes of a register.
+    const LANES: usize;
+    /// Rows of the largest tile.
+    const MR: usize;
+    /// Vectors a row of the largest tile.
+    const NV: usize;
+    /// Parts that a word of bf16 is multiplied in.
+    const BF16_PARTS: usize;
+
+    /// The tile of `rows` in `1..=MR` and `vectors` in `1..=NV`, which writes its sums, or adds them to what is
+    /// there.
+    fn tile<D: Dot>(rows: usize, vectors: usize, add: bool) -> Tile;
+
+    fn splat(self, v: f32) -> Self::V;
+
+    /// # Safety
+    /// `p` points at a readable register of words.
+    unsafe fn load_all(self, p: *const u32) -> Self::V;
+    /// # Safety
+    /// `p` points at `n <= LANES` readable words; the other lanes are zero.
+    unsafe fn load_first(self, p: *const u32, n: usize) -> Self::V;
+    /// # Safety
+    /// `p` points at a writable register of words.
+    unsafe fn store_all(self, p: *mut u32, v: Self::V);
+    /// # Safety
+    /// `p` points at `n <= LANES` writable words.
+    unsafe fn store_first(self, p: *mut u32, n: usize, v: Self::V);
+    /// The word at `p` in every lane.
+    ///
+    /// # Safety
+    /// `p` points at a readable word.
+    unsafe fn broadcast(self, p: *const u32) -> Self::V;
+    /// `dst[c][r] = src[r][c]` for `r < rows`, `c < columns`; lanes from `rows` on become zero.
+    ///
+    /// # Safety
+    /// `rows` and `columns` are at most [`Simd::LANES`]; `src` holds `rows` readable rows of `columns` words,
+    /// `stride` apart; `dst` holds `columns` writable registers, `dst_stride` words apart.
+    unsafe fn transpose(
+        self,
+        src: *const u32,
+        stride: usize,
+        rows: usize,
+        columns: usize,
+        dst: *mut u32,
+        dst_stride: usize,
+    );
+
+    fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a b + c`.
+    fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// The greater; `b` where either is NaN.
+    fn max(self, a: Self::V, b: Self::V) -> Self::V;
+    /// The smaller; `b` where either is NaN.
+    fn min(self, a: Self::V, b: Self::V) -> Self::V;
+    fn abs(self, v: Self::V) -> Self::V;
+    /// To the nearest integer, ties to even.
+    fn round(self, v: Self::V) -> Self::V;
+    /// `v 2^n` for integers `n` in -126..=127 and `v` in 0.5..2.
+    fn scale2(self, v: Self::V, n: Self::V) -> Self::V;
+    fn sum(self, v: Self::V) -> f32;
+    fn greatest(self, v: Self::V) -> f32;
+
+    /// Part `i` of words of two bf16: the words themselves, or one of the two as f32.
+    fn part_bf16(self, i: usize, v: Self::V) -> Self::V;
+    /// `acc` and the products of a part's bf16.
+    fn dot_bf16(self, acc: Self::V, a: Self::V, b: Self::V) -> Self::V;
+    /// `acc + a0 b0 + .. + a3 b3` of four integers a lane, `a` unsigned, `b` signed, in i32.
+    fn dot_u8s8(self, acc: Self::V, a: Self::V, b: Self::V) -> Self::V;
+    /// The first `n <= LANES` lanes of `v`, the others of `rest`.
+    fn first(self, n: usize, v: Self::V, rest: Self::V) -> Self::V;
+    /// i32 to f32, to nearest even.
+    fn float(self, v: Self::V) -> Self::V;
+    /// Words of two bf16: `low` rounded in the low half, `high` in the high.
+    fn pair_bf16(self, low: Self::V, high: Self::V) -> Self::V;
+    /// Rounds the first `dst.len() <= LANES` lanes to bf16, to nearest even.
+    fn store_bf16(self, dst: &mut [u16], v: Self::V);
+    /// Rounds the first `dst.len() <= LANES` lanes, integers or not, to nearest even and clamps to 0..=255.
+    fn store_u8(self, dst: &mut [u8], v: Self::V);
+
+    /// The first `min(LANES, x.len())` values; the other lanes are zero.
+    #[inline(always)]
+    fn load(self, x: &[f32]) -> Self::V {
+        if x.len() >= Self::LANES {
+            // SAFETY: the length was just checked, and every f32 is a word.
+            unsafe { self.load_all(x.as_ptr().cast()) }
+        } else {
+            // SAFETY: `x` holds that many.
+            unsafe { self.load_first(x.as_ptr().cast(), x.len()) }
+        }
+    }
+
+    /// Writes the first `min(LANES, x.len())` lanes.
+    #[inline(always)]
+    fn store(self, x: &mut [f32], v: Self::V) {
+        if x.len() >= Self::LANES {
+            // SAFETY: the length was just checked, and every word is an f32.
+            unsafe { self.store_all(x.as_mut_ptr().cast(), v) }
+        } else {
+            // SAFETY: `x` holds that many.
+            unsafe { self.store_first(x.as_mut_ptr().cast(), x.len(), v) }
+        }
+    }
+}
+
+/// What a lane is stored as.
+pub(crate) trait Element: Sized {
+    /// Writes the first `min(LANES, to.len())` lanes.
+    fn store<S: Simd>(s: S, to: &mut [Self], v: S::V);
+}
+
+impl Element for f32 {
+    #[inline(always)]
+    fn store<S: Simd>(s: S, to: &mut [f32], v: S::V) {
+        s.store(to, v);
+    }
+}
+
+/// bf16.
+impl Element for u16 {
+    #[inline(always)]
+    fn store<S: Simd>(s: S, to: &mut [u16], v: S::V) {
+        s.store_bf16(to, v);
+    }
+}
+
+/// Something to run at a level. `run` and what it calls are `#[inline(always)]`: a call that stays a call, as that
+/// of a closure may, leaves the level's instructions behind.
+pub(crate) trait Kernel {
+    type Out;
+    fn run<S: Simd>(self, s: S) -> Self::Out;
+}
+
+/// Runs `kernel` with the instructions of `level`.
+///
+/// # Panics
+/// If the processor lacks them.
+pub(crate) fn dispatch<K: Kernel>(level: Level, kernel: K) -> K::Out {
+    assert!(level.is_supported(), "this processor lacks {level}");
+    match level {
+        // SAFETY: the level was just checked.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512Bf16Vnni => unsafe { avx512::run_with_dots(kernel) },
+        // SAFETY: the level was just checked.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => unsafe { avx512::run(kernel) },
+        // SAFETY: the level was just checked.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => unsafe { avx2::run(kernel) },
+        _ => kernel.run(scalar::Scalar),
+    }
+}
+
+/// The body of every [`Tile`]: accumulators stay in registers over all of `steps`; each word of `a` is
+/// broadcast once and multiplied with a row of `b`.
+///
+/// # Safety
+/// As [`Tile`], for `MR` rows and `NV` vectors a row.
+#[inline(always)]
+unsafe fn tile<S: Simd, D: Dot, const ADD: bool, const MR: usize, const NV: usize>(
+    s: S,
+    a: *const u32,
+    a_stride: usize,
+    b: *const u32,
+    steps: usize,
+    sink: &Sink,
+) {
+    let mut acc = [[s.splat(0.0); NV]; MR];
+    // All steps of one part before the next: both parts of a step at once need more registers than there are.
+    for part in 0..D::parts::<S>() {
+        for k in 0..steps {
+            let mut row = [s.splat(0.0); NV];
+            for (j, v) in row.iter_mut().enumerate() {
+                // SAFETY: step k of b holds NV vectors.
+                *v = D::part(s, part, unsafe { s.load_all(b.add((k * NV + j) * S::LANES)) });
+            }
+            for (i, acc) in acc.iter_mut().enumerate() {
+                // SAFETY: row i of a holds `steps` words.
+                let word = D::part(s, part, unsafe { s.broadcast(a.add(i * a_stride + k)) });
+                for (acc, v) in acc.iter_mut().zip(row) {
+                    *acc = D::dot(s, *acc, word, v);
+                }
+            }
+        }
+    }
+    // One call a vector instead of a loop, which would index the accumulators and so put them into memory.
+    const { assert!(NV <= 3) };
+    // SAFETY: the caller keeps `Tile`'s contract.
+    unsafe {
+        finish::<S, D, ADD, MR, NV>(s, &acc, 0, sink);
+        if NV > 1 {
+            finish::<S, D, ADD, MR, NV>(s, &acc, 1, sink);
+        }
+        if NV > 2 {
+            finish::<S, D, ADD, MR, NV>(s, &acc, 2, sink);
+        }
+    }
+}
+
+/// Takes vector `j` of each of a tile's rows to where it belongs.
+///
+/// # Safety
+/// As [`Tile`], and `j < NV`.
+#[inline(always)]
+unsafe fn finish<S: Simd, D: Dot, const ADD: bool, const MR: usize, const NV: usize>(
+    s: S,
+    acc: &[[S::V; NV]; MR],
+    j: usize,
+    sink: &Sink,
+) {
+    let column = j * S::LANES;
+    // SAFETY: the sink's columns are NV vectors.
+    let (y, bias) = unsafe { (sink.y.add(column), s.load_all(sink.bias.add(column).cast())) };
+    let (mut scales, mut sums) = (bias, bias);
+    if D::QUANTISED {
+        // SAFETY: so are these, where sums are quantised.
+        unsafe {
+            scales = s.load_all(sink.quantised.columns.add(column).cast());
+            sums = s.load_all(sink.quantised.sums.add(column).cast());
+        }
+    }
+    for (i, acc) in acc.iter().enumerate() {
+        let mut v = if D::QUANTISED {
+            // SAFETY: the tile has MR rows.
+            let RowScale { scale, zero } = unsafe { *sink.quantised.rows.add(i) };
+            let integer = s.fma(s.splat(-zero), sums, s.float(acc[j]));
+            s.fma(integer, s.mul(scales, s.splat(scale)), bias)
+        } else {
+            s.add(acc[j], bias)
+        };
+        // SAFETY: row i of y holds the sink's columns.
+        unsafe {
+            let y = y.add(i * sink.stride).cast();
+            if ADD {
+                v = s.add(s.load_all(y), v);
+            }
+            s.store_all(y, v);
+        }
+    }
+}
+
+/// `[[Tile; vectors]; rows]` of a generic function `$tile::<Dot, ADD, rows, vectors>`.
+macro_rules! tiles {
+    ($tile:ident, $dot:ty, $add:literal, [$($rows:literal)*], $vectors:tt) => {
+        [$(crate::simd::tiles!(@row $tile, $dot, $add, $rows, $vectors)),*]
+    };
+    (@row $tile:ident, $dot:ty, $add:literal, $rows:literal, [$($vectors:literal)*]) => {
+        [$($tile::<$dot, $add, $rows, $vectors> as crate::simd::Tile),*]
+    };
+}
+pub(crate) use tiles;
