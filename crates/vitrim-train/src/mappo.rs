@@ -126,8 +126,15 @@ impl Learner {
     }
 
     /// One MAPPO update: `hyper.epochs` passes over `experience` in minibatches of whole episodes, in
-    /// an order keyed by `shuffle_seed`.
-    pub fn update(&mut self, experience: &Experience, hyper: &PpoHyper, shuffle_seed: u64) -> PpoStats {
+    /// an order keyed by `shuffle_seed`. `values: [S]` are what [`Learner::values`] gives for it. Actor and
+    /// critic step side by side: neither sees the other.
+    pub fn update(
+        &mut self,
+        experience: &Experience,
+        values: &[f32],
+        hyper: &PpoHyper,
+        shuffle_seed: u64,
+    ) -> PpoStats {
         let mut stats = PpoStats::default();
         if experience.is_empty() {
             return stats;
@@ -135,11 +142,11 @@ impl Learner {
         let actor_inputs = self.actor.inputs(experience, &experience.actor_scalars, &self.device);
         let critic_inputs = self.critic.inputs(experience, &experience.critic_scalars, &self.device);
         let targets = Targets::new(experience, &self.device);
-        stats.explained_variance = explained_variance(&self.predict(&critic_inputs), &experience.returns);
+        stats.explained_variance = explained_variance(values, &experience.returns);
 
         let mut generator = SplitMix64::new(shuffle_seed);
         let mut order: Vec<usize> = (0..experience.episodes.len()).collect();
-        let mut minibatches_run = 0;
+        let (mut minibatches_run, mut critic_grad_norm) = (0, 0.0);
         for _ in 0..hyper.epochs {
             generator.shuffle(&mut order);
             let mut too_far = false;
@@ -148,16 +155,24 @@ impl Learner {
                 let episodes =
                     order[part(minibatch)..part(minibatch + 1)].iter().map(|&e| &experience.episodes[e]);
                 let Some(rows) = rows_of(episodes, &self.device) else { continue };
-                let targets = targets.select(&rows);
-
-                let logits = self.actor.perceptron.forward(&actor_inputs.select(&rows)); // [R, 2]
-                let policy = policy_loss(logits, &targets, hyper.clip);
-                let loss = policy.policy_loss.clone() - policy.entropy.clone().mul_scalar(hyper.entropy);
-                stats.actor_grad_norm += self.actor.step(&loss, hyper.actor_lr, hyper.max_grad_norm);
-
-                let values = self.critic.perceptron.forward(&critic_inputs.select(&rows)); // [R, 1]
-                let value_loss = (values.squeeze_dim::<1>(1) - targets.returns).square().mean();
-                stats.critic_grad_norm += self.critic.step(&value_loss, hyper.critic_lr, hyper.max_grad_norm);
+                let (actor, critic) = (&mut self.actor, &mut self.critic);
+                let (policy, value_loss) = rayon::join(
+                    || {
+                        let logits = actor.perceptron.forward(&actor_inputs.select(&rows)); // [R, 2]
+                        let policy = policy_loss(logits, &targets.select(&rows), hyper.clip);
+                        let loss =
+                            policy.policy_loss.clone() - policy.entropy.clone().mul_scalar(hyper.entropy);
+                        stats.actor_grad_norm += actor.step(&loss, hyper.actor_lr, hyper.max_grad_norm);
+                        policy
+                    },
+                    || {
+                        let values = critic.perceptron.forward(&critic_inputs.select(&rows)); // [R, 1]
+                        let returns = targets.returns.clone().select(0, rows.clone());
+                        let value_loss = (values.squeeze_dim::<1>(1) - returns).square().mean();
+                        critic_grad_norm += critic.step(&value_loss, hyper.critic_lr, hyper.max_grad_norm);
+                        value_loss
+                    },
+                );
 
                 // One read-back for all figures.
                 let PolicyLoss { policy_loss, entropy, approx_kl, clip_fraction } = policy;
@@ -176,6 +191,7 @@ impl Learner {
                 break;
             }
         }
+        stats.critic_grad_norm = critic_grad_norm;
         stats.mean_over(minibatches_run);
         stats
     }

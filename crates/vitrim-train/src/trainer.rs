@@ -216,7 +216,7 @@ impl<'a, B: Backbone> Trainer<'a, B> {
         };
         let shuffle_seed =
             config.seed.wrapping_mul(0x9e37_79b9) ^ (update as u64).wrapping_mul(0x85eb_ca6b_27d4_eb4f);
-        let ppo = self.learner.update(&experience, &hyper, shuffle_seed);
+        let ppo = self.learner.update(&experience, &values, &hyper, shuffle_seed);
 
         // Follow the accuracy target, and log.
         let share = |right: usize, of: usize| 100.0 * right as f64 / of.max(1) as f64;

@@ -103,7 +103,7 @@ fn losses_equal_those_computed_by_hand() {
     let hyper = PpoHyper { epochs: 1, minibatches: 1, ..hyper() };
 
     assert_eq!(learner.values(&experience), vec![0.5; 8]);
-    let stats = learner.update(&experience, &hyper, 0);
+    let stats = learner.update(&experience, &learner.values(&experience), &hyper, 0);
     let close = |got: f64, want: f64| assert!((got - want).abs() < 1e-6, "{got} instead of {want}");
     close(stats.policy_loss, (-1.2 * 3.0 + 2.0 - 1.0) / 8.0);
     close(stats.value_loss, (1.0 + 1.0) / 8.0);
@@ -126,7 +126,7 @@ fn a_bandit_is_learnt() {
     let (mut first, mut last) = (PpoStats::default(), PpoStats::default());
     for update in 0..60 {
         let experience = bandit(&learner.actor_weights(), update, 32);
-        last = learner.update(&experience, &hyper(), update);
+        last = learner.update(&experience, &learner.values(&experience), &hyper(), update);
         if update == 0 {
             first = last;
         }
@@ -149,7 +149,7 @@ fn the_same_inputs_give_the_same_bits() {
         let mut learner = learner(5);
         for update in 0..4 {
             let experience = bandit(&learner.actor_weights(), update, 64);
-            learner.update(&experience, &hyper(), update);
+            learner.update(&experience, &learner.values(&experience), &hyper(), update);
         }
         learner.save()
     };
@@ -160,7 +160,7 @@ fn the_same_inputs_give_the_same_bits() {
 fn a_resumed_learner_equals_an_uninterrupted_one() {
     let step = |learner: &mut Learner, update: u64| {
         let experience = bandit(&learner.actor_weights(), update, 16);
-        learner.update(&experience, &hyper(), update)
+        learner.update(&experience, &learner.values(&experience), &hyper(), update)
     };
     let mut uninterrupted = learner(9);
     (0..3).for_each(|update| {
@@ -195,14 +195,14 @@ fn a_large_divergence_stops_the_update_and_nothing_is_learnt_from_nothing() {
     let mut learner = learner(3);
     let experience = bandit(&learner.actor_weights(), 1, 32);
     let eager = PpoHyper { actor_lr: 0.1, epochs: 10, target_kl: Some(0.02), ..hyper() };
-    assert!(learner.update(&experience, &eager, 1).epochs_run < 10);
+    assert!(learner.update(&experience, &learner.values(&experience), &eager, 1).epochs_run < 10);
 
     let before = learner.save();
-    assert_eq!(learner.update(&Experience::default(), &hyper(), 1), PpoStats::default());
+    assert_eq!(learner.update(&Experience::default(), &[], &hyper(), 1), PpoStats::default());
     assert_eq!(learner.save(), before);
 
     // Fewer episodes than minibatches, one of them without agents.
     let mut small = bandit(&learner.actor_weights(), 2, 2);
     small.episodes.insert(1, 8..8);
-    assert!(learner.update(&small, &hyper(), 1).policy_loss.is_finite());
+    assert!(learner.update(&small, &learner.values(&small), &hyper(), 1).policy_loss.is_finite());
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use vitrim_data::{Dataset, OnBadImage, Preprocess, Transform};
 use vitrim_train::pretrain::{ModelConfig, PretrainConfig, Pretraining, WeightType, pretrain, steps_done};
 use vitrim_train::{DeviceChoice, Outcome};
-use vitrim_vit::Checkpoint;
+use vitrim_vit::{Checkpoint, Precision};
 
 fn config() -> PretrainConfig {
     PretrainConfig {
@@ -88,7 +88,7 @@ fn an_interrupted_run_goes_on_bit_for_bit() {
     let checkpoint = Checkpoint::open(&whole.path().join("model")).unwrap();
     assert_eq!(checkpoint.spec, config.spec(10).unwrap());
     assert_eq!(checkpoint.class_names()[1], "ring");
-    checkpoint.into_backbone().unwrap();
+    checkpoint.into_backbone(Precision::F32).unwrap();
 }
 
 #[test]

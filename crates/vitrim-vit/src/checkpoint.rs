@@ -9,6 +9,7 @@ use crate::error::{Result, VitError};
 use crate::executor::CpuBackbone;
 use crate::spec::{Pool, VitSpec};
 use crate::tensors::Tensors;
+use vitrim_kernels::Precision;
 
 /// An opened checkpoint: geometry read and checked against the weights, weights mapped.
 pub struct Checkpoint {
@@ -62,8 +63,8 @@ impl Checkpoint {
     ///
     /// # Errors
     /// As [`CpuBackbone::new`].
-    pub fn into_backbone(self) -> Result<CpuBackbone> {
-        CpuBackbone::new(&self.spec, &self.tensors)
+    pub fn into_backbone(self, precision: Precision) -> Result<CpuBackbone> {
+        CpuBackbone::in_precision(&self.spec, &self.tensors, precision)
     }
 
     /// Class names, where `pretrained_cfg` has `label_names`.

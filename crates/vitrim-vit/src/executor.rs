@@ -1,12 +1,16 @@
-//! The f32 CPU executor: packed weights, packed batches, no padding anywhere.
+//! The CPU executor: packed weights, packed batches, no padding anywhere.
 //!
 //! LayerNorm, the linear layers and the MLP are row-wise: each thread carries a chunk of rows through a
 //! whole chain of them while it is in cache. Only attention knows where images begin.
 
+use std::cell::RefCell;
 use std::sync::Mutex;
 
 use rayon::prelude::*;
-use vitrim_kernels::{Attention, LayerNorm, Linear, gelu, rows_per_task};
+use vitrim_kernels::{
+    Attention, AttentionOptions, LayerNorm, Linear, Output as To, Packing, Precision, RowBuffer,
+    rows_per_task,
+};
 
 use crate::backbone::{At, Backbone, Output, PixelBatch, Site, Taps, View, Want};
 use crate::error::Result;
@@ -15,9 +19,20 @@ use crate::spec::{Pool, VitSpec};
 use crate::state::HostState;
 use crate::tensors::Tensors;
 
-/// A Vision Transformer on the CPU, in f32.
+thread_local! {
+    /// What a thread carries a chunk of rows through: a block's normed rows, and its hidden ones.
+    static ROWS: RefCell<(RowBuffer, RowBuffer)> = RefCell::default();
+    /// Unfolded patches.
+    static PATCHES: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A Vision Transformer on the CPU.
+///
+/// The residual stream, norms, softmax and sums are f32; linear layers and attention multiply in the
+/// [`Precision`] asked for, but the patch embedding not below bf16, and the heads in f32.
 pub struct CpuBackbone {
     spec: VitSpec,
+    precision: Precision,
     patch: Linear,
     /// Prefix tokens with their position embeddings, then the patches' position embeddings, `[N, D]`.
     origin_embedding: Vec<f32>,
@@ -41,24 +56,32 @@ struct Block {
 #[derive(Default)]
 struct Scratch {
     qkv: Vec<f32>,
-    heads: Vec<f32>,
     attended: Vec<f32>,
 }
 
 impl CpuBackbone {
-    /// Packs `tensors` for `spec`.
+    /// Packs `tensors` for `spec`, in f32.
+    ///
+    /// # Errors
+    /// As [`CpuBackbone::in_precision`].
+    pub fn new(spec: &VitSpec, tensors: &Tensors) -> Result<Self> {
+        Self::in_precision(spec, tensors, Precision::F32)
+    }
+
+    /// Packs `tensors` for `spec`, to multiply in `precision`.
     ///
     /// # Errors
     /// If the geometry cannot be run, or a tensor is missing, misshapen or of an unread type.
-    pub fn new(spec: &VitSpec, tensors: &Tensors) -> Result<Self> {
+    pub fn in_precision(spec: &VitSpec, tensors: &Tensors, precision: Precision) -> Result<Self> {
         spec.check()?;
         let d = spec.dim;
         let get = |name: &str, shape: &[usize]| tensors.get(name, shape);
-        let linear = |name: &str, outputs: usize, inputs: usize, bias: bool| -> Result<Linear> {
+        let layer = |name: &str, outputs: usize, inputs: usize, bias: bool, precision| -> Result<Linear> {
             let weight = get(&format!("{name}.weight"), &[outputs, inputs])?;
             let bias = if bias { Some(get(&format!("{name}.bias"), &[outputs])?) } else { None };
-            Ok(Linear::new(&weight, bias.as_deref(), outputs, inputs))
+            Ok(Linear::packed(&weight, bias.as_deref(), outputs, inputs, Packing::new(precision)))
         };
+        let linear = |name: &str, outputs, inputs, bias| layer(name, outputs, inputs, bias, precision);
         let norm = |name: &str| -> Result<LayerNorm> {
             let (weight, bias) = (get(&format!("{name}.weight"), &[d])?, get(&format!("{name}.bias"), &[d])?);
             Ok(LayerNorm::new(&weight, &bias, spec.norm_eps))
@@ -90,9 +113,12 @@ impl CpuBackbone {
                 fc2: linear(&name("mlp.fc2"), d, spec.mlp_hidden, true)?,
             })
         });
-        let heads = spec.head_names().iter().map(|head| linear(head, spec.num_classes, d, true));
+        let heads =
+            spec.head_names().iter().map(|head| layer(head, spec.num_classes, d, true, Precision::F32));
+        let patch = Packing::new(if precision == Precision::F32 { Precision::F32 } else { Precision::Bf16 });
         Ok(CpuBackbone {
-            patch: Linear::new(&patch_weight, Some(&patch_bias), d, 3 * p * p),
+            precision,
+            patch: Linear::packed(&patch_weight, Some(&patch_bias), d, 3 * p * p, patch),
             origin_embedding,
             blocks: blocks.collect::<Result<_>>()?,
             norm: norm(if spec.fc_norm { "fc_norm" } else { "norm" })?,
@@ -105,6 +131,11 @@ impl CpuBackbone {
             scratch: Mutex::new(Vec::new()),
             spec: spec.clone(),
         })
+    }
+
+    /// What its layers multiply in.
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// Logits of an unpruned batch, `[B, C]`.
@@ -126,46 +157,39 @@ impl CpuBackbone {
         scratch.qkv.resize(total * 3 * d, 0.0);
         scratch.attended.resize(total * d, 0.0);
 
-        packed.tokens.par_chunks(chunk).zip(scratch.qkv.par_chunks_mut(3 * chunk)).for_each_init(
-            Vec::new,
-            |normed, (x, qkv)| {
-                normed.resize(x.len(), 0.0);
-                block.norm1.forward(x, normed, d);
-                block.qkv.forward(normed, qkv);
-            },
-        );
+        packed.tokens.par_chunks(chunk).zip(scratch.qkv.par_chunks_mut(3 * chunk)).for_each(|(x, qkv)| {
+            ROWS.with_borrow_mut(|(normed, _)| {
+                block.norm1.forward_rows(x, normed, self.precision, d);
+                block.qkv.apply(&*normed, To::Store(qkv));
+            });
+        });
         let mut cls_attention = taps.cls_attention.then(|| vec![0.0; total]);
-        self.attention.forward(
-            &scratch.qkv,
-            &packed.offsets,
-            &mut scratch.attended,
-            &mut scratch.heads,
-            cls_attention.as_deref_mut(),
-        );
+        let options = AttentionOptions {
+            precision: self.precision,
+            cls_attention: cls_attention.as_deref_mut(),
+            ..AttentionOptions::default()
+        };
+        self.attention.forward(&scratch.qkv, &packed.offsets, &mut scratch.attended, options);
         state.taps = self.attention.tap_projections(&scratch.qkv, taps.keys, taps.value_norm);
         state.taps.cls_attention = cls_attention;
         packed
             .tokens
             .par_chunks_mut(chunk)
             .zip(scratch.attended.par_chunks(chunk))
-            .for_each(|(x, attended)| block.proj.forward_add(attended, x));
+            .for_each(|(x, attended)| block.proj.apply(attended, To::Add(x)));
     }
 
     /// Block `l` from its attention's residual to its end.
     fn mlp(&self, l: usize, state: &mut HostState) {
-        let (d, h, block) = (self.spec.dim, self.spec.mlp_hidden, &self.blocks[l]);
+        let (d, block) = (self.spec.dim, &self.blocks[l]);
         let chunk = rows_per_task(state.packed.total()) * d;
-        state.packed.tokens.par_chunks_mut(chunk).for_each_init(
-            || (Vec::new(), Vec::new()),
-            |(normed, hidden), x| {
-                normed.resize(x.len(), 0.0);
-                hidden.resize(x.len() / d * h, 0.0);
-                block.norm2.forward(x, normed, d);
-                block.fc1.forward(normed, hidden);
-                gelu(hidden);
-                block.fc2.forward_add(hidden, x);
-            },
-        );
+        state.packed.tokens.par_chunks_mut(chunk).for_each(|x| {
+            ROWS.with_borrow_mut(|(normed, hidden)| {
+                block.norm2.forward_rows(x, normed, self.precision, d);
+                block.fc1.apply(&*normed, To::GeluRows(hidden, self.precision));
+                block.fc2.apply(&*hidden, To::Add(x));
+            });
+        });
     }
 
     /// Final tokens `[T, D]`: normed, unless the norm comes after pooling.
@@ -232,17 +256,26 @@ impl Backbone for CpuBackbone {
 
     fn embed(&self, pixels: PixelBatch<'_>) -> Result<HostState> {
         pixels.check(&self.spec)?;
-        let ([height, width], p, d) = (self.spec.img_size, self.spec.patch_size, self.spec.dim);
-        let (n, prefix) = (self.spec.num_tokens(), self.spec.num_prefix_tokens());
+        let (p, d) = (self.spec.patch_size, self.spec.dim);
+        let (n, prefix, patch) = (self.spec.num_tokens(), self.spec.num_prefix_tokens(), 3 * p * p);
         let mut tokens = vec![0.0; pixels.batch * n * d];
-        tokens.par_chunks_mut(n * d).zip(pixels.data.par_chunks(3 * height * width)).for_each_init(
-            || vec![0.0; self.spec.num_patches() * 3 * p * p],
-            |patches, (rows, image)| {
-                unfold(image, [height, width], p, patches);
-                rows.copy_from_slice(&self.origin_embedding);
-                self.patch.forward_add(patches, &mut rows[prefix * d..]);
-            },
-        );
+        let rows = rows_per_task(pixels.batch * n);
+        let mut tasks = Vec::new();
+        for (image, tokens) in tokens.chunks_exact_mut(n * d).enumerate() {
+            tokens.copy_from_slice(&self.origin_embedding);
+            tasks.extend(
+                tokens[prefix * d..].chunks_mut(rows * d).enumerate().map(|(i, t)| (image, i * rows, t)),
+            );
+        }
+        let image_len = pixels.data.len() / pixels.batch.max(1);
+        tasks.into_par_iter().for_each(|(image, first, tokens)| {
+            PATCHES.with_borrow_mut(|patches| {
+                patches.resize(tokens.len() / d * patch, 0.0);
+                let image = &pixels.data[image * image_len..(image + 1) * image_len];
+                unfold(image, self.spec.img_size, p, first, patches);
+                self.patch.apply(&patches[..], To::Add(tokens));
+            });
+        });
         Ok(HostState::embedded(&self.spec, tokens, pixels.batch))
     }
 
@@ -304,11 +337,12 @@ impl CpuBackbone {
     }
 }
 
-/// Cuts `image: [3, H, W]` into `patches: [N0, 3 * p * p]`, each in the weight's order (c, y, x).
-fn unfold(image: &[f32], [height, width]: [usize; 2], p: usize, patches: &mut [f32]) {
+/// Cuts the patches from `first` on out of `image: [3, H, W]`, into `patches: [n, 3 * p * p]`, each in the
+/// weight's order (c, y, x).
+fn unfold(image: &[f32], [height, width]: [usize; 2], p: usize, first: usize, patches: &mut [f32]) {
     let columns = width / p;
     for (i, patch) in patches.chunks_exact_mut(3 * p * p).enumerate() {
-        let (top, left) = (i / columns * p, i % columns * p);
+        let (top, left) = ((first + i) / columns * p, (first + i) % columns * p);
         for (j, row) in patch.chunks_exact_mut(p).enumerate() {
             let (channel, y) = (j / p, j % p);
             row.copy_from_slice(&image[(channel * height + top + y) * width + left..][..p]);

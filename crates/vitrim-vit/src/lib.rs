@@ -38,4 +38,4 @@ pub use packed::{Origin, PackedBatch, Reduction};
 pub use spec::{Pool, VitSpec};
 pub use state::HostState;
 pub use tensors::Tensors;
-pub use vitrim_kernels::AttentionTaps;
+pub use vitrim_kernels::{AttentionTaps, Precision};

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use vitrim_kernels::reference::relative_difference;
-use vitrim_vit::{Backbone, Checkpoint, PixelBatch, Site, Taps, Tensors, Want};
+use vitrim_vit::{Backbone, Checkpoint, PixelBatch, Precision, Site, Taps, Tensors, Want};
 
 fn shared() -> Option<PathBuf> {
     let path = std::env::var_os("VITRIM_SHARED").map_or_else(
@@ -29,7 +29,7 @@ fn timm_fixtures_agree() {
         let pixels = expected.get("pixel_values", &[3, 3, h, w]).unwrap();
         let logits = expected.get("logits", &[3, spec.num_classes]).unwrap();
         let features = expected.get("features", &[3, spec.num_tokens(), spec.dim]).unwrap();
-        let model = checkpoint.into_backbone().unwrap();
+        let model = checkpoint.into_backbone(Precision::F32).unwrap();
         let mut state = model.embed(PixelBatch::new(&pixels, 3)).unwrap();
         model.advance(&mut state, Site::end(&spec), Taps::NONE).unwrap();
         let ours = model.finish(&state, Want::Logits).unwrap().values;

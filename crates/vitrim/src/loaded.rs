@@ -4,7 +4,7 @@ use std::path::Path;
 
 use vitrim_data::{Dataset, Preprocess, Transform};
 use vitrim_prune::policy::BackboneId;
-use vitrim_vit::{Checkpoint, CpuBackbone, Tensors, VitSpec};
+use vitrim_vit::{Checkpoint, CpuBackbone, Precision, Tensors, VitSpec};
 
 use crate::error::{Result, VitrimError};
 
@@ -28,11 +28,19 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    /// Opens a checkpoint folder.
+    /// Opens a checkpoint folder, to run in f32.
     ///
     /// # Errors
     /// As [`Checkpoint::open`], or if its preprocessing is not supported.
     pub fn open(folder: &Path) -> Result<Self> {
+        Self::open_in(folder, Precision::F32)
+    }
+
+    /// Opens a checkpoint folder, to run in `precision`.
+    ///
+    /// # Errors
+    /// As [`Loaded::open`].
+    pub fn open_in(folder: &Path, precision: Precision) -> Result<Self> {
         let checkpoint = Checkpoint::open(folder)?;
         let spec = checkpoint.spec.clone();
         let id = BackboneId::of(&spec, &checkpoint.tensors)?;
@@ -47,7 +55,7 @@ impl Loaded {
             id,
             transform: transform(&spec, preprocess)?,
             class_names: checkpoint.class_names(),
-            model: checkpoint.into_backbone()?,
+            model: checkpoint.into_backbone(precision)?,
             spec,
         })
     }

@@ -31,7 +31,7 @@ pub struct AttentionTaps {
     pub value_norm: Option<Vec<f32>>,
 }
 
-/// How [`Attention::run`] runs.
+/// How [`Attention::forward`] runs.
 pub struct AttentionOptions<'a> {
     /// In what queries, keys, probabilities and values are multiplied; [`Precision::Int8`] counts as bf16.
     /// Sums and softmax are f32.
@@ -62,26 +62,11 @@ impl Attention {
         self.heads * self.head_dim
     }
 
-    /// [`Attention::run`] in f32 at the level in force. `scratch` is not used any more.
-    ///
-    /// # Panics
-    /// If a length does not match.
-    pub fn forward(
-        &self,
-        qkv: &[f32],
-        offsets: &[usize],
-        out: &mut [f32],
-        _scratch: &mut Vec<f32>,
-        cls_attention: Option<&mut [f32]>,
-    ) {
-        self.run(qkv, offsets, out, AttentionOptions { cls_attention, ..AttentionOptions::default() });
-    }
-
     /// `out: [T, dim]` for `qkv: [T, 3 * dim]` and `offsets: [B + 1]`, heads of images in parallel.
     ///
     /// # Panics
     /// If a length does not match, or the processor lacks the level.
-    pub fn run(&self, qkv: &[f32], offsets: &[usize], out: &mut [f32], options: AttentionOptions<'_>) {
+    pub fn forward(&self, qkv: &[f32], offsets: &[usize], out: &mut [f32], options: AttentionOptions<'_>) {
         let (dim, d) = (self.dim(), self.head_dim);
         let AttentionOptions { precision, level, key_bias, cls_attention } = options;
         let total = offsets[offsets.len() - 1];
@@ -194,7 +179,7 @@ mod tests {
             let (keys, norms) = (projections.keys.unwrap(), projections.value_norm.unwrap());
             for (level, precision) in Level::supported().flat_map(|l| [(l, Precision::F32), (l, Precision::Bf16)]) {
                 let (mut out, mut tap) = (vec![f32::NAN; total * dim], vec![f32::NAN; total]);
-                attention.run(&qkv, &offsets, &mut out, AttentionOptions {
+                attention.forward(&qkv, &offsets, &mut out, AttentionOptions {
                     precision,
                     level,
                     key_bias: biased.then_some(&bias),
@@ -240,7 +225,12 @@ mod tests {
         let (expected, _) = reference::attention(&qkv, &vec![true; n], 1);
         for level in Level::supported() {
             let mut out = vec![0.0; n * 32];
-            attention.run(&qkv, &[0, n], &mut out, AttentionOptions { level, ..AttentionOptions::default() });
+            attention.forward(
+                &qkv,
+                &[0, n],
+                &mut out,
+                AttentionOptions { level, ..AttentionOptions::default() },
+            );
             assert!(reference::max_difference(&out, &expected) < 2e-5, "{level}");
         }
     }

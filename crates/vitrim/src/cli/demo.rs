@@ -15,8 +15,10 @@ use vitrim::report::{Findings, report};
 use vitrim::stats::Confidence;
 use vitrim::{Loaded, Method, VitrimError, Watch, bundled};
 use vitrim_data::{Dataset, OnBadImage};
+use vitrim_kernels::Level;
 use vitrim_prune::Policy;
 use vitrim_train::{Outcome, Run, Source, TrainConfig, run_log};
+use vitrim_vit::Precision;
 
 use super::args::DemoArgs;
 use super::policy::check_max_drop;
@@ -40,7 +42,7 @@ struct Size {
     speed_seconds: f64,
 }
 
-const FULL: Size = Size { updates: 120, held_out: 20_000, front: 1_000, speed_seconds: 2.0 };
+const FULL: Size = Size { updates: 170, held_out: 20_000, front: 1_000, speed_seconds: 2.0 };
 const QUICK: Size = Size { updates: 30, held_out: 3_000, front: 300, speed_seconds: 1.0 };
 
 pub fn run(app: &App, args: &DemoArgs) -> anyhow::Result<ExitCode> {
@@ -81,7 +83,7 @@ fn show(app: &App, args: &DemoArgs, max_drop: f64, stop: &AtomicBool) -> anyhow:
         "1/3 the policy learns by MAPPO, {} updates of {} scenes",
         config.updates, config.images_per_update
     ));
-    if learn(app, &loaded, &config, out, stop)? == Outcome::Interrupted {
+    if learn(app, &backbone, &config, out, stop)? == Outcome::Interrupted {
         return Ok(Outcome::Interrupted);
     }
 
@@ -142,7 +144,9 @@ fn training(size: &Size, seed: u64) -> TrainConfig {
     // Nearly all images are easy, and a few lose everything with their object.
     config.reward.softening = 0.01;
     (config.ppo.learning_rate, config.ppo.learning_rate_end) = (3e-3, 3e-4);
+    (config.ppo.entropy, config.ppo.entropy_end) = (0.02, 0.002);
     (config.ppo.epochs, config.ppo.minibatches) = (2, 6);
+    config.critic.hidden = vec![32];
     // Untrained agents lose far more than the target: beta shall not run away before they have learned.
     (config.constraint.beta, config.constraint.rate, config.constraint.average_over) = (0.8, 0.02, 10);
     config
@@ -150,18 +154,20 @@ fn training(size: &Size, seed: u64) -> TrainConfig {
 
 /// Early ones: most of a scene is background, and says so soon.
 fn demo_stages() -> [usize; 3] {
-    [1, 3, 5]
+    [2, 3, 5]
 }
 
-/// The updates that are left.
+/// The updates that are left, with rollouts in bf16 where the processor multiplies it.
 fn learn(
     app: &App,
-    loaded: &Loaded,
+    backbone: &Path,
     config: &TrainConfig,
     out: &Path,
     stop: &AtomicBool,
 ) -> anyhow::Result<Outcome> {
     train::open_run(app, out, config)?;
+    let native = Level::current() == Level::Avx512Bf16Vnni;
+    let loaded = &Loaded::open_in(backbone, if native { Precision::Bf16 } else { Precision::F32 })?;
     let source = Source {
         // Splits of scenes share no image, so that nothing needs to be hashed.
         dataset: Dataset::scenes("train")?,

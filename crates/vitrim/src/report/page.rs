@@ -335,7 +335,11 @@ fn evaluation_command(sources: &Sources) -> String {
 
 /// The one command that did everything, if it was one.
 fn only_command(sources: &Sources) -> Option<String> {
-    sources.findings.as_ref().filter(|findings| findings.command_trains).map(|findings| findings.command.clone())
+    sources
+        .findings
+        .as_ref()
+        .filter(|findings| findings.command_trains)
+        .map(|findings| findings.command.clone())
 }
 
 fn calibration_command(sources: &Sources) -> String {
