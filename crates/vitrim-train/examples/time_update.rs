@@ -66,11 +66,11 @@ fn time(name: &str, actor: PerceptronSpec, steps: usize, episodes: usize) {
         max_grad_norm: 0.5,
         target_kl: None,
     };
-    learner.update(&experience, &hyper, 0);
+    learner.update(&experience, &learner.values(&experience), &hyper, 0);
     let start = Instant::now();
     let updates = 5;
     for update in 0..updates {
-        learner.update(&experience, &hyper, update);
+        learner.update(&experience, &learner.values(&experience), &hyper, update);
     }
     let update = start.elapsed().as_secs_f64() / updates as f64;
     let start = Instant::now();

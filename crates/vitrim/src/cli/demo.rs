@@ -27,7 +27,7 @@ use super::{App, INTERRUPTED, eval, interrupt, print, train};
 /// The data set of the demo.
 const DATA: &str = "scenes";
 /// Training images that the thresholds to calibrate are chosen on.
-const PILOT_IMAGES: usize = 1_000;
+const PILOT_IMAGES: usize = 2_000;
 /// Images a batch.
 const BATCH: usize = 64;
 
@@ -42,7 +42,7 @@ struct Size {
     speed_seconds: f64,
 }
 
-const FULL: Size = Size { updates: 170, held_out: 20_000, front: 1_000, speed_seconds: 2.0 };
+const FULL: Size = Size { updates: 200, held_out: 20_000, front: 1_000, speed_seconds: 2.0 };
 const QUICK: Size = Size { updates: 30, held_out: 3_000, front: 300, speed_seconds: 1.0 };
 
 pub fn run(app: &App, args: &DemoArgs) -> anyhow::Result<ExitCode> {
@@ -142,13 +142,13 @@ fn training(size: &Size, seed: u64) -> TrainConfig {
     // An object may be anywhere: places say nothing here.
     config.actor.observation.position = false;
     // Nearly all images are easy, and a few lose everything with their object.
-    config.reward.softening = 0.01;
+    config.reward.softening = 0.1;
     (config.ppo.learning_rate, config.ppo.learning_rate_end) = (3e-3, 3e-4);
-    (config.ppo.entropy, config.ppo.entropy_end) = (0.02, 0.002);
+    (config.ppo.entropy, config.ppo.entropy_end) = (0.005, 0.0);
     (config.ppo.epochs, config.ppo.minibatches) = (2, 6);
     config.critic.hidden = vec![32];
     // Untrained agents lose far more than the target: beta shall not run away before they have learned.
-    (config.constraint.beta, config.constraint.rate, config.constraint.average_over) = (0.8, 0.02, 10);
+    (config.constraint.beta, config.constraint.rate, config.constraint.average_over) = (1.5, 0.01, 10);
     config
 }
 
