@@ -29,7 +29,7 @@ const LAST_LOGIT: f64 = 6.9;
 
 /// Where a pilot's thresholds lie: shares of the dense MACs beyond the cost that it comes to. The first ones are
 /// mild, since a threshold is tested only if all before it passed.
-const PILOT_COSTS: [f64; 6] = [0.14, 0.1, 0.07, 0.04, 0.02, 0.0];
+const PILOT_COSTS: [f64; 6] = [0.25, 0.16, 0.1, 0.06, 0.03, 0.01];
 /// The share of the drop asked for that a pilot aims at: the rest is what certainty takes.
 const PILOT_SHARE: f64 = 0.85;
 

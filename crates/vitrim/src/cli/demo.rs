@@ -26,14 +26,14 @@ use super::{App, INTERRUPTED, eval, interrupt, print, train};
 
 /// The data set of the demo.
 const DATA: &str = "scenes";
-/// Training images that the thresholds to calibrate are chosen on.
-const PILOT_IMAGES: usize = 2_000;
 /// Images a batch.
 const BATCH: usize = 64;
 
 /// How much of everything.
 struct Size {
     updates: usize,
+    /// Training images that the thresholds to calibrate are chosen on.
+    pilot: usize,
     /// Images to calibrate on, and as many others to evaluate on.
     held_out: usize,
     /// Images that fronts are measured on.
@@ -42,8 +42,8 @@ struct Size {
     speed_seconds: f64,
 }
 
-const FULL: Size = Size { updates: 200, held_out: 20_000, front: 1_000, speed_seconds: 2.0 };
-const QUICK: Size = Size { updates: 30, held_out: 3_000, front: 300, speed_seconds: 1.0 };
+const FULL: Size = Size { updates: 200, pilot: 2_000, held_out: 20_000, front: 1_000, speed_seconds: 2.0 };
+const QUICK: Size = Size { updates: 36, pilot: 1_000, held_out: 3_000, front: 300, speed_seconds: 1.0 };
 
 pub fn run(app: &App, args: &DemoArgs) -> anyhow::Result<ExitCode> {
     let stop = interrupt::listen()?;
@@ -90,7 +90,7 @@ fn show(app: &App, args: &DemoArgs, max_drop: f64, stop: &AtomicBool) -> anyhow:
     let folder = out.join("policy");
     note(&format!("2/3 calibration to a drop of {max_drop} pp on {held_out} other scenes"));
     let started = Instant::now();
-    let policy = calibrated(app, &loaded, &folder, max_drop, args.confidence, held_out, stop)?;
+    let policy = calibrated(app, &loaded, &folder, max_drop, args.confidence, &size, stop)?;
     let calibration_seconds = started.elapsed().as_secs_f64();
     let record = record(&policy, &folder)?;
     note(&record.choice);
@@ -186,12 +186,12 @@ fn calibrated(
     folder: &Path,
     max_drop: f64,
     confidence: Confidence,
-    images: usize,
+    size: &Size,
     stop: &AtomicBool,
 ) -> anyhow::Result<Policy> {
     let mut policy = open_policy(folder, loaded)?;
     let as_asked = |record: Calibration| {
-        (record.max_drop, record.confidence, record.front.images()) == (max_drop, confidence, images)
+        (record.max_drop, record.confidence, record.front.images()) == (max_drop, confidence, size.held_out)
     };
     if policy.calibration.is_some() && as_asked(record(&policy, folder)?) {
         return Ok(policy);
@@ -200,7 +200,7 @@ fn calibrated(
         thresholds: grid(),
         max_drop,
         confidence,
-        images: PILOT_IMAGES,
+        images: size.pilot,
         batch: BATCH,
         workers: app.global.threads,
         on_bad_image: OnBadImage::Fail,
@@ -210,8 +210,8 @@ fn calibrated(
     // Two million training scenes: the pilot's have as good as never been trained on, and never are again.
     let train = Dataset::scenes("train")?;
     options.thresholds = pilot(loaded, &policy, &train, &options, &mut watch)?;
-    options.images = images;
-    let held_out = Dataset::scenes("validation")?.first(images);
+    options.images = size.held_out;
+    let held_out = Dataset::scenes("validation")?.first(size.held_out);
     calibrate(loaded, &mut policy, (DATA, "calibration"), &held_out, &options, &mut watch)?;
     policy.save(folder).map_err(VitrimError::from)?;
     Ok(policy)

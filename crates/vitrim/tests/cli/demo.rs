@@ -37,7 +37,7 @@ fn the_quick_demo_survives_an_interruption_and_holds_what_it_promises() {
     let findings = Findings::read(&scratch.path("demo")).unwrap().unwrap();
     let of = |name: &str| findings.evaluation.methods.iter().find(|method| method.method == name).unwrap();
     let (policy, random) = (of("policy"), of("random"));
-    assert!(policy.cost < 0.95, "{}", policy.cost);
+    assert!(policy.cost < 0.98, "{}", policy.cost);
     // The calibration promises 0.4 pp at confidence 0.9; this many images measure it to +- 0.7 pp.
     assert!(policy.interval_pp.0 <= 0.4, "{policy:?}");
     // At a tenth to a fifth of the compute gone; at the full demo's cost, random loses ten.
