@@ -56,7 +56,7 @@ pub struct RewardConfig {
     pub keep_ratio: f64,
     /// `prefix`: s of what is paid for, g(D) = ln(1 + D / s), nats; 0 for g(D) = D.
     pub softening: f64,
-    /// `prefix`: training images that D_ref is averaged over.
+    /// `prefix`: training images that g_ref is averaged over.
     pub reference_images: usize,
 }
 
@@ -385,6 +385,7 @@ impl TrainConfig {
         within("constraint.max_drop", self.constraint.max_drop, 0.0, 100.0)?;
         within("constraint.beta_min", self.constraint.beta_min, 1e-9, self.constraint.beta_max)?;
         within("constraint.beta", self.constraint.beta, self.constraint.beta_min, self.constraint.beta_max)?;
+        within("reward.softening", self.reward.softening, 0.0, 1e3)?;
         within("reward.keep_ratio", self.reward.keep_ratio, 0.01, 1.0)?;
         within("advantage.gamma", self.advantage.gamma, 0.0, 1.0)?;
         within("advantage.lambda", self.advantage.lambda, 0.0, 1.0)?;

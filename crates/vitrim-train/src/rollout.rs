@@ -113,7 +113,7 @@ impl<'a, B: Backbone> Scene<'a, B> {
         Ok(Rollout { stages, divergences, predictions: logits.argmax(), costs })
     }
 
-    /// Mean D of `random` at keep ratio rho, rho^2, ... over the images: D_ref.
+    /// Mean D of `random` at keep ratio rho, rho^2, ... over the images.
     ///
     /// # Errors
     /// What the backbone refuses.

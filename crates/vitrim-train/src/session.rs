@@ -59,7 +59,7 @@ pub enum Outcome {
 
 /// What is told while a run goes on.
 pub enum Progress<'a> {
-    /// D_ref is being measured: images done, of how many.
+    /// g_ref is being measured: images done, of how many.
     Reference(usize, usize),
     /// An update is done, of how many.
     Update(&'a UpdateLog, usize),

@@ -18,7 +18,7 @@ use crate::perceptron::orthogonal_init;
 use crate::rewards::{PaperRewards, PrefixRewards, soften};
 use crate::rollout::{Rollout, Scene};
 
-/// D_ref below this would make beta meaningless: random pruning then changes nothing.
+/// g_ref below this would make beta meaningless: random pruning then changes nothing.
 const LEAST_REFERENCE: f64 = 1e-4;
 
 /// Images of one update.
@@ -70,7 +70,7 @@ pub struct UpdateLog {
 pub struct TrainerState {
     /// Updates done.
     pub update: usize,
-    /// D_ref, nats.
+    /// g_ref, see [`PrefixRewards`].
     pub reference: f64,
     /// Running root mean square of the returns.
     pub return_scale: f64,
@@ -131,7 +131,7 @@ impl<'a, B: Backbone> Trainer<'a, B> {
         &self.config
     }
 
-    /// Whether D_ref must be measured before the first update.
+    /// Whether g_ref must be measured before the first update.
     pub fn needs_reference(&self) -> bool {
         self.config.reward.kind == RewardKind::Prefix && self.state.update == 0
     }
@@ -147,7 +147,7 @@ impl<'a, B: Backbone> Trainer<'a, B> {
         Ok(random.into_iter().map(|divergence| soften(divergence, softening)).collect())
     }
 
-    /// Fixes D_ref.
+    /// Fixes g_ref.
     pub fn set_reference(&mut self, reference: f64) {
         self.state.reference = reference.max(LEAST_REFERENCE);
     }

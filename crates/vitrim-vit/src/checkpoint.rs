@@ -4,12 +4,12 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
+use vitrim_kernels::Precision;
 
 use crate::error::{Result, VitError};
 use crate::executor::CpuBackbone;
 use crate::spec::{Pool, VitSpec};
 use crate::tensors::Tensors;
-use vitrim_kernels::Precision;
 
 /// An opened checkpoint: geometry read and checked against the weights, weights mapped.
 pub struct Checkpoint {
@@ -59,10 +59,10 @@ impl Checkpoint {
         Ok(Checkpoint { path: folder.to_owned(), spec, tensors, pretrained_cfg })
     }
 
-    /// Packs the weights for the CPU executor and gives the mapping up.
+    /// Packs the weights for the CPU executor, to multiply in `precision`, and gives the mapping up.
     ///
     /// # Errors
-    /// As [`CpuBackbone::new`].
+    /// As [`CpuBackbone::in_precision`].
     pub fn into_backbone(self, precision: Precision) -> Result<CpuBackbone> {
         CpuBackbone::in_precision(&self.spec, &self.tensors, precision)
     }

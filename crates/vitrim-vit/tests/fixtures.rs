@@ -30,6 +30,7 @@ fn timm_fixtures_agree() {
         let logits = expected.get("logits", &[3, spec.num_classes]).unwrap();
         let features = expected.get("features", &[3, spec.num_tokens(), spec.dim]).unwrap();
         let model = checkpoint.into_backbone(Precision::F32).unwrap();
+        assert_eq!(model.precision(), Precision::F32);
         let mut state = model.embed(PixelBatch::new(&pixels, 3)).unwrap();
         model.advance(&mut state, Site::end(&spec), Taps::NONE).unwrap();
         let ours = model.finish(&state, Want::Logits).unwrap().values;
@@ -39,5 +40,27 @@ fn timm_fixtures_agree() {
         println!("{name}: logits {difference:.1e}, features {tokens_difference:.1e}");
         assert!(difference <= 1e-4, "{name}: logits differ by {difference}");
         assert!(tokens_difference <= 1e-4, "{name}: features differ by {tokens_difference}");
+    }
+}
+
+/// Bounds a few times what was measured; below the lower one, the precision asked for is not the one in use.
+#[test]
+fn lower_precisions_stay_near_timm() {
+    let Some(shared) = shared() else { return };
+    for name in ["timm_deit", "timm_deit_distilled", "timm_vit_avg_pool"] {
+        let folder = shared.join("fixtures").join(name);
+        let expected = Tensors::open(&folder.join("expected.safetensors")).unwrap();
+        for (precision, most) in [(Precision::Bf16, 0.03), (Precision::Int8, 0.06)] {
+            let checkpoint = Checkpoint::open(&folder).unwrap();
+            let spec = checkpoint.spec.clone();
+            let [h, w] = spec.img_size;
+            let pixels = expected.get("pixel_values", &[3, 3, h, w]).unwrap();
+            let logits = expected.get("logits", &[3, spec.num_classes]).unwrap();
+            let model = checkpoint.into_backbone(precision).unwrap();
+            let ours = model.dense_logits(PixelBatch::new(&pixels, 3)).unwrap().values;
+            let difference = relative_difference(&ours, &logits);
+            println!("{name} in {precision:?}: logits {difference:.1e}");
+            assert!((1e-4..most).contains(&difference), "{name} in {precision:?}: {difference}");
+        }
     }
 }

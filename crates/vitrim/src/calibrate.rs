@@ -145,8 +145,8 @@ fn threshold(choice: &Choice) -> f64 {
     }
 }
 
-/// 0.001 to 0.999, spaced by logits and denser around 0.5: policies may be sure or unsure. Fixed beforehand, so that the order of the
-/// test is not picked by looking at drops.
+/// 0.001 to 0.999, spaced by logits and denser around 0.5: policies may be sure or unsure. Fixed beforehand, so
+/// that the order of the test is not picked by looking at drops.
 pub fn grid() -> Vec<f64> {
     let half = (GRID / 2) as f64;
     let threshold = |i: usize| {

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::fixtures::{Scratch, TINY, write_checkpoint};
+use crate::fixtures::{Run, Scratch, TINY, write_checkpoint};
 
 const EVAL: [&str; 5] = ["eval", "--model", "model", "--data", "data"];
 
@@ -137,4 +137,14 @@ fn a_damaged_training_checkpoint_is_not_overwritten() {
     let before = scratch.snapshot("run");
     scratch.train(&["--quiet"]).refused(&["run/checkpoint.safetensors", "delete it to train from the start"]);
     assert_eq!(before, scratch.snapshot("run"));
+}
+
+#[test]
+fn unknown_instructions_are_refused_in_one_line() {
+    let scratch = Scratch::new();
+    let run = |level: &str| {
+        Run(scratch.command(&["info", "--model", "model"]).env("VITRIM_SIMD", level).output().unwrap())
+    };
+    run("sse9").refused(&["VITRIM_SIMD=sse9", "expected scalar, avx2, avx512 or native"]);
+    run("scalar").good();
 }
