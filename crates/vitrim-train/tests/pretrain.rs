@@ -99,6 +99,7 @@ fn the_loss_falls() {
         learning_rate: 3e-3,
         token_labels: 0.0,
         crop: 0,
+        patch_drop: 0.0,
         log_every: 20,
         evaluate_every: 6,
         ..config()

@@ -336,10 +336,12 @@ fn samples(batch: &Batch, run: &Pretraining<'_>, step: usize, spec: &VitSpec) ->
         mix(&mut targets, count, share);
     }
     let window = config.window_at(step, spec.grid());
-    let mut patches = Vec::with_capacity(count * window[0] * window[1]);
+    let kept = config.patches_kept_at(step, window[0] * window[1], random.uniform());
+    let mut patches = Vec::with_capacity(count * kept);
     for index in &batch.indices {
         let object = run.train.object_shares(*index, spec.patch_size);
-        patches.extend(crop(spec.grid(), window, object.as_deref(), &mut random));
+        let seen = crop(spec.grid(), window, object.as_deref(), &mut random);
+        patches.extend(choose(seen, kept, &mut random));
     }
     let tokens = (config.token_labels > 0.0 && run.train.knows_objects())
         .then(|| token_targets(batch, run, &patches, &targets, spec));
@@ -365,6 +367,14 @@ fn crop(grid: [usize; 2], window: [usize; 2], object: Option<&[f32]>, random: &m
     });
     let rows = start[0]..start[0] + window[0];
     rows.flat_map(|row| (start[1]..start[1] + window[1]).map(move |column| row * grid[1] + column)).collect()
+}
+
+/// `kept` of the `patches`, every set as likely as any other, in their order.
+fn choose(mut patches: Vec<usize>, kept: usize, random: &mut SplitMix64) -> Vec<usize> {
+    random.shuffle(&mut patches);
+    patches.truncate(kept);
+    patches.sort_unstable();
+    patches
 }
 
 /// Labels of the `patches: [B, M]` that are seen: the image's class where the object covers enough of a patch,
@@ -526,6 +536,19 @@ mod tests {
         let patches = crop(grid, window, Some(&[1.0; 120]), &mut random);
         assert_eq!(patches.len(), 20);
         assert_eq!(crop(grid, grid, None, &mut random), (0..120).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn chosen_patches_are_as_many_as_asked_for_and_each_as_likely() {
+        let mut random = SplitMix64::new(5);
+        let mut counts = [0; 12];
+        for _ in 0..4_000 {
+            let patches = choose((0..12).collect(), 3, &mut random);
+            assert!(patches.len() == 3 && patches.is_sorted_by(|a, b| a < b), "{patches:?}");
+            patches.iter().for_each(|p| counts[*p] += 1);
+        }
+        assert!(counts.iter().all(|count| (850..1_150).contains(count)), "{counts:?}"); // 1,000 +- 27
+        assert_eq!(choose(vec![4, 7, 9], 3, &mut random), [4, 7, 9]);
     }
 
     #[test]
