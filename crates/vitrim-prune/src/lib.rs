@@ -3,7 +3,8 @@
 //! A [`Pruner`] names the sites where it acts and, there, turns what it sees of a packed batch into a
 //! reduction. [`run`] is the one data flow that everything shares: pixels -> packed tokens ->
 //! (blocks, pruner, reduction)* -> logits. [`LearnedPruner`] is the trained policy (no ML framework
-//! needed to run it); [`NoPruner`], [`RandomPruner`] and [`ClsAttentionPruner`] are the yardsticks.
+//! needed to run it); [`RandomPruner`], [`ClsAttentionPruner`], [`EvitPruner`], [`AtsPruner`],
+//! [`SimilarityPruner`] and [`TomePruner`] are the yardsticks, and [`NoPruner`] is the dense model.
 //!
 //! ```
 //! use vitrim_prune::{ClsAttentionPruner, KeepProfile, run};
@@ -24,8 +25,11 @@ mod pruner;
 mod ranking;
 mod run;
 
-pub use handmade::{ClsAttentionPruner, KeepProfile, NoPruner, RandomPruner};
+pub use handmade::{
+    AtsPruner, ClsAttentionPruner, EvitPruner, KeepProfile, NoPruner, RandomPruner, SimilarityPruner,
+    TomePruner,
+};
 pub use keyed::uniform;
 pub use policy::{LearnedPruner, Policy, ReadOut};
 pub use pruner::{ImageKey, PruneError, Pruner, Result};
-pub use run::{Pruned, StageRecord, run, run_from};
+pub use run::{Pruned, StageRecord, first_site, run, run_from};

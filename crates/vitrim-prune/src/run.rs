@@ -1,6 +1,8 @@
 //! The one data flow: pixels -> packed tokens -> (blocks, pruner, reduction)* -> logits.
 
-use vitrim_vit::{Backbone, Origin, Output, PixelBatch, Site, Taps, Want, cost};
+use std::cmp::Ordering;
+
+use vitrim_vit::{Backbone, Origin, Output, PixelBatch, Site, Taps, VitSpec, Want, cost};
 
 use crate::pruner::{ImageKey, Pruner, Result};
 
@@ -83,6 +85,20 @@ pub fn run_from<B: Backbone>(
     let logits = backbone.finish(&state, Want::Logits)?;
     let macs = (0..images.len()).map(|b| image_macs(backbone, pruner, &stages, b)).collect();
     Ok(Pruned { logits, stages, macs })
+}
+
+/// Where a state may wait that all of `pruners` shall start from, and the taps that it must carry there: the first
+/// site of any. `None` without a site.
+pub fn first_site<'a>(
+    pruners: impl IntoIterator<Item = &'a (dyn Pruner + 'a)>,
+    spec: &VitSpec,
+) -> Option<(Site, Taps)> {
+    let firsts = pruners.into_iter().filter_map(|pruner| pruner.sites(spec).first().copied());
+    firsts.reduce(|(site, taps), (other, wanted)| match site.cmp(&other) {
+        Ordering::Less => (site, taps),
+        Ordering::Equal => (site, taps.or(wanted)),
+        Ordering::Greater => (other, wanted),
+    })
 }
 
 /// MACs of image `b`.

@@ -2,10 +2,10 @@
 
 use vitrim_prune::policy::{Activation, BackboneId, Observation, PerceptronSpec, PerceptronWeights};
 use vitrim_prune::{
-    ClsAttentionPruner, KeepProfile, LearnedPruner, NoPruner, Policy, Pruner, RandomPruner, ReadOut, run,
-    uniform,
+    AtsPruner, ClsAttentionPruner, EvitPruner, KeepProfile, LearnedPruner, NoPruner, Policy, Pruner,
+    RandomPruner, ReadOut, SimilarityPruner, TomePruner, run, uniform,
 };
-use vitrim_vit::{Backbone, CpuBackbone, PixelBatch, Pool, Tensors, VitSpec, cost};
+use vitrim_vit::{Backbone, CpuBackbone, HostState, PixelBatch, Pool, Tensors, VitSpec, cost};
 
 fn spec(class_token: bool) -> VitSpec {
     let mut spec = VitSpec::from_timm_name("deit_tiny_patch16_224").unwrap().with_img_size([64, 48]);
@@ -58,7 +58,7 @@ fn profiles_set_the_counts_at_every_batch_size() {
     let spec = spec(true);
     let model = backbone(&spec);
     let profile = KeepProfile::new(&spec, &[1, 2, 3], &[0.75, 0.5, 0.0]).unwrap();
-    assert_eq!(profile.patch_tokens(), [9, 6, 0]);
+    assert_eq!([0, 1, 2].map(|stage| profile.patch_tokens(stage, 0)), [9, 6, 0]);
     let mut pruners: Vec<Box<dyn Pruner>> = vec![
         Box::new(RandomPruner::new(profile.clone(), 3)),
         Box::new(ClsAttentionPruner::new(profile).unwrap()),
@@ -89,6 +89,123 @@ fn profiles_set_the_counts_at_every_batch_size() {
     let dense = run(&model, &mut NoPruner, PixelBatch::new(&pixels, 3), &[0, 1, 2]).unwrap();
     assert_eq!(dense.logits, model.dense_logits(PixelBatch::new(&pixels, 3)).unwrap());
     assert_eq!(dense.macs, [cost::dense_macs(&spec); 3]);
+}
+
+/// The state of `batch` images at the first site of `pruner`, and what it decides there.
+fn decided(
+    model: &CpuBackbone,
+    pruner: &mut dyn Pruner,
+    pixels: &[f32],
+    batch: usize,
+) -> (HostState, HostState) {
+    let (site, taps) = pruner.sites(model.spec())[0];
+    let mut state = model.embed(PixelBatch::new(pixels, batch)).unwrap();
+    model.advance(&mut state, site, taps).unwrap();
+    pruner.begin(&(0..batch as u64).collect::<Vec<_>>());
+    let reduction = pruner.decide(0, &model.view(&state).unwrap()).unwrap();
+    let mut reduced = state.clone();
+    model.reduce(&mut reduced, &reduction).unwrap();
+    (state, reduced)
+}
+
+#[test]
+fn evit_fuses_what_it_drops() {
+    let spec = spec(true);
+    let (model, pixels, d) = (backbone(&spec), pixels(&spec, 2), spec.dim);
+    let profile = KeepProfile::new(&spec, &[1], &[0.5]).unwrap();
+    let (before, after) = decided(&model, &mut EvitPruner::new(profile), &pixels, 2);
+    let attention = before.taps.cls_attention.as_ref().unwrap();
+    for b in 0..2 {
+        let rows = after.packed.offsets[b]..after.packed.offsets[b + 1];
+        assert_eq!(rows.len(), 1 + 6 + 1, "class token, half of the patch tokens, the fused one");
+        let kept: Vec<usize> =
+            after.packed.origins[rows.start + 1..rows.end - 1].iter().map(|o| o.grid().unwrap()).collect();
+        let of = |grid: usize| before.packed.offsets[b] + 1 + grid;
+        let dropped: Vec<usize> = (0..12).filter(|grid| !kept.contains(grid)).collect();
+        let least = kept.iter().map(|g| attention[of(*g)]).fold(f32::INFINITY, f32::min);
+        assert!(dropped.iter().all(|g| attention[of(*g)] <= least), "the least attended are dropped");
+        for i in 0..d {
+            let sum: f32 =
+                dropped.iter().map(|g| attention[of(*g)] * before.packed.tokens[of(*g) * d + i]).sum();
+            assert!((after.packed.tokens[(rows.end - 1) * d + i] - sum).abs() < 1e-5);
+        }
+        assert_eq!(after.packed.sizes[rows.end - 1], 6.0);
+    }
+}
+
+#[test]
+fn ats_keeps_no_more_than_it_samples() {
+    let spec = spec(true);
+    let (model, pixels) = (backbone(&spec), pixels(&spec, 4));
+    let profile = KeepProfile::new(&spec, &[1], &[0.5]).unwrap();
+    let (_, after) = decided(&model, &mut AtsPruner::new(profile), &pixels, 4);
+    for image in after.packed.offsets.windows(2) {
+        assert!((2..=7).contains(&(image[1] - image[0])), "{:?}", after.packed.offsets);
+    }
+    let all = KeepProfile::new(&spec, &[1], &[1.0]).unwrap();
+    let (before, after) = decided(&model, &mut AtsPruner::new(all), &pixels, 4);
+    assert_eq!(before.packed, after.packed, "as many points as tokens keep all");
+}
+
+#[test]
+fn similarity_drops_what_the_mean_resembles() {
+    let spec = spec(true);
+    let (model, pixels, d) = (backbone(&spec), pixels(&spec, 1), spec.dim);
+    let profile = KeepProfile::new(&spec, &[2], &[0.75]).unwrap();
+    let (before, after) = decided(&model, &mut SimilarityPruner::new(profile), &pixels, 1);
+    let token = |grid: usize| &before.packed.tokens[(1 + grid) * d..(2 + grid) * d];
+    let mean: Vec<f32> = (0..d).map(|i| (0..12).map(|g| token(g)[i]).sum::<f32>() / 12.0).collect();
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
+    let cosine = |g: &usize| dot(token(*g), &mean) / (dot(token(*g), token(*g)) * dot(&mean, &mean)).sqrt();
+    let kept: Vec<usize> = after.packed.origins[1..].iter().map(|o| o.grid().unwrap()).collect();
+    let nearest_kept = kept.iter().map(cosine).fold(f32::NEG_INFINITY, f32::max);
+    let dropped: Vec<usize> = (0..12).filter(|g| !kept.contains(g)).collect();
+    assert_eq!(dropped.len(), 3);
+    assert!(dropped.iter().map(cosine).all(|c| c >= nearest_kept));
+}
+
+#[test]
+fn tome_merges_in_every_block_and_keeps_all_that_was_there() {
+    let spec = spec(true);
+    let (model, pixels) = (backbone(&spec), pixels(&spec, 2));
+    for proportional in [false, true] {
+        let mut pruner = TomePruner::new(&spec, 2, proportional);
+        let out = run(&model, &mut pruner, PixelBatch::new(&pixels, 2), &[0, 1]).unwrap();
+        let counts: Vec<usize> = out.stages.iter().map(|stage| stage.patch_tokens(1)).collect();
+        assert_eq!(counts, [10, 8, 6, 4]);
+        let (before, after) = decided(&model, &mut pruner, &pixels, 2);
+        assert_eq!(after.packed.sizes.iter().sum::<f32>(), 2.0 * 13.0);
+        assert_eq!(after.packed.proportional, proportional);
+        // Means weighted by size keep the sum of the image's tokens.
+        let sum = |state: &HostState, row: usize, weigh: bool| {
+            let d = spec.dim;
+            let size = if weigh { state.packed.sizes[row] } else { 1.0 };
+            state.packed.tokens[row * d..(row + 1) * d].iter().map(|v| v * size).sum::<f32>()
+        };
+        let (all, merged): (f32, f32) = (
+            (0..13).map(|row| sum(&before, row, false)).sum(),
+            (0..11).map(|row| sum(&after, row, true)).sum(),
+        );
+        assert!((all - merged).abs() < 1e-3, "{all} {merged}");
+    }
+    let wanted = cost::dense_macs(&spec) * 7 / 10;
+    let mut pruner = TomePruner::at_cost(&spec, wanted, true);
+    let out = run(&model, &mut pruner, PixelBatch::new(&pixels, 2), &[0, 1]).unwrap();
+    assert!(out.macs[0].abs_diff(wanted) < wanted / 20, "{} for {wanted}", out.macs[0]);
+}
+
+#[test]
+fn images_may_have_budgets_of_their_own() {
+    let spec = spec(true);
+    let (model, pixels) = (backbone(&spec), pixels(&spec, 3));
+    let budgets = vec![vec![12, 5, 0], vec![7, 5, 0]];
+    let profile = KeepProfile::of_each_image(&spec, &[1, 3], budgets.clone()).unwrap();
+    let out =
+        run(&model, &mut RandomPruner::new(profile, 1), PixelBatch::new(&pixels, 3), &[4, 5, 6]).unwrap();
+    for (stage, budgets) in out.stages.iter().zip(&budgets) {
+        assert_eq!((0..3).map(|b| stage.patch_tokens(b)).collect::<Vec<_>>(), *budgets);
+    }
+    assert!(KeepProfile::of_each_image(&spec, &[3, 1], budgets).is_err());
 }
 
 #[test]

@@ -145,7 +145,9 @@ fn masked_equals_removed() {
 #[test]
 fn both_backbones_agree() {
     let all = Taps { cls_attention: true, keys: true, value_norm: true };
-    for spec in small_specs() {
+    for (spec, proportional) in
+        small_specs().into_iter().flat_map(|spec| [(spec.clone(), false), (spec, true)])
+    {
         let tensors = vivid_tensors(&spec);
         let burn = BurnVit::new(&spec, &tensors, &Device::flex().autodiff()).unwrap();
         let cpu = CpuBackbone::new(&spec, &tensors).unwrap();
@@ -177,7 +179,10 @@ fn both_backbones_agree() {
                         x.origins.iter().enumerate().map(|(t, o)| o.grid().is_none() || t % 5 != 0).collect();
                     Reduction::keep(x.offsets, &keep)
                 }
-                1 => Reduction::merge(x.offsets, &[merge_pairs(&x, 0, 2), merge_pairs(&x, 1, 1)]),
+                1 => {
+                    let merge = Reduction::merge(x.offsets, &[merge_pairs(&x, 0, 2), merge_pairs(&x, 1, 1)]);
+                    if proportional { merge.with_proportional_attention() } else { merge }
+                }
                 _ => continue,
             };
             burn.reduce(&mut a, &reduction).unwrap();

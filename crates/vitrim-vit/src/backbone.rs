@@ -81,6 +81,15 @@ impl Taps {
     pub const NONE: Taps = Taps { cls_attention: false, keys: false, value_norm: false };
     /// The class token's attention.
     pub const CLS_ATTENTION: Taps = Taps { cls_attention: true, keys: false, value_norm: false };
+
+    /// What either asks for.
+    pub fn or(self, other: Taps) -> Taps {
+        Taps {
+            cls_attention: self.cls_attention || other.cls_attention,
+            keys: self.keys || other.keys,
+            value_norm: self.value_norm || other.value_norm,
+        }
+    }
 }
 
 /// Normalised pixels, `[B, 3, H, W]` row-major.

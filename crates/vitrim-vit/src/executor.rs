@@ -164,8 +164,10 @@ impl CpuBackbone {
             });
         });
         let mut cls_attention = taps.cls_attention.then(|| vec![0.0; total]);
+        let key_bias = packed.key_bias();
         let options = AttentionOptions {
             precision: self.precision,
+            key_bias: key_bias.as_deref(),
             cls_attention: cls_attention.as_deref_mut(),
             ..AttentionOptions::default()
         };

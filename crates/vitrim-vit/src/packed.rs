@@ -33,6 +33,8 @@ pub struct PackedBatch {
     pub origins: Vec<Origin>,
     /// `[T]`: how many original tokens each stands for; 1 unless merged.
     pub sizes: Vec<f32>,
+    /// Whether attention counts a key as often as its size says (ToMe's proportional attention).
+    pub proportional: bool,
     dim: usize,
 }
 
@@ -51,6 +53,7 @@ impl PackedBatch {
             offsets: (0..=batch).map(|b| b * per_image).collect(),
             origins: (0..batch).flat_map(|_| image.clone()).collect(),
             sizes: vec![1.0; batch * per_image],
+            proportional: false,
             dim: spec.dim,
         }
     }
@@ -63,6 +66,12 @@ impl PackedBatch {
     /// T.
     pub fn total(&self) -> usize {
         self.origins.len()
+    }
+
+    /// What is added to the scores of each key, `[T]`: the logarithm of its size. `None` where attention does not
+    /// look at sizes.
+    pub fn key_bias(&self) -> Option<Vec<f32>> {
+        self.proportional.then(|| self.sizes.iter().map(|size| size.ln()).collect())
     }
 
     /// Applies `reduction`, in place where nothing is merged.
@@ -107,6 +116,7 @@ impl PackedBatch {
             }
         }
         self.offsets.clone_from(&reduction.offsets);
+        self.proportional |= reduction.proportional;
         Ok(())
     }
 }
@@ -118,6 +128,7 @@ pub struct Reduction {
     before: Vec<usize>,
     offsets: Vec<usize>,
     sources: Sources,
+    proportional: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -142,7 +153,12 @@ impl Reduction {
             rows.extend((image[0]..image[1]).filter(|&row| keep[row]));
             after.push(rows.len());
         }
-        Reduction { before: offsets.to_vec(), offsets: after, sources: Sources::Keep(rows) }
+        Reduction {
+            before: offsets.to_vec(),
+            offsets: after,
+            sources: Sources::Keep(rows),
+            proportional: false,
+        }
     }
 
     /// Merges rows: for each image of `offsets: [B + 1]`, its output rows, each a list of
@@ -168,7 +184,13 @@ impl Reduction {
             before: offsets.to_vec(),
             offsets: after,
             sources: Sources::Merge { starts, rows, weights },
+            proportional: false,
         }
+    }
+
+    /// From here on, attention counts a key as often as its size says (ToMe's proportional attention).
+    pub fn with_proportional_attention(self) -> Self {
+        Reduction { proportional: true, ..self }
     }
 
     /// Where each image starts afterwards, `[B + 1]`.

@@ -166,6 +166,27 @@ fn merging_sums_sizes_and_weighs_rows() {
 }
 
 #[test]
+fn equal_tokens_may_be_merged_under_proportional_attention() {
+    let spec = small(true, false, Pool::Token, [2, 2]);
+    let model = CpuBackbone::new(&spec, &tensors(&spec, 3)).unwrap();
+    let mut state = model.embed(PixelBatch::new(&pixels(&spec, 1, 4), 1)).unwrap();
+    let d = spec.dim;
+    state.packed.tokens.copy_within(2 * d..3 * d, 3 * d);
+    let pair = vec![vec![(0, 1.0)], vec![(1, 1.0)], vec![(2, 0.5), (3, 0.5)], vec![(4, 1.0)]];
+    let merge = Reduction::merge(&state.packed.offsets, &[pair]);
+    let logits = |reduction: Option<Reduction>| {
+        let mut state = state.clone();
+        reduction.iter().for_each(|reduction| model.reduce(&mut state, reduction).unwrap());
+        model.advance(&mut state, Site::end(&spec), Taps::NONE).unwrap();
+        model.finish(&state, Want::Logits).unwrap().values
+    };
+    let apart = logits(None);
+    let together = logits(Some(merge.clone().with_proportional_attention()));
+    assert!(relative_difference(&together, &apart) < 1e-5, "{together:?} {apart:?}");
+    assert!(relative_difference(&logits(Some(merge)), &apart) > 1e-3, "each key counts once");
+}
+
+#[test]
 fn bad_reductions_are_refused() {
     let spec = small(true, false, Pool::Token, [2, 2]);
     let model = CpuBackbone::new(&spec, &tensors(&spec, 3)).unwrap();

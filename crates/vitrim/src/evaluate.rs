@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use vitrim_data::{Batch, Dataset, Loader, LoaderOptions, OnBadImage, Order};
-use vitrim_prune::{ImageKey, LearnedPruner, Policy, Pruner, run_from};
+use vitrim_prune::{ImageKey, LearnedPruner, Policy, Pruner, first_site, run_from};
 use vitrim_vit::{Backbone, Output, PixelBatch, Site, Taps, Want, cost};
 
 use crate::error::{Result, VitrimError};
@@ -163,7 +163,7 @@ pub fn evaluate(
             let pruner = hand_made(method, &loaded.spec, &stages, &keep)?;
             hand.push(Contender { method, pruner, tally: Tally::new(&loaded.spec) });
         }
-        second_pass(loaded, dataset, &mut hand, &dense, &stages, options, watch)?;
+        second_pass(loaded, dataset, &mut hand, &dense, options, watch)?;
         contenders.extend(hand);
     }
     contenders.retain(|contender| wanted(contender.method));
@@ -190,8 +190,7 @@ fn first_pass(
     watch: &mut Watch<'_>,
 ) -> Result<Dense> {
     let model = &loaded.model;
-    let first = contenders.first().and_then(|c| c.pruner.sites(&loaded.spec).first().copied());
-    let (site, taps) = first.unwrap_or((Site::input_of(0), Taps::NONE));
+    let (site, taps) = start(contenders, loaded);
     let room = if options.speed.is_some() { SPEED_IMAGES } else { 0 };
     let mut dense = Dense::default();
     let mut loader = loader(loaded, dataset, options)?;
@@ -213,23 +212,31 @@ fn first_pass(
     Ok(dense)
 }
 
-/// The hand-made methods, which share what runs before the first stage.
+/// Where `contenders` part.
+fn start(contenders: &[Contender], loaded: &Loaded) -> (Site, Taps) {
+    let first = first_site(contenders.iter().map(|contender| contender.pruner.as_ref()), &loaded.spec);
+    first.unwrap_or((Site::input_of(0), Taps::NONE))
+}
+
+/// The hand-made methods.
 fn second_pass(
     loaded: &Loaded,
     dataset: &Dataset,
     contenders: &mut [Contender],
     dense: &Dense,
-    stages: &[usize],
     options: &EvalOptions,
     watch: &mut Watch<'_>,
 ) -> Result<()> {
-    let Some(first) = stages.first().filter(|_| !contenders.is_empty()) else { return Ok(()) };
+    if contenders.is_empty() {
+        return Ok(());
+    }
+    let (site, taps) = start(contenders, loaded);
     let model = &loaded.model;
     let mut loader = loader(loaded, dataset, options)?;
     for logits in &dense.logits {
         let Some(batch) = loader.next().transpose()? else { break };
         let mut state = model.embed(PixelBatch::new(&batch.pixels, batch.len()))?;
-        model.advance(&mut state, Site::input_of(*first), Taps::CLS_ATTENTION)?;
+        model.advance(&mut state, site, taps)?;
         let keys = keys(&batch);
         for contender in contenders.iter_mut() {
             let pruned = run_from(model, contender.pruner.as_mut(), state.clone(), &keys)?;

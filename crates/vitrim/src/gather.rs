@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use vitrim_data::{Dataset, Loader, LoaderOptions, Order};
-use vitrim_prune::{LearnedPruner, Policy, Pruned, Pruner, ReadOut, run, run_from};
+use vitrim_prune::{LearnedPruner, Policy, Pruned, Pruner, ReadOut, first_site, run, run_from};
 use vitrim_vit::{Backbone, PixelBatch, Site, Taps, Want};
 
 use crate::error::{Result, VitrimError};
@@ -141,12 +141,14 @@ fn fronts(
         contenders.push(Contender { method, setting: point.setting, pruner, tally });
     }
 
+    let first = first_site(contenders.iter().map(|contender| contender.pruner.as_ref()), &loaded.spec);
+    let (site, taps) = first.unwrap_or((Site::input_of(0), Taps::NONE));
     let model = &loaded.model;
     let mut loader = loader(loaded, dataset, options)?;
     while let Some(batch) = loader.next().transpose()? {
         let keys = keys(&batch);
         let mut state = model.embed(PixelBatch::new(&batch.pixels, batch.len()))?;
-        model.advance(&mut state, Site::input_of(policy.stages[0]), Taps::CLS_ATTENTION)?;
+        model.advance(&mut state, site, taps)?;
         let mut unpruned = state.clone();
         model.advance(&mut unpruned, Site::end(&loaded.spec), Taps::NONE)?;
         let dense = model.finish(&unpruned, Want::Logits)?;

@@ -4,7 +4,10 @@ use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 
-use vitrim_prune::{ClsAttentionPruner, KeepProfile, Policy, Pruner, RandomPruner, ReadOut};
+use vitrim_prune::{
+    AtsPruner, ClsAttentionPruner, EvitPruner, KeepProfile, Policy, Pruner, RandomPruner, ReadOut,
+    SimilarityPruner, TomePruner,
+};
 use vitrim_train::TrainConfig;
 use vitrim_train::perceptron::orthogonal_init;
 use vitrim_vit::VitSpec;
@@ -20,23 +23,47 @@ const SEED: u64 = 0;
 pub enum Method {
     /// The learned policy.
     Policy,
-    /// What the class token attends to.
-    ClsAttention,
     /// Random patch tokens.
     Random,
+    /// What the class token attends to.
+    ClsAttention,
+    /// The same, the rest fused into one token.
+    Evit,
+    /// Sampling by the class token's attention and the values' norms.
+    Ats,
+    /// What differs most from the mean.
+    Similarity,
+    /// Merging what is alike, attention counting sizes.
+    Tome,
+    /// Merging what is alike, attention counting each token once.
+    TomePlain,
 }
 
 impl Method {
     /// All of them, in the order of tables.
-    pub const ALL: [Method; 3] = [Method::Policy, Method::Random, Method::ClsAttention];
+    pub const ALL: [Method; 8] = [
+        Method::Policy,
+        Method::Random,
+        Method::ClsAttention,
+        Method::Evit,
+        Method::Ats,
+        Method::Similarity,
+        Method::Tome,
+        Method::TomePlain,
+    ];
 }
 
 impl fmt::Display for Method {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Method::Policy => "policy",
-            Method::ClsAttention => "cls-attention",
             Method::Random => "random",
+            Method::ClsAttention => "cls-attention",
+            Method::Evit => "evit",
+            Method::Ats => "ats",
+            Method::Similarity => "similarity",
+            Method::Tome => "tome",
+            Method::TomePlain => "tome-plain",
         })
     }
 }
@@ -47,7 +74,8 @@ impl FromStr for Method {
     fn from_str(name: &str) -> Result<Self> {
         let known = Method::ALL.into_iter().find(|method| method.to_string() == name);
         known.ok_or_else(|| {
-            VitrimError::Setting(format!("unknown method '{name}'; use policy, cls-attention or random"))
+            let names = Method::ALL.map(|method| method.to_string()).join(", ");
+            VitrimError::Setting(format!("unknown method '{name}'; use one of {names}"))
         })
     }
 }
@@ -76,15 +104,28 @@ pub fn keep_shares(given: &[f64], stages: usize) -> Result<Vec<f64>> {
     Ok(shares)
 }
 
-/// A hand-made method at a keep profile.
+/// A hand-made method at a keep profile; those that merge in every block get the schedule that costs the same.
 ///
 /// # Errors
 /// If the profile does not fit, or `method` is the policy, which has no profile.
 pub fn hand_made(method: Method, spec: &VitSpec, stages: &[usize], keep: &[f64]) -> Result<Box<dyn Pruner>> {
-    let profile = KeepProfile::new(spec, stages, keep)?;
+    at_profile(method, spec, KeepProfile::new(spec, stages, keep)?)
+}
+
+/// A hand-made method at `profile`, as [`hand_made`].
+///
+/// # Errors
+/// As there.
+pub fn at_profile(method: Method, spec: &VitSpec, profile: KeepProfile) -> Result<Box<dyn Pruner>> {
     match method {
         Method::Random => Ok(Box::new(RandomPruner::new(profile, SEED))),
         Method::ClsAttention => Ok(Box::new(ClsAttentionPruner::new(profile)?)),
+        Method::Evit => Ok(Box::new(EvitPruner::new(profile))),
+        Method::Ats => Ok(Box::new(AtsPruner::new(profile))),
+        Method::Similarity => Ok(Box::new(SimilarityPruner::new(profile))),
+        Method::Tome | Method::TomePlain => {
+            Ok(Box::new(TomePruner::at_cost(spec, profile.macs(spec, 0), method == Method::Tome)))
+        }
         Method::Policy => Err(VitrimError::Setting("the policy is not a hand-made method".into())),
     }
 }

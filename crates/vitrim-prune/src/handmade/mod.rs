@@ -1,16 +1,38 @@
 //! The hand-made methods: what a learned policy has to beat.
+//!
+//! Each is what its paper defines, on a frozen backbone, without the training that some papers add.
+
+mod ats;
+mod attention;
+mod similarity;
+mod tome;
 
 use vitrim_vit::{Reduction, Site, Taps, View, VitSpec, cost};
+
+pub use ats::AtsPruner;
+pub use attention::{ClsAttentionPruner, EvitPruner};
+pub use similarity::SimilarityPruner;
+pub use tome::TomePruner;
 
 use crate::keyed::uniform;
 use crate::pruner::{ImageKey, PruneError, Pruner, Result};
 use crate::ranking::keep_top;
 
-/// How many patch tokens stay at each stage, the same for every image.
+/// How many patch tokens stay at each stage.
 #[derive(Clone, Debug, PartialEq)]
 pub struct KeepProfile {
     stages: Vec<usize>,
-    patch_tokens: Vec<usize>,
+    patch_tokens: Budgets,
+    /// D.
+    dim: usize,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Budgets {
+    /// Of every image, `[K]`.
+    Common(Vec<usize>),
+    /// Of each image of the batch, `[K][B]`.
+    Own(Vec<Vec<usize>>),
 }
 
 impl KeepProfile {
@@ -35,12 +57,36 @@ impl KeepProfile {
             .into_iter()
             .map(|tokens| (tokens - prefix).max(spec.min_patch_tokens()))
             .collect();
-        Ok(KeepProfile { stages: stages.to_vec(), patch_tokens })
+        Ok(KeepProfile {
+            stages: stages.to_vec(),
+            patch_tokens: Budgets::Common(patch_tokens),
+            dim: spec.dim,
+        })
     }
 
-    /// Patch tokens kept at each stage.
-    pub fn patch_tokens(&self) -> &[usize] {
-        &self.patch_tokens
+    /// Keeps `patch_tokens[k][b]` of image b of a batch before block `stages[k]`.
+    ///
+    /// # Errors
+    /// [`PruneError::KeepProfile`] unless there are budgets for each stage, and stages ascend inside the network.
+    pub fn of_each_image(spec: &VitSpec, stages: &[usize], patch_tokens: Vec<Vec<usize>>) -> Result<Self> {
+        let common = KeepProfile::new(spec, stages, &vec![1.0; patch_tokens.len()])?;
+        Ok(KeepProfile { patch_tokens: Budgets::Own(patch_tokens), ..common })
+    }
+
+    /// Patch tokens that image `b` of the batch keeps at `stage`.
+    pub fn patch_tokens(&self, stage: usize, b: usize) -> usize {
+        match &self.patch_tokens {
+            Budgets::Common(common) => common[stage],
+            Budgets::Own(own) => own[stage][b],
+        }
+    }
+
+    /// MACs of image `b` of a batch of `spec` that is pruned so, without scoring.
+    pub fn macs(&self, spec: &VitSpec, b: usize) -> u64 {
+        let step = |(stage, block): (usize, &usize)| {
+            (Site::input_of(*block), self.patch_tokens(stage, b) + spec.num_prefix_tokens())
+        };
+        cost::image_macs(spec, &self.stages.iter().enumerate().map(step).collect::<Vec<_>>())
     }
 
     fn sites(&self, taps: Taps) -> Vec<(Site, Taps)> {
@@ -100,48 +146,10 @@ impl Pruner for RandomPruner {
                 scores[row] = uniform(&[self.seed, self.images[b], stage as u64, token]) as f32;
             }
         }
-        Ok(keep_top(view, &scores, self.profile.patch_tokens[stage]))
+        Ok(keep_top(view, &scores, |b| self.profile.patch_tokens(stage, b)))
     }
 
     fn macs(&self, _: usize, _: usize) -> u64 {
         0
-    }
-}
-
-/// Keeps the patch tokens to which the class token attended most in the previous block, mean over heads
-/// (EViT's selection, without its fused token; Liang et al., ICLR 2022). Without a class token: those
-/// that received the most attention.
-#[derive(Clone, Debug)]
-pub struct ClsAttentionPruner {
-    profile: KeepProfile,
-}
-
-impl ClsAttentionPruner {
-    /// # Errors
-    /// [`PruneError::KeepProfile`] if a stage lies before block 1, where no attention has run yet.
-    pub fn new(profile: KeepProfile) -> Result<Self> {
-        if profile.stages.first() == Some(&0) {
-            return Err(PruneError::KeepProfile("cls-attention cannot act before block 1".into()));
-        }
-        Ok(ClsAttentionPruner { profile })
-    }
-}
-
-impl Pruner for ClsAttentionPruner {
-    fn sites(&self, _: &VitSpec) -> Vec<(Site, Taps)> {
-        self.profile.sites(Taps::CLS_ATTENTION)
-    }
-
-    fn begin(&mut self, _: &[ImageKey]) {}
-
-    fn decide(&mut self, stage: usize, view: &View<'_>) -> Result<Reduction> {
-        let scores = view.cls_attention.ok_or_else(|| {
-            PruneError::KeepProfile("cls-attention needs a view that carries attention".into())
-        })?;
-        Ok(keep_top(view, scores, self.profile.patch_tokens[stage]))
-    }
-
-    fn macs(&self, _: usize, _: usize) -> u64 {
-        0 // attention is computed anyway; ranking multiplies nothing
     }
 }

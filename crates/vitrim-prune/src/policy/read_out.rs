@@ -57,7 +57,7 @@ impl ReadOut {
             }
             ReadOut::TopR { keep } => {
                 let count = (keep[stage] * spec.num_patches() as f64).round() as usize;
-                keep_top(view, logits, count.max(at_least))
+                keep_top(view, logits, |_| count.max(at_least))
             }
         }
     }

@@ -20,7 +20,7 @@ impl BurnVit {
         let shape = [packed.total(), self.spec.dim];
         let tokens = Tensor::from_data(TensorData::new(packed.tokens.clone(), shape), device);
         let prefix = self.spec.num_prefix_tokens();
-        (tokens, Layout::packed(prefix, &packed.offsets, &packed.sizes, device))
+        (tokens, Layout::packed(prefix, packed, device))
     }
 
     fn tap(

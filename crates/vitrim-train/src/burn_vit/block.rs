@@ -75,6 +75,9 @@ impl Attention {
         let (q, k, v) = (part(0), part(1), part(2));
 
         let mut scores = q.mul_scalar((head_dim as f64).powf(-0.5)).matmul(k.swap_dims(2, 3)); // [B, heads, n, n]
+        if let Some(bias) = layout.key_bias() {
+            scores = scores + bias;
+        }
         if let Some(dead) = layout.dead() {
             let dead = dead.expand([batch, self.heads, n, n]);
             scores = scores.mask_fill(dead, f32::NEG_INFINITY);

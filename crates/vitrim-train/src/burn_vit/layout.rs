@@ -1,7 +1,7 @@
 //! Which of T tokens belong to which image, and which are alive.
 
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
-use vitrim_vit::VitSpec;
+use vitrim_vit::{PackedBatch, VitSpec};
 
 /// B images over T tokens. Attention sees them as `[B, n, ..]`, n the longest image's tokens.
 #[derive(Clone, Debug)]
@@ -11,6 +11,8 @@ pub(super) struct Layout {
     padding: Option<Padding>,
     /// Tokens that attention must not look at, `[B, 1, 1, n]`.
     dead: Option<Tensor<4, Bool>>,
+    /// What is added to the scores of each key, `[B, 1, 1, n]`.
+    key_bias: Option<Tensor<4>>,
     /// Shares of the patch tokens in their image's mean, `[B, n - prefix]`; `None` where they are equal.
     weights: Option<Tensor<2>>,
 }
@@ -27,7 +29,7 @@ struct Padding {
 impl Layout {
     /// Unpruned images of `tokens` tokens each.
     pub fn dense(batch: usize, tokens: usize) -> Self {
-        Layout { batch, longest: tokens, padding: None, dead: None, weights: None }
+        Layout { batch, longest: tokens, padding: None, dead: None, key_bias: None, weights: None }
     }
 
     /// Whole images of which only the patch tokens `alive: [B, N0]` count.
@@ -45,9 +47,9 @@ impl Layout {
         }
     }
 
-    /// A packed batch with `offsets: [B + 1]` whose images start with `prefix` prefix tokens; `sizes: [T]`
-    /// weigh the mean of the patch tokens.
-    pub fn packed(prefix: usize, offsets: &[usize], sizes: &[f32], device: &Device) -> Self {
+    /// A packed batch whose images start with `prefix` prefix tokens; sizes weigh the mean of the patch tokens.
+    pub fn packed(prefix: usize, packed: &PackedBatch, device: &Device) -> Self {
+        let (offsets, sizes) = (&packed.offsets, &packed.sizes);
         let batch = offsets.len() - 1;
         let lengths = || offsets.windows(2).map(|image| image[1] - image[0]);
         let longest = lengths().max().unwrap_or(0);
@@ -59,6 +61,14 @@ impl Layout {
             mass.resize(mass.len() + longest.saturating_sub(prefix) - patches.len(), 0.0);
         }
         layout.weights = Some(shares(mass, batch, device));
+        layout.key_bias = packed.key_bias().map(|bias| {
+            let mut values = Vec::with_capacity(batch * longest);
+            for (b, image) in offsets.windows(2).enumerate() {
+                values.extend_from_slice(&bias[image[0]..image[1]]);
+                values.resize((b + 1) * longest, 0.0);
+            }
+            Tensor::from_data(TensorData::new(values, [batch, 1, 1, longest]), device)
+        });
         if lengths().all(|length| length == longest) {
             return layout;
         }
@@ -104,6 +114,10 @@ impl Layout {
 
     pub fn dead(&self) -> Option<Tensor<4, Bool>> {
         self.dead.clone()
+    }
+
+    pub fn key_bias(&self) -> Option<Tensor<4>> {
+        self.key_bias.clone()
     }
 
     pub fn weights(&self) -> Option<Tensor<2>> {

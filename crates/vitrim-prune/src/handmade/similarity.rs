@@ -1,0 +1,54 @@
+//! Selection by dissimilarity.
+
+use vitrim_vit::{Reduction, Site, Taps, View, VitSpec};
+
+use super::KeepProfile;
+use crate::pruner::{ImageKey, Pruner, Result};
+use crate::ranking::keep_top;
+
+/// Drops the patch tokens that are nearest to the mean of their image's survivors, by the cosine: what resembles
+/// the rest is taken to say the least.
+#[derive(Clone, Debug)]
+pub struct SimilarityPruner {
+    profile: KeepProfile,
+}
+
+impl SimilarityPruner {
+    /// Selects before the blocks of `profile`.
+    pub fn new(profile: KeepProfile) -> Self {
+        SimilarityPruner { profile }
+    }
+}
+
+impl Pruner for SimilarityPruner {
+    fn sites(&self, _: &VitSpec) -> Vec<(Site, Taps)> {
+        self.profile.sites(Taps::NONE)
+    }
+
+    fn begin(&mut self, _: &[ImageKey]) {}
+
+    fn decide(&mut self, stage: usize, view: &View<'_>) -> Result<Reduction> {
+        let mut scores = vec![0.0; view.total()];
+        for b in 0..view.batch() {
+            let mut sum = vec![0.0f32; view.dim];
+            for row in view.patch_rows(b) {
+                sum.iter_mut().zip(view.token(row)).for_each(|(sum, v)| *sum += v);
+            }
+            for row in view.patch_rows(b) {
+                scores[row] = -cosine(view.token(row), &sum);
+            }
+        }
+        Ok(keep_top(view, &scores, |b| self.profile.patch_tokens(stage, b)))
+    }
+
+    fn macs(&self, _: usize, tokens: usize) -> u64 {
+        (2 * tokens * self.profile.dim) as u64
+    }
+}
+
+/// Of equally long vectors; 0 where one is zero.
+fn cosine(a: &[f32], b: &[f32]) -> f32 {
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
+    let norms = (dot(a, a) * dot(b, b)).sqrt();
+    if norms > 0.0 { dot(a, b) / norms } else { 0.0 }
+}
