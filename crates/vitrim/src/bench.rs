@@ -57,6 +57,11 @@ impl BenchImages {
         BenchImages { data, keys: (0..count as u64).collect() }
     }
 
+    /// All of them.
+    pub fn pixels(&self) -> Pixels<'_> {
+        Pixels { data: &self.data, keys: &self.keys }
+    }
+
     /// The first images of `dataset`, repeated if they are fewer than a batch of `batch`.
     ///
     /// # Errors
@@ -103,9 +108,8 @@ pub fn bench(
     let mut cells = Vec::new();
     for &batch in batches {
         progress(batch);
-        let pixels = Pixels { data: &images.data, keys: &images.keys };
         let options = SpeedOptions { rounds: 5, time, batches: usize::MAX };
-        cells.push(speed_up(&loaded.model, pruner, pixels, batch, options)?);
+        cells.push(speed_up(&loaded.model, pruner, images.pixels(), batch, options)?);
     }
     Ok(BenchReport {
         model: loaded.origin.clone(),

@@ -3,7 +3,7 @@
 //! This crate is what a user runs. It takes a backbone ([`loaded`]), a pruner ([`methods`]) and images
 //! ([`parts`]), and answers the user's one question, "how much faster within this drop?":
 //! [`calibrate`] finds the threshold that held-out images certify, [`evaluate`] compares it with the
-//! hand-made methods, [`mod@bench`] times it. Beneath them, [`tally`] counts, [`speed`] times, [`stats`]
+//! hand-made methods, [`mod@compare`] does so over whole fronts, [`mod@bench`] times it. Beneath them, [`tally`] counts, [`speed`] times, [`stats`]
 //! says what a measured drop is worth, and [`front`] chooses the cheapest setting. [`predict`] and
 //! [`visualize`] (with [`picture`]) use a policy on single images, [`mod@report`] lays out what a run folder
 //! holds as a page, [`info`] needs no policy, and [`overlay`] lays a TOML file and `--set` over a preset. The game that trains a policy is in `vitrim-train`; the
@@ -12,6 +12,7 @@
 pub mod bench;
 pub mod bundled;
 pub mod calibrate;
+pub mod compare;
 pub mod error;
 pub mod evaluate;
 pub mod front;

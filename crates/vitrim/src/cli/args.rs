@@ -45,6 +45,8 @@ pub enum Command {
     /// Compare a policy with the dense model and the hand-made methods.
     #[command(visible_alias = "evaluate")]
     Eval(EvalArgs),
+    /// Compare whole fronts of methods, and methods at the same cost and the same drop.
+    Compare(CompareArgs),
     /// Classify images.
     Predict(PredictArgs),
     /// Draw which patches of images are kept.
@@ -299,6 +301,60 @@ pub struct EvalArgs {
 }
 
 #[derive(Debug, clap::Args)]
+pub struct CompareArgs {
+    /// Checkpoint folder of the backbone.
+    #[arg(long, value_name = "FOLDER")]
+    pub model: PathBuf,
+    /// Data set.
+    #[arg(long, value_name = "PATH")]
+    pub data: PathBuf,
+    /// Policy folder, calibrated; without one, the hand-made methods are compared.
+    #[arg(long, value_name = "FOLDER")]
+    pub policy: Option<PathBuf>,
+    /// Methods to compare.
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "policy,random,cls-attention,evit,ats,similarity,tome,tome-plain",
+        value_name = "NAMES"
+    )]
+    pub methods: Vec<Method>,
+    /// Folder that the figures and report.html go to; an interrupted comparison goes on from it.
+    #[arg(long, default_value = "runs/compare", value_name = "FOLDER")]
+    pub report: PathBuf,
+    /// Images to compare on [default: test, else calibration].
+    #[arg(long, value_name = "NAME")]
+    pub split: Option<String>,
+    /// Only the first N of them.
+    #[arg(long, value_name = "N")]
+    pub images: Option<usize>,
+    /// Images to sweep the methods' settings on.
+    #[arg(long, default_value = "calibration", value_name = "NAME")]
+    pub sweep_split: String,
+    /// Only the first N of them.
+    #[arg(long, default_value_t = 1_000, value_name = "N")]
+    pub sweep_images: usize,
+    /// Costs to compare at, as shares of the dense MACs.
+    #[arg(long, value_delimiter = ',', default_value = "0.9,0.8,0.7,0.6,0.5", value_name = "SHARES")]
+    pub costs: Vec<f64>,
+    /// Drops to compare at, pp.
+    #[arg(long, value_delimiter = ',', default_value = "0.4,1.0", value_name = "PP")]
+    pub drops: Vec<f64>,
+    /// Leave out the studies of the policy's budgets and of its selection.
+    #[arg(long)]
+    pub no_studies: bool,
+    /// Do not measure images/s.
+    #[arg(long)]
+    pub no_speed: bool,
+    /// Images a batch.
+    #[arg(long, default_value_t = 64, value_name = "N")]
+    pub batch: usize,
+    /// What a corrupt image does.
+    #[arg(long, value_enum, default_value = "fail")]
+    pub on_bad_image: BadImage,
+}
+
+#[derive(Debug, clap::Args)]
 pub struct PredictArgs {
     /// Image files, or folders of images.
     #[arg(required = true, value_name = "IMAGES")]
@@ -361,7 +417,7 @@ pub struct BenchArgs {
     /// 0-based blocks to prune before [default: L/4, L/2, 3L/4 of L].
     #[arg(long, value_delimiter = ',', value_name = "BLOCKS", conflicts_with = "policy")]
     pub stages: Vec<usize>,
-    /// Method: policy (without --policy, one with random weights), cls-attention or random.
+    /// Method: policy (without --policy, one with random weights) or a hand-made one, as in `compare`.
     #[arg(long, default_value = "policy", value_name = "NAME")]
     pub method: Method,
     /// Seconds to measure each batch size for.

@@ -4,6 +4,7 @@
 mod args;
 mod bench;
 mod calibrate;
+mod compare;
 mod demo;
 mod eval;
 mod info;
@@ -43,6 +44,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Command::Pretrain(args) => pretrain::run(&app, args),
         Command::Calibrate(args) => calibrate::run(&app, args),
         Command::Eval(args) => eval::run(&app, args),
+        Command::Compare(args) => compare::run(&app, args),
         Command::Predict(args) => predict::run(&app, args),
         Command::Visualize(args) => visualize::run(&app, args),
         Command::Report(args) => report::run(&app, args),

@@ -58,18 +58,20 @@ enum Marker {
 }
 
 impl Style {
-    /// The look of the `i`-th series; from the seventh on they come again.
+    /// The look of the `i`-th series; from the ninth on they come again.
     pub fn of(i: usize) -> Style {
         const fn style(colour: (u8, u8, u8), dash: Option<(f64, f64)>, marker: Marker) -> Style {
             Style { colour: RGBColor(colour.0, colour.1, colour.2), dash, marker }
         }
-        const STYLES: [Style; 6] = [
+        const STYLES: [Style; 8] = [
             style((0, 114, 178), None, Marker::Circle),
             style((213, 94, 0), Some((7.0, 3.0)), Marker::Square),
             style((0, 158, 115), Some((2.5, 2.5)), Marker::Triangle),
             style((204, 121, 167), Some((10.0, 3.0)), Marker::Circle),
             style((86, 180, 233), Some((4.0, 4.0)), Marker::Square),
             style((230, 159, 0), None, Marker::Triangle),
+            style((85, 85, 85), Some((2.0, 4.0)), Marker::Circle),
+            style((0, 0, 0), Some((8.0, 2.0)), Marker::Square),
         ];
         STYLES[i % STYLES.len()]
     }

@@ -6,6 +6,7 @@
 
 mod axis;
 mod chart;
+mod comparison;
 mod figure;
 mod figures;
 pub mod findings;
@@ -19,8 +20,10 @@ mod tables;
 
 use std::path::{Path, PathBuf};
 
+use crate::compare::Comparison;
 use crate::error::{Result, VitrimError, write_whole};
 pub use findings::Findings;
+use page::Page;
 use raster::Rasteriser;
 use sources::Sources;
 
@@ -40,7 +43,20 @@ pub struct Written {
 /// If it is no run folder, something in it is damaged, or a file cannot be written.
 pub fn report(run: &Path) -> Result<Written> {
     let sources = Sources::read(run)?;
-    let page = page::lay_out(&sources)?;
+    let (page, plots) = write(run, &page::lay_out(&sources)?)?;
+    Ok(Written { page, plots, evaluated: sources.findings.is_some() })
+}
+
+/// Writes `report.html` and `plots/` on `comparison` into `run`; `command` printed it. Returns the page's path.
+///
+/// # Errors
+/// If a plot cannot be drawn, or a file cannot be written.
+pub fn compared(run: &Path, comparison: &Comparison, command: &str) -> Result<PathBuf> {
+    Ok(write(run, &comparison::lay_out(comparison, command)?)?.0)
+}
+
+/// Writes `page` and its plots into `run`; returns their paths.
+fn write(run: &Path, page: &Page) -> Result<(PathBuf, Vec<PathBuf>)> {
     let folder = run.join("plots");
     std::fs::create_dir_all(&folder).map_err(|source| VitrimError::Write { path: folder.clone(), source })?;
     let rasteriser = Rasteriser::new();
@@ -57,5 +73,5 @@ pub fn report(run: &Path) -> Result<Written> {
     }
     let path = run.join("report.html");
     write_whole(&path, page.html.as_bytes())?;
-    Ok(Written { page: path, plots, evaluated: sources.findings.is_some() })
+    Ok((path, plots))
 }

@@ -24,7 +24,7 @@ pub struct Page {
 
 /// Figures in the order of the page, numbered from 1.
 #[derive(Default)]
-struct Numbered {
+pub(super) struct Numbered {
     plots: Vec<(String, String)>,
     /// The command of each.
     commands: Vec<String>,
@@ -45,6 +45,27 @@ pub fn lay_out(sources: &Sources) -> Result<Page> {
     let calibration = calibration(sources, &mut figures)?;
     let learning = learning(sources, &mut figures)?;
     let made = made(sources, &figures);
+    let main = html! {
+        (tiles(sources))
+        @match findings {
+            Some(findings) => (facts(findings)),
+            None => p.absent {
+                "Not evaluated yet: the comparison with other methods, drop against cost on test "
+                "images, the cost of single images, the maps and the pictures are absent. This adds "
+                "them: " (command(&evaluation_command(sources)))
+            },
+        }
+        (measured)
+        (calibration)
+        (learning)
+        (made)
+    };
+    let made_by = format!("vitrim report {}", sources.run.display());
+    Ok(document(&title, &headline::sentence(sources), &main, &made_by, figures))
+}
+
+/// A whole page that says `result` under its `title`, made by the command `made_by`.
+pub(super) fn document(title: &str, result: &str, main: &Markup, made_by: &str, figures: Numbered) -> Page {
     let html = html! {
         (DOCTYPE)
         html lang="en" {
@@ -59,31 +80,17 @@ pub fn lay_out(sources: &Sources) -> Result<Page> {
             body {
                 header {
                     h1 { (title) }
-                    p.result { (headline::sentence(sources)) }
+                    p.result { (result) }
                 }
-                main {
-                    (tiles(sources))
-                    @match findings {
-                        Some(findings) => (facts(findings)),
-                        None => p.absent {
-                            "Not evaluated yet: the comparison with other methods, drop against cost on test "
-                            "images, the cost of single images, the maps and the pictures are absent. This adds "
-                            "them: " (command(&evaluation_command(sources)))
-                        },
-                    }
-                    (measured)
-                    (calibration)
-                    (learning)
-                    (made)
-                }
+                main { (main) }
                 footer {
-                    "Made by " code { "vitrim report " (sources.run.display()) } ", vitrim "
-                    (env!("CARGO_PKG_VERSION")) ". Every plot is also in " code { "plots/" } " as SVG and PNG."
+                    "Made by " (command(made_by)) ", vitrim " (env!("CARGO_PKG_VERSION"))
+                    ". Every plot is also in " code { "plots/" } " as SVG and PNG."
                 }
             }
         }
     };
-    Ok(Page { html: html.into_string(), plots: figures.plots })
+    Page { html: html.into_string(), plots: figures.plots }
 }
 
 fn tiles(sources: &Sources) -> Markup {
@@ -264,7 +271,7 @@ fn made(sources: &Sources, figures: &Numbered) -> Markup {
 
 impl Numbered {
     /// The markup of the next figure.
-    fn add(&mut self, figure: Figure) -> Markup {
+    pub(super) fn add(&mut self, figure: Figure) -> Markup {
         self.commands.push(figure.command.clone());
         let number = self.commands.len();
         let markup = html! {

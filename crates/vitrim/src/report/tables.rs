@@ -21,7 +21,7 @@ pub fn quality(evaluation: &Evaluation) -> Markup {
         "% of dense",
         "p10 / p50 / p90, %",
     ];
-    let dense = [
+    let dense = vec![
         "none (dense)".to_owned(),
         top1(evaluation.dense_top1),
         "0".to_owned(),
@@ -36,7 +36,7 @@ pub fn quality(evaluation: &Evaluation) -> Markup {
         let percents = |shares: &[f64]| -> String {
             shares.iter().map(|share| format!("{:.1}", 100.0 * share)).collect::<Vec<_>>().join(" / ")
         };
-        [
+        vec![
             method.method.clone(),
             top1(method.top1),
             format!("{:.2} [{low:.2}, {high:.2}]", method.drop_pp.unwrap_or(method.disagreement)),
@@ -68,7 +68,7 @@ pub fn speed(evaluation: &Evaluation) -> Option<Markup> {
     for method in &evaluation.methods {
         for speed in &method.speed {
             let latency = |rate: &crate::speed::Rate| format!("{:.1} / {:.1}", rate.p50_ms, rate.p99_ms);
-            rows.push([
+            rows.push(vec![
                 method.method.clone(),
                 speed.batch.to_string(),
                 format!("{:.1}", speed.dense.images_per_s),
@@ -89,7 +89,7 @@ fn top1(percent: Option<f64>) -> String {
 }
 
 /// Figures under a title; scrolls within itself where it is too wide. The policy's rows stand out.
-fn table<const N: usize>(title: &str, header: &[&str; N], rows: &[[String; N]]) -> Markup {
+pub fn table(title: &str, header: &[&str], rows: &[Vec<String>]) -> Markup {
     let policy = Method::Policy.to_string();
     html! {
         p.title { (title) }

@@ -2,6 +2,7 @@
 
 mod browser;
 mod commands;
+mod compare;
 mod demo;
 mod fixtures;
 mod interrupt;

@@ -1,0 +1,147 @@
+//! `vitrim compare`.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use vitrim::compare::{CompareOptions, Compared, Comparison, Interval, compare};
+use vitrim::error::write_whole;
+use vitrim::methods::open_policy;
+use vitrim::parts::{DataParts, name};
+use vitrim::report::compared;
+use vitrim::{Loaded, VitrimError, Watch};
+
+use super::args::CompareArgs;
+use super::{App, INTERRUPTED, interrupt, print};
+
+/// Time to measure the images/s of each setting for.
+const SPEED: Duration = Duration::from_millis(1_500);
+
+pub fn run(app: &App, args: &CompareArgs) -> anyhow::Result<ExitCode> {
+    for (flag, values, most) in [("--costs", &args.costs, 1.0), ("--drops", &args.drops, 100.0)] {
+        if let Some(bad) = values.iter().find(|value| !(0.0..=most).contains(*value)) {
+            return Err(VitrimError::Setting(format!("{flag} {bad} must lie between 0 and {most}")).into());
+        }
+    }
+    let stop = interrupt::listen()?;
+    let loaded = Loaded::open(&args.model)?;
+    let policy = args.policy.as_deref().map(|folder| Ok((open_policy(folder, &loaded)?, folder)));
+    let policy = policy.transpose().map_err(|error: VitrimError| error)?;
+    let parts = DataParts::of(&args.data)?;
+    let split = args.split.as_deref().unwrap_or(name(parts.final_part()));
+    let bar = app.reporter.bar("hashing images");
+    let mut hashing = |done, all| bar.set(done, all);
+    let images = parts.named(split, &mut hashing)?;
+    let sweep = parts.named(&args.sweep_split, &mut hashing)?;
+    drop(bar);
+    if split == args.sweep_split {
+        app.reporter.note("note: settings are chosen on these images; only others give a fair comparison");
+    }
+    loaded.check_classes(&parts.path(), &images)?;
+    let options = CompareOptions {
+        batch: args.batch.max(1),
+        workers: app.global.threads,
+        on_bad_image: args.on_bad_image.into(),
+        methods: args.methods.clone(),
+        studies: !args.no_studies,
+        sweep_images: args.sweep_images,
+        images: args.images,
+        costs: args.costs.clone(),
+        drops: args.drops.clone(),
+        speed: (!args.no_speed).then_some(SPEED),
+    };
+    let compared_on = Compared {
+        loaded: &loaded,
+        policy: policy.as_ref().map(|(policy, folder)| (policy, *folder)),
+        sweep: &sweep,
+        images: &images,
+    };
+    let bar = app.reporter.bar("comparing");
+    let mut progress = |done, all| bar.set(done, all);
+    let mut watch = Watch { stop, progress: &mut progress };
+    let comparison =
+        match compare(compared_on, &options, &args.report, &mut watch, &mut |line| app.reporter.note(line)) {
+            Err(VitrimError::Interrupted) => {
+                let folder = args.report.display();
+                eprintln!("interrupted: {folder} has what is done; run the same command again to go on");
+                return Ok(ExitCode::from(INTERRUPTED));
+            }
+            comparison => comparison?,
+        };
+    drop(bar);
+    write_whole(&args.report.join("comparison.json"), &serde_json::to_vec_pretty(&comparison)?)?;
+    let page = compared(&args.report, &comparison, &command(args, split))?;
+    if app.global.json {
+        print::json(&comparison)?;
+    } else {
+        print(&comparison)?;
+    }
+    app.reporter.note(&format!("report: {}", page.display()));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The command line that prints these figures again.
+fn command(args: &CompareArgs, split: &str) -> String {
+    let mut command = format!(
+        "vitrim compare --model {} --data {} --split {split}",
+        args.model.display(),
+        args.data.display()
+    );
+    if let Some(policy) = &args.policy {
+        command += &format!(" --policy {}", policy.display());
+    }
+    let methods: Vec<String> = args.methods.iter().map(ToString::to_string).collect();
+    command += &format!(" --methods {} --sweep-images {}", methods.join(","), args.sweep_images);
+    if let Some(images) = args.images {
+        command += &format!(" --images {images}");
+    }
+    command + &format!(" --report {}", args.report.display())
+}
+
+fn print(comparison: &Comparison) -> anyhow::Result<()> {
+    print::line(&format!(
+        "{}: {} images, dense top-1 {:.2} %, dense {:.3} GMACs",
+        comparison.model, comparison.images, comparison.dense_top1, comparison.dense_gmacs
+    ))?;
+    print::line("")?;
+    let header = [
+        "method",
+        "of dense %",
+        "D",
+        "drop pp [95 %]",
+        "policy's D : this [95 %]",
+        "policy's top-1 over this pp [95 %]",
+    ];
+    let rows = comparison.at_cost.iter().flat_map(|at| {
+        at.methods.iter().map(|method| {
+            vec![
+                method.method.clone(),
+                format!("{:.0}", 100.0 * at.cost),
+                format!("{:.4}", method.divergence),
+                interval(Some(method.drop_pp), 1.0),
+                interval(method.policy_divergence_ratio, 1.0),
+                interval(method.policy_top1_gain_pp, 1.0),
+            ]
+        })
+    });
+    print::table(&header, rows.collect())?;
+    print::line("")?;
+    let header = ["method", "at a drop of pp", "of dense %", "policy saves % [95 %]"];
+    let rows = comparison.at_drop.iter().flat_map(|at| {
+        at.methods.iter().map(|method| {
+            vec![
+                method.method.clone(),
+                at.drop_pp.to_string(),
+                format!("{:.1}", 100.0 * method.cost),
+                interval(method.policy_saves, 100.0),
+            ]
+        })
+    });
+    print::table(&header, rows.collect())
+}
+
+/// `scale` times a figure with its interval; empty where there is none.
+fn interval(interval: Option<Interval>, scale: f64) -> String {
+    interval.map_or_else(String::new, |i| {
+        format!("{:.2} [{:.2}, {:.2}]", scale * i.value, scale * i.low, scale * i.high)
+    })
+}

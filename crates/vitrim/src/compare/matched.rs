@@ -1,0 +1,90 @@
+//! Methods at the same cost, or at the same drop.
+//!
+//! Between two measured settings lies every mixture of them: some images run with the one, the rest with the other. So
+//! the straight line between two points can be had, and a method's front is the lower convex hull of its settings and
+//! of the dense model, which is a setting of every method.
+
+use super::outcome::Mean;
+
+/// The settings of `points` on the lower convex hull of D over cost, from the costliest to the cheapest. The dense
+/// model, cost 1 and D 0, is on every hull and is not among them.
+pub fn hull(points: &[Mean]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..points.len()).filter(|&i| points[i].cost < 1.0).collect();
+    order.sort_by(|&a, &b| {
+        let by_cost = points[b].cost.total_cmp(&points[a].cost);
+        by_cost.then(points[a].divergence.total_cmp(&points[b].divergence))
+    });
+    let dense = (1.0, 0.0);
+    let place = |i: usize| (points[i].cost, points[i].divergence);
+    let mut hull: Vec<usize> = Vec::new();
+    for i in order {
+        if hull.last().is_some_and(|&last| points[last].cost <= points[i].cost) {
+            continue;
+        }
+        while let Some(&last) = hull.last() {
+            let before = hull.len().checked_sub(2).map_or(dense, |at| place(hull[at]));
+            // The last one stays if the way to it is less steep than the way past it.
+            let slope = |(c, d): (f64, f64)| (d - before.1) / (before.0 - c);
+            if slope(place(last)) < slope(place(i)) {
+                break;
+            }
+            hull.pop();
+        }
+        hull.push(i);
+    }
+    hull
+}
+
+/// The mixture of neighbours on `front` (from the costliest to the cheapest) that costs `cost`; `None` where nothing
+/// is as cheap. `front[0]` is the dense model.
+pub fn at_cost(front: &[Mean], cost: f64) -> Option<Mean> {
+    crossing(front, |mean| mean.cost - cost)
+}
+
+/// The first mixture from the dense model on whose top-1 has fallen by `drop` pp; the cheapest point where none has.
+pub fn at_drop(front: &[Mean], drop: f64) -> Mean {
+    let allowed = front[0].top1 - drop;
+    crossing(front, |mean| mean.top1 - allowed).unwrap_or(front[front.len() - 1])
+}
+
+/// Where `height` falls to 0 on the way along `front`.
+fn crossing(front: &[Mean], height: impl Fn(&Mean) -> f64) -> Option<Mean> {
+    if front.first().is_some_and(|first| height(first) <= 0.0) {
+        return front.first().copied();
+    }
+    front.windows(2).find(|pair| height(&pair[1]) <= 0.0).map(|pair| {
+        let (above, below) = (height(&pair[0]), height(&pair[1]));
+        pair[0].mixed(pair[1], above / (above - below))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mean(cost: f64, divergence: f64) -> Mean {
+        Mean { cost, divergence, top1: 90.0 - 10.0 * divergence }
+    }
+
+    #[test]
+    fn the_hull_leaves_out_what_a_mixture_beats() {
+        // (0.8, 0.1) lies above the line from dense to (0.6, 0.1); (0.5, 0.4) on the hull; (1.2, 0) costs more than dense.
+        let points = [mean(0.8, 0.1), mean(0.6, 0.1), mean(1.2, 0.0), mean(0.5, 0.4), mean(0.55, 0.9)];
+        assert_eq!(hull(&points), [1, 3]);
+        assert_eq!(hull(&[mean(0.9, 0.01), mean(0.8, 0.03)]), [0, 1]);
+        assert_eq!(hull(&[mean(0.9, 0.5), mean(0.9, 0.2)]), [1], "at one cost, the lower D");
+        assert_eq!(hull(&[]), Vec::<usize>::new());
+    }
+
+    #[test]
+    fn mixtures_reach_every_cost_between() {
+        let front = [mean(1.0, 0.0), mean(0.8, 0.1), mean(0.6, 0.5)];
+        assert!((at_cost(&front, 0.7).unwrap().divergence - 0.3).abs() < 1e-12);
+        assert!((at_cost(&front, 0.95).unwrap().divergence - 0.025).abs() < 1e-12);
+        assert!(at_cost(&front, 0.5).is_none());
+        assert!((at_drop(&front, 1.0).cost - 0.8).abs() < 1e-12);
+        assert!((at_drop(&front, 3.0).cost - 0.7).abs() < 1e-12);
+        assert_eq!(at_drop(&front, 50.0).cost, 0.6);
+        assert_eq!(at_drop(&front, 0.0).cost, 1.0);
+    }
+}

@@ -1,0 +1,283 @@
+//! Whole fronts of methods, and methods at the same cost.
+//!
+//! Each hand-made method is swept over its settings on images for calibration; what lies on its front there is measured
+//! on the images of the comparison, image by image. Two studies go with a policy: its selection with its mean budgets
+//! for every image (what adapting to the image is worth), and the hand-made selections with its budgets of each image
+//! (what its selection is worth).
+//!
+//! The folder keeps every method's figures as they are done, so that an interrupted comparison goes on.
+
+mod analysis;
+mod matched;
+mod measure;
+mod outcome;
+mod setting;
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use vitrim_data::{Dataset, OnBadImage};
+use vitrim_prune::Policy;
+use vitrim_vit::cost;
+
+pub use analysis::{AtCost, AtDrop, Interval, MethodAtCost, MethodAtDrop, MethodFigures, PointFigures};
+use measure::{Measured, measure};
+pub use outcome::Mean;
+use outcome::Outcome;
+use setting::{Kind, Setting, swept};
+
+use crate::bench::BenchImages;
+use crate::calibrate::{Calibration, record};
+use crate::error::{Result, VitrimError, write_whole};
+use crate::loaded::Loaded;
+use crate::methods::{Method, can_act};
+use crate::speed::{SpeedOptions, speed_up};
+use crate::watch::Watch;
+
+/// Settings of a method that are measured on the images of the comparison at most.
+const FRONT_POINTS: usize = 12;
+/// Images a batch where speed is measured.
+const SPEED_BATCH: usize = 32;
+/// What the folder keeps is of this version.
+const VERSION: u32 = 1;
+
+/// How to compare.
+#[derive(Clone, Debug)]
+pub struct CompareOptions {
+    /// Images a batch.
+    pub batch: usize,
+    /// Decoding threads; 0 for one a core.
+    pub workers: usize,
+    /// What a corrupt image does.
+    pub on_bad_image: OnBadImage,
+    /// Methods to compare.
+    pub methods: Vec<Method>,
+    /// Whether the policy's budgets and its selection are studied.
+    pub studies: bool,
+    /// Images to sweep the settings on at most.
+    pub sweep_images: usize,
+    /// Images to compare on at most.
+    pub images: Option<usize>,
+    /// Costs to compare at, as shares of the dense MACs.
+    pub costs: Vec<f64>,
+    /// Drops to compare at, pp.
+    pub drops: Vec<f64>,
+    /// Time to measure the images/s of each point for; none for not at all.
+    pub speed: Option<Duration>,
+}
+
+/// What is compared on what.
+#[derive(Clone, Copy)]
+pub struct Compared<'a> {
+    /// The backbone.
+    pub loaded: &'a Loaded,
+    /// The policy, with the folder that it was read from.
+    pub policy: Option<(&'a Policy, &'a Path)>,
+    /// Images to sweep settings on.
+    pub sweep: &'a Dataset,
+    /// Images to compare on.
+    pub images: &'a Dataset,
+}
+
+/// What a comparison says.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Comparison {
+    /// The backbone.
+    pub model: String,
+    /// Images compared on.
+    pub images: usize,
+    /// Whether right and wrong were judged by labels; else by the dense model.
+    pub labelled: bool,
+    /// Top-1 of the dense model, percent.
+    pub dense_top1: f64,
+    /// MACs of the dense model an image, in units of 1e9.
+    pub dense_gmacs: f64,
+    /// One for each method and study.
+    pub methods: Vec<MethodFigures>,
+    /// The methods at each cost asked for.
+    pub at_cost: Vec<AtCost>,
+    /// The methods at each drop asked for.
+    pub at_drop: Vec<AtDrop>,
+}
+
+/// What the figures in a folder were measured on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Identity {
+    version: u32,
+    backbone: String,
+    /// Hash of the policy's file.
+    policy: Option<u64>,
+    /// Split and number of images.
+    sweep: (String, usize),
+    images: (String, usize),
+}
+
+/// A method's figures, kept.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    identity: Identity,
+    measured: Measured,
+}
+
+/// Compares, keeping what is done in `folder`; `note` is told what is done next.
+///
+/// # Errors
+/// If images cannot be read, a method does not fit the backbone, `folder` has figures of another comparison, or it was
+/// ended.
+pub fn compare(
+    compared: Compared<'_>,
+    options: &CompareOptions,
+    folder: &Path,
+    watch: &mut Watch<'_>,
+    note: &mut dyn FnMut(&str),
+) -> Result<Comparison> {
+    let Compared { loaded, policy, .. } = compared;
+    std::fs::create_dir_all(folder)
+        .map_err(|source| VitrimError::Write { path: folder.to_owned(), source })?;
+    let identity = identity(compared, options)?;
+    let record = policy.map(|(policy, path)| record(policy, path)).transpose()?;
+    let policy = policy.map(|(policy, _)| policy);
+
+    let mut all: Vec<(Kind, Measured)> = Vec::new();
+    for kind in kinds(options, policy) {
+        let path = folder.join(format!("{kind}.json"));
+        if let Some(measured) = kept(&path, &identity)? {
+            note(&format!("{kind}: kept from before"));
+            all.push((kind, measured));
+            continue;
+        }
+        let settings = match kind {
+            Kind::Method(method) => {
+                let settings = swept(method, &loaded.spec, policy, &thresholds(record.as_ref()));
+                note(&format!("{kind}: sweeping {} settings", settings.len()));
+                let images = (compared.sweep, Some(options.sweep_images));
+                front(measure(loaded, policy, images, (kind, settings), options, watch)?)
+            }
+            Kind::FixedBudgets | Kind::Selection(_) => of_policy(kind, &all, record.as_ref()),
+        };
+        note(&format!("{kind}: measuring {} settings", settings.len()));
+        let images = (compared.images, options.images);
+        let measured = measure(loaded, policy, images, (kind, settings), options, watch)?;
+        let text = serde_json::to_vec(&Kept { identity: identity.clone(), measured: measured.clone() });
+        write_whole(&path, &text.expect("figures are plain data"))?;
+        all.push((kind, measured));
+    }
+    let Some((_, first)) = all.first() else {
+        return Err(VitrimError::Setting("no method to compare; name some, or give a policy".into()));
+    };
+    let dense = first.dense.all();
+    let (images, labelled) = (first.dense.costs.len(), first.labelled);
+    note("drawing the images anew for the intervals");
+    let (mut methods, at_cost, at_drop) = analysis::analyse(&all, &options.costs, &options.drops);
+    if let Some(time) = options.speed {
+        let pixels = BenchImages::of(loaded, compared.images, SPEED_BATCH)?;
+        for ((kind, measured), figures) in all.iter().zip(&mut methods) {
+            // The studies' own time is that of the policy which leads them.
+            let Kind::Method(method) = kind else { continue };
+            note(&format!("{kind}: measuring images/s"));
+            for (outcome, point) in measured.outcomes.iter().zip(&mut figures.points) {
+                let mut pruner = outcome.setting.pruner(*method, &loaded.spec, policy)?;
+                let speed = SpeedOptions { rounds: 5, time, batches: usize::MAX };
+                let speed = speed_up(&loaded.model, pruner.as_mut(), pixels.pixels(), SPEED_BATCH, speed)?;
+                point.speed_up = Some(speed.speed_up);
+                watch.at(0, 0)?;
+            }
+        }
+    }
+    Ok(Comparison {
+        model: loaded.origin.clone(),
+        images,
+        labelled,
+        dense_top1: dense.top1,
+        dense_gmacs: cost::dense_macs(&loaded.spec) as f64 / 1e9,
+        methods,
+        at_cost,
+        at_drop,
+    })
+}
+
+/// What is compared, in order: the studies follow the policy that they study.
+fn kinds(options: &CompareOptions, policy: Option<&Policy>) -> Vec<Kind> {
+    let methods = options.methods.iter().filter(|method| **method != Method::Policy || policy.is_some());
+    let mut kinds: Vec<Kind> = methods.map(|method| Kind::Method(*method)).collect();
+    if let (true, Some(policy)) = (options.studies && options.methods.contains(&Method::Policy), policy) {
+        kinds.extend(Kind::STUDIES.into_iter().filter(|kind| match kind {
+            Kind::Selection(method) => can_act(*method, &policy.stages),
+            Kind::FixedBudgets | Kind::Method(_) => true,
+        }));
+    }
+    kinds
+}
+
+/// The policy's thresholds that prune anything.
+fn thresholds(record: Option<&Calibration>) -> Vec<f64> {
+    let points = record.map(|record| record.front.points()).unwrap_or_default();
+    points.iter().filter(|point| point.cost < 1.0).map(|point| point.setting).collect()
+}
+
+/// The settings on the front of what was swept, evenly thinned.
+fn front(swept: Measured) -> Vec<Setting> {
+    let means: Vec<Mean> = swept.outcomes.iter().map(Outcome::all).collect();
+    let hull = matched::hull(&means);
+    let wanted = FRONT_POINTS.min(hull.len());
+    let place = |i: usize| (i * hull.len().saturating_sub(1)).checked_div(wanted - 1).unwrap_or(0);
+    (0..wanted).map(|i| swept.outcomes[hull[place(i)]].setting.clone()).collect()
+}
+
+/// The settings of a study of the policy, whose figures are among `all`.
+fn of_policy(kind: Kind, all: &[(Kind, Measured)], record: Option<&Calibration>) -> Vec<Setting> {
+    let policy = all.iter().find(|(kind, _)| *kind == Kind::Method(Method::Policy));
+    let settings =
+        policy.into_iter().flat_map(|(_, measured)| &measured.outcomes).map(|outcome| &outcome.setting);
+    let points = record.map(|record| record.front.points()).unwrap_or_default();
+    settings
+        .filter_map(|setting| match (kind, setting) {
+            // The mean budgets are those of the images that the policy was calibrated on.
+            (Kind::FixedBudgets, Setting::Threshold(threshold)) => {
+                let point = points.iter().find(|point| point.setting == *threshold)?;
+                Some(Setting::TopR(point.keep_ratio.clone()))
+            }
+            _ => Some(setting.clone()),
+        })
+        .collect()
+}
+
+fn identity(compared: Compared<'_>, options: &CompareOptions) -> Result<Identity> {
+    let policy = compared.policy.map(|(_, folder)| -> Result<u64> {
+        let mut hasher = DefaultHasher::new();
+        for file in ["policy.safetensors", "policy.json"] {
+            let path = folder.join(file);
+            let bytes = std::fs::read(&path)
+                .map_err(|error| VitrimError::Policy { path, reason: error.to_string() })?;
+            bytes.hash(&mut hasher);
+        }
+        Ok(hasher.finish())
+    });
+    let images = |dataset: &Dataset, limit: usize| (dataset.split().to_owned(), dataset.len().min(limit));
+    Ok(Identity {
+        version: VERSION,
+        backbone: compared.loaded.id.fingerprint.clone(),
+        policy: policy.transpose()?,
+        sweep: images(compared.sweep, options.sweep_images),
+        images: images(compared.images, options.images.unwrap_or(usize::MAX)),
+    })
+}
+
+/// The figures at `path`, if there are any.
+fn kept(path: &Path, identity: &Identity) -> Result<Option<Measured>> {
+    let bad = |reason: String| VitrimError::Run { path: PathBuf::from(path), reason };
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let text = std::fs::read(path).map_err(|error| bad(format!("cannot read it ({error})")))?;
+    let kept: Kept = serde_json::from_slice(&text)
+        .map_err(|error| bad(format!("damaged ({error}); remove it, and it is measured again")))?;
+    if kept.identity != *identity {
+        let reason = "was measured with another backbone, policy or other images; give another folder";
+        return Err(bad(reason.to_owned()));
+    }
+    Ok(Some(kept.measured))
+}

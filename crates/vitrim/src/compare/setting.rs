@@ -1,0 +1,182 @@
+//! Every method with every setting that it is tried with.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use vitrim_prune::{LearnedPruner, Policy, Pruner, ReadOut, TomePruner};
+use vitrim_vit::VitSpec;
+
+use crate::error::{Result, VitrimError};
+use crate::methods::{Method, can_act, hand_made, keep_shares, read_out_name};
+
+/// Keep ratios that are swept; after stage k, their k-th power is left.
+const KEEP: [f64; 11] = [0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2];
+/// Settings that `tome` is swept over.
+const MERGES: usize = 14;
+
+/// A method, or a study of the policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A method as it is.
+    Method(Method),
+    /// The policy's selection, every image with the mean budgets: what adapting to the image is worth.
+    FixedBudgets,
+    /// A hand-made selection with the policy's budgets of each image: what the policy's selection is worth.
+    Selection(Method),
+}
+
+impl Kind {
+    /// What is studied beside the methods.
+    pub const STUDIES: [Kind; 4] = [
+        Kind::FixedBudgets,
+        Kind::Selection(Method::Random),
+        Kind::Selection(Method::ClsAttention),
+        Kind::Selection(Method::Similarity),
+    ];
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Kind::Method(method) => method.fmt(f),
+            Kind::FixedBudgets => f.write_str("policy-fixed-budgets"),
+            Kind::Selection(method) => write!(f, "policy-budgets-{method}"),
+        }
+    }
+}
+
+/// What a method is told.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Setting {
+    /// The dense model.
+    Dense,
+    /// The policy's threshold.
+    Threshold(f64),
+    /// Shares of N0 that the policy's most probable tokens are left at, `[K]`.
+    TopR(Vec<f64>),
+    /// Stages, and the share of N0 left after each.
+    Profile {
+        /// 0-based blocks.
+        stages: Vec<usize>,
+        /// Shares.
+        keep: Vec<f64>,
+    },
+    /// Tokens merged in each block.
+    Merged(usize),
+}
+
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |values: Vec<String>| values.join(",");
+        match self {
+            Setting::Dense => f.write_str("dense"),
+            Setting::Threshold(threshold) => write!(f, "threshold={threshold}"),
+            Setting::TopR(keep) => f.write_str(&read_out_name(&ReadOut::TopR { keep: keep.clone() })),
+            Setting::Merged(r) => write!(f, "r={r}"),
+            Setting::Profile { stages, keep } => write!(
+                f,
+                "stages={} keep={}",
+                list(stages.iter().map(usize::to_string).collect()),
+                list(keep.iter().map(|k| format!("{k:.3}")).collect())
+            ),
+        }
+    }
+}
+
+impl Setting {
+    /// `method` so set.
+    ///
+    /// # Errors
+    /// If the two do not go together.
+    pub fn pruner(&self, method: Method, spec: &VitSpec, policy: Option<&Policy>) -> Result<Box<dyn Pruner>> {
+        match (self, method, policy) {
+            (Setting::Threshold(threshold), Method::Policy, Some(policy)) => {
+                let read_out = ReadOut::Threshold { threshold: *threshold };
+                Ok(Box::new(LearnedPruner::new(spec, policy).with_read_out(read_out)))
+            }
+            (Setting::TopR(keep), Method::Policy, Some(policy)) => {
+                let read_out = ReadOut::TopR { keep: keep.clone() };
+                Ok(Box::new(LearnedPruner::new(spec, policy).with_read_out(read_out)))
+            }
+            (Setting::Merged(r), Method::Tome | Method::TomePlain, _) => {
+                Ok(Box::new(TomePruner::new(spec, *r, method == Method::Tome)))
+            }
+            (Setting::Profile { stages, keep }, _, _) => hand_made(method, spec, stages, keep),
+            _ => Err(VitrimError::Setting(format!("{method} has no setting '{self}'"))),
+        }
+    }
+}
+
+/// What `method` is swept over on images for calibration. The hand-made methods get the stages that are usual, those of
+/// the policy, and single and early ones, each with the same ratios; `thresholds` are the policy's.
+pub fn swept(method: Method, spec: &VitSpec, policy: Option<&Policy>, thresholds: &[f64]) -> Vec<Setting> {
+    match method {
+        Method::Policy => thresholds.iter().map(|threshold| Setting::Threshold(*threshold)).collect(),
+        Method::Tome | Method::TomePlain => {
+            let most = spec.num_patches() / spec.depth + 1;
+            let mut merges: Vec<usize> = (1..=MERGES).map(|i| (i * most).div_ceil(MERGES)).collect();
+            merges.dedup();
+            merges.into_iter().map(Setting::Merged).collect()
+        }
+        _ => stage_sets(spec.depth, policy.map(|policy| policy.stages.as_slice()))
+            .into_iter()
+            .filter(|stages| can_act(method, stages))
+            .flat_map(|stages| {
+                KEEP.iter().map(move |ratio| Setting::Profile {
+                    keep: keep_shares(&[*ratio; 1], stages.len()).expect("ratios lie between 0 and 1"),
+                    stages: stages.clone(),
+                })
+            })
+            .collect(),
+    }
+}
+
+/// Stages to prune before, of `depth` blocks.
+fn stage_sets(depth: usize, of_policy: Option<&[usize]>) -> Vec<Vec<usize>> {
+    let quarter = |k: usize| (k * depth / 4).max(1);
+    let mut sets = vec![
+        vec![quarter(1), quarter(2), quarter(3)],
+        vec![quarter(1), quarter(2)],
+        vec![quarter(2), quarter(3)],
+        vec![quarter(1)],
+        vec![1],
+        (1..depth).collect(),
+    ];
+    sets.extend(of_policy.map(<[usize]>::to_vec));
+    sets.iter_mut().for_each(|stages| stages.dedup());
+    sets.sort();
+    sets.dedup();
+    sets
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_method_is_swept_with_settings_that_it_takes() {
+        let spec = VitSpec::from_timm_name("deit_tiny_patch16_224").unwrap().with_img_size([64, 64]);
+        for method in Method::ALL.into_iter().filter(|method| *method != Method::Policy) {
+            let settings = swept(method, &spec, None, &[]);
+            assert!(settings.len() >= 2, "{method}");
+            for setting in settings {
+                setting
+                    .pruner(method, &spec, None)
+                    .unwrap_or_else(|error| panic!("{method} {setting}: {error}"));
+            }
+        }
+        assert!(Setting::Merged(3).pruner(Method::Random, &spec, None).is_err());
+        assert!(Setting::Threshold(0.5).pruner(Method::Policy, &spec, None).is_err(), "without a policy");
+    }
+
+    #[test]
+    fn stages_ascend_within_the_network() {
+        for depth in 1..=13 {
+            for stages in stage_sets(depth, Some(&[0])) {
+                assert!(stages.windows(2).all(|w| w[0] < w[1]), "{depth}: {stages:?}");
+                assert!(depth == 1 || stages.iter().all(|stage| *stage < depth), "{depth}: {stages:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! Methods beside each other over whole fronts.
+
+use crate::browser::Browser;
+use crate::fixtures::Scratch;
+
+const METHODS: [&str; 8] =
+    ["policy", "random", "cls-attention", "evit", "ats", "similarity", "tome", "tome-plain"];
+const STUDIES: [&str; 4] = [
+    "policy-fixed-budgets",
+    "policy-budgets-random",
+    "policy-budgets-cls-attention",
+    "policy-budgets-similarity",
+];
+
+#[test]
+fn every_method_has_a_front_and_a_second_run_goes_on() {
+    let scratch = Scratch::new();
+    scratch.train(&[]).good();
+    let args = ["compare", "--model", "model", "--data", "data", "--policy", "run/policy", "--report", "cmp"];
+    let run = scratch.run(&[&args[..], &["--no-speed", "--costs", "0.9,0.7", "--json"]].concat());
+    let comparison = &run.json()[0];
+    assert_eq!(comparison["images"], 18);
+    let methods = comparison["methods"].as_array().unwrap();
+    let names: Vec<&str> = methods.iter().map(|method| method["method"].as_str().unwrap()).collect();
+    assert_eq!(names, [&METHODS[..], &STUDIES[..]].concat());
+    for method in methods {
+        for point in method["points"].as_array().unwrap() {
+            let mean = &point["mean"];
+            assert!(mean["cost"].as_f64().unwrap() > 0.0 && mean["divergence"].as_f64().unwrap() >= 0.0);
+            let drop = &point["drop_pp"];
+            assert!(drop["low"].as_f64().unwrap() <= drop["high"].as_f64().unwrap(), "{point}");
+        }
+    }
+    // Random pruning reaches any cost; at each, every other method is set against the policy.
+    for at in comparison["at_cost"].as_array().unwrap() {
+        let random = at["methods"].as_array().unwrap().iter().find(|m| m["method"] == "random");
+        assert!(random.unwrap()["divergence"].as_f64().unwrap() > 0.0);
+    }
+    assert_eq!(comparison["at_drop"].as_array().unwrap().len(), 2);
+
+    // The browser looks at the page; what was measured is not measured again.
+    let before = scratch.snapshot("cmp");
+    let again = scratch.run(&[&args[..], &["--no-speed", "--costs", "0.9,0.7"]].concat());
+    assert_eq!(again.stderr().matches("kept from before").count(), names.len(), "{}", again.stderr());
+    assert!(again.good().contains("tome-plain"));
+    assert_eq!(scratch.snapshot("cmp"), before);
+    if let Some(mut browser) = Browser::open() {
+        let faults = browser.faults(&scratch.path("cmp/report.html"));
+        assert!(faults.is_empty(), "{faults:#?}");
+    }
+
+    // Other images do not go with these figures.
+    let other = scratch.run(&[&args[..], &["--no-speed", "--images", "9"]].concat());
+    other.refused(&["cmp/policy.json", "give another folder"]);
+    let costs = scratch.run(&[&args[..], &["--costs", "1.5"]].concat());
+    costs.refused(&["--costs 1.5", "between 0 and 1"]);
+}
+
+#[test]
+fn speed_is_measured_beside_the_dense_model() {
+    let scratch = Scratch::new();
+    let run = scratch.run(&[
+        "compare",
+        "--model",
+        "model",
+        "--data",
+        "data",
+        "--methods",
+        "tome",
+        "--report",
+        "cmp",
+        "--json",
+    ]);
+    let point = &run.json()[0]["methods"][0]["points"][0];
+    assert!(point["speed_up"].as_f64().unwrap() > 0.0, "{point}");
+    let none = scratch.run(&["compare", "--model", "model", "--data", "data", "--methods", "policy"]);
+    none.refused(&["no method to compare"]);
+}
