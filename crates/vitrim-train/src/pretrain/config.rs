@@ -87,11 +87,12 @@ pub struct AugmentConfig {
 }
 
 impl PretrainConfig {
-    /// The preset of that name: `default`, for photographs, or `scenes`.
+    /// The preset of that name: `default`, for photographs, `scenes`, or `scenes-sparse`.
     pub fn preset(name: &str) -> Option<Self> {
         match name {
             "default" => Some(Self::default_preset()),
             "scenes" => Some(Self::scenes_preset()),
+            "scenes-sparse" => Some(Self::scenes_sparse_preset()),
             _ => None,
         }
     }
@@ -125,21 +126,31 @@ impl PretrainConfig {
     /// A small ViT for the drawn scenes. They never repeat, so that nothing needs to be augmented.
     pub fn scenes_preset() -> Self {
         PretrainConfig {
-            images: 900_000,
+            images: 1_000_000,
             batch: 32,
             warmup: 0.03,
             label_smoothing: 0.0,
             mixup: 0.0,
             token_labels: 1.0,
             crop: 8,
-            crop_until: 0.6,
-            patch_drop: 0.8,
+            crop_until: 0.75,
             log_every: 100,
             evaluate_every: 8,
             held_out_images: 2_000,
             model: ModelConfig { img_size: 96, patch_size: 8, dim: 96, depth: 8, heads: 3, mlp_ratio: 4 },
             augment: AugmentConfig { crop_padding: 0, flip: false, color_jitter: 0.0 },
             ..Self::default_preset()
+        }
+    }
+
+    /// Makes a ViT that `scenes` has trained robust to missing patches.
+    pub fn scenes_sparse_preset() -> Self {
+        PretrainConfig {
+            images: 240_000,
+            learning_rate: 2e-4,
+            crop: 0,
+            patch_drop: 0.8,
+            ..Self::scenes_preset()
         }
     }
 }

@@ -59,6 +59,8 @@ pub struct Pretraining<'a> {
     pub transform: &'a Transform,
     /// Decoding threads; 0 for one a core.
     pub workers: usize,
+    /// Weights to start from instead of random ones.
+    pub init: Option<&'a Tensors>,
     /// What a corrupt image does.
     pub on_bad_image: OnBadImage,
     /// Where the backbone is trained.
@@ -98,6 +100,9 @@ struct Saved {
     config: PretrainConfig,
     classes: usize,
     images: usize,
+    /// [`Tensors::fingerprint`] of the weights that it started from, where they were given.
+    #[serde(default)]
+    init: Option<String>,
     at: Standing,
 }
 
@@ -149,7 +154,8 @@ pub fn pretrain(
         return Err(TrainError::Config("pre-training needs labelled images of at least two classes".into()));
     }
     let device = run.device.device()?;
-    let mut learner = Learner::new(config, classes, run.train.knows_objects(), &device)?;
+    let mut learner = Learner::new(run, classes, &device)?;
+    let init = run.init.map(|tensors| tensors.fingerprint(&learner.spec)).transpose()?;
     let dtype =
         match config.bf16 && run.device == DeviceChoice::Gpu && device.supports_dtype(FloatDType::BF16) {
             true => FloatDType::BF16,
@@ -161,12 +167,13 @@ pub fn pretrain(
     let mut at = Standing::default();
     if path.is_file() {
         let (saved, tensors) = checkpoint::load::<Saved>(&path)?;
-        run.check_same(&path, &saved, classes)?;
+        run.check_same(&path, &saved, classes, init.as_deref())?;
         learner.restore(&tensors, &device)?;
         at = saved.at;
     }
     let save = |learner: &Learner, at: &Standing| {
-        let saved = Saved { config: config.clone(), classes, images: run.train.len(), at: at.clone() };
+        let (config, init) = (config.clone(), init.clone());
+        let saved = Saved { config, classes, images: run.train.len(), init, at: at.clone() };
         checkpoint::save(&path, &saved, &learner.named())
     };
     let mut log = RunLog::open(run.folder, at.step / config.log_every)?;
@@ -299,9 +306,11 @@ impl Pretraining<'_> {
         Ok(100.0 * right as f64 / images.max(1) as f64)
     }
 
-    fn check_same(&self, path: &Path, saved: &Saved, classes: usize) -> Result<()> {
+    fn check_same(&self, path: &Path, saved: &Saved, classes: usize, init: Option<&str>) -> Result<()> {
         let what = if saved.config != *self.config {
             "configuration"
+        } else if saved.init.as_deref() != init {
+            "start"
         } else if saved.images != self.train.len() || saved.classes != classes {
             "training set"
         } else {
@@ -422,12 +431,14 @@ fn mix(values: &mut [f32], count: usize, share: f32) {
 }
 
 impl Learner {
-    fn new(config: &PretrainConfig, classes: usize, knows_objects: bool, device: &Device) -> Result<Self> {
+    fn new(run: &Pretraining<'_>, classes: usize, device: &Device) -> Result<Self> {
+        let config = run.config;
         let spec = config.spec(classes)?;
-        let tensors = initial_weights(&spec, config.seed);
-        let token_head = (knows_objects && config.token_labels > 0.0)
+        let drawn = run.init.is_none().then(|| initial_weights(&spec, config.seed));
+        let tensors = run.init.or(drawn.as_ref()).expect("given or drawn");
+        let token_head = (run.train.knows_objects() && config.token_labels > 0.0)
             .then(|| (vec![0.0; (classes + 1) * spec.dim], vec![0.0; classes + 1]));
-        Learner::with(spec, &tensors, token_head, config.weight_decay, device)
+        Learner::with(spec, tensors, token_head, config.weight_decay, device)
     }
 
     /// `token_head`: weight and bias.

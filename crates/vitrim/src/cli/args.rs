@@ -181,9 +181,12 @@ pub struct PretrainArgs {
     /// Labelled images: `scenes`, class folders, or Hugging Face parquet files.
     #[arg(long, value_name = "PATH", required_unless_present = "print_config")]
     pub data: Option<PathBuf>,
-    /// Configuration to start from: default (photographs) or scenes.
+    /// Configuration to start from: default (photographs), scenes, or scenes-sparse (after it, with --init).
     #[arg(long, default_value = "default", value_name = "NAME")]
     pub preset: String,
+    /// Checkpoint folder with the weights to start from [default: random ones].
+    #[arg(long, value_name = "FOLDER")]
+    pub init: Option<PathBuf>,
     /// Run folder; the backbone goes to its `model/`.
     #[arg(long, default_value = "runs/pretrain", value_name = "FOLDER")]
     pub out: PathBuf,

@@ -1,5 +1,6 @@
 //! `vitrim pretrain`.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::anyhow;
@@ -10,6 +11,7 @@ use vitrim::{VitrimError, overlay};
 use vitrim_data::{Preprocess, Transform};
 use vitrim_train::Outcome;
 use vitrim_train::pretrain::{PretrainConfig, Pretraining, pretrain, steps_done};
+use vitrim_vit::{Checkpoint, VitSpec};
 
 use super::args::PretrainArgs;
 use super::{App, INTERRUPTED, interrupt, print};
@@ -18,8 +20,9 @@ use super::{App, INTERRUPTED, interrupt, print};
 const MEAN_AND_STD: [f32; 3] = [0.5; 3];
 
 pub fn run(app: &App, args: &PretrainArgs) -> anyhow::Result<ExitCode> {
-    let preset = PretrainConfig::preset(&args.preset)
-        .ok_or_else(|| anyhow!("--preset {}: no such preset; use default or scenes", args.preset))?;
+    let preset = PretrainConfig::preset(&args.preset).ok_or_else(|| {
+        anyhow!("--preset {}: no such preset; use default, scenes or scenes-sparse", args.preset)
+    })?;
     let mut config = overlay::merge(&preset, args.overlay.config.as_deref(), &args.overlay.set)?;
     config.images = args.images.unwrap_or(config.images);
     config.seed = args.seed.unwrap_or(config.seed);
@@ -39,13 +42,20 @@ pub fn run(app: &App, args: &PretrainArgs) -> anyhow::Result<ExitCode> {
     let all = parts.named(&args.split, &mut hashing)?;
     let (train, removed) = all.without(&parts.held_out(Some(&held_out), &mut hashing)?, &mut hashing)?;
     drop(bar);
+    let init = args.init.as_deref().map(Checkpoint::open).transpose()?;
     let side = config.model.img_size;
-    let preprocess = Preprocess {
-        input_size: [3, side, side],
-        crop_pct: 1.0,
-        mean: MEAN_AND_STD,
-        std: MEAN_AND_STD,
-        ..Preprocess::default()
+    let preprocess = match &init {
+        Some(init) => {
+            check_geometry(init, &config.spec(train.class_names().len())?, args)?;
+            Preprocess::from_pretrained_cfg(&init.pretrained_cfg)?
+        }
+        None => Preprocess {
+            input_size: [3, side, side],
+            crop_pct: 1.0,
+            mean: MEAN_AND_STD,
+            std: MEAN_AND_STD,
+            ..Preprocess::default()
+        },
     };
     let out = &args.out;
     match steps_done(out)? {
@@ -70,6 +80,7 @@ pub fn run(app: &App, args: &PretrainArgs) -> anyhow::Result<ExitCode> {
         held_out: &held_out,
         transform: &Transform::new(preprocess)?,
         workers: app.global.threads,
+        init: init.as_ref().map(|init| &init.tensors),
         on_bad_image: args.on_bad_image.into(),
         device: args.device,
         threads: rayon::current_num_threads(),
@@ -94,4 +105,21 @@ pub fn run(app: &App, args: &PretrainArgs) -> anyhow::Result<ExitCode> {
         print::line(&format!("backbone: {}, {best:.2} % top-1 on held-out images", model.display()))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Refuses weights to start from that are not of the geometry to train.
+fn check_geometry(init: &Checkpoint, spec: &VitSpec, args: &PretrainArgs) -> anyhow::Result<()> {
+    if init.spec.tensor_shapes() == spec.tensor_shapes() && init.spec.img_size == spec.img_size {
+        return Ok(());
+    }
+    let folder = args.init.as_deref().unwrap_or(Path::new("")).display();
+    let of = |spec: &VitSpec| {
+        let [height, width] = spec.img_size;
+        let VitSpec { patch_size, dim, depth, num_classes, .. } = spec;
+        format!(
+            "{depth} blocks of width {dim} on {height}x{width} pixels in patches of {patch_size}, {num_classes} classes"
+        )
+    };
+    let (its, wanted) = (of(&init.spec), of(spec));
+    Err(anyhow!("--init {folder}: has {its}, but {wanted} are to be trained; set model.* and --data to fit"))
 }
