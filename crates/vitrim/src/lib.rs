@@ -6,13 +6,14 @@
 //! hand-made methods, [`mod@compare`] does so over whole fronts, [`mod@bench`] times it. Beneath them, [`tally`] counts, [`speed`] times, [`stats`]
 //! says what a measured drop is worth, and [`front`] chooses the cheapest setting. [`predict`] and
 //! [`visualize`] (with [`picture`]) use a policy on single images, [`mod@report`] lays out what a run folder
-//! holds as a page, [`info`] needs no policy, and [`overlay`] lays a TOML file and `--set` over a preset. The game that trains a policy is in `vitrim-train`; the
+//! holds as a page, [`info`] needs no policy, [`dtype`] spells a precision, and [`overlay`] lays a TOML file and `--set` over a preset. The game that trains a policy is in `vitrim-train`; the
 //! engine that runs one is in `vitrim-vit` and `vitrim-prune`.
 
 pub mod bench;
 pub mod bundled;
 pub mod calibrate;
 pub mod compare;
+pub mod dtype;
 pub mod error;
 pub mod evaluate;
 pub mod front;

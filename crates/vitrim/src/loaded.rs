@@ -60,11 +60,11 @@ impl Loaded {
         })
     }
 
-    /// A backbone of timm's geometry `name` with random weights, for timing.
+    /// A backbone of timm's geometry `name` with random weights, for timing, to run in `precision`.
     ///
     /// # Errors
     /// If the name is not one of those that vitrim runs.
-    pub fn random(name: &str) -> Result<Self> {
+    pub fn random(name: &str, precision: Precision) -> Result<Self> {
         let spec = VitSpec::from_timm_name(name)?;
         let tensors = Tensors::random(&spec, RANDOM_WEIGHTS);
         Ok(Loaded {
@@ -72,20 +72,21 @@ impl Loaded {
             id: BackboneId::of(&spec, &tensors)?,
             transform: transform(&spec, Preprocess::default())?,
             class_names: Vec::new(),
-            model: CpuBackbone::new(&spec, &tensors)?,
+            model: CpuBackbone::in_precision(&spec, &tensors, precision)?,
             spec,
         })
     }
 
-    /// A checkpoint folder where there is one, else a backbone by name with random weights.
+    /// A checkpoint folder where there is one, else a backbone by name with random weights, to run in
+    /// `precision`.
     ///
     /// # Errors
-    /// As [`Loaded::open`] and [`Loaded::random`].
-    pub fn open_or_random(model: &str) -> Result<Self> {
+    /// As [`Loaded::open_in`] and [`Loaded::random`].
+    pub fn open_or_random(model: &str, precision: Precision) -> Result<Self> {
         if Path::new(model).exists() {
-            return Self::open(Path::new(model));
+            return Self::open_in(Path::new(model), precision);
         }
-        Self::random(model)
+        Self::random(model, precision)
             .map_err(|error| VitrimError::NoSuchModel { given: model.to_owned(), reason: error.to_string() })
     }
 

@@ -8,6 +8,7 @@ use vitrim::stats::Confidence;
 use vitrim_data::OnBadImage;
 use vitrim_train::DeviceChoice;
 use vitrim_train::pretrain::WeightType;
+use vitrim_vit::Precision;
 
 /// Makes Vision Transformers faster by learning which tokens of each image to throw away.
 #[derive(Debug, Parser)]
@@ -217,6 +218,9 @@ pub struct CalibrateArgs {
     /// Checkpoint folder of the backbone.
     #[arg(long, value_name = "FOLDER")]
     pub model: PathBuf,
+    /// In what the backbone multiplies: f32, bf16 or int8.
+    #[arg(long, default_value = "f32", value_name = "TYPE")]
+    pub dtype: Precision,
     /// Policy folder; its threshold and calibration record are replaced.
     #[arg(long, value_name = "FOLDER")]
     pub policy: PathBuf,
@@ -268,6 +272,9 @@ pub struct EvalArgs {
     /// Checkpoint folder of the backbone.
     #[arg(long, value_name = "FOLDER")]
     pub model: PathBuf,
+    /// In what the backbone multiplies: f32, bf16 or int8.
+    #[arg(long, default_value = "f32", value_name = "TYPE")]
+    pub dtype: Precision,
     /// Data set.
     #[arg(long, value_name = "PATH")]
     pub data: PathBuf,
@@ -362,6 +369,9 @@ pub struct PredictArgs {
     /// Checkpoint folder of the backbone.
     #[arg(long, value_name = "FOLDER")]
     pub model: PathBuf,
+    /// In what the backbone multiplies: f32, bf16 or int8.
+    #[arg(long, default_value = "f32", value_name = "TYPE")]
+    pub dtype: Precision,
     #[command(flatten)]
     pub policy: PolicyArgs,
     /// Classes to print.
@@ -380,6 +390,9 @@ pub struct VisualizeArgs {
     /// Checkpoint folder of the backbone.
     #[arg(long, value_name = "FOLDER")]
     pub model: PathBuf,
+    /// In what the backbone multiplies: f32, bf16 or int8.
+    #[arg(long, default_value = "f32", value_name = "TYPE")]
+    pub dtype: Precision,
     #[command(flatten)]
     pub policy: PolicyArgs,
     /// Folder that the pictures go to.

@@ -8,6 +8,7 @@ use vitrim::methods::{can_act, hand_made, keep_shares, random_policy, read_out_n
 use vitrim::parts::DataParts;
 use vitrim::{Loaded, Method, VitrimError};
 use vitrim_prune::{LearnedPruner, Policy, Pruner, ReadOut};
+use vitrim_vit::Precision;
 
 use super::args::BenchArgs;
 use super::{App, policy, print};
@@ -21,7 +22,7 @@ pub fn run(app: &App, args: &BenchArgs) -> anyhow::Result<ExitCode> {
             VitrimError::Setting(format!("--seconds {} must lie between 0 and 3600", args.seconds)).into()
         );
     }
-    let loaded = Loaded::open_or_random(&args.model)?;
+    let loaded = Loaded::open_or_random(&args.model, Precision::F32)?;
     let policy = policy::open(app, &args.policy, &loaded)?;
     let (mut pruner, method) = pruner(&loaded, policy, args)?;
     let batches: Vec<usize> = args.batch.iter().map(|batch| usize::from(*batch)).collect();

@@ -53,6 +53,15 @@ fn calibrates(scratch: &Scratch) {
         (&record["split"], &record["front"]["images"]),
         (&Value::from("calibration"), &Value::from(18))
     );
+    assert_eq!(record["dtype"], "f32");
+    // A record of another precision is told from one of this.
+    let bf16 = ["--max-drop", "100", "--confidence", "0.5", "--dtype", "bf16", "--json"];
+    let json = scratch.run(&[&args[..], &bf16].concat()).json();
+    assert_eq!(json[0]["calibration"]["dtype"], "bf16");
+    let predict = ["predict", "data/test/red/test00.png", "--model", "model", "--policy", "run/policy"];
+    let dtype = |dtype: &'static str| scratch.run(&[&predict[..], &["--dtype", dtype]].concat());
+    assert!(dtype("int8").stderr().contains("calibrated in bf16, so that no drop is certified in int8"));
+    assert_eq!(dtype("bf16").stderr(), "");
     // 18 images certify nothing: the policy becomes the dense model, and says what it would take.
     let out = scratch.run(&[&args[..], &["--max-drop", "0.1"]].concat()).good();
     assert!(out.contains("18 images cannot certify a drop of at most 0.1 pp"), "{out}");
@@ -95,6 +104,12 @@ fn evaluates(scratch: &Scratch) {
     ]);
     assert!(table.stderr().contains("at most 100 pp is certified on 18 images"), "{}", table.stderr());
     assert!(table.good().contains("| cls-attention |"));
+
+    // In every precision, which the figures say.
+    for dtype in ["bf16", "int8"] {
+        let json = &scratch.run(&[&args[..], &["--dtype", dtype]].concat()).json()[0];
+        assert_eq!((&json["dtype"], &json["images"]), (&Value::from(dtype), &Value::from(18)));
+    }
 
     // Without labels, disagreement stands in for the drop.
     let flat = scratch.path("flat");
@@ -198,6 +213,7 @@ fn wrong_command_lines_exit_with_2() {
         &["bench", "--model", "model", "--batch", "0"],
         &["frobnicate"],
         &["eval", "--methods", "x"],
+        &["eval", "--model", "model", "--data", "data", "--dtype", "fp16"],
     ] {
         assert_eq!(scratch.run(args).0.status.code(), Some(2), "{args:?}");
     }
