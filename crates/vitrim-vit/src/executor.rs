@@ -4,7 +4,7 @@
 //! whole chain of them while it is in cache. Only attention knows where images begin.
 
 use std::cell::RefCell;
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rayon::prelude::*;
 use vitrim_kernels::{
@@ -41,7 +41,6 @@ pub struct CpuBackbone {
     norm: LayerNorm,
     heads: Vec<Linear>,
     attention: Attention,
-    scratch: Mutex<Vec<Scratch>>,
     profile: Profile,
 }
 
@@ -54,11 +53,28 @@ struct Block {
     fc2: Linear,
 }
 
-/// Buffers of one running forward pass, reused by the next.
+/// Buffers of one running forward pass, reused by the next, of whichever backbone.
 #[derive(Default)]
 struct Scratch {
     qkv: Vec<f32>,
     attended: Vec<f32>,
+}
+
+/// As many as passes have run side by side.
+static SCRATCH: Mutex<Vec<Scratch>> = Mutex::new(Vec::new());
+
+fn lock_scratch() -> MutexGuard<'static, Vec<Scratch>> {
+    SCRATCH.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The first `len` values of `buffer`, unspecified; it grows where it is shorter, and never shrinks.
+fn room(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
+    if buffer.len() < len {
+        // The old one goes before the new one comes.
+        *buffer = Vec::new();
+        *buffer = vec![0.0; len];
+    }
+    &mut buffer[..len]
 }
 
 impl CpuBackbone {
@@ -130,7 +146,6 @@ impl CpuBackbone {
                 head_dim: spec.head_dim(),
                 class_token: spec.class_token,
             },
-            scratch: Mutex::new(Vec::new()),
             profile: Profile::default(),
             spec: spec.clone(),
         })
@@ -139,6 +154,19 @@ impl CpuBackbone {
     /// What its layers multiply in.
     pub fn precision(&self) -> Precision {
         self.precision
+    }
+
+    /// Bytes of everything that was packed at loading.
+    pub fn weight_bytes(&self) -> usize {
+        let block = |block: &Block| {
+            let linears = [&block.qkv, &block.proj, &block.fc1, &block.fc2].map(Linear::bytes);
+            linears.iter().sum::<usize>() + block.norm1.bytes() + block.norm2.bytes()
+        };
+        self.patch.bytes()
+            + size_of_val(self.origin_embedding.as_slice())
+            + self.blocks.iter().map(block).sum::<usize>()
+            + self.norm.bytes()
+            + self.heads.iter().map(Linear::bytes).sum::<usize>()
     }
 
     /// Where its passes spend their time.
@@ -160,11 +188,10 @@ impl CpuBackbone {
     fn embedded(&self, pixels: PixelBatch<'_>) -> HostState {
         let (p, d) = (self.spec.patch_size, self.spec.dim);
         let (n, prefix, patch) = (self.spec.num_tokens(), self.spec.num_prefix_tokens(), 3 * p * p);
-        let mut tokens = vec![0.0; pixels.batch * n * d];
+        let mut tokens = self.origin_embedding.repeat(pixels.batch);
         let rows = rows_per_task(pixels.batch * n);
         let mut tasks = Vec::new();
         for (image, tokens) in tokens.chunks_exact_mut(n * d).enumerate() {
-            tokens.copy_from_slice(&self.origin_embedding);
             tasks.extend(
                 tokens[prefix * d..].chunks_mut(rows * d).enumerate().map(|(i, t)| (image, i * rows, t)),
             );
@@ -187,10 +214,10 @@ impl CpuBackbone {
         let packed = &mut state.packed;
         let total = packed.total();
         let chunk = rows_per_task(total) * d;
-        scratch.qkv.resize(total * 3 * d, 0.0);
-        scratch.attended.resize(total * d, 0.0);
+        let qkv = room(&mut scratch.qkv, total * 3 * d);
+        let attended = room(&mut scratch.attended, total * d);
 
-        let chunks = packed.tokens.par_chunks(chunk).zip(scratch.qkv.par_chunks_mut(3 * chunk));
+        let chunks = packed.tokens.par_chunks(chunk).zip(qkv.par_chunks_mut(3 * chunk));
         self.profile.time(Operation::NormQkv, || {
             chunks.for_each(|(x, qkv)| {
                 ROWS.with_borrow_mut(|(normed, _)| {
@@ -208,11 +235,11 @@ impl CpuBackbone {
             ..AttentionOptions::default()
         };
         self.profile.time(Operation::Attention, || {
-            self.attention.forward(&scratch.qkv, &packed.offsets, &mut scratch.attended, options);
-            state.taps = self.attention.tap_projections(&scratch.qkv, taps.keys, taps.value_norm);
+            self.attention.forward(qkv, &packed.offsets, attended, options);
+            state.taps = self.attention.tap_projections(qkv, taps.keys, taps.value_norm);
         });
         state.taps.cls_attention = cls_attention;
-        let chunks = packed.tokens.par_chunks_mut(chunk).zip(scratch.attended.par_chunks(chunk));
+        let chunks = packed.tokens.par_chunks_mut(chunk).zip(attended.par_chunks(chunk));
         self.profile.time(Operation::Projection, || {
             chunks.for_each(|(x, attended)| block.proj.apply(attended, To::Add(x)));
         });
@@ -302,7 +329,7 @@ impl Backbone for CpuBackbone {
 
     fn advance(&self, state: &mut HostState, to: Site, taps: Taps) -> Result<()> {
         state.site.check_forward(to, &self.spec)?;
-        let mut scratch = self.lock_scratch().pop().unwrap_or_default();
+        let mut scratch = lock_scratch().pop().unwrap_or_default();
         // Entered once, the thread pool then runs every parallel step without a hand-over from outside it.
         rayon::scope(|_| {
             while state.site < to {
@@ -321,7 +348,7 @@ impl Backbone for CpuBackbone {
                 }
             }
         });
-        self.lock_scratch().push(scratch);
+        lock_scratch().push(scratch);
         Ok(())
     }
 
@@ -349,12 +376,6 @@ impl Backbone for CpuBackbone {
                 Output { values: mean(logits.collect()), width }
             }
         }))
-    }
-}
-
-impl CpuBackbone {
-    fn lock_scratch(&self) -> std::sync::MutexGuard<'_, Vec<Scratch>> {
-        self.scratch.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 

@@ -115,6 +115,12 @@ impl Linear {
         self.precision
     }
 
+    /// Bytes of the packed weight, with its bias and scales.
+    pub fn bytes(&self) -> usize {
+        let scales = self.quantised.as_ref().map_or(0, |q| q.scales.len() + q.sums.len());
+        size_of_val(self.weight.as_slice()) + size_of::<f32>() * (self.bias.len() + scales)
+    }
+
     /// With which instructions it multiplies.
     pub fn level(&self) -> Level {
         self.level
