@@ -415,6 +415,9 @@ pub struct BenchArgs {
     /// Checkpoint folder, or a timm name (random weights), such as deit_small_patch16_224.
     #[arg(long, value_name = "MODEL")]
     pub model: String,
+    /// In what the backbone multiplies: any of f32, bf16 and int8.
+    #[arg(long, value_delimiter = ',', default_value = "f32", value_name = "TYPES")]
+    pub dtype: Vec<Precision>,
     #[command(flatten)]
     pub policy: PolicyArgs,
     /// Images to time with: the first of this data set's test images [default: random pixels].
@@ -433,9 +436,12 @@ pub struct BenchArgs {
     /// Method: policy (without --policy, one with random weights) or a hand-made one, as in `compare`.
     #[arg(long, default_value = "policy", value_name = "NAME")]
     pub method: Method,
-    /// Seconds to measure each batch size for.
+    /// Seconds to measure each dtype at each batch size for.
     #[arg(long, default_value_t = 3.0, value_name = "S")]
     pub seconds: f64,
+    /// Say where the time goes, by operation.
+    #[arg(long)]
+    pub profile: bool,
 }
 
 #[derive(Debug, clap::Args)]
