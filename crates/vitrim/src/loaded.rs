@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use vitrim_data::{Dataset, Preprocess, Transform};
+use vitrim_kernels::memory::return_freed_memory;
 use vitrim_prune::policy::BackboneId;
 use vitrim_vit::{Checkpoint, CpuBackbone, Precision, Tensors, VitSpec};
 
@@ -50,14 +51,16 @@ impl Loaded {
                 reason: error.to_string(),
             }
         })?;
-        Ok(Loaded {
+        let loaded = Loaded {
             origin: folder.display().to_string(),
             id,
             transform: transform(&spec, preprocess)?,
             class_names: checkpoint.class_names(),
             model: checkpoint.into_backbone(precision)?,
             spec,
-        })
+        };
+        return_freed_memory();
+        Ok(loaded)
     }
 
     /// A backbone of timm's geometry `name` with random weights, for timing, to run in `precision`.

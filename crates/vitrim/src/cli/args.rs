@@ -439,9 +439,15 @@ pub struct BenchArgs {
     /// Seconds to measure each dtype at each batch size for.
     #[arg(long, default_value_t = 3.0, value_name = "S")]
     pub seconds: f64,
+    /// Rounds at least, in which all models take turns.
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub rounds: u16,
     /// Say where the time goes, by operation.
     #[arg(long)]
     pub profile: bool,
+    /// Compare budgets that differ between the images of a batch with equal ones of the same total.
+    #[arg(long)]
+    pub ragged: bool,
 }
 
 #[derive(Debug, clap::Args)]

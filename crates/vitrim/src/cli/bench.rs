@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use vitrim::bench::{BenchImages, BenchOptions, BenchReport, Cell, Share, Speed, Subject, bench};
+use vitrim::bench::{BenchOptions, BenchReport, Cell, Memory, Share, Speed, Subject, bench};
+use vitrim::bench_images::BenchImages;
 use vitrim::methods::{can_act, hand_made, keep_shares, random_policy, read_out_name};
 use vitrim::parts::DataParts;
 use vitrim::{Loaded, Method, VitrimError};
@@ -31,10 +32,13 @@ pub fn run(app: &App, args: &BenchArgs) -> anyhow::Result<ExitCode> {
         subjects.push(Subject { loaded, pruner });
         method = named;
     }
+    let ragged = if args.ragged { Some(profile(&subjects[0].loaded, trained.as_ref(), args)?) } else { None };
     let options = BenchOptions {
         batches: args.batch.iter().map(|batch| usize::from(*batch)).collect(),
         time: Duration::from_secs_f64(args.seconds),
+        rounds: usize::from(args.rounds),
         profile: args.profile,
+        ragged,
     };
     let largest = options.batches.iter().copied().max().unwrap_or(1);
     let images = match &args.data {
@@ -65,19 +69,29 @@ pub fn run(app: &App, args: &BenchArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The pruner to time, and its name.
-fn pruner(
+/// Stages, and the shares of N0 to keep after them.
+fn profile(
     loaded: &Loaded,
-    policy: Option<Policy>,
+    policy: Option<&Policy>,
     args: &BenchArgs,
-) -> Result<(Box<dyn Pruner>, String), VitrimError> {
-    let stages = match &policy {
+) -> Result<(Vec<usize>, Vec<f64>), VitrimError> {
+    let stages = match policy {
         Some(policy) => policy.stages.clone(),
         None if args.stages.is_empty() => loaded.spec.default_stages(),
         None => args.stages.clone(),
     };
     let default = [KEEP];
     let keep = keep_shares(if args.keep.is_empty() { &default } else { &args.keep }, stages.len())?;
+    Ok((stages, keep))
+}
+
+/// The pruner to time, and its name.
+fn pruner(
+    loaded: &Loaded,
+    policy: Option<Policy>,
+    args: &BenchArgs,
+) -> Result<(Box<dyn Pruner>, String), VitrimError> {
+    let (stages, keep) = profile(loaded, policy.as_ref(), args)?;
     let top_r = ReadOut::TopR { keep: keep.clone() };
     if args.method != Method::Policy {
         let named = format!("{} {}", args.method, read_out_name(&top_r));
@@ -129,6 +143,14 @@ fn print(report: &BenchReport) -> anyhow::Result<()> {
         "rounds",
     ];
     print::table(&header, report.cells.iter().map(row).collect())?;
+    memory(&report.memory)?;
+    let ragged: Vec<Vec<String>> = report.cells.iter().filter_map(ragged_row).collect();
+    if !ragged.is_empty() {
+        print::line(
+            "\nbudgets that differ by up to 30 % between the images of a batch, as many tokens in all:\n",
+        )?;
+        print::table(&["dtype", "batch", "equal images/s", "varied images/s", "varied : equal"], ragged)?;
+    }
     for cell in report.cells.iter().filter(|cell| !cell.profile.is_empty()) {
         print::line(&format!("\n{}, batch {}, ms a batch:\n", cell.dtype, cell.batch))?;
         let share = |share: Share| [format!("{:.3}", share.ms), format!("{:.1}", 100.0 * share.share)];
@@ -158,4 +180,31 @@ fn row(cell: &Cell) -> Vec<String> {
         format!("{:.1} %", 100.0 * cell.overhead),
         cell.rounds.to_string(),
     ]
+}
+
+fn ragged_row(cell: &Cell) -> Option<Vec<String>> {
+    let ragged = cell.ragged.as_ref()?;
+    Some(vec![
+        cell.dtype.to_string(),
+        cell.batch.to_string(),
+        format!("{:.1}", ragged.equal.images_per_s),
+        format!("{:.1}", ragged.varied.images_per_s),
+        format!("{:.3}", ragged.ratio),
+    ])
+}
+
+fn memory(memory: &Memory) -> anyhow::Result<()> {
+    let mib = |bytes: usize| format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20));
+    let peak = match memory.peak {
+        None => "unknown on this system".to_owned(),
+        Some(peak) if peak <= memory.bound => format!("{}, within the bound", mib(peak)),
+        Some(peak) => format!("{}, BEYOND the bound", mib(peak)),
+    };
+    print::line(&format!(
+        "\npeak memory {peak} of {}: packed weights {}, 8 T D f32 {}, pixels {}, 64 MiB",
+        mib(memory.bound),
+        mib(memory.weights),
+        mib(memory.activations),
+        mib(memory.pixels)
+    ))
 }
