@@ -31,11 +31,10 @@ cifar:
 backbone:
     cargo run --release -- pretrain --preset scenes --data scenes --weights bf16 --threads 2 --out runs/backbone
 
-# Dense throughput of PyTorch, ONNX Runtime and OpenVINO on this machine.
-peers *args:
-    python3 -m venv .peers
-    .peers/bin/pip install -q torch timm onnx onnxscript onnxruntime openvino
-    .peers/bin/python "${VITRIM_SHARED:-../shared}"/peers/bench_peers.py {{args}}
+# Ours beside PyTorch, ONNX Runtime and OpenVINO, installed into .peers.
+compare *args:
+    cargo build --release
+    python3 scripts/compare_peers.py {{args}}
 
 # The optimised binary that a release ships.
 dist:

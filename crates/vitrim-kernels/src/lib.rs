@@ -20,6 +20,7 @@ pub mod mapped;
 pub mod memory;
 pub mod norm;
 pub mod peak;
+pub mod precision;
 pub mod reference;
 pub mod rows;
 mod simd;
@@ -27,10 +28,11 @@ mod simd;
 pub use attention::{Attention, AttentionOptions, AttentionTaps};
 pub use elementwise::{gelu, gelu_at, gelu_tangent, softmax, softmax_at, tanh};
 pub use level::{Level, LevelError};
-pub use linear::{Linear, Output, Packing, Precision};
+pub use linear::{Linear, Output, Packing};
 pub use mapped::MappedFile;
 pub use norm::LayerNorm;
 pub use peak::fma_peak;
+pub use precision::{Precision, UnknownPrecision};
 pub use rows::{Operand, RowBuffer};
 
 /// Rows that one thread carries through a chain of row-wise operations: small enough that the widest

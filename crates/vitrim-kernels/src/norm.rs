@@ -26,6 +26,11 @@ impl LayerNorm {
         LayerNorm { affine: None, eps }
     }
 
+    /// Bytes of scale and shift.
+    pub fn bytes(&self) -> usize {
+        self.affine.as_ref().map_or(0, |(weight, bias)| size_of::<f32>() * (weight.len() + bias.len()))
+    }
+
     /// Normalises each row of `x: [rows, D]` into `y`.
     ///
     /// # Panics

@@ -4,7 +4,7 @@
 //! whole chain of them while it is in cache. Only attention knows where images begin.
 
 use std::cell::RefCell;
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rayon::prelude::*;
 use vitrim_kernels::{
@@ -15,6 +15,7 @@ use vitrim_kernels::{
 use crate::backbone::{At, Backbone, Output, PixelBatch, Site, Taps, View, Want};
 use crate::error::Result;
 use crate::packed::Reduction;
+use crate::profile::{Operation, Profile};
 use crate::spec::{Pool, VitSpec};
 use crate::state::HostState;
 use crate::tensors::Tensors;
@@ -40,7 +41,7 @@ pub struct CpuBackbone {
     norm: LayerNorm,
     heads: Vec<Linear>,
     attention: Attention,
-    scratch: Mutex<Vec<Scratch>>,
+    profile: Profile,
 }
 
 struct Block {
@@ -52,11 +53,28 @@ struct Block {
     fc2: Linear,
 }
 
-/// Buffers of one running forward pass, reused by the next.
+/// Buffers of one running forward pass, reused by the next, of whichever backbone.
 #[derive(Default)]
 struct Scratch {
     qkv: Vec<f32>,
     attended: Vec<f32>,
+}
+
+/// As many as passes have run side by side.
+static SCRATCH: Mutex<Vec<Scratch>> = Mutex::new(Vec::new());
+
+fn lock_scratch() -> MutexGuard<'static, Vec<Scratch>> {
+    SCRATCH.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The first `len` values of `buffer`, unspecified; it grows where it is shorter, and never shrinks.
+fn room(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
+    if buffer.len() < len {
+        // The old one goes before the new one comes.
+        *buffer = Vec::new();
+        *buffer = vec![0.0; len];
+    }
+    &mut buffer[..len]
 }
 
 impl CpuBackbone {
@@ -128,7 +146,7 @@ impl CpuBackbone {
                 head_dim: spec.head_dim(),
                 class_token: spec.class_token,
             },
-            scratch: Mutex::new(Vec::new()),
+            profile: Profile::default(),
             spec: spec.clone(),
         })
     }
@@ -136,6 +154,24 @@ impl CpuBackbone {
     /// What its layers multiply in.
     pub fn precision(&self) -> Precision {
         self.precision
+    }
+
+    /// Bytes of everything that was packed at loading.
+    pub fn weight_bytes(&self) -> usize {
+        let block = |block: &Block| {
+            let linears = [&block.qkv, &block.proj, &block.fc1, &block.fc2].map(Linear::bytes);
+            linears.iter().sum::<usize>() + block.norm1.bytes() + block.norm2.bytes()
+        };
+        self.patch.bytes()
+            + size_of_val(self.origin_embedding.as_slice())
+            + self.blocks.iter().map(block).sum::<usize>()
+            + self.norm.bytes()
+            + self.heads.iter().map(Linear::bytes).sum::<usize>()
+    }
+
+    /// Where its passes spend their time.
+    pub fn profile(&self) -> &Profile {
+        &self.profile
     }
 
     /// Logits of an unpruned batch, `[B, C]`.
@@ -148,19 +184,46 @@ impl CpuBackbone {
         self.finish(&state, Want::Logits)
     }
 
+    /// The batch at the input of block 0; its pixels fit.
+    fn embedded(&self, pixels: PixelBatch<'_>) -> HostState {
+        let (p, d) = (self.spec.patch_size, self.spec.dim);
+        let (n, prefix, patch) = (self.spec.num_tokens(), self.spec.num_prefix_tokens(), 3 * p * p);
+        let mut tokens = self.origin_embedding.repeat(pixels.batch);
+        let rows = rows_per_task(pixels.batch * n);
+        let mut tasks = Vec::new();
+        for (image, tokens) in tokens.chunks_exact_mut(n * d).enumerate() {
+            tasks.extend(
+                tokens[prefix * d..].chunks_mut(rows * d).enumerate().map(|(i, t)| (image, i * rows, t)),
+            );
+        }
+        let image_len = pixels.data.len() / pixels.batch.max(1);
+        tasks.into_par_iter().for_each(|(image, first, tokens)| {
+            PATCHES.with_borrow_mut(|patches| {
+                patches.resize(tokens.len() / d * patch, 0.0);
+                let image = &pixels.data[image * image_len..(image + 1) * image_len];
+                unfold(image, self.spec.img_size, p, first, patches);
+                self.patch.apply(&patches[..], To::Add(tokens));
+            });
+        });
+        HostState::embedded(&self.spec, tokens, pixels.batch)
+    }
+
     /// Block `l` up to and with its attention's residual.
     fn attend(&self, l: usize, state: &mut HostState, scratch: &mut Scratch, taps: Taps) {
         let (d, block) = (self.spec.dim, &self.blocks[l]);
         let packed = &mut state.packed;
         let total = packed.total();
         let chunk = rows_per_task(total) * d;
-        scratch.qkv.resize(total * 3 * d, 0.0);
-        scratch.attended.resize(total * d, 0.0);
+        let qkv = room(&mut scratch.qkv, total * 3 * d);
+        let attended = room(&mut scratch.attended, total * d);
 
-        packed.tokens.par_chunks(chunk).zip(scratch.qkv.par_chunks_mut(3 * chunk)).for_each(|(x, qkv)| {
-            ROWS.with_borrow_mut(|(normed, _)| {
-                block.norm1.forward_rows(x, normed, self.precision, d);
-                block.qkv.apply(&*normed, To::Store(qkv));
+        let chunks = packed.tokens.par_chunks(chunk).zip(qkv.par_chunks_mut(3 * chunk));
+        self.profile.time(Operation::NormQkv, || {
+            chunks.for_each(|(x, qkv)| {
+                ROWS.with_borrow_mut(|(normed, _)| {
+                    block.norm1.forward_rows(x, normed, self.precision, d);
+                    block.qkv.apply(&*normed, To::Store(qkv));
+                });
             });
         });
         let mut cls_attention = taps.cls_attention.then(|| vec![0.0; total]);
@@ -171,25 +234,28 @@ impl CpuBackbone {
             cls_attention: cls_attention.as_deref_mut(),
             ..AttentionOptions::default()
         };
-        self.attention.forward(&scratch.qkv, &packed.offsets, &mut scratch.attended, options);
-        state.taps = self.attention.tap_projections(&scratch.qkv, taps.keys, taps.value_norm);
+        self.profile.time(Operation::Attention, || {
+            self.attention.forward(qkv, &packed.offsets, attended, options);
+            state.taps = self.attention.tap_projections(qkv, taps.keys, taps.value_norm);
+        });
         state.taps.cls_attention = cls_attention;
-        packed
-            .tokens
-            .par_chunks_mut(chunk)
-            .zip(scratch.attended.par_chunks(chunk))
-            .for_each(|(x, attended)| block.proj.apply(attended, To::Add(x)));
+        let chunks = packed.tokens.par_chunks_mut(chunk).zip(attended.par_chunks(chunk));
+        self.profile.time(Operation::Projection, || {
+            chunks.for_each(|(x, attended)| block.proj.apply(attended, To::Add(x)));
+        });
     }
 
     /// Block `l` from its attention's residual to its end.
     fn mlp(&self, l: usize, state: &mut HostState) {
         let (d, block) = (self.spec.dim, &self.blocks[l]);
         let chunk = rows_per_task(state.packed.total()) * d;
-        state.packed.tokens.par_chunks_mut(chunk).for_each(|x| {
-            ROWS.with_borrow_mut(|(normed, hidden)| {
-                block.norm2.forward_rows(x, normed, self.precision, d);
-                block.fc1.apply(&*normed, To::GeluRows(hidden, self.precision));
-                block.fc2.apply(&*hidden, To::Add(x));
+        self.profile.time(Operation::NormMlp, || {
+            state.packed.tokens.par_chunks_mut(chunk).for_each(|x| {
+                ROWS.with_borrow_mut(|(normed, hidden)| {
+                    block.norm2.forward_rows(x, normed, self.precision, d);
+                    block.fc1.apply(&*normed, To::GeluRows(hidden, self.precision));
+                    block.fc2.apply(&*hidden, To::Add(x));
+                });
             });
         });
     }
@@ -258,32 +324,12 @@ impl Backbone for CpuBackbone {
 
     fn embed(&self, pixels: PixelBatch<'_>) -> Result<HostState> {
         pixels.check(&self.spec)?;
-        let (p, d) = (self.spec.patch_size, self.spec.dim);
-        let (n, prefix, patch) = (self.spec.num_tokens(), self.spec.num_prefix_tokens(), 3 * p * p);
-        let mut tokens = vec![0.0; pixels.batch * n * d];
-        let rows = rows_per_task(pixels.batch * n);
-        let mut tasks = Vec::new();
-        for (image, tokens) in tokens.chunks_exact_mut(n * d).enumerate() {
-            tokens.copy_from_slice(&self.origin_embedding);
-            tasks.extend(
-                tokens[prefix * d..].chunks_mut(rows * d).enumerate().map(|(i, t)| (image, i * rows, t)),
-            );
-        }
-        let image_len = pixels.data.len() / pixels.batch.max(1);
-        tasks.into_par_iter().for_each(|(image, first, tokens)| {
-            PATCHES.with_borrow_mut(|patches| {
-                patches.resize(tokens.len() / d * patch, 0.0);
-                let image = &pixels.data[image * image_len..(image + 1) * image_len];
-                unfold(image, self.spec.img_size, p, first, patches);
-                self.patch.apply(&patches[..], To::Add(tokens));
-            });
-        });
-        Ok(HostState::embedded(&self.spec, tokens, pixels.batch))
+        Ok(self.profile.time(Operation::PatchEmbedding, || self.embedded(pixels)))
     }
 
     fn advance(&self, state: &mut HostState, to: Site, taps: Taps) -> Result<()> {
         state.site.check_forward(to, &self.spec)?;
-        let mut scratch = self.lock_scratch().pop().unwrap_or_default();
+        let mut scratch = lock_scratch().pop().unwrap_or_default();
         // Entered once, the thread pool then runs every parallel step without a hand-over from outside it.
         rayon::scope(|_| {
             while state.site < to {
@@ -302,7 +348,7 @@ impl Backbone for CpuBackbone {
                 }
             }
         });
-        self.lock_scratch().push(scratch);
+        lock_scratch().push(scratch);
         Ok(())
     }
 
@@ -311,15 +357,15 @@ impl Backbone for CpuBackbone {
     }
 
     fn reduce(&self, state: &mut HostState, reduction: &Reduction) -> Result<()> {
-        state.reduce(reduction)
+        self.profile.time(Operation::Compaction, || state.reduce(reduction))
     }
 
     fn finish(&self, state: &HostState, want: Want) -> Result<Output> {
         want.check(&self.spec, state.site, &state.packed.offsets)?;
         let d = self.spec.dim;
-        match want {
-            Want::Tokens => Ok(Output { values: self.final_tokens(state), width: d }),
-            Want::Pooled => Ok(Output { values: mean(self.pooled(state)), width: d }),
+        Ok(self.profile.time(Operation::Head, || match want {
+            Want::Tokens => Output { values: self.final_tokens(state), width: d },
+            Want::Pooled => Output { values: mean(self.pooled(state)), width: d },
             Want::Logits => {
                 let width = self.spec.num_classes;
                 let logits = self.heads.iter().zip(self.pooled(state)).map(|(head, pooled)| {
@@ -327,15 +373,9 @@ impl Backbone for CpuBackbone {
                     head.forward(&pooled, &mut logits);
                     logits
                 });
-                Ok(Output { values: mean(logits.collect()), width })
+                Output { values: mean(logits.collect()), width }
             }
-        }
-    }
-}
-
-impl CpuBackbone {
-    fn lock_scratch(&self) -> std::sync::MutexGuard<'_, Vec<Scratch>> {
-        self.scratch.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        }))
     }
 }
 

@@ -7,7 +7,7 @@
 //! * [`VitSpec`]: the geometry of a backbone, from a timm `config.json` or a timm name.
 //! * [`Tensors`]: its weights, memory-mapped from `model.safetensors` or drawn at random.
 //! * [`Backbone`]: the seam that the game, the pruners and the executors share.
-//! * [`CpuBackbone`]: the f32 CPU executor.
+//! * [`CpuBackbone`]: the CPU executor, in f32, bf16 or 8 bits.
 //! * [`cost`]: MACs of the forward pass actually run.
 //!
 //! ```
@@ -26,6 +26,7 @@ pub mod cost;
 mod error;
 pub mod executor;
 pub mod packed;
+pub mod profile;
 pub mod spec;
 pub mod state;
 pub mod tensors;
@@ -35,6 +36,7 @@ pub use checkpoint::Checkpoint;
 pub use error::{Result, VitError};
 pub use executor::CpuBackbone;
 pub use packed::{Origin, PackedBatch, Reduction};
+pub use profile::{Operation, Profile};
 pub use spec::{Pool, VitSpec};
 pub use state::HostState;
 pub use tensors::Tensors;

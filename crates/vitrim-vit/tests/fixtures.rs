@@ -1,7 +1,9 @@
 //! File in, timm's output out.
 
 use std::path::PathBuf;
+use std::process::Command;
 
+use vitrim_kernels::Level;
 use vitrim_kernels::reference::relative_difference;
 use vitrim_vit::{Backbone, Checkpoint, PixelBatch, Precision, Site, Taps, Tensors, Want};
 
@@ -62,5 +64,23 @@ fn lower_precisions_stay_near_timm() {
             println!("{name} in {precision:?}: logits {difference:.1e}");
             assert!((1e-4..most).contains(&difference), "{name} in {precision:?}: {difference}");
         }
+    }
+}
+
+/// A level holds for a process: the tests above run again in one of their own.
+#[test]
+fn lower_levels_agree() {
+    if std::env::var_os("VITRIM_SIMD").is_some() {
+        return;
+    }
+    for (name, level) in [("scalar", Level::Scalar), ("avx2", Level::Avx2), ("avx512", Level::Avx512)] {
+        if !level.is_supported() {
+            eprintln!("SKIPPED: this processor has no {level}");
+            continue;
+        }
+        let run = Command::new(std::env::current_exe().unwrap()).env("VITRIM_SIMD", name).output().unwrap();
+        let output = String::from_utf8_lossy(&run.stdout);
+        assert!(run.status.success(), "{level}: {output}");
+        assert!(output.contains("3 passed"), "{level}: {output}");
     }
 }

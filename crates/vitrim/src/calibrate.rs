@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use vitrim_data::{Dataset, Loader, LoaderOptions, OnBadImage, Order};
 use vitrim_prune::{LearnedPruner, Policy, Pruned, Pruner, ReadOut, run_from};
-use vitrim_vit::{Backbone, PixelBatch, Site, Taps, Want};
+use vitrim_vit::{Backbone, PixelBatch, Precision, Site, Taps, Want};
 
 use crate::error::{Result, VitrimError};
 use crate::evaluate::keys;
@@ -41,6 +41,10 @@ pub struct Calibration {
     pub data: String,
     /// Its part.
     pub split: String,
+    /// In what the backbone multiplied, dense and pruned: another precision decides a little differently, and
+    /// nothing is certified for it. Records from before there was a choice are in f32.
+    #[serde(with = "crate::dtype", default)]
+    pub dtype: Precision,
     /// The drop allowed, pp.
     pub max_drop: f64,
     /// The confidence asked for.
@@ -93,6 +97,7 @@ pub fn calibrate(
     let record = Calibration {
         data: data.to_owned(),
         split: split.to_owned(),
+        dtype: loaded.model.precision(),
         max_drop: options.max_drop,
         confidence: options.confidence,
         certified: matches!(choice.verdict, Verdict::Certified(_)),

@@ -1,18 +1,23 @@
 //! Faster Vision Transformers: learn which tokens of each image to throw away, and throw them away.
 //!
 //! This crate is what a user runs. It takes a backbone ([`loaded`]), a pruner ([`methods`]) and images
-//! ([`parts`]), and answers the user's one question, "how much faster within this drop?":
-//! [`calibrate`] finds the threshold that held-out images certify, [`evaluate`] compares it with the
-//! hand-made methods, [`mod@compare`] does so over whole fronts, [`mod@bench`] times it. Beneath them, [`tally`] counts, [`speed`] times, [`stats`]
-//! says what a measured drop is worth, and [`front`] chooses the cheapest setting. [`predict`] and
-//! [`visualize`] (with [`picture`]) use a policy on single images, [`mod@report`] lays out what a run folder
-//! holds as a page, [`info`] needs no policy, and [`overlay`] lays a TOML file and `--set` over a preset. The game that trains a policy is in `vitrim-train`; the
-//! engine that runs one is in `vitrim-vit` and `vitrim-prune`.
+//! ([`parts`]), and answers the user's one question, "how much faster within this drop?": [`calibrate`] finds
+//! the threshold that held-out images certify, [`evaluate`] compares it with the hand-made methods,
+//! [`mod@compare`] does so over whole fronts, [`mod@bench`] times it (on [`bench_images`], with [`budgets`]
+//! of its own, and against [`peak_memory`]). Beneath them, [`tally`] counts, [`speed`] times, [`stats`] says
+//! what a measured drop is worth, and [`front`] chooses the cheapest setting. [`predict`] and [`visualize`]
+//! (with [`picture`]) use a policy on single images, [`mod@report`] lays out what a run folder holds as a
+//! page, [`info`] needs no policy, [`dtype`] spells a precision, and [`overlay`] lays a TOML file and `--set`
+//! over a preset. The game that trains a policy is in `vitrim-train`; the engine that runs one is in
+//! `vitrim-vit` and `vitrim-prune`.
 
 pub mod bench;
+pub mod bench_images;
+pub mod budgets;
 pub mod bundled;
 pub mod calibrate;
 pub mod compare;
+pub mod dtype;
 pub mod error;
 pub mod evaluate;
 pub mod front;
@@ -22,6 +27,7 @@ pub mod loaded;
 pub mod methods;
 pub mod overlay;
 pub mod parts;
+pub mod peak_memory;
 pub mod picture;
 pub mod predict;
 pub mod report;

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use vitrim_data::{Dataset, Preprocess, Transform};
+use vitrim_kernels::memory::return_freed_memory;
 use vitrim_prune::policy::BackboneId;
 use vitrim_vit::{Checkpoint, CpuBackbone, Precision, Tensors, VitSpec};
 
@@ -50,21 +51,23 @@ impl Loaded {
                 reason: error.to_string(),
             }
         })?;
-        Ok(Loaded {
+        let loaded = Loaded {
             origin: folder.display().to_string(),
             id,
             transform: transform(&spec, preprocess)?,
             class_names: checkpoint.class_names(),
             model: checkpoint.into_backbone(precision)?,
             spec,
-        })
+        };
+        return_freed_memory();
+        Ok(loaded)
     }
 
-    /// A backbone of timm's geometry `name` with random weights, for timing.
+    /// A backbone of timm's geometry `name` with random weights, for timing, to run in `precision`.
     ///
     /// # Errors
     /// If the name is not one of those that vitrim runs.
-    pub fn random(name: &str) -> Result<Self> {
+    pub fn random(name: &str, precision: Precision) -> Result<Self> {
         let spec = VitSpec::from_timm_name(name)?;
         let tensors = Tensors::random(&spec, RANDOM_WEIGHTS);
         Ok(Loaded {
@@ -72,20 +75,21 @@ impl Loaded {
             id: BackboneId::of(&spec, &tensors)?,
             transform: transform(&spec, Preprocess::default())?,
             class_names: Vec::new(),
-            model: CpuBackbone::new(&spec, &tensors)?,
+            model: CpuBackbone::in_precision(&spec, &tensors, precision)?,
             spec,
         })
     }
 
-    /// A checkpoint folder where there is one, else a backbone by name with random weights.
+    /// A checkpoint folder where there is one, else a backbone by name with random weights, to run in
+    /// `precision`.
     ///
     /// # Errors
-    /// As [`Loaded::open`] and [`Loaded::random`].
-    pub fn open_or_random(model: &str) -> Result<Self> {
+    /// As [`Loaded::open_in`] and [`Loaded::random`].
+    pub fn open_or_random(model: &str, precision: Precision) -> Result<Self> {
         if Path::new(model).exists() {
-            return Self::open(Path::new(model));
+            return Self::open_in(Path::new(model), precision);
         }
-        Self::random(model)
+        Self::random(model, precision)
             .map_err(|error| VitrimError::NoSuchModel { given: model.to_owned(), reason: error.to_string() })
     }
 

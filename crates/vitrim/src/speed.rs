@@ -1,13 +1,13 @@
-//! Images a second, dense and pruned, side by side.
+//! Images a second of several models, side by side.
 //!
-//! Rounds alternate between the two models over the same pixels in memory, so that whatever else the
-//! machine does hits both alike; medians over the rounds are reported.
+//! Rounds alternate between the models over the same pixels in memory, so that whatever else the
+//! machine does hits all alike; medians over the rounds are reported.
 
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use vitrim_prune::{ImageKey, Pruner, run};
-use vitrim_vit::{CpuBackbone, PixelBatch};
+use vitrim_vit::{CpuBackbone, Operation, PixelBatch, Reduction, Site, Taps, View, VitSpec};
 
 use crate::error::{Result, VitrimError};
 use crate::stats::Quantiles;
@@ -17,8 +17,8 @@ use crate::stats::Quantiles;
 pub struct SpeedOptions {
     /// Rounds at least.
     pub rounds: usize,
-    /// Time to measure for, warm-up excluded: more rounds where the model is fast, fewer images a round
-    /// where it is slow.
+    /// Time to measure for, warm-up excluded: more rounds where the models are fast, fewer images a round
+    /// where they are slow.
     pub time: Duration,
     /// Batches a round at most.
     pub batches: usize,
@@ -75,10 +75,145 @@ impl<'a> Pixels<'a> {
     }
 }
 
-/// Measures `model` dense and pruned by `pruner`, `batch` images at a time.
+/// A model to be timed, dense or pruned.
+pub struct Entrant<'a> {
+    model: &'a CpuBackbone,
+    pruner: Option<Timed<'a>>,
+}
+
+impl<'a> Entrant<'a> {
+    /// `model` as it is.
+    pub fn dense(model: &'a CpuBackbone) -> Self {
+        Entrant { model, pruner: None }
+    }
+
+    /// `model` pruned by `pruner`.
+    pub fn pruned(model: &'a CpuBackbone, pruner: &'a mut dyn Pruner) -> Self {
+        Entrant { model, pruner: Some(Timed { pruner, scoring: Duration::ZERO }) }
+    }
+
+    fn pass(&mut self, (pixels, keys): (PixelBatch<'_>, &[ImageKey])) -> Result<()> {
+        match &mut self.pruner {
+            None => drop(self.model.dense_logits(pixels)?),
+            Some(pruner) => drop(run(self.model, pruner, pixels, keys)?),
+        }
+        Ok(())
+    }
+
+    /// What was spent on each operation, and on scoring, since the last call.
+    fn take_times(&mut self) -> ([Duration; Operation::ALL.len()], Duration) {
+        let scoring = self.pruner.as_mut().map(|pruner| std::mem::take(&mut pruner.scoring));
+        (self.model.profile().take(), scoring.unwrap_or_default())
+    }
+}
+
+/// A pruner whose own time is counted.
+struct Timed<'a> {
+    pruner: &'a mut dyn Pruner,
+    scoring: Duration,
+}
+
+impl Pruner for Timed<'_> {
+    fn sites(&self, spec: &VitSpec) -> Vec<(Site, Taps)> {
+        self.pruner.sites(spec)
+    }
+
+    fn begin(&mut self, images: &[ImageKey]) {
+        self.pruner.begin(images);
+    }
+
+    fn decide(&mut self, stage: usize, view: &View<'_>) -> vitrim_prune::Result<Reduction> {
+        let started = Instant::now();
+        let reduction = self.pruner.decide(stage, view);
+        self.scoring += started.elapsed();
+        reduction
+    }
+
+    fn macs(&self, stage: usize, tokens: usize) -> u64 {
+        self.pruner.macs(stage, tokens)
+    }
+}
+
+/// What was measured of an entrant.
+#[derive(Clone, Debug)]
+pub struct Timing {
+    /// Its speed.
+    pub rate: Rate,
+    /// Mean time of a batch, ms.
+    pub batch_ms: f64,
+    /// Of that, what each of [`Operation::ALL`] takes, ms.
+    pub operations_ms: [f64; Operation::ALL.len()],
+    /// Of that, what the pruner's decisions take, ms.
+    pub scoring_ms: f64,
+}
+
+impl Timing {
+    /// Mean time of a batch that neither an operation nor the pruner takes, ms.
+    pub fn rest_ms(&self) -> f64 {
+        self.batch_ms - self.scoring_ms - self.operations_ms.iter().sum::<f64>()
+    }
+
+    /// Share of the time that decisions and compaction take: what pruning costs.
+    pub fn overhead(&self) -> f64 {
+        (self.scoring_ms + self.operations_ms[Operation::Compaction as usize]) / self.batch_ms
+    }
+}
+
+/// What was measured of all entrants.
+#[derive(Clone, Debug)]
+pub struct Race {
+    /// Of each.
+    pub timings: Vec<Timing>,
+    /// Rounds measured.
+    pub rounds: usize,
+    /// Images a round.
+    pub images: usize,
+}
+
+/// Measures `entrants`, `batch` images at a time.
 ///
 /// # Errors
 /// If there are fewer images than a batch, or a model refuses.
+pub fn race(
+    entrants: &mut [Entrant<'_>],
+    pixels: Pixels<'_>,
+    batch: usize,
+    options: SpeedOptions,
+) -> Result<Race> {
+    let available = pixels.keys.len().checked_div(batch).unwrap_or(0).min(options.batches);
+    if available == 0 {
+        let images = pixels.keys.len();
+        return Err(VitrimError::Setting(format!("{images} images are too few for a batch of {batch}")));
+    }
+    // Warm-up, which also says how many batches fit into the time.
+    let started = Instant::now();
+    let mut warm = 0;
+    while warm < 2 || (started.elapsed() < options.time / 10 && warm < available) {
+        for entrant in &mut *entrants {
+            entrant.pass(pixels.batch(warm % available, batch))?;
+        }
+        warm += 1;
+    }
+    let once = started.elapsed().as_secs_f64() / warm as f64;
+    let fitting = options.time.as_secs_f64() / (options.rounds as f64 * once);
+    let batches = (fitting as usize).clamp(1, available);
+
+    let mut clocks: Vec<Clock> = entrants.iter().map(|_| Clock::default()).collect();
+    let started = Instant::now();
+    let mut rounds = 0;
+    while rounds < options.rounds || started.elapsed() < options.time {
+        for (entrant, clock) in entrants.iter_mut().zip(&mut clocks) {
+            clock.round(entrant, pixels, batches, batch)?;
+        }
+        rounds += 1;
+    }
+    Ok(Race { timings: clocks.iter().map(Clock::timing).collect(), rounds, images: batches * batch })
+}
+
+/// Measures `model` dense and pruned by `pruner`, `batch` images at a time.
+///
+/// # Errors
+/// As [`race`].
 pub fn speed_up(
     model: &CpuBackbone,
     pruner: &mut dyn Pruner,
@@ -86,82 +221,60 @@ pub fn speed_up(
     batch: usize,
     options: SpeedOptions,
 ) -> Result<SpeedUp> {
-    let available = pixels.keys.len().checked_div(batch).unwrap_or(0).min(options.batches);
-    if available == 0 {
-        let images = pixels.keys.len();
-        return Err(VitrimError::Setting(format!("{images} images are too few for a batch of {batch}")));
-    }
-    let mut times = [Times::default(), Times::default()];
-    let run_dense = |at: usize| -> Result<()> {
-        model.dense_logits(pixels.batch(at, batch).0)?;
-        Ok(())
-    };
-    let mut run_pruned = |at: usize| -> Result<()> {
-        let (pixels, keys) = pixels.batch(at, batch);
-        run(model, pruner, pixels, keys)?;
-        Ok(())
-    };
-    // Warm-up, which also says how many batches fit into the time.
-    let started = Instant::now();
-    let mut warm = 0;
-    while warm < 2 || (started.elapsed() < options.time / 10 && warm < available) {
-        run_dense(warm % available)?;
-        run_pruned(warm % available)?;
-        warm += 1;
-    }
-    let pair = started.elapsed().as_secs_f64() / warm as f64;
-    let fitting = options.time.as_secs_f64() / (options.rounds as f64 * pair);
-    let batches = (fitting as usize).clamp(1, available);
-
-    let started = Instant::now();
-    while times[0].rounds.len() < options.rounds || started.elapsed() < options.time {
-        times[0].round(batches, batch, run_dense)?;
-        times[1].round(batches, batch, &mut run_pruned)?;
-    }
-    let [dense, pruned] = times.each_ref().map(Times::rate);
-    Ok(SpeedUp {
-        batch,
-        dense,
-        pruned,
-        speed_up: pruned.images_per_s / dense.images_per_s,
-        rounds: times[0].rounds.len(),
-        images: batches * batch,
-    })
+    let mut entrants = [Entrant::dense(model), Entrant::pruned(model, pruner)];
+    let Race { timings, rounds, images } = race(&mut entrants, pixels, batch, options)?;
+    let (dense, pruned) = (timings[0].rate, timings[1].rate);
+    Ok(SpeedUp { batch, dense, pruned, speed_up: pruned.images_per_s / dense.images_per_s, rounds, images })
 }
 
-/// One model's measurements.
+/// One entrant's measurements.
 #[derive(Default)]
-struct Times {
+struct Clock {
     /// Images/s of each round.
     rounds: Vec<f64>,
     /// Time of each batch, ms.
     batches: Vec<f64>,
+    operations: [Duration; Operation::ALL.len()],
+    scoring: Duration,
 }
 
-impl Times {
+impl Clock {
     fn round(
         &mut self,
+        entrant: &mut Entrant<'_>,
+        pixels: Pixels<'_>,
         batches: usize,
         batch: usize,
-        mut run: impl FnMut(usize) -> Result<()>,
     ) -> Result<()> {
+        // Entrants may share a model, and so its profile.
+        entrant.take_times();
         let started = Instant::now();
         for at in 0..batches {
             let batch_started = Instant::now();
-            run(at)?;
+            entrant.pass(pixels.batch(at, batch))?;
             self.batches.push(1e3 * batch_started.elapsed().as_secs_f64());
         }
         self.rounds.push((batches * batch) as f64 / started.elapsed().as_secs_f64());
+        let (operations, scoring) = entrant.take_times();
+        self.operations.iter_mut().zip(operations).for_each(|(sum, time)| *sum += time);
+        self.scoring += scoring;
         Ok(())
     }
 
-    fn rate(&self) -> Rate {
+    fn timing(&self) -> Timing {
         let quantile = |values: &[f64], p| Quantiles::of(values.to_vec()).map_or(f64::NAN, |q| q.at(p));
-        Rate {
-            images_per_s: quantile(&self.rounds, 0.5),
-            p50_ms: quantile(&self.batches, 0.5),
-            p90_ms: quantile(&self.batches, 0.9),
-            p99_ms: quantile(&self.batches, 0.99),
+        let batches = self.batches.len() as f64;
+        let mean_ms = |time: Duration| 1e3 * time.as_secs_f64() / batches;
+        Timing {
+            rate: Rate {
+                images_per_s: quantile(&self.rounds, 0.5),
+                p50_ms: quantile(&self.batches, 0.5),
+                p90_ms: quantile(&self.batches, 0.9),
+                p99_ms: quantile(&self.batches, 0.99),
+            },
+            batch_ms: self.batches.iter().sum::<f64>() / batches,
+            operations_ms: self.operations.map(mean_ms),
+            scoring_ms: mean_ms(self.scoring),
         }
     }
 }

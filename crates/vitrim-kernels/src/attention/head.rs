@@ -1,6 +1,7 @@
 //! Attention of one head of one image.
 
 use std::cell::RefCell;
+use std::marker::PhantomData;
 
 use crate::Precision;
 use crate::elementwise::{exp_row, greatest_of};
@@ -63,6 +64,50 @@ impl Strided {
         assert!(i < self.rows, "a row of the image");
         // SAFETY: the row is there, its channels are this value's alone, and it is borrowed as a whole.
         unsafe { std::slice::from_raw_parts_mut(self.first.add(i * self.row), self.width) }
+    }
+}
+
+/// Where the heads of all images write.
+pub(super) struct Places<'a> {
+    /// `[T, heads * head_dim]`.
+    out: *mut f32,
+    /// `[T * heads]`, image after image and in each head after head, or empty.
+    taps: *mut f32,
+    tapped: bool,
+    borrowed: PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: what it is asked for is disjoint (see `Places::head`), whichever thread asks.
+unsafe impl Sync for Places<'_> {}
+
+impl<'a> Places<'a> {
+    /// In `out: [T, heads * head_dim]`, and `taps: [T * heads]` or empty.
+    pub fn new(out: &'a mut [f32], taps: &'a mut [f32]) -> Self {
+        let tapped = !taps.is_empty();
+        Places { out: out.as_mut_ptr(), taps: taps.as_mut_ptr(), tapped, borrowed: PhantomData }
+    }
+
+    /// The channels of `head`, of `width` each, in rows `start .. start + n`, and its `[n]` taps or none.
+    ///
+    /// # Safety
+    /// The rows are among the T, and nobody asks for the same head of one of them again.
+    pub unsafe fn head(
+        &self,
+        start: usize,
+        n: usize,
+        head: usize,
+        width: usize,
+        heads: usize,
+    ) -> (Strided, &'a mut [f32]) {
+        let row = heads * width;
+        // SAFETY: the rows are there, and the head's channels in them this caller's alone.
+        let out = unsafe { Strided::new(self.out.add(start * row), n, row, head * width, width) };
+        if !self.tapped {
+            return (out, &mut []);
+        }
+        // SAFETY: an image's taps lie where its rows would, `heads` values each, and the head's among them.
+        let taps = unsafe { std::slice::from_raw_parts_mut(self.taps.add(start * heads + head * n), n) };
+        (out, taps)
     }
 }
 

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use crate::simd::dispatch;
 use crate::{Level, Precision};
-use head::{Head, SCRATCH, Strided};
+use head::{Head, Places, SCRATCH};
 
 /// Attention of `heads` heads over `[T, 3, heads, head_dim]` rows (timm's `qkv` output).
 #[derive(Clone, Copy, Debug)]
@@ -71,29 +71,21 @@ impl Attention {
         let AttentionOptions { precision, level, key_bias, cls_attention } = options;
         let total = offsets[offsets.len() - 1];
         assert!(qkv.len() == total * 3 * dim && out.len() == total * dim, "qkv is [T, 3D], out is [T, D]");
+        assert!(offsets[0] == 0 && offsets.is_sorted(), "offsets ascend from 0");
         assert!(key_bias.is_none_or(|bias| bias.len() == total), "the key bias is [T]");
         let mut received = vec![0.0; if cls_attention.is_some() { total * self.heads } else { 0 }];
 
-        // One task an image and head.
-        let mut tasks = Vec::with_capacity((offsets.len() - 1) * self.heads);
-        let (mut images, mut taps) = (out, received.as_mut_slice());
-        for image in offsets.windows(2) {
-            let (start, n) = (image[0], image[1] - image[0]);
-            let (rows, rest) = images.split_at_mut(n * dim);
-            images = rest;
-            let rows = rows.as_mut_ptr();
-            for head in 0..self.heads {
-                let (tap, rest) = taps.split_at_mut(if cls_attention.is_some() { n } else { 0 });
-                taps = rest;
-                if n > 0 {
-                    // SAFETY: `out` is borrowed until the tasks are done, and no other image has these rows, nor
-                    // another head these channels.
-                    let out = unsafe { Strided::new(rows, n, dim, head * d, d) };
-                    tasks.push((start, n, head, out, tap));
-                }
+        // One task an image and head, by number: a list of them would be allocated for each block.
+        let places = Places::new(out, &mut received);
+        (0..(offsets.len() - 1) * self.heads).into_par_iter().for_each(|task| {
+            let (image, head) = (task / self.heads, task % self.heads);
+            let (start, n) = (offsets[image], offsets[image + 1] - offsets[image]);
+            if n == 0 {
+                return;
             }
-        }
-        tasks.into_par_iter().for_each(|(start, n, head, out, tap)| {
+            // SAFETY: both buffers are borrowed until the tasks are done; images ascend within them, as asserted
+            // above, so that no other image has these rows, nor another head these channels.
+            let (out, tap) = unsafe { places.head(start, n, head, d, self.heads) };
             SCRATCH.with_borrow_mut(|scratch| {
                 let head = Head {
                     qkv: &qkv[start * 3 * dim + head * d..(start + n) * 3 * dim],

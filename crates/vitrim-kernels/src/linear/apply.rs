@@ -1,7 +1,8 @@
 //! The loops around the micro-kernel, and what happens to each tile that it leaves.
 
 use super::panels::{Line, Panel, Panels, floats, words_mut, words_of};
-use super::{Linear, Output, Precision};
+use super::{Linear, Output};
+use crate::Precision;
 use crate::elementwise::gelu_row;
 use crate::rows::{RowBuffer, RowMut, RowScale};
 use crate::simd::{Bf16, F32, Kernel, MAX_LANES, Scales, Simd, Sink, U8S8, dispatch};

@@ -7,35 +7,8 @@ use std::cell::RefCell;
 
 use crate::rows::{Operand, RowBuffer, words};
 use crate::simd::{Kernel, Simd, dispatch};
-use crate::{Level, reference};
+use crate::{Level, Precision, reference};
 use panels::{Line, Panels};
-
-/// In what a layer multiplies; sums, biases and what is stored are f32 all the same.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Precision {
-    /// f32.
-    #[default]
-    F32,
-    /// bf16, weights and activations rounded to nearest even.
-    Bf16,
-    /// 8-bit integers: weights symmetric, a scale each output; activations a scale and a zero each row,
-    /// found as they come.
-    Int8,
-}
-
-impl Precision {
-    /// All of them.
-    pub const ALL: [Precision; 3] = [Precision::F32, Precision::Bf16, Precision::Int8];
-
-    /// Elements of a 32-bit word.
-    pub(crate) fn elements_per_word(self) -> usize {
-        match self {
-            Precision::F32 => 1,
-            Precision::Bf16 => 2,
-            Precision::Int8 => 4,
-        }
-    }
-}
 
 /// How a [`Linear`] is packed, beside its weight and bias.
 #[derive(Clone, Copy, Debug)]
@@ -140,6 +113,12 @@ impl Linear {
     /// In what it multiplies.
     pub fn precision(&self) -> Precision {
         self.precision
+    }
+
+    /// Bytes of the packed weight, with its bias and scales.
+    pub fn bytes(&self) -> usize {
+        let scales = self.quantised.as_ref().map_or(0, |q| q.scales.len() + q.sums.len());
+        size_of_val(self.weight.as_slice()) + size_of::<f32>() * (self.bias.len() + scales)
     }
 
     /// With which instructions it multiplies.

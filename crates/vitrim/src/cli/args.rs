@@ -8,6 +8,7 @@ use vitrim::stats::Confidence;
 use vitrim_data::OnBadImage;
 use vitrim_train::DeviceChoice;
 use vitrim_train::pretrain::WeightType;
+use vitrim_vit::Precision;
 
 /// Makes Vision Transformers faster by learning which tokens of each image to throw away.
 #[derive(Debug, Parser)]
@@ -220,6 +221,9 @@ pub struct CalibrateArgs {
     /// Checkpoint folder of the backbone.
     #[arg(long, value_name = "FOLDER")]
     pub model: PathBuf,
+    /// In what the backbone multiplies: f32, bf16 or int8.
+    #[arg(long, default_value = "f32", value_name = "TYPE")]
+    pub dtype: Precision,
     /// Policy folder; its threshold and calibration record are replaced.
     #[arg(long, value_name = "FOLDER")]
     pub policy: PathBuf,
@@ -271,6 +275,9 @@ pub struct EvalArgs {
     /// Checkpoint folder of the backbone.
     #[arg(long, value_name = "FOLDER")]
     pub model: PathBuf,
+    /// In what the backbone multiplies: f32, bf16 or int8.
+    #[arg(long, default_value = "f32", value_name = "TYPE")]
+    pub dtype: Precision,
     /// Data set.
     #[arg(long, value_name = "PATH")]
     pub data: PathBuf,
@@ -365,6 +372,9 @@ pub struct PredictArgs {
     /// Checkpoint folder of the backbone.
     #[arg(long, value_name = "FOLDER")]
     pub model: PathBuf,
+    /// In what the backbone multiplies: f32, bf16 or int8.
+    #[arg(long, default_value = "f32", value_name = "TYPE")]
+    pub dtype: Precision,
     #[command(flatten)]
     pub policy: PolicyArgs,
     /// Classes to print.
@@ -383,6 +393,9 @@ pub struct VisualizeArgs {
     /// Checkpoint folder of the backbone.
     #[arg(long, value_name = "FOLDER")]
     pub model: PathBuf,
+    /// In what the backbone multiplies: f32, bf16 or int8.
+    #[arg(long, default_value = "f32", value_name = "TYPE")]
+    pub dtype: Precision,
     #[command(flatten)]
     pub policy: PolicyArgs,
     /// Folder that the pictures go to.
@@ -405,6 +418,9 @@ pub struct BenchArgs {
     /// Checkpoint folder, or a timm name (random weights), such as deit_small_patch16_224.
     #[arg(long, value_name = "MODEL")]
     pub model: String,
+    /// In what the backbone multiplies: any of f32, bf16 and int8.
+    #[arg(long, value_delimiter = ',', default_value = "f32", value_name = "TYPES")]
+    pub dtype: Vec<Precision>,
     #[command(flatten)]
     pub policy: PolicyArgs,
     /// Images to time with: the first of this data set's test images [default: random pixels].
@@ -423,9 +439,18 @@ pub struct BenchArgs {
     /// Method: policy (without --policy, one with random weights) or a hand-made one, as in `compare`.
     #[arg(long, default_value = "policy", value_name = "NAME")]
     pub method: Method,
-    /// Seconds to measure each batch size for.
+    /// Seconds to measure each dtype at each batch size for.
     #[arg(long, default_value_t = 3.0, value_name = "S")]
     pub seconds: f64,
+    /// Rounds at least, in which all models take turns.
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub rounds: u16,
+    /// Say where the time goes, by operation.
+    #[arg(long)]
+    pub profile: bool,
+    /// Compare budgets that differ between the images of a batch with equal ones of the same total.
+    #[arg(long)]
+    pub ragged: bool,
 }
 
 #[derive(Debug, clap::Args)]

@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use vitrim::bench::{BenchImages, BenchReport, bench};
+use vitrim::bench::{BenchOptions, BenchReport, Cell, Memory, Share, Speed, Subject, bench};
+use vitrim::bench_images::BenchImages;
 use vitrim::methods::{can_act, hand_made, keep_shares, random_policy, read_out_name};
 use vitrim::parts::DataParts;
 use vitrim::{Loaded, Method, VitrimError};
@@ -21,30 +22,43 @@ pub fn run(app: &App, args: &BenchArgs) -> anyhow::Result<ExitCode> {
             VitrimError::Setting(format!("--seconds {} must lie between 0 and 3600", args.seconds)).into()
         );
     }
-    let loaded = Loaded::open_or_random(&args.model)?;
-    let policy = policy::open(app, &args.policy, &loaded)?;
-    let (mut pruner, method) = pruner(&loaded, policy, args)?;
-    let batches: Vec<usize> = args.batch.iter().map(|batch| usize::from(*batch)).collect();
-    let largest = batches.iter().copied().max().unwrap_or(1);
+    let (mut subjects, mut method, mut trained) = (Vec::new(), String::new(), None);
+    for dtype in &args.dtype {
+        let loaded = Loaded::open_or_random(&args.model, *dtype)?;
+        if subjects.is_empty() {
+            trained = policy::open(app, &args.policy, &loaded)?;
+        }
+        let (pruner, named) = pruner(&loaded, trained.clone(), args)?;
+        subjects.push(Subject { loaded, pruner });
+        method = named;
+    }
+    let ragged = if args.ragged { Some(profile(&subjects[0].loaded, trained.as_ref(), args)?) } else { None };
+    let options = BenchOptions {
+        batches: args.batch.iter().map(|batch| usize::from(*batch)).collect(),
+        time: Duration::from_secs_f64(args.seconds),
+        rounds: usize::from(args.rounds),
+        profile: args.profile,
+        ragged,
+    };
+    let largest = options.batches.iter().copied().max().unwrap_or(1);
     let images = match &args.data {
         None => {
             if args.policy.policy.is_some() && args.keep.is_empty() {
                 app.reporter.note("note: this policy decides by the image; --data times it on real ones");
             }
-            BenchImages::random(&loaded, largest)
+            BenchImages::random(&subjects[0].loaded, largest)
         }
         Some(data) => {
             let parts = DataParts::of(data)?;
             let dataset = parts.part(parts.final_part(), &mut |_, _| ())?;
-            BenchImages::of(&loaded, &dataset, largest)?
+            BenchImages::of(&subjects[0].loaded, &dataset, largest)?
         }
     };
     let bar = app.reporter.bar("timing");
-    let time = Duration::from_secs_f64(args.seconds);
-    let (mut cell, cells) = (0, batches.len());
-    let report = bench(&loaded, pruner.as_mut(), method, &images, &batches, time, &mut |_| {
-        bar.set(cell, cells);
-        cell += 1;
+    let (mut at, sizes) = (0, options.batches.len());
+    let report = bench(&mut subjects, method, &images, &options, &mut |_| {
+        bar.set(at, sizes);
+        at += 1;
     })?;
     drop(bar);
     if app.global.json {
@@ -55,19 +69,29 @@ pub fn run(app: &App, args: &BenchArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The pruner to time, and its name.
-fn pruner(
+/// Stages, and the shares of N0 to keep after them.
+fn profile(
     loaded: &Loaded,
-    policy: Option<Policy>,
+    policy: Option<&Policy>,
     args: &BenchArgs,
-) -> Result<(Box<dyn Pruner>, String), VitrimError> {
-    let stages = match &policy {
+) -> Result<(Vec<usize>, Vec<f64>), VitrimError> {
+    let stages = match policy {
         Some(policy) => policy.stages.clone(),
         None if args.stages.is_empty() => loaded.spec.default_stages(),
         None => args.stages.clone(),
     };
     let default = [KEEP];
     let keep = keep_shares(if args.keep.is_empty() { &default } else { &args.keep }, stages.len())?;
+    Ok((stages, keep))
+}
+
+/// The pruner to time, and its name.
+fn pruner(
+    loaded: &Loaded,
+    policy: Option<Policy>,
+    args: &BenchArgs,
+) -> Result<(Box<dyn Pruner>, String), VitrimError> {
+    let (stages, keep) = profile(loaded, policy.as_ref(), args)?;
     let top_r = ReadOut::TopR { keep: keep.clone() };
     if args.method != Method::Policy {
         let named = format!("{} {}", args.method, read_out_name(&top_r));
@@ -90,36 +114,97 @@ fn pruner(
 }
 
 fn print(report: &BenchReport) -> anyhow::Result<()> {
-    print::line(&format!("{}, {}", report.model, report.method))?;
     print::line(&format!(
-        "dense {:.3} GMACs, pruned {:.3} GMACs: ratio {:.2}; kept after each stage: {}",
-        report.dense_gmacs,
-        report.pruned_gmacs,
-        report.mac_ratio,
-        print::ratios(&report.keep_ratio)
+        "{}, {}; {} threads, {}; dense {:.3} GMACs",
+        report.model, report.method, report.threads, report.simd, report.dense_gmacs
     ))?;
+    for dtype in &report.dtypes {
+        print::line(&format!(
+            "{}: pruned {:.3} GMACs, ratio {:.2}; kept after each stage: {}; FMA peak {:.0} GFLOP/s",
+            dtype.dtype,
+            dtype.pruned_gmacs,
+            dtype.mac_ratio,
+            print::ratios(&dtype.keep_ratio),
+            dtype.peak_gflops
+        ))?;
+    }
     print::line("")?;
     let header = [
+        "dtype",
         "batch",
         "dense images/s",
         "pruned images/s",
         "speed-up",
         "dense ms p50 p90 p99",
         "pruned ms p50 p90 p99",
+        "dense GFLOP/s (of peak)",
+        "pruned GFLOP/s (of peak)",
+        "policy + compaction",
         "rounds",
     ];
+    print::table(&header, report.cells.iter().map(row).collect())?;
+    memory(&report.memory)?;
+    let ragged: Vec<Vec<String>> = report.cells.iter().filter_map(ragged_row).collect();
+    if !ragged.is_empty() {
+        print::line(
+            "\nbudgets that differ by up to 30 % between the images of a batch, as many tokens in all:\n",
+        )?;
+        print::table(&["dtype", "batch", "equal images/s", "varied images/s", "varied : equal"], ragged)?;
+    }
+    for cell in report.cells.iter().filter(|cell| !cell.profile.is_empty()) {
+        print::line(&format!("\n{}, batch {}, ms a batch:\n", cell.dtype, cell.batch))?;
+        let share = |share: Share| [format!("{:.3}", share.ms), format!("{:.1}", 100.0 * share.share)];
+        let rows = cell.profile.iter().map(|spent| {
+            let ([dense, of_dense], [pruned, of_pruned]) = (share(spent.dense), share(spent.pruned));
+            vec![spent.operation.clone(), dense, of_dense, pruned, of_pruned]
+        });
+        print::table(&["operation", "dense ms", "%", "pruned ms", "%"], rows.collect())?;
+    }
+    Ok(())
+}
+
+fn row(cell: &Cell) -> Vec<String> {
     let latency =
-        |rate: &vitrim::speed::Rate| format!("{:.1} {:.1} {:.1}", rate.p50_ms, rate.p90_ms, rate.p99_ms);
-    let row = |cell: &vitrim::speed::SpeedUp| {
-        vec![
-            cell.batch.to_string(),
-            format!("{:.1}", cell.dense.images_per_s),
-            format!("{:.1}", cell.pruned.images_per_s),
-            format!("{:.2}x", cell.speed_up),
-            latency(&cell.dense),
-            latency(&cell.pruned),
-            cell.rounds.to_string(),
-        ]
+        |Speed { rate, .. }: &Speed| format!("{:.1} {:.1} {:.1}", rate.p50_ms, rate.p90_ms, rate.p99_ms);
+    let achieved = |speed: &Speed| format!("{:.0} ({:.0} %)", speed.gflops, 100.0 * speed.of_peak);
+    vec![
+        cell.dtype.to_string(),
+        cell.batch.to_string(),
+        format!("{:.1}", cell.dense.rate.images_per_s),
+        format!("{:.1}", cell.pruned.rate.images_per_s),
+        format!("{:.2}x", cell.speed_up),
+        latency(&cell.dense),
+        latency(&cell.pruned),
+        achieved(&cell.dense),
+        achieved(&cell.pruned),
+        format!("{:.1} %", 100.0 * cell.overhead),
+        cell.rounds.to_string(),
+    ]
+}
+
+fn ragged_row(cell: &Cell) -> Option<Vec<String>> {
+    let ragged = cell.ragged.as_ref()?;
+    Some(vec![
+        cell.dtype.to_string(),
+        cell.batch.to_string(),
+        format!("{:.1}", ragged.equal.images_per_s),
+        format!("{:.1}", ragged.varied.images_per_s),
+        format!("{:.3}", ragged.ratio),
+    ])
+}
+
+fn memory(memory: &Memory) -> anyhow::Result<()> {
+    let mib = |bytes: usize| format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20));
+    let peak = match memory.peak {
+        None => "unknown on this system".to_owned(),
+        Some(peak) if peak <= memory.bound => format!("{}, within the bound", mib(peak)),
+        Some(peak) => format!("{}, BEYOND the bound", mib(peak)),
     };
-    print::table(&header, report.cells.iter().map(row).collect())
+    print::line(&format!(
+        "\npeak memory {peak} of {}: packed weights {}, 8 T D f32 {}, pixels {}, 64 MiB",
+        mib(memory.bound),
+        mib(memory.weights),
+        mib(memory.activations),
+        mib(memory.pixels)
+    ))
 }

@@ -31,7 +31,7 @@ pub struct HeldOut<'a> {
 
 pub fn run(app: &App, args: &CalibrateArgs) -> anyhow::Result<ExitCode> {
     let stop = interrupt::listen()?;
-    let loaded = Loaded::open(&args.model)?;
+    let loaded = Loaded::open_in(&args.model, args.dtype)?;
     let policy = open_policy(&args.policy, &loaded)?;
     let before = || record(&policy, &args.policy).map(|record| record.max_drop).ok();
     let max_drop = check_max_drop(args.max_drop.or_else(before).unwrap_or(MAX_DROP))?;

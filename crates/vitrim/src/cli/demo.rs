@@ -189,6 +189,7 @@ fn calibrated(
     let mut policy = open_policy(folder, loaded)?;
     let as_asked = |record: Calibration| {
         (record.max_drop, record.confidence, record.front.images()) == (max_drop, confidence, size.held_out)
+            && record.dtype == loaded.model.precision()
     };
     if policy.calibration.is_some() && as_asked(record(&policy, folder)?) {
         return Ok(policy);

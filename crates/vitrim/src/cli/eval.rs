@@ -14,6 +14,7 @@ use vitrim::parts::{DataParts, name};
 use vitrim::report::report;
 use vitrim::{Calibration, Loaded, Watch};
 use vitrim_prune::Policy;
+use vitrim_vit::Precision;
 
 use super::args::EvalArgs;
 use super::{App, policy, print};
@@ -22,7 +23,7 @@ use super::{App, policy, print};
 const FRONT_IMAGES: usize = 2_000;
 
 pub fn run(app: &App, args: &EvalArgs) -> anyhow::Result<ExitCode> {
-    let loaded = Loaded::open(&args.model)?;
+    let loaded = Loaded::open_in(&args.model, args.dtype)?;
     let policy = policy::open(app, &args.policy, &loaded)?;
     let parts = DataParts::of(&args.data)?;
     let split = args.split.as_deref().unwrap_or(name(parts.final_part()));
@@ -55,7 +56,7 @@ pub fn run(app: &App, args: &EvalArgs) -> anyhow::Result<ExitCode> {
     let evaluation = match (&args.report, &policy) {
         (Some(run), Some(policy)) => {
             let about = About {
-                title: format!("{} on {} ({split})", loaded.origin, parts.path()),
+                title: format!("{} in {} on {} ({split})", loaded.origin, args.dtype, parts.path()),
                 command: command(args, split),
                 command_trains: false,
                 data: parts.path(),
@@ -81,8 +82,7 @@ pub fn run(app: &App, args: &EvalArgs) -> anyhow::Result<ExitCode> {
     }
     let read_out = policy.as_ref().map(|policy| read_out_name(&policy.read_out));
     if app.global.json {
-        let given =
-            json!({ "model": loaded.origin, "data": parts.path(), "split": split, "read_out": read_out });
+        let given = json!({ "model": loaded.origin, "dtype": args.dtype.to_string(), "data": parts.path(), "split": split, "read_out": read_out });
         print::json(&merged(given, serde_json::to_value(&evaluation)?))?;
     } else {
         print(&loaded, split, read_out.as_deref(), &evaluation)?;
@@ -99,6 +99,9 @@ fn command(args: &EvalArgs, split: &str) -> String {
         args.data.display(),
         path(args.policy.policy.as_deref()),
     );
+    if args.dtype != Precision::F32 {
+        command += &format!(" --dtype {}", args.dtype);
+    }
     if let Some(read_out) = &args.policy.read_out {
         command += &format!(" --read-out {read_out}");
     }
@@ -140,8 +143,11 @@ pub fn print(
     };
     let read_out = read_out.map(|r| format!(", policy read out by {r}")).unwrap_or_default();
     print::line(&format!(
-        "{}: {} images of {split}, {labels}, dense {:.3} GMACs{read_out}",
-        loaded.origin, evaluation.images, evaluation.dense_gmacs
+        "{} in {}: {} images of {split}, {labels}, dense {:.3} GMACs{read_out}",
+        loaded.origin,
+        loaded.model.precision(),
+        evaluation.images,
+        evaluation.dense_gmacs
     ))?;
     if evaluation.methods.is_empty() {
         return Ok(());

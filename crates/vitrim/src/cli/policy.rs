@@ -1,6 +1,6 @@
 //! The policy of a command, set as asked.
 
-use vitrim::calibrate::choose_from_record;
+use vitrim::calibrate::{choose_from_record, record};
 use vitrim::methods::{open_policy, parse_read_out};
 use vitrim::{Loaded, VitrimError};
 use vitrim_prune::{LearnedPruner, NoPruner, Policy, Pruner};
@@ -18,6 +18,16 @@ pub fn open(app: &App, args: &PolicyArgs, loaded: &Loaded) -> anyhow::Result<Opt
         let max_drop = args.max_drop.map(check_max_drop).transpose()?;
         let choice = choose_from_record(&mut policy, folder, max_drop, args.confidence)?;
         app.reporter.note(&choice.to_string());
+    }
+    if args.read_out.is_none()
+        && let Some(calibrated) = policy.calibration.as_ref().and_then(|_| record(&policy, folder).ok())
+        && calibrated.dtype != loaded.model.precision()
+    {
+        let (calibrated, dtype) = (calibrated.dtype, loaded.model.precision());
+        let cure = format!("`vitrim calibrate --dtype {dtype}` would certify one");
+        app.reporter.note(&format!(
+            "note: calibrated in {calibrated}, so that no drop is certified in {dtype}; {cure}"
+        ));
     }
     Ok(Some(policy))
 }

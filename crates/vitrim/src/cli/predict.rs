@@ -15,7 +15,7 @@ use super::{App, policy, print};
 const BATCH: usize = 16;
 
 pub fn run(app: &App, args: &PredictArgs) -> anyhow::Result<ExitCode> {
-    let loaded = Loaded::open(&args.model)?;
+    let loaded = Loaded::open_in(&args.model, args.dtype)?;
     let policy = policy::open(app, &args.policy, &loaded)?;
     let mut pruner = policy::pruner(&loaded, policy.as_ref());
     let patches = loaded.spec.num_patches();

@@ -11,7 +11,7 @@ use super::predict::for_each_image;
 use super::{App, policy, print};
 
 pub fn run(app: &App, args: &VisualizeArgs) -> anyhow::Result<ExitCode> {
-    let loaded = Loaded::open(&args.model)?;
+    let loaded = Loaded::open_in(&args.model, args.dtype)?;
     let policy = policy::open(app, &args.policy, &loaded)?;
     let mut pruner = policy::pruner(&loaded, policy.as_ref());
     let mut pictures = Pictures::into_folder(&args.out)?;

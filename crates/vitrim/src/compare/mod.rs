@@ -28,7 +28,7 @@ pub use outcome::Mean;
 use outcome::Outcome;
 use setting::{Kind, Setting, swept};
 
-use crate::bench::BenchImages;
+use crate::bench_images::BenchImages;
 use crate::calibrate::{Calibration, record};
 use crate::error::{Result, VitrimError, write_whole};
 use crate::loaded::Loaded;

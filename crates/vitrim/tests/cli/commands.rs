@@ -53,6 +53,15 @@ fn calibrates(scratch: &Scratch) {
         (&record["split"], &record["front"]["images"]),
         (&Value::from("calibration"), &Value::from(18))
     );
+    assert_eq!(record["dtype"], "f32");
+    // A record of another precision is told from one of this.
+    let bf16 = ["--max-drop", "100", "--confidence", "0.5", "--dtype", "bf16", "--json"];
+    let json = scratch.run(&[&args[..], &bf16].concat()).json();
+    assert_eq!(json[0]["calibration"]["dtype"], "bf16");
+    let predict = ["predict", "data/test/red/test00.png", "--model", "model", "--policy", "run/policy"];
+    let dtype = |dtype: &'static str| scratch.run(&[&predict[..], &["--dtype", dtype]].concat());
+    assert!(dtype("int8").stderr().contains("calibrated in bf16, so that no drop is certified in int8"));
+    assert_eq!(dtype("bf16").stderr(), "");
     // 18 images certify nothing: the policy becomes the dense model, and says what it would take.
     let out = scratch.run(&[&args[..], &["--max-drop", "0.1"]].concat()).good();
     assert!(out.contains("18 images cannot certify a drop of at most 0.1 pp"), "{out}");
@@ -96,6 +105,12 @@ fn evaluates(scratch: &Scratch) {
     assert!(table.stderr().contains("at most 100 pp is certified on 18 images"), "{}", table.stderr());
     assert!(table.good().contains("| cls-attention |"));
 
+    // In every precision, which the figures say.
+    for dtype in ["bf16", "int8"] {
+        let json = &scratch.run(&[&args[..], &["--dtype", dtype]].concat()).json()[0];
+        assert_eq!((&json["dtype"], &json["images"]), (&Value::from(dtype), &Value::from(18)));
+    }
+
     // Without labels, disagreement stands in for the drop.
     let flat = scratch.path("flat");
     std::fs::create_dir(&flat).unwrap();
@@ -136,6 +151,7 @@ fn benches(scratch: &Scratch) {
     let cells = json[0]["cells"].as_array().unwrap();
     assert_eq!((cells[0]["batch"].as_u64(), cells[1]["batch"].as_u64()), (Some(1), Some(8)));
     assert!(cells[0]["rounds"].as_u64().unwrap() >= 5);
+    every_dtype_side_by_side(scratch);
     for method in ["random", "cls-attention", "policy"] {
         let args =
             ["bench", "--model", "model", "--batch", "2", "--seconds", "0.01", "--keep", "0.5,0.4,0.3"];
@@ -156,6 +172,42 @@ fn benches(scratch: &Scratch) {
         "0.01",
     ];
     scratch.run(&trained).good();
+}
+
+fn every_dtype_side_by_side(scratch: &Scratch) {
+    let args = ["bench", "--model", "model", "--batch", "1,8", "--seconds", "0.02", "--rounds", "3"];
+    let more = ["--dtype", "f32,bf16,int8", "--profile", "--ragged"];
+    let report = &scratch.run(&[&args[..], &more, &["--json"]].concat()).json()[0];
+    let cells = report["cells"].as_array().unwrap();
+    let of: Vec<_> =
+        cells.iter().map(|c| (c["dtype"].as_str().unwrap(), c["batch"].as_u64().unwrap())).collect();
+    assert_eq!(of, [("f32", 1), ("bf16", 1), ("int8", 1), ("f32", 8), ("bf16", 8), ("int8", 8)]);
+    for cell in cells {
+        for model in ["dense", "pruned"] {
+            assert!(cell[model]["images_per_s"].as_f64().unwrap() > 0.0, "{cell}");
+            assert!(cell[model]["gflops"].as_f64().unwrap() > 0.0, "{cell}");
+            assert!((0.0..1.5).contains(&cell[model]["of_peak"].as_f64().unwrap()), "{cell}");
+            let shares =
+                cell["profile"].as_array().unwrap().iter().map(|o| o[model]["share"].as_f64().unwrap());
+            let sum: f64 = shares.sum();
+            assert!((sum - 1.0).abs() < 1e-9, "shares of {model} sum to {sum}");
+        }
+        let spent = |model: &str, operation: &str| -> f64 {
+            let rows = cell["profile"].as_array().unwrap();
+            rows.iter().find(|o| o["operation"] == operation).unwrap()[model]["share"].as_f64().unwrap()
+        };
+        assert_eq!((spent("dense", "policy scoring"), spent("dense", "compaction")), (0.0, 0.0));
+        let overhead = spent("pruned", "policy scoring") + spent("pruned", "compaction");
+        assert!((cell["overhead"].as_f64().unwrap() - overhead).abs() < 1e-9 && overhead > 0.0, "{cell}");
+        assert_eq!(cell["ragged"].is_object(), cell["batch"] == 8, "{cell}");
+    }
+    assert!(report["dtypes"].as_array().unwrap().iter().all(|d| d["peak_gflops"].as_f64().unwrap() > 0.1));
+    let memory = &report["memory"];
+    assert!(memory["peak"].as_u64() <= memory["bound"].as_u64(), "{memory}");
+    let table = scratch.run(&[&args[..], &more].concat()).good();
+    for words in ["int8", "policy scoring", "varied : equal", "peak memory", "FMA peak"] {
+        assert!(table.contains(words), "no `{words}` in {table}");
+    }
 }
 
 #[test]
@@ -196,8 +248,10 @@ fn wrong_command_lines_exit_with_2() {
     for args in [
         &["train"][..],
         &["bench", "--model", "model", "--batch", "0"],
+        &["bench", "--model", "model", "--dtype", "f32,int4"],
         &["frobnicate"],
         &["eval", "--methods", "x"],
+        &["eval", "--model", "model", "--data", "data", "--dtype", "fp16"],
     ] {
         assert_eq!(scratch.run(args).0.status.code(), Some(2), "{args:?}");
     }

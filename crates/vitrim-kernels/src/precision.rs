@@ -1,0 +1,77 @@
+//! In what the layers multiply, and how that is spelt.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// In what a layer multiplies; sums, biases and what is stored are f32 all the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Precision {
+    /// f32.
+    #[default]
+    F32,
+    /// bf16, weights and activations rounded to nearest even.
+    Bf16,
+    /// 8-bit integers: weights symmetric, a scale each output; activations a scale and a zero each row,
+    /// found as they come.
+    Int8,
+}
+
+impl Precision {
+    /// All of them.
+    pub const ALL: [Precision; 3] = [Precision::F32, Precision::Bf16, Precision::Int8];
+
+    /// Elements of a 32-bit word.
+    pub(crate) fn elements_per_word(self) -> usize {
+        match self {
+            Precision::F32 => 1,
+            Precision::Bf16 => 2,
+            Precision::Int8 => 4,
+        }
+    }
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Precision::F32 => "f32",
+            Precision::Bf16 => "bf16",
+            Precision::Int8 => "int8",
+        })
+    }
+}
+
+/// Not a name of a [`Precision`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownPrecision(String);
+
+impl fmt::Display for UnknownPrecision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "unknown dtype '{}'; use f32, bf16 or int8", self.0)
+    }
+}
+
+impl std::error::Error for UnknownPrecision {}
+
+impl FromStr for Precision {
+    type Err = UnknownPrecision;
+
+    /// Reads what [`Precision`]'s `Display` writes.
+    fn from_str(name: &str) -> Result<Self, UnknownPrecision> {
+        let known = Precision::ALL.into_iter().find(|precision| precision.to_string() == name);
+        known.ok_or_else(|| UnknownPrecision(name.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_as_they_are_written() {
+        for precision in Precision::ALL {
+            assert_eq!(precision.to_string().parse(), Ok(precision));
+        }
+        let unknown = "fp16".parse::<Precision>().unwrap_err();
+        assert_eq!(unknown.to_string(), "unknown dtype 'fp16'; use f32, bf16 or int8");
+    }
+}

@@ -1,0 +1,90 @@
+//! Where a forward pass spends its time, counted as it runs.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+/// A part of the forward pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Operation {
+    /// Patches cut out and embedded.
+    PatchEmbedding,
+    /// A block's first LayerNorm and its QKV layer.
+    NormQkv,
+    /// Scores, softmax and sums of values, with what is tapped of them.
+    Attention,
+    /// Attention's projection and its residual.
+    Projection,
+    /// A block's second LayerNorm, its MLP and their residual.
+    NormMlp,
+    /// Tokens dropped or merged.
+    Compaction,
+    /// Final norm, pooling and head.
+    Head,
+}
+
+impl Operation {
+    /// All of them, as the data flows.
+    pub const ALL: [Operation; 7] = [
+        Operation::PatchEmbedding,
+        Operation::NormQkv,
+        Operation::Attention,
+        Operation::Projection,
+        Operation::NormMlp,
+        Operation::Compaction,
+        Operation::Head,
+    ];
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Operation::PatchEmbedding => "patch embedding",
+            Operation::NormQkv => "norm + QKV",
+            Operation::Attention => "attention",
+            Operation::Projection => "projection",
+            Operation::NormMlp => "norm + MLP",
+            Operation::Compaction => "compaction",
+            Operation::Head => "norm + head",
+        })
+    }
+}
+
+/// Wall-clock time of each operation, over all passes since it was last taken. Passes that run side by side add up.
+#[derive(Debug, Default)]
+pub struct Profile {
+    nanoseconds: [AtomicU64; Operation::ALL.len()],
+}
+
+impl Profile {
+    /// Runs `work`, and counts its time as `operation`'s.
+    pub(crate) fn time<T>(&self, operation: Operation, work: impl FnOnce() -> T) -> T {
+        let started = Instant::now();
+        let done = work();
+        let nanoseconds = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.nanoseconds[operation as usize].fetch_add(nanoseconds, Relaxed);
+        done
+    }
+
+    /// The time of each of [`Operation::ALL`] since the last call.
+    pub fn take(&self) -> [Duration; Operation::ALL.len()] {
+        self.nanoseconds.each_ref().map(|counter| Duration::from_nanos(counter.swap(0, Relaxed)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_is_counted_once() {
+        let profile = Profile::default();
+        let pause = Duration::from_millis(2);
+        assert_eq!(profile.time(Operation::Attention, || (std::thread::sleep(pause), 7).1), 7);
+        profile.time(Operation::Attention, || std::thread::sleep(pause));
+        for (operation, time) in Operation::ALL.into_iter().zip(profile.take()) {
+            assert_eq!(time >= 2 * pause, operation == Operation::Attention, "{operation}: {time:?}");
+        }
+        assert_eq!(profile.take(), [Duration::ZERO; Operation::ALL.len()]);
+    }
+}

@@ -1,0 +1,64 @@
+//! Once a batch of a size has run, blocks allocate nothing.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use vitrim_vit::{Backbone, CpuBackbone, PixelBatch, Precision, Site, Taps, Tensors, VitSpec};
+
+/// The system's allocator, counted.
+struct Counting;
+
+static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: every call goes to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Relaxed);
+        // SAFETY: the caller's promises are those that the system's allocator asks for.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Relaxed);
+        // SAFETY: as above.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Batches until every thread has had its part of one: their buffers are their own.
+const BATCHES: usize = 50;
+
+/// The only test of its process: others would be counted along.
+#[test]
+fn blocks_allocate_nothing_after_the_first_batch() {
+    let mut spec = VitSpec::from_timm_name("deit_tiny_patch16_224").unwrap();
+    (spec.dim, spec.mlp_hidden, spec.depth) = (96, 384, 4);
+    let tensors = Tensors::random(&spec, 1);
+    let [height, width] = spec.img_size;
+    for precision in Precision::ALL {
+        let model = CpuBackbone::in_precision(&spec, &tensors, precision).unwrap();
+        for batch in [3, 1, 2] {
+            let pixels = vec![0.5; batch * 3 * height * width];
+            // From inside the pool, whose queue of work from outside grows now and then.
+            let counts: Vec<usize> = rayon::scope(|_| {
+                let count = |_| {
+                    let mut state = model.embed(PixelBatch::new(&pixels, batch)).unwrap();
+                    let before = ALLOCATIONS.load(Relaxed);
+                    model.advance(&mut state, Site::end(&spec), Taps::NONE).unwrap();
+                    ALLOCATIONS.load(Relaxed) - before
+                };
+                (0..BATCHES).map(count).collect()
+            });
+            let settled = counts.iter().rposition(|count| *count > 0).map_or(0, |last| last + 1);
+            assert!(settled < BATCHES - 1, "{precision}, batch {batch}: {counts:?}");
+        }
+    }
+}

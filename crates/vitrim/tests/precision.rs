@@ -1,0 +1,137 @@
+//! Lower precisions on trained backbones: they answer as f32 does, and keep the same tokens.
+
+use std::path::{Path, PathBuf};
+
+use vitrim::Loaded;
+use vitrim::methods::random_policy;
+use vitrim::parts::DataParts;
+use vitrim_data::{Dataset, Loader, LoaderOptions, Order};
+use vitrim_prune::{LearnedPruner, Policy, Pruner, ReadOut, run};
+use vitrim_vit::{Backbone, PixelBatch, Precision};
+
+const IMAGES: usize = 2_000;
+
+/// What a precision may cost.
+struct Bounds {
+    precision: Precision,
+    /// Least share of the images whose class is that of f32.
+    agreement: f64,
+    /// Most that top-1 differs from f32's, pp.
+    accuracy_pp: f64,
+    /// Least share of the patch tokens, over all stages, that stay or leave as in f32.
+    decisions: f64,
+}
+
+const BOUNDS: [Bounds; 2] = [
+    Bounds { precision: Precision::Bf16, agreement: 0.995, accuracy_pp: 0.2, decisions: 0.99 },
+    Bounds { precision: Precision::Int8, agreement: 0.985, accuracy_pp: 0.5, decisions: 0.97 },
+];
+
+/// What a backbone said of the first images.
+struct Answers {
+    classes: Vec<usize>,
+    right: usize,
+    /// Whether each patch token was left after each stage, `[images][K][N0]`.
+    kept: Vec<bool>,
+}
+
+#[test]
+fn the_bundled_backbone_keeps_its_answers() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/backbone");
+    check(&folder, &Dataset::scenes("validation").unwrap());
+}
+
+#[test]
+fn shared_backbones_keep_their_answers() {
+    let shared = std::env::var_os("VITRIM_SHARED").map_or_else(
+        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared")),
+        PathBuf::from,
+    );
+    let Ok(models) = shared.join("models").read_dir() else {
+        eprintln!("SKIPPED: no models in a shared folder at {}; set VITRIM_SHARED", shared.display());
+        return;
+    };
+    let parts = DataParts::of(&shared.join("data/cifar10")).unwrap();
+    let dataset = parts.named("validation", &mut |_, _| ()).unwrap();
+    for model in models {
+        check(&model.unwrap().path(), &dataset);
+    }
+}
+
+/// Compares the precisions of the backbone in `folder` on the first images of `dataset`.
+fn check(folder: &Path, dataset: &Dataset) {
+    let loaded = Loaded::open(folder).unwrap();
+    loaded.check_classes("the data set", dataset).unwrap();
+    let policy = threshold_policy(&loaded, dataset);
+    let exact = answers(&loaded, &policy, dataset);
+    let kept = exact.kept.iter().filter(|kept| **kept).count() as f64 / exact.kept.len() as f64;
+    assert!((0.2..0.8).contains(&kept), "{}: a policy that keeps {kept} says little", folder.display());
+    for bounds in BOUNDS {
+        let precision = bounds.precision;
+        let rounded = answers(&Loaded::open_in(folder, precision).unwrap(), &policy, dataset);
+        let agreement = equal(&exact.classes, &rounded.classes);
+        let decisions = equal(&exact.kept, &rounded.kept);
+        let accuracy_pp = 100.0 * (rounded.right as f64 - exact.right as f64) / IMAGES as f64;
+        let found = format!(
+            "{} in {precision}: agreement {:.2} %, top-1 {accuracy_pp:+.2} pp, decisions {:.2} % (kept {:.0} %)",
+            folder.display(),
+            100.0 * agreement,
+            100.0 * decisions,
+            100.0 * kept
+        );
+        println!("{found}");
+        assert!(agreement >= bounds.agreement, "{found}");
+        assert!(accuracy_pp.abs() <= bounds.accuracy_pp + 1e-9, "{found}");
+        assert!(decisions >= bounds.decisions, "{found}");
+        // Rounding shows: the precision asked for is the one in use.
+        assert!(decisions < 1.0, "{found}");
+    }
+}
+
+/// A policy of random weights that keeps about 0.7 of the first images' patch tokens at its first stage.
+fn threshold_policy(loaded: &Loaded, dataset: &Dataset) -> Policy {
+    let stages = loaded.spec.default_stages();
+    let mut policy = random_policy(loaded, &stages, &vec![1.0; stages.len()]);
+    let pruner = LearnedPruner::new(&loaded.spec, &policy);
+    let (site, taps) = pruner.sites(&loaded.spec)[0];
+    let options = LoaderOptions { batch: 64, limit: Some(64), ..LoaderOptions::default() };
+    let mut loader = Loader::new(dataset, Order::Sequential, &loaded.transform, options).unwrap();
+    let batch = loader.next().unwrap().unwrap();
+    let mut state = loaded.model.embed(PixelBatch::new(&batch.pixels, batch.len())).unwrap();
+    loaded.model.advance(&mut state, site, taps).unwrap();
+    let (mut logits, _) = pruner.logits(0, &loaded.model.view(&state).unwrap());
+    logits.sort_by(f32::total_cmp);
+    let threshold = f64::from(logits[logits.len() * 3 / 10]);
+    policy.read_out = ReadOut::Threshold { threshold: 1.0 / (1.0 + (-threshold).exp()) };
+    policy
+}
+
+fn answers(loaded: &Loaded, policy: &Policy, dataset: &Dataset) -> Answers {
+    let mut pruner = LearnedPruner::new(&loaded.spec, policy);
+    let options = LoaderOptions { batch: 100, limit: Some(IMAGES), ..LoaderOptions::default() };
+    let mut answers = Answers { classes: Vec::new(), right: 0, kept: Vec::new() };
+    for batch in Loader::new(dataset, Order::Sequential, &loaded.transform, options).unwrap() {
+        let batch = batch.unwrap();
+        let pixels = PixelBatch::new(&batch.pixels, batch.len());
+        let classes = loaded.model.dense_logits(pixels).unwrap().argmax();
+        let labelled = classes.iter().zip(&batch.labels);
+        answers.right += labelled.filter(|(class, label)| **label == Some(**class as u32)).count();
+        answers.classes.extend(classes);
+        let pruned = run(&loaded.model, &mut pruner, pixels, &vec![0; batch.len()]).unwrap();
+        for b in 0..batch.len() {
+            for stage in &pruned.stages {
+                let start = answers.kept.len();
+                answers.kept.resize(start + loaded.spec.num_patches(), false);
+                stage.grid_positions(b).into_iter().for_each(|i| answers.kept[start + i] = true);
+            }
+        }
+    }
+    assert_eq!(answers.classes.len(), IMAGES);
+    answers
+}
+
+/// Share of the places where both say the same.
+fn equal<T: PartialEq>(a: &[T], b: &[T]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).filter(|(a, b)| a == b).count() as f64 / a.len() as f64
+}
