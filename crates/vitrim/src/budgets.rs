@@ -24,7 +24,8 @@ impl Budgets {
     /// If the shares do not fit, see [`KeepProfile::new`].
     pub fn equal(spec: &VitSpec, stages: &[usize], shares: &[f64], batch: usize) -> Result<Self> {
         let profile = KeepProfile::new(spec, stages, shares)?;
-        Ok(Budgets { stages: stages.to_vec(), patch_tokens: vec![profile.patch_tokens().to_vec(); batch] })
+        let image: Vec<usize> = (0..stages.len()).map(|stage| profile.patch_tokens(stage, 0)).collect();
+        Ok(Budgets { stages: stages.to_vec(), patch_tokens: vec![image; batch] })
     }
 
     /// Up to 30 % less or more for each image, and at each stage as many tokens over all of them as with
