@@ -87,12 +87,11 @@ pub struct AugmentConfig {
 }
 
 impl PretrainConfig {
-    /// The preset of that name: `default`, for photographs, `scenes`, or `scenes-sparse`.
+    /// The preset of that name: `default`, for photographs, or `scenes`.
     pub fn preset(name: &str) -> Option<Self> {
         match name {
             "default" => Some(Self::default_preset()),
             "scenes" => Some(Self::scenes_preset()),
-            "scenes-sparse" => Some(Self::scenes_sparse_preset()),
             _ => None,
         }
     }
@@ -140,17 +139,6 @@ impl PretrainConfig {
             model: ModelConfig { img_size: 96, patch_size: 8, dim: 96, depth: 8, heads: 3, mlp_ratio: 4 },
             augment: AugmentConfig { crop_padding: 0, flip: false, color_jitter: 0.0 },
             ..Self::default_preset()
-        }
-    }
-
-    /// Makes a ViT that `scenes` has trained robust to missing patches.
-    pub fn scenes_sparse_preset() -> Self {
-        PretrainConfig {
-            images: 240_000,
-            learning_rate: 2e-4,
-            crop: 0,
-            patch_drop: 0.8,
-            ..Self::scenes_preset()
         }
     }
 }

@@ -182,7 +182,7 @@ pub struct PretrainArgs {
     /// Labelled images: `scenes`, class folders, or Hugging Face parquet files.
     #[arg(long, value_name = "PATH", required_unless_present = "print_config")]
     pub data: Option<PathBuf>,
-    /// Configuration to start from: default (photographs), scenes, or scenes-sparse (after it, with --init).
+    /// Configuration to start from: default (photographs) or scenes.
     #[arg(long, default_value = "default", value_name = "NAME")]
     pub preset: String,
     /// Checkpoint folder with the weights to start from [default: random ones].

@@ -151,7 +151,7 @@ fn training(size: &Size, seed: u64) -> TrainConfig {
 
 /// Early ones: most of a scene is background, and says so soon.
 fn demo_stages() -> [usize; 3] {
-    [1, 3, 5]
+    [2, 3, 5]
 }
 
 /// The updates that are left, with rollouts in bf16 where the processor multiplies it.

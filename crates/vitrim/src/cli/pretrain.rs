@@ -20,9 +20,8 @@ use super::{App, INTERRUPTED, interrupt, print};
 const MEAN_AND_STD: [f32; 3] = [0.5; 3];
 
 pub fn run(app: &App, args: &PretrainArgs) -> anyhow::Result<ExitCode> {
-    let preset = PretrainConfig::preset(&args.preset).ok_or_else(|| {
-        anyhow!("--preset {}: no such preset; use default, scenes or scenes-sparse", args.preset)
-    })?;
+    let preset = PretrainConfig::preset(&args.preset)
+        .ok_or_else(|| anyhow!("--preset {}: no such preset; use default or scenes", args.preset))?;
     let mut config = overlay::merge(&preset, args.overlay.config.as_deref(), &args.overlay.set)?;
     config.images = args.images.unwrap_or(config.images);
     config.seed = args.seed.unwrap_or(config.seed);

@@ -87,3 +87,33 @@ fn timm_loads_it() {
     }
     assert_eq!(ours.values.len(), 3);
 }
+
+#[test]
+fn training_goes_on_from_a_checkpoint_of_the_same_geometry() {
+    let scratch = Scratch::new();
+    let args = [&["pretrain", "--data", "data"], &TINY[..]].concat();
+    scratch.run(&[&args[..], &["--out", "first"]].concat()).good();
+    // A learning rate of nothing leaves the weights that it starts from as they are.
+    let still = [
+        "--init",
+        "first/model",
+        "--out",
+        "second",
+        "--set",
+        "learning_rate=0",
+        "--set",
+        "learning_rate_end=0",
+    ];
+    scratch.run(&[&args[..], &still[..]].concat()).good();
+    let weights = |run: &str| std::fs::read(scratch.path(&format!("{run}/model/model.safetensors"))).unwrap();
+    assert!(weights("first") == weights("second"));
+
+    let from_scratch = scratch.run(
+        &[&args[..], &["--out", "second", "--set", "learning_rate=0", "--set", "learning_rate_end=0"]]
+            .concat(),
+    );
+    from_scratch.refused(&["second/checkpoint.safetensors", "another start"]);
+    let wider = scratch
+        .run(&[&args[..], &["--init", "first/model", "--out", "third", "--set", "model.dim=32"]].concat());
+    wider.refused(&["--init first/model", "2 blocks of width 16", "2 blocks of width 32"]);
+}
