@@ -109,8 +109,11 @@ fn training_goes_on_from_a_checkpoint_of_the_same_geometry() {
     assert!(weights("first") == weights("second"));
 
     let from_scratch = scratch.run(
-        &[&args[..], &["--out", "second", "--set", "learning_rate=0", "--set", "learning_rate_end=0"]]
-            .concat(),
+        &[
+            &args[..],
+            &["--out", "second", "--quiet", "--set", "learning_rate=0", "--set", "learning_rate_end=0"],
+        ]
+        .concat(),
     );
     from_scratch.refused(&["second/checkpoint.safetensors", "another start"]);
     let wider = scratch
