@@ -29,7 +29,7 @@ use outcome::Outcome;
 use setting::{Kind, Setting, swept};
 
 use crate::bench_images::BenchImages;
-use crate::calibrate::{Calibration, record};
+use crate::calibrate::{Calibration, grid, record};
 use crate::error::{Result, VitrimError, write_whole};
 use crate::loaded::Loaded;
 use crate::methods::{Method, can_act};
@@ -212,10 +212,13 @@ fn kinds(options: &CompareOptions, policy: Option<&Policy>) -> Vec<Kind> {
     kinds
 }
 
-/// The policy's thresholds that prune anything.
+/// The policy's thresholds: those that it was calibrated over, and the whole grid, of which that may be a part.
 fn thresholds(record: Option<&Calibration>) -> Vec<f64> {
-    let points = record.map(|record| record.front.points()).unwrap_or_default();
-    points.iter().filter(|point| point.cost < 1.0).map(|point| point.setting).collect()
+    let calibrated = record.into_iter().flat_map(|record| record.front.points()).map(|point| point.setting);
+    let mut thresholds: Vec<f64> = calibrated.chain(grid()).collect();
+    thresholds.sort_by(f64::total_cmp);
+    thresholds.dedup();
+    thresholds
 }
 
 /// The settings on the front of what was swept, evenly thinned.
