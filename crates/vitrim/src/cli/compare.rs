@@ -49,9 +49,11 @@ pub fn run(app: &App, args: &CompareArgs) -> anyhow::Result<ExitCode> {
         drops: args.drops.clone(),
         speed: (!args.no_speed).then_some(SPEED),
     };
+    let data = parts.path();
     let compared_on = Compared {
         loaded: &loaded,
         policy: policy.as_ref().map(|(policy, folder)| (policy, *folder)),
+        data: &data,
         sweep: &sweep,
         images: &images,
     };
@@ -89,10 +91,23 @@ fn command(args: &CompareArgs, split: &str) -> String {
     if let Some(policy) = &args.policy {
         command += &format!(" --policy {}", policy.display());
     }
+    let list = |values: &[f64]| values.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
     let methods: Vec<String> = args.methods.iter().map(ToString::to_string).collect();
-    command += &format!(" --methods {} --sweep-images {}", methods.join(","), args.sweep_images);
+    command += &format!(
+        " --methods {} --sweep-split {} --sweep-images {} --costs {} --drops {}",
+        methods.join(","),
+        args.sweep_split,
+        args.sweep_images,
+        list(&args.costs),
+        list(&args.drops)
+    );
     if let Some(images) = args.images {
         command += &format!(" --images {images}");
+    }
+    for (flag, given) in [("--no-studies", args.no_studies), ("--no-speed", args.no_speed)] {
+        if given {
+            command += &format!(" {flag}");
+        }
     }
     command + &format!(" --report {}", args.report.display())
 }

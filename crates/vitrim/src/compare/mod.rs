@@ -75,6 +75,8 @@ pub struct Compared<'a> {
     pub loaded: &'a Loaded,
     /// The policy, with the folder that it was read from.
     pub policy: Option<(&'a Policy, &'a Path)>,
+    /// The data set that both are of.
+    pub data: &'a str,
     /// Images to sweep settings on.
     pub sweep: &'a Dataset,
     /// Images to compare on.
@@ -110,6 +112,7 @@ struct Identity {
     backbone: String,
     /// Hash of the policy's file.
     policy: Option<u64>,
+    data: String,
     /// Split and number of images.
     sweep: (String, usize),
     images: (String, usize),
@@ -264,6 +267,7 @@ fn identity(compared: Compared<'_>, options: &CompareOptions) -> Result<Identity
         version: VERSION,
         backbone: compared.loaded.id.fingerprint.clone(),
         policy: policy.transpose()?,
+        data: compared.data.to_owned(),
         sweep: images(compared.sweep, options.sweep_images),
         images: images(compared.images, options.images.unwrap_or(usize::MAX)),
     })

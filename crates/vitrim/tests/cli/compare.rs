@@ -39,6 +39,10 @@ fn every_method_has_a_front_and_a_second_run_goes_on() {
     assert_eq!(comparison["at_drop"].as_array().unwrap().len(), 2);
 
     // The browser looks at the page; what was measured is not measured again.
+    let page = std::fs::read_to_string(scratch.path("cmp/report.html")).unwrap();
+    for word in ["--sweep-split", "0.9,0.7", "--no-speed", "run/policy"] {
+        assert!(page.contains(word), "the page's command lacks {word}");
+    }
     let before = scratch.snapshot("cmp");
     let again = scratch.run(&[&args[..], &["--no-speed", "--costs", "0.9,0.7"]].concat());
     assert_eq!(again.stderr().matches("kept from before").count(), names.len(), "{}", again.stderr());
@@ -52,6 +56,10 @@ fn every_method_has_a_front_and_a_second_run_goes_on() {
     // Other images do not go with these figures.
     let other = scratch.run(&[&args[..], &["--no-speed", "--images", "9"]].concat());
     other.refused(&["cmp/policy.json", "give another folder"]);
+    std::fs::rename(scratch.path("data"), scratch.path("data2")).unwrap();
+    let moved = [&args[..2], &["model", "--data", "data2"], &args[5..], &["--no-speed"]].concat();
+    scratch.run(&moved).refused(&["cmp/policy.json", "give another folder"]);
+    std::fs::rename(scratch.path("data2"), scratch.path("data")).unwrap();
     let costs = scratch.run(&[&args[..], &["--costs", "1.5"]].concat());
     costs.refused(&["--costs 1.5", "between 0 and 1"]);
 }
