@@ -1,6 +1,8 @@
 //! Pruners on a real (small, random) backbone: counts, edge cases, read-outs, files.
 
-use vitrim_prune::policy::{Activation, BackboneId, Observation, PerceptronSpec, PerceptronWeights};
+use vitrim_prune::policy::{
+    Activation, BackboneId, Decision, Departure, Observation, PerceptronSpec, PerceptronWeights,
+};
 use vitrim_prune::{
     AtsPruner, ClsAttentionPruner, EvitPruner, KeepProfile, LearnedPruner, NoPruner, Policy, Pruner,
     RandomPruner, ReadOut, SimilarityPruner, TomePruner, run, uniform,
@@ -27,12 +29,15 @@ fn pixels(spec: &VitSpec, batch: usize) -> Vec<f32> {
 }
 
 fn policy(spec: &VitSpec, observation: Observation, activation: Activation) -> Policy {
-    let stages = vec![1, 2, 3];
+    // Agents that see pairs merge, and after the last block's attention there is nothing to gain.
+    let (departure, stages) =
+        if observation.pair { (Departure::Merge, vec![0, 1, 2]) } else { (Departure::Drop, vec![1, 2, 3]) };
     let actor = PerceptronSpec {
         dim: spec.dim,
         positions: if observation.position { spec.num_patches() } else { 0 },
         stages: if observation.stage { stages.len() } else { 0 },
         scalars: observation.scalars(),
+        shortcut: observation.pair,
         context: observation.context,
         layer_norm: observation.layer_norm,
         hidden: vec![8, 6],
@@ -47,11 +52,19 @@ fn policy(spec: &VitSpec, observation: Observation, activation: Activation) -> P
     }
     let backbone = BackboneId::of(spec, &Tensors::random(spec, 1)).unwrap();
     let read_out = ReadOut::Threshold { threshold: 0.5 };
-    Policy { backbone, stages, observation, actor, weights, read_out, calibration: None }
+    Policy { backbone, stages, departure, observation, actor, weights, read_out, calibration: None }
 }
 
-const FULL: Observation =
-    Observation { layer_norm: true, position: true, stage: true, cls_attention: true, context: true };
+const FULL: Observation = Observation {
+    layer_norm: true,
+    position: true,
+    stage: true,
+    cls_attention: true,
+    pair: false,
+    context: true,
+};
+
+const MERGING: Observation = Observation { pair: true, ..FULL };
 
 #[test]
 fn profiles_set_the_counts_at_every_batch_size() {
@@ -262,16 +275,22 @@ fn sampling_follows_the_probability_and_the_key() {
 
 #[test]
 fn inference_equals_the_perceptron_written_out() {
+    inference_equals(FULL);
+    inference_equals(MERGING);
+}
+
+fn inference_equals(observation: Observation) {
     let spec = spec(true);
     let model = backbone(&spec);
-    let observation = FULL;
     let policy = policy(&spec, observation, Activation::Tanh);
     let pruner = LearnedPruner::new(&spec, &policy);
     let mut state = model.embed(PixelBatch::new(&pixels(&spec, 2), 2)).unwrap();
     let (site, taps) = pruner.sites(&spec)[1];
     model.advance(&mut state, site, taps).unwrap();
     let view = model.view(&state).unwrap();
-    let (logits, scalars) = pruner.logits(1, &view);
+    let decision = pruner.decision(1, &view).unwrap();
+    let Decision { logits, scalars, .. } = &decision;
+    let n = observation.scalars();
     let w = &policy.weights;
     let normed = |x: &[f32]| {
         let (ones, zeros) = (vec![1.0; x.len()], vec![0.0; x.len()]);
@@ -280,6 +299,10 @@ fn inference_equals_the_perceptron_written_out() {
     for b in 0..2 {
         let context = normed(view.token(view.offsets[b]));
         for t in view.patch_rows(b) {
+            if !decision.may_leave(t) {
+                assert!(observation.pair && logits[t] == f32::INFINITY);
+                continue;
+            }
             let x = normed(view.token(t));
             let grid = view.origins[t].grid().unwrap();
             let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
@@ -290,7 +313,7 @@ fn inference_equals_the_perceptron_written_out() {
                         + dot(&w.context[j * d..(j + 1) * d], &context)
                         + w.position[grid * 8 + j]
                         + w.stage[8 + j]
-                        + w.scalar[j] * scalars[t]
+                        + dot(&w.scalar[j * n..(j + 1) * n], &scalars[t * n..(t + 1) * n])
                         + w.bias[j];
                     sum.tanh()
                 })
@@ -298,10 +321,64 @@ fn inference_equals_the_perceptron_written_out() {
             let second: Vec<f32> = (0..6)
                 .map(|j| (dot(&w.layers[0].0[j * 8..(j + 1) * 8], &first) + w.layers[0].1[j]).tanh())
                 .collect();
-            let out: Vec<f32> =
-                (0..2).map(|j| dot(&w.layers[1].0[j * 6..(j + 1) * 6], &second) + w.layers[1].1[j]).collect();
+            let past = |j: usize| {
+                let shortcut = w.shortcut.chunks_exact(n).nth(j);
+                shortcut.map_or(0.0, |weights| dot(weights, &scalars[t * n..(t + 1) * n]))
+            };
+            let out: Vec<f32> = (0..2)
+                .map(|j| dot(&w.layers[1].0[j * 6..(j + 1) * 6], &second) + w.layers[1].1[j] + past(j))
+                .collect();
             assert!((logits[t] - (out[1] - out[0])).abs() < 1e-4, "{} {:?}", logits[t], out);
         }
+    }
+}
+
+#[test]
+fn those_that_leave_become_part_of_their_partners() {
+    for class_token in [true, false] {
+        let spec = spec(class_token);
+        let (model, pixels, d) = (backbone(&spec), pixels(&spec, 3), spec.dim);
+        let policy = policy(&spec, Observation { cls_attention: class_token, ..MERGING }, Activation::Gelu);
+        let mut pruner = LearnedPruner::new(&spec, &policy);
+        let (before, after) = decided(&model, &mut pruner, &pixels, 3);
+        let view = model.view(&before).unwrap();
+        let decision = pruner.decision(0, &view).unwrap();
+        let pairing = decision.pairing.as_ref().unwrap();
+        let leaves = |t: &usize| decision.logits[*t] <= 0.0;
+        let left = (0..view.total()).filter(leaves).count();
+        assert!(left > 3 && after.packed.offsets[3] == view.total() - left, "{left} leave");
+        let mut survivors = (0..view.total()).filter(|t| !leaves(t)).enumerate();
+        assert!(survivors.all(|(to, t)| {
+            let joined: Vec<usize> =
+                (0..view.total()).filter(|i| i == &t || leaves(i) && pairing.partner[*i] == t).collect();
+            let mean = (0..d).map(|c| {
+                joined.iter().map(|i| before.packed.tokens[i * d + c]).sum::<f32>() / joined.len() as f32
+            });
+            let rows = after.packed.tokens[to * d..(to + 1) * d].iter();
+            after.packed.sizes[to] == joined.len() as f32 && rows.zip(mean).all(|(x, m)| (x - m).abs() < 1e-5)
+        }));
+
+        // Whatever the read-out, who has to stay does, and nobody is lost.
+        let all = ReadOut::Threshold { threshold: 1.0 };
+        for read_out in [all, ReadOut::TopR { keep: vec![0.0; 3] }, ReadOut::Sample { seed: 3 }] {
+            let mut pruner = LearnedPruner::new(&spec, &policy).with_read_out(read_out.clone());
+            let (_, after) = decided(&model, &mut pruner, &pixels, 3);
+            let sizes: f32 = after.packed.sizes.iter().sum();
+            assert_eq!(sizes, view.total() as f32, "{read_out:?}");
+            let stayed = after.packed.offsets[3];
+            let had_to = (0..view.total()).filter(|t| !pairing.may_leave(*t)).count();
+            assert!(stayed >= had_to && (stayed == had_to || matches!(read_out, ReadOut::Sample { .. })));
+            let out = run(&model, &mut pruner, PixelBatch::new(&pixels, 3), &[0, 1, 2]).unwrap();
+            assert!(out.logits.values.iter().all(|v| v.is_finite()));
+        }
+        let mut nobody =
+            LearnedPruner::new(&spec, &policy).with_read_out(ReadOut::Threshold { threshold: 0.0 });
+        let out = run(&model, &mut nobody, PixelBatch::new(&pixels, 3), &[0, 1, 2]).unwrap();
+        let dense = model.dense_logits(PixelBatch::new(&pixels, 3)).unwrap();
+        let difference = vitrim_kernels::reference::relative_difference(&out.logits.values, &dense.values);
+        assert!(difference < 1e-5, "{difference}");
+        let own: u64 = (0..3).map(|stage| nobody.macs(stage, spec.num_tokens())).sum();
+        assert_eq!(out.macs, [cost::dense_macs(&spec) + own; 3]);
     }
 }
 
@@ -309,6 +386,9 @@ fn inference_equals_the_perceptron_written_out() {
 fn policies_survive_the_disk_and_damage_is_named() {
     let spec = spec(true);
     let folder = tempfile::tempdir().unwrap();
+    let merging = policy(&spec, MERGING, Activation::Tanh);
+    merging.save(folder.path()).unwrap();
+    assert_eq!(Policy::load(folder.path()).unwrap(), merging);
     let policy = policy(&spec, FULL, Activation::Gelu);
     policy.save(folder.path()).unwrap();
     assert_eq!(Policy::load(folder.path()).unwrap(), policy);

@@ -15,6 +15,7 @@ fn main() {
         positions: 64,
         stages: 3,
         scalars: 1,
+        shortcut: false,
         context: false,
         layer_norm: true,
         hidden: vec![32, 32],

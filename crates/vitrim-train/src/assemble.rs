@@ -1,6 +1,6 @@
 //! From rollouts to experience: every live agent-step, its reward, its return, its advantage.
 
-use vitrim_vit::VitSpec;
+use vitrim_vit::{Site, VitSpec, cost};
 
 use crate::advantages::{gae, leave_one_out, normalize, scale_by_rms};
 use crate::config::{AdvantageConfig, Baseline, CriticConfig, Scaling};
@@ -18,10 +18,11 @@ pub enum Game {
 }
 
 /// One agent's way through one episode.
+#[derive(Default)]
 struct Life {
-    /// Its agent-steps, one a stage from the first on.
+    /// Its agent-steps: one a stage at which it had a choice, while it is alive.
     steps: Vec<usize>,
-    /// Reward of each.
+    /// Reward of each, with what it receives at later stages until it has a choice again.
     rewards: Vec<f64>,
 }
 
@@ -53,7 +54,7 @@ impl Assembly {
     pub fn new(
         rollouts: &[Rollout],
         spec: &VitSpec,
-        blocks: &[usize],
+        sites: &[Site],
         critic: &CriticConfig,
         game: &Game,
         correct: &[Vec<bool>],
@@ -66,7 +67,7 @@ impl Assembly {
             team.push(rollouts.iter().map(|rollout| team_to_go(rollout, image, game)).collect::<Vec<_>>());
             let of_image = rollouts.iter().zip(correct).map(|(rollout, correct)| {
                 let mut episode = lay_out(rollout, image, spec, critic, &mut experience);
-                pay(&mut episode, rollout, image, spec, blocks, game, correct[image], &mut sums);
+                pay(&mut episode, rollout, image, spec, sites, game, correct[image], &mut sums);
                 episode
             });
             lives.push(of_image.collect::<Vec<_>>());
@@ -85,9 +86,10 @@ impl Assembly {
                 let baseline = image_baseline(team, rollout, config.baseline);
                 for life in lives {
                     let mut to_go = 0.0;
-                    for (reward, baseline) in life.rewards.iter().zip(&baseline).rev() {
+                    for (reward, &step) in life.rewards.iter().zip(&life.steps).rev() {
                         to_go = reward + config.gamma * to_go;
-                        sum += (to_go - baseline) * (to_go - baseline);
+                        let beyond = to_go - baseline[self.experience.stages[step] as usize];
+                        sum += beyond * beyond;
                         count += 1.0;
                     }
                 }
@@ -106,6 +108,8 @@ impl Assembly {
             for (rollout, lives) in rollouts.iter().enumerate() {
                 let baseline = image_baseline(team, rollout, config.baseline);
                 for life in lives {
+                    let of_stage = life.steps.iter().map(|&s| baseline[self.experience.stages[s] as usize]);
+                    let baseline: Vec<f64> = of_stage.collect();
                     let predicted = life.steps.iter().map(|&s| f64::from(values[s]) * return_scale);
                     let values: Vec<f64> = predicted.zip(&baseline).map(|(v, b)| v + b).collect();
                     let advantages = gae(&life.rewards, &values, config.gamma, config.lambda);
@@ -117,8 +121,13 @@ impl Assembly {
                 }
             }
             if config.baseline == Baseline::LeaveOneOut {
-                // At the first stage all rollouts of an image start from one state: agents match by index.
+                // At the first stage all rollouts of an image start from one state: agents match by index, and those
+                // with a choice in one have it in all.
                 for agent in 0..rollouts[0].len() {
+                    let first = rollouts[0][agent].steps.first();
+                    if first.is_none_or(|&step| self.experience.stages[step] > 0) {
+                        continue;
+                    }
                     let returns: Vec<f64> = rollouts
                         .iter()
                         .map(|lives| lives[agent].rewards.iter().rev().fold(0.0, |g, r| r + config.gamma * g))
@@ -182,14 +191,14 @@ fn lay_out(
         let agents = stage.offsets[image]..stage.offsets[image + 1];
         let width = stage.scalars.len() / stage.kept.len().max(1);
         if k == 0 {
-            lives = agents.clone().map(|_| Life { steps: Vec::new(), rewards: Vec::new() }).collect();
+            lives = agents.clone().map(|_| Life::default()).collect();
             alive = (0..lives.len()).collect();
         }
         let context = experience.contexts.len() / d;
         experience.contexts.extend_from_slice(&stage.contexts[image * d..(image + 1) * d]);
         let share_alive = agents.len() as f32 / spec.num_patches() as f32;
         let (survivors, others) = (stage.survivors(image), agents.len().saturating_sub(1).max(1) as f32);
-        for (agent, life) in agents.clone().zip(&alive) {
+        for (agent, life) in agents.clone().zip(&alive).filter(|(agent, _)| stage.free[*agent]) {
             lives[*life].steps.push(experience.len());
             let scalars = &stage.scalars[agent * width..(agent + 1) * width];
             experience.positions.push(stage.positions[agent]);
@@ -206,8 +215,8 @@ fn lay_out(
             experience.context_of.push(context as u32);
             experience.actions.push(u8::from(stage.kept[agent]));
             experience.log_probs.push(stage.log_probs[agent]);
+            experience.tokens.extend_from_slice(&stage.tokens[agent * d..(agent + 1) * d]);
         }
-        experience.tokens.extend_from_slice(&stage.tokens[agents.start * d..agents.end * d]);
         let mut kept = stage.kept[agents].iter();
         alive.retain(|_| *kept.next().expect("one flag an agent"));
     }
@@ -222,34 +231,40 @@ fn pay(
     rollout: &Rollout,
     image: usize,
     spec: &VitSpec,
-    blocks: &[usize],
+    sites: &[Site],
     game: &Game,
     correct: bool,
     sums: &mut RewardParts,
 ) {
-    let last = blocks.len() - 1;
+    let last = sites.len() - 1;
     let survivors: Vec<usize> = rollout.stages.iter().map(|s| s.survivors(image)).collect();
     let divergence = |after: usize| divergence_after(rollout, image, after);
-    // A life of p steps acted at stages 0..p; it survived all but perhaps its last.
     let mut left = vec![true; lives.len()];
     for (k, stage) in rollout.stages.iter().enumerate() {
-        let flags = &stage.kept[stage.offsets[image]..stage.offsets[image + 1]];
+        let agents = stage.offsets[image]..stage.offsets[image + 1];
         let alive: Vec<usize> = (0..lives.len()).filter(|&i| left[i]).collect();
-        for (&life, &survives) in alive.iter().zip(flags) {
+        let here = cost::layers_before(spec, sites[k]);
+        let next = sites.get(k + 1).map_or(spec.depth as f64, |site| cost::layers_before(spec, *site));
+        for (&life, agent) in alive.iter().zip(agents) {
+            let survives = stage.kept[agent];
             let (accuracy, efficiency) = match game {
                 Game::Paper(rewards) => (
                     if survives { rewards.accuracy(survivors[k], correct) } else { 0.0 },
                     rewards.efficiency(k, survivors[k], spec.num_patches(), survives),
                 ),
                 Game::Prefix(rewards) => {
-                    let next = blocks.get(k + 1).copied().unwrap_or(spec.depth);
-                    let rent = if survives { PrefixRewards::rent(blocks[k], next, spec.depth) } else { 0.0 };
+                    let rent = if survives { PrefixRewards::rent(here, next, spec.depth) } else { 0.0 };
                     // Whoever leaves still receives the later team terms: leaving is no escape from blame.
                     let until = if survives { k + 1 } else { last + 1 };
                     (rewards.fidelity(divergence(k), divergence(until)), rent)
                 }
             };
-            lives[life].rewards.push(accuracy + efficiency);
+            // Where it has no choice, what it receives follows from its last one.
+            match (stage.free[agent], lives[life].rewards.last_mut()) {
+                (true, _) => lives[life].rewards.push(accuracy + efficiency),
+                (false, Some(last)) => *last += accuracy + efficiency,
+                (false, None) => {}
+            }
             sums.accuracy += accuracy;
             sums.efficiency += efficiency;
             left[life] = survives;
@@ -271,6 +286,7 @@ mod tests {
             scalars: vec![0.5; positions.len()],
             contexts: vec![1.0; 2],
             log_probs: vec![-0.1; positions.len()],
+            free: vec![true; positions.len()],
             positions,
             kept,
         };
@@ -280,6 +296,10 @@ mod tests {
             predictions: vec![0],
             costs: vec![0.5],
         }
+    }
+
+    fn sites() -> [Site; 2] {
+        [1, 3].map(Site::input_of)
     }
 
     fn spec() -> VitSpec {
@@ -295,7 +315,7 @@ mod tests {
         let assembly = Assembly::new(
             &[rollout()],
             &spec(),
-            &[1, 3],
+            &sites(),
             &config.critic,
             &Game::Prefix(rewards),
             &[vec![true]],
@@ -325,13 +345,46 @@ mod tests {
     }
 
     #[test]
+    fn who_has_no_choice_takes_no_step_and_its_rent_goes_to_its_last_one() {
+        let config = TrainConfig::default_preset();
+        let mut rollout = rollout();
+        // Token 2 has to stay at the first stage, token 0 at the second; nobody leaves but token 1.
+        rollout.stages[0].free = vec![true, true, false];
+        (rollout.stages[1].free, rollout.stages[1].kept) = (vec![false, true], vec![true, true]);
+        let rewards = PrefixRewards { beta: 0.5, reference: 0.1, softening: 0.0, num_patches: 3 };
+        let game = Game::Prefix(rewards);
+        let correct = [vec![true], vec![true]];
+        let assembly =
+            Assembly::new(&[rollout.clone(), rollout], &spec(), &sites(), &config.critic, &game, &correct);
+        let e = &assembly.experience;
+        assert_eq!((&e.positions[..3], &e.stages[..3], e.len()), (&[0, 1, 2][..], &[0, 0, 1][..], 6));
+        assert_eq!(e.tokens[..6], [0.0, 0.0, 1.0, 1.0, 2.0, 2.0]);
+        let price = |from: f64, to: f64| -0.5 * 3.0 * (to - from) / 0.1;
+        let expected = [
+            (vec![0], vec![-0.5 - 0.25 + price(0.0, 0.5)]),
+            (vec![1], vec![price(0.0, 0.5)]),
+            (vec![2], vec![-0.25 + price(0.2, 0.5)]),
+        ];
+        for (life, (steps, rewards)) in assembly.lives[0][0].iter().zip(&expected) {
+            assert_eq!(&life.steps, steps);
+            assert!((life.rewards[0] - rewards[0]).abs() < 1e-9 && life.rewards.len() == 1);
+        }
+        // Both rollouts went the same way: nothing was better than anything else, but where the critic speaks.
+        let mut config = config.advantage;
+        (config.scaling, config.normalize_returns) = (Scaling::Rms, false);
+        let e = assembly.finish(&[0.0; 6], 1.0, &config);
+        assert!(e.advantages[..2].iter().all(|a| a.abs() < 1e-6), "{:?}", e.advantages);
+        assert!((e.returns[2] + 0.25).abs() < 1e-6, "beyond what the other team received from stage 1 on");
+    }
+
+    #[test]
     fn paper_rewards_reach_the_right_agents() {
         let config = TrainConfig::paper_preset();
         let rewards = PaperRewards { prize: 3.0, keep_ratio: 0.7 };
         let assembly = Assembly::new(
             &[rollout()],
             &spec(),
-            &[1, 3],
+            &sites(),
             &config.critic,
             &Game::Paper(rewards),
             &[vec![true]],
@@ -361,6 +414,7 @@ mod tests {
         other.stages[1] = StageSample {
             offsets: vec![0, 3],
             positions: vec![0, 1, 2],
+            free: vec![true; 3],
             tokens: vec![0.0; 6],
             scalars: vec![0.5; 3],
             contexts: vec![1.0; 2],
@@ -370,7 +424,7 @@ mod tests {
         other.divergences = vec![vec![0.0], vec![0.1]];
         let game = Game::Prefix(rewards);
         let correct = [vec![true], vec![true]];
-        let assembly = Assembly::new(&[rollout(), other], &spec(), &[1, 3], &config.critic, &game, &correct);
+        let assembly = Assembly::new(&[rollout(), other], &spec(), &sites(), &config.critic, &game, &correct);
         let n = assembly.experience.len();
         assert_eq!(n, 5 + 6);
         let mut config = config.advantage;

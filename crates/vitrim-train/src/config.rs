@@ -1,7 +1,7 @@
 //! Training as data: one struct, two presets.
 
 use serde::{Deserialize, Serialize};
-use vitrim_prune::policy::{Activation, Observation, PerceptronSpec};
+use vitrim_prune::policy::{Activation, Departure, Observation, PerceptronSpec};
 use vitrim_vit::VitSpec;
 
 /// Everything that shapes a training run. Presets are values of it.
@@ -14,8 +14,11 @@ pub struct TrainConfig {
     pub images_per_update: usize,
     /// Rollouts of each image.
     pub rollouts_per_image: usize,
-    /// 0-based blocks before which agents act; empty for a quarter, half and three quarters of the depth.
+    /// 0-based blocks at which agents act, see [`Departure::site`]; empty for a quarter, half and three quarters of the
+    /// depth.
     pub stages: Vec<usize>,
+    /// What becomes of those that leave.
+    pub departure: Departure,
     /// Seed of everything that is random.
     pub seed: u64,
     /// Updates between checkpoints.
@@ -107,10 +110,15 @@ pub struct ActorConfig {
     pub hidden: Vec<usize>,
     /// Non-linearity.
     pub activation: Activation,
+    /// Whether the logits are also linear in the scalar inputs, past the hidden layers.
+    pub shortcut: bool,
     /// Gain of the orthogonal initialisation of the policy head.
     pub head_gain: f32,
-    /// Keep probability at the start.
+    /// Keep probability at the start; with a `gate`, the share of the first stage's agents that is likelier to stay.
     pub initial_keep: f64,
+    /// How fast the logit of p_keep rises, at the start, with how unlike an agent and the one that it would join are
+    /// ([`Observation::pair`]'s first scalar); 0 for agents that start indifferent. The short cut carries it.
+    pub gate: f64,
 }
 
 /// The centralised critic; it always sees the embedding, the class token (or mean) and the position.
@@ -190,6 +198,7 @@ impl TrainConfig {
             images_per_update: 64,
             rollouts_per_image: 4,
             stages: Vec::new(),
+            departure: Departure::Drop,
             seed: 0,
             checkpoint_every: 25,
             reward: RewardConfig {
@@ -212,12 +221,15 @@ impl TrainConfig {
                     position: true,
                     stage: true,
                     cls_attention: true,
+                    pair: false,
                     context: false,
                 },
                 hidden: vec![32, 32],
                 activation: Activation::Gelu,
+                shortcut: false,
                 head_gain: 0.01,
                 initial_keep: 0.9,
+                gate: 0.0,
             },
             critic: CriticConfig {
                 layer_norm: true,
@@ -256,6 +268,7 @@ impl TrainConfig {
             position: true,
             stage: false,
             cls_attention: false,
+            pair: false,
             context: false,
         };
         let default = Self::default_preset();
@@ -275,8 +288,10 @@ impl TrainConfig {
                 observation,
                 hidden: vec![64, 256, 64],
                 activation: Activation::Tanh,
+                shortcut: false,
                 head_gain: 0.01,
                 initial_keep: 0.5,
+                gate: 0.0,
             },
             critic: CriticConfig {
                 layer_norm: false,
@@ -301,7 +316,7 @@ impl TrainConfig {
         }
     }
 
-    /// The blocks before which agents act, for a backbone of geometry `spec`.
+    /// The blocks at which agents act, for a backbone of geometry `spec`.
     pub fn stages(&self, spec: &VitSpec) -> Vec<usize> {
         if self.stages.is_empty() { spec.default_stages() } else { self.stages.clone() }
     }
@@ -314,6 +329,7 @@ impl TrainConfig {
             positions: if observation.position { spec.num_patches() } else { 0 },
             stages: if observation.stage { self.stages(spec).len() } else { 0 },
             scalars: observation.scalars(),
+            shortcut: self.actor.shortcut,
             context: observation.context,
             layer_norm: observation.layer_norm,
             hidden: self.actor.hidden.clone(),
@@ -332,6 +348,7 @@ impl TrainConfig {
             positions: spec.num_patches(),
             stages: if progress { self.stages(spec).len() } else { 0 },
             scalars: scalars + usize::from(self.critic.others_kept),
+            shortcut: false,
             context: true,
             layer_norm: self.critic.layer_norm,
             hidden: self.critic.hidden.clone(),
@@ -367,10 +384,23 @@ impl TrainConfig {
         {
             return Err(format!("stages = {stages:?} must ascend below the depth of {} blocks", spec.depth));
         }
-        if stages[0] == 0 && self.actor.observation.cls_attention {
+        let (merges, observation) = (self.departure == Departure::Merge, &self.actor.observation);
+        if stages[0] == 0 && !merges && observation.cls_attention {
             return Err(
                 "stages: no attention runs before block 0; set actor.observation.cls_attention=false".into(),
             );
+        }
+        if merges && stages.contains(&(spec.depth - 1)) {
+            let last = spec.depth - 1;
+            return Err(format!(
+                "stages = {stages:?}: no attention runs after block {last}, so that merging gains nothing"
+            ));
+        }
+        if observation.pair && !merges {
+            return Err("actor.observation.pair needs departure = \"merge\"".into());
+        }
+        if self.actor.gate != 0.0 && !(observation.pair && self.actor.shortcut) {
+            return Err("actor.gate needs actor.observation.pair=true and actor.shortcut=true".into());
         }
         if self.advantage.baseline == Baseline::LeaveOneOut && self.rollouts_per_image < 2 {
             return Err(
@@ -390,6 +420,7 @@ impl TrainConfig {
         within("advantage.gamma", self.advantage.gamma, 0.0, 1.0)?;
         within("advantage.lambda", self.advantage.lambda, 0.0, 1.0)?;
         within("actor.initial_keep", self.actor.initial_keep, 0.01, 0.99)?;
+        within("actor.gate", self.actor.gate, 0.0, 100.0)?;
         within("ppo.learning_rate", self.ppo.learning_rate, 0.0, 1.0)?;
         within("ppo.clip", self.ppo.clip, 1e-6, 1.0)
     }

@@ -34,6 +34,8 @@ pub struct Perceptron {
     context: Option<Param<Tensor<2>>>,
     /// `[H]`
     bias: Param<Tensor<1>>,
+    /// `[outputs, scalars]`
+    shortcut: Option<Param<Tensor<2>>>,
     layers: Vec<Linear>,
     #[module(skip)]
     activation: Activation,
@@ -130,6 +132,8 @@ impl Perceptron {
             scalar: (spec.scalars > 0).then(|| param(&weights.scalar, [h, spec.scalars])),
             context: spec.context.then(|| param(&weights.context, [h, spec.dim])),
             bias: vector(&weights.bias),
+            shortcut: (spec.shortcut && spec.scalars > 0)
+                .then(|| param(&weights.shortcut, [spec.outputs, spec.scalars])),
             layers: widths
                 .zip(&weights.layers)
                 .map(|((inputs, outputs), (weight, bias))| Linear {
@@ -151,6 +155,7 @@ impl Perceptron {
             scalar: optional(&self.scalar),
             context: optional(&self.context),
             bias: numbers(&self.bias),
+            shortcut: optional(&self.shortcut),
             layers: self
                 .layers
                 .iter()
@@ -183,6 +188,9 @@ impl Perceptron {
             };
             hidden = layer.forward(active);
         }
+        if let (Some(weight), Some(scalars)) = (&self.shortcut, &inputs.scalars) {
+            hidden = hidden + scalars.clone().matmul(weight.val().transpose());
+        }
         hidden
     }
 }
@@ -202,7 +210,7 @@ fn numbers<const D: usize>(param: &Param<Tensor<D>>) -> Vec<f32> {
 }
 
 /// Orthogonal weights (Saxe et al., 2014) as PPO implementations draw them: gain 1 in the hidden
-/// layers, `head_gain` in the head; biases 0, the head's `head_bias: [outputs]`. The first layer is
+/// layers, `head_gain` in the head; biases and short cut 0, the head's bias `head_bias: [outputs]`. The first layer is
 /// orthogonal over all its inputs together. A pure function of its arguments.
 pub fn orthogonal_init(
     spec: &PerceptronSpec,

@@ -4,7 +4,7 @@
 //! forked after every stage and finished without further pruning, which tells what stopping there
 //! would have cost.
 
-use vitrim_prune::policy::contexts;
+use vitrim_prune::policy::{Decision, contexts};
 use vitrim_prune::{ImageKey, KeepProfile, LearnedPruner, Pruner, RandomPruner, run_from, uniform};
 use vitrim_vit::{Backbone, Output, PixelBatch, Reduction, Site, Taps, View, Want, cost};
 
@@ -21,6 +21,7 @@ pub struct Scene<'a, B: Backbone> {
 }
 
 /// One rollout of all I images of an update.
+#[derive(Clone, Debug)]
 pub struct Rollout {
     /// What the agents saw and did, `[K]`.
     pub stages: Vec<StageSample>,
@@ -33,6 +34,7 @@ pub struct Rollout {
 }
 
 /// One stage of one rollout: A agents were alive in I images.
+#[derive(Clone, Debug)]
 pub struct StageSample {
     /// Where each image's agents start, `[I + 1]`.
     pub offsets: Vec<usize>,
@@ -44,6 +46,8 @@ pub struct StageSample {
     pub scalars: Vec<f32>,
     /// Class token or mean, `[I, D]`.
     pub contexts: Vec<f32>,
+    /// Who had a choice, `[A]`.
+    pub free: Vec<bool>,
     /// Who stays, `[A]`.
     pub kept: Vec<bool>,
     /// Log-probability of what was done, `[A]`.
@@ -84,20 +88,18 @@ impl<'a, B: Backbone> Scene<'a, B> {
         let mut state = self.opening.clone();
         let mut stages = Vec::new();
         let mut divergences = Vec::new();
-        let mut blocks = Vec::new();
         let sites = policy.sites(spec);
         for (stage, &(site, taps)) in sites.iter().enumerate() {
             self.backbone.advance(&mut state, site, taps)?;
             let view = self.backbone.view(&state)?;
             let (sample, reduction) =
-                sample_stage(policy, stage, &view, key, images, spec.min_patch_tokens());
+                sample_stage(policy, stage, &view, key, images, spec.min_patch_tokens())?;
             self.backbone.reduce(&mut state, &reduction)?;
             if prefix_credit && stage + 1 < sites.len() {
                 let stopped = finish_dense(self.backbone, state.clone())?;
                 divergences.push(divergences_of(&self.dense, &stopped));
             }
             stages.push(sample);
-            blocks.push(site.block);
         }
         let logits = finish_dense(self.backbone, state)?;
         if prefix_credit {
@@ -106,14 +108,25 @@ impl<'a, B: Backbone> Scene<'a, B> {
         let costs = (0..images.len())
             .map(|b| {
                 let survivors: Vec<_> =
-                    blocks.iter().zip(&stages).map(|(&l, s)| (l, s.survivors(b))).collect();
+                    sites.iter().zip(&stages).map(|((site, _), s)| (*site, s.survivors(b))).collect();
                 cost::token_layer_share(spec, &survivors)
             })
             .collect();
         Ok(Rollout { stages, divergences, predictions: logits.argmax(), costs })
     }
 
-    /// Mean D of `random` at keep ratio rho, rho^2, ... over the images.
+    /// How unlike their partners the first stage's agents are that have a choice under `policy`, for each image.
+    ///
+    /// # Errors
+    /// What the backbone refuses.
+    pub fn unlikeness(&self, policy: &LearnedPruner) -> Result<Vec<Vec<f32>>> {
+        let view = self.backbone.view(&self.opening)?;
+        let decision = policy.decision(0, &view)?;
+        let of_row = |row: usize| decision.unlikeness(policy.observation(), row);
+        Ok((0..view.batch()).map(|b| view.patch_rows(b).filter_map(of_row).collect()).collect())
+    }
+
+    /// D of each image under `random` at keep ratio rho, rho^2, ... before `blocks`.
     ///
     /// # Errors
     /// What the backbone refuses.
@@ -140,8 +153,9 @@ fn sample_stage(
     key: [u64; 3],
     images: &[ImageKey],
     at_least: usize,
-) -> (StageSample, Reduction) {
-    let (logits, scalars) = policy.logits(stage, view);
+) -> Result<(StageSample, Reduction)> {
+    let decision = policy.decision(stage, view)?;
+    let Decision { logits, scalars, .. } = &decision;
     let width = scalars.len() / view.total().max(1);
     let mut sample = StageSample {
         offsets: vec![0],
@@ -149,6 +163,7 @@ fn sample_stage(
         tokens: Vec::new(),
         scalars: Vec::new(),
         contexts: contexts(view),
+        free: Vec::new(),
         kept: Vec::new(),
         log_probs: Vec::new(),
     };
@@ -172,12 +187,14 @@ fn sample_stage(
         sample.tokens.extend_from_slice(&view.tokens[rows.start * view.dim..rows.end * view.dim]);
         sample.scalars.extend_from_slice(&scalars[rows.start * width..rows.end * width]);
         for row in rows {
+            sample.free.push(decision.may_leave(row));
             sample.kept.push(flags[row]);
             sample.log_probs.push(log_sigmoid(if flags[row] { logits[row] } else { -logits[row] }));
         }
         sample.offsets.push(sample.kept.len());
     }
-    (sample, Reduction::keep(view.offsets, &flags))
+    let reduction = decision.reduction(view, &flags);
+    Ok((sample, reduction))
 }
 
 fn finish_dense<B: Backbone>(backbone: &B, mut state: B::State) -> Result<Output> {

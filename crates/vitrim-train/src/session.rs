@@ -18,7 +18,7 @@ use crate::config::TrainConfig;
 use crate::device::DeviceChoice;
 use crate::error::{Result, TrainError};
 use crate::run_log::RunLog;
-use crate::trainer::{Images, Trainer, TrainerState, UpdateLog};
+use crate::trainer::{Images, Probe, Trainer, TrainerState, UpdateLog};
 
 /// Where a run's images come from.
 #[derive(Clone)]
@@ -59,7 +59,7 @@ pub enum Outcome {
 
 /// What is told while a run goes on.
 pub enum Progress<'a> {
-    /// g_ref is being measured: images done, of how many.
+    /// The reference images are being probed: images done, of how many.
     Reference(usize, usize),
     /// An update is done, of how many.
     Update(&'a UpdateLog, usize),
@@ -103,11 +103,11 @@ pub fn train<B: Backbone>(
     }
     let mut log = RunLog::open(folder, trainer.updates_done())?;
 
-    if trainer.needs_reference() && trainer.updates_done() < config.updates {
-        let Some(reference) = measure_reference(&trainer, source, stop, progress)? else {
+    if trainer.needs_probes() && trainer.updates_done() < config.updates {
+        let Some(probes) = probe(&trainer, source, stop, progress)? else {
             return Ok(Outcome::Interrupted);
         };
-        trainer.set_reference(reference);
+        trainer.begin(&probes);
     }
     let mut batches = source.batches(config, epoch, position)?;
     while trainer.updates_done() < config.updates {
@@ -175,35 +175,32 @@ fn images<'a>(batch: &'a Batch, keys: &'a [ImageKey]) -> Images<'a> {
     Images { pixels: PixelBatch::new(&batch.pixels, batch.len()), labels: &batch.labels, keys }
 }
 
-/// Mean D of random pruning over the reference images; `None` if stopped.
-fn measure_reference<B: Backbone>(
+/// Probes of the reference images; `None` if stopped.
+fn probe<B: Backbone>(
     trainer: &Trainer<'_, B>,
     source: &Source,
     stop: &AtomicBool,
     progress: &mut dyn FnMut(Progress<'_>),
-) -> Result<Option<f64>> {
+) -> Result<Option<Vec<Probe>>> {
     let wanted = trainer.config().reward.reference_images.min(source.dataset.len());
-    let (mut sum, mut count) = (0.0, 0);
+    let mut probes = Vec::with_capacity(wanted);
     for batch in source.batches(trainer.config(), u64::MAX, 0)? {
         let batch = batch?;
         let keys = keys(&batch);
-        for divergence in trainer.reference_divergences(images(&batch, &keys))? {
-            if count < wanted {
-                (sum, count) = (sum + divergence, count + 1);
-            }
-        }
-        progress(Progress::Reference(count, wanted));
+        probes.extend(trainer.probe(images(&batch, &keys))?);
+        probes.truncate(wanted);
+        progress(Progress::Reference(probes.len(), wanted));
         if stop.load(Ordering::Relaxed) {
             return Ok(None);
         }
-        if count == wanted {
+        if probes.len() == wanted {
             break;
         }
     }
-    if count == 0 {
+    if probes.is_empty() {
         return Err(TrainError::NoImages);
     }
-    Ok(Some(sum / f64::from(u32::try_from(count).expect("reference images are few"))))
+    Ok(Some(probes))
 }
 
 fn save<B: Backbone>(

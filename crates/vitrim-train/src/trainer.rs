@@ -32,6 +32,18 @@ pub struct Images<'a> {
     pub keys: &'a [ImageKey],
 }
 
+/// What an image tells before the first update, see [`Trainer::begin`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Probe {
+    /// g(D) of random pruning.
+    pub divergence: f64,
+    /// How unlike the first stage's agents and those that they would join are ([`Observation::pair`]'s first scalar);
+    /// empty without a gate.
+    ///
+    /// [`Observation::pair`]: vitrim_prune::policy::Observation::pair
+    pub unlikeness: Vec<f32>,
+}
+
 /// What a practitioner watches, once an update.
 #[derive(Clone, Debug, Serialize)]
 pub struct UpdateLog {
@@ -83,7 +95,8 @@ pub struct Trainer<'a, B: Backbone> {
     backbone: &'a B,
     id: BackboneId,
     config: TrainConfig,
-    blocks: Vec<usize>,
+    device: Device,
+    sites: Vec<Site>,
     learner: Learner,
     /// The actor of the last update, ready to run.
     pruner: LearnedPruner,
@@ -98,17 +111,13 @@ impl<'a, B: Backbone> Trainer<'a, B> {
     pub fn new(backbone: &'a B, id: BackboneId, config: &TrainConfig, device: &Device) -> Result<Self> {
         let spec = backbone.spec();
         config.check(spec).map_err(TrainError::Config)?;
-        let keep = config.actor.initial_keep;
-        let head_bias = [0.0, (keep / (1.0 - keep)).ln() as f32];
-        let (actor, critic) = (config.actor_spec(spec), config.critic_spec(spec));
-        let actor_weights = orthogonal_init(&actor, config.seed, config.actor.head_gain, &head_bias);
-        let critic_weights = orthogonal_init(&critic, config.seed ^ 0x00c8_171c, 1.0, &[0.0]);
-        let learner =
-            Learner::new((actor, &actor_weights), (critic, &critic_weights), config.ppo.adam_eps, device);
+        let learner = fresh(config, spec, None, device);
+        let pruner = LearnedPruner::new(spec, &policy_of(&learner, config, spec, id.clone()));
         Ok(Trainer {
             backbone,
-            blocks: config.stages(spec),
-            pruner: LearnedPruner::new(spec, &policy_of(&learner, config, spec, id.clone())),
+            device: device.clone(),
+            sites: pruner.sites(spec).into_iter().map(|(site, _)| site).collect(),
+            pruner,
             id,
             learner,
             state: TrainerState {
@@ -131,25 +140,44 @@ impl<'a, B: Backbone> Trainer<'a, B> {
         &self.config
     }
 
-    /// Whether g_ref must be measured before the first update.
-    pub fn needs_reference(&self) -> bool {
-        self.config.reward.kind == RewardKind::Prefix && self.state.update == 0
+    /// Whether [`Trainer::begin`] must be called before the first update.
+    pub fn needs_probes(&self) -> bool {
+        let gated = self.config.actor.gate > 0.0;
+        (self.config.reward.kind == RewardKind::Prefix || gated) && self.state.update == 0
     }
 
-    /// g(D) of random pruning for each of `images`, whose mean over the reference images is g_ref.
+    /// What each of `images` tells before the first update.
     ///
     /// # Errors
     /// What the backbone refuses.
-    pub fn reference_divergences(&self, images: Images<'_>) -> Result<Vec<f64>> {
+    pub fn probe(&self, images: Images<'_>) -> Result<Vec<Probe>> {
         let scene = Scene::open(self.backbone, images.pixels, self.first_site())?;
         let RewardConfig { keep_ratio, softening, .. } = self.config.reward;
-        let random = scene.random_divergences(keep_ratio, &self.blocks, self.config.seed, images.keys)?;
-        Ok(random.into_iter().map(|divergence| soften(divergence, softening)).collect())
+        let blocks = self.policy().drop_stages();
+        let random = scene.random_divergences(keep_ratio, &blocks, self.config.seed, images.keys)?;
+        let gated = self.config.actor.gate > 0.0;
+        let mut unlikeness =
+            if gated { scene.unlikeness(&self.pruner)? } else { vec![Vec::new(); random.len()] };
+        let probes = random.into_iter().zip(&mut unlikeness);
+        let probe = |(divergence, unlikeness): (f64, &mut Vec<f32>)| Probe {
+            divergence: soften(divergence, softening),
+            unlikeness: std::mem::take(unlikeness),
+        };
+        Ok(probes.map(probe).collect())
     }
 
-    /// Fixes g_ref.
-    pub fn set_reference(&mut self, reference: f64) {
-        self.state.reference = reference.max(LEAST_REFERENCE);
+    /// Fixes what `probes` of the reference images settle: g_ref, and where the gate of a new actor lies.
+    pub fn begin(&mut self, probes: &[Probe]) {
+        self.state.reference = mean(probes.iter().map(|probe| probe.divergence)).max(LEAST_REFERENCE);
+        let mut unlikeness: Vec<f32> =
+            probes.iter().flat_map(|probe| probe.unlikeness.iter().copied()).collect();
+        if !unlikeness.is_empty() {
+            unlikeness.sort_by(f32::total_cmp);
+            let leaving = (1.0 - self.config.actor.initial_keep) * unlikeness.len() as f64;
+            let at = unlikeness[(leaving as usize).min(unlikeness.len() - 1)];
+            self.learner = fresh(&self.config, self.backbone.spec(), Some(at), &self.device);
+            self.refresh();
+        }
     }
 
     /// Plays `images`, learns from it, and reports.
@@ -190,7 +218,7 @@ impl<'a, B: Backbone> Trainer<'a, B> {
                 Game::Prefix(PrefixRewards { beta, reference, softening, num_patches })
             }
         };
-        let assembly = Assembly::new(&rollouts, spec, &self.blocks, &config.critic, &game, &correct);
+        let assembly = Assembly::new(&rollouts, spec, &self.sites, &config.critic, &game, &correct);
 
         // Advantage.
         let parts = assembly.parts;
@@ -280,10 +308,27 @@ impl<'a, B: Backbone> Trainer<'a, B> {
     }
 }
 
+/// Freshly initialised networks. `gate`: how unlike its partner an agent is that is as likely to stay as to leave.
+fn fresh(config: &TrainConfig, spec: &VitSpec, gate: Option<f32>, device: &Device) -> Learner {
+    let keep = config.actor.initial_keep;
+    let slope = config.actor.gate as f32;
+    let logit = gate.map_or_else(|| (keep / (1.0 - keep)).ln() as f32, |at| -slope * at);
+    let (actor, critic) = (config.actor_spec(spec), config.critic_spec(spec));
+    let mut actor_weights = orthogonal_init(&actor, config.seed, config.actor.head_gain, &[0.0, logit]);
+    if gate.is_some() {
+        // The logit of p_keep is the second output less the first.
+        let unlikeness = actor.scalars + config.actor.observation.first_of_pair();
+        actor_weights.shortcut[unlikeness] = slope;
+    }
+    let critic_weights = orthogonal_init(&critic, config.seed ^ 0x00c8_171c, 1.0, &[0.0]);
+    Learner::new((actor, &actor_weights), (critic, &critic_weights), config.ppo.adam_eps, device)
+}
+
 fn policy_of(learner: &Learner, config: &TrainConfig, spec: &VitSpec, backbone: BackboneId) -> Policy {
     Policy {
         backbone,
         stages: config.stages(spec),
+        departure: config.departure,
         observation: config.actor.observation,
         actor: config.actor_spec(spec),
         weights: learner.actor_weights(),

@@ -15,6 +15,7 @@ fn spec(outputs: usize) -> PerceptronSpec {
         positions: 4,
         stages: 2,
         scalars: outputs, // another number for actor and critic
+        shortcut: false,
         context: outputs == 1,
         layer_norm: false,
         hidden: vec![16, 16],

@@ -12,6 +12,7 @@ fn spec(activation: Activation, layer_norm: bool) -> PerceptronSpec {
         positions: 5,
         stages: 3,
         scalars: 2,
+        shortcut: true,
         context: true,
         layer_norm,
         hidden: vec![8, 6],
@@ -76,6 +77,9 @@ fn reference(spec: &PerceptronSpec, w: &PerceptronWeights, e: &Experience, s: us
             .map(|(o, b)| dot(&row(weight, o, inputs), &active) + f64::from(*b))
             .collect();
     }
+    for (o, x) in x.iter_mut().enumerate() {
+        *x += dot(&row(&w.shortcut, o, spec.scalars), &scalars);
+    }
     x
 }
 
@@ -95,7 +99,9 @@ fn forward_equals_the_textbook() {
     let device = Device::flex();
     for (activation, layer_norm) in [(Activation::Gelu, true), (Activation::Tanh, false)] {
         let spec = spec(activation, layer_norm);
-        let weights = orthogonal_init(&spec, 11, 1.0, &[0.25, -0.5]);
+        let mut weights = orthogonal_init(&spec, 11, 1.0, &[0.25, -0.5]);
+        assert_eq!(weights.shortcut, [0.0; 4]);
+        weights.shortcut = vec![0.5, -1.0, 2.0, 0.25];
         let experience = experience(&spec, 40, 4);
         let inputs = Inputs::new(&spec, &experience, &experience.actor_scalars, &device);
         let perceptron = Perceptron::from_weights(&spec, &weights, &device);

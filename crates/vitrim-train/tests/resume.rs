@@ -5,10 +5,12 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use vitrim_data::{Dataset, OnBadImage, Preprocess, RgbImage, Transform};
-use vitrim_prune::policy::BackboneId;
-use vitrim_prune::uniform;
-use vitrim_train::{DeviceChoice, Outcome, Progress, Run, Source, TrainConfig, TrainError, train};
-use vitrim_vit::{CpuBackbone, Tensors, VitSpec};
+use vitrim_prune::policy::{BackboneId, Departure};
+use vitrim_prune::{LearnedPruner, Pruner, uniform};
+use vitrim_train::{
+    DeviceChoice, Images, Outcome, Progress, Run, Source, TrainConfig, TrainError, Trainer, train,
+};
+use vitrim_vit::{Backbone, CpuBackbone, PixelBatch, Tensors, VitSpec};
 
 struct Setting {
     model: CpuBackbone,
@@ -56,6 +58,16 @@ fn setting() -> Setting {
     }
 }
 
+/// The same with agents that merge, and start from a gate.
+fn merging() -> Setting {
+    let mut s = setting();
+    s.config.departure = Departure::Merge;
+    s.config.stages = vec![0, 1, 2];
+    (s.config.actor.shortcut, s.config.actor.gate, s.config.actor.initial_keep) = (true, 50.0, 0.5);
+    s.config.actor.observation.pair = true;
+    s
+}
+
 /// Trains in `folder`; `at(update)` is called after each update and may stop the run.
 fn run(s: &Setting, folder: &Path, mut at: impl FnMut(usize, &AtomicBool)) -> Result<Outcome, TrainError> {
     let stop = AtomicBool::new(false);
@@ -88,27 +100,31 @@ fn assert_same_run(a: &Path, b: &Path) {
 
 #[test]
 fn interrupted_and_resumed_equals_uninterrupted() {
-    let s = setting();
+    interrupted_and_resumed(&setting());
+    interrupted_and_resumed(&merging());
+}
+
+fn interrupted_and_resumed(s: &Setting) {
     let root = tempfile::tempdir().unwrap();
     let straight = root.path().join("straight");
-    assert_eq!(run(&s, &straight, |_, _| {}).unwrap(), Outcome::Finished);
+    assert_eq!(run(s, &straight, |_, _| {}).unwrap(), Outcome::Finished);
     assert_eq!(log(&straight).len(), 9);
 
     // Stopped between checkpoints by Ctrl-C, twice.
     let stopped = root.path().join("stopped");
     for until in [4, 8] {
         let outcome =
-            run(&s, &stopped, |update, stop| stop.store(update == until, Ordering::Relaxed)).unwrap();
+            run(s, &stopped, |update, stop| stop.store(update == until, Ordering::Relaxed)).unwrap();
         assert_eq!(outcome, Outcome::Interrupted);
         assert!(stopped.join("policy/policy.json").is_file(), "the policy is usable");
     }
-    assert_eq!(run(&s, &stopped, |_, _| {}).unwrap(), Outcome::Finished);
+    assert_eq!(run(s, &stopped, |_, _| {}).unwrap(), Outcome::Finished);
     assert_same_run(&straight, &stopped);
 
     // Killed two updates after a checkpoint: what the folder held then goes on from the checkpoint.
     let killed = root.path().join("killed");
     let copy = root.path().join("copy");
-    run(&s, &killed, |update, stop| {
+    run(s, &killed, |update, stop| {
         if update == 5 {
             fs::create_dir(&copy).unwrap();
             for file in ["checkpoint.safetensors", "log.jsonl"] {
@@ -120,9 +136,38 @@ fn interrupted_and_resumed_equals_uninterrupted() {
     .unwrap();
     assert_eq!(log(&copy).len(), 5);
     let mut first = None;
-    run(&s, &copy, |update, _| first = first.or(Some(update))).unwrap();
+    run(s, &copy, |update, _| first = first.or(Some(update))).unwrap();
     assert_eq!(first, Some(4), "it goes on behind the checkpoint of update 3");
     assert_same_run(&straight, &copy);
+}
+
+#[test]
+fn agents_start_where_the_gate_lies() {
+    let s = merging();
+    let device = DeviceChoice::Cpu.device().unwrap();
+    let mut trainer = Trainer::new(&s.model, s.id.clone(), &s.config, &device).unwrap();
+    let pixels: Vec<f32> = (0..8 * 3 * 32 * 32).map(|i| uniform(&[3, i]) as f32).collect();
+    let (pixels, keys) = (PixelBatch::new(&pixels, 8), [0, 1, 2, 3, 4, 5, 6, 7]);
+    assert!(trainer.needs_probes());
+    let probes = trainer.probe(Images { pixels, labels: &[None; 8], keys: &keys }).unwrap();
+    trainer.begin(&probes);
+
+    let pruner = LearnedPruner::new(s.model.spec(), &trainer.policy());
+    let (site, taps) = pruner.sites(s.model.spec())[0];
+    let mut state = s.model.embed(pixels).unwrap();
+    s.model.advance(&mut state, site, taps).unwrap();
+    let view = s.model.view(&state).unwrap();
+    let decision = pruner.decision(0, &view).unwrap();
+    let free: Vec<usize> =
+        (0..8).flat_map(|b| view.patch_rows(b)).filter(|t| decision.may_leave(*t)).collect();
+    assert_eq!(free.len(), probes.iter().map(|probe| probe.unlikeness.len()).sum::<usize>());
+    let staying = free.iter().filter(|t| decision.logits[**t] > 0.0).count() as f64 / free.len() as f64;
+    assert!(free.len() > 30 && (staying - s.config.actor.initial_keep).abs() < 0.1, "{staying}");
+    let most_alike = free.iter().min_by(|a, b| {
+        let of = |t: usize| decision.unlikeness(pruner.observation(), t).unwrap();
+        of(**a).total_cmp(&of(**b))
+    });
+    assert!(decision.logits[*most_alike.unwrap()] < 0.0, "what is most alike leaves");
 }
 
 #[test]
@@ -165,6 +210,9 @@ fn configurations_that_cannot_be_are_named() {
     assert!(refused(|c| c.rollouts_per_image = 1).contains("rollouts_per_image"));
     assert!(refused(|c| c.ppo.learning_rate = f64::NAN).contains("learning_rate"));
     assert!(refused(|c| c.actor.hidden = vec![]).contains("actor.hidden"));
+    assert!(refused(|c| c.actor.observation.pair = true).contains("departure"));
+    assert!(refused(|c| c.actor.gate = 4.0).contains("actor.gate"));
+    assert!(refused(|c| (c.departure, c.stages) = (Departure::Merge, vec![1, 3])).contains("after block 3"));
     assert_eq!(TrainConfig::preset("paper"), Some(TrainConfig::paper_preset()));
     assert!(TrainConfig::preset("none").is_none());
 }

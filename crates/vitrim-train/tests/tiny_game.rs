@@ -30,9 +30,9 @@ fn play(toy: &Toy, config: &TrainConfig) -> (Policy, UpdateLog) {
         let (pixels, labels, _) = toy.images(update * per_update, per_update);
         let keys: Vec<u64> = (update * per_update..(update + 1) * per_update).collect();
         let images = Images { pixels: PixelBatch::new(&pixels, keys.len()), labels: &labels, keys: &keys };
-        if trainer.needs_reference() {
-            let divergences = trainer.reference_divergences(images).unwrap();
-            trainer.set_reference(divergences.iter().sum::<f64>() / divergences.len() as f64);
+        if trainer.needs_probes() {
+            let probes = trainer.probe(images).unwrap();
+            trainer.begin(&probes);
         }
         last = Some(trainer.update(images).unwrap());
     }

@@ -54,17 +54,31 @@ pub fn image_macs(spec: &VitSpec, trajectory: &[(Site, usize)]) -> u64 {
     macs
 }
 
-/// Token-layers of patch tokens as a share of the dense model's `L N0`, for `(block, patch tokens)`
+/// Layers that lie before `site`: a fraction, where it lies between a block's attention and its MLP (the attention's
+/// share of the MACs of a dense block).
+pub fn layers_before(spec: &VitSpec, site: Site) -> f64 {
+    let part = match site.at {
+        At::BlockInput => 0.0,
+        At::AfterAttention => {
+            let attention = attention_macs(spec, spec.num_tokens()) as f64;
+            attention / (attention + mlp_macs(spec, spec.num_tokens()) as f64)
+        }
+    };
+    site.block as f64 + part
+}
+
+/// Token-layers of patch tokens as a share of the dense model's `L N0`, for `(site, patch tokens)`
 /// stages: the cost c of the Markov game.
-pub fn token_layer_share(spec: &VitSpec, stages: &[(usize, usize)]) -> f64 {
-    let mut sum = 0;
-    let (mut from, mut tokens) = (0, spec.num_patches());
-    for &(block, n) in stages {
-        sum += (block - from) * tokens;
-        (from, tokens) = (block, n);
+pub fn token_layer_share(spec: &VitSpec, stages: &[(Site, usize)]) -> f64 {
+    let mut sum = 0.0;
+    let (mut from, mut tokens) = (0.0, spec.num_patches());
+    for &(site, n) in stages {
+        let here = layers_before(spec, site);
+        sum += (here - from) * tokens as f64;
+        (from, tokens) = (here, n);
     }
-    sum += (spec.depth - from) * tokens;
-    sum as f64 / (spec.depth * spec.num_patches()) as f64
+    sum += (spec.depth as f64 - from) * tokens as f64;
+    sum / (spec.depth * spec.num_patches()) as f64
 }
 
 /// Tokens an image at each stage of a keep profile (shares of N0), prefix tokens included, rounded to
@@ -111,7 +125,13 @@ mod tests {
     fn token_layer_share_counts_blocks() {
         let spec = VitSpec::from_timm_name("deit_tiny_patch16_224").unwrap();
         assert_eq!(token_layer_share(&spec, &[]), 1.0);
-        let half = token_layer_share(&spec, &[(3, 98), (6, 98), (9, 0)]);
+        let at = Site::input_of;
+        let half = token_layer_share(&spec, &[(at(3), 98), (at(6), 98), (at(9), 0)]);
         assert!((half - (3.0 + 3.0 + 0.0) / 12.0).abs() < 1e-9, "{half}");
+        // Attention is 4 d^2 + 2 n d of the 12 d^2 + 2 n d that a block multiplies for a token.
+        let (n, d) = (197.0, 192.0);
+        let attention = (4.0 * d + 2.0 * n) / (12.0 * d + 2.0 * n);
+        let inside = token_layer_share(&spec, &[(Site::after_attention_of(3), 0)]);
+        assert!((inside - (3.0 + attention) / 12.0).abs() < 1e-9, "{inside}");
     }
 }

@@ -101,8 +101,13 @@ impl PackedBatch {
                 let mut sizes = Vec::with_capacity(total);
                 for (to, out) in tokens.chunks_exact_mut(dim).enumerate() {
                     let range = starts[to]..starts[to + 1];
-                    origins.push(self.origins[rows[range.start]]);
+                    let first = rows[range.start];
+                    origins.push(self.origins[first]);
                     sizes.push(rows[range.clone()].iter().map(|&row| self.sizes[row]).sum());
+                    if range.len() == 1 && weights[range.start] == 1.0 {
+                        out.copy_from_slice(&self.tokens[first * dim..(first + 1) * dim]);
+                        continue;
+                    }
                     for i in range {
                         let source = &self.tokens[rows[i] * dim..(rows[i] + 1) * dim];
                         for (o, s) in out.iter_mut().zip(source) {
@@ -180,6 +185,47 @@ impl Reduction {
             }
             after.push(starts.len() - 1);
         }
+        Reduction {
+            before: offsets.to_vec(),
+            offsets: after,
+            sources: Sources::Merge { starts, rows, weights },
+            proportional: false,
+        }
+    }
+
+    /// Row `t` becomes part of row `into[t]` of its image, which stays (`into[into[t]] == into[t]`); a row that
+    /// names itself stays. Means are weighted by `sizes`. `into: [T]`, `sizes: [T]`.
+    ///
+    /// # Panics
+    /// If `into` or `sizes` is not as long as the batch that `offsets: [B + 1]` describes, or a row joins one that
+    /// leaves.
+    pub fn join(offsets: &[usize], into: &[usize], sizes: &[f32]) -> Self {
+        let total = offsets[offsets.len() - 1];
+        assert!(into.len() == total && sizes.len() == total, "one target and one size a token");
+        let (mut sources, mut mass) = (vec![0; total], vec![0.0; total]);
+        for (&target, size) in into.iter().zip(sizes) {
+            assert!(into[target] == target, "a row joins one that stays");
+            sources[target] += 1;
+            mass[target] += size;
+        }
+        // Every row is the source of one output: the row that stays first, as it gives the origin.
+        let (mut starts, mut after) = (Vec::with_capacity(total + 1), vec![0]);
+        let (mut rows, mut weights) = (vec![0; total], vec![0.0; total]);
+        let (mut next, mut end) = (vec![0; total], 0);
+        for image in offsets.windows(2) {
+            for row in (image[0]..image[1]).filter(|&row| into[row] == row) {
+                starts.push(end);
+                (rows[end], weights[end]) = (row, sizes[row] / mass[row]);
+                next[row] = end + 1;
+                end += sources[row];
+            }
+            after.push(starts.len());
+        }
+        for (row, &target) in into.iter().enumerate().filter(|(row, target)| row != *target) {
+            (rows[next[target]], weights[next[target]]) = (row, sizes[row] / mass[target]);
+            next[target] += 1;
+        }
+        starts.push(end);
         Reduction {
             before: offsets.to_vec(),
             offsets: after,

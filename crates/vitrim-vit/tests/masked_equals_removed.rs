@@ -166,6 +166,30 @@ fn merging_sums_sizes_and_weighs_rows() {
 }
 
 #[test]
+fn joining_is_merging_by_size() {
+    let spec = small(true, false, Pool::Token, [2, 2]);
+    let model = CpuBackbone::new(&spec, &tensors(&spec, 3)).unwrap();
+    let mut state = model.embed(PixelBatch::new(&pixels(&spec, 2, 4), 2)).unwrap();
+    state.packed.sizes = vec![1.0, 3.0, 1.0, 1.0, 2.0, 1.0, 1.0, 1.0, 1.0, 4.0];
+    // In the first image 2 and 4 join 1; in the second 6 joins 9, which comes after it.
+    let into = [0, 1, 1, 3, 1, 5, 9, 7, 8, 9];
+    let join = Reduction::join(&state.packed.offsets, &into, &state.packed.sizes);
+    let alone = |row| vec![(row, 1.0)];
+    let merge = Reduction::merge(
+        &state.packed.offsets,
+        &[
+            vec![alone(0), vec![(1, 3.0 / 6.0), (2, 1.0 / 6.0), (4, 2.0 / 6.0)], alone(3)],
+            vec![alone(5), alone(7), alone(8), vec![(9, 4.0 / 5.0), (6, 1.0 / 5.0)]],
+        ],
+    );
+    let mut joined = state.clone();
+    model.reduce(&mut joined, &join).unwrap();
+    model.reduce(&mut state, &merge).unwrap();
+    assert_eq!(joined.packed, state.packed);
+    assert_eq!(joined.packed.sizes, [1.0, 6.0, 1.0, 1.0, 1.0, 1.0, 5.0]);
+}
+
+#[test]
 fn equal_tokens_may_be_merged_under_proportional_attention() {
     let spec = small(true, false, Pool::Token, [2, 2]);
     let model = CpuBackbone::new(&spec, &tensors(&spec, 3)).unwrap();

@@ -154,7 +154,7 @@ pub fn evaluate(
         keep_maps: of_policy.tally.keep_maps(),
     });
     let profile = match (policy, contenders.first()) {
-        (Some(policy), Some(of_policy)) => Some((policy.stages.clone(), of_policy.tally.keep_ratio())),
+        (Some(policy), Some(of_policy)) => Some((policy.drop_stages(), of_policy.tally.keep_ratio())),
         _ => options.profile.clone(),
     };
     if let Some((stages, keep)) = profile {

@@ -126,8 +126,9 @@ fn fronts(
     options: &GatherOptions,
     watch: &mut Watch<'_>,
 ) -> Result<Vec<MethodFront>> {
+    let drop_stages = policy.drop_stages();
     let methods: Vec<Method> =
-        options.eval.methods.iter().copied().filter(|method| can_act(*method, &policy.stages)).collect();
+        options.eval.methods.iter().copied().filter(|method| can_act(*method, &drop_stages)).collect();
     let points = spread(front);
     let mut contenders = Vec::new();
     for (method, point) in methods.iter().flat_map(|method| points.iter().map(move |point| (*method, point)))
@@ -135,7 +136,7 @@ fn fronts(
         let threshold = ReadOut::Threshold { threshold: point.setting };
         let pruner: Box<dyn Pruner> = match method {
             Method::Policy => Box::new(LearnedPruner::new(&loaded.spec, policy).with_read_out(threshold)),
-            method => hand_made(method, &loaded.spec, &policy.stages, &point.keep_ratio)?,
+            method => hand_made(method, &loaded.spec, &drop_stages, &point.keep_ratio)?,
         };
         let tally = Tally::new(&loaded.spec);
         contenders.push(Contender { method, setting: point.setting, pruner, tally });

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 
+use vitrim_prune::policy::Departure;
 use vitrim_prune::{
     AtsPruner, ClsAttentionPruner, EvitPruner, KeepProfile, Policy, Pruner, RandomPruner, ReadOut,
     SimilarityPruner, TomePruner,
@@ -145,6 +146,7 @@ pub fn random_policy(loaded: &Loaded, stages: &[usize], keep: &[f64]) -> Policy 
     Policy {
         backbone: loaded.id.clone(),
         stages: stages.to_vec(),
+        departure: config.departure,
         observation: config.actor.observation,
         weights: orthogonal_init(&actor, SEED, 1.0, &[0.0, 0.0]),
         actor,
@@ -166,6 +168,12 @@ pub fn open_policy(folder: &Path, loaded: &Loaded) -> Result<Policy> {
         return Err(bad(format!(
             "stages {stages:?} do not ascend below {depth} blocks; train the policy again"
         )));
+    }
+    let (merges, pair) = (policy.departure == Departure::Merge, policy.observation.pair);
+    if merges && stages.contains(&(depth - 1)) || pair && !merges {
+        return Err(bad(
+            "its stages do not fit what becomes of those that leave; train the policy again".into()
+        ));
     }
     let one_hot = |observed: bool, width: usize, wanted: usize| width == if observed { wanted } else { 0 };
     if !one_hot(policy.observation.position, actor.positions, loaded.spec.num_patches())

@@ -99,7 +99,7 @@ fn threshold_policy(loaded: &Loaded, dataset: &Dataset) -> Policy {
     let batch = loader.next().unwrap().unwrap();
     let mut state = loaded.model.embed(PixelBatch::new(&batch.pixels, batch.len())).unwrap();
     loaded.model.advance(&mut state, site, taps).unwrap();
-    let (mut logits, _) = pruner.logits(0, &loaded.model.view(&state).unwrap());
+    let mut logits = pruner.decision(0, &loaded.model.view(&state).unwrap()).unwrap().logits;
     logits.sort_by(f32::total_cmp);
     let threshold = f64::from(logits[logits.len() * 3 / 10]);
     policy.read_out = ReadOut::Threshold { threshold: 1.0 / (1.0 + (-threshold).exp()) };

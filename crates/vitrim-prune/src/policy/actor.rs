@@ -5,6 +5,38 @@
 //! agents of an image is multiplied once an image.
 
 use serde::{Deserialize, Serialize};
+use vitrim_vit::Site;
+
+/// What becomes of a token that leaves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Departure {
+    /// It is dropped, at the input of the stage's block (the seed paper).
+    #[default]
+    Drop,
+    /// It is merged into the token that is most like it, between attention and MLP of the stage's block, and attention
+    /// counts sizes from there on (as ToMe has it). Whom anybody may join is settled before agents act (see
+    /// [`Pairing`](super::Pairing)); those that others may join have to stay at this stage.
+    Merge,
+}
+
+impl Departure {
+    /// Where agents act at the stage of `block`.
+    pub fn site(self, block: usize) -> Site {
+        match self {
+            Departure::Drop => Site::input_of(block),
+            Departure::Merge => Site::after_attention_of(block),
+        }
+    }
+
+    /// The first block whose attention sees only the survivors of the stage of `block`.
+    pub fn next_attention(self, block: usize) -> usize {
+        match self {
+            Departure::Drop => block,
+            Departure::Merge => block + 1,
+        }
+    }
+}
 
 /// What an agent observes, beside its own residual-stream embedding `x_i: [D]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,9 +49,13 @@ pub struct Observation {
     pub position: bool,
     /// A one-hot of the stage, K values.
     pub stage: bool,
-    /// The class token's attention to the agent in the previous block: `ln(attention * T_b)`, with T_b
+    /// The class token's attention to the agent in the last attention that ran: `ln(attention * T_b)`, with T_b
     /// the image's tokens, 0 where attention is even.
     pub cls_attention: bool,
+    /// Where leaving means merging: how unlike the agent and the one that it would join are, `ln(1 - cosine) + 3`, and
+    /// `ln` of either's size; 0 where it has to stay.
+    #[serde(default)]
+    pub pair: bool,
     /// The class token's embedding, D values (without a class token: the survivors' mean).
     pub context: bool,
 }
@@ -46,6 +82,9 @@ pub struct PerceptronSpec {
     pub stages: usize,
     /// Scalar inputs an agent.
     pub scalars: usize,
+    /// Whether the outputs are also linear in the scalars, past the hidden layers.
+    #[serde(default)]
+    pub shortcut: bool,
     /// Whether a context vector of D values is an input.
     pub context: bool,
     /// Whether `x_i` and the context are normalised.
@@ -73,6 +112,8 @@ pub struct PerceptronWeights {
     pub context: Vec<f32>,
     /// `[H]`.
     pub bias: Vec<f32>,
+    /// `[outputs, scalars]`, empty without a short cut.
+    pub shortcut: Vec<f32>,
     /// Each further layer: weight `[out, in]` and bias `[out]`; the last is the head.
     pub layers: Vec<(Vec<f32>, Vec<f32>)>,
 }
@@ -95,6 +136,9 @@ impl PerceptronSpec {
             shapes.push(("context".to_owned(), vec![h, self.dim]));
         }
         shapes.push(("bias".to_owned(), vec![h]));
+        if self.shortcut && self.scalars > 0 {
+            shapes.push(("shortcut".to_owned(), vec![self.outputs, self.scalars]));
+        }
         for (i, (inputs, outputs)) in self.layer_widths().into_iter().enumerate() {
             shapes.push((format!("layers.{i}.weight"), vec![outputs, inputs]));
             shapes.push((format!("layers.{i}.bias"), vec![outputs]));
@@ -112,7 +156,8 @@ impl PerceptronSpec {
     pub fn macs_per_agent(&self) -> u64 {
         let first = self.hidden[0] * (self.dim + self.scalars);
         let rest: usize = self.layer_widths().iter().map(|(i, o)| i * o).sum();
-        (first + rest) as u64
+        let shortcut = if self.shortcut { self.outputs * self.scalars } else { 0 };
+        (first + rest + shortcut) as u64
     }
 
     /// MACs for one image at one stage, independent of its agents: the context's part.
@@ -132,6 +177,7 @@ impl PerceptronWeights {
             scalar: vec![0.0; h * spec.scalars],
             context: vec![0.0; if spec.context { h * spec.dim } else { 0 }],
             bias: vec![0.0; h],
+            shortcut: vec![0.0; if spec.shortcut { spec.outputs * spec.scalars } else { 0 }],
             layers: spec.layer_widths().into_iter().map(|(i, o)| (vec![0.0; o * i], vec![0.0; o])).collect(),
         }
     }
@@ -145,6 +191,7 @@ impl PerceptronWeights {
             ("scalar", &self.scalar),
             ("context", &self.context),
             ("bias", &self.bias),
+            ("shortcut", &self.shortcut),
         ];
         let mut named: Vec<(String, &Vec<f32>)> = first
             .into_iter()
@@ -167,6 +214,7 @@ impl PerceptronWeights {
             ("scalar", &mut self.scalar),
             ("context", &mut self.context),
             ("bias", &mut self.bias),
+            ("shortcut", &mut self.shortcut),
         ];
         let mut named: Vec<(String, &mut Vec<f32>)> = first
             .into_iter()

@@ -6,7 +6,7 @@ use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 use vitrim_vit::{Tensors, VitSpec};
 
-use crate::policy::actor::{Observation, PerceptronSpec, PerceptronWeights};
+use crate::policy::actor::{Departure, Observation, PerceptronSpec, PerceptronWeights};
 use crate::policy::read_out::ReadOut;
 use crate::pruner::{PruneError, Result};
 
@@ -65,8 +65,10 @@ impl std::fmt::Display for BackboneId {
 pub struct Policy {
     /// What it was trained for.
     pub backbone: BackboneId,
-    /// 0-based blocks before which it acts.
+    /// 0-based blocks at which it acts, see [`Departure::site`].
     pub stages: Vec<usize>,
+    /// What becomes of those that leave.
+    pub departure: Departure,
     /// What its agents observe.
     pub observation: Observation,
     /// The actor's geometry.
@@ -86,6 +88,8 @@ struct Header {
     vitrim: String,
     backbone: BackboneId,
     stages: Vec<usize>,
+    #[serde(default)]
+    departure: Departure,
     observation: Observation,
     actor: PerceptronSpec,
     read_out: ReadOut,
@@ -95,6 +99,11 @@ struct Header {
 }
 
 impl Policy {
+    /// The blocks before which a method that drops tokens would act in this policy's place, `[K]`.
+    pub fn drop_stages(&self) -> Vec<usize> {
+        self.stages.iter().map(|&block| self.departure.next_attention(block)).collect()
+    }
+
     /// Writes the folder; an existing policy is replaced only once the new one is complete.
     ///
     /// # Errors
@@ -106,6 +115,7 @@ impl Policy {
             vitrim: env!("CARGO_PKG_VERSION").to_owned(),
             backbone: self.backbone.clone(),
             stages: self.stages.clone(),
+            departure: self.departure,
             observation: self.observation,
             actor: self.actor.clone(),
             read_out: self.read_out.clone(),
@@ -169,6 +179,7 @@ impl Policy {
         Ok(Policy {
             backbone: header.backbone,
             stages: header.stages,
+            departure: header.departure,
             observation: header.observation,
             actor: header.actor,
             weights,

@@ -5,6 +5,7 @@ use vitrim_kernels::{LayerNorm, Linear, gelu, rows_per_task, tanh};
 use vitrim_vit::{Origin, View};
 
 use crate::policy::actor::{Activation, Observation, PerceptronSpec, PerceptronWeights};
+use crate::policy::pairing::Pairing;
 
 /// Epsilon of the parameter-free LayerNorm on the actor's inputs.
 pub const INPUT_NORM_EPS: f32 = 1e-5;
@@ -110,6 +111,11 @@ impl Perceptron {
             std::mem::swap(x, y);
         }
         last.forward(x, out);
+        for (out, scalars) in out.chunks_exact_mut(self.spec.outputs).zip(scalars.chunks_exact(n.max(1))) {
+            for (o, weights) in out.iter_mut().zip(self.weights.shortcut.chunks_exact(n.max(1))) {
+                *o += weights.iter().zip(scalars).map(|(w, s)| w * s).sum::<f32>();
+            }
+        }
     }
 
     /// What all agents of an image share, `[B, H]`: bias, stage and context.
@@ -158,17 +164,28 @@ pub fn contexts(view: &View<'_>) -> Vec<f32> {
     contexts
 }
 
-/// The actor's scalar inputs, `[T, n]`, in the order of [`Observation`]'s fields: with
-/// `cls_attention`, `ln(attention * T_b)` clipped to -4..4.
-pub fn scalars(observation: &Observation, view: &View<'_>) -> Vec<f32> {
-    let Some(attention) = view.cls_attention.filter(|_| observation.cls_attention) else {
-        return vec![0.0; if observation.cls_attention { view.total() } else { 0 }];
-    };
-    let mut values = Vec::with_capacity(attention.len());
-    for b in 0..view.batch() {
-        let rows = view.rows(b);
-        let n = rows.len() as f32;
-        values.extend(attention[rows].iter().map(|a| (a * n).max(1e-9).ln().clamp(-4.0, 4.0)));
+/// The actor's scalar inputs, `[T, n]`, in the order of [`Observation`]'s fields; logarithms are clipped to -4..4.
+/// `pairing` is the stage's, where leaving means merging.
+pub fn scalars(observation: &Observation, view: &View<'_>, pairing: Option<&Pairing>) -> Vec<f32> {
+    let width = observation.scalars();
+    let mut values = vec![0.0; view.total() * width];
+    if let (Some(attention), true) = (view.cls_attention, observation.cls_attention) {
+        for b in 0..view.batch() {
+            let n = view.rows(b).len() as f32;
+            for row in view.rows(b) {
+                values[row * width] = (attention[row] * n).max(1e-9).ln().clamp(-4.0, 4.0);
+            }
+        }
+    }
+    if let (Some(pairing), true) = (pairing, observation.pair) {
+        let first = observation.first_of_pair();
+        for row in (0..view.total()).filter(|&row| pairing.may_leave(row)) {
+            let unlike = (1.0 - pairing.similarity[row]).max(1e-9).ln() + 3.0;
+            let sizes = [view.sizes[row], view.sizes[pairing.partner[row]]];
+            values[row * width + first] = unlike.clamp(-4.0, 4.0);
+            values[row * width + first + 1] = sizes[0].ln();
+            values[row * width + first + 2] = sizes[1].ln();
+        }
     }
     values
 }
@@ -176,6 +193,11 @@ pub fn scalars(observation: &Observation, view: &View<'_>) -> Vec<f32> {
 impl Observation {
     /// Scalar inputs an agent.
     pub fn scalars(&self) -> usize {
+        self.first_of_pair() + if self.pair { 3 } else { 0 }
+    }
+
+    /// Place of the first scalar about the pair: how unlike the two are.
+    pub fn first_of_pair(&self) -> usize {
         usize::from(self.cls_attention)
     }
 }

@@ -2,20 +2,53 @@
 
 use vitrim_vit::{Reduction, Site, Taps, View, VitSpec};
 
-use crate::policy::actor::Observation;
+use crate::policy::actor::{Departure, Observation};
 use crate::policy::file::Policy;
 use crate::policy::inference::{Perceptron, scalars};
+use crate::policy::pairing::Pairing;
 use crate::policy::read_out::ReadOut;
-use crate::pruner::{ImageKey, Pruner, Result};
+use crate::pruner::{ImageKey, PruneError, Pruner, Result};
 
 /// Scores every agent with the actor and reads decisions out of its probabilities.
 pub struct LearnedPruner {
     spec: VitSpec,
     stages: Vec<usize>,
+    departure: Departure,
     observation: Observation,
     actor: Perceptron,
     read_out: ReadOut,
     images: Vec<ImageKey>,
+}
+
+/// What the actor makes of a stage.
+pub struct Decision {
+    /// Logits of p_keep, `[T]`; infinite where a token has to stay.
+    pub logits: Vec<f32>,
+    /// The scalar inputs that they were computed from, `[T, n]`.
+    pub scalars: Vec<f32>,
+    /// Who joins whom, where leaving means merging.
+    pub pairing: Option<Pairing>,
+}
+
+impl Decision {
+    /// Whether row `t` has a choice.
+    pub fn may_leave(&self, t: usize) -> bool {
+        self.pairing.as_ref().is_none_or(|pairing| pairing.may_leave(t))
+    }
+
+    /// How unlike row `t` and the one that it would join are, as `observation` has it in its scalars; `None` where it has
+    /// no choice, or the observation has no pairs.
+    pub fn unlikeness(&self, observation: &Observation, t: usize) -> Option<f32> {
+        let seen = observation.pair && self.may_leave(t);
+        seen.then(|| self.scalars[t * observation.scalars() + observation.first_of_pair()])
+    }
+
+    /// The reduction, if those with `kept: [T]` stay. Prefix tokens do, and who has to.
+    pub fn reduction(&self, view: &View<'_>, kept: &[bool]) -> Reduction {
+        let Some(pairing) = &self.pairing else { return Reduction::keep(view.offsets, kept) };
+        let into = (0..view.total()).map(|t| if kept[t] { t } else { pairing.partner[t] });
+        Reduction::join(view.offsets, &into.collect::<Vec<_>>(), view.sizes).with_proportional_attention()
+    }
 }
 
 impl LearnedPruner {
@@ -24,6 +57,7 @@ impl LearnedPruner {
         LearnedPruner {
             spec: spec.clone(),
             stages: policy.stages.clone(),
+            departure: policy.departure,
             observation: policy.observation,
             actor: Perceptron::new(&policy.actor, &policy.weights),
             read_out: policy.read_out.clone(),
@@ -37,18 +71,39 @@ impl LearnedPruner {
         self
     }
 
-    /// Logits of p_keep, `[T]`, and the scalar inputs they were computed from, `[T, n]`.
-    pub fn logits(&self, stage: usize, view: &View<'_>) -> (Vec<f32>, Vec<f32>) {
-        let scalars = scalars(&self.observation, view);
+    /// What its agents observe.
+    pub fn observation(&self) -> &Observation {
+        &self.observation
+    }
+
+    /// Scores the agents of `view` at `stage`.
+    ///
+    /// # Errors
+    /// If the view lacks what was asked for.
+    pub fn decision(&self, stage: usize, view: &View<'_>) -> Result<Decision> {
+        let pairing = match self.departure {
+            Departure::Drop => None,
+            Departure::Merge => Some(Pairing::of(view).ok_or_else(|| {
+                PruneError::KeepProfile("a policy that merges needs a view that carries keys".into())
+            })?),
+        };
+        let scalars = scalars(&self.observation, view, pairing.as_ref());
         let outputs = self.actor.forward(stage, view, &scalars);
-        (outputs.chunks_exact(2).map(|o| o[1] - o[0]).collect(), scalars)
+        let mut decision = Decision { logits: Vec::new(), scalars, pairing };
+        let logit = |(t, o): (usize, &[f32])| if decision.may_leave(t) { o[1] - o[0] } else { f32::INFINITY };
+        decision.logits = outputs.chunks_exact(2).enumerate().map(logit).collect();
+        Ok(decision)
     }
 }
 
 impl Pruner for LearnedPruner {
     fn sites(&self, _: &VitSpec) -> Vec<(Site, Taps)> {
-        let taps = Taps { cls_attention: self.observation.cls_attention, ..Taps::NONE };
-        self.stages.iter().map(|&block| (Site::input_of(block), taps)).collect()
+        let taps = Taps {
+            cls_attention: self.observation.cls_attention,
+            keys: self.departure == Departure::Merge,
+            value_norm: false,
+        };
+        self.stages.iter().map(|&block| (self.departure.site(block), taps)).collect()
     }
 
     fn begin(&mut self, images: &[ImageKey]) {
@@ -56,12 +111,19 @@ impl Pruner for LearnedPruner {
     }
 
     fn decide(&mut self, stage: usize, view: &View<'_>) -> Result<Reduction> {
-        let (logits, _) = self.logits(stage, view);
-        Ok(self.read_out.decide(&self.spec, stage, view, &logits, &self.images))
+        let decision = self.decision(stage, view)?;
+        let kept = self.read_out.kept(&self.spec, stage, view, &decision.logits, &self.images);
+        Ok(decision.reduction(view, &kept))
     }
 
     fn macs(&self, _: usize, tokens: usize) -> u64 {
         let spec = self.actor.spec();
-        spec.macs_per_image() + spec.macs_per_agent() * tokens as u64
+        let n = (tokens - self.spec.num_prefix_tokens()) as u64;
+        let pairing = match self.departure {
+            Departure::Drop => 0,
+            // Everybody's keys with everybody's, their norms, and the sums of those that join.
+            Departure::Merge => (n * n + n) * self.spec.head_dim() as u64 + n * self.spec.dim as u64,
+        };
+        spec.macs_per_image() + spec.macs_per_agent() * tokens as u64 + pairing
     }
 }

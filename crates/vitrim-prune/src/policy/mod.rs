@@ -4,10 +4,12 @@ pub mod actor;
 mod file;
 mod inference;
 mod learned;
+mod pairing;
 mod read_out;
 
-pub use actor::{Activation, Observation, PerceptronSpec, PerceptronWeights};
+pub use actor::{Activation, Departure, Observation, PerceptronSpec, PerceptronWeights};
 pub use file::{BackboneId, Policy};
 pub use inference::{Perceptron, contexts, scalars};
-pub use learned::LearnedPruner;
+pub use learned::{Decision, LearnedPruner};
+pub use pairing::Pairing;
 pub use read_out::ReadOut;

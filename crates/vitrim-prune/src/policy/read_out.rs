@@ -1,11 +1,11 @@
 //! How keep probabilities become decisions.
 
 use serde::{Deserialize, Serialize};
-use vitrim_vit::{Reduction, View, VitSpec};
+use vitrim_vit::{View, VitSpec};
 
 use crate::keyed::uniform;
 use crate::pruner::ImageKey;
-use crate::ranking::{keep_flagged, keep_top};
+use crate::ranking::{at_least_kept, top_kept};
 
 /// A deterministic or random rule from p_keep to keep or prune.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -29,15 +29,15 @@ pub enum ReadOut {
 }
 
 impl ReadOut {
-    /// The decision at `stage` for logits of p_keep, `[T]` (prefix rows ignored).
-    pub(crate) fn decide(
+    /// Who stays at `stage`, `[T]`, for logits of p_keep, `[T]` (prefix rows ignored; infinite ones always stay).
+    pub(crate) fn kept(
         &self,
         spec: &VitSpec,
         stage: usize,
         view: &View<'_>,
         logits: &[f32],
         images: &[ImageKey],
-    ) -> Reduction {
+    ) -> Vec<bool> {
         let at_least = spec.min_patch_tokens();
         match self {
             ReadOut::Sample { seed } => {
@@ -49,15 +49,17 @@ impl ReadOut {
                             uniform(&[*seed, *image, stage as u64, token]) < keep_probability(logits[row]);
                     }
                 }
-                keep_flagged(view, logits, flags, at_least)
+                at_least_kept(view, logits, flags, at_least)
             }
             ReadOut::Threshold { threshold } => {
-                let flags = logits.iter().map(|l| keep_probability(*l) > *threshold).collect();
-                keep_flagged(view, logits, flags, at_least)
+                let stays = |l: &f32| keep_probability(*l) > *threshold || *l == f32::INFINITY;
+                at_least_kept(view, logits, logits.iter().map(stays).collect(), at_least)
             }
             ReadOut::TopR { keep } => {
                 let count = (keep[stage] * spec.num_patches() as f64).round() as usize;
-                keep_top(view, logits, |_| count.max(at_least))
+                let mut flags = top_kept(view, logits, |_| count.max(at_least));
+                flags.iter_mut().zip(logits).for_each(|(kept, l)| *kept |= *l == f32::INFINITY);
+                flags
             }
         }
     }

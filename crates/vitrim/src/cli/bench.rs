@@ -76,7 +76,7 @@ fn profile(
     args: &BenchArgs,
 ) -> Result<(Vec<usize>, Vec<f64>), VitrimError> {
     let stages = match policy {
-        Some(policy) => policy.stages.clone(),
+        Some(policy) => policy.drop_stages(),
         None if args.stages.is_empty() => loaded.spec.default_stages(),
         None => args.stages.clone(),
     };

@@ -94,7 +94,7 @@ impl Runner {
             (Kind::Selection(method), Setting::Threshold(threshold), Some(policy)) => {
                 let read_out = ReadOut::Threshold { threshold: *threshold };
                 let leader = Box::new(LearnedPruner::new(spec, policy).with_read_out(read_out));
-                Ok(Runner::Following { method, leader, stages: policy.stages.clone() })
+                Ok(Runner::Following { method, leader, stages: policy.drop_stages() })
             }
             _ => Err(VitrimError::Setting(format!("{kind} has no setting '{setting}'"))),
         }

@@ -208,7 +208,7 @@ fn kinds(options: &CompareOptions, policy: Option<&Policy>) -> Vec<Kind> {
     let mut kinds: Vec<Kind> = methods.map(|method| Kind::Method(*method)).collect();
     if let (true, Some(policy)) = (options.studies && options.methods.contains(&Method::Policy), policy) {
         kinds.extend(Kind::STUDIES.into_iter().filter(|kind| match kind {
-            Kind::Selection(method) => can_act(*method, &policy.stages),
+            Kind::Selection(method) => can_act(*method, &policy.drop_stages()),
             Kind::FixedBudgets | Kind::Method(_) => true,
         }));
     }

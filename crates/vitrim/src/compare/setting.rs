@@ -119,7 +119,7 @@ pub fn swept(method: Method, spec: &VitSpec, policy: Option<&Policy>, thresholds
             merges.dedup();
             merges.into_iter().map(Setting::Merged).collect()
         }
-        _ => stage_sets(spec.depth, policy.map(|policy| policy.stages.as_slice()))
+        _ => stage_sets(spec.depth, policy.map(Policy::drop_stages).as_deref())
             .into_iter()
             .filter(|stages| can_act(method, stages))
             .flat_map(|stages| {

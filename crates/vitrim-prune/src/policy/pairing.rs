@@ -1,0 +1,181 @@
+//! Who would merge into whom.
+//!
+//! Where leaving means merging, an agent that leaves becomes part of the token that is most like it. Two tokens
+//! that are like each other cannot both leave into the other, so that roles are dealt out before anybody acts:
+//! from the most alike pair to the least, one may leave and the other has to stay for it.
+
+use rayon::prelude::*;
+use vitrim_kernels::Linear;
+use vitrim_vit::View;
+
+/// The roles of one stage. Prefix tokens stay and nobody joins them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pairing {
+    /// The row that each row would merge into, `[T]`; its own, where it has to stay.
+    pub partner: Vec<usize>,
+    /// Cosine of the keys of each row and its partner, `[T]`; 0 where it has to stay.
+    pub similarity: Vec<f32>,
+}
+
+impl Pairing {
+    /// Deals the roles by the cosine of `view`'s keys (mean over heads, as ToMe has it). `None` where the view carries
+    /// no keys.
+    pub fn of(view: &View<'_>) -> Option<Self> {
+        let keys = view.keys?;
+        let width = keys.len() / view.total().max(1);
+        let mut pairing =
+            Pairing { partner: (0..view.total()).collect(), similarity: vec![0.0; view.total()] };
+        let mut rest = (&mut pairing.partner[..], &mut pairing.similarity[..]);
+        let mut images = Vec::with_capacity(view.batch());
+        for b in 0..view.batch() {
+            let (partner, after) = rest.0.split_at_mut(view.rows(b).len());
+            let (similarity, last) = rest.1.split_at_mut(view.rows(b).len());
+            rest = (after, last);
+            images.push((view.patch_rows(b), &mut partner[view.prefix..], &mut similarity[view.prefix..]));
+        }
+        images.into_par_iter().for_each(|(rows, partner, similarity)| {
+            let keys = &keys[rows.start * width..rows.end * width];
+            let leaving = deal(&cosines(keys, width, rows.len()), rows.len());
+            for (i, (to, s)) in leaving.into_iter().enumerate().filter_map(|(i, l)| Some((i, l?))) {
+                (partner[i], similarity[i]) = (rows.start + to, s);
+            }
+        });
+        Some(pairing)
+    }
+
+    /// Whether row `t` may leave.
+    pub fn may_leave(&self, t: usize) -> bool {
+        self.partner[t] != t
+    }
+}
+
+/// For each of n tokens with `cosines: [n, n]`, below -1 on the diagonal: whom it may join and the cosine to that one.
+fn deal(cosines: &[f32], n: usize) -> Vec<Option<(usize, f32)>> {
+    let mut leaving = vec![None; n];
+    if n < 2 {
+        return leaving;
+    }
+    let row = |i: usize| &cosines[i * n..(i + 1) * n];
+    let nearest: Vec<(f32, usize)> = (0..n).map(|i| greatest(row(i))).collect();
+    let mut order: Vec<usize> = (0..n).collect();
+    order.sort_unstable_by(|&a, &b| nearest[b].0.total_cmp(&nearest[a].0).then(a.cmp(&b)));
+    let mut stays = vec![false; n];
+    for i in order {
+        if stays[i] {
+            continue;
+        }
+        let (mut cosine, mut to) = nearest[i];
+        if leaving[to].is_some() {
+            // The one that it is most like may leave itself: the next best that does not.
+            let others = row(i).iter().enumerate().filter(|(j, _)| leaving[*j].is_none() && *j != i);
+            match others.max_by(|x, y| x.1.total_cmp(y.1).then(y.0.cmp(&x.0))) {
+                Some((j, c)) => (cosine, to) = (*c, j),
+                None => continue,
+            }
+        }
+        leaving[i] = Some((to, cosine));
+        stays[to] = true;
+    }
+    leaving
+}
+
+/// `[n, n]`; below -1 on the diagonal.
+fn cosines(keys: &[f32], d: usize, n: usize) -> Vec<f32> {
+    if n == 0 {
+        return Vec::new();
+    }
+    let mut unit = keys.to_vec();
+    for key in unit.chunks_exact_mut(d) {
+        let norm = key.iter().map(|v| v * v).sum::<f32>().sqrt().max(f32::MIN_POSITIVE);
+        key.iter_mut().for_each(|v| *v /= norm);
+    }
+    let mut cosines = vec![0.0; n * n];
+    Linear::new(&unit, None, n, d).forward(&unit, &mut cosines);
+    (0..n).for_each(|i| cosines[i * n + i] = -2.0);
+    cosines
+}
+
+/// The greatest of `values` and its place: the first, where several are.
+fn greatest(values: &[f32]) -> (f32, usize) {
+    // In lanes, so that the compiler can use vectors; comparing with the place in hand, it does not.
+    let mut lanes = [f32::NEG_INFINITY; 16];
+    let chunks = values.chunks_exact(16);
+    let rest = chunks.remainder().iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    for chunk in chunks {
+        lanes.iter_mut().zip(chunk).for_each(|(lane, v)| *lane = if *v > *lane { *v } else { *lane });
+    }
+    let greatest = lanes.iter().copied().fold(rest, f32::max);
+    (greatest, values.iter().position(|v| *v == greatest).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn dealt(keys: &[f32], d: usize) -> Vec<Option<(usize, f32)>> {
+        deal(&cosines(keys, d, keys.len() / d), keys.len() / d)
+    }
+
+    #[test]
+    fn the_more_alike_of_a_pair_leaves_and_the_other_stays() {
+        // 0 and 1 are nearly the same, 2 is like both, 3 like nobody.
+        let keys = [[1.0, 0.0], [1.0, 0.01], [0.9, 0.3], [-1.0, 0.2]].concat();
+        let leaving = dealt(&keys, 2);
+        let to: Vec<_> = leaving.iter().map(|l| l.map(|(to, _)| to)).collect();
+        // 0 leaves into 1, which has to stay for it; 2 joins 1, too; 2 leaves, so that 3 can only join 1.
+        assert_eq!(to, [Some(1), None, Some(1), Some(1)]);
+        assert!(leaving[0].unwrap().1 > leaving[2].unwrap().1);
+    }
+
+    #[test]
+    fn one_token_has_nobody_to_join() {
+        assert_eq!(dealt(&[1.0, 2.0], 2), [None]);
+        assert_eq!(dealt(&[], 2), []);
+    }
+
+    /// The same rule word by word: nobody's nearest is remembered.
+    fn slowly(cosines: &[f32], n: usize) -> Vec<Option<(usize, f32)>> {
+        let best = |i: usize, allowed: &dyn Fn(usize) -> bool| {
+            let mut best: Option<(usize, f32)> = None;
+            for j in (0..n).filter(|j| *j != i && allowed(*j)) {
+                if best.is_none_or(|(_, c)| cosines[i * n + j] > c) {
+                    best = Some((j, cosines[i * n + j]));
+                }
+            }
+            best
+        };
+        let (mut leaving, mut stays) = (vec![None; n], vec![false; n]);
+        let mut order: Vec<(f32, usize)> =
+            (0..n).filter_map(|i| best(i, &|_| true).map(|(_, c)| (c, i))).collect();
+        order.sort_by(|a, b| b.0.total_cmp(&a.0));
+        for (_, i) in order {
+            if let (false, Some((j, cosine))) = (stays[i], best(i, &|j| leaving[j].is_none())) {
+                leaving[i] = Some((j, cosine));
+                stays[j] = true;
+            }
+        }
+        leaving
+    }
+
+    proptest! {
+        #[test]
+        fn roles_are_those_of_the_slow_rule(n in 0usize..70, d in 1usize..40, seed: u64) {
+            let mut values = vitrim_kernels::reference::values(seed);
+            let keys: Vec<f32> = (0..n * d).map(|_| values()).collect();
+            let cosines = cosines(&keys, d, n);
+            for (i, j) in (0..n).flat_map(|i| (0..n).map(move |j| (i, j))).filter(|(i, j)| i != j) {
+                let dot = |a: usize, b: usize| -> f64 {
+                    (0..d).map(|c| f64::from(keys[a * d + c]) * f64::from(keys[b * d + c])).sum()
+                };
+                let exact = dot(i, j) / (dot(i, i) * dot(j, j)).sqrt();
+                prop_assert!((f64::from(cosines[i * n + j]) - exact).abs() < 1e-5);
+            }
+            let leaving = deal(&cosines, n);
+            prop_assert_eq!(&leaving, &slowly(&cosines, n));
+            let joined = leaving.iter().flatten().all(|(to, _)| leaving[*to].is_none());
+            prop_assert!(joined, "nobody joins one that may leave");
+        }
+    }
+}
