@@ -1,4 +1,4 @@
-//! Training as data: one struct, two presets.
+//! Training as data: one struct, three presets.
 
 use serde::{Deserialize, Serialize};
 use vitrim_prune::policy::{Activation, Departure, Observation, PerceptronSpec};
@@ -15,7 +15,7 @@ pub struct TrainConfig {
     /// Rollouts of each image.
     pub rollouts_per_image: usize,
     /// 0-based blocks at which agents act, see [`Departure::site`]; empty for a quarter, half and three quarters of the
-    /// depth.
+    /// depth, or, for those that merge, the first block, a quarter and half.
     pub stages: Vec<usize>,
     /// What becomes of those that leave.
     pub departure: Departure,
@@ -182,30 +182,31 @@ pub struct ConstraintConfig {
 }
 
 impl TrainConfig {
-    /// The preset of that name: `default` or `paper`.
+    /// The preset of that name: `default`, `drop` or `paper`.
     pub fn preset(name: &str) -> Option<Self> {
         match name {
             "default" => Some(Self::default_preset()),
+            "drop" => Some(Self::drop_preset()),
             "paper" => Some(Self::paper_preset()),
             _ => None,
         }
     }
 
-    /// Rent, complete-prefix credit, several rollouts an image (design.md section 2).
+    /// Agents that merge; rent, complete-prefix credit, several rollouts an image (design.md section 2).
     pub fn default_preset() -> Self {
         TrainConfig {
             updates: 300,
             images_per_update: 64,
             rollouts_per_image: 4,
             stages: Vec::new(),
-            departure: Departure::Drop,
+            departure: Departure::Merge,
             seed: 0,
             checkpoint_every: 25,
             reward: RewardConfig {
                 kind: RewardKind::Prefix,
                 prize: 24.0,
                 keep_ratio: 0.7,
-                softening: 0.0,
+                softening: 0.1,
                 reference_images: 512,
             },
             advantage: AdvantageConfig {
@@ -221,15 +222,15 @@ impl TrainConfig {
                     position: true,
                     stage: true,
                     cls_attention: true,
-                    pair: false,
+                    pair: true,
                     context: false,
                 },
                 hidden: vec![32, 32],
                 activation: Activation::Gelu,
-                shortcut: false,
+                shortcut: true,
                 head_gain: 0.01,
-                initial_keep: 0.9,
-                gate: 0.0,
+                initial_keep: 0.6,
+                gate: 4.0,
             },
             critic: CriticConfig {
                 layer_norm: true,
@@ -239,25 +240,51 @@ impl TrainConfig {
                 activation: Activation::Gelu,
             },
             ppo: PpoConfig {
-                learning_rate: 1e-3,
-                learning_rate_end: 1e-4,
+                learning_rate: 3e-3,
+                learning_rate_end: 3e-4,
                 adam_eps: 1e-5,
                 clip: 0.2,
-                entropy: 0.003,
+                entropy: 0.002,
                 entropy_end: 0.0,
-                epochs: 3,
-                minibatches: 4,
+                epochs: 2,
+                minibatches: 6,
                 max_grad_norm: 0.5,
                 target_kl: 0.02,
             },
             constraint: ConstraintConfig {
                 max_drop: 0.4,
-                beta: 0.5,
-                rate: 0.05,
+                beta: 1.5,
+                rate: 0.01,
                 beta_min: 0.05,
                 beta_max: 20.0,
-                average_over: 20,
+                average_over: 10,
             },
+        }
+    }
+
+    /// The default preset's game with agents that are dropped, not merged.
+    pub fn drop_preset() -> Self {
+        let default = Self::default_preset();
+        TrainConfig {
+            departure: Departure::Drop,
+            reward: RewardConfig { softening: 0.0, ..default.reward },
+            actor: ActorConfig {
+                observation: Observation { pair: false, ..default.actor.observation },
+                shortcut: false,
+                initial_keep: 0.9,
+                gate: 0.0,
+                ..default.actor
+            },
+            ppo: PpoConfig {
+                learning_rate: 1e-3,
+                learning_rate_end: 1e-4,
+                entropy: 0.003,
+                epochs: 3,
+                minibatches: 4,
+                ..default.ppo
+            },
+            constraint: ConstraintConfig { beta: 0.5, rate: 0.05, average_over: 20, ..default.constraint },
+            ..default
         }
     }
 
@@ -271,7 +298,7 @@ impl TrainConfig {
             pair: false,
             context: false,
         };
-        let default = Self::default_preset();
+        let default = Self::drop_preset();
         TrainConfig {
             updates: 20_000,
             images_per_update: 64,
@@ -318,7 +345,17 @@ impl TrainConfig {
 
     /// The blocks at which agents act, for a backbone of geometry `spec`.
     pub fn stages(&self, spec: &VitSpec) -> Vec<usize> {
-        if self.stages.is_empty() { spec.default_stages() } else { self.stages.clone() }
+        match (self.stages.as_slice(), self.departure) {
+            ([], Departure::Drop) => spec.default_stages(),
+            // What is alike is so from the first block on.
+            ([], Departure::Merge) => {
+                let mut stages = vec![0, spec.depth / 4, spec.depth / 2];
+                stages.dedup();
+                stages.retain(|block| block + 1 < spec.depth);
+                stages
+            }
+            (stages, _) => stages.to_vec(),
+        }
     }
 
     /// The actor's geometry.

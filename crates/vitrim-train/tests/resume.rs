@@ -42,7 +42,7 @@ fn setting() -> Setting {
         crop_pct: 1.0,
         ..Preprocess::from_pretrained_cfg(&serde_json::json!({})).unwrap()
     };
-    let mut config = TrainConfig::default_preset();
+    let mut config = TrainConfig::drop_preset();
     (config.updates, config.images_per_update, config.checkpoint_every) = (9, 4, 3);
     config.reward.reference_images = 8;
     Setting {
@@ -60,12 +60,13 @@ fn setting() -> Setting {
 
 /// The same with agents that merge, and start from a gate.
 fn merging() -> Setting {
-    let mut s = setting();
-    s.config.departure = Departure::Merge;
-    s.config.stages = vec![0, 1, 2];
-    (s.config.actor.shortcut, s.config.actor.gate, s.config.actor.initial_keep) = (true, 50.0, 0.5);
-    s.config.actor.observation.pair = true;
-    s
+    let s = setting();
+    let mut config = TrainConfig::default_preset();
+    (config.updates, config.images_per_update, config.checkpoint_every) =
+        (s.config.updates, s.config.images_per_update, s.config.checkpoint_every);
+    (config.reward, config.stages) = (s.config.reward.clone(), vec![0, 1, 2]);
+    (config.actor.gate, config.actor.initial_keep) = (50.0, 0.5);
+    Setting { config, ..s }
 }
 
 /// Trains in `folder`; `at(update)` is called after each update and may stop the run.

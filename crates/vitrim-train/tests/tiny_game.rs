@@ -58,7 +58,7 @@ fn judge(toy: &Toy, policy: &Policy, read_out: ReadOut) -> (f64, f64, f64) {
 }
 
 fn default_config() -> TrainConfig {
-    let mut config = TrainConfig::default_preset();
+    let mut config = TrainConfig::drop_preset();
     config.updates = 100;
     config.actor.observation.cls_attention = false;
     config.actor.observation.layer_norm = false;

@@ -136,10 +136,10 @@ pub fn can_act(method: Method, stages: &[usize]) -> bool {
     method != Method::ClsAttention || stages.first() != Some(&0)
 }
 
-/// A policy of the default preset's geometry with random weights, which keeps `keep` of N0 after each of
+/// A policy of the `drop` preset's geometry with random weights, which keeps `keep` of N0 after each of
 /// `stages`: its decisions mean nothing, its cost is that of a trained one.
 pub fn random_policy(loaded: &Loaded, stages: &[usize], keep: &[f64]) -> Policy {
-    let mut config = TrainConfig { stages: stages.to_vec(), ..TrainConfig::default_preset() };
+    let mut config = TrainConfig { stages: stages.to_vec(), ..TrainConfig::drop_preset() };
     // No attention has run before block 0.
     config.actor.observation.cls_attention &= can_act(Method::ClsAttention, stages);
     let actor = config.actor_spec(&loaded.spec);

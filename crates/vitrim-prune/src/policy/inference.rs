@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 use vitrim_kernels::{LayerNorm, Linear, gelu, rows_per_task, tanh};
-use vitrim_vit::{Origin, View};
+use vitrim_vit::View;
 
 use crate::policy::actor::{Activation, Observation, PerceptronSpec, PerceptronWeights};
 use crate::policy::pairing::Pairing;
@@ -16,6 +16,8 @@ pub struct Perceptron {
     embedding: Linear,
     context: Option<Linear>,
     weights: PerceptronWeights,
+    /// `[scalars, H]`
+    scalar: Vec<f32>,
     layers: Vec<Linear>,
     norm: Option<LayerNorm>,
 }
@@ -29,6 +31,9 @@ impl Perceptron {
             embedding: Linear::new(&weights.embedding, None, h, spec.dim),
             context: spec.context.then(|| Linear::new(&weights.context, None, h, spec.dim)),
             layers: layers.map(|((i, o), (weight, bias))| Linear::new(weight, Some(bias), o, i)).collect(),
+            scalar: (0..spec.scalars)
+                .flat_map(|s| weights.scalar.iter().skip(s).step_by(spec.scalars).copied())
+                .collect(),
             norm: spec.layer_norm.then(|| LayerNorm::plain(INPUT_NORM_EPS)),
             weights: weights.clone(),
             spec: spec.clone(),
@@ -40,28 +45,25 @@ impl Perceptron {
         &self.spec
     }
 
-    /// Outputs `[T, outputs]` for every row of `view` (prefix rows are computed and meaningless), with
-    /// `scalars: [T, spec.scalars]`.
-    pub fn forward(&self, stage: usize, view: &View<'_>, scalars: &[f32]) -> Vec<f32> {
-        let (d, h, n) = (self.spec.dim, self.spec.hidden[0], self.spec.scalars);
-        let total = view.total();
+    /// Outputs `[A, outputs]` for the agents `rows: [A]` of `view`, with `scalars: [T, spec.scalars]` of all its tokens.
+    pub fn forward(&self, stage: usize, view: &View<'_>, rows: &[usize], scalars: &[f32]) -> Vec<f32> {
+        let h = self.spec.hidden[0];
+        let total = rows.len();
         let image_bias = self.image_bias(stage, view);
-        let mut image_of = vec![0; total];
+        let mut image_of = vec![0; view.total()];
         for b in 0..view.batch() {
             image_of[view.rows(b)].fill(b);
         }
         // Below about 5 us of work, handing it to another thread costs more than it saves.
         let alone = total as u64 * self.spec.macs_per_agent() < 1 << 20;
-        let rows = if alone { total.max(1) } else { rows_per_task(total) };
+        let per_task = if alone { total.max(1) } else { rows_per_task(total) };
         let mut outputs = vec![0.0; total * self.spec.outputs];
         let score = |buffers: &mut [Vec<f32>; 3], (task, out): (usize, &mut [f32])| {
-            let first = task * rows;
-            let tokens = &view.tokens[first * d..(first + out.len() / self.spec.outputs) * d];
-            let origins = &view.origins[first..];
-            let shared = |i: usize| &image_bias[image_of[first + i] * h..][..h];
-            self.score(tokens, origins, shared, &scalars[first * n..], buffers, out);
+            let rows = &rows[task * per_task..][..out.len() / self.spec.outputs];
+            let shared = |row: usize| &image_bias[image_of[row] * h..][..h];
+            self.score(view, rows, shared, scalars, buffers, out);
         };
-        let chunks = rows * self.spec.outputs;
+        let chunks = per_task * self.spec.outputs;
         if alone {
             outputs.chunks_mut(chunks).enumerate().for_each(|chunk| score(&mut Default::default(), chunk));
         } else {
@@ -70,36 +72,36 @@ impl Perceptron {
         outputs
     }
 
-    /// Outputs of the agents `tokens: [A, D]`, into `out: [A, outputs]`; `shared(i)` is what the i-th has in
-    /// common with its image, `[H]`.
+    /// Outputs of the agents `rows: [A]`, into `out: [A, outputs]`; `shared(row)` is what a row has in common with its
+    /// image, `[H]`.
     fn score<'a>(
         &self,
-        tokens: &[f32],
-        origins: &[Origin],
+        view: &View<'_>,
+        rows: &[usize],
         shared: impl Fn(usize) -> &'a [f32],
         scalars: &[f32],
-        [normed, x, y]: &mut [Vec<f32>; 3],
+        [tokens, x, y]: &mut [Vec<f32>; 3],
         out: &mut [f32],
     ) {
         let (d, h, n) = (self.spec.dim, self.spec.hidden[0], self.spec.scalars);
-        let count = tokens.len() / d;
-        x.resize(count * h, 0.0);
-        match &self.norm {
-            Some(norm) => {
-                normed.resize(tokens.len(), 0.0);
-                norm.forward(tokens, normed, d);
-                self.embedding.forward(normed, x);
+        let count = rows.len();
+        tokens.resize(count * d, 0.0);
+        for (token, &row) in tokens.chunks_exact_mut(d).zip(rows) {
+            match &self.norm {
+                Some(norm) => norm.forward(view.token(row), token, d),
+                None => token.copy_from_slice(view.token(row)),
             }
-            None => self.embedding.forward(tokens, x),
         }
-        for (i, row) in x.chunks_exact_mut(h).enumerate() {
-            row.iter_mut().zip(shared(i)).for_each(|(r, b)| *r += b);
-            if let (Some(grid), true) = (origins[i].grid(), self.spec.positions > 0) {
+        x.resize(count * h, 0.0);
+        self.embedding.forward(tokens, x);
+        for (x, &row) in x.chunks_exact_mut(h).zip(rows) {
+            x.iter_mut().zip(shared(row)).for_each(|(x, b)| *x += b);
+            if let (Some(grid), true) = (view.origins[row].grid(), self.spec.positions > 0) {
                 let position = &self.weights.position[grid * h..][..h];
-                row.iter_mut().zip(position).for_each(|(r, p)| *r += p);
+                x.iter_mut().zip(position).for_each(|(x, p)| *x += p);
             }
-            for (s, value) in scalars[i * n..(i + 1) * n].iter().enumerate() {
-                row.iter_mut().enumerate().for_each(|(j, r)| *r += self.weights.scalar[j * n + s] * value);
+            for (value, weights) in scalars[row * n..(row + 1) * n].iter().zip(self.scalar.chunks_exact(h)) {
+                x.iter_mut().zip(weights).for_each(|(x, w)| *x += w * value);
             }
         }
         let (last, hidden) = self.layers.split_last().expect("a perceptron has a head");
@@ -111,7 +113,8 @@ impl Perceptron {
             std::mem::swap(x, y);
         }
         last.forward(x, out);
-        for (out, scalars) in out.chunks_exact_mut(self.spec.outputs).zip(scalars.chunks_exact(n.max(1))) {
+        for (out, &row) in out.chunks_exact_mut(self.spec.outputs).zip(rows) {
+            let scalars = &scalars[row * n..(row + 1) * n];
             for (o, weights) in out.iter_mut().zip(self.weights.shortcut.chunks_exact(n.max(1))) {
                 *o += weights.iter().zip(scalars).map(|(w, s)| w * s).sum::<f32>();
             }

@@ -22,7 +22,7 @@ pub struct LearnedPruner {
 
 /// What the actor makes of a stage.
 pub struct Decision {
-    /// Logits of p_keep, `[T]`; infinite where a token has to stay.
+    /// Logits of p_keep, `[T]`; infinite where a token has to stay, as prefix tokens do.
     pub logits: Vec<f32>,
     /// The scalar inputs that they were computed from, `[T, n]`.
     pub scalars: Vec<f32>,
@@ -88,10 +88,13 @@ impl LearnedPruner {
             })?),
         };
         let scalars = scalars(&self.observation, view, pairing.as_ref());
-        let outputs = self.actor.forward(stage, view, &scalars);
-        let mut decision = Decision { logits: Vec::new(), scalars, pairing };
-        let logit = |(t, o): (usize, &[f32])| if decision.may_leave(t) { o[1] - o[0] } else { f32::INFINITY };
-        decision.logits = outputs.chunks_exact(2).enumerate().map(logit).collect();
+        let mut decision = Decision { logits: vec![f32::INFINITY; view.total()], scalars, pairing };
+        let patches = (0..view.batch()).flat_map(|b| view.patch_rows(b));
+        let agents: Vec<usize> = patches.filter(|&t| decision.may_leave(t)).collect();
+        let outputs = self.actor.forward(stage, view, &agents, &decision.scalars);
+        for (&t, o) in agents.iter().zip(outputs.chunks_exact(2)) {
+            decision.logits[t] = o[1] - o[0];
+        }
         Ok(decision)
     }
 }

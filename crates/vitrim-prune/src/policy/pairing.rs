@@ -33,9 +33,9 @@ impl Pairing {
             rest = (after, last);
             images.push((view.patch_rows(b), &mut partner[view.prefix..], &mut similarity[view.prefix..]));
         }
-        images.into_par_iter().for_each(|(rows, partner, similarity)| {
-            let keys = &keys[rows.start * width..rows.end * width];
-            let leaving = deal(&cosines(keys, width, rows.len()), rows.len());
+        images.into_par_iter().for_each_init(Default::default, |buffers, (rows, partner, similarity)| {
+            cosines(&keys[rows.start * width..rows.end * width], width, buffers);
+            let leaving = deal(&buffers[1], rows.len());
             for (i, (to, s)) in leaving.into_iter().enumerate().filter_map(|(i, l)| Some((i, l?))) {
                 (partner[i], similarity[i]) = (rows.start + to, s);
             }
@@ -60,46 +60,57 @@ fn deal(cosines: &[f32], n: usize) -> Vec<Option<(usize, f32)>> {
     let mut order: Vec<usize> = (0..n).collect();
     order.sort_unstable_by(|&a, &b| nearest[b].0.total_cmp(&nearest[a].0).then(a.cmp(&b)));
     let mut stays = vec![false; n];
+    // Nobody joins one that may leave: those are out of reach.
+    let (mut reach, mut within) = (vec![0.0; n], vec![0.0; n]);
     for i in order {
         if stays[i] {
             continue;
         }
         let (mut cosine, mut to) = nearest[i];
         if leaving[to].is_some() {
-            // The one that it is most like may leave itself: the next best that does not.
-            let others = row(i).iter().enumerate().filter(|(j, _)| leaving[*j].is_none() && *j != i);
-            match others.max_by(|x, y| x.1.total_cmp(y.1).then(y.0.cmp(&x.0))) {
-                Some((j, c)) => (cosine, to) = (*c, j),
-                None => continue,
+            within.iter_mut().zip(row(i)).zip(&reach).for_each(|((w, cosine), reach)| *w = cosine + reach);
+            (cosine, to) = greatest(&within);
+            if cosine < -1.5 {
+                continue;
             }
         }
         leaving[i] = Some((to, cosine));
+        reach[i] = f32::NEG_INFINITY;
         stays[to] = true;
     }
     leaving
 }
 
-/// `[n, n]`; below -1 on the diagonal.
-fn cosines(keys: &[f32], d: usize, n: usize) -> Vec<f32> {
-    if n == 0 {
-        return Vec::new();
+/// `[n, n]`, into `cosines`; below -1 on the diagonal. `unit` is working space.
+fn cosines(keys: &[f32], d: usize, [unit, cosines]: &mut [Vec<f32>; 2]) {
+    let n = keys.len() / d;
+    unit.clear();
+    for key in keys.chunks_exact(d) {
+        let scale = 1.0 / sum_of_squares(key).sqrt().max(f32::MIN_POSITIVE);
+        unit.extend(key.iter().map(|v| v * scale));
     }
-    let mut unit = keys.to_vec();
-    for key in unit.chunks_exact_mut(d) {
-        let norm = key.iter().map(|v| v * v).sum::<f32>().sqrt().max(f32::MIN_POSITIVE);
-        key.iter_mut().for_each(|v| *v /= norm);
+    cosines.resize(n * n, 0.0);
+    if n > 0 {
+        Linear::new(unit, None, n, d).forward(unit, cosines);
     }
-    let mut cosines = vec![0.0; n * n];
-    Linear::new(&unit, None, n, d).forward(&unit, &mut cosines);
     (0..n).for_each(|i| cosines[i * n + i] = -2.0);
-    cosines
+}
+
+/// Numbers that are worked on side by side, so that the compiler can use vectors.
+const LANES: usize = 16;
+
+fn sum_of_squares(values: &[f32]) -> f32 {
+    let mut lanes = [0.0; LANES];
+    let chunks = values.chunks_exact(LANES);
+    let rest: f32 = chunks.remainder().iter().map(|v| v * v).sum();
+    chunks.for_each(|chunk| lanes.iter_mut().zip(chunk).for_each(|(lane, v)| *lane += v * v));
+    lanes.iter().sum::<f32>() + rest
 }
 
 /// The greatest of `values` and its place: the first, where several are.
 fn greatest(values: &[f32]) -> (f32, usize) {
-    // In lanes, so that the compiler can use vectors; comparing with the place in hand, it does not.
-    let mut lanes = [f32::NEG_INFINITY; 16];
-    let chunks = values.chunks_exact(16);
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let chunks = values.chunks_exact(LANES);
     let rest = chunks.remainder().iter().copied().fold(f32::NEG_INFINITY, f32::max);
     for chunk in chunks {
         lanes.iter_mut().zip(chunk).for_each(|(lane, v)| *lane = if *v > *lane { *v } else { *lane });
@@ -115,7 +126,9 @@ mod tests {
     use super::*;
 
     fn dealt(keys: &[f32], d: usize) -> Vec<Option<(usize, f32)>> {
-        deal(&cosines(keys, d, keys.len() / d), keys.len() / d)
+        let mut buffers = Default::default();
+        cosines(keys, d, &mut buffers);
+        deal(&buffers[1], keys.len() / d)
     }
 
     #[test]
@@ -164,7 +177,9 @@ mod tests {
         fn roles_are_those_of_the_slow_rule(n in 0usize..70, d in 1usize..40, seed: u64) {
             let mut values = vitrim_kernels::reference::values(seed);
             let keys: Vec<f32> = (0..n * d).map(|_| values()).collect();
-            let cosines = cosines(&keys, d, n);
+            let mut buffers = Default::default();
+            cosines(&keys, d, &mut buffers);
+            let cosines = &buffers[1];
             for (i, j) in (0..n).flat_map(|i| (0..n).map(move |j| (i, j))).filter(|(i, j)| i != j) {
                 let dot = |a: usize, b: usize| -> f64 {
                     (0..d).map(|c| f64::from(keys[a * d + c]) * f64::from(keys[b * d + c])).sum()
@@ -172,8 +187,8 @@ mod tests {
                 let exact = dot(i, j) / (dot(i, i) * dot(j, j)).sqrt();
                 prop_assert!((f64::from(cosines[i * n + j]) - exact).abs() < 1e-5);
             }
-            let leaving = deal(&cosines, n);
-            prop_assert_eq!(&leaving, &slowly(&cosines, n));
+            let leaving = deal(cosines, n);
+            prop_assert_eq!(&leaving, &slowly(cosines, n));
             let joined = leaving.iter().flatten().all(|(to, _)| leaving[*to].is_none());
             prop_assert!(joined, "nobody joins one that may leave");
         }

@@ -122,7 +122,7 @@ pub struct TrainArgs {
     /// Run folder [default: runs/<model>, runs/<model>-<preset>].
     #[arg(long, value_name = "FOLDER")]
     pub out: Option<PathBuf>,
-    /// Configuration to start from: default or paper.
+    /// Configuration to start from: default, drop or paper.
     #[arg(long, default_value = "default", value_name = "NAME")]
     pub preset: String,
     #[command(flatten)]

@@ -67,14 +67,14 @@ fn show(app: &App, args: &DemoArgs, max_drop: f64, stop: &AtomicBool) -> anyhow:
     bundled::unpack(&backbone)?;
     let loaded = Loaded::open(&backbone)?;
     let held_out = size.held_out;
+    let mut config = training(&size, args.seed);
+    let stages: Vec<String> = config.stages(&loaded.spec).iter().map(ToString::to_string).collect();
     note(&format!(
         "a Vision Transformer that tells ten shapes in drawn scenes apart; each of its {} patch tokens is an \
-         agent that stays or leaves before blocks {}",
+         agent that stays, or leaves into the token that is most like it, in blocks {}",
         loaded.spec.num_patches(),
-        demo_stages().map(|l| l.to_string()).join(", "),
+        stages.join(", "),
     ));
-
-    let mut config = training(&size, args.seed);
     config.constraint.max_drop = max_drop;
     note(&format!(
         "1/3 the policy learns by MAPPO, {} updates of {} scenes",
@@ -130,28 +130,15 @@ fn show(app: &App, args: &DemoArgs, max_drop: f64, stop: &AtomicBool) -> anyhow:
     Ok(Outcome::Finished)
 }
 
-/// The default preset, made for a few updates on scenes.
+/// The default preset, for a few updates on scenes.
 fn training(size: &Size, seed: u64) -> TrainConfig {
     let mut config = TrainConfig::default_preset();
     config.updates = size.updates;
     config.seed = seed;
-    config.stages = demo_stages().to_vec();
     // An object may be anywhere: places say nothing here.
     config.actor.observation.position = false;
-    // Nearly all images are easy, and a few lose everything with their object.
-    config.reward.softening = 0.1;
-    (config.ppo.learning_rate, config.ppo.learning_rate_end) = (3e-3, 3e-4);
-    (config.ppo.entropy, config.ppo.entropy_end) = (0.005, 0.0);
-    (config.ppo.epochs, config.ppo.minibatches) = (2, 6);
     config.critic.hidden = vec![32];
-    // Untrained agents lose far more than the target: beta shall not run away before they have learned.
-    (config.constraint.beta, config.constraint.rate, config.constraint.average_over) = (1.5, 0.01, 10);
     config
-}
-
-/// Early ones: most of a scene is background, and says so soon.
-fn demo_stages() -> [usize; 3] {
-    [2, 3, 5]
 }
 
 /// The updates that are left, with rollouts in bf16 where the processor multiplies it.

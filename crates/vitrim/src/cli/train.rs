@@ -80,7 +80,7 @@ pub fn learn(app: &App, loaded: &Loaded, run: &Run<'_>, stop: &AtomicBool) -> an
 /// Preset, file, `--set`, and the flags that stand for keys, the last word winning.
 fn configuration(args: &TrainArgs) -> anyhow::Result<TrainConfig> {
     let preset = TrainConfig::preset(&args.preset)
-        .ok_or_else(|| anyhow!("--preset {}: no such preset; use default or paper", args.preset))?;
+        .ok_or_else(|| anyhow!("--preset {}: no such preset; use default, drop or paper", args.preset))?;
     let mut config = overlay::merge(&preset, args.overlay.config.as_deref(), &args.overlay.set)?;
     config.updates = args.updates.unwrap_or(config.updates);
     config.seed = args.seed.unwrap_or(config.seed);
