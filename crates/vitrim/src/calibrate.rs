@@ -23,9 +23,11 @@ const LEAST_IMAGES: usize = 500;
 /// A drop, pp, that is measured even if a smaller one is asked for, so that the record can be asked too.
 const LEAST_BEYOND: f64 = 3.0;
 /// Thresholds on the grid.
-const GRID: usize = 25;
-/// The grid's last threshold, as a logit: 0.999.
-const LAST_LOGIT: f64 = 6.9;
+const GRID: usize = 27;
+/// The grid's last threshold, as a logit: 0.9999.
+const LAST_LOGIT: f64 = 9.21;
+/// Thresholds are rounded to four digits, so that they can be typed.
+const STEPS: f64 = 1e4;
 
 /// Where a pilot's thresholds lie: shares of the dense MACs beyond the cost that it comes to. The first ones are
 /// mild, since a threshold is tested only if all before it passed.
@@ -150,15 +152,14 @@ fn threshold(choice: &Choice) -> f64 {
     }
 }
 
-/// 0.001 to 0.999, spaced by logits and denser around 0.5: policies may be sure or unsure. Fixed beforehand, so
+/// 0.0001 to 0.9999, spaced by logits and denser around 0.5: policies may be sure or unsure. Fixed beforehand, so
 /// that the order of the test is not picked by looking at drops.
 pub fn grid() -> Vec<f64> {
     let half = (GRID / 2) as f64;
     let threshold = |i: usize| {
         let u = (i as f64 - half) / half;
         let logit = LAST_LOGIT * (0.28 * u + 0.72 * u.powi(5));
-        let probability = 1.0 / (1.0 + (-logit).exp());
-        (1000.0 * probability).round() / 1000.0
+        rounded(probability(logit))
     };
     (0..GRID).map(threshold).collect()
 }
@@ -186,12 +187,28 @@ pub fn pilot(
     let divergence = PILOT_SHARE * options.max_drop * divergences / drops.max(f64::MIN_POSITIVE);
     let cost = between(&front, divergence, |point| point.fidelity, |point| point.cost);
     let threshold = |beyond: &f64| {
-        let threshold = between(&front, -(cost + beyond), |point| -point.cost, |point| point.setting);
-        (1000.0 * threshold).round() / 1000.0
+        rounded(probability(between(
+            &front,
+            -(cost + beyond),
+            |point| -point.cost,
+            |point| logit(point.setting),
+        )))
     };
     let mut thresholds: Vec<f64> = PILOT_COSTS.iter().map(threshold).collect();
     thresholds.dedup();
     Ok(thresholds)
+}
+
+fn probability(logit: f64) -> f64 {
+    1.0 / (1.0 + (-logit).exp())
+}
+
+fn logit(probability: f64) -> f64 {
+    (probability / (1.0 - probability)).ln()
+}
+
+fn rounded(threshold: f64) -> f64 {
+    (STEPS * threshold).round() / STEPS
 }
 
 /// What `y` is where `x`, which rises along the points of `front`, is `at`: by straight lines between the
@@ -325,8 +342,7 @@ mod tests {
     #[test]
     fn the_grid_ascends_and_is_denser_in_the_middle() {
         let grid = grid();
-        assert_eq!((grid[0], grid[GRID / 2], grid[GRID - 1]), (0.001, 0.5, 0.999));
-        let logit = |p: f64| (p / (1.0 - p)).ln();
+        assert_eq!((grid[0], grid[GRID / 2], grid[GRID - 1]), (0.0001, 0.5, 0.9999));
         assert!(grid.windows(2).all(|w| w[0] < w[1]), "{grid:?}");
         let step = |i: usize| logit(grid[i]) - logit(grid[i - 1]);
         assert!(step(GRID / 2) < 0.4 * step(GRID - 1));
