@@ -42,7 +42,7 @@ struct Size {
     speed_seconds: f64,
 }
 
-const FULL: Size = Size { updates: 200, pilot: 2_000, held_out: 20_000, front: 1_000, speed_seconds: 2.0 };
+const FULL: Size = Size { updates: 120, pilot: 1_000, held_out: 20_000, front: 1_000, speed_seconds: 2.0 };
 const QUICK: Size = Size { updates: 36, pilot: 1_000, held_out: 3_000, front: 300, speed_seconds: 1.0 };
 
 pub fn run(app: &App, args: &DemoArgs) -> anyhow::Result<ExitCode> {
@@ -65,7 +65,7 @@ fn show(app: &App, args: &DemoArgs, max_drop: f64, stop: &AtomicBool) -> anyhow:
     let (out, note) = (&args.out, |line: &str| app.reporter.note(line));
     let backbone = out.join("backbone");
     bundled::unpack(&backbone)?;
-    let loaded = Loaded::open(&backbone)?;
+    let loaded = Loaded::open_in(&backbone, precision())?;
     let held_out = size.held_out;
     let mut config = training(&size, args.seed);
     let stages: Vec<String> = config.stages(&loaded.spec).iter().map(ToString::to_string).collect();
@@ -80,7 +80,7 @@ fn show(app: &App, args: &DemoArgs, max_drop: f64, stop: &AtomicBool) -> anyhow:
         "1/3 the policy learns by MAPPO, {} updates of {} scenes",
         config.updates, config.images_per_update
     ));
-    if learn(app, &backbone, &config, out, stop)? == Outcome::Interrupted {
+    if learn(app, &loaded, &config, out, stop)? == Outcome::Interrupted {
         return Ok(Outcome::Interrupted);
     }
 
@@ -141,17 +141,20 @@ fn training(size: &Size, seed: u64) -> TrainConfig {
     config
 }
 
-/// The updates that are left, with rollouts in bf16 where the processor multiplies it.
+/// bf16 where the processor multiplies it.
+fn precision() -> Precision {
+    if Level::current() == Level::Avx512Bf16Vnni { Precision::Bf16 } else { Precision::F32 }
+}
+
+/// The updates that are left.
 fn learn(
     app: &App,
-    backbone: &Path,
+    loaded: &Loaded,
     config: &TrainConfig,
     out: &Path,
     stop: &AtomicBool,
 ) -> anyhow::Result<Outcome> {
     train::open_run(app, out, config)?;
-    let native = Level::current() == Level::Avx512Bf16Vnni;
-    let loaded = &Loaded::open_in(backbone, if native { Precision::Bf16 } else { Precision::F32 })?;
     let source = Source {
         // Splits of scenes share no image, so that nothing needs to be hashed.
         dataset: Dataset::scenes("train")?,

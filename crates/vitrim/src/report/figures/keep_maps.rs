@@ -20,7 +20,7 @@ pub fn by_stage(findings: &Findings) -> Result<Option<Figure>> {
     let [rows, columns] = findings.grid;
     let (mut panels, mut numbers) = (Vec::new(), Vec::new());
     for (k, (map, block)) in findings.keep_maps.iter().zip(&findings.stages).enumerate() {
-        let title = format!("Stage {}, before block {block}", k + 1);
+        let title = format!("Stage {}, block {block}", k + 1);
         let mean = map.iter().map(|share| f64::from(*share)).sum::<f64>() / map.len() as f64;
         let (low, high) = map.iter().fold((1f32, 0f32), |(low, high), s| (low.min(*s), high.max(*s)));
         let words =
