@@ -101,8 +101,7 @@ fn data<'a>(
     lacking: &dyn Fn(&str) -> HubError,
 ) -> Result<(Vec<&'a str>, String)> {
     for shards in ["parquet", "tar"] {
-        let found: Vec<&str> =
-            names.iter().copied().filter(|name| has_extension(name, &[shards])).collect();
+        let found: Vec<&str> = names.iter().copied().filter(|name| has_extension(name, &[shards])).collect();
         let folders: BTreeSet<&str> = found.iter().map(|name| parent(name)).collect();
         let folder = match folders.iter().copied().collect::<Vec<_>>().as_slice() {
             [] => continue,

@@ -81,7 +81,10 @@ impl Hub {
             Ok(listing) => listing,
             Err(error @ (HubError::Unreachable { .. } | HubError::Status { status: 500.., .. })) => {
                 let folder = self.from_cache(&cached, reference, kind).map_err(|_| error)?;
-                let note = format!("note: {} does not answer; {reference} is what the cache has", self.settings.endpoint);
+                let note = format!(
+                    "note: {} does not answer; {reference} is what the cache has",
+                    self.settings.endpoint
+                );
                 let _ = tell(Event::Note(&note));
                 return Ok(folder);
             }
@@ -109,7 +112,8 @@ impl Hub {
             lacking,
         };
         let commit = reference.commit().map(str::to_owned);
-        let commit = commit.or_else(|| cached.commit_of(&reference.revision)).ok_or_else(|| offline("it".into()))?;
+        let commit =
+            commit.or_else(|| cached.commit_of(&reference.revision)).ok_or_else(|| offline("it".into()))?;
         let listing = cached.listing(&commit).ok_or_else(|| offline("it".into()))?;
         let selection = match kind.select(reference, &names(&listing)) {
             // Whoever filled the cache may have left it out.

@@ -150,5 +150,9 @@ fn check(file: &mut File, have: u64, blob: &Blob) -> std::io::Result<Result<(), 
     let mut hash = Sha256::new();
     std::io::copy(file, &mut hash)?;
     let found: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(if found == blob.etag { Ok(()) } else { Err("its bytes do not have the SHA-256 announced".to_owned()) })
+    Ok(if found == blob.etag {
+        Ok(())
+    } else {
+        Err("its bytes do not have the SHA-256 announced".to_owned())
+    })
 }
