@@ -5,6 +5,7 @@
 use std::fmt::Write;
 
 use vitrim_prune::Policy;
+use vitrim_prune::policy::Departure;
 use vitrim_vit::VitSpec;
 
 use crate::calibrate::Calibration;
@@ -99,10 +100,14 @@ fn introduction(page: &mut String, card: &Card<'_>) -> std::fmt::Result {
     writeln!(page, "# Token-pruning policy for {}\n", spec.architecture)?;
     writeln!(
         page,
-        "A policy of [vitrim](https://github.com/vitrim/vitrim): before blocks {} it decides which patch tokens of an \
-         image leave the network. They are removed for real, so that the rest takes less time. The backbone is \
-         frozen, and not in here: {} blocks of width {} on {height} x {width} pixels in patches of {}{}.\n",
-        list(&policy.stages),
+        "A policy of [vitrim](https://github.com/vitrim/vitrim): at {} it decides which patch tokens of an image leave \
+         the network. {}, so that the rest takes less time. The backbone is frozen, and not in here: {} blocks of \
+         width {} on {height} x {width} pixels in patches of {}{}.\n",
+        sites(policy),
+        match policy.departure {
+            Departure::Drop => "They are removed for real",
+            Departure::Merge => "They are merged into those that they are most like",
+        },
         spec.depth,
         spec.dim,
         spec.patch_size,
@@ -214,11 +219,122 @@ fn ratios(keep: &[f64]) -> String {
     keep.iter().map(|ratio| format!("{ratio:.3}")).collect::<Vec<_>>().join(" ")
 }
 
-fn list(stages: &[usize]) -> String {
-    stages.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+/// Where the policy acts.
+fn sites(policy: &Policy) -> String {
+    let sites = policy.stages.iter().map(|&block| policy.departure.site(block).to_string());
+    sites.collect::<Vec<_>>().join(", ")
 }
 
 /// A string as YAML, of which JSON is a part.
 fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use vitrim_prune::ReadOut;
+    use vitrim_vit::Precision;
+
+    use super::*;
+    use crate::front::Front;
+    use crate::loaded::Loaded;
+    use crate::methods::random_policy;
+    use vitrim_vit::Precision;
+
+    /// A policy, and a record of 1,000 images that chose 0.5 of three thresholds.
+    fn calibrated(labelled: bool, certified: bool) -> (Policy, Calibration, VitSpec) {
+        let loaded = Loaded::random("vit_tiny_patch16_224", Precision::F32).unwrap();
+        let stages = loaded.spec.default_stages();
+
+        let mut policy = random_policy(&loaded, &stages, &[0.7, 0.49, 0.343]);
+        let point = |setting: f64, cost: f64, lost: usize| FrontPoint {
+            setting,
+            cost,
+            gmacs: 1.25 * cost,
+            keep_ratio: vec![cost, cost / 2.0, cost / 4.0],
+            fidelity: 0.1,
+            images: 1000,
+            dense_only_right: lost,
+            pruned_only_right: 2,
+        };
+        let points = vec![point(0.3, 0.9, 3), point(0.4, 0.9, 3), point(0.5, 0.75, 6), point(0.7, 0.5, 40)];
+        let record = Calibration {
+            data: "photos \"of\" cats".to_owned(),
+            split: "validation".to_owned(),
+            dtype: Precision::F32,
+            max_drop: 1.0,
+            confidence: Confidence::new(0.9).unwrap(),
+            certified,
+            threshold: if certified { 0.5 } else { 0.0 },
+            choice: "the choice in words".to_owned(),
+            front: Front::new(labelled, 1000, points).unwrap(),
+        };
+        policy.read_out = ReadOut::Threshold { threshold: record.threshold };
+        (policy, record, loaded.spec)
+    }
+
+    fn page(
+        policy: &Policy,
+        spec: &VitSpec,
+        record: Option<&Calibration>,
+        base_model: Option<&str>,
+    ) -> String {
+        let read_out = crate::methods::read_out_name(&policy.read_out);
+        card(&Card { policy, read_out: &read_out, calibration: record, base_model, model: None, spec })
+            .unwrap()
+    }
+
+    #[test]
+    fn the_card_has_the_records_figures() {
+        let (policy, record, spec) = calibrated(true, true);
+        let page = page(&policy, &spec, Some(&record), Some("timm/vit"));
+        let front = page.strip_prefix("---\n").unwrap().split_once("\n---\n").unwrap().0;
+        for line in [
+            "library_name: vitrim",
+            "base_model: \"timm/vit\"",
+            "      name: \"photos \\\"of\\\" cats\"",
+            "    - type: \"top-1 drop, pp\"\n      value: 0.40",
+            "    - type: \"MACs, % of dense\"\n      value: 75.00",
+        ] {
+            assert!(front.contains(line), "no `{line}` in {front}");
+        }
+        for text in [
+            "Measured on 1000 images of `validation`",
+            "| at `threshold=0.5` |",
+            "| top-1 drop, pp [95 % interval] | 0.40 [",
+            "| GMACs an image | 0.938 |",
+            "| patch tokens kept after each stage | 0.750 0.375 0.188 |",
+            "| 0.7 | 3.80 [",
+            "at the input of block 3, the input of block 6, the input of block 9 it decides",
+            "--model hf://timm/vit --policy hf://OWNER/NAME",
+        ] {
+            assert!(page.contains(text), "no `{text}` in {page}");
+        }
+        assert!(
+            !page.contains("| 0.3 |") && page.contains("| 0.4 |"),
+            "thresholds that decide alike are one row"
+        );
+    }
+
+    #[test]
+    fn what_is_not_known_is_not_claimed() {
+        let (policy, record, spec) = calibrated(false, false);
+        let uncertified = page(&policy, &spec, Some(&record), None);
+        assert!(uncertified.contains("set to keep everything") && uncertified.contains("had no labels"));
+        assert!(uncertified.contains("top-1 disagreement, %") && !uncertified.contains("model-index"));
+        assert!(uncertified.contains("--model path/to/backbone") && !uncertified.contains("base_model"));
+        let bare = page(&policy, &spec, None, None);
+        assert!(bare.contains("Not calibrated: no drop is known") && !bare.contains("model-index"), "{bare}");
+    }
+
+    #[test]
+    fn a_merging_policy_is_said_to_merge() {
+        let (mut policy, _, spec) = calibrated(true, true);
+        policy.departure = Departure::Merge;
+        let page = page(&policy, &spec, None, None);
+        assert!(
+            page.contains("at the attention output of block 3,") && page.contains("They are merged"),
+            "{page}"
+        );
+    }
 }
