@@ -5,6 +5,7 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use hf_hub::{Cache, CacheRepo};
 
@@ -134,7 +135,10 @@ fn names_below(root: &Path, folder: &Path, into: &mut Vec<RemoteFile>) -> std::i
 fn replace(path: &Path, bytes: &[u8]) -> Result<(), HubError> {
     let folder = path.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder).map_err(file_error("write", folder))?;
-    let part = path.with_added_extension(format!("{}.part", std::process::id()));
+    // Threads and processes may write the same at once.
+    static WRITES: AtomicU64 = AtomicU64::new(0);
+    let count = WRITES.fetch_add(1, Ordering::Relaxed);
+    let part = path.with_added_extension(format!("{}-{count}.part", std::process::id()));
     let write = || {
         let mut file = std::fs::File::create(&part)?;
         file.write_all(bytes)?;

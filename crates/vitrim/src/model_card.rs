@@ -239,13 +239,11 @@ mod tests {
     use crate::front::Front;
     use crate::loaded::Loaded;
     use crate::methods::random_policy;
-    use vitrim_vit::Precision;
 
     /// A policy, and a record of 1,000 images that chose 0.5 of three thresholds.
     fn calibrated(labelled: bool, certified: bool) -> (Policy, Calibration, VitSpec) {
         let loaded = Loaded::random("vit_tiny_patch16_224", Precision::F32).unwrap();
         let stages = loaded.spec.default_stages();
-
         let mut policy = random_policy(&loaded, &stages, &[0.7, 0.49, 0.343]);
         let point = |setting: f64, cost: f64, lost: usize| FrontPoint {
             setting,

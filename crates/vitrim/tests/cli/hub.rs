@@ -95,6 +95,34 @@ fn an_exported_policy_is_fetched_back() {
     assert_eq!(predicted, world.run(&[&expected[..], &asked].concat()).json());
 }
 
+#[test]
+fn the_documentations_commands_run() {
+    let world = World::new();
+    world.server.push_folder("models/timm/deit_small_patch16_224.fb_in1k", &world.scratch.path("model"));
+    world.server.push_folder("datasets/you/photos", &world.scratch.path("data"));
+    std::fs::copy(world.scratch.path("data/test/red/test00.png"), world.scratch.path("photo.png")).unwrap();
+    let page = include_str!("../../../../docs/hub.md");
+    let mut commands = 0;
+    for block in page.split("```sh\n").skip(1) {
+        for line in block.split_once("```").unwrap().0.lines() {
+            let words: Vec<&str> = line.split(' ').collect();
+            match words[..] {
+                ["vitrim", "train", ..] => {
+                    world.run(&[&words[1..], &["--updates", "2"], &TINY[..]].concat()).good();
+                }
+                ["vitrim", "eval", ..] => drop(world.run(&[&words[1..], &["--no-speed"]].concat()).good()),
+                ["vitrim", ..] => drop(world.run(&words[1..]).good()),
+                ["hf", "upload", repo, folder] => {
+                    world.server.push_folder(&format!("models/{repo}"), &world.scratch.path(folder));
+                }
+                _ => panic!("what is `{line}`?"),
+            }
+            commands += 1;
+        }
+    }
+    assert_eq!(commands, 6);
+}
+
 /// An evaluation, without where it was opened.
 fn answers(evaluation: &Value) -> Value {
     let mut answers = evaluation.clone();
