@@ -68,11 +68,11 @@ impl Hub {
     pub fn fetch(&self, reference: &Reference, kind: Kind) -> Result<PathBuf> {
         let cached = CachedRepo::of(reference, &self.settings);
         if self.settings.offline {
-            return self.from_cache(&cached, reference, kind);
+            return self.whole_copy(&cached, reference, kind);
         }
         if let Some(commit) = reference.commit()
             && cached.is_listed(commit)
-            && let Ok(folder) = self.from_cache(&cached, reference, kind)
+            && let Ok(folder) = self.whole_copy(&cached, reference, kind)
         {
             return Ok(folder);
         }
@@ -80,7 +80,7 @@ impl Hub {
         let listing = match remote.list() {
             Ok(listing) => listing,
             Err(error @ (HubError::Unreachable { .. } | HubError::Status { status: 500.., .. })) => {
-                let folder = self.from_cache(&cached, reference, kind).map_err(|_| error)?;
+                let folder = self.whole_copy(&cached, reference, kind).map_err(|_| error)?;
                 let note = format!(
                     "note: {} does not answer; {reference} is what the cache has",
                     self.settings.endpoint
@@ -105,7 +105,7 @@ impl Hub {
     }
 
     /// What the cache has, if that is whole.
-    fn from_cache(&self, cached: &CachedRepo, reference: &Reference, kind: Kind) -> Result<PathBuf> {
+    fn whole_copy(&self, cached: &CachedRepo, reference: &Reference, kind: Kind) -> Result<PathBuf> {
         let offline = |lacking: String| HubError::Offline {
             uri: reference.to_string(),
             cache: self.settings.cache.clone(),
