@@ -6,7 +6,7 @@ use std::fmt::Write;
 
 use vitrim_prune::Policy;
 use vitrim_prune::policy::Departure;
-use vitrim_vit::VitSpec;
+use vitrim_vit::{Precision, VitSpec};
 
 use crate::calibrate::Calibration;
 use crate::error::{Result, VitrimError};
@@ -159,9 +159,14 @@ fn section_figures(
 fn section_use(page: &mut String, card: &Card<'_>) -> std::fmt::Result {
     let hub = card.base_model.map(|base| format!("hf://{base}"));
     let model = card.model.map(str::to_owned).or(hub).unwrap_or_else(|| "path/to/backbone".to_owned());
+    // In another precision nothing is certified.
+    let dtype = match card.calibration {
+        Some(record) if record.dtype != Precision::default() => format!(" --dtype {}", record.dtype),
+        _ => String::new(),
+    };
     writeln!(page, "## Use\n\nWith `OWNER/NAME` for this repository:\n\n```sh")?;
-    writeln!(page, "vitrim predict photo.jpg --model {model} --policy hf://OWNER/NAME")?;
-    writeln!(page, "vitrim eval --model {model} --policy hf://OWNER/NAME --data path/to/images\n```\n")
+    writeln!(page, "vitrim predict photo.jpg --model {model} --policy hf://OWNER/NAME{dtype}")?;
+    writeln!(page, "vitrim eval --model {model} --policy hf://OWNER/NAME{dtype} --data path/to/images\n```\n")
 }
 
 fn section_limits(page: &mut String, card: &Card<'_>) -> std::fmt::Result {
@@ -233,7 +238,6 @@ fn quoted(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use vitrim_prune::ReadOut;
-    use vitrim_vit::Precision;
 
     use super::*;
     use crate::front::Front;
@@ -284,8 +288,12 @@ mod tests {
 
     #[test]
     fn the_card_has_the_records_figures() {
-        let (policy, record, spec) = calibrated(true, true);
-        let page = page(&policy, &spec, Some(&record), Some("timm/vit"));
+        let (policy, mut record, spec) = calibrated(true, true);
+        let page = |record: &Calibration| page(&policy, &spec, Some(record), Some("timm/vit"));
+        record.dtype = Precision::Bf16;
+        assert!(page(&record).contains("--policy hf://OWNER/NAME --dtype bf16 --data path/to/images"));
+        record.dtype = Precision::F32;
+        let page = page(&record);
         let front = page.strip_prefix("---\n").unwrap().split_once("\n---\n").unwrap().0;
         for line in [
             "library_name: vitrim",
