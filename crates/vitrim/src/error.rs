@@ -19,6 +19,9 @@ pub enum VitrimError {
     /// Images could not be read.
     #[error(transparent)]
     Data(#[from] vitrim_data::DataError),
+    /// An `hf://` reference could not be fetched.
+    #[error(transparent)]
+    Hub(#[from] vitrim_hub::HubError),
     /// Training failed.
     #[error(transparent)]
     Train(#[from] vitrim_train::TrainError),

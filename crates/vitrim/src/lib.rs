@@ -7,7 +7,7 @@
 //! of its own, and against [`peak_memory`]). Beneath them, [`tally`] counts, [`speed`] times, [`stats`] says
 //! what a measured drop is worth, and [`front`] chooses the cheapest setting. [`predict`] and [`visualize`]
 //! (with [`picture`]) use a policy on single images, [`mod@report`] lays out what a run folder holds as a
-//! page, [`info`] needs no policy, [`dtype`] spells a precision, and [`overlay`] lays a TOML file and `--set`
+//! page, [`mod@export`] writes a policy and its [`model_card`] for the Hub, [`info`] needs no policy, [`dtype`] spells a precision, and [`overlay`] lays a TOML file and `--set`
 //! over a preset. The game that trains a policy is in `vitrim-train`; the engine that runs one is in
 //! `vitrim-vit` and `vitrim-prune`.
 
@@ -20,11 +20,13 @@ pub mod compare;
 pub mod dtype;
 pub mod error;
 pub mod evaluate;
+pub mod export;
 pub mod front;
 pub mod gather;
 pub mod info;
 pub mod loaded;
 pub mod methods;
+pub mod model_card;
 pub mod overlay;
 pub mod parts;
 pub mod peak_memory;

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use vitrim_data::{Dataset, Preprocess, Transform};
+use vitrim_hub::{Kind, is_reference, local};
 use vitrim_kernels::memory::return_freed_memory;
 use vitrim_prune::policy::BackboneId;
 use vitrim_vit::{Checkpoint, CpuBackbone, Precision, Tensors, VitSpec};
@@ -29,20 +30,20 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    /// Opens a checkpoint folder, to run in f32.
+    /// Opens a checkpoint folder, or an `hf://` reference to one, to run in f32.
     ///
     /// # Errors
-    /// As [`Checkpoint::open`], or if its preprocessing is not supported.
+    /// As [`open_checkpoint`], or if its preprocessing is not supported.
     pub fn open(folder: &Path) -> Result<Self> {
         Self::open_in(folder, Precision::F32)
     }
 
-    /// Opens a checkpoint folder, to run in `precision`.
+    /// Opens a checkpoint folder, or an `hf://` reference to one, to run in `precision`.
     ///
     /// # Errors
     /// As [`Loaded::open`].
     pub fn open_in(folder: &Path, precision: Precision) -> Result<Self> {
-        let checkpoint = Checkpoint::open(folder)?;
+        let checkpoint = open_checkpoint(folder)?;
         let spec = checkpoint.spec.clone();
         let id = BackboneId::of(&spec, &checkpoint.tensors)?;
         let preprocess = Preprocess::from_pretrained_cfg(&checkpoint.pretrained_cfg).map_err(|error| {
@@ -80,13 +81,13 @@ impl Loaded {
         })
     }
 
-    /// A checkpoint folder where there is one, else a backbone by name with random weights, to run in
+    /// A checkpoint folder where there is one, what an `hf://` reference means, else a backbone by name with random weights, to run in
     /// `precision`.
     ///
     /// # Errors
     /// As [`Loaded::open_in`] and [`Loaded::random`].
     pub fn open_or_random(model: &str, precision: Precision) -> Result<Self> {
-        if Path::new(model).exists() {
+        if Path::new(model).exists() || is_reference(Path::new(model)) {
             return Self::open_in(Path::new(model), precision);
         }
         Self::random(model, precision)
@@ -108,6 +109,14 @@ impl Loaded {
         }
         Err(VitrimError::Classes { data: data.to_owned(), found, model: self.origin.clone(), classes })
     }
+}
+
+/// Opens a checkpoint folder, or an `hf://` reference to one.
+///
+/// # Errors
+/// As [`local`] and [`Checkpoint::open`].
+pub fn open_checkpoint(folder: &Path) -> Result<Checkpoint> {
+    Ok(Checkpoint::open(&local(folder, Kind::Model)?)?)
 }
 
 /// The checkpoint's transform, at the size that the geometry takes.

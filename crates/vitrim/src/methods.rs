@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 
+use vitrim_hub::{Kind, local};
 use vitrim_prune::policy::Departure;
 use vitrim_prune::{
     AtsPruner, ClsAttentionPruner, EvitPruner, KeepProfile, Policy, Pruner, RandomPruner, ReadOut,
@@ -155,12 +156,12 @@ pub fn random_policy(loaded: &Loaded, stages: &[usize], keep: &[f64]) -> Policy 
     }
 }
 
-/// Reads the policy in `folder` and checks that `loaded` can run it.
+/// Reads the policy in `folder`, which may be an `hf://` reference, and checks that `loaded` can run it.
 ///
 /// # Errors
-/// If it is damaged, impossible, or was trained for another backbone.
+/// If it cannot be fetched, is damaged, impossible, or was trained for another backbone.
 pub fn open_policy(folder: &Path, loaded: &Loaded) -> Result<Policy> {
-    let policy = Policy::load(folder)?;
+    let policy = Policy::load(&local(folder, Kind::Policy)?)?;
     policy.check_backbone(folder, &loaded.id)?;
     let bad = |reason: String| VitrimError::Policy { path: folder.join("policy.json"), reason };
     let (stages, depth, actor) = (&policy.stages, loaded.spec.depth, &policy.actor);

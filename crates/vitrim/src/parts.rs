@@ -7,6 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use vitrim_data::{ContentSet, Dataset, Part, Shares};
+use vitrim_hub::{Kind, local};
 
 use crate::error::{Result, VitrimError};
 
@@ -21,7 +22,10 @@ pub type OnProgress<'a> = &'a mut dyn FnMut(usize, usize);
 /// A data set and the splits that it has.
 #[derive(Clone, Debug)]
 pub struct DataParts {
+    /// As it was given.
     path: PathBuf,
+    /// Where it is: the same, unless it was given as an `hf://` reference.
+    local: PathBuf,
     splits: Vec<String>,
 }
 
@@ -35,12 +39,14 @@ enum Place {
 }
 
 impl DataParts {
-    /// Looks at which splits the data set at `path` has.
+    /// Looks at which splits the data set at `path`, which may be an `hf://` reference, has.
     ///
     /// # Errors
-    /// If the path cannot be read.
+    /// If it cannot be fetched, or the path cannot be read.
     pub fn of(path: &Path) -> Result<Self> {
-        Ok(DataParts { path: path.to_owned(), splits: Dataset::splits(path)? })
+        let local = local(path, Kind::Data)?.into_owned();
+        let splits = Dataset::splits(&local)?;
+        Ok(DataParts { path: path.to_owned(), local, splits })
     }
 
     /// The data set's path.
@@ -71,7 +77,7 @@ impl DataParts {
             Place::Whole(split) => (split, None),
             Place::Cut(split, shares, part) => (split, Some((shares, part))),
         };
-        let whole = Dataset::open(&self.path, Some(split))?;
+        let whole = Dataset::open(&self.local, Some(split))?;
         let dataset = match cut {
             None => whole,
             Some((shares, part)) => whole.by_hash(*part, shares, progress)?,
@@ -90,7 +96,7 @@ impl DataParts {
     pub fn named(&self, wanted: &str, progress: OnProgress<'_>) -> Result<Dataset> {
         match part_of_name(wanted) {
             Some(part) if self.has(part) => self.part(part, progress),
-            _ => Ok(Dataset::open(&self.path, Some(wanted))?),
+            _ => Ok(Dataset::open(&self.local, Some(wanted))?),
         }
     }
 
@@ -105,7 +111,7 @@ impl DataParts {
         };
         for part in [Part::Calibration, Part::Test] {
             if let Some(Place::Whole(split)) = self.place(part) {
-                hashes.extend(Dataset::open(&self.path, Some(&split))?.content_hashes(progress)?);
+                hashes.extend(Dataset::open(&self.local, Some(&split))?.content_hashes(progress)?);
             }
         }
         Ok(hashes)
@@ -157,7 +163,8 @@ mod tests {
     use super::*;
 
     fn parts(splits: &[&str]) -> DataParts {
-        DataParts { path: PathBuf::new(), splits: splits.iter().map(|s| (*s).to_owned()).collect() }
+        let path = PathBuf::new();
+        DataParts { local: path.clone(), path, splits: splits.iter().map(|s| (*s).to_owned()).collect() }
     }
 
     #[test]

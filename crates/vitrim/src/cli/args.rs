@@ -54,6 +54,8 @@ pub enum Command {
     Visualize(VisualizeArgs),
     /// Lay out a run as a page with its figures.
     Report(ReportArgs),
+    /// Write a policy and its model card as a folder to upload to the Hugging Face Hub.
+    Export(ExportArgs),
     /// Time a backbone, dense and pruned.
     Bench(BenchArgs),
     /// Show a backbone's geometry and what pruning saves.
@@ -113,10 +115,10 @@ pub struct DemoArgs {
 
 #[derive(Debug, clap::Args)]
 pub struct TrainArgs {
-    /// Checkpoint folder of the backbone (config.json and model.safetensors, as timm has them).
+    /// Checkpoint folder of the backbone (config.json and model.safetensors, as timm has them), or hf://owner/name.
     #[arg(long, value_name = "FOLDER", required_unless_present = "print_config")]
     pub model: Option<PathBuf>,
-    /// Data set: class folders, a flat folder of images, or Hugging Face parquet files.
+    /// Data set: class folders, a flat folder of images, Hugging Face parquet files, or hf://datasets/owner/name.
     #[arg(long, value_name = "PATH", required_unless_present = "print_config")]
     pub data: Option<PathBuf>,
     /// Run folder [default: runs/<model>, runs/<model>-<preset>].
@@ -179,13 +181,13 @@ impl From<Weights> for WeightType {
 
 #[derive(Debug, clap::Args)]
 pub struct PretrainArgs {
-    /// Labelled images: `scenes`, class folders, or Hugging Face parquet files.
+    /// Labelled images: `scenes`, class folders, Hugging Face parquet files, or hf://datasets/owner/name.
     #[arg(long, value_name = "PATH", required_unless_present = "print_config")]
     pub data: Option<PathBuf>,
     /// Configuration to start from: default (photographs) or scenes.
     #[arg(long, default_value = "default", value_name = "NAME")]
     pub preset: String,
-    /// Checkpoint folder with the weights to start from [default: random ones].
+    /// Checkpoint folder, or hf://owner/name, with the weights to start from [default: random ones].
     #[arg(long, value_name = "FOLDER")]
     pub init: Option<PathBuf>,
     /// Run folder; the backbone goes to its `model/`.
@@ -218,7 +220,7 @@ pub struct PretrainArgs {
 
 #[derive(Debug, clap::Args)]
 pub struct CalibrateArgs {
-    /// Checkpoint folder of the backbone.
+    /// Checkpoint folder of the backbone, or hf://owner/name.
     #[arg(long, value_name = "FOLDER")]
     pub model: PathBuf,
     /// In what the backbone multiplies: f32, bf16 or int8.
@@ -250,7 +252,7 @@ pub struct CalibrateArgs {
 /// A policy, and how it is read out.
 #[derive(Debug, clap::Args)]
 pub struct PolicyArgs {
-    /// Policy folder; without one, the dense model runs.
+    /// Policy folder, or hf://owner/name; without one, the dense model runs.
     #[arg(long, value_name = "FOLDER")]
     pub policy: Option<PathBuf>,
     /// sample, threshold=0.6 or top-r=0.7,0.49,0.343 [default: what the policy says].
@@ -272,13 +274,13 @@ pub struct PolicyArgs {
 
 #[derive(Debug, clap::Args)]
 pub struct EvalArgs {
-    /// Checkpoint folder of the backbone.
+    /// Checkpoint folder of the backbone, or hf://owner/name.
     #[arg(long, value_name = "FOLDER")]
     pub model: PathBuf,
     /// In what the backbone multiplies: f32, bf16 or int8.
     #[arg(long, default_value = "f32", value_name = "TYPE")]
     pub dtype: Precision,
-    /// Data set.
+    /// Data set, or hf://datasets/owner/name.
     #[arg(long, value_name = "PATH")]
     pub data: PathBuf,
     #[command(flatten)]
@@ -312,13 +314,13 @@ pub struct EvalArgs {
 
 #[derive(Debug, clap::Args)]
 pub struct CompareArgs {
-    /// Checkpoint folder of the backbone.
+    /// Checkpoint folder of the backbone, or hf://owner/name.
     #[arg(long, value_name = "FOLDER")]
     pub model: PathBuf,
-    /// Data set.
+    /// Data set, or hf://datasets/owner/name.
     #[arg(long, value_name = "PATH")]
     pub data: PathBuf,
-    /// Policy folder, calibrated; without one, the hand-made methods are compared.
+    /// Policy folder, or hf://owner/name, calibrated; without one, the hand-made methods are compared.
     #[arg(long, value_name = "FOLDER")]
     pub policy: Option<PathBuf>,
     /// Methods to compare.
@@ -369,7 +371,7 @@ pub struct PredictArgs {
     /// Image files, or folders of images.
     #[arg(required = true, value_name = "IMAGES")]
     pub images: Vec<PathBuf>,
-    /// Checkpoint folder of the backbone.
+    /// Checkpoint folder of the backbone, or hf://owner/name.
     #[arg(long, value_name = "FOLDER")]
     pub model: PathBuf,
     /// In what the backbone multiplies: f32, bf16 or int8.
@@ -390,7 +392,7 @@ pub struct VisualizeArgs {
     /// Image files, or folders of images.
     #[arg(required = true, value_name = "IMAGES")]
     pub images: Vec<PathBuf>,
-    /// Checkpoint folder of the backbone.
+    /// Checkpoint folder of the backbone, or hf://owner/name.
     #[arg(long, value_name = "FOLDER")]
     pub model: PathBuf,
     /// In what the backbone multiplies: f32, bf16 or int8.
@@ -414,8 +416,24 @@ pub struct ReportArgs {
 }
 
 #[derive(Debug, clap::Args)]
+pub struct ExportArgs {
+    /// Policy folder, as `train` has written it.
+    #[arg(long, value_name = "FOLDER")]
+    pub policy: PathBuf,
+    /// Checkpoint folder of the backbone that it was trained for, or hf://owner/name.
+    #[arg(long, value_name = "FOLDER")]
+    pub model: PathBuf,
+    /// Folder to write; it must be empty or absent.
+    #[arg(long, value_name = "FOLDER")]
+    pub out: PathBuf,
+    /// The backbone's owner and name on the Hub, for the card [default: those of an hf:// --model].
+    #[arg(long, value_name = "OWNER/NAME")]
+    pub base_model: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
 pub struct BenchArgs {
-    /// Checkpoint folder, or a timm name (random weights), such as deit_small_patch16_224.
+    /// Checkpoint folder, hf://owner/name, or a timm name (random weights), such as deit_small_patch16_224.
     #[arg(long, value_name = "MODEL")]
     pub model: String,
     /// In what the backbone multiplies: any of f32, bf16 and int8.
@@ -455,7 +473,7 @@ pub struct BenchArgs {
 
 #[derive(Debug, clap::Args)]
 pub struct InfoArgs {
-    /// Checkpoint folder, or a timm name.
+    /// Checkpoint folder, hf://owner/name, or a timm name.
     #[arg(long, value_name = "MODEL")]
     pub model: String,
     /// Keep ratios a stage to show costs for.

@@ -11,6 +11,7 @@ use vitrim::methods::{open_policy, read_out_name};
 use vitrim::parts::DataParts;
 use vitrim::{Loaded, VitrimError, Watch};
 use vitrim_data::Dataset;
+use vitrim_hub::is_reference;
 use vitrim_prune::Policy;
 
 use super::args::CalibrateArgs;
@@ -30,6 +31,10 @@ pub struct HeldOut<'a> {
 }
 
 pub fn run(app: &App, args: &CalibrateArgs) -> anyhow::Result<ExitCode> {
+    if is_reference(&args.policy) {
+        let reason = "the calibrated policy cannot be written there; give a copy in a folder of yours".into();
+        return Err(VitrimError::Policy { path: args.policy.clone(), reason }.into());
+    }
     let stop = interrupt::listen()?;
     let loaded = Loaded::open_in(&args.model, args.dtype)?;
     let policy = open_policy(&args.policy, &loaded)?;

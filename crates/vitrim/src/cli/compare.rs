@@ -9,6 +9,7 @@ use vitrim::methods::open_policy;
 use vitrim::parts::{DataParts, name};
 use vitrim::report::compared;
 use vitrim::{Loaded, VitrimError, Watch};
+use vitrim_hub::{Kind, local};
 
 use super::args::CompareArgs;
 use super::{App, INTERRUPTED, interrupt, print};
@@ -24,7 +25,8 @@ pub fn run(app: &App, args: &CompareArgs) -> anyhow::Result<ExitCode> {
     }
     let stop = interrupt::listen()?;
     let loaded = Loaded::open(&args.model)?;
-    let policy = args.policy.as_deref().map(|folder| Ok((open_policy(folder, &loaded)?, folder)));
+    let folder = args.policy.as_deref().map(|folder| local(folder, Kind::Policy)).transpose()?;
+    let policy = folder.as_deref().map(|folder| Ok((open_policy(folder, &loaded)?, folder)));
     let policy = policy.transpose().map_err(|error: VitrimError| error)?;
     let parts = DataParts::of(&args.data)?;
     let split = args.split.as_deref().unwrap_or(name(parts.final_part()));

@@ -5,14 +5,17 @@ use std::process::ExitCode;
 
 use vitrim::VitrimError;
 use vitrim::info::{Info, KEEP_RATIOS, info};
-use vitrim_vit::{Checkpoint, VitSpec};
+use vitrim::loaded::open_checkpoint;
+use vitrim_hub::is_reference;
+use vitrim_vit::VitSpec;
 
 use super::args::InfoArgs;
 use super::{App, print};
 
 pub fn run(app: &App, args: &InfoArgs) -> anyhow::Result<ExitCode> {
-    let spec = if Path::new(&args.model).exists() {
-        Checkpoint::open(Path::new(&args.model))?.spec
+    let path = Path::new(&args.model);
+    let spec = if path.exists() || is_reference(path) {
+        open_checkpoint(path)?.spec
     } else {
         VitSpec::from_timm_name(&args.model).map_err(|error| VitrimError::NoSuchModel {
             given: args.model.clone(),

@@ -8,6 +8,11 @@ use super::INTERRUPTED;
 
 static STOP: AtomicBool = AtomicBool::new(false);
 
+/// Whether an interruption has been asked for since [`listen`].
+pub fn is_asked() -> bool {
+    STOP.load(Ordering::Relaxed)
+}
+
 /// From now on, an interruption (or a request to terminate) sets the flag that is returned.
 pub fn listen() -> anyhow::Result<&'static AtomicBool> {
     ctrlc::set_handler(|| {

@@ -6,7 +6,9 @@ mod bench;
 mod calibrate;
 mod compare;
 mod demo;
+mod downloads;
 mod eval;
+mod export;
 mod info;
 mod interrupt;
 mod policy;
@@ -25,6 +27,7 @@ pub use args::Args;
 use args::{Command, Global};
 
 use progress::Reporter;
+use vitrim_hub::HubError;
 
 /// Exit code after an interruption: 128 + SIGINT.
 const INTERRUPTED: u8 = 130;
@@ -37,6 +40,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(args.global.threads);
         pool.build_global().context("--threads: the threads cannot be started")?;
     }
+    downloads::show(args.global.quiet);
     let app = App { global: &args.global, reporter: Reporter::new(args.global.quiet) };
     match &args.command {
         Command::Demo(args) => demo::run(&app, args),
@@ -48,6 +52,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Command::Predict(args) => predict::run(&app, args),
         Command::Visualize(args) => visualize::run(&app, args),
         Command::Report(args) => report::run(&app, args),
+        Command::Export(args) => export::run(&app, args),
         Command::Bench(args) => bench::run(&app, args),
         Command::Info(args) => info::run(&app, args),
     }
@@ -67,6 +72,13 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
     };
     if error.chain().any(is_closed_pipe) {
         return ExitCode::SUCCESS;
+    }
+    let is_interruption = |cause: &(dyn std::error::Error + 'static)| {
+        matches!(cause.downcast_ref(), Some(HubError::Interrupted))
+    };
+    if let Some(interruption) = error.chain().find(|cause| is_interruption(*cause)) {
+        eprintln!("{interruption}");
+        return ExitCode::from(INTERRUPTED);
     }
     let mut line = String::from("error");
     for cause in error.chain() {

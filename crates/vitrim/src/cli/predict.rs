@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use vitrim::Loaded;
 use vitrim::predict::{Prediction, Seen, predict};
 use vitrim_data::list_images;
+use vitrim_hub::{Kind, local};
 use vitrim_prune::Pruner;
 
 use super::args::{BadImage, PredictArgs};
@@ -37,7 +38,7 @@ pub fn for_each_image(
 ) -> anyhow::Result<()> {
     let mut paths = Vec::new();
     for input in inputs {
-        paths.extend(list_images(input)?);
+        paths.extend(list_images(local(input, Kind::Data)?)?);
     }
     for paths in paths.chunks(BATCH) {
         for seen in predict(loaded, pruner, paths, top_k)? {

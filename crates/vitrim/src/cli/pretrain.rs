@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::anyhow;
 use serde_json::json;
 use vitrim::error::write_whole;
+use vitrim::loaded::open_checkpoint;
 use vitrim::parts::DataParts;
 use vitrim::{VitrimError, overlay};
 use vitrim_data::{Preprocess, Transform};
@@ -41,7 +42,7 @@ pub fn run(app: &App, args: &PretrainArgs) -> anyhow::Result<ExitCode> {
     let all = parts.named(&args.split, &mut hashing)?;
     let (train, removed) = all.without(&parts.held_out(Some(&held_out), &mut hashing)?, &mut hashing)?;
     drop(bar);
-    let init = args.init.as_deref().map(Checkpoint::open).transpose()?;
+    let init = args.init.as_deref().map(open_checkpoint).transpose()?;
     let side = config.model.img_size;
     let preprocess = match &init {
         Some(init) => {

@@ -5,6 +5,9 @@ mod commands;
 mod compare;
 mod demo;
 mod fixtures;
+mod hub;
+#[path = "../../../vitrim-hub/tests/server/mod.rs"]
+mod hub_server;
 mod interrupt;
 mod pretrain;
 mod refusals;

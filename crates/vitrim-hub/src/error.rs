@@ -1,0 +1,154 @@
+//! What can go wrong between a reference and its folder.
+
+use std::path::{Path, PathBuf};
+
+/// Shorthand for results of this crate.
+pub type Result<T, E = HubError> = std::result::Result<T, E>;
+
+/// Errors of `hf://` references; each message is one line that says what, where, and what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HubError {
+    /// It does not read as a reference.
+    #[error("{given}: {reason}; write hf://owner/name[@revision], hf://datasets/owner/name for a data set")]
+    Reference {
+        /// What was given.
+        given: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The Hub wants to know who asks, or knows no such repository: it does not say which.
+    #[error(
+        "{uri}: {endpoint} answers 401: no such {repo}, or a private one; check the name, and for a private one set HF_TOKEN or log in with `hf auth login`"
+    )]
+    Unauthorised {
+        /// The reference.
+        uri: String,
+        /// The Hub.
+        endpoint: String,
+        /// Model or data set repository.
+        repo: &'static str,
+    },
+    /// The token's owner may not read it.
+    #[error(
+        "{uri}: {endpoint} answers 403: the token may not read it; if the {repo} asks to accept its terms, do so on its page"
+    )]
+    Forbidden {
+        /// The reference.
+        uri: String,
+        /// The Hub.
+        endpoint: String,
+        /// Model or data set repository.
+        repo: &'static str,
+    },
+    /// There is none.
+    #[error("{uri}: {endpoint} has no such {repo}, or it has no revision {revision}; check both names")]
+    NotFound {
+        /// The reference.
+        uri: String,
+        /// The Hub.
+        endpoint: String,
+        /// Model or data set repository.
+        repo: &'static str,
+        /// The revision asked for.
+        revision: String,
+    },
+    /// Another answer than success.
+    #[error("{uri}: {endpoint} answers {status}; try again later")]
+    Status {
+        /// The reference.
+        uri: String,
+        /// The Hub.
+        endpoint: String,
+        /// HTTP status.
+        status: u16,
+    },
+    /// No answer at all, or none that can be understood.
+    #[error(
+        "{uri}: no answer from {endpoint} ({reason}) and no whole copy in the cache; check the connection, or put the files into a folder and give that"
+    )]
+    Unreachable {
+        /// The reference.
+        uri: String,
+        /// The Hub.
+        endpoint: String,
+        /// What went wrong.
+        reason: String,
+    },
+    /// Offline, and not in the cache.
+    #[error(
+        "{uri}: HF_HUB_OFFLINE is set and the cache {cache} lacks {lacking}; run once without it, or put the files into a folder and give that"
+    )]
+    Offline {
+        /// The reference.
+        uri: String,
+        /// The cache's folder.
+        cache: PathBuf,
+        /// What is not there.
+        lacking: String,
+    },
+    /// The repository lacks a file that is needed.
+    #[error("{uri}: the {repo} has no {wanted}; it has {has}")]
+    NoSuchFile {
+        /// The reference.
+        uri: String,
+        /// Model or data set repository.
+        repo: &'static str,
+        /// What is needed.
+        wanted: String,
+        /// What it has instead.
+        has: String,
+    },
+    /// More than one folder could be meant.
+    #[error("{uri}: images lie in several folders; name one, as in {uri}/{example} (there are {folders})")]
+    Ambiguous {
+        /// The reference.
+        uri: String,
+        /// One of them.
+        example: String,
+        /// All of them.
+        folders: String,
+    },
+    /// A download broke off, or is not what the Hub says it is.
+    #[error("{uri}: {file}: {reason}")]
+    Download {
+        /// The reference.
+        uri: String,
+        /// The file.
+        file: String,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
+    /// The Hub says something that cannot be used.
+    #[error("{uri}: {endpoint} gives {what}, which cannot be used; is HF_ENDPOINT right?")]
+    Nonsense {
+        /// The reference.
+        uri: String,
+        /// The Hub.
+        endpoint: String,
+        /// What it says.
+        what: String,
+    },
+    /// There is nowhere to keep files.
+    #[error("no home folder to keep the cache in; set HF_HOME")]
+    NoHome,
+    /// A file of the cache could not be read or written.
+    #[error("cannot {action} {path}: {source}; check the folder, or set HF_HOME to another")]
+    File {
+        /// `read` or `write`.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// It was asked to stop.
+    #[error("interrupted: what was fetched is kept; run the same command again to go on")]
+    Interrupted,
+}
+
+/// For `map_err`: an operating system's error, at `path`.
+pub(crate) fn file_error(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> HubError {
+    let path = path.to_owned();
+    move |source| HubError::File { action, path, source }
+}

@@ -1,0 +1,158 @@
+//! A file's bytes, from the Hub into the cache: they become a blob only once all of them are there and are what
+//! the Hub says they are. What is broken off goes on where it stopped.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+use ureq::http::StatusCode;
+
+use crate::error::{HubError, Result, file_error};
+use crate::remote::{Blob, Remote};
+
+/// Bytes read at once.
+const BUFFER: usize = 1 << 18;
+/// How often a download that breaks off is taken up again.
+const TRIES: u32 = 3;
+/// Before the first of them; then twice as long each time.
+const PAUSE: Duration = Duration::from_millis(300);
+
+/// Told how many bytes of a file have come (or, if it begins again, gone).
+pub(crate) type Tick<'a> = &'a dyn Fn(i64) -> ControlFlow<()>;
+
+/// A file that is fetched.
+pub(crate) struct Transfer<'a> {
+    pub remote: &'a Remote<'a>,
+    /// The reference, for errors.
+    pub uri: &'a str,
+    pub commit: &'a str,
+    pub name: &'a str,
+    pub blob: &'a Blob,
+}
+
+impl Transfer<'_> {
+    /// Fetches the bytes to `path`, where they may be already.
+    ///
+    /// # Errors
+    /// If the Hub refuses, the connection breaks again and again, the bytes are not what was announced, the
+    /// cache cannot be written, or `tick` breaks.
+    pub(crate) fn run(&self, path: &Path, tick: Tick<'_>) -> Result<()> {
+        let Blob { etag, size } = self.blob;
+        if path.is_file() {
+            return progress(tick, *size as i64);
+        }
+        let folder = path.parent().unwrap_or(Path::new("."));
+        std::fs::create_dir_all(folder).map_err(file_error("write", folder))?;
+        let part = path.with_added_extension("part");
+        let write = || file_error("write", &part);
+        let mut file = File::options().read(true).append(true).create(true).open(&part).map_err(write())?;
+        // Another process may be fetching it; some file systems cannot lock, and then it may be fetched twice.
+        match file.lock() {
+            Err(error) if error.kind() != std::io::ErrorKind::Unsupported => return Err(write()(error)),
+            _ if path.is_file() => return progress(tick, *size as i64),
+            _ => {}
+        }
+        let mut have = file.metadata().map_err(write())?.len();
+        if have > *size {
+            file.set_len(0).map_err(write())?;
+            have = 0;
+        }
+        progress(tick, have as i64)?;
+        let mut failures = 0;
+        while have < *size {
+            let broken = match self.attempt(&mut file, &mut have, &part, tick) {
+                Ok(()) if have >= *size => break,
+                Ok(()) => "the connection was closed".to_owned(),
+                Err(Broken::For(error)) => return Err(error),
+                Err(Broken::Now(reason)) => reason,
+            };
+            failures += 1;
+            if failures == TRIES {
+                return Err(self.failed(format!(
+                    "broke off after {have} of {size} bytes ({broken}); run the same command again to go on"
+                )));
+            }
+            std::thread::sleep(PAUSE * 2u32.pow(failures - 1));
+        }
+        if let Err(reason) = check(&mut file, have, self.blob).map_err(file_error("read", &part))? {
+            file.set_len(0).map_err(write())?;
+            return Err(self.failed(format!("{reason}; run the same command again to fetch it anew")));
+        }
+        debug_assert!(path.ends_with(etag));
+        file.sync_all().map_err(write())?;
+        std::fs::rename(&part, path).map_err(file_error("write", path))
+    }
+
+    /// One request: appends what comes to `file`, which holds `have` bytes.
+    fn attempt(&self, file: &mut File, have: &mut u64, part: &Path, tick: Tick<'_>) -> Result<(), Broken> {
+        let write = |error| Broken::For(file_error("write", part)(error));
+        let response = self.remote.read(self.commit, self.name, *have).map_err(|error| match error {
+            ureq::Error::StatusCode(404) => {
+                Broken::For(self.failed("is listed, but not there (404); try again later".to_owned()))
+            }
+            ureq::Error::StatusCode(status) if status < 500 && status != 429 => {
+                Broken::For(self.remote.refusal(&error))
+            }
+            other => Broken::Now(other.to_string()),
+        })?;
+        if *have > 0 && response.status() != StatusCode::PARTIAL_CONTENT {
+            // The server cannot go on in the middle.
+            file.set_len(0).map_err(write)?;
+            progress(tick, -(*have as i64)).map_err(Broken::For)?;
+            *have = 0;
+        }
+        let mut body = response.into_body().into_reader();
+        let mut buffer = vec![0; BUFFER];
+        loop {
+            let count = body.read(&mut buffer).map_err(|error| Broken::Now(error.to_string()))?;
+            if count == 0 {
+                return Ok(());
+            }
+            file.write_all(&buffer[..count]).map_err(write)?;
+            *have += count as u64;
+            progress(tick, count as i64).map_err(Broken::For)?;
+            if *have > self.blob.size {
+                return Ok(());
+            }
+        }
+    }
+
+    fn failed(&self, reason: String) -> HubError {
+        HubError::Download { uri: self.uri.to_owned(), file: self.name.to_owned(), reason }
+    }
+}
+
+/// Why an attempt ended early.
+enum Broken {
+    /// For good.
+    For(HubError),
+    /// It can be tried again.
+    Now(String),
+}
+
+fn progress(tick: Tick<'_>, bytes: i64) -> Result<()> {
+    if tick(bytes).is_break() { Err(HubError::Interrupted) } else { Ok(()) }
+}
+
+/// What is wrong with the bytes in `file`, of which there are `have`.
+fn check(file: &mut File, have: u64, blob: &Blob) -> std::io::Result<Result<(), String>> {
+    if have != blob.size {
+        return Ok(Err(format!("{have} bytes came, {} were announced", blob.size)));
+    }
+    // Small files are called by git's hash, of which only the length is checked.
+    if blob.etag.len() != 64 {
+        return Ok(Ok(()));
+    }
+    file.seek(SeekFrom::Start(0))?;
+    let mut hash = Sha256::new();
+    std::io::copy(file, &mut hash)?;
+    let found: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(if found == blob.etag {
+        Ok(())
+    } else {
+        Err("its bytes do not have the SHA-256 announced".to_owned())
+    })
+}

@@ -1,0 +1,70 @@
+//! Downloads from the Hub, on stderr: a bar on a terminal, a few lines elsewhere.
+
+use std::io::IsTerminal;
+use std::ops::ControlFlow;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use indicatif::{DecimalBytes, ProgressBar, ProgressStyle};
+use vitrim_hub::{Event, observe};
+
+use super::interrupt;
+
+/// Between two lines where there is no terminal.
+const PAUSE: Duration = Duration::from_secs(10);
+const TEMPLATE: &str = "{prefix} [{bar:24}] {decimal_bytes}/{decimal_total_bytes} {msg}";
+
+/// A download that is shown.
+struct Shown {
+    uri: String,
+    bar: Option<ProgressBar>,
+    bytes: Option<u64>,
+    said: Instant,
+}
+
+/// From now on downloads are shown, unless `quiet`, and end when an interruption is asked for.
+pub fn show(quiet: bool) {
+    let terminal = std::io::stderr().is_terminal();
+    let shown = Mutex::new(None::<Shown>);
+    observe(move |event| {
+        if !quiet {
+            tell(&mut shown.lock().unwrap_or_else(PoisonError::into_inner), event, terminal);
+        }
+        if interrupt::is_asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+}
+
+fn tell(shown: &mut Option<Shown>, event: Event<'_>, terminal: bool) {
+    match (event, shown.as_mut()) {
+        (Event::Begin { uri, files, bytes }, _) => {
+            let count = if files == 1 { "1 file".to_owned() } else { format!("{files} files") };
+            let bar = terminal.then(|| ProgressBar::new(bytes.unwrap_or(0)));
+            match &bar {
+                Some(bar) => {
+                    let style = ProgressStyle::with_template(TEMPLATE);
+                    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+                    bar.set_prefix(format!("fetching {uri}"));
+                    bar.set_message(count);
+                }
+                None => {
+                    let size = bytes.map(|bytes| format!(", {}", DecimalBytes(bytes))).unwrap_or_default();
+                    eprintln!("fetching {uri}: {count}{size}");
+                }
+            }
+            *shown = Some(Shown { uri: uri.to_owned(), bar, bytes, said: Instant::now() });
+        }
+        (Event::Bytes(done), Some(Shown { bar: Some(bar), .. })) => bar.set_position(done),
+        (Event::Bytes(done), Some(shown)) if shown.said.elapsed() >= PAUSE => {
+            let of = shown.bytes.map(|bytes| format!(" of {}", DecimalBytes(bytes))).unwrap_or_default();
+            eprintln!("fetching {}: {}{of}", shown.uri, DecimalBytes(done));
+            shown.said = Instant::now();
+        }
+        (Event::End, Some(_)) => {
+            if let Some(bar) = shown.take().and_then(|shown| shown.bar) {
+                bar.finish_and_clear();
+            }
+        }
+        (Event::Note(note), _) => eprintln!("{note}"),
+        (Event::Bytes(_) | Event::End, _) => {}
+    }
+}

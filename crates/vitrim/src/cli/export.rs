@@ -1,0 +1,21 @@
+//! `vitrim export`.
+
+use std::process::ExitCode;
+
+use serde_json::json;
+use vitrim::export::export;
+
+use super::args::ExportArgs;
+use super::{App, print};
+
+pub fn run(app: &App, args: &ExportArgs) -> anyhow::Result<ExitCode> {
+    let files = export(&args.policy, &args.model, args.base_model.as_deref(), &args.out)?;
+    if app.global.json {
+        print::json(&json!({ "folder": args.out, "files": files }))?;
+    } else {
+        let out = args.out.display();
+        print::line(&format!("{out}: {}", files.join(", ")))?;
+        print::line(&format!("to publish it: hf upload OWNER/NAME {out}"))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
