@@ -7,7 +7,7 @@
 //! of its own, and against [`peak_memory`]). Beneath them, [`tally`] counts, [`speed`] times, [`stats`] says
 //! what a measured drop is worth, and [`front`] chooses the cheapest setting. [`predict`] and [`visualize`]
 //! (with [`picture`]) use a policy on single images, [`mod@report`] lays out what a run folder holds as a
-//! page, [`info`] needs no policy, [`dtype`] spells a precision, and [`overlay`] lays a TOML file and `--set`
+//! page, [`training`] opens a run, [`info`] needs no policy, [`dtype`] spells a precision, and [`overlay`] lays a TOML file and `--set`
 //! over a preset. The game that trains a policy is in `vitrim-train`; the engine that runs one is in
 //! `vitrim-vit` and `vitrim-prune`.
 
@@ -34,6 +34,7 @@ pub mod report;
 pub mod speed;
 pub mod stats;
 pub mod tally;
+pub mod training;
 pub mod visualize;
 pub mod watch;
 
