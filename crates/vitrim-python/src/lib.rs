@@ -1,9 +1,9 @@
 //! vitrim in Python.
 //!
-//! Nothing is computed here: arrays come in ([`pixels`], [`images`]), the library of the command line does the work
-//! with the GIL released, and arrays or plain objects go out ([`answers`], [`plain`]). [`model`] is a loaded backbone
-//! with whoever decides who stays ([`pruning`], [`python_pruner`]); [`training`] and [`measuring`] are the long jobs,
-//! which Ctrl-C ends at a good place ([`interruptible`]). The package around it is in `python/vitrim`.
+//! Nothing is computed here: arrays come in (`pixels`, `images`), the library of the command line does the work
+//! with the GIL released, and arrays or plain objects go out (`answers`, `plain`). `model` is a loaded backbone
+//! with its `threads` and whoever decides who stays (`pruning`, `python_pruner`); `training` and `measuring` are the long jobs,
+//! which Ctrl-C ends at a good place (`interruptible`). The package around it is in `python/vitrim`.
 
 mod answers;
 mod checkpoint;
@@ -17,6 +17,7 @@ mod plain;
 mod pruning;
 mod python_pruner;
 mod refusal;
+mod threads;
 mod training;
 
 use pyo3::prelude::*;

@@ -64,7 +64,7 @@ fn part(
 /// The trained policy of `pruning`, with its folder.
 fn learned(pruning: &Pruning) -> Option<(&Policy, &PathBuf)> {
     match pruning {
-        Pruning::Learned { policy, folder } => Some((policy, folder)),
+        Pruning::Learned { policy, folder } => Some((policy.as_ref(), folder)),
         _ => None,
     }
 }
@@ -91,6 +91,7 @@ pub fn evaluate<'py>(
     teller: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let (model, data) = (model.get(), local(data)?);
+    let threads = model.threads().started()?;
     let (loaded, pruning) = (model.loaded(), model.pruning());
     let mut methods = self::methods(&methods)?;
     let profile = match &*pruning {
@@ -122,7 +123,7 @@ pub fn evaluate<'py>(
     }
     let options = EvalOptions {
         batch: batch.max(1),
-        workers: model.threads(),
+        workers: model.threads().workers(),
         images,
         on_bad_image: self::on_bad_image(on_bad_image)?,
         methods,
@@ -130,7 +131,7 @@ pub fn evaluate<'py>(
         speed,
     };
     let (evaluation, split) = interruptible(teller, |stop, events| {
-        model.install(|| {
+        threads.install(|| {
             let parts = DataParts::of(&data)?;
             let (dataset, split) =
                 part(loaded, &parts, split.as_deref(), &mut steps(events, "hashing images"))?;
@@ -192,6 +193,7 @@ pub fn calibrate<'py>(
     teller: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let (model, data) = (model.get(), local(data)?);
+    let threads = model.threads().started()?;
     let (loaded, pruning) = (model.loaded(), model.pruning());
     let Some((policy, folder)) = learned(&pruning) else {
         return Err(refused(
@@ -205,12 +207,12 @@ pub fn calibrate<'py>(
         confidence: Confidence::new(confidence).map_err(refused)?,
         images,
         batch: BATCH,
-        workers: model.threads(),
+        workers: model.threads().workers(),
         on_bad_image: self::on_bad_image(on_bad_image)?,
     };
     let mut policy = policy.clone();
     let policy = interruptible(teller, |stop, events| {
-        model.install(|| {
+        threads.install(|| {
             let parts = DataParts::of(&data)?;
             let (dataset, split) = part(loaded, &parts, Some(split), &mut steps(events, "hashing images"))?;
             let mut progress = steps(events, "calibrating");
@@ -224,7 +226,7 @@ pub fn calibrate<'py>(
         })
     })?;
     let calibration = plain(py, &record(&policy, folder).map_err(from_library)?)?;
-    model.set_pruning(py, Pruning::Learned { policy, folder: folder.clone() })?;
+    model.set_pruning(py, Pruning::Learned { policy: Box::new(policy), folder: folder.clone() })?;
     Ok(calibration)
 }
 
@@ -255,6 +257,7 @@ pub fn compare<'py>(
     teller: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let (model, data) = (model.get(), local(data)?);
+    let threads = model.threads().started()?;
     let (loaded, pruning): (_, Arc<Pruning>) = (model.loaded(), model.pruning());
     if let Pruning::HandMade { .. } | Pruning::Python { .. } = *pruning {
         return Err(refused(
@@ -265,7 +268,7 @@ pub fn compare<'py>(
     let speed = speed.map(Duration::try_from_secs_f64).transpose().map_err(refused)?;
     let options = CompareOptions {
         batch: batch.max(1),
-        workers: model.threads(),
+        workers: model.threads().workers(),
         on_bad_image: self::on_bad_image(on_bad_image)?,
         methods: self::methods(&methods)?,
         studies,
@@ -276,7 +279,7 @@ pub fn compare<'py>(
         speed,
     };
     let comparison = interruptible(teller, |stop, events| {
-        model.install(|| {
+        threads.install(|| {
             let parts = DataParts::of(&data)?;
             let mut hashing = steps(events, "hashing images");
             let (images, _) = part(loaded, &parts, split.as_deref(), &mut hashing)?;

@@ -1,14 +1,12 @@
 //! A loaded backbone, and who stays in it.
 
 use std::path::Path;
-use std::process;
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use numpy::{IntoPyArray, PyArray1, PyArrayMethods};
-use pyo3::exceptions::{PyRuntimeError, PyUserWarning};
+use pyo3::exceptions::PyUserWarning;
 use pyo3::prelude::*;
 use rayon::prelude::*;
-use rayon::{ThreadPool, ThreadPoolBuilder};
 use vitrim::Loaded;
 use vitrim::predict::answer;
 use vitrim_kernels::Level;
@@ -22,21 +20,17 @@ use crate::place::local;
 use crate::pruning::{Dial, Pruning};
 use crate::python_pruner::Failure;
 use crate::refusal::{from_library, refused};
+use crate::threads::Threads;
 
 /// Images that are decoded and classified at once.
 const BATCH: usize = 16;
-
-/// The process that computed first: its threads do not exist in a fork of it.
-static COMPUTED_IN: OnceLock<u32> = OnceLock::new();
 
 /// A backbone with its preprocessing, and who decides who stays. Made by :func:`vitrim.load`.
 #[pyclass(frozen, module = "vitrim")]
 pub struct Model {
     loaded: Arc<Loaded>,
     pruning: RwLock<Arc<Pruning>>,
-    /// Its own threads; without, those of the process.
-    pool: Option<ThreadPool>,
-    threads: usize,
+    threads: Threads,
 }
 
 /// Opens a checkpoint folder.
@@ -61,19 +55,10 @@ pub fn load(
     let model = Model {
         loaded: Arc::new(loaded),
         pruning: RwLock::new(Arc::new(Pruning::Dense)),
-        pool: threads.map(pool).transpose()?,
-        threads: threads.unwrap_or(0),
+        threads: Threads::new(threads)?,
     };
     model.set_pruning(py, pruning)?;
     Ok(model)
-}
-
-fn pool(threads: usize) -> PyResult<ThreadPool> {
-    if threads == 0 {
-        return Err(refused("threads must be at least 1; leave it out for one a core"));
-    }
-    let built = ThreadPoolBuilder::new().num_threads(threads).build();
-    built.map_err(|error| refused(format!("threads={threads}: the threads cannot be started ({error})")))
 }
 
 impl Model {
@@ -99,17 +84,9 @@ impl Model {
         PyErr::warn(py, &py.get_type::<PyUserWarning>(), &text, 2)
     }
 
-    /// Threads asked for; 0 for one a core.
-    pub fn threads(&self) -> usize {
-        self.threads
-    }
-
-    /// `work` on this model's threads. Call it with the GIL released.
-    pub fn install<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        match &self.pool {
-            Some(pool) => pool.install(work),
-            None => work(),
-        }
+    /// What it computes on.
+    pub fn threads(&self) -> &Threads {
+        &self.threads
     }
 
     /// `work` with a pruner of its own, on this model's threads, with the GIL released.
@@ -118,17 +95,11 @@ impl Model {
         py: Python<'_>,
         work: impl FnOnce(&Loaded, &mut dyn Pruner) -> vitrim::Result<T> + Send,
     ) -> PyResult<T> {
-        let here = process::id();
-        if *COMPUTED_IN.get_or_init(|| here) != here {
-            return Err(PyRuntimeError::new_err(
-                "this process was forked from one in which vitrim had started its threads, which a fork does not \
-                 have; start processes with multiprocessing's 'spawn' or 'forkserver', or load the model in each",
-            ));
-        }
+        let threads = self.threads.started()?;
         let pruning = self.pruning();
         let failure = Failure::default();
         let done = py.detach(|| {
-            self.install(|| {
+            threads.install(|| {
                 let mut pruner = pruning.pruner(&self.loaded.spec, &failure)?;
                 work(&self.loaded, pruner.as_mut())
             })
@@ -322,7 +293,7 @@ impl Model {
 
     fn __repr__(&self) -> String {
         let name = Path::new(&self.loaded.origin).file_name().unwrap_or_default().to_string_lossy();
-        format!("<vitrim.Model {name:?}, dtype {}, policy: {}>", self.dtype(), self.policy())
+        format!("<vitrim.Model '{name}', dtype {}, policy: {}>", self.dtype(), self.policy())
     }
 }
 

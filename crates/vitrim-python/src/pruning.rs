@@ -20,7 +20,7 @@ pub enum Pruning {
     /// The dense model.
     Dense,
     /// A trained policy, from this folder.
-    Learned { policy: Policy, folder: PathBuf },
+    Learned { policy: Box<Policy>, folder: PathBuf },
     /// A hand-made method at a keep profile.
     HandMade { method: Method, stages: Vec<usize>, keep: Vec<f64> },
     /// A `vitrim.Pruner`, with the blocks that it acts before.
@@ -69,7 +69,7 @@ impl Pruning {
         }
         let folder = local(given)?;
         let policy = open_policy(&folder, loaded).map_err(from_library)?;
-        Ok(Pruning::Learned { policy, folder })
+        Ok(Pruning::Learned { policy: Box::new(policy), folder })
     }
 
     /// The pruner of one call; what a pruner in Python raises goes to `failure`.

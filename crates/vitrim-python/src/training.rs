@@ -91,7 +91,8 @@ pub fn train<'py>(
         device: device.parse().map_err(refused)?,
         on_bad_image: self::on_bad_image(on_bad_image)?,
     };
-    let finished = interruptible(teller, |stop, events| model.install(|| job.run(stop, events)))?;
+    let threads = model.threads().started()?;
+    let finished = interruptible(teller, |stop, events| threads.install(|| job.run(stop, events)))?;
     plain(py, &finished)
 }
 
@@ -114,7 +115,7 @@ impl Job<'_> {
                 confidence: self.confidence,
                 images: self.calibration_images,
                 batch: BATCH,
-                workers: self.model.threads(),
+                workers: self.model.threads().workers(),
                 on_bad_image: self.on_bad_image,
             };
             let progress = &mut steps(events, "calibrating");
@@ -144,7 +145,7 @@ impl Job<'_> {
         let source = Source {
             dataset: images.train.clone(),
             transform: loaded.transform.clone(),
-            workers: self.model.threads(),
+            workers: self.model.threads().workers(),
             on_bad_image: self.on_bad_image,
         };
         let (config, folder) = (&self.config, &*self.out);
