@@ -1,5 +1,6 @@
 """Batch inference over many processes with Ray Data: every worker loads the model once and keeps its cores busy.
 
+    pip install "ray[data]"
     python ray_map_batches.py CHECKPOINT IMAGES --workers 2
 """
 

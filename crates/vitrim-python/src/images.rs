@@ -119,6 +119,6 @@ fn bytes(array: &Bound<'_, PyUntypedArray>, place: usize) -> PyResult<RgbImage> 
 fn no_image(given: &Bound<'_, PyAny>, place: usize) -> PyErr {
     let name = given.get_type().qualname().map_or_else(|_| "?".to_owned(), |name| name.to_string());
     PyTypeError::new_err(format!(
-        "image {place} is a {name}; give a path, a PIL image, or a uint8 array of shape (H, W, 3)"
+        "image {place} is of type {name}; give a path, a PIL image, or a uint8 array of shape (H, W, 3)"
     ))
 }

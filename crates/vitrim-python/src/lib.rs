@@ -12,7 +12,6 @@ mod interruptible;
 mod measuring;
 mod model;
 mod pixels;
-mod place;
 mod plain;
 mod pruning;
 mod python_pruner;

@@ -24,7 +24,6 @@ use vitrim_prune::Policy;
 
 use crate::interruptible::{Event, interruptible, send, steps};
 use crate::model::Model;
-use crate::place::local;
 use crate::plain::plain;
 use crate::pruning::Pruning;
 use crate::refusal::{from_library, refused};
@@ -78,7 +77,7 @@ fn learned(pruning: &Pruning) -> Option<(&Policy, &PathBuf)> {
 pub fn evaluate<'py>(
     py: Python<'py>,
     model: &Bound<'py, Model>,
-    data: &Bound<'py, PyAny>,
+    data: PathBuf,
     split: Option<String>,
     images: Option<usize>,
     methods: Vec<String>,
@@ -90,7 +89,7 @@ pub fn evaluate<'py>(
     command: String,
     teller: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let (model, data) = (model.get(), local(data)?);
+    let model = model.get();
     let threads = model.threads().started()?;
     let (loaded, pruning) = (model.loaded(), model.pruning());
     let mut methods = self::methods(&methods)?;
@@ -184,7 +183,7 @@ pub fn evaluate<'py>(
 pub fn calibrate<'py>(
     py: Python<'py>,
     model: &Bound<'py, Model>,
-    data: &Bound<'py, PyAny>,
+    data: PathBuf,
     max_drop: Option<f64>,
     confidence: f64,
     split: &str,
@@ -192,7 +191,7 @@ pub fn calibrate<'py>(
     on_bad_image: &str,
     teller: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let (model, data) = (model.get(), local(data)?);
+    let model = model.get();
     let threads = model.threads().started()?;
     let (loaded, pruning) = (model.loaded(), model.pruning());
     let Some((policy, folder)) = learned(&pruning) else {
@@ -200,6 +199,13 @@ pub fn calibrate<'py>(
             "calibrate needs a model with a trained policy; load it with policy=\"path/to/policy\"",
         ));
     };
+    // Such as a reference to the Hub.
+    if !folder.is_dir() {
+        return Err(refused(format!(
+            "{}: the calibrated policy cannot be written there; load a copy in a folder of yours",
+            folder.display()
+        )));
+    }
     let before = || record(policy, folder).map(|record| record.max_drop).ok();
     let options = CalibrationOptions {
         thresholds: grid(),
@@ -240,7 +246,7 @@ pub fn calibrate<'py>(
 pub fn compare<'py>(
     py: Python<'py>,
     model: &Bound<'py, Model>,
-    data: &Bound<'py, PyAny>,
+    data: PathBuf,
     report: PathBuf,
     split: Option<String>,
     images: Option<usize>,
@@ -256,7 +262,7 @@ pub fn compare<'py>(
     command: String,
     teller: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let (model, data) = (model.get(), local(data)?);
+    let model = model.get();
     let threads = model.threads().started()?;
     let (loaded, pruning): (_, Arc<Pruning>) = (model.loaded(), model.pruning());
     if let Pruning::HandMade { .. } | Pruning::Python { .. } = *pruning {

@@ -1,6 +1,6 @@
 //! A loaded backbone, and who stays in it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use numpy::{IntoPyArray, PyArray1, PyArrayMethods};
@@ -16,7 +16,6 @@ use vitrim_vit::{Backbone, Output, PixelBatch, Precision, Want, cost};
 use crate::answers::{Prediction, Tokens};
 use crate::images::images;
 use crate::pixels::pixels;
-use crate::place::local;
 use crate::pruning::{Dial, Pruning};
 use crate::python_pruner::Failure;
 use crate::refusal::{from_library, refused};
@@ -38,7 +37,7 @@ pub struct Model {
 #[pyo3(signature = (model, policy=None, *, dtype="f32", threads=None, origin=None))]
 pub fn load(
     py: Python<'_>,
-    model: &Bound<'_, PyAny>,
+    model: PathBuf,
     policy: Option<&Bound<'_, PyAny>>,
     dtype: &str,
     threads: Option<usize>,
@@ -46,8 +45,7 @@ pub fn load(
 ) -> PyResult<Model> {
     Level::from_env().map_err(refused)?;
     let precision: Precision = dtype.parse().map_err(refused)?;
-    let folder = local(model)?;
-    let mut loaded = py.detach(|| Loaded::open_in(&folder, precision)).map_err(from_library)?;
+    let mut loaded = py.detach(|| Loaded::open_in(&model, precision)).map_err(from_library)?;
     if let Some(origin) = origin {
         loaded.origin = origin;
     }

@@ -46,13 +46,13 @@ fn as_array<'py>(given: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyUntypedArra
     let name = given.get_type().qualname()?;
     if !given.hasattr("__dlpack__")? {
         return Err(PyTypeError::new_err(format!(
-            "pixel_values is a {name}; give a NumPy array of float32 (B, 3, H, W), or an object with __dlpack__; {CURE}"
+            "pixel_values is of type {name}; give a NumPy array of float32 (B, 3, H, W), or an object with __dlpack__; {CURE}"
         )));
     }
     let py = given.py();
     let array = py.import("numpy")?.call_method1("from_dlpack", (given,)).map_err(|error| {
         let refusal = PyTypeError::new_err(format!(
-            "pixel_values is a {name} that NumPy cannot take by DLPack; it must be on the CPU, float32 and without a \
+            "pixel_values is of type {name} that NumPy cannot take by DLPack; it must be on the CPU, float32 and without a \
              gradient (tensor.detach().cpu().float())"
         ));
         refusal.set_cause(py, Some(error));

@@ -11,7 +11,6 @@ use vitrim::{Loaded, Method};
 use vitrim_prune::{KeepProfile, LearnedPruner, NoPruner, Policy, Pruner};
 use vitrim_vit::{Precision, VitSpec};
 
-use crate::place::local;
 use crate::python_pruner::{Failure, PythonPruner};
 use crate::refusal::{from_library, refused};
 
@@ -52,23 +51,22 @@ impl Pruning {
             let stages = PythonPruner::stages(given, &loaded.spec)?;
             return Ok(Pruning::Python { object: given.clone().unbind(), stages });
         }
-        if given.extract::<PathBuf>().is_err() {
+        let Ok(folder) = given.extract::<PathBuf>() else {
             let name = given.get_type().qualname()?;
             return Err(PyTypeError::new_err(format!(
-                "policy is a {name}; give a policy folder, a method such as \"cls-attention:0.7\", an instance of a \
-                 subclass of vitrim.Pruner, or None for the dense model"
+                "policy is of type {name}; give a policy folder, a method such as \"cls-attention:0.7\", an instance \
+                 of a subclass of vitrim.Pruner, or None for the dense model"
             )));
-        }
+        };
         // A method's name is no folder, unless somebody has one of that name.
         if let Ok(text) = given.extract::<String>()
-            && !PathBuf::from(&text).exists()
+            && !folder.exists()
             && Method::ALL.iter().any(|method| text.split(':').next() == Some(&method.to_string()))
         {
             let (method, stages, keep) = parse_hand_made(&text, &loaded.spec).map_err(from_library)?;
             return Ok(Pruning::HandMade { method, stages, keep });
         }
-        let folder = local(given)?;
-        let policy = open_policy(&folder, loaded).map_err(from_library)?;
+        let policy = given.py().detach(|| open_policy(&folder, loaded)).map_err(from_library)?;
         Ok(Pruning::Learned { policy: Box::new(policy), folder })
     }
 

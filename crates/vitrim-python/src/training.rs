@@ -18,7 +18,6 @@ use vitrim_train::{DeviceChoice, Outcome, Progress, Run, Source, TrainConfig};
 use crate::interruptible::{Event, interruptible, send, steps};
 use crate::measuring::on_bad_image;
 use crate::model::Model;
-use crate::place::local;
 use crate::plain::plain;
 use crate::refusal::{from_library, refused};
 
@@ -56,7 +55,7 @@ struct Job<'a> {
 pub fn train<'py>(
     py: Python<'py>,
     model: &Bound<'py, Model>,
-    data: &Bound<'py, PyAny>,
+    data: PathBuf,
     out: Option<PathBuf>,
     name: PathBuf,
     preset: &str,
@@ -82,7 +81,7 @@ pub fn train<'py>(
     let job = Job {
         model,
         config,
-        data: local(data)?,
+        data,
         out: out.unwrap_or_else(|| default_out(&name, preset)),
         split,
         calibration_split,

@@ -55,7 +55,7 @@ def test_fastapi_service(tiny: Path, photo: Path) -> None:
 
 
 def test_ray_map_batches_with_two_workers(tiny: Path, data: Path) -> None:
-    pytest.importorskip("ray", reason="SKIPPED: ray is not installed")
+    pytest.importorskip("ray.data", reason="SKIPPED: ray[data] is not installed")
     rows = example("ray_map_batches").main(str(tiny), str(data / "test"), workers=2)
     model = vitrim.load(tiny, "cls-attention:0.7")
     assert len(rows) == 36

@@ -149,7 +149,7 @@ def test_grey_and_transparent_images_are_converted(model: vitrim.Model) -> None:
         (np.zeros((3, 8, 8), np.uint8), ValueError, ["(3, 8, 8)"]),
         (np.zeros((0, 8, 3), np.uint8), ValueError, ["(0, 8, 3)"]),
         ([np.zeros((8, 8, 3), np.uint8), 7], TypeError, ["image 1", "int"]),
-        (7, TypeError, ["image 0 is a int"]),
+        (7, TypeError, ["image 0 is of type int"]),
         ("no/such.jpg", vitrim.VitrimError, ["no/such.jpg"]),
     ],
 )

@@ -140,7 +140,9 @@ def test_lower_precisions_stay_near(dtype: str, bundled: Path) -> None:
     assert 1e-5 < difference < 0.1, "another precision is in use, and it is not far off"
 
 
-def test_what_cannot_be_loaded_is_refused(tiny: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_loaded_is_refused(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
     for arguments, words in [
         (dict(model=tmp_path / "none"), ["none", "no such folder"]),
         (dict(model=tmp_path), ["no config.json"]),
@@ -156,8 +158,9 @@ def test_what_cannot_be_loaded_is_refused(tiny: Path, tmp_path: Path) -> None:
             vitrim.load(**arguments)
         for word in words:
             assert word in str(refusal.value), str(refusal.value)
-    with pytest.raises(TypeError, match="int"):
-        vitrim.load(tiny, policy=7)
+    for arguments in (dict(model=tiny, policy=7), dict(model=7)):
+        with pytest.raises(TypeError, match="int"):
+            vitrim.load(**arguments)
 
 
 def test_a_model_tells_what_it_is(bundled: Path) -> None:

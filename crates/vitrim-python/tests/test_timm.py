@@ -35,6 +35,7 @@ def module(name: str, **changes: Any) -> Any:
         ("deit_tiny_distilled_patch16_224", {}),
         ("deit3_small_patch16_224", {}),
         ("vit_small_patch14_reg4_dinov2", dict(img_size=70)),
+        ("vit_giant_patch14_dinov2", dict(img_size=70)),
         ("vit_tiny_patch16_224", dict(num_classes=0)),
     ],
 )
@@ -69,8 +70,27 @@ def test_a_tensor_that_cannot_be_taken_is_refused() -> None:
         model(torch.randn(1, 3, 64, 64).transpose(2, 3))
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (dict(global_pool="avg", pool_include_prefix=True), ["pool_include_prefix"]),
+        (dict(global_pool="map"), ["map"]),
+        (dict(act_layer="relu"), ["ReLU"]),
+        (dict(mlp_layer=timm.layers.SwiGLUPacked, act_layer=torch.nn.SiLU), ["SiLU", "not supported"]),
+        (dict(scale_attn_norm=True), ["blocks.0.attn.norm.bias"]),
+        (dict(norm_layer=torch.nn.LayerNorm), ["epsilon"]),
+    ],
+)
+def test_other_geometries_are_refused_by_name(changes: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(vitrim.VitrimError) as refusal:
+        vitrim.from_timm(module("vit_tiny_patch16_224", **changes))
+    for word in words:
+        assert word in str(refusal.value), str(refusal.value)
+    assert "vitrim-timm-" not in str(refusal.value), "a folder that nobody has seen"
+
+
 def test_what_is_no_vision_transformer_is_refused() -> None:
-    with pytest.raises(TypeError, match="no timm VisionTransformer"):
-        vitrim.from_timm(torch.nn.Linear(2, 2))
-    with pytest.raises(vitrim.VitrimError, match="epsilon"):
-        vitrim.from_timm(module("vit_tiny_patch16_224", norm_layer=torch.nn.LayerNorm))
+    parallel = module("vit_tiny_patch16_224", block_fn=timm.models.vision_transformer.ParallelScalingBlock)
+    for live in (torch.nn.Linear(2, 2), timm.create_model("resnet10t"), parallel):
+        with pytest.raises(TypeError, match="no timm VisionTransformer"):
+            vitrim.from_timm(live)

@@ -174,6 +174,9 @@ def test_calibrate_writes_the_record(trained: vitrim.Run, tiny: Path, data: Path
     assert record["max_drop"] == 5.0 and record["split"] == "test" and record["front"]["images"] == 36
     assert json.loads((folder / "policy.json").read_text())["calibration"] == record
     assert model.policy.endswith(f"threshold={record['threshold']}")
+    folder.rename(tmp_path / "moved")
+    with pytest.raises(vitrim.VitrimError, match="cannot be written there"):
+        vitrim.calibrate(model, data, progress=False)
     with pytest.raises(vitrim.VitrimError, match="trained policy"):
         vitrim.calibrate(vitrim.load(tiny), data, progress=False)
 

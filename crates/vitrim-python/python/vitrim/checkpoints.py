@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Optional, Union
 
 import numpy as np
@@ -12,10 +14,26 @@ import numpy as np
 from vitrim import _vitrim
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from vitrim import Model, Pruner
     from vitrim._vitrim import Dtype
 
     Policy = Union[str, "os.PathLike[str]", Pruner]
+
+#: What a timm ``VisionTransformer`` of plain blocks has, and other models of timm lack in one place or another.
+PLAIN = (
+    "patch_embed.proj",
+    "patch_embed.img_size",
+    "blocks.0.attn.qkv",
+    "blocks.0.attn.num_heads",
+    "blocks.0.mlp.fc1",
+    "blocks.0.mlp.act",
+    "fc_norm",
+    "global_pool",
+    "embed_dim",
+    "num_classes",
+)
 
 
 def load(
@@ -59,21 +77,28 @@ def from_timm(
     """
     config = timm_config(module)
     weights = {name: np.ascontiguousarray(_array(value)) for name, value in module.state_dict().items()}
+    origin = f"timm:{config['architecture']}"
     with tempfile.TemporaryDirectory(prefix="vitrim-timm-") as folder:
         _vitrim.write_checkpoint(folder, json.dumps(config), list(weights.items()))
         # The weights are packed when it returns: nothing reads the folder again.
-        origin = f"timm:{config['architecture']}"
-        return _vitrim.load(folder, policy, dtype=dtype, threads=threads, origin=origin)
+        try:
+            return _vitrim.load(folder, policy, dtype=dtype, threads=threads, origin=origin)
+        except _vitrim.VitrimError as error:
+            # Nobody else knows that folder.
+            raise _vitrim.VitrimError(str(error).replace(folder, origin)) from None
 
 
 def timm_config(module: Any) -> dict[str, Any]:
     """``config.json`` of a live timm module, as timm itself would push it to the Hub."""
-    for needed in ("patch_embed", "blocks", "global_pool", "state_dict", "num_classes"):
-        if not hasattr(module, needed):
+    for part in PLAIN:
+        try:
+            attrgetter(part)(module)
+        except AttributeError:
             name = type(module).__qualname__
-            raise TypeError(f"{name} is no timm VisionTransformer (it has no {needed}); give one of timm.create_model")
+            raise TypeError(f"{name} is no timm VisionTransformer of plain blocks (it has no {part})") from None
     pretrained = dict(getattr(module, "pretrained_cfg", None) or getattr(module, "default_cfg", None) or {})
     distilled = getattr(module, "dist_token", None) is not None
+    architecture = pretrained.get("architecture")
     unnamed = "deit_tiny_distilled_patch16_224" if distilled else "vit_tiny_patch16_224"
     block, norm = module.blocks[0], _final_norm(module)
     if norm is None or abs(norm.eps - 1e-6) > 1e-9:
@@ -85,28 +110,33 @@ def timm_config(module: Any) -> dict[str, Any]:
         "embed_dim": module.embed_dim,
         "depth": len(module.blocks),
         "num_heads": block.attn.num_heads,
-        "mlp_ratio": block.mlp.fc1.out_features / module.embed_dim,
+        "mlp_ratio": _ratio(block.mlp.fc1.out_features, module.embed_dim),
         "num_classes": module.num_classes,
         "global_pool": module.global_pool,
         "in_chans": module.patch_embed.proj.in_channels,
         "class_token": getattr(module, "cls_token", None) is not None,
         "qkv_bias": block.attn.qkv.bias is not None,
-        "fc_norm": type(module.fc_norm).__name__ != "Identity",
+        "fc_norm": _is_norm(module.fc_norm),
     }
     # What is off in a plain Vision Transformer is only said where it is on.
     scale = getattr(getattr(block, "ls1", None), "gamma", None)
-    registers = getattr(module, "num_reg_tokens", 0)
+    mlp, activation = type(block.mlp).__name__, type(block.mlp.act).__name__
+    gated = (mlp, activation) == ("GluMlp", "SiLU")
+    # DINOv2's giant has a SwiGLU by name.
+    by_name = gated and "giant" in (architecture or "") and "dinov2" in (architecture or "")
     unusual: dict[str, Any] = {
         "init_values": None if scale is None else 1e-5,
-        "qk_norm": type(getattr(block.attn, "q_norm", None)).__name__ not in ("Identity", "NoneType"),
-        "reg_tokens": registers,
+        "qk_norm": _is_norm(getattr(block.attn, "q_norm", None)),
+        "reg_tokens": getattr(module, "num_reg_tokens", 0),
         "no_embed_class": bool(getattr(module, "no_embed_class", False)),
-        "pre_norm": type(getattr(module, "norm_pre", None)).__name__ not in ("Identity", "NoneType"),
-        "act_layer": None if type(block.mlp.act).__name__ == "GELU" else type(block.mlp.act).__name__,
+        "pre_norm": _is_norm(getattr(module, "norm_pre", None)),
+        "pool_include_prefix": bool(getattr(module, "pool_include_prefix", False)),
+        "mlp_layer": None if mlp == "Mlp" or by_name else mlp,
+        "act_layer": None if activation == "GELU" or by_name else activation,
     }
     args.update({key: value for key, value in unusual.items() if value})
     return {
-        "architecture": pretrained.get("architecture") or unnamed,
+        "architecture": architecture or unnamed,
         "num_classes": module.num_classes,
         "global_pool": module.global_pool,
         "model_args": args,
@@ -120,7 +150,20 @@ def _final_norm(module: Any) -> Any:
     return next((norm for norm in norms if hasattr(norm, "eps")), None)
 
 
-def _array(value: Any) -> np.ndarray:
+def _is_norm(module: Any) -> bool:
+    """Whether timm built something there, and not its ``Identity``."""
+    return type(module).__name__ not in ("Identity", "NoneType")
+
+
+def _ratio(hidden: int, dim: int) -> float:
+    """The ratio that timm's ``int(dim * ratio)`` makes `hidden` of."""
+    ratio = hidden / dim
+    while int(dim * ratio) < hidden:
+        ratio = math.nextafter(ratio, math.inf)
+    return ratio
+
+
+def _array(value: Any) -> npt.NDArray[np.float32]:
     """A tensor of any float type as float32."""
-    array: np.ndarray = value.detach().cpu().float().numpy()
+    array: npt.NDArray[np.float32] = value.detach().cpu().float().numpy()
     return array
