@@ -28,7 +28,7 @@ impl ClassProbability {
 /// Who is left of an image after a stage.
 #[pyclass(frozen, get_all, module = "vitrim")]
 pub struct Survivors {
-    /// The 0-based block that the stage lies before.
+    /// The 0-based block that the stage lies before; in, after its attention, where leaving means merging.
     block: usize,
     /// Row-major grid positions of the surviving patch tokens, int64 [n].
     positions: Py<PyArray1<i64>>,

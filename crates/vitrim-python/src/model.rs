@@ -277,7 +277,7 @@ impl Model {
         self.pruning().describe()
     }
 
-    /// 0-based blocks before which tokens leave.
+    /// 0-based blocks before which tokens leave; in which, after the attention, where leaving means merging.
     #[getter]
     fn stages(&self) -> Vec<usize> {
         self.pruning().stages()

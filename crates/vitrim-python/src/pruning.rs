@@ -142,7 +142,7 @@ impl Pruning {
             choose_from_record(&mut policy, folder, max_drop, confidence).map_err(from_library)?.to_string()
         } else {
             let gmacs = match dial.keep {
-                Some(keep) => profile_gmacs(spec, &policy.stages, keep)?,
+                Some(keep) => profile_gmacs(spec, &policy.drop_stages(), keep)?,
                 None => dial.gmacs.unwrap_or_default(),
             };
             let point = choose_cost_from_record(&mut policy, folder, gmacs).map_err(from_library)?;

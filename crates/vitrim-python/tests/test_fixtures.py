@@ -55,8 +55,18 @@ def test_logits_and_features_agree(name: str, shared: Path) -> None:
         assert np.array_equal(pooled, survivors.pooled) and pooled.shape == (count, dim)
 
 
+@pytest.mark.parametrize("name", FIXTURES)
+def test_the_replay_itself_gives_what_the_library_said(name: str, shared: Path) -> None:
+    folder = shared / "fixtures" / name
+    expected = read_safetensors(folder / "expected.safetensors")
+    weights = read_safetensors(folder / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text())
+    ours = replay(weights, config, expected["pixel_values"][0].astype(np.float64), {})
+    assert difference(ours, expected["logits"][0]) <= 1e-5
+
+
 @pytest.mark.parametrize("policy", ["cls-attention:0.7", "similarity:0.5", "random:0.6"])
-@pytest.mark.parametrize("name", [name for name in FIXTURES if name.startswith("timm_")])
+@pytest.mark.parametrize("name", FIXTURES)
 def test_survivors_replayed_in_numpy_give_the_same_logits(name: str, policy: str, shared: Path) -> None:
     folder = shared / "fixtures" / name
     model = opened(folder, policy)

@@ -50,7 +50,7 @@ class Survivors:
 
     @property
     def block(self) -> int:
-        """The 0-based block that the stage lies before."""
+        """The 0-based block that the stage lies before; in, after its attention, where leaving means merging."""
     @property
     def positions(self) -> npt.NDArray[np.int64]:
         """Row-major grid positions of the surviving patch tokens, [n]."""
@@ -180,7 +180,7 @@ class Model:
         """Who decides who stays, in one line."""
     @property
     def stages(self) -> list[int]:
-        """0-based blocks before which tokens leave."""
+        """0-based blocks before which tokens leave; in which, after the attention, where leaving means merging."""
     @property
     def dense_gmacs(self) -> float:
         """MACs of an unpruned image, in units of 1e9."""
