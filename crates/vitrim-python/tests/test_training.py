@@ -60,7 +60,9 @@ def test_an_interrupted_run_goes_on_as_if_it_had_never_stopped(
 def test_ctrl_c_leaves_a_resumable_run(tiny: Path, data: Path, tmp_path: Path) -> None:
     program = textwrap.dedent(
         f"""
-        import vitrim
+        import signal, vitrim
+        # Where the tests run in the background, it would be ignored.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         def told(entry):
             print("update", entry["update"], flush=True)
         try:
@@ -74,11 +76,14 @@ def test_ctrl_c_leaves_a_resumable_run(tiny: Path, data: Path, tmp_path: Path) -
         [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert child.stdout is not None
-    for line in child.stdout:
-        if line.startswith("update 2"):
-            child.send_signal(signal.SIGINT)
-            break
-    out, err = child.communicate(timeout=60)
+    try:
+        for line in child.stdout:
+            if line.startswith("update 2"):
+                child.send_signal(signal.SIGINT)
+                break
+        out, err = child.communicate(timeout=60)
+    finally:
+        child.kill()
     assert child.returncode == 0 and out.strip().endswith("interrupted"), err
     assert "is saved in" in err and "goes on" in err
     done = len((tmp_path / "run/log.jsonl").read_text().splitlines())
