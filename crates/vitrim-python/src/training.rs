@@ -71,8 +71,9 @@ pub fn train<'py>(
     teller: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let model = model.get();
-    let start = TrainConfig::preset(preset)
-        .ok_or_else(|| refused(format!("preset={preset:?}: no such preset; use \"default\" or \"paper\"")))?;
+    let start = TrainConfig::preset(preset).ok_or_else(|| {
+        refused(format!("preset={preset:?}: no such preset; use \"default\", \"drop\" or \"paper\""))
+    })?;
     let mut config = overlay::merge(&start, config.as_deref(), &set).map_err(refused)?;
     if let Some(max_drop) = max_drop {
         config.constraint.max_drop = check_max_drop(max_drop).map_err(from_library)?;

@@ -48,14 +48,8 @@ def trained(tiny: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return vitrim.train(tiny, data, out=out, max_drop=100.0, confidence=0.5, progress=False, **SHORT)
 
 
-#: A configuration of a few updates, of agents that leave and do not merge: only then are survivors the whole story.
-SHORT = {
-    "updates": 4,
-    "images_per_update": 8,
-    "reward": {"reference_images": 16},
-    "departure": "drop",
-    "actor": {"gate": 0.0, "observation": {"pair": False}},
-}
+#: A few updates of agents that leave and do not merge: only then are survivors the whole story.
+SHORT = {"preset": "drop", "updates": 4, "images_per_update": 8, "reward": {"reference_images": 16}}
 
 
 @pytest.fixture()

@@ -101,10 +101,14 @@ def test_ctrl_c_leaves_a_resumable_run(tiny: Path, data: Path, tmp_path: Path) -
 
 
 def test_progress_is_written_to_stderr(tiny: Path, data: Path, tmp_path: Path, capsys: Any) -> None:
-    run = vitrim.train(tiny, data, out=tmp_path / "run", calibrate=False, **SHORT)
+    run = vitrim.train(tiny, data, out=tmp_path / "run", calibrate=False, **{**SHORT, "preset": "default"})
     told = capsys.readouterr()
     assert "images to train on" in told.err and "update 4/4" in told.err and told.out == ""
     assert run.calibration is None
+    model = vitrim.load(tiny, run.policy)
+    assert model.stages == [0, 1, 2], "agents that merge act early"
+    answer = model.predict(np.zeros((32, 32, 3), np.uint8))[0]
+    assert 0 < len(answer.stages[-1].positions) < 16, "some have joined others"
 
 
 @pytest.mark.parametrize(

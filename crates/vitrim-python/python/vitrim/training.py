@@ -72,7 +72,8 @@ def train(
         out: Run folder; ``runs/`` and the model's name if left out.
         max_drop: Top-1 drop that may be spent, percentage points; 0.4 if left out.
         confidence: How sure the calibration shall be that it is not exceeded; 0.5 is the point estimate.
-        preset: ``"default"`` or ``"paper"``; ``config`` is a TOML file laid over it.
+        preset: ``"default"``, ``"drop"`` (the default's game with agents that leave and do not merge) or ``"paper"``;
+            ``config`` is a TOML file laid over it.
         split: Images to train on.
         calibrate: False leaves the policy uncalibrated.
         calibration_split: Images to calibrate on, ``calibration_images`` at most.
