@@ -1,13 +1,14 @@
 //! Faster Vision Transformers: learn which tokens of each image to throw away, and throw them away.
 //!
-//! This crate is what a user runs. It takes a backbone ([`loaded`]), a pruner ([`methods`]) and images
-//! ([`parts`]), and answers the user's one question, "how much faster within this drop?": [`calibrate`] finds
-//! the threshold that held-out images certify, [`evaluate`] compares it with the hand-made methods,
-//! [`mod@compare`] does so over whole fronts, [`mod@bench`] times it (on [`bench_images`], with [`budgets`]
-//! of its own, and against [`peak_memory`]). Beneath them, [`tally`] counts, [`speed`] times, [`stats`] says
+//! This crate is what a user runs. It takes a backbone ([`loaded`]), a pruner ([`methods`], or learned in a
+//! run that [`training`] opens) and images ([`parts`]), and answers the user's one question, "how much faster
+//! within this drop?": [`calibrate`] finds the threshold that held-out images certify, [`evaluate`] compares it
+//! with the hand-made methods, [`mod@compare`] does so over whole fronts, [`mod@bench`] times it (on
+//! [`bench_images`], with [`budgets`] of its own, and against [`peak_memory`]). Beneath them, [`tally`] counts,
+//! [`speed`] times, [`stats`] says
 //! what a measured drop is worth, and [`front`] chooses the cheapest setting. [`predict`] and [`visualize`]
 //! (with [`picture`]) use a policy on single images, [`mod@report`] lays out what a run folder holds as a
-//! page, [`training`] opens a run, [`info`] needs no policy, [`dtype`] spells a precision, and [`overlay`] lays a TOML file and `--set`
+//! page, [`info`] needs no policy, [`dtype`] spells a precision, and [`overlay`] lays a TOML file and `--set`
 //! over a preset. The game that trains a policy is in `vitrim-train`; the engine that runs one is in
 //! `vitrim-vit` and `vitrim-prune`.
 
