@@ -18,6 +18,10 @@ lint:
 bench *args:
     cargo run --release -- bench {{args}}
 
+# The Python package, built, installed and tested in an environment of its own.
+python *args:
+    scripts/test_python.sh {{args}}
+
 # The demo's table over three seeds.
 demo:
     for seed in 0 1 2; do cargo run --release -- demo --seed $seed --out runs/demo-$seed || exit 1; done
@@ -33,7 +37,7 @@ backbone:
 
 # Ours beside PyTorch, ONNX Runtime and OpenVINO, installed into .peers.
 compare *args:
-    cargo build --release
+    cargo build --release --bin vitrim
     python3 scripts/compare_peers.py {{args}}
 
 # The optimised binary that a release ships.

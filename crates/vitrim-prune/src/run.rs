@@ -67,13 +67,30 @@ pub fn run_from<B: Backbone>(
     mut state: B::State,
     images: &[ImageKey],
 ) -> Result<Pruned> {
+    let stages = run_to_end(backbone, pruner, &mut state, images)?;
+    let logits = backbone.finish(&state, Want::Logits)?;
+    let macs = (0..images.len()).map(|b| image_macs(backbone, pruner, &stages, b)).collect();
+    Ok(Pruned { logits, stages, macs })
+}
+
+/// Like [`run_from`] up to the end of the last block, where `state` then waits to be finished as anybody likes:
+/// for features, and for backbones without a head.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_to_end<B: Backbone>(
+    backbone: &B,
+    pruner: &mut (impl Pruner + ?Sized),
+    state: &mut B::State,
+    images: &[ImageKey],
+) -> Result<Vec<StageRecord>> {
     pruner.begin(images);
     let mut stages = Vec::new();
     for (stage, (site, taps)) in pruner.sites(backbone.spec()).into_iter().enumerate() {
-        backbone.advance(&mut state, site, taps)?;
-        let reduction = pruner.decide(stage, &backbone.view(&state)?)?;
-        backbone.reduce(&mut state, &reduction)?;
-        let view = backbone.view(&state)?;
+        backbone.advance(state, site, taps)?;
+        let reduction = pruner.decide(stage, &backbone.view(state)?)?;
+        backbone.reduce(state, &reduction)?;
+        let view = backbone.view(state)?;
         stages.push(StageRecord {
             site,
             prefix: view.prefix,
@@ -81,10 +98,8 @@ pub fn run_from<B: Backbone>(
             origins: view.origins.to_vec(),
         });
     }
-    backbone.advance(&mut state, Site::end(backbone.spec()), Taps::NONE)?;
-    let logits = backbone.finish(&state, Want::Logits)?;
-    let macs = (0..images.len()).map(|b| image_macs(backbone, pruner, &stages, b)).collect();
-    Ok(Pruned { logits, stages, macs })
+    backbone.advance(state, Site::end(backbone.spec()), Taps::NONE)?;
+    Ok(stages)
 }
 
 /// Where a state may wait that all of `pruners` shall start from, and the taps that it must carry there: the first

@@ -16,6 +16,10 @@ use crate::stats::Confidence;
 use crate::tally::Tally;
 use crate::watch::Watch;
 
+/// The drop allowed where nobody says, pp.
+pub const MAX_DROP: f64 = 0.4;
+/// Images a batch where nobody says.
+pub const BATCH: usize = 64;
 /// The threshold that keeps everything.
 const KEEP_ALL: f64 = 0.0;
 /// Images before which no threshold is given up.
@@ -142,6 +146,54 @@ pub fn choose_from_record(
     let choice = choose(&record.front, max_drop, confidence.unwrap_or(record.confidence));
     policy.read_out = ReadOut::Threshold { threshold: threshold(&choice) };
     Ok(choice)
+}
+
+/// Sets `policy`, read from `folder`, to the mildest threshold on its record whose measured cost is at most
+/// `gmacs` (1e9 MACs an image, the policy's own scoring included), without images and whatever its drop.
+///
+/// # Errors
+/// As [`record`], or [`VitrimError::Setting`] if every threshold on record costs more.
+pub fn choose_cost_from_record(policy: &mut Policy, folder: &Path, gmacs: f64) -> Result<FrontPoint> {
+    let front = record(policy, folder)?.front;
+    let points = front.points();
+    let Some(point) = points.iter().find(|point| point.gmacs <= gmacs) else {
+        let cheapest = points[points.len() - 1].gmacs;
+        return Err(VitrimError::Setting(format!(
+            "{}: no threshold on record costs {gmacs:.4} GMACs or less, the cheapest costs {cheapest:.4}; ask for \
+             at least that, or train for a larger drop",
+            folder.display()
+        )));
+    };
+    policy.read_out = ReadOut::Threshold { threshold: point.setting };
+    Ok(point.clone())
+}
+
+/// Says so if `policy`, read from `folder`, was calibrated in another precision than it runs in.
+pub fn uncertified_dtype(policy: &Policy, folder: &Path, precision: Precision) -> Option<String> {
+    let calibrated = record(policy, folder).ok()?.dtype;
+    (calibrated != precision).then(|| {
+        format!(
+            "calibrated in {calibrated}, so that no drop is certified in {precision}; `vitrim calibrate --dtype \
+             {precision}` would certify one"
+        )
+    })
+}
+
+/// Whether `policy`'s threshold was chosen on `split` of the data set at `data`: then only other images give a fair drop.
+pub fn calibrated_on(policy: &Policy, data: &str, split: &str) -> bool {
+    let record = policy.calibration.clone().and_then(|r| serde_json::from_value::<Calibration>(r).ok());
+    record.is_some_and(|record| record.data == data && record.split == split)
+}
+
+/// A drop that can be asked for, pp.
+///
+/// # Errors
+/// [`VitrimError::Setting`] if it does not lie between 0 and 100.
+pub fn check_max_drop(max_drop: f64) -> Result<f64> {
+    if (0.0..=100.0).contains(&max_drop) {
+        return Ok(max_drop);
+    }
+    Err(VitrimError::Setting(format!("max-drop {max_drop} must lie between 0 and 100 percentage points")))
 }
 
 /// The threshold of a choice; where nothing is certified, the one that keeps everything.

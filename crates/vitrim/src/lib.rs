@@ -1,10 +1,11 @@
 //! Faster Vision Transformers: learn which tokens of each image to throw away, and throw them away.
 //!
-//! This crate is what a user runs. It takes a backbone ([`loaded`]), a pruner ([`methods`]) and images
-//! ([`parts`]), and answers the user's one question, "how much faster within this drop?": [`calibrate`] finds
-//! the threshold that held-out images certify, [`evaluate`] compares it with the hand-made methods,
-//! [`mod@compare`] does so over whole fronts, [`mod@bench`] times it (on [`bench_images`], with [`budgets`]
-//! of its own, and against [`peak_memory`]). Beneath them, [`tally`] counts, [`speed`] times, [`stats`] says
+//! This crate is what a user runs. It takes a backbone ([`loaded`]), a pruner ([`methods`], or learned in a
+//! run that [`training`] opens) and images ([`parts`]), and answers the user's one question, "how much faster
+//! within this drop?": [`calibrate`] finds the threshold that held-out images certify, [`evaluate`] compares it
+//! with the hand-made methods, [`mod@compare`] does so over whole fronts, [`mod@bench`] times it (on
+//! [`bench_images`], with [`budgets`] of its own, and against [`peak_memory`]). Beneath them, [`tally`] counts,
+//! [`speed`] times, [`stats`] says
 //! what a measured drop is worth, and [`front`] chooses the cheapest setting. [`predict`] and [`visualize`]
 //! (with [`picture`]) use a policy on single images, [`mod@report`] lays out what a run folder holds as a
 //! page, [`mod@export`] writes a policy and its [`model_card`] for the Hub, [`info`] needs no policy, [`dtype`] spells a precision, and [`overlay`] lays a TOML file and `--set`
@@ -36,6 +37,7 @@ pub mod report;
 pub mod speed;
 pub mod stats;
 pub mod tally;
+pub mod training;
 pub mod visualize;
 pub mod watch;
 

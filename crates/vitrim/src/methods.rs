@@ -132,6 +132,28 @@ pub fn at_profile(method: Method, spec: &VitSpec, profile: KeepProfile) -> Resul
     }
 }
 
+/// Reads a hand-made method with its keep ratio, `cls-attention:0.7` (or one a stage, as [`keep_shares`] has it),
+/// for the backbone's default stages: the method, the stages and the shares that [`hand_made`] takes.
+///
+/// # Errors
+/// [`VitrimError::Setting`] for anything else.
+pub fn parse_hand_made(text: &str, spec: &VitSpec) -> Result<(Method, Vec<usize>, Vec<f64>)> {
+    let (name, ratios) = text.split_once(':').ok_or_else(|| {
+        VitrimError::Setting(format!("'{text}': a hand-made method needs its keep ratio, as in {text}:0.7"))
+    })?;
+    let method: Method = name.parse()?;
+    let ratio = |text: &str| {
+        let bad =
+            |_| VitrimError::Setting(format!("'{text}' is not a keep ratio; write for example {name}:0.7"));
+        text.trim().parse::<f64>().map_err(bad)
+    };
+    let given = ratios.split(',').map(ratio).collect::<Result<Vec<f64>>>()?;
+    let stages = spec.default_stages();
+    let keep = keep_shares(&given, stages.len())?;
+    hand_made(method, spec, &stages, &keep)?;
+    Ok((method, stages, keep))
+}
+
 /// Whether `method` can act at `stages`: attention to rank by must have run.
 pub fn can_act(method: Method, stages: &[usize]) -> bool {
     method != Method::ClsAttention || stages.first() != Some(&0)
@@ -254,6 +276,25 @@ mod tests {
         assert_eq!(keep_shares(&[0.9, 0.9, 0.1], 3).unwrap(), [0.9, 0.9, 0.1]);
         for bad in [&[0.7, 0.5][..], &[0.5, 0.7, 0.1], &[1.2], &[f64::NAN], &[-0.1]] {
             assert!(keep_shares(bad, 3).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn hand_made_methods_are_read_with_their_ratio() {
+        let spec = VitSpec::from_timm_name("deit_tiny_patch16_224").unwrap();
+        let (method, stages, keep) = parse_hand_made("cls-attention:0.7", &spec).unwrap();
+        assert_eq!((method, stages), (Method::ClsAttention, vec![3, 6, 9]));
+        assert!((keep[2] - 0.343).abs() < 1e-12);
+        assert_eq!(parse_hand_made("tome:0.9,0.8,0.7", &spec).unwrap().2, [0.9, 0.8, 0.7]);
+        for (text, word) in [
+            ("evit", "evit:0.7"),
+            ("evit:x", "'x' is not a keep ratio"),
+            ("evit:0.7,0.5", "2 keep ratios for 3 stages"),
+            ("policy:0.7", "not a hand-made method"),
+            ("best:0.7", "unknown method 'best'"),
+        ] {
+            let error = parse_hand_made(text, &spec).unwrap_err().to_string();
+            assert!(error.contains(word), "{error}");
         }
     }
 

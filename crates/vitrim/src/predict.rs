@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 use serde::Serialize;
 use vitrim_data::{DataError, RgbImage, load_image};
-use vitrim_prune::{Pruner, run};
+use vitrim_prune::{ImageKey, Pruner, run};
 use vitrim_vit::PixelBatch;
 
 use crate::error::Result;
@@ -52,6 +52,16 @@ pub struct Seen {
     pub prediction: Prediction,
 }
 
+/// What the model says of one image.
+pub struct Answer {
+    /// As [`Prediction::classes`].
+    pub classes: Vec<ClassProbability>,
+    /// As [`Prediction::stages`].
+    pub stages: Vec<Survivors>,
+    /// MACs, the pruner's own scoring included.
+    pub macs: u64,
+}
+
 /// Runs `paths` through `loaded`, pruned by `pruner`, with the `top_k` best classes of each. Images that
 /// cannot be read come back as errors, in their place.
 ///
@@ -66,34 +76,50 @@ pub fn predict(
     let crop = |path: &PathBuf| load_image(path).map(|image| loaded.transform.cropped(&image));
     let crops: Vec<Result<RgbImage, DataError>> = paths.par_iter().map(crop).collect();
     let good: Vec<&RgbImage> = crops.iter().flatten().collect();
-    let mut predictions = Vec::new().into_iter();
-    if !good.is_empty() {
-        // A crop has the model's size already, so that pixels() only normalises it.
-        let pixels: Vec<f32> = good.par_iter().flat_map_iter(|crop| loaded.transform.pixels(crop)).collect();
-        let keys: Vec<u64> =
-            paths.iter().zip(&crops).filter(|(_, c)| c.is_ok()).map(|(p, _)| key(p)).collect();
-        let pruned = run(&loaded.model, pruner, PixelBatch::new(&pixels, good.len()), &keys)?;
-        let answer = |b: usize| {
-            let survivors = |stage: &vitrim_prune::StageRecord| Survivors {
-                block: stage.site.block,
-                positions: stage.grid_positions(b),
-            };
-            let classes = top_classes(pruned.logits.row(b), &loaded.class_names, top_k);
-            (classes, pruned.stages.iter().map(survivors).collect(), pruned.macs[b] as f64 / 1e9)
-        };
-        predictions = (0..good.len()).map(answer).collect::<Vec<_>>().into_iter();
-    }
+    let keys: Vec<u64> = paths.iter().zip(&crops).filter(|(_, c)| c.is_ok()).map(|(p, _)| key(p)).collect();
+    let mut answers = answer(loaded, pruner, &good, &keys, top_k)?.into_iter();
     let seen = crops.into_iter().zip(paths).map(|(crop, image)| {
         crop.map(|crop| {
-            let (classes, stages, gmacs) = predictions.next().expect("one answer for each good image");
+            let Answer { classes, stages, macs } = answers.next().expect("one answer for each good image");
+            let gmacs = macs as f64 / 1e9;
             Seen { crop, prediction: Prediction { image: image.clone(), classes, stages, gmacs } }
         })
     });
     Ok(seen.collect())
 }
 
+/// Runs `crops`, which have the model's size, through `loaded`, pruned by `pruner`, with the `top_k` best classes
+/// of each; `keys` as in [`run`].
+///
+/// # Errors
+/// If the backbone or the pruner refuses.
+pub fn answer(
+    loaded: &Loaded,
+    pruner: &mut dyn Pruner,
+    crops: &[&RgbImage],
+    keys: &[ImageKey],
+    top_k: usize,
+) -> Result<Vec<Answer>> {
+    if crops.is_empty() {
+        return Ok(Vec::new());
+    }
+    // A crop has the model's size already, so that pixels() only normalises it.
+    let pixels: Vec<f32> = crops.par_iter().flat_map_iter(|crop| loaded.transform.pixels(crop)).collect();
+    let pruned = run(&loaded.model, pruner, PixelBatch::new(&pixels, crops.len()), keys)?;
+    let survivors = |stage: &vitrim_prune::StageRecord, b: usize| Survivors {
+        block: stage.site.block,
+        positions: stage.grid_positions(b),
+    };
+    let answer = |b: usize| Answer {
+        classes: top_classes(pruned.logits.row(b), &loaded.class_names, top_k),
+        stages: pruned.stages.iter().map(|stage| survivors(stage, b)).collect(),
+        macs: pruned.macs[b],
+    };
+    Ok((0..crops.len()).map(answer).collect())
+}
+
 /// A file's key: its name's hash, so that an image is sampled alike in any company (FNV-1a).
-fn key(path: &Path) -> u64 {
+pub fn key(path: &Path) -> ImageKey {
     let name = path.file_name().unwrap_or_default();
     let bytes = name.as_encoded_bytes().iter();
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))

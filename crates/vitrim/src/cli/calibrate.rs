@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
 
 use serde_json::json;
-use vitrim::calibrate::{CalibrationOptions, calibrate, grid, record};
+use vitrim::calibrate::{BATCH, CalibrationOptions, MAX_DROP, calibrate, check_max_drop, grid, record};
 use vitrim::front::{Choice, Verdict};
 use vitrim::methods::{open_policy, read_out_name};
 use vitrim::parts::DataParts;
@@ -15,13 +15,7 @@ use vitrim_hub::is_reference;
 use vitrim_prune::Policy;
 
 use super::args::CalibrateArgs;
-use super::policy::check_max_drop;
 use super::{App, INTERRUPTED, interrupt, print};
-
-/// The drop allowed where nobody says, pp.
-const MAX_DROP: f64 = 0.4;
-/// Images a batch.
-pub const BATCH: usize = 64;
 
 /// Held-out images, and what they are called.
 pub struct HeldOut<'a> {

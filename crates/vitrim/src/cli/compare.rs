@@ -18,11 +18,6 @@ use super::{App, INTERRUPTED, interrupt, print};
 const SPEED: Duration = Duration::from_millis(1_500);
 
 pub fn run(app: &App, args: &CompareArgs) -> anyhow::Result<ExitCode> {
-    for (flag, values, most) in [("--costs", &args.costs, 1.0), ("--drops", &args.drops, 100.0)] {
-        if let Some(bad) = values.iter().find(|value| !(0.0..=most).contains(*value)) {
-            return Err(VitrimError::Setting(format!("{flag} {bad} must lie between 0 and {most}")).into());
-        }
-    }
     let stop = interrupt::listen()?;
     let loaded = Loaded::open(&args.model)?;
     let folder = args.policy.as_deref().map(|folder| local(folder, Kind::Policy)).transpose()?;

@@ -7,13 +7,13 @@ use std::time::Instant;
 
 use anyhow::Context;
 use serde_json::json;
-use vitrim::calibrate::{Calibration, CalibrationOptions, calibrate, grid, pilot, record};
+use vitrim::calibrate::{Calibration, CalibrationOptions, calibrate, check_max_drop, grid, pilot, record};
 use vitrim::evaluate::EvalOptions;
 use vitrim::gather::{About, GatherOptions, gather};
 use vitrim::methods::open_policy;
 use vitrim::report::{Findings, report};
 use vitrim::stats::Confidence;
-use vitrim::{Loaded, Method, VitrimError, Watch, bundled};
+use vitrim::{Loaded, Method, VitrimError, Watch, bundled, training};
 use vitrim_data::{Dataset, OnBadImage};
 use vitrim_kernels::Level;
 use vitrim_prune::Policy;
@@ -21,7 +21,6 @@ use vitrim_train::{Outcome, Run, Source, TrainConfig, run_log};
 use vitrim_vit::Precision;
 
 use super::args::DemoArgs;
-use super::policy::check_max_drop;
 use super::{App, INTERRUPTED, eval, interrupt, print, train};
 
 /// The data set of the demo.
@@ -154,7 +153,7 @@ fn learn(
     out: &Path,
     stop: &AtomicBool,
 ) -> anyhow::Result<Outcome> {
-    train::open_run(app, out, config)?;
+    app.reporter.note(&training::open_run(out, config)?);
     let source = Source {
         // Splits of scenes share no image, so that nothing needs to be hashed.
         dataset: Dataset::scenes("train")?,

@@ -6,14 +6,13 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use serde_json::json;
-use vitrim::calibrate::record;
+use vitrim::calibrate::{calibrated_on, record};
 use vitrim::evaluate::{EvalOptions, Evaluation, MethodReport, SPEED_SECONDS, evaluate};
 use vitrim::gather::{About, GatherOptions, gather};
 use vitrim::methods::{keep_shares, read_out_name};
 use vitrim::parts::{DataParts, name};
 use vitrim::report::report;
-use vitrim::{Calibration, Loaded, Watch};
-use vitrim_prune::Policy;
+use vitrim::{Loaded, Watch};
 use vitrim_vit::Precision;
 
 use super::args::EvalArgs;
@@ -115,12 +114,6 @@ fn command(args: &EvalArgs, split: &str) -> String {
         command += &format!(" --images {images}");
     }
     command + &format!(" --report {}", path(args.report.as_deref()))
-}
-
-/// Whether the policy's threshold was chosen on this part of this data set.
-fn calibrated_on(policy: &Policy, data: &str, split: &str) -> bool {
-    let record = policy.calibration.clone().and_then(|r| serde_json::from_value::<Calibration>(r).ok());
-    record.is_some_and(|record| record.data == data && record.split == split)
 }
 
 fn merged(mut first: serde_json::Value, second: serde_json::Value) -> serde_json::Value {

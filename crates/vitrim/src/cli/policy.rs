@@ -1,8 +1,8 @@
 //! The policy of a command, set as asked.
 
-use vitrim::calibrate::{choose_from_record, record};
+use vitrim::Loaded;
+use vitrim::calibrate::{check_max_drop, choose_from_record, uncertified_dtype};
 use vitrim::methods::{open_policy, parse_read_out};
-use vitrim::{Loaded, VitrimError};
 use vitrim_prune::{LearnedPruner, NoPruner, Policy, Pruner};
 
 use super::App;
@@ -20,14 +20,9 @@ pub fn open(app: &App, args: &PolicyArgs, loaded: &Loaded) -> anyhow::Result<Opt
         app.reporter.note(&choice.to_string());
     }
     if args.read_out.is_none()
-        && let Some(calibrated) = policy.calibration.as_ref().and_then(|_| record(&policy, folder).ok())
-        && calibrated.dtype != loaded.model.precision()
+        && let Some(note) = uncertified_dtype(&policy, folder, loaded.model.precision())
     {
-        let (calibrated, dtype) = (calibrated.dtype, loaded.model.precision());
-        let cure = format!("`vitrim calibrate --dtype {dtype}` would certify one");
-        app.reporter.note(&format!(
-            "note: calibrated in {calibrated}, so that no drop is certified in {dtype}; {cure}"
-        ));
+        app.reporter.note(&format!("note: {note}"));
     }
     Ok(Some(policy))
 }
@@ -38,12 +33,4 @@ pub fn pruner(loaded: &Loaded, policy: Option<&Policy>) -> Box<dyn Pruner> {
         Some(policy) => Box::new(LearnedPruner::new(&loaded.spec, policy)),
         None => Box::new(NoPruner),
     }
-}
-
-/// A drop that can be asked for.
-pub fn check_max_drop(max_drop: f64) -> Result<f64, VitrimError> {
-    if (0.0..=100.0).contains(&max_drop) {
-        return Ok(max_drop);
-    }
-    Err(VitrimError::Setting(format!("--max-drop {max_drop} must lie between 0 and 100 percentage points")))
 }

@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use vitrim::training::describe;
 use vitrim_train::UpdateLog;
 use vitrim_train::pretrain::PretrainLog;
 
@@ -96,20 +97,7 @@ impl TrainingProgress {
             0 => "?".to_owned(),
             _ => duration(started.elapsed().as_secs_f64() / done as f64 * (updates - log.update) as f64),
         };
-        let keep: Vec<String> = log.keep_ratio.iter().map(|k| format!("{k:.2}")).collect();
-        // The paper's game follows no target: its drop is this update's own.
-        let drop = match (log.estimated_drop, log.beta) {
-            (Some(drop), Some(beta)) => format!("drop {drop:.2} pp, beta {beta:.2}"),
-            _ => format!("sampled drop {:.2} pp", log.sampled_drop),
-        };
-        let message = format!(
-            "{:.1} images/s, keep {}, cost {:.3}, {drop}, KL {:.4}, entropy {:.3}, {left} left",
-            log.images_per_s,
-            keep.join(" "),
-            log.cost,
-            log.ppo.approx_kl,
-            log.ppo.entropy,
-        );
+        let message = format!("{}, {left} left", describe(log));
         if self.lines && (log.update.is_multiple_of(UPDATES_A_LINE) || log.update == updates || done == 0) {
             eprintln!("update {}/{updates}: {message}", log.update);
         }

@@ -1,21 +1,19 @@
 //! `vitrim train`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::anyhow;
 use serde_json::json;
-use vitrim::calibrate::{CalibrationOptions, grid};
-use vitrim::error::write_whole;
+use vitrim::calibrate::{BATCH, CalibrationOptions, check_max_drop, grid};
 use vitrim::parts::DataParts;
-use vitrim::{Loaded, VitrimError, overlay};
-use vitrim_data::Dataset;
-use vitrim_train::{Outcome, Progress, Run, Source, TrainConfig, session, train};
+use vitrim::training::{self, RunImages, Splits};
+use vitrim::{Loaded, overlay};
+use vitrim_train::{Outcome, Progress, Run, Source, TrainConfig, train};
 
 use super::args::TrainArgs;
-use super::calibrate::{BATCH, HeldOut, calibrate_folder};
-use super::policy::check_max_drop;
+use super::calibrate::{HeldOut, calibrate_folder};
 use super::{App, INTERRUPTED, interrupt, print};
 
 pub fn run(app: &App, args: &TrainArgs) -> anyhow::Result<ExitCode> {
@@ -31,9 +29,9 @@ pub fn run(app: &App, args: &TrainArgs) -> anyhow::Result<ExitCode> {
     let loaded = Loaded::open(model)?;
     config.check(&loaded.spec).map_err(|reason| anyhow!("configuration: {reason}"))?;
     let parts = DataParts::of(data)?;
-    let images = Images::open(app, args, &loaded, &parts)?;
-    let out = args.out.clone().unwrap_or_else(|| default_out(model, &args.preset));
-    open_run(app, &out, &config)?;
+    let images = open_images(app, args, &loaded, &parts)?;
+    let out = args.out.clone().unwrap_or_else(|| training::default_out(model, &args.preset));
+    app.reporter.note(&training::open_run(&out, &config)?);
     let source = Source {
         dataset: images.train.clone(),
         transform: loaded.transform.clone(),
@@ -42,10 +40,7 @@ pub fn run(app: &App, args: &TrainArgs) -> anyhow::Result<ExitCode> {
     };
     let run = Run { id: &loaded.id, config: &config, source: &source, device: args.device, folder: &out };
     if learn(app, &loaded, &run, stop)? == Outcome::Interrupted {
-        let of = config.updates;
-        let saved = session::updates_done(&out)?.map_or("nothing was saved yet".to_owned(), |done| {
-            format!("update {done} of {of} is saved in {}", out.display())
-        });
+        let saved = training::saved(&out, config.updates)?;
         eprintln!("interrupted: {saved}; run the same command again to go on");
         return Ok(ExitCode::from(INTERRUPTED));
     }
@@ -91,69 +86,14 @@ fn configuration(args: &TrainArgs) -> anyhow::Result<TrainConfig> {
 }
 
 /// The images of a run.
-struct Images {
-    train: Dataset,
-    /// `None` if the policy shall stay uncalibrated.
-    calibration: Option<Dataset>,
-}
-
-impl Images {
-    /// Opens them, and leaves out of training what calibration or test also has.
-    fn open(app: &App, args: &TrainArgs, loaded: &Loaded, parts: &DataParts) -> anyhow::Result<Self> {
-        let bar = app.reporter.bar("hashing images");
-        let mut progress = |done, all| bar.set(done, all);
-        let all = parts.named(&args.split, &mut progress)?;
-        loaded.check_classes(&parts.path(), &all)?;
-        let calibration = match args.no_calibrate {
-            true => None,
-            false => Some(parts.named(&args.calibration_split, &mut progress)?),
-        };
-        if let Some(calibration) = &calibration {
-            loaded.check_classes(&parts.path(), calibration)?;
-        }
-        let held_out = parts.held_out(calibration.as_ref(), &mut progress)?;
-        let (train, removed) = all.without(&held_out, &mut progress)?;
-        drop(bar);
-        if train.is_empty() {
-            let reason =
-                "no image left to train on: all of them are held out; name another --split".to_owned();
-            return Err(VitrimError::Part { data: parts.path(), reason }.into());
-        }
-        let count = calibration.as_ref().map_or(0, Dataset::len).min(args.calibration_images);
-        app.reporter.note(&format!(
-            "{} images to train on ({removed} left out, which calibration or test also has), {count} to calibrate on",
-            train.len()
-        ));
-        Ok(Images { train, calibration })
-    }
-}
-
-/// `runs/` and the model's name, and the preset's unless it is the default.
-fn default_out(model: &Path, preset: &str) -> PathBuf {
-    let absolute = model.canonicalize().unwrap_or_else(|_| model.to_owned());
-    let name = absolute.file_name().unwrap_or_default().to_string_lossy();
-    let suffix = if preset == "default" { String::new() } else { format!("-{preset}") };
-    Path::new("runs").join(format!("{name}{suffix}"))
-}
-
-/// Says whether the run goes on, and writes down the configuration of a new one.
-pub fn open_run(app: &App, out: &Path, config: &TrainConfig) -> anyhow::Result<()> {
-    let shown = out.display();
-    match session::updates_done(out)? {
-        None => {
-            std::fs::create_dir_all(out)
-                .map_err(|source| VitrimError::Write { path: out.to_owned(), source })?;
-            write_whole(&out.join("config.toml"), overlay::to_toml(config)?.as_bytes())?;
-            app.reporter.note(&format!("training in {shown}"));
-        }
-        Some(done) if done >= config.updates => {
-            app.reporter.note(&format!("{shown} has all {done} updates; only calibrating"));
-        }
-        Some(done) => {
-            app.reporter.note(&format!("going on in {shown} from update {done} of {}", config.updates));
-        }
-    }
-    Ok(())
+fn open_images(app: &App, args: &TrainArgs, loaded: &Loaded, parts: &DataParts) -> anyhow::Result<RunImages> {
+    let bar = app.reporter.bar("hashing images");
+    let calibration = (!args.no_calibrate).then_some(args.calibration_split.as_str());
+    let splits = Splits { train: &args.split, calibration };
+    let images = RunImages::open(loaded, parts, splits, &mut |done, all| bar.set(done, all))?;
+    drop(bar);
+    app.reporter.note(&images.describe(args.calibration_images));
+    Ok(images)
 }
 
 fn uncalibrated(app: &App, folder: &Path) -> anyhow::Result<ExitCode> {

@@ -128,8 +128,8 @@ struct Kept {
 /// Compares, keeping what is done in `folder`; `note` is told what is done next.
 ///
 /// # Errors
-/// If images cannot be read, a method does not fit the backbone, `folder` has figures of another comparison, or it was
-/// ended.
+/// If a cost or a drop is no share or no percentage, images cannot be read, a method does not fit the backbone, `folder`
+/// has figures of another comparison, or it was ended.
 pub fn compare(
     compared: Compared<'_>,
     options: &CompareOptions,
@@ -137,6 +137,11 @@ pub fn compare(
     watch: &mut Watch<'_>,
     note: &mut dyn FnMut(&str),
 ) -> Result<Comparison> {
+    for (name, values, most) in [("costs", &options.costs, 1.0), ("drops", &options.drops, 100.0)] {
+        if let Some(bad) = values.iter().find(|value| !(0.0..=most).contains(*value)) {
+            return Err(VitrimError::Setting(format!("{name} {bad} must lie between 0 and {most}")));
+        }
+    }
     let Compared { loaded, policy, .. } = compared;
     std::fs::create_dir_all(folder)
         .map_err(|source| VitrimError::Write { path: folder.to_owned(), source })?;

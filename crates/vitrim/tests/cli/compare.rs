@@ -61,7 +61,7 @@ fn every_method_has_a_front_and_a_second_run_goes_on() {
     scratch.run(&moved).refused(&["cmp/policy.json", "give another folder"]);
     std::fs::rename(scratch.path("data2"), scratch.path("data")).unwrap();
     let costs = scratch.run(&[&args[..], &["--costs", "1.5"]].concat());
-    costs.refused(&["--costs 1.5", "between 0 and 1"]);
+    costs.refused(&["costs 1.5", "between 0 and 1"]);
 }
 
 #[test]

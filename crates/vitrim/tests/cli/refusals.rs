@@ -122,7 +122,7 @@ fn bad_configurations() {
     with(&["--set", "updates=many"]).refused(&["--set updates=many"]);
     with(&["--updates", "0"]).refused(&["updates must be at least 1"]);
     with(&["--set", "stages=[9]"]).refused(&["stages", "4 blocks"]);
-    with(&["--max-drop", "-1"]).refused(&["--max-drop -1"]);
+    with(&["--max-drop", "-1"]).refused(&["max-drop -1"]);
     with(&["--preset", "best"]).refused(&["--preset best", "default, drop or paper"]);
     assert!(!scratch.path("run").exists(), "a refused run leaves nothing behind");
 }

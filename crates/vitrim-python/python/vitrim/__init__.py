@@ -1,0 +1,42 @@
+"""Faster Vision Transformers: learned token pruning, run for real on the CPU.
+
+>>> import vitrim
+>>> model = vitrim.load("path/to/checkpoint", policy="runs/my/policy")  # doctest: +SKIP
+>>> logits = model(pixel_values)  # doctest: +SKIP
+
+Everything is computed by the library behind the ``vitrim`` command line, with the GIL released. Arrays are NumPy's;
+PyTorch and others come in by DLPack.
+"""
+
+from vitrim._vitrim import (
+    ClassProbability,
+    Model,
+    Prediction,
+    Survivors,
+    Tokens,
+    VitrimError,
+    __version__,
+)
+from vitrim.checkpoints import from_timm, load
+from vitrim.measuring import calibrate, compare, evaluate, report
+from vitrim.pruner import Pruner
+from vitrim.training import Run, train
+
+__all__ = [
+    "ClassProbability",
+    "Model",
+    "Prediction",
+    "Pruner",
+    "Run",
+    "Survivors",
+    "Tokens",
+    "VitrimError",
+    "__version__",
+    "calibrate",
+    "compare",
+    "evaluate",
+    "from_timm",
+    "load",
+    "report",
+    "train",
+]

@@ -1,0 +1,55 @@
+"""What long work says while it goes on."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any, Callable, Optional
+
+#: Updates between two lines where there is no terminal.
+UPDATES_A_LINE = 25
+#: Seconds between two changes of a terminal's line.
+REFRESH = 0.2
+
+
+class Teller:
+    """Told by the library; writes to ``sys.stderr`` (a notebook's too) and calls back."""
+
+    def __init__(self, progress: bool, callback: Optional[Callable[[dict[str, Any]], object]] = None) -> None:
+        self.progress = progress
+        self.callback = callback
+        self.shown = 0
+        self.refreshed = 0.0
+
+    def note(self, line: str) -> None:
+        """A line that stays."""
+        if self.progress:
+            self.clear()
+            print(line, file=sys.stderr, flush=True)
+
+    def step(self, what: str, done: int, of: int) -> None:
+        """So much of something is done."""
+        if self.progress and sys.stderr.isatty():
+            self.show(f"{what} {done}/{of}", done == of)
+
+    def update(self, done: int, of: int, line: str, figures: dict[str, Any]) -> None:
+        """An update of a policy is done."""
+        text = f"update {done}/{of}: {line}"
+        if self.progress and sys.stderr.isatty():
+            self.show(text, True)
+        elif self.progress and (done % UPDATES_A_LINE == 0 or done in (1, of)):
+            print(text, file=sys.stderr, flush=True)
+        if self.callback is not None:
+            self.callback({**figures, "updates": of})
+
+    def show(self, text: str, at_once: bool) -> None:
+        """A line that the next one takes the place of."""
+        if at_once or time.monotonic() - self.refreshed > REFRESH:
+            print("\r" + text.ljust(self.shown), end="", file=sys.stderr, flush=True)
+            self.shown, self.refreshed = len(text), time.monotonic()
+
+    def clear(self) -> None:
+        """Wipes what :meth:`show` wrote."""
+        if self.shown:
+            print("\r" + " " * self.shown + "\r", end="", file=sys.stderr, flush=True)
+            self.shown = 0

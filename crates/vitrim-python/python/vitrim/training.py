@@ -1,0 +1,128 @@
+"""Training a policy."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable, Literal, Optional, Union
+
+from vitrim import _vitrim
+from vitrim.checkpoints import load
+from vitrim.progress import Teller
+
+if TYPE_CHECKING:
+    from vitrim import Model
+
+    PathOrStr = Union[str, os.PathLike[str]]
+    OnBadImage = Literal["fail", "skip"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished training run."""
+
+    #: The run folder.
+    folder: Path
+    #: The policy's folder, to be given to :func:`vitrim.load`.
+    policy: Path
+    #: Updates done.
+    updates: int
+    #: How the policy is read out, such as ``threshold=0.62``.
+    read_out: str
+    #: The calibration record: what was measured and chosen; None for an uncalibrated policy.
+    calibration: Optional[dict[str, Any]]
+
+    @property
+    def log(self) -> list[dict[str, Any]]:
+        """The figures of every update, oldest first, from ``log.jsonl``."""
+        lines = (self.folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines]
+
+
+def train(
+    model: Union[PathOrStr, Model],
+    data: PathOrStr,
+    *,
+    out: Optional[PathOrStr] = None,
+    max_drop: Optional[float] = None,
+    confidence: float = 0.9,
+    preset: str = "default",
+    config: Optional[PathOrStr] = None,
+    split: str = "train",
+    calibrate: bool = True,
+    calibration_split: str = "calibration",
+    calibration_images: int = 10_000,
+    device: Literal["cpu", "gpu"] = "cpu",
+    on_bad_image: OnBadImage = "fail",
+    threads: Optional[int] = None,
+    progress: bool = True,
+    callback: Optional[Callable[[dict[str, Any]], object]] = None,
+    **overrides: Any,
+) -> Run:
+    """Trains a policy for a frozen backbone and calibrates it: ``vitrim train``.
+
+    Ctrl-C ends it after the update that is running, and raises ``KeyboardInterrupt``; the same call then goes on, bit
+    for bit as if it had never stopped. So does an exception that ``callback`` raises.
+
+    Args:
+        model: Checkpoint folder, or a loaded model (whose policy does not matter).
+        data: Class folders, a flat folder of images, or Hugging Face parquet files.
+        out: Run folder; ``runs/`` and the model's name if left out.
+        max_drop: Top-1 drop that may be spent, percentage points; 0.4 if left out.
+        confidence: How sure the calibration shall be that it is not exceeded; 0.5 is the point estimate.
+        preset: ``"default"``, ``"drop"`` (the default's game with agents that leave and do not merge) or ``"paper"``;
+            ``config`` is a TOML file laid over it.
+        split: Images to train on.
+        calibrate: False leaves the policy uncalibrated.
+        calibration_split: Images to calibrate on, ``calibration_images`` at most.
+        device: Where gradients are computed.
+        on_bad_image: What a corrupt image does.
+        threads: Threads of a model that is given as a folder.
+        progress: Whether to write to ``sys.stderr`` how far it is.
+        callback: Called after every update with its figures (those of ``log.jsonl``, and ``updates``).
+        **overrides: Keys of the configuration, ``updates=300`` or ``ppo={"clip": 0.1}``: the last word over preset and
+            file. ``vitrim train --print-config`` shows all keys.
+
+    Raises:
+        VitrimError: If something does not fit, or cannot be read or written.
+        KeyboardInterrupt: After Ctrl-C, with all finished updates saved.
+    """
+    loaded = model if isinstance(model, _vitrim.Model) else load(model, threads=threads)
+    name = loaded.origin if isinstance(model, _vitrim.Model) else os.fspath(model)
+    finished = _vitrim.train(
+        loaded,
+        data,
+        out=out,
+        name=name,
+        preset=preset,
+        config=config,
+        set=settings(overrides),
+        max_drop=max_drop,
+        confidence=confidence,
+        split=split,
+        calibration_split=calibration_split if calibrate else None,
+        calibration_images=calibration_images,
+        device=device,
+        on_bad_image=on_bad_image,
+        teller=Teller(progress, callback),
+    )
+    return Run(
+        folder=Path(finished["folder"]),
+        policy=Path(finished["policy"]),
+        updates=finished["updates"],
+        read_out=finished["read_out"],
+        calibration=finished["calibration"],
+    )
+
+
+def settings(overrides: dict[str, Any], prefix: str = "") -> list[str]:
+    """Nested keys as ``a.b=value``, with values as TOML has them (its scalars and lists are JSON's)."""
+    lines: list[str] = []
+    for key, value in overrides.items():
+        if isinstance(value, dict):
+            lines += settings(value, f"{prefix}{key}.")
+        else:
+            lines.append(f"{prefix}{key}={json.dumps(value)}")
+    return lines

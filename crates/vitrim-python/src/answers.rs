@@ -1,0 +1,136 @@
+//! What comes out, as Python objects.
+
+use numpy::PyArray1;
+use pyo3::prelude::*;
+use vitrim::predict::Answer;
+use vitrim_vit::Origin;
+
+/// A class and how probable it is.
+#[pyclass(frozen, get_all, module = "vitrim")]
+pub struct ClassProbability {
+    /// Its index.
+    class_index: usize,
+    /// Its name; None where the checkpoint does not say.
+    name: Option<String>,
+    /// Softmax probability, 0 to 1.
+    probability: f64,
+}
+
+#[pymethods]
+impl ClassProbability {
+    fn __repr__(&self) -> String {
+        let name = self.name.as_ref().map_or_else(|| "None".to_owned(), |name| format!("{name:?}"));
+        let (class, probability) = (self.class_index, self.probability);
+        format!("ClassProbability(class_index={class}, name={name}, probability={probability:.4})")
+    }
+}
+
+/// Who is left of an image after a stage.
+#[pyclass(frozen, get_all, module = "vitrim")]
+pub struct Survivors {
+    /// The 0-based block that the stage lies before; in, after its attention, where leaving means merging.
+    block: usize,
+    /// Row-major grid positions of the surviving patch tokens, int64 [n].
+    positions: Py<PyArray1<i64>>,
+}
+
+#[pymethods]
+impl Survivors {
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        let left = self.positions.bind(py).len()?;
+        Ok(format!("Survivors(block={}, {left} patch tokens)", self.block))
+    }
+}
+
+/// One image's answer.
+#[pyclass(frozen, get_all, module = "vitrim")]
+pub struct Prediction {
+    /// The image file; None for images that were given as such.
+    image: Option<String>,
+    /// The most probable classes, best first.
+    classes: Vec<Py<ClassProbability>>,
+    /// Survivors of each stage, in order.
+    stages: Vec<Py<Survivors>>,
+    /// Multiply-accumulate operations that this image took, the pruner's own scoring included.
+    macs: u64,
+    /// The same in units of 1e9.
+    gmacs: f64,
+}
+
+impl Prediction {
+    /// `answer` on `image`.
+    ///
+    /// # Errors
+    /// If Python is out of memory.
+    pub fn new(py: Python<'_>, image: Option<String>, answer: Answer) -> PyResult<Self> {
+        let classes = answer.classes.into_iter().map(|best| {
+            let (class_index, name, probability) = (best.class, best.name, best.probability);
+            Py::new(py, ClassProbability { class_index, name, probability })
+        });
+        let stages = answer.stages.into_iter().map(|stage| {
+            let positions = stage.positions.into_iter().map(|p| p as i64);
+            let positions = PyArray1::from_iter(py, positions).unbind();
+            Py::new(py, Survivors { block: stage.block, positions })
+        });
+        Ok(Prediction {
+            image,
+            classes: classes.collect::<PyResult<_>>()?,
+            stages: stages.collect::<PyResult<_>>()?,
+            macs: answer.macs,
+            gmacs: answer.macs as f64 / 1e9,
+        })
+    }
+}
+
+#[pymethods]
+impl Prediction {
+    fn __repr__(&self, py: Python<'_>) -> String {
+        let best = self.classes.first().map_or_else(String::new, |best| best.get().__repr__());
+        let image = self.image.as_ref().map_or_else(|| "None".to_owned(), |image| format!("{image:?}"));
+        let left =
+            self.stages.iter().map(|stage| stage.get().positions.bind(py).len().unwrap_or(0).to_string());
+        let left = left.collect::<Vec<_>>().join(", ");
+        format!("Prediction(image={image}, best={best}, left=[{left}], gmacs={:.4})", self.gmacs)
+    }
+}
+
+/// Final tokens of the survivors of a batch, after the last norm: the images back to back.
+#[pyclass(frozen, get_all, module = "vitrim")]
+pub struct Tokens {
+    /// float32 [T, D].
+    tokens: Py<PyAny>,
+    /// Where each image starts, int64 [B + 1]: image b has the rows offsets[b] to offsets[b + 1].
+    offsets: Py<PyArray1<i64>>,
+    /// Row-major grid position of each token, -1 for a prefix token (class, distillation, register), int64 [T].
+    positions: Py<PyArray1<i64>>,
+    /// What a classifier would see, float32 [B, D].
+    pooled: Py<PyAny>,
+}
+
+impl Tokens {
+    /// As they lie in the packed batch.
+    pub fn new(
+        py: Python<'_>,
+        tokens: Py<PyAny>,
+        offsets: &[usize],
+        origins: &[Origin],
+        pooled: Py<PyAny>,
+    ) -> Self {
+        Tokens {
+            tokens,
+            offsets: to_int64(py, offsets).unbind(),
+            positions: grid_positions(py, origins).unbind(),
+            pooled,
+        }
+    }
+}
+
+/// Counts as an array.
+pub fn to_int64<'py>(py: Python<'py>, counts: &[usize]) -> Bound<'py, PyArray1<i64>> {
+    PyArray1::from_iter(py, counts.iter().map(|count| *count as i64))
+}
+
+/// Where each token came from, -1 for a prefix token.
+pub fn grid_positions<'py>(py: Python<'py>, origins: &[Origin]) -> Bound<'py, PyArray1<i64>> {
+    PyArray1::from_iter(py, origins.iter().map(|origin| origin.grid().map_or(-1, |p| p as i64)))
+}

@@ -1,0 +1,124 @@
+//! Images from Python: paths, PIL images, and HWC arrays of bytes.
+
+use std::path::PathBuf;
+
+use image::RgbImage;
+use numpy::{PyArray3, PyArrayDescrMethods, PyArrayMethods, PyUntypedArray, PyUntypedArrayMethods, dtype};
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use vitrim_data::{Transform, list_images, load_image};
+use vitrim_prune::ImageKey;
+
+use crate::pixels::tuple;
+use crate::refusal::refused;
+
+/// An image that is still to be cropped.
+pub enum Given {
+    /// A file, decoded when its turn comes.
+    File(PathBuf),
+    /// The one at this place among those given.
+    Decoded(usize, RgbImage),
+}
+
+impl Given {
+    /// The crop that the backbone sees.
+    ///
+    /// # Errors
+    /// If the file cannot be read or decoded.
+    pub fn crop(&self, transform: &Transform) -> vitrim::Result<RgbImage> {
+        Ok(match self {
+            Given::File(path) => transform.cropped(&load_image(path)?),
+            Given::Decoded(_, image) => transform.cropped(image),
+        })
+    }
+
+    /// By what random decisions are keyed: a file's name, or the place.
+    pub fn key(&self) -> ImageKey {
+        match self {
+            Given::File(path) => vitrim::predict::key(path),
+            Given::Decoded(place, _) => *place as ImageKey,
+        }
+    }
+
+    /// The file.
+    pub fn path(&self) -> Option<String> {
+        match self {
+            Given::File(path) => Some(path.display().to_string()),
+            Given::Decoded(..) => None,
+        }
+    }
+}
+
+/// One image or many; a folder stands for the images below it.
+///
+/// # Errors
+/// `TypeError` or `ValueError` if one of them is no image, naming its place.
+pub fn images(given: &Bound<'_, PyAny>) -> PyResult<Vec<Given>> {
+    let mut all = Vec::new();
+    if let Some(one) = image(given, 0)? {
+        all.extend(one);
+        return Ok(all);
+    }
+    let many = given.try_iter().map_err(|_| no_image(given, 0))?;
+    for (place, each) in many.enumerate() {
+        let each = each?;
+        all.extend(image(&each, place)?.ok_or_else(|| no_image(&each, place))?);
+    }
+    Ok(all)
+}
+
+/// The image or images that `given` is; `None` if it is none by itself.
+fn image(given: &Bound<'_, PyAny>, place: usize) -> PyResult<Option<Vec<Given>>> {
+    if let Ok(path) = given.extract::<PathBuf>() {
+        let files = list_images(&path).map_err(refused)?;
+        return Ok(Some(files.into_iter().map(Given::File).collect()));
+    }
+    if let Ok(array) = given.cast::<PyUntypedArray>() {
+        // An array of four axes is many images.
+        return match array.ndim() {
+            4 => Ok(None),
+            _ => Ok(Some(vec![Given::Decoded(place, bytes(array, place)?)])),
+        };
+    }
+    // PIL's images are known by what they can do, so that PIL need not be there.
+    if given.hasattr("convert")? && given.hasattr("getbands")? {
+        let rgb = given.call_method1("convert", ("RGB",))?;
+        let array = given.py().import("numpy")?.call_method1("asarray", (rgb,))?;
+        return Ok(Some(vec![Given::Decoded(place, bytes(array.cast::<PyUntypedArray>()?, place)?)]));
+    }
+    Ok(None)
+}
+
+/// `array: [H, W, 3]` of bytes, copied.
+fn bytes(array: &Bound<'_, PyUntypedArray>, place: usize) -> PyResult<RgbImage> {
+    let (found, wanted) = (array.dtype(), dtype::<u8>(array.py()));
+    if !found.is_equiv_to(&wanted) {
+        return Err(PyTypeError::new_err(format!(
+            "image {place} is an array of {found}; give uint8 values of shape (H, W, 3), 0 to 255, before any \
+             normalisation"
+        )));
+    }
+    let shape = array.shape();
+    let (Ok(&[height, width, 3]), true) = (<&[usize; 3]>::try_from(shape), !array.is_empty()) else {
+        return Err(PyValueError::new_err(format!(
+            "image {place} is an array of shape {}; give (H, W, 3), red, green and blue last",
+            tuple(shape)
+        )));
+    };
+    let side = |side: usize| u32::try_from(side).ok().filter(|side| *side <= vitrim_data::MAX_SIDE);
+    let (Some(columns), Some(rows)) = (side(width), side(height)) else {
+        return Err(PyValueError::new_err(format!(
+            "image {place} has {height} x {width} pixels; each side may have {} at most",
+            vitrim_data::MAX_SIDE
+        )));
+    };
+    let values = array.cast::<PyArray3<u8>>()?.try_readonly()?.as_array().iter().copied().collect();
+    Ok(RgbImage::from_raw(columns, rows, values).expect("three bytes a pixel"))
+}
+
+fn no_image(given: &Bound<'_, PyAny>, place: usize) -> PyErr {
+    let name = given.get_type().qualname().map_or_else(|_| "?".to_owned(), |name| name.to_string());
+    PyTypeError::new_err(format!(
+        "image {place} is of type {name}; give a path, a PIL image, or a uint8 array of shape (H, W, 3)"
+    ))
+}

@@ -1,0 +1,45 @@
+//! vitrim in Python.
+//!
+//! Nothing is computed here: arrays come in (`pixels`, `images`), the library of the command line does the work
+//! with the GIL released, and arrays or plain objects go out (`answers`, `plain`). `model` is a loaded backbone
+//! with its `threads` and whoever decides who stays (`pruning`, `python_pruner`); `training` and `measuring` are the long jobs,
+//! which Ctrl-C ends at a good place (`interruptible`). The package around it is in `python/vitrim`.
+
+mod answers;
+mod checkpoint;
+mod images;
+mod interruptible;
+mod measuring;
+mod model;
+mod pixels;
+mod plain;
+mod pruning;
+mod python_pruner;
+mod refusal;
+mod threads;
+mod training;
+
+use pyo3::prelude::*;
+
+/// The compiled part of the package `vitrim`, which has the documentation.
+#[pymodule]
+mod _vitrim {
+    #[pymodule_export]
+    use crate::answers::{ClassProbability, Prediction, Survivors, Tokens};
+    #[pymodule_export]
+    use crate::checkpoint::write_checkpoint;
+    #[pymodule_export]
+    use crate::measuring::{calibrate, compare, evaluate, report};
+    #[pymodule_export]
+    use crate::model::{Model, load};
+    #[pymodule_export]
+    use crate::refusal::VitrimError;
+    #[pymodule_export]
+    use crate::training::train;
+    use pyo3::prelude::*;
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add("__version__", env!("CARGO_PKG_VERSION"))
+    }
+}

@@ -1,0 +1,308 @@
+//! A loaded backbone, and who stays in it.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use numpy::{IntoPyArray, PyArray1, PyArrayMethods};
+use pyo3::exceptions::PyUserWarning;
+use pyo3::prelude::*;
+use rayon::prelude::*;
+use vitrim::Loaded;
+use vitrim::predict::answer;
+use vitrim_kernels::Level;
+use vitrim_prune::{ImageKey, Pruner, run, run_to_end};
+use vitrim_vit::{Backbone, Output, PixelBatch, Precision, Want, cost};
+
+use crate::answers::{Prediction, Tokens};
+use crate::images::images;
+use crate::pixels::pixels;
+use crate::pruning::{Dial, Pruning};
+use crate::python_pruner::Failure;
+use crate::refusal::{from_library, refused};
+use crate::threads::Threads;
+
+/// Images that are decoded and classified at once.
+const BATCH: usize = 16;
+
+/// A backbone with its preprocessing, and who decides who stays. Made by :func:`vitrim.load`.
+#[pyclass(frozen, module = "vitrim")]
+pub struct Model {
+    loaded: Arc<Loaded>,
+    pruning: RwLock<Arc<Pruning>>,
+    threads: Threads,
+}
+
+/// Opens a checkpoint folder.
+#[pyfunction]
+#[pyo3(signature = (model, policy=None, *, dtype="f32", threads=None, origin=None))]
+pub fn load(
+    py: Python<'_>,
+    model: PathBuf,
+    policy: Option<&Bound<'_, PyAny>>,
+    dtype: &str,
+    threads: Option<usize>,
+    origin: Option<String>,
+) -> PyResult<Model> {
+    Level::from_env().map_err(refused)?;
+    let precision: Precision = dtype.parse().map_err(refused)?;
+    let mut loaded = py.detach(|| Loaded::open_in(&model, precision)).map_err(from_library)?;
+    if let Some(origin) = origin {
+        loaded.origin = origin;
+    }
+    let pruning = Pruning::of(policy, &loaded)?;
+    let model = Model {
+        loaded: Arc::new(loaded),
+        pruning: RwLock::new(Arc::new(Pruning::Dense)),
+        threads: Threads::new(threads)?,
+    };
+    model.set_pruning(py, pruning)?;
+    Ok(model)
+}
+
+impl Model {
+    /// The backbone.
+    pub fn loaded(&self) -> &Loaded {
+        &self.loaded
+    }
+
+    /// Who decides who stays, now.
+    pub fn pruning(&self) -> Arc<Pruning> {
+        self.pruning.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// From the next call on.
+    ///
+    /// # Errors
+    /// If a warning is an error.
+    pub fn set_pruning(&self, py: Python<'_>, pruning: Pruning) -> PyResult<()> {
+        let warning = pruning.warning(self.loaded.model.precision());
+        *self.pruning.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(pruning);
+        let Some(warning) = warning else { return Ok(()) };
+        let text = std::ffi::CString::new(warning).map_err(refused)?;
+        PyErr::warn(py, &py.get_type::<PyUserWarning>(), &text, 2)
+    }
+
+    /// What it computes on.
+    pub fn threads(&self) -> &Threads {
+        &self.threads
+    }
+
+    /// `work` with a pruner of its own, on this model's threads, with the GIL released.
+    fn compute<T: Send>(
+        &self,
+        py: Python<'_>,
+        work: impl FnOnce(&Loaded, &mut dyn Pruner) -> vitrim::Result<T> + Send,
+    ) -> PyResult<T> {
+        let threads = self.threads.started()?;
+        let pruning = self.pruning();
+        let failure = Failure::default();
+        let done = py.detach(|| {
+            threads.install(|| {
+                let mut pruner = pruning.pruner(&self.loaded.spec, &failure)?;
+                work(&self.loaded, pruner.as_mut())
+            })
+        });
+        match failure.take() {
+            Some(raised) => Err(raised),
+            None => done.map_err(from_library),
+        }
+    }
+}
+
+#[pymethods]
+impl Model {
+    /// Logits of normalised pixels.
+    fn __call__<'py>(
+        &self,
+        py: Python<'py>,
+        pixel_values: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let pixels = pixels(pixel_values, &self.loaded.spec)?;
+        let batch = pixels.as_array().shape()[0];
+        let values = pixels.as_slice()?;
+        let logits = self.compute(py, |loaded, pruner| {
+            let spec = &loaded.spec;
+            if batch == 0 && spec.num_classes > 0 {
+                return Ok(Output { values: Vec::new(), width: spec.num_classes });
+            }
+            let pixels = PixelBatch::new(values, batch);
+            Ok(run(&loaded.model, pruner, pixels, &places(batch))?.logits)
+        })?;
+        rows(py, logits)
+    }
+
+    /// Classes of images, and who the answers were made from.
+    #[pyo3(signature = (images, top_k=5))]
+    fn predict(&self, py: Python<'_>, images: &Bound<'_, PyAny>, top_k: usize) -> PyResult<Vec<Prediction>> {
+        let given = self::images(images)?;
+        let mut predictions = Vec::with_capacity(given.len());
+        for chunk in given.chunks(BATCH) {
+            let answers = self.compute(py, |loaded, pruner| {
+                let crops = chunk.par_iter().map(|image| image.crop(&loaded.transform));
+                let crops = crops.collect::<vitrim::Result<Vec<_>>>()?;
+                let keys: Vec<ImageKey> = chunk.iter().map(|image| image.key()).collect();
+                answer(loaded, pruner, &crops.iter().collect::<Vec<_>>(), &keys, top_k)
+            })?;
+            for (image, answer) in chunk.iter().zip(answers) {
+                predictions.push(Prediction::new(py, image.path(), answer)?);
+            }
+            py.check_signals()?;
+        }
+        Ok(predictions)
+    }
+
+    /// Normalised pixels of images, resized and cropped as the checkpoint says.
+    fn preprocess<'py>(&self, py: Python<'py>, images: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        let given = self::images(images)?;
+        let pixels = self.compute(py, |loaded, _| {
+            let pixels =
+                given.par_iter().map(|image| Ok(loaded.transform.pixels(&image.crop(&loaded.transform)?)));
+            Ok(pixels.collect::<vitrim::Result<Vec<_>>>()?.concat())
+        })?;
+        let [height, width] = self.loaded.spec.img_size;
+        Ok(pixels.into_pyarray(py).reshape([given.len(), 3, height, width])?.into_any())
+    }
+
+    /// Pooled features of normalised pixels; with `tokens`, of every survivor.
+    #[pyo3(signature = (pixel_values, *, tokens=false))]
+    fn features<'py>(
+        &self,
+        py: Python<'py>,
+        pixel_values: &Bound<'py, PyAny>,
+        tokens: bool,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let pixels = pixels(pixel_values, &self.loaded.spec)?;
+        let batch = pixels.as_array().shape()[0];
+        let values = pixels.as_slice()?;
+        let (pooled, survivors) = self.compute(py, |loaded, pruner| {
+            let (model, width) = (&loaded.model, loaded.spec.dim);
+            let empty = || Output { values: Vec::new(), width };
+            if batch == 0 {
+                return Ok((empty(), (empty(), vec![0], Vec::new())));
+            }
+            let mut state = model.embed(PixelBatch::new(values, batch))?;
+            run_to_end(model, pruner, &mut state, &places(batch))?;
+            let pooled = model.finish(&state, Want::Pooled)?;
+            let tokens = if tokens { model.finish(&state, Want::Tokens)? } else { empty() };
+            Ok((pooled, (tokens, state.packed.offsets, state.packed.origins)))
+        })?;
+        let pooled = rows(py, pooled)?;
+        if !tokens {
+            return Ok(pooled);
+        }
+        let (tokens, offsets, origins) = survivors;
+        let tokens = rows(py, tokens)?.unbind();
+        Ok(Bound::new(py, Tokens::new(py, tokens, &offsets, &origins, pooled.unbind()))?.into_any())
+    }
+
+    /// Another point of the policy's calibration record.
+    #[pyo3(signature = (*, max_drop=None, confidence=None, keep=None, gmacs=None))]
+    fn dial(
+        &self,
+        py: Python<'_>,
+        max_drop: Option<f64>,
+        confidence: Option<f64>,
+        keep: Option<f64>,
+        gmacs: Option<f64>,
+    ) -> PyResult<String> {
+        let dial = Dial { max_drop, confidence, keep, gmacs };
+        let (pruning, answer) = self.pruning().dialled(&dial, &self.loaded.spec)?;
+        self.set_pruning(py, pruning)?;
+        Ok(answer)
+    }
+
+    /// What it was loaded from.
+    #[getter]
+    fn origin(&self) -> &str {
+        &self.loaded.origin
+    }
+
+    /// Architecture's name.
+    #[getter]
+    fn architecture(&self) -> &str {
+        &self.loaded.spec.architecture
+    }
+
+    /// Input height and width, pixels.
+    #[getter]
+    fn img_size(&self) -> (usize, usize) {
+        self.loaded.spec.img_size.into()
+    }
+
+    /// Rows and columns of the patch grid.
+    #[getter]
+    fn grid(&self) -> (usize, usize) {
+        self.loaded.spec.grid().into()
+    }
+
+    /// Channels of a token.
+    #[getter]
+    fn dim(&self) -> usize {
+        self.loaded.spec.dim
+    }
+
+    /// Blocks.
+    #[getter]
+    fn depth(&self) -> usize {
+        self.loaded.spec.depth
+    }
+
+    /// Tokens that are never pruned.
+    #[getter]
+    fn num_prefix_tokens(&self) -> usize {
+        self.loaded.spec.num_prefix_tokens()
+    }
+
+    /// Classes; 0 without a head.
+    #[getter]
+    fn num_classes(&self) -> usize {
+        self.loaded.spec.num_classes
+    }
+
+    /// The name of each class; empty where the checkpoint does not say.
+    #[getter]
+    fn class_names(&self) -> Vec<String> {
+        self.loaded.class_names.clone()
+    }
+
+    /// In what it multiplies.
+    #[getter]
+    fn dtype(&self) -> String {
+        self.loaded.model.precision().to_string()
+    }
+
+    /// Who decides who stays, in one line.
+    #[getter]
+    fn policy(&self) -> String {
+        self.pruning().describe()
+    }
+
+    /// 0-based blocks before which tokens leave; in which, after the attention, where leaving means merging.
+    #[getter]
+    fn stages(&self) -> Vec<usize> {
+        self.pruning().stages()
+    }
+
+    /// MACs of an unpruned image, in units of 1e9.
+    #[getter]
+    fn dense_gmacs(&self) -> f64 {
+        cost::dense_macs(&self.loaded.spec) as f64 / 1e9
+    }
+
+    fn __repr__(&self) -> String {
+        let name = Path::new(&self.loaded.origin).file_name().unwrap_or_default().to_string_lossy();
+        format!("<vitrim.Model '{name}', dtype {}, policy: {}>", self.dtype(), self.policy())
+    }
+}
+
+/// The keys of images that are known by their place alone.
+fn places(batch: usize) -> Vec<ImageKey> {
+    (0..batch as ImageKey).collect()
+}
+
+/// As an array `[rows, width]`.
+fn rows(py: Python<'_>, output: Output) -> PyResult<Bound<'_, PyAny>> {
+    let count = output.values.len() / output.width.max(1);
+    let flat: Bound<'_, PyArray1<f32>> = output.values.into_pyarray(py);
+    Ok(flat.reshape([count, output.width])?.into_any())
+}

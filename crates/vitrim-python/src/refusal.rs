@@ -1,0 +1,27 @@
+//! What the library refuses, as Python exceptions.
+
+use pyo3::create_exception;
+use pyo3::exceptions::{PyKeyboardInterrupt, PyValueError};
+use pyo3::prelude::*;
+use vitrim::VitrimError as LibraryError;
+
+create_exception!(
+    vitrim,
+    VitrimError,
+    PyValueError,
+    "What vitrim refuses: one line that says what is wrong, where, and what to do."
+);
+
+/// `error` as one line of a [`VitrimError`].
+pub fn refused(error: impl std::fmt::Display) -> PyErr {
+    let line = error.to_string();
+    VitrimError::new_err(line.split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+/// The library's word: an interruption is Python's own, everything else a [`VitrimError`].
+pub fn from_library(error: LibraryError) -> PyErr {
+    match error {
+        LibraryError::Interrupted => PyKeyboardInterrupt::new_err(()),
+        error => refused(error),
+    }
+}

@@ -1,0 +1,61 @@
+"""What the tests have at hand: the shared folder, the bundled backbone, and small things made on the spot."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import vitrim
+from scratch import drawn_classes, tiny_checkpoint
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    folder = Path(os.environ.get("VITRIM_SHARED", REPOSITORY.parent / "shared"))
+    if not folder.is_dir():
+        pytest.skip(f"SKIPPED: no shared folder at {folder}; set VITRIM_SHARED")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bundled() -> Path:
+    """A trained Vision Transformer of 8 blocks on 144 patch tokens, in every checkout."""
+    return REPOSITORY / "crates/vitrim/assets/backbone"
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of random weights: 4 blocks on 16 patch tokens of 32 channels, 3 classes."""
+    return tiny_checkpoint(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Labelled images for `tiny`: train, validation and test folders of three classes."""
+    return drawn_classes(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="session")
+def trained(tiny: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> vitrim.Run:
+    """A short run on them, calibrated to a drop that everything passes."""
+    out = tmp_path_factory.mktemp("run") / "run"
+    return vitrim.train(tiny, data, out=out, max_drop=100.0, confidence=0.5, progress=False, **SHORT)
+
+
+#: A few updates of agents that leave and do not merge: only then are survivors the whole story.
+SHORT = {"preset": "drop", "updates": 4, "images_per_update": 8, "reward": {"reference_images": 16}}
+
+
+@pytest.fixture()
+def photo(tmp_path: Path) -> Path:
+    """A JPEG of no particular size."""
+    values = np.random.default_rng(5).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    path = tmp_path / "photo.jpg"
+    Image.fromarray(values).resize((131, 97)).save(path, quality=95)
+    return path

@@ -1,0 +1,96 @@
+"""Live timm modules. CI installs neither torch nor timm."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import vitrim
+
+torch = pytest.importorskip("torch", reason="SKIPPED: torch is not installed")
+timm = pytest.importorskip("timm", reason="SKIPPED: timm is not installed")
+
+SMALL = dict(img_size=64, embed_dim=96, depth=4, num_heads=3, num_classes=7)
+
+
+def module(name: str, **changes: Any) -> Any:
+    torch.manual_seed(0)
+    live = timm.create_model(name, **{**SMALL, **changes}).eval()
+    # As trained ones are: nothing at its initial value.
+    for parameter in live.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    return live
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("vit_tiny_patch16_224", {}),
+        ("vit_tiny_patch16_224", dict(img_size=(64, 96), patch_size=8)),
+        ("vit_tiny_patch16_224", dict(global_pool="avg", class_token=False)),
+        ("vit_tiny_patch16_224", dict(qkv_bias=False, mlp_ratio=3)),
+        ("vit_tiny_patch16_224", dict(qk_norm=True)),
+        ("deit_tiny_distilled_patch16_224", {}),
+        ("deit3_small_patch16_224", {}),
+        ("vit_small_patch14_reg4_dinov2", dict(img_size=70)),
+        ("vit_giant_patch14_dinov2", dict(img_size=70)),
+        ("vit_tiny_patch16_224", dict(num_classes=0)),
+    ],
+)
+def test_a_live_module_gives_its_own_logits(name: str, changes: dict[str, Any]) -> None:
+    live = module(name, **changes)
+    try:
+        model = vitrim.from_timm(live)
+    except vitrim.VitrimError as error:
+        pytest.skip(f"SKIPPED: vitrim refuses it: {error}")
+    pixels = torch.randn(3, 3, *model.img_size)
+    with torch.no_grad():
+        theirs = live(pixels).numpy()
+    ours = model(pixels) if model.num_classes else model.features(pixels)
+    assert np.abs(ours - theirs).max() / np.abs(theirs).max() <= 1e-4
+    assert model.origin == f"timm:{name}"
+
+
+def test_plain_ones_are_never_refused() -> None:
+    live = module("vit_tiny_patch16_224").to(torch.bfloat16)
+    model = vitrim.from_timm(live, "cls-attention:0.7", dtype="bf16", threads=1)
+    assert (model.num_classes, model.depth, model.dtype) == (7, 4, "bf16")
+    assert model(torch.randn(1, 3, 64, 64)).shape == (1, 7)
+
+
+def test_a_tensor_that_cannot_be_taken_is_refused() -> None:
+    model = vitrim.from_timm(module("vit_tiny_patch16_224"))
+    with pytest.raises(TypeError, match=r"detach\(\)"):
+        model(torch.randn(1, 3, 64, 64, requires_grad=True))
+    with pytest.raises(TypeError, match="float16"):
+        model(torch.randn(1, 3, 64, 64).half())
+    with pytest.raises(ValueError, match="contiguous"):
+        model(torch.randn(1, 3, 64, 64).transpose(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (dict(global_pool="avg", pool_include_prefix=True), ["pool_include_prefix"]),
+        (dict(global_pool="map"), ["map"]),
+        (dict(act_layer="relu"), ["ReLU"]),
+        (dict(mlp_layer=timm.layers.SwiGLUPacked, act_layer=torch.nn.SiLU), ["SiLU", "not supported"]),
+        (dict(scale_attn_norm=True), ["blocks.0.attn.norm.bias"]),
+        (dict(norm_layer=torch.nn.LayerNorm), ["epsilon"]),
+    ],
+)
+def test_other_geometries_are_refused_by_name(changes: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(vitrim.VitrimError) as refusal:
+        vitrim.from_timm(module("vit_tiny_patch16_224", **changes))
+    for word in words:
+        assert word in str(refusal.value), str(refusal.value)
+    assert "vitrim-timm-" not in str(refusal.value), "a folder that nobody has seen"
+
+
+def test_what_is_no_vision_transformer_is_refused() -> None:
+    parallel = module("vit_tiny_patch16_224", block_fn=timm.models.vision_transformer.ParallelScalingBlock)
+    for live in (torch.nn.Linear(2, 2), timm.create_model("resnet10t"), parallel):
+        with pytest.raises(TypeError, match="no timm VisionTransformer"):
+            vitrim.from_timm(live)

@@ -1,0 +1,125 @@
+//! What stands between a data set and a training run: which images it may see, and where it is kept.
+
+use std::path::{Path, PathBuf};
+
+use vitrim_data::Dataset;
+use vitrim_train::{TrainConfig, UpdateLog, session};
+
+use crate::error::{Result, VitrimError, write_whole};
+use crate::loaded::Loaded;
+use crate::overlay;
+use crate::parts::{DataParts, OnProgress};
+
+/// Which parts of a data set a run takes.
+#[derive(Clone, Copy, Debug)]
+pub struct Splits<'a> {
+    /// What to train on, as [`DataParts::named`] has it.
+    pub train: &'a str,
+    /// What to calibrate on; `None` if the policy shall stay uncalibrated.
+    pub calibration: Option<&'a str>,
+}
+
+/// The images of a run.
+pub struct RunImages {
+    /// What to train on.
+    pub train: Dataset,
+    /// Images left out of training because calibration or test has them, too.
+    pub removed: usize,
+    /// What to calibrate on; `None` if the policy shall stay uncalibrated.
+    pub calibration: Option<Dataset>,
+}
+
+impl RunImages {
+    /// Opens them, and leaves out of training what calibration or test also has.
+    ///
+    /// # Errors
+    /// If they cannot be read, have other classes than the backbone, or none is left to train on.
+    pub fn open(
+        loaded: &Loaded,
+        parts: &DataParts,
+        splits: Splits<'_>,
+        progress: OnProgress<'_>,
+    ) -> Result<Self> {
+        let all = parts.named(splits.train, progress)?;
+        loaded.check_classes(&parts.path(), &all)?;
+        let calibration = splits.calibration.map(|split| parts.named(split, progress)).transpose()?;
+        if let Some(calibration) = &calibration {
+            loaded.check_classes(&parts.path(), calibration)?;
+        }
+        let held_out = parts.held_out(calibration.as_ref(), progress)?;
+        let (train, removed) = all.without(&held_out, progress)?;
+        if train.is_empty() {
+            let reason =
+                "no image left to train on: all of them are held out; name another --split".to_owned();
+            return Err(VitrimError::Part { data: parts.path(), reason });
+        }
+        Ok(RunImages { train, removed, calibration })
+    }
+
+    /// How many there are, in one line; calibration takes `most` images at most.
+    pub fn describe(&self, most: usize) -> String {
+        let count = self.calibration.as_ref().map_or(0, Dataset::len).min(most);
+        format!(
+            "{} images to train on ({} left out, which calibration or test also has), {count} to calibrate on",
+            self.train.len(),
+            self.removed
+        )
+    }
+}
+
+/// `runs/` and the model's name, and the preset's unless it is the default.
+pub fn default_out(model: &Path, preset: &str) -> PathBuf {
+    let absolute = model.canonicalize().unwrap_or_else(|_| model.to_owned());
+    let name = absolute.file_name().unwrap_or_default().to_string_lossy();
+    let suffix = if preset == "default" { String::new() } else { format!("-{preset}") };
+    Path::new("runs").join(format!("{name}{suffix}"))
+}
+
+/// Writes down the configuration of a new run in `out`; says in one line whether it is new or goes on.
+///
+/// # Errors
+/// If the folder has a damaged checkpoint, or a file cannot be written.
+pub fn open_run(out: &Path, config: &TrainConfig) -> Result<String> {
+    let shown = out.display();
+    match session::updates_done(out)? {
+        None => {
+            std::fs::create_dir_all(out)
+                .map_err(|source| VitrimError::Write { path: out.to_owned(), source })?;
+            let toml = overlay::to_toml(config).map_err(|error| VitrimError::Setting(error.to_string()))?;
+            write_whole(&out.join("config.toml"), toml.as_bytes())?;
+            Ok(format!("training in {shown}"))
+        }
+        Some(done) if done >= config.updates => {
+            Ok(format!("{shown} has all {done} updates; only calibrating"))
+        }
+        Some(done) => Ok(format!("going on in {shown} from update {done} of {}", config.updates)),
+    }
+}
+
+/// What an interrupted run of `updates` in `out` has saved, in one line without a cure.
+///
+/// # Errors
+/// If its checkpoint is damaged.
+pub fn saved(out: &Path, updates: usize) -> Result<String> {
+    Ok(session::updates_done(out)?.map_or("nothing was saved yet".to_owned(), |done| {
+        format!("update {done} of {updates} is saved in {}", out.display())
+    }))
+}
+
+/// An update's figures, in one line.
+pub fn describe(log: &UpdateLog) -> String {
+    let keep: Vec<String> = log.keep_ratio.iter().map(|k| format!("{k:.2}")).collect();
+    // The paper's game follows no target: its drop is this update's own.
+    let drop = match (log.estimated_drop, log.beta) {
+        (Some(drop), Some(beta)) => format!("drop {drop:.2} pp, beta {beta:.2}"),
+        _ => format!("sampled drop {:.2} pp", log.sampled_drop),
+    };
+    format!(
+        "{:.1} images/s, keep {}, cost {:.3}, {drop}, KL {:.4}, entropy {:.3}",
+        log.images_per_s,
+        keep.join(" "),
+        log.cost,
+        log.ppo.approx_kl,
+        log.ppo.entropy,
+    )
+}
