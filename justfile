@@ -28,7 +28,7 @@ demo:
 
 # A policy for the shared CIFAR-10 backbone, and the table of the README.
 cifar:
-    cargo run --release -- train --model ../shared/models/cifar10_vit_d128 --data ../shared/data/cifar10 --max-drop 0.4 --out runs/cifar10
+    cargo run --release -- train --preset drop --model ../shared/models/cifar10_vit_d128 --data ../shared/data/cifar10 --max-drop 0.4 --out runs/cifar10
     cargo run --release -- eval --model ../shared/models/cifar10_vit_d128 --data ../shared/data/cifar10 --split test --policy runs/cifar10/policy
 
 # The bundled backbone, from scratch: over an hour on two cores.

@@ -35,7 +35,7 @@ const STEPS: f64 = 1e4;
 
 /// Where a pilot's thresholds lie: shares of the dense MACs beyond the cost that it comes to. The first ones are
 /// mild, since a threshold is tested only if all before it passed.
-const PILOT_COSTS: [f64; 6] = [0.25, 0.16, 0.1, 0.06, 0.03, 0.01];
+const PILOT_COSTS: [f64; 5] = [0.16, 0.09, 0.05, 0.025, 0.01];
 /// The share of the drop asked for that a pilot aims at: the rest is what certainty takes.
 const PILOT_SHARE: f64 = 0.85;
 

@@ -41,8 +41,8 @@ struct Size {
     speed_seconds: f64,
 }
 
-const FULL: Size = Size { updates: 120, pilot: 1_000, held_out: 20_000, front: 1_000, speed_seconds: 2.0 };
-const QUICK: Size = Size { updates: 36, pilot: 1_000, held_out: 3_000, front: 300, speed_seconds: 1.0 };
+const FULL: Size = Size { updates: 100, pilot: 1_000, held_out: 20_000, front: 1_000, speed_seconds: 2.0 };
+const QUICK: Size = Size { updates: 30, pilot: 300, held_out: 2_400, front: 200, speed_seconds: 0.7 };
 
 pub fn run(app: &App, args: &DemoArgs) -> anyhow::Result<ExitCode> {
     let stop = interrupt::listen()?;
@@ -184,7 +184,8 @@ fn calibrated(
         return Ok(policy);
     }
     let mut options = CalibrationOptions {
-        thresholds: grid(),
+        // Coarse: between them, the pilot interpolates.
+        thresholds: grid().into_iter().step_by(2).collect(),
         max_drop,
         confidence,
         images: size.pilot,
