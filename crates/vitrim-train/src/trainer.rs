@@ -156,14 +156,10 @@ impl<'a, B: Backbone> Trainer<'a, B> {
         let blocks = self.policy().drop_stages();
         let random = scene.random_divergences(keep_ratio, &blocks, self.config.seed, images.keys)?;
         let gated = self.config.actor.gate > 0.0;
-        let mut unlikeness =
-            if gated { scene.unlikeness(&self.pruner)? } else { vec![Vec::new(); random.len()] };
-        let probes = random.into_iter().zip(&mut unlikeness);
-        let probe = |(divergence, unlikeness): (f64, &mut Vec<f32>)| Probe {
-            divergence: soften(divergence, softening),
-            unlikeness: std::mem::take(unlikeness),
-        };
-        Ok(probes.map(probe).collect())
+        let unlikeness = if gated { scene.unlikeness(&self.pruner)? } else { vec![Vec::new(); random.len()] };
+        let probe =
+            |(divergence, unlikeness)| Probe { divergence: soften(divergence, softening), unlikeness };
+        Ok(random.into_iter().zip(unlikeness).map(probe).collect())
     }
 
     /// Fixes what `probes` of the reference images settle: g_ref, and where the gate of a new actor lies.

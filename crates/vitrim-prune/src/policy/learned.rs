@@ -33,7 +33,7 @@ pub struct Decision {
 impl Decision {
     /// Whether row `t` has a choice.
     pub fn may_leave(&self, t: usize) -> bool {
-        self.pairing.as_ref().is_none_or(|pairing| pairing.may_leave(t))
+        self.logits[t] != f32::INFINITY
     }
 
     /// How unlike row `t` and the one that it would join are, as `observation` has it in its scalars; `None` where it has
@@ -90,7 +90,8 @@ impl LearnedPruner {
         let scalars = scalars(&self.observation, view, pairing.as_ref());
         let mut decision = Decision { logits: vec![f32::INFINITY; view.total()], scalars, pairing };
         let patches = (0..view.batch()).flat_map(|b| view.patch_rows(b));
-        let agents: Vec<usize> = patches.filter(|&t| decision.may_leave(t)).collect();
+        let has_choice = |t: &usize| decision.pairing.as_ref().is_none_or(|pairing| pairing.may_leave(*t));
+        let agents: Vec<usize> = patches.filter(has_choice).collect();
         let outputs = self.actor.forward(stage, view, &agents, &decision.scalars);
         for (&t, o) in agents.iter().zip(outputs.chunks_exact(2)) {
             decision.logits[t] = o[1] - o[0];
