@@ -11,6 +11,7 @@ expected_HxW.safetensors. crates/vitrim-data/tests/data/processors holds what tr
 image, and crates/vitrim-vit/tests/timm_geometries.json how large timm's architectures are.
 """
 
+import argparse
 import json
 import os
 import shutil
@@ -103,14 +104,17 @@ def timm_fixtures():
 
 
 def pickles():
-    """As Meta publishes DeiT: `{"model": state_dict}`; DeiT-III, with its own names for LayerScale."""
+    """As Meta's training writes DeiT: `{"model": state_dict}` beside what it trained with; DeiT-III, with its own names
+    for LayerScale."""
     folder, architecture = "deit3_pth", "deit3_small_patch16_224"
     timm_fixture(folder, architecture)
     path = FIXTURES / folder
     weights = load_file(path / "model.safetensors")
     os.remove(path / "model.safetensors")
     renamed = {n.replace("ls1.gamma", "gamma_1").replace("ls2.gamma", "gamma_2"): t for n, t in weights.items()}
-    torch.save({"model": renamed, "epoch": 299}, path / "checkpoint.pth")
+    optimizer = {"state": {0: {"exp_avg": torch.zeros(3)}}}
+    args = argparse.Namespace(lr=5e-4, output_dir=Path("out"))
+    torch.save({"model": renamed, "optimizer": optimizer, "epoch": 299, "args": args}, path / "checkpoint.pth")
 
 
 # transformers
@@ -146,10 +150,10 @@ def transformers_fixtures():
     t = transformers
     plain = dict(intermediate_size=40, **HF)
     hf_fixture("hf_vit", t.ViTForImageClassification(t.ViTConfig(**plain, **LABELS)), sizes=[(24, 20), (8, 12)])
-    # torch.save, which transformers wrote before safetensors.
+    # torch.save as it was before PyTorch 1.6, which the oldest checkpoints come from.
     path = FIXTURES / "hf_vit_bin"
     shutil.copytree(FIXTURES / "hf_vit", path, ignore=shutil.ignore_patterns("*_*x*"))
-    torch.save(load_file(path / "model.safetensors"), path / "pytorch_model.bin")
+    torch.save(load_file(path / "model.safetensors"), path / "pytorch_model.bin", _use_new_zipfile_serialization=False)
     os.remove(path / "model.safetensors")
 
     hf_fixture(

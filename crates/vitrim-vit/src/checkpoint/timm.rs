@@ -98,9 +98,10 @@ fn parse(config: &Value, name: &str) -> Result<VitSpec> {
     Ok(spec)
 }
 
-/// timm's names are ours. Meta's DeiT-III calls its LayerScale otherwise.
+/// timm's names are ours. Meta's DeiT-III calls its LayerScale otherwise, and its DINOv2 keeps a token for masked
+/// patches in pre-training.
 fn layout(spec: &VitSpec, files: &WeightFiles) -> Layout {
-    let mut layout = Layout::default();
+    let mut layout = Layout { ignored: ["mask_token".to_owned()].into(), ..Layout::default() };
     if files.shape("blocks.0.gamma_1").is_some() {
         for (l, branch) in (0..spec.depth).flat_map(|l| [(l, 1), (l, 2)]) {
             let stored = format!("blocks.{l}.gamma_{branch}");

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use vitrim_vit::{VitSpec, WeightFiles};
 
 /// What a library makes of a batch of B images.
+#[allow(dead_code)]
 pub struct Expected {
     /// B.
     pub batch: usize,
