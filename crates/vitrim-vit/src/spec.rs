@@ -4,6 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, VitError};
 
+/// Pixels of an image's side at most.
+const MAX_SIDE: usize = 1 << 14;
+
 /// How the classifier's input is made from the final tokens (timm's `global_pool`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -89,6 +92,22 @@ impl VitSpec {
     pub fn with_img_size(mut self, img_size: [usize; 2]) -> Self {
         self.img_size = img_size;
         self
+    }
+
+    /// The same backbone for inputs of `size` (height, width), in pixels, which somebody asked for.
+    ///
+    /// # Errors
+    /// [`VitError::Input`] if patches do not tile it.
+    pub fn at_size(self, size: [usize; 2]) -> Result<Self> {
+        let ([height, width], patch) = (size, self.patch_size);
+        let fits = |side: &usize| (patch..=MAX_SIDE).contains(side) && side.is_multiple_of(patch);
+        if !size.iter().all(fits) {
+            return Err(VitError::Input(format!(
+                "inputs of {height}x{width} pixels: patches of {patch} pixels do not tile them; \
+                 give multiples of {patch} up to {MAX_SIDE}"
+            )));
+        }
+        Ok(self.with_img_size(size))
     }
 
     /// Rows and columns of the patch grid.

@@ -118,6 +118,31 @@ fn lower_levels_agree() {
         let run = Command::new(std::env::current_exe().unwrap()).env("VITRIM_SIMD", name).output().unwrap();
         let output = String::from_utf8_lossy(&run.stdout);
         assert!(run.status.success(), "{level}: {output}");
-        assert!(output.contains("5 passed"), "{level}: {output}");
+        assert!(output.contains("7 passed"), "{level}: {output}");
     }
+}
+
+/// Policies name their backbone by it: those that are trained already must still find theirs.
+#[test]
+fn fingerprints_stay() {
+    let Some(shared) = shared() else { return };
+    for (name, fingerprint) in [
+        ("timm_deit", "6433d7111c437eb1911c687d2c02b928"),
+        ("timm_deit_distilled", "dc8a1f2b177d21eeb2d00e35531f82b6"),
+        ("timm_vit_avg_pool", "c84400f7158b862dd90bd03fad55fbe4"),
+    ] {
+        let Checkpoint { spec, tensors, .. } = Checkpoint::open(&shared.join(name)).unwrap();
+        assert_eq!(tensors.fingerprint(&spec).unwrap(), fingerprint, "{name}");
+    }
+}
+
+/// The same weights are the same backbone, however they are stored.
+#[test]
+fn a_fingerprint_is_of_the_weights_and_not_of_their_file() {
+    let of = |name: &str| {
+        let Checkpoint { spec, tensors, .. } = Checkpoint::open(&own(name)).unwrap();
+        tensors.fingerprint(&spec).unwrap()
+    };
+    assert_eq!(of("hf_vit"), of("hf_vit_bin"));
+    assert_ne!(of("hf_vit"), of("hf_vit_model"));
 }

@@ -25,9 +25,6 @@ const WEIGHTS: [&str; 4] = [
     "pytorch_model.bin.index.json",
 ];
 
-/// Pixels of an image's side at most.
-const MAX_SIDE: usize = 1 << 14;
-
 /// An opened checkpoint: geometry read and checked against the weights, weights mapped.
 pub struct Checkpoint {
     /// The folder, or the file of weights.
@@ -90,7 +87,7 @@ impl Checkpoint {
             })?;
         let size = img_size.or(usual_size).unwrap_or(spec.img_size);
         let stored = spec.grid();
-        let spec = at_size(spec, size)?;
+        let spec = spec.at_size(size)?;
         if spec.grid() != stored {
             let (prefix, to) = (spec.embedded_prefix(), spec.grid());
             layout.positions = Some(StoredPositions { prefix, from: stored, to, how: bicubic });
@@ -121,19 +118,6 @@ impl Checkpoint {
     pub fn class_names(&self) -> Vec<String> {
         self.class_names.clone()
     }
-}
-
-/// `spec` for inputs of `size`, which somebody asked for.
-pub(crate) fn at_size(spec: VitSpec, size: [usize; 2]) -> Result<VitSpec> {
-    let ([height, width], patch) = (size, spec.patch_size);
-    let fits = |side: &usize| (patch..=MAX_SIDE).contains(side) && side.is_multiple_of(patch);
-    if !size.iter().all(fits) {
-        return Err(VitError::Input(format!(
-            "inputs of {height}x{width} pixels: patches of {patch} pixels do not tile them; \
-             give multiples of {patch} up to {MAX_SIDE}"
-        )));
-    }
-    Ok(spec.with_img_size(size))
 }
 
 /// The file of weights, or the index of its shards, at `path`.
