@@ -2,13 +2,13 @@
 
 mod stored;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use stored::{Expected, own, shared};
+use stored::own;
 use vitrim_kernels::Level;
 use vitrim_kernels::reference::relative_difference;
-use vitrim_vit::{Backbone, Checkpoint, PixelBatch, Precision, Site, Taps, Want};
+use vitrim_vit::{Backbone, Checkpoint, PixelBatch, Precision, Site, Taps, VitSpec, Want, WeightFiles};
 
 const SHARED: [&str; 10] = [
     "timm_deit",
@@ -23,7 +23,7 @@ const SHARED: [&str; 10] = [
     "hf_dinov2",
 ];
 
-/// What `scripts/make_fixtures.py` makes; what each is there for, and its inputs' sizes beside its own.
+/// Fixtures of this repository, with the sizes of input that they are tried at beside their own.
 const OWN: [(&str, &[[usize; 2]]); 12] = [
     ("timm_swiglu_reg", &[[24, 20]]),
     ("timm_rectangular", &[]),
@@ -38,6 +38,49 @@ const OWN: [(&str, &[[usize; 2]]); 12] = [
     ("hf_dinov2_swiglu", &[[24, 16]]),
     ("hf_dinov2_reg", &[[24, 20], [8, 12]]),
 ];
+
+/// What a library makes of a batch of B images.
+struct Expected {
+    /// B.
+    batch: usize,
+    /// `[B, 3, H, W]`
+    pixels: Vec<f32>,
+    /// Final tokens, `[B, N, D]`, where they are stored.
+    features: Option<Vec<f32>>,
+    /// Logits `[B, C]`, or pooled features `[B, D]` without a head.
+    answer: Vec<f32>,
+}
+
+impl Expected {
+    fn open(path: &Path, spec: &VitSpec) -> Self {
+        let files = WeightFiles::open(path).unwrap();
+        let batch = files.shape("pixel_values").unwrap()[0];
+        let [height, width] = spec.img_size;
+        let (answer, columns) =
+            if spec.num_classes == 0 { ("pooled", spec.dim) } else { ("logits", spec.num_classes) };
+        let tokens = [batch, spec.num_tokens(), spec.dim];
+        let stored = files.shape("features").is_some();
+        Expected {
+            batch,
+            pixels: files.read("pixel_values", &[batch, 3, height, width]).unwrap(),
+            features: stored.then(|| files.read("features", &tokens).unwrap()),
+            answer: files.read(answer, &[batch, columns]).unwrap(),
+        }
+    }
+}
+
+/// The folder of the shared fixtures, or a loud note that it is missing.
+fn shared() -> Option<PathBuf> {
+    let path = std::env::var_os("VITRIM_SHARED").map_or_else(
+        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared")),
+        PathBuf::from,
+    );
+    if !path.is_dir() {
+        eprintln!("SKIPPED: no shared folder at {}; set VITRIM_SHARED", path.display());
+        return None;
+    }
+    Some(path.join("fixtures"))
+}
 
 /// Opens `folder` at `size` and holds it against the outputs stored in its file `expected`.
 fn agrees(folder: &Path, size: Option<[usize; 2]>, expected: &str) {
