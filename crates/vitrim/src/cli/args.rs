@@ -99,7 +99,8 @@ impl SizeArgs {
 }
 
 fn img_size(text: &str) -> Result<[usize; 2], String> {
-    let side = |text: &str| text.parse().map_err(|_| "give a side in pixels, or HEIGHTxWIDTH".to_owned());
+    let side =
+        |text: &str| text.parse::<usize>().map_err(|_| "give a side in pixels, or HEIGHTxWIDTH".to_owned());
     match text.split_once('x') {
         None => side(text).map(|side| [side; 2]),
         Some((height, width)) => Ok([side(height)?, side(width)?]),
