@@ -127,7 +127,7 @@ pub enum DataError {
         reason: String,
     },
     /// A preprocessing configuration that is invalid or not supported.
-    #[error("pretrained_cfg: {what}")]
+    #[error("preprocessing: {what}")]
     Preprocess {
         /// What is wrong and what to do.
         what: String,

@@ -39,6 +39,7 @@ mod loader;
 mod order;
 mod parquet;
 mod preprocess;
+mod processor;
 mod scenes;
 mod transform;
 mod visit;

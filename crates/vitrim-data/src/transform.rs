@@ -8,7 +8,7 @@ use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer
 use image::{RgbImage, imageops};
 
 use crate::error::DataError;
-use crate::preprocess::{Interpolation, Preprocess};
+use crate::preprocess::{CropMode, Interpolation, Preprocess};
 
 /// The ratio of sides beyond which an image's ends are cut off before the resize, not after it: a
 /// strip of 1 x 16,384 pixels would otherwise be blown up to gigabytes, of which the crop keeps the
@@ -71,7 +71,8 @@ impl Transform {
         let [_, height, width] = self.preprocess.input_size.map(|side| side as u32);
         let source = (rgb.height(), rgb.width());
         let longest = source.0.min(source.1).saturating_mul(MAX_RATIO);
-        if source.0.max(source.1) > longest {
+        let grows = self.preprocess.crop_mode == CropMode::Center;
+        if grows && source.0.max(source.1) > longest {
             return self.cropped(&center_crop(rgb, source.0.min(longest), source.1.min(longest)));
         }
         let target = self.resized_size(source);
@@ -86,6 +87,9 @@ impl Transform {
         let [_, height, width] = self.preprocess.input_size;
         let scale = |side: usize| (side as f64 / self.preprocess.crop_pct).floor().max(1.0);
         let (scale_h, scale_w) = (scale(height), scale(width));
+        if self.preprocess.crop_mode == CropMode::Squash {
+            return (scale_h as u32, scale_w as u32);
+        }
         let (source_h, source_w) = (f64::from(source.0), f64::from(source.1));
         if scale_h == scale_w {
             // torchvision's Resize(int): the short side to the target, the long one truncated.
@@ -102,19 +106,28 @@ impl Transform {
         (side(source_h), side(source_w))
     }
 
+    /// Rows first, columns second, rounded to 8 bits between, as Pillow does it: where a filter overshoots, the other
+    /// order gives other bytes.
     fn resize(&self, rgb: &RgbImage, (height, width): (u32, u32)) -> RgbImage {
         let filter = match self.preprocess.interpolation {
             Interpolation::Bicubic => FilterType::CatmullRom,
             Interpolation::Bilinear => FilterType::Bilinear,
         };
         let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter));
-        let source = ImageRef::new(rgb.width(), rgb.height(), rgb.as_raw(), PixelType::U8x3)
-            .expect("an RgbImage's buffer holds 3 bytes a pixel");
-        let mut target = Image::new(width, height, PixelType::U8x3);
-        Resizer::new()
-            .resize(&source, &mut target, &options)
-            .expect("both images are U8x3 and nothing is cropped");
-        RgbImage::from_raw(width, height, target.into_vec()).expect("the target holds 3 bytes a pixel")
+        let mut resizer = Resizer::new();
+        let mut pass = |source: ImageRef<'_>, width, height| {
+            let mut target = Image::new(width, height, PixelType::U8x3);
+            resizer
+                .resize(&source, &mut target, &options)
+                .expect("both images are U8x3 and nothing is cropped");
+            target.into_vec()
+        };
+        let view = |width, height, bytes| {
+            ImageRef::new(width, height, bytes, PixelType::U8x3).expect("3 bytes a pixel of these sides")
+        };
+        let rows = pass(view(rgb.width(), rgb.height(), rgb.as_raw()), width, rgb.height());
+        let resized = pass(view(width, rgb.height(), &rows), width, height);
+        RgbImage::from_raw(width, height, resized).expect("the target holds 3 bytes a pixel")
     }
 }
 
@@ -161,6 +174,17 @@ mod tests {
         // Non-square: height / 96 = 2 is the smaller ratio, 375 / 2 rounds to even.
         assert_eq!(transform(96, 160, 1.0).resized_size((192, 375)), (96, 188));
         assert_eq!(transform(96, 160, 1.0).resized_size((192, 373)), (96, 186));
+    }
+
+    #[test]
+    fn squashing_gives_up_the_ratio_and_loses_no_edge() {
+        let preprocess = Preprocess { input_size: [3, 32, 32], crop_pct: 1.0, ..Preprocess::default() };
+        let squash = Transform::new(Preprocess { crop_mode: CropMode::Squash, ..preprocess }).unwrap();
+        assert_eq!(squash.resized_size((10, 1000)), (32, 32));
+        // Left half black, right half white, in a strip that a central crop would cut both ends off.
+        let strip = RgbImage::from_fn(6400, 32, |x, _| image::Rgb([if x < 3200 { 0 } else { 255 }; 3]));
+        let crop = squash.cropped(&strip);
+        assert_eq!((crop.dimensions(), crop[(0, 9)][0], crop[(31, 9)][0]), ((32, 32), 0, 255));
     }
 
     #[test]

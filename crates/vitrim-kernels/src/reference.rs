@@ -83,6 +83,16 @@ pub fn gelu(x: &[f32]) -> Vec<f32> {
     x.iter().map(|v| half(f64::from(*v)) as f32).collect()
 }
 
+/// SwiGLU of rows `x: [rows, 2h]`, `[rows, h]`: SiLU of the first half times the second.
+pub fn swiglu(x: &[f32], width: usize) -> Vec<f32> {
+    let silu = |v: f64| v / (1.0 + (-v).exp());
+    let row = |row: &[f32]| {
+        let (gate, up) = row.split_at(width / 2);
+        gate.iter().zip(up).map(|(g, u)| (silu(f64::from(*g)) * f64::from(*u)) as f32).collect::<Vec<_>>()
+    };
+    x.chunks_exact(width).flat_map(row).collect()
+}
+
 /// Softmax over the slice.
 pub fn softmax(x: &[f32]) -> Vec<f32> {
     let max = x.iter().fold(f32::NEG_INFINITY, |m, v| m.max(*v));

@@ -167,6 +167,20 @@ impl RowBuffer {
         }
     }
 
+    /// Converts a whole row.
+    #[inline(always)]
+    pub(crate) fn set<S: Simd>(&mut self, s: S, row: usize, x: &[f32]) {
+        match self.row(row) {
+            RowMut::F32(row) => row.copy_from_slice(x),
+            RowMut::Bf16(row) => {
+                for (row, x) in row.chunks_mut(S::LANES).zip(x.chunks(S::LANES)) {
+                    s.store_bf16(row, s.load(x));
+                }
+            }
+            RowMut::Int8 => self.quantise(s, row, x),
+        }
+    }
+
     /// Quantises a whole row to 8 bits.
     #[inline(always)]
     pub(crate) fn quantise<S: Simd>(&mut self, s: S, row: usize, x: &[f32]) {
@@ -204,15 +218,7 @@ impl Kernel for Fill<'_> {
     fn run<S: Simd>(self, s: S) {
         let columns = self.rows.columns;
         for (r, x) in self.x.chunks_exact(columns).enumerate() {
-            match self.rows.row(r) {
-                RowMut::F32(row) => row.copy_from_slice(x),
-                RowMut::Bf16(row) => {
-                    for (row, x) in row.chunks_mut(S::LANES).zip(x.chunks(S::LANES)) {
-                        s.store_bf16(row, s.load(x));
-                    }
-                }
-                RowMut::Int8 => self.rows.quantise(s, r, x),
-            }
+            self.rows.set(s, r, x);
         }
     }
 }

@@ -32,4 +32,4 @@ pub use handmade::{
 pub use keyed::uniform;
 pub use policy::{LearnedPruner, Policy, ReadOut};
 pub use pruner::{ImageKey, PruneError, Pruner, Result};
-pub use run::{Pruned, StageRecord, first_site, run, run_from, run_to_end};
+pub use run::{Pruned, StageRecord, first_site, image_macs, run, run_from, run_to_end};

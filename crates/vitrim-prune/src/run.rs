@@ -116,8 +116,8 @@ pub fn first_site<'a>(
     })
 }
 
-/// MACs of image `b`.
-fn image_macs<B: Backbone>(
+/// MACs of image `b` of a batch that went through `stages`, the pruner's own scoring and the backbone's head included.
+pub fn image_macs<B: Backbone>(
     backbone: &B,
     pruner: &(impl Pruner + ?Sized),
     stages: &[StageRecord],

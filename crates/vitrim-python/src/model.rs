@@ -8,7 +8,7 @@ use pyo3::exceptions::PyUserWarning;
 use pyo3::prelude::*;
 use rayon::prelude::*;
 use vitrim::Loaded;
-use vitrim::predict::answer;
+use vitrim::predict::{Question, answer};
 use vitrim_kernels::Level;
 use vitrim_prune::{ImageKey, Pruner, run, run_to_end};
 use vitrim_vit::{Backbone, Output, PixelBatch, Precision, Want, cost};
@@ -141,7 +141,7 @@ impl Model {
                 let crops = chunk.par_iter().map(|image| image.crop(&loaded.transform));
                 let crops = crops.collect::<vitrim::Result<Vec<_>>>()?;
                 let keys: Vec<ImageKey> = chunk.iter().map(|image| image.key()).collect();
-                answer(loaded, pruner, &crops.iter().collect::<Vec<_>>(), &keys, top_k)
+                answer(loaded, pruner, &crops.iter().collect::<Vec<_>>(), &keys, Question::Classes(top_k))
             })?;
             for (image, answer) in chunk.iter().zip(answers) {
                 predictions.push(Prediction::new(py, image.path(), answer)?);
@@ -175,15 +175,15 @@ impl Model {
         let batch = pixels.as_array().shape()[0];
         let values = pixels.as_slice()?;
         let (pooled, survivors) = self.compute(py, |loaded, pruner| {
-            let (model, width) = (&loaded.model, loaded.spec.dim);
-            let empty = || Output { values: Vec::new(), width };
+            let (model, spec) = (&loaded.model, &loaded.spec);
+            let empty = |width| Output { values: Vec::new(), width };
             if batch == 0 {
-                return Ok((empty(), (empty(), vec![0], Vec::new())));
+                return Ok((empty(spec.num_features()), (empty(spec.dim), vec![0], Vec::new())));
             }
             let mut state = model.embed(PixelBatch::new(values, batch))?;
             run_to_end(model, pruner, &mut state, &places(batch))?;
             let pooled = model.finish(&state, Want::Pooled)?;
-            let tokens = if tokens { model.finish(&state, Want::Tokens)? } else { empty() };
+            let tokens = if tokens { model.finish(&state, Want::Tokens)? } else { empty(spec.dim) };
             Ok((pooled, (tokens, state.packed.offsets, state.packed.origins)))
         })?;
         let pooled = rows(py, pooled)?;

@@ -1,18 +1,34 @@
 //! The Burn ViT equals timm, masking equals removal, and both backbones agree.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor, TensorData};
 use safetensors::SafeTensors;
 use vitrim_train::burn_vit::BurnVit;
 use vitrim_train::random::SplitMix64;
 use vitrim_vit::{
-    Backbone, Checkpoint, CpuBackbone, PixelBatch, Pool, Reduction, Site, Taps, Tensors, VitSpec, Want,
+    Activation, Backbone, Checkpoint, CpuBackbone, PixelBatch, Pool, Positions, Reduction, Site, Taps,
+    Tensors, VitSpec, Want,
 };
 
-const FIXTURES: [&str; 3] = ["timm_deit", "timm_deit_distilled", "timm_vit_avg_pool"];
+const SHARED: [&str; 10] = [
+    "timm_deit",
+    "timm_deit_distilled",
+    "timm_deit3",
+    "timm_dinov2",
+    "timm_dinov2_reg",
+    "timm_vit_avg_pool",
+    "timm_vit_qknorm",
+    "hf_vit",
+    "hf_deit",
+    "hf_dinov2",
+];
 
-/// The folder of fixture `name`, or a loud note that it is missing.
+/// Those of the checkpoints' own crate.
+const OWN: [&str; 5] =
+    ["timm_swiglu_reg", "timm_rectangular", "timm_headless", "hf_deit_teacher_sharded", "hf_dinov2_reg"];
+
+/// The folder of the shared fixture `name`, or a loud note that it is missing.
 fn fixture(name: &str) -> Option<PathBuf> {
     let shared = std::env::var("VITRIM_SHARED")
         .unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared").to_owned());
@@ -53,7 +69,7 @@ fn tensor(values: &[f32], batch: usize, spec: &VitSpec, device: &Device) -> Tens
 }
 
 /// Small backbones of every kind: class token, distilled, mean of the patch tokens with and without a
-/// class token, the norm before and after pooling.
+/// class token, the norm before and after pooling, DINOv2 with registers and SwiGLU, normed queries and keys.
 fn small_specs() -> Vec<VitSpec> {
     let base = VitSpec {
         dim: 24,
@@ -67,7 +83,17 @@ fn small_specs() -> Vec<VitSpec> {
         base.clone(),
         VitSpec { distilled: true, ..base.clone() },
         VitSpec { pool: Pool::Avg, fc_norm: true, ..base.clone() },
-        VitSpec { pool: Pool::Avg, class_token: false, qkv_bias: false, ..base },
+        VitSpec { pool: Pool::Avg, class_token: false, qkv_bias: false, ..base.clone() },
+        VitSpec { qk_norm: true, reg_tokens: 1, ..base.clone() },
+        VitSpec { positions: Positions::Patches, layer_scale: true, ..base.clone() },
+        VitSpec {
+            reg_tokens: 3,
+            positions: Positions::ClassAndPatches,
+            pool: Pool::TokenAvg,
+            layer_scale: true,
+            activation: Activation::SwiGlu,
+            ..base
+        },
     ]
 }
 
@@ -82,28 +108,39 @@ fn vivid_tensors(spec: &VitSpec) -> Tensors {
 }
 
 #[test]
-fn equals_timm() {
-    let device = Device::flex();
-    for name in FIXTURES {
-        let Some(folder) = fixture(name) else { continue };
-        let checkpoint = Checkpoint::open(&folder).unwrap();
-        let spec = &checkpoint.spec;
-        let bytes = std::fs::read(folder.join("expected.safetensors")).unwrap();
-        let expected = SafeTensors::deserialize(&bytes).unwrap();
-        let values = floats(&expected, "pixel_values");
-        let batch = expected.tensor("pixel_values").unwrap().shape()[0];
+fn equals_timm_and_transformers() {
+    let own = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../vitrim-vit/tests/fixtures"));
+    let own = OWN.into_iter().map(|name| own.join(name));
+    for folder in own.chain(SHARED.into_iter().filter_map(fixture)) {
+        equals_its_library(&folder);
+    }
+}
 
-        let vit = BurnVit::new(spec, &checkpoint.tensors, &device).unwrap();
-        let x = tensor(&values, batch, spec, &device);
+fn equals_its_library(folder: &Path) {
+    let (device, name) = (Device::flex(), folder.display().to_string());
+    let checkpoint = Checkpoint::open(folder).unwrap();
+    let spec = &checkpoint.spec;
+    let bytes = std::fs::read(folder.join("expected.safetensors")).unwrap();
+    let expected = SafeTensors::deserialize(&bytes).unwrap();
+    let values = floats(&expected, "pixel_values");
+    let batch = expected.tensor("pixel_values").unwrap().shape()[0];
+    let headless = spec.num_classes == 0;
+    let answer = floats(&expected, if headless { "pooled" } else { "logits" });
+
+    let vit = BurnVit::new(spec, &checkpoint.tensors, &device).unwrap();
+    let x = tensor(&values, batch, spec, &device);
+    if !headless {
         let logits: Vec<f32> = vit.forward(x.clone()).try_into_vec_as().unwrap();
-        assert_close(&logits, &floats(&expected, "logits"), name);
+        assert_close(&logits, &answer, &name);
+    }
+    let mut state = vit.embed(PixelBatch::new(&values, batch)).unwrap();
+    vit.advance(&mut state, Site::end(spec), Taps::NONE).unwrap();
+    assert_close(&vit.finish(&state, Want::answer(spec)).unwrap().values, &answer, &name);
+    if expected.names().contains(&"features") {
+        let stored = floats(&expected, "features");
         let features: Vec<f32> = vit.forward_features(x).try_into_vec_as().unwrap();
-        assert_close(&features, &floats(&expected, "features"), name);
-
-        let mut state = vit.embed(PixelBatch::new(&values, batch)).unwrap();
-        vit.advance(&mut state, Site::end(spec), Taps::NONE).unwrap();
-        assert_close(&vit.finish(&state, Want::Logits).unwrap().values, &floats(&expected, "logits"), name);
-        assert_close(&vit.finish(&state, Want::Tokens).unwrap().values, &floats(&expected, "features"), name);
+        assert_close(&features, &stored, &name);
+        assert_close(&vit.finish(&state, Want::Tokens).unwrap().values, &stored, &name);
     }
 }
 

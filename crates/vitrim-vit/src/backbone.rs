@@ -182,13 +182,19 @@ impl<'s> View<'s> {
 pub enum Want {
     /// Class logits, `[B, C]`; of a distilled backbone, the mean of both heads.
     Logits,
-    /// What the classifier would see, `[B, D]`; of a distilled backbone, the mean of both tokens.
+    /// What the classifier would see, `[B, D]`; of a distilled backbone, the mean of both tokens; of a head over
+    /// class token and mean, both, `[B, 2D]`.
     Pooled,
     /// The final norm's output, `[T, D]` (timm's `forward_features`).
     Tokens,
 }
 
 impl Want {
+    /// What `spec` is there for: logits, or pooled features where it has no head.
+    pub fn answer(spec: &VitSpec) -> Self {
+        if spec.num_classes == 0 { Want::Pooled } else { Want::Logits }
+    }
+
     /// Checks that a state at `site`, whose images start at `offsets: [B + 1]`, can give this.
     ///
     /// # Errors
@@ -204,7 +210,7 @@ impl Want {
             return Err(VitError::Input(format!("image {b} has no patch token left to pool")));
         }
         if self == Want::Logits && spec.num_classes == 0 {
-            let reason = "this backbone has no classifier head; ask for pooled features";
+            let reason = "this backbone has no classifier head; ask for its features (`vitrim predict --features pooled`)";
             return Err(VitError::Input(reason.into()));
         }
         Ok(())

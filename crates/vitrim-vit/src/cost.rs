@@ -20,12 +20,12 @@ pub fn attention_macs(spec: &VitSpec, tokens: usize) -> u64 {
 
 /// MACs of one block's MLP over `tokens` tokens.
 pub fn mlp_macs(spec: &VitSpec, tokens: usize) -> u64 {
-    (tokens * 2 * spec.dim * spec.mlp_hidden) as u64
+    (tokens * spec.dim * (spec.mlp_first() + spec.mlp_hidden)) as u64
 }
 
 /// MACs of the classifier of one image.
 pub fn head_macs(spec: &VitSpec) -> u64 {
-    (spec.head_names().len() * spec.dim * spec.num_classes) as u64
+    (spec.head_names().len() * spec.num_features() * spec.num_classes) as u64
 }
 
 /// MACs of one unpruned image.
@@ -98,6 +98,15 @@ mod tests {
             let spec = VitSpec::from_timm_name(&format!("deit_{name}_patch16_224")).unwrap();
             assert_eq!(format!("{:.1}", dense_macs(&spec) as f64 / 1e9), giga);
         }
+    }
+
+    #[test]
+    fn swiglu_has_three_matrices_and_dinov2s_head_two_inputs() {
+        let spec = VitSpec::from_timm_name("vit_giant_patch14_dinov2").unwrap();
+        assert_eq!(mlp_macs(&spec, 10), 10 * 3 * 1536 * 4096);
+        assert_eq!(head_macs(&spec), 0);
+        let headed = VitSpec { num_classes: 1000, pool: crate::Pool::TokenAvg, ..spec };
+        assert_eq!(head_macs(&headed), 2 * 1536 * 1000);
     }
 
     #[test]

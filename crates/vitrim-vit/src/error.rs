@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::architectures::SUPPORTED;
+
 /// Shorthand for results of this crate.
 pub type Result<T, E = VitError> = std::result::Result<T, E>;
 
@@ -16,8 +18,8 @@ pub enum VitError {
         /// What the operating system said.
         source: std::io::Error,
     },
-    /// The folder is not a checkpoint as the Hugging Face Hub lays it out.
-    #[error("{path} is not a checkpoint folder: {reason}")]
+    /// There is no checkpoint as the Hugging Face Hub lays it out.
+    #[error("{path} is not a checkpoint: {reason}")]
     NotACheckpoint {
         /// The folder.
         path: PathBuf,
@@ -33,9 +35,7 @@ pub enum VitError {
         reason: String,
     },
     /// The architecture is none of those that vitrim runs.
-    #[error(
-        "unsupported architecture '{0}'; supported: timm's vit_{{tiny,small,base,large}}_patch*_* and deit_{{tiny,small,base}}[_distilled]_patch*_*"
-    )]
+    #[error("unsupported architecture '{0}'; supported: {SUPPORTED}")]
     UnsupportedArchitecture(String),
     /// The geometry contradicts itself.
     #[error("impossible geometry: {0}")]
@@ -43,6 +43,16 @@ pub enum VitError {
     /// The weights file is damaged.
     #[error("{path} is not a readable safetensors file ({reason}); download it again")]
     Safetensors {
+        /// The weights file.
+        path: PathBuf,
+        /// What the parser said.
+        reason: String,
+    },
+    /// A pickle is damaged, or holds more than tensors.
+    #[error(
+        "{path} is not a readable PyTorch file ({reason}); download it again, or save its state_dict alone"
+    )]
+    Pickle {
         /// The weights file.
         path: PathBuf,
         /// What the parser said.
@@ -84,7 +94,7 @@ pub enum VitError {
     },
     /// The file holds tensors that the architecture does not have.
     #[error(
-        "{path}: {count} tensors are not part of this architecture, the first is '{first}'; is `architecture` in config.json right?"
+        "{path}: {count} tensors are not part of this architecture, the first is '{first}'; is the architecture in config.json right?"
     )]
     SurplusTensors {
         /// The weights file.

@@ -16,13 +16,15 @@ use crate::backbone::{At, Backbone, Output, PixelBatch, Site, Taps, View, Want};
 use crate::error::Result;
 use crate::packed::Reduction;
 use crate::profile::{Operation, Profile};
-use crate::spec::{Pool, VitSpec};
+use crate::spec::{Activation, Pool, VitSpec};
 use crate::state::HostState;
 use crate::tensors::Tensors;
 
 thread_local! {
     /// What a thread carries a chunk of rows through: a block's normed rows, and its hidden ones.
     static ROWS: RefCell<(RowBuffer, RowBuffer)> = RefCell::default();
+    /// A row's queries or keys on their way through their norms.
+    static HEADS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
     /// Unfolded patches.
     static PATCHES: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
@@ -47,6 +49,9 @@ pub struct CpuBackbone {
 struct Block {
     norm1: LayerNorm,
     qkv: Linear,
+    /// Over each head's queries and keys, where there are any.
+    qk_norm: Option<[LayerNorm; 2]>,
+    /// LayerScale is folded into it, as into `fc2`.
     proj: Linear,
     norm2: LayerNorm,
     fc1: Linear,
@@ -94,45 +99,51 @@ impl CpuBackbone {
         spec.check()?;
         let d = spec.dim;
         let get = |name: &str, shape: &[usize]| tensors.get(name, shape);
-        let layer = |name: &str, outputs: usize, inputs: usize, bias: bool, precision| -> Result<Linear> {
-            let weight = get(&format!("{name}.weight"), &[outputs, inputs])?;
-            let bias = if bias { Some(get(&format!("{name}.bias"), &[outputs])?) } else { None };
-            Ok(Linear::packed(&weight, bias.as_deref(), outputs, inputs, Packing::new(precision)))
+        let layer =
+            |name: &str, outputs: usize, inputs: usize, bias: bool, packing: Packing<'_>| -> Result<Linear> {
+                let weight = get(&format!("{name}.weight"), &[outputs, inputs])?;
+                let bias = if bias { Some(get(&format!("{name}.bias"), &[outputs])?) } else { None };
+                Ok(Linear::packed(&weight, bias.as_deref(), outputs, inputs, packing))
+            };
+        let linear =
+            |name: &str, outputs, inputs, bias| layer(name, outputs, inputs, bias, Packing::new(precision));
+        // The last layer of a residual branch, with its LayerScale.
+        let last = |name: &str, inputs, scale: &str| -> Result<Linear> {
+            let gamma = if spec.layer_scale { Some(get(&format!("{scale}.gamma"), &[d])?) } else { None };
+            layer(name, d, inputs, true, Packing { gamma: gamma.as_deref(), ..Packing::new(precision) })
         };
-        let linear = |name: &str, outputs, inputs, bias| layer(name, outputs, inputs, bias, precision);
-        let norm = |name: &str| -> Result<LayerNorm> {
-            let (weight, bias) = (get(&format!("{name}.weight"), &[d])?, get(&format!("{name}.bias"), &[d])?);
+        let norm_of = |name: &str, width: usize| -> Result<LayerNorm> {
+            let (weight, bias) =
+                (get(&format!("{name}.weight"), &[width])?, get(&format!("{name}.bias"), &[width])?);
             Ok(LayerNorm::new(&weight, &bias, spec.norm_eps))
         };
+        let norm = |name: &str| norm_of(name, d);
 
         let p = spec.patch_size;
         let patch_weight = get("patch_embed.proj.weight", &[d, 3, p, p])?;
         let patch_bias = get("patch_embed.proj.bias", &[d])?;
-        let mut origin_embedding = get("pos_embed", &[1, spec.num_tokens(), d])?.into_owned();
-        let mut prefix = Vec::new();
-        if spec.class_token {
-            prefix.push(get("cls_token", &[1, 1, d])?);
-        }
-        if spec.distilled {
-            prefix.push(get("dist_token", &[1, 1, d])?);
-        }
-        for (row, token) in origin_embedding.chunks_exact_mut(d).zip(&prefix) {
-            row.iter_mut().zip(token.iter()).for_each(|(r, t)| *r += t);
-        }
+        let origin_embedding = origin_embedding(spec, tensors)?;
 
         let blocks = (0..spec.depth).map(|l| {
             let name = |part: &str| format!("blocks.{l}.{part}");
             Ok(Block {
                 norm1: norm(&name("norm1"))?,
                 qkv: linear(&name("attn.qkv"), 3 * d, d, spec.qkv_bias)?,
-                proj: linear(&name("attn.proj"), d, d, true)?,
+                qk_norm: if spec.qk_norm {
+                    let head = |part: &str| norm_of(&name(part), spec.head_dim());
+                    Some([head("attn.q_norm")?, head("attn.k_norm")?])
+                } else {
+                    None
+                },
+                proj: last(&name("attn.proj"), d, &name("ls1"))?,
                 norm2: norm(&name("norm2"))?,
-                fc1: linear(&name("mlp.fc1"), spec.mlp_hidden, d, true)?,
-                fc2: linear(&name("mlp.fc2"), d, spec.mlp_hidden, true)?,
+                fc1: linear(&name("mlp.fc1"), spec.mlp_first(), d, true)?,
+                fc2: last(&name("mlp.fc2"), spec.mlp_hidden, &name("ls2"))?,
             })
         });
-        let heads =
-            spec.head_names().iter().map(|head| layer(head, spec.num_classes, d, true, Precision::F32));
+        let heads = spec.head_names().iter().map(|head| {
+            layer(head, spec.num_classes, spec.num_features(), true, Packing::new(Precision::F32))
+        });
         let patch = Packing::new(if precision == Precision::F32 { Precision::F32 } else { Precision::Bf16 });
         Ok(CpuBackbone {
             precision,
@@ -160,7 +171,8 @@ impl CpuBackbone {
     pub fn weight_bytes(&self) -> usize {
         let block = |block: &Block| {
             let linears = [&block.qkv, &block.proj, &block.fc1, &block.fc2].map(Linear::bytes);
-            linears.iter().sum::<usize>() + block.norm1.bytes() + block.norm2.bytes()
+            let norms = [&block.norm1, &block.norm2].into_iter().chain(block.qk_norm.iter().flatten());
+            linears.iter().sum::<usize>() + norms.map(LayerNorm::bytes).sum::<usize>()
         };
         self.patch.bytes()
             + size_of_val(self.origin_embedding.as_slice())
@@ -174,14 +186,22 @@ impl CpuBackbone {
         &self.profile
     }
 
-    /// Logits of an unpruned batch, `[B, C]`.
+    /// What is wanted of an unpruned batch.
     ///
     /// # Errors
     /// As [`Backbone::embed`] and [`Backbone::finish`].
-    pub fn dense_logits(&self, pixels: PixelBatch<'_>) -> Result<Output> {
+    pub fn dense(&self, pixels: PixelBatch<'_>, want: Want) -> Result<Output> {
         let mut state = self.embed(pixels)?;
         self.advance(&mut state, Site::end(&self.spec), Taps::NONE)?;
-        self.finish(&state, Want::Logits)
+        self.finish(&state, want)
+    }
+
+    /// Logits of an unpruned batch, `[B, C]`.
+    ///
+    /// # Errors
+    /// As [`CpuBackbone::dense`].
+    pub fn dense_logits(&self, pixels: PixelBatch<'_>) -> Result<Output> {
+        self.dense(pixels, Want::Logits)
     }
 
     /// The batch at the input of block 0; its pixels fit.
@@ -224,6 +244,9 @@ impl CpuBackbone {
                     block.norm1.forward_rows(x, normed, self.precision, d);
                     block.qkv.apply(&*normed, To::Store(qkv));
                 });
+                if let Some(norms) = &block.qk_norm {
+                    norm_heads(norms, qkv, d, self.spec.head_dim());
+                }
             });
         });
         let mut cls_attention = taps.cls_attention.then(|| vec![0.0; total]);
@@ -247,13 +270,17 @@ impl CpuBackbone {
 
     /// Block `l` from its attention's residual to its end.
     fn mlp(&self, l: usize, state: &mut HostState) {
-        let (d, block) = (self.spec.dim, &self.blocks[l]);
+        let (d, block, activation) = (self.spec.dim, &self.blocks[l], self.spec.activation);
         let chunk = rows_per_task(state.packed.total()) * d;
         self.profile.time(Operation::NormMlp, || {
             state.packed.tokens.par_chunks_mut(chunk).for_each(|x| {
                 ROWS.with_borrow_mut(|(normed, hidden)| {
                     block.norm2.forward_rows(x, normed, self.precision, d);
-                    block.fc1.apply(&*normed, To::GeluRows(hidden, self.precision));
+                    let to = match activation {
+                        Activation::Gelu => To::GeluRows(hidden, self.precision),
+                        Activation::SwiGlu => To::SwigluRows(hidden, self.precision),
+                    };
+                    block.fc1.apply(&*normed, to);
                     block.fc2.apply(&*hidden, To::Add(x));
                 });
             });
@@ -269,44 +296,84 @@ impl CpuBackbone {
         tokens
     }
 
-    /// What each head sees, `[B, D]` a head; without a head, one mean over the class tokens.
+    /// What each head sees, `[B, num_features]` a head.
     fn pooled(&self, state: &HostState) -> Vec<Vec<f32>> {
-        let (d, spec) = (self.spec.dim, &self.spec);
-        let offsets = &state.packed.offsets;
-        match spec.pool {
-            Pool::Token => {
-                let tokens = if spec.distilled { 2 } else { 1 };
-                let normed = |token: usize| {
-                    let mut pooled = Vec::with_capacity((offsets.len() - 1) * d);
-                    for start in &offsets[..offsets.len() - 1] {
-                        pooled.extend_from_slice(&state.packed.tokens[(start + token) * d..][..d]);
-                    }
-                    let raw = pooled.clone();
-                    self.norm.forward(&raw, &mut pooled, d);
-                    pooled
-                };
-                (0..tokens).map(normed).collect()
-            }
-            Pool::Avg => {
-                let tokens = self.final_tokens(state);
-                let mut pooled = vec![0.0; (offsets.len() - 1) * d];
-                for (mean, image) in pooled.chunks_exact_mut(d).zip(offsets.windows(2)) {
-                    let rows = image[0] + spec.num_prefix_tokens()..image[1];
-                    let mass: f32 = state.packed.sizes[rows.clone()].iter().sum();
-                    for row in rows {
-                        let weight = state.packed.sizes[row] / mass;
-                        let token = &tokens[row * d..(row + 1) * d];
-                        mean.iter_mut().zip(token).for_each(|(m, t)| *m += weight * t);
-                    }
-                }
-                if spec.fc_norm {
-                    let raw = pooled.clone();
-                    self.norm.forward(&raw, &mut pooled, d);
-                }
-                vec![pooled]
+        match self.spec.pool {
+            Pool::Token if self.spec.distilled => vec![self.prefix(state, 0), self.prefix(state, 1)],
+            Pool::Token => vec![self.prefix(state, 0)],
+            Pool::Avg => vec![self.mean_patch(state)],
+            Pool::TokenAvg => {
+                let d = self.spec.dim;
+                let (class, mean) = (self.prefix(state, 0), self.mean_patch(state));
+                let rows = class.chunks_exact(d).zip(mean.chunks_exact(d));
+                vec![rows.flat_map(|(class, mean)| class.iter().chain(mean)).copied().collect()]
             }
         }
     }
+
+    /// Prefix token `i` of each image, normed, `[B, D]`.
+    fn prefix(&self, state: &HostState, i: usize) -> Vec<f32> {
+        let (d, offsets) = (self.spec.dim, &state.packed.offsets);
+        let starts = offsets[..offsets.len() - 1].iter();
+        let raw: Vec<f32> =
+            starts.flat_map(|start| &state.packed.tokens[(start + i) * d..][..d]).copied().collect();
+        let mut normed = raw.clone();
+        self.norm.forward(&raw, &mut normed, d);
+        normed
+    }
+
+    /// The mean of each image's patch tokens, weighed by their sizes, normed before or after, `[B, D]`.
+    fn mean_patch(&self, state: &HostState) -> Vec<f32> {
+        let (d, spec, offsets) = (self.spec.dim, &self.spec, &state.packed.offsets);
+        let tokens = self.final_tokens(state);
+        let mut pooled = vec![0.0; (offsets.len() - 1) * d];
+        for (mean, image) in pooled.chunks_exact_mut(d).zip(offsets.windows(2)) {
+            let rows = image[0] + spec.num_prefix_tokens()..image[1];
+            let mass: f32 = state.packed.sizes[rows.clone()].iter().sum();
+            for row in rows {
+                let weight = state.packed.sizes[row] / mass;
+                let token = &tokens[row * d..(row + 1) * d];
+                mean.iter_mut().zip(token).for_each(|(m, t)| *m += weight * t);
+            }
+        }
+        if spec.fc_norm {
+            let raw = pooled.clone();
+            self.norm.forward(&raw, &mut pooled, d);
+        }
+        pooled
+    }
+}
+
+/// Prefix tokens with their position embeddings, then the patches' position embeddings, `[N, D]`.
+fn origin_embedding(spec: &VitSpec, tensors: &Tensors) -> Result<Vec<f32>> {
+    let (d, embedded) = (spec.dim, spec.embedded_prefix());
+    let mut rows = Vec::with_capacity(spec.num_tokens() * d);
+    let prefix = [
+        ("cls_token", usize::from(spec.class_token)),
+        ("dist_token", usize::from(spec.distilled)),
+        ("reg_token", spec.reg_tokens),
+    ];
+    for (name, count) in prefix.into_iter().filter(|(_, count)| *count > 0) {
+        rows.extend_from_slice(&tensors.get(name, &[1, count, d])?);
+    }
+    let positions = tensors.get("pos_embed", &[1, embedded + spec.num_patches(), d])?;
+    let (of_prefix, of_patches) = positions.split_at(embedded * d);
+    rows.iter_mut().zip(of_prefix).for_each(|(row, position)| *row += position);
+    rows.extend_from_slice(of_patches);
+    Ok(rows)
+}
+
+/// Norms each head's queries and keys of `qkv: [rows, 3D]` over their `head_dim` channels.
+fn norm_heads(norms: &[LayerNorm; 2], qkv: &mut [f32], dim: usize, head_dim: usize) {
+    HEADS.with_borrow_mut(|raw| {
+        for row in qkv.chunks_exact_mut(3 * dim) {
+            for (norm, heads) in norms.iter().zip(row.chunks_exact_mut(dim)) {
+                raw.clear();
+                raw.extend_from_slice(heads);
+                norm.forward(raw, heads, head_dim);
+            }
+        }
+    });
 }
 
 /// Mean of equally long vectors.
@@ -365,11 +432,11 @@ impl Backbone for CpuBackbone {
         let d = self.spec.dim;
         Ok(self.profile.time(Operation::Head, || match want {
             Want::Tokens => Output { values: self.final_tokens(state), width: d },
-            Want::Pooled => Output { values: mean(self.pooled(state)), width: d },
+            Want::Pooled => Output { values: mean(self.pooled(state)), width: self.spec.num_features() },
             Want::Logits => {
                 let width = self.spec.num_classes;
                 let logits = self.heads.iter().zip(self.pooled(state)).map(|(head, pooled)| {
-                    let mut logits = vec![0.0; pooled.len() / d * width];
+                    let mut logits = vec![0.0; pooled.len() / head.inputs() * width];
                     head.forward(&pooled, &mut logits);
                     logits
                 });

@@ -4,8 +4,9 @@
 //! the packed batch between them -> logits. Reductions are physical: what is dropped is gone, and so
 //! is its time.
 //!
-//! * [`VitSpec`]: the geometry of a backbone, from a timm `config.json` or a timm name.
-//! * [`Tensors`]: its weights, memory-mapped from `model.safetensors` or drawn at random.
+//! * [`Checkpoint`]: a backbone as timm or transformers keeps it: geometry, weights, preprocessing.
+//! * [`VitSpec`]: the geometry of a backbone, from its configuration or from timm's name for it.
+//! * [`Tensors`]: its weights by timm's names, memory-mapped or drawn at random.
 //! * [`Backbone`]: the seam that the game, the pruners and the executors share.
 //! * [`CpuBackbone`]: the CPU executor, in f32, bf16 or 8 bits.
 //! * [`cost`]: MACs of the forward pass actually run.
@@ -20,24 +21,29 @@
 //! assert_eq!(model.finish(&state, Want::Logits).unwrap().values.len(), 1000);
 //! ```
 
+mod architectures;
 pub mod backbone;
 pub mod checkpoint;
 pub mod cost;
 mod error;
 pub mod executor;
 pub mod packed;
+pub mod positions;
 pub mod profile;
 pub mod spec;
 pub mod state;
 pub mod tensors;
+pub mod weight_files;
 
+pub use architectures::SUPPORTED;
 pub use backbone::{At, Backbone, Output, PixelBatch, Site, Taps, View, Want};
 pub use checkpoint::Checkpoint;
 pub use error::{Result, VitError};
 pub use executor::CpuBackbone;
 pub use packed::{Origin, PackedBatch, Reduction};
 pub use profile::{Operation, Profile};
-pub use spec::{Pool, VitSpec};
+pub use spec::{Activation, Pool, Positions, VitSpec};
 pub use state::HostState;
 pub use tensors::Tensors;
 pub use vitrim_kernels::{AttentionTaps, Precision};
+pub use weight_files::WeightFiles;

@@ -1,51 +1,71 @@
-//! Weights by name: memory-mapped from a safetensors file, or drawn at random.
+//! Weights by timm's names: stored in files, under whichever names, or owned.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
-use half::{bf16, f16};
-use safetensors::{Dtype, SafeTensors};
-use vitrim_kernels::mapped::MappedFile;
 use vitrim_kernels::reference::values;
 
 use crate::error::{Result, VitError};
+use crate::positions::{Bicubic, resample};
 use crate::spec::VitSpec;
+use crate::weight_files::WeightFiles;
 
 /// The named weights of a backbone.
 pub enum Tensors {
-    /// A safetensors file, mapped; nothing is copied until it is asked for.
-    Mapped(MappedTensors),
+    /// In files; nothing is copied until it is asked for.
+    Stored(StoredTensors),
     /// Owned values by name, with shapes.
     Owned(BTreeMap<String, (Vec<usize>, Vec<f32>)>),
 }
 
-/// A memory-mapped safetensors file.
-pub struct MappedTensors {
-    path: PathBuf,
-    map: MappedFile,
+/// Files, and where in them each tensor of ours is.
+pub struct StoredTensors {
+    files: WeightFiles,
+    layout: Layout,
 }
 
+/// How a library stores what we know by timm's names. What it does not mention is stored under our name, as it is.
+#[derive(Default)]
+pub(crate) struct Layout {
+    /// The stored tensors that one of ours is made of, one after another along the first axis.
+    pub parts: BTreeMap<String, Vec<String>>,
+    /// Stored tensors that inference does not need.
+    pub ignored: BTreeSet<String>,
+    /// The grid that the positions are stored for, where it is another.
+    pub positions: Option<StoredPositions>,
+}
+
+/// Position embeddings of another grid than the one asked for.
+pub(crate) struct StoredPositions {
+    pub prefix: usize,
+    pub from: [usize; 2],
+    pub to: [usize; 2],
+    pub how: Bicubic,
+}
+
+const POSITIONS: &str = "pos_embed";
+
 impl Tensors {
-    /// Maps `path` and checks its header.
+    /// Opens `path`, whose tensors have our names.
     ///
     /// # Errors
-    /// If the file cannot be read or is no safetensors file.
+    /// If it cannot be read, or is damaged.
     pub fn open(path: &Path) -> Result<Self> {
-        let read = |source| VitError::Read { path: path.to_owned(), source };
-        let map = MappedFile::open(path).map_err(read)?;
-        let tensors = MappedTensors { path: path.to_owned(), map };
-        tensors.parse()?;
-        Ok(Tensors::Mapped(tensors))
+        Ok(Self::stored(WeightFiles::open(path)?, Layout::default()))
+    }
+
+    pub(crate) fn stored(files: WeightFiles, layout: Layout) -> Self {
+        Tensors::Stored(StoredTensors { files, layout })
     }
 
     /// Random weights of `spec`'s geometry for timing and tests: normal-like with timm's scale 0.02,
-    /// norms at 1 and 0. A pure function of `seed`.
+    /// norms at 1 and 0, LayerScale at 1. A pure function of `seed`.
     pub fn random(spec: &VitSpec, seed: u64) -> Self {
         let mut values = values(seed);
         let tensors = spec.tensor_shapes().into_iter().map(|(name, shape)| {
             let count = shape.iter().product();
-            let tensor = if name.contains("norm") && name.ends_with("weight") {
+            let tensor = if name.contains("norm") && name.ends_with("weight") || name.ends_with("gamma") {
                 vec![1.0; count]
             } else if name.ends_with("bias") {
                 vec![0.0; count]
@@ -63,47 +83,19 @@ impl Tensors {
     /// # Errors
     /// If it is missing, or has another shape or a type that is not F32, F16 or BF16.
     pub fn get(&self, name: &str, shape: &[usize]) -> Result<Cow<'_, [f32]>> {
-        let missing = |path: &Path| VitError::MissingTensor {
-            path: path.to_owned(),
-            name: name.to_owned(),
-            expected: shape.to_vec(),
-        };
-        let misshapen = |path: &Path, found: &[usize]| VitError::TensorShape {
-            path: path.to_owned(),
-            name: name.to_owned(),
-            found: found.to_vec(),
-            expected: shape.to_vec(),
-        };
         match self {
             Tensors::Owned(tensors) => {
-                let memory = Path::new("the weights in memory");
-                let (found, values) = tensors.get(name).ok_or_else(|| missing(memory))?;
-                if found != shape {
-                    return Err(misshapen(memory, found));
-                }
-                Ok(Cow::Borrowed(values))
-            }
-            Tensors::Mapped(mapped) => {
-                let file = mapped.parse()?;
-                let tensor = file.tensor(name).map_err(|_| missing(&mapped.path))?;
-                if tensor.shape() != shape {
-                    return Err(misshapen(&mapped.path, tensor.shape()));
-                }
-                let bytes = tensor.data();
-                let values = match tensor.dtype() {
-                    Dtype::F32 => words(bytes).map(f32::from_le_bytes).collect(),
-                    Dtype::F16 => words(bytes).map(|w| f16::from_le_bytes(w).to_f32()).collect(),
-                    Dtype::BF16 => words(bytes).map(|w| bf16::from_le_bytes(w).to_f32()).collect(),
-                    other => {
-                        return Err(VitError::TensorType {
-                            path: mapped.path.clone(),
-                            name: name.to_owned(),
-                            dtype: format!("{other:?}"),
-                        });
+                let path = || Path::new("the weights in memory").to_owned();
+                let (name, expected) = (name.to_owned(), shape.to_vec());
+                match tensors.get(&name) {
+                    None => Err(VitError::MissingTensor { path: path(), name, expected }),
+                    Some((found, _)) if found != shape => {
+                        Err(VitError::TensorShape { path: path(), name, found: found.clone(), expected })
                     }
-                };
-                Ok(Cow::Owned(values))
+                    Some((_, values)) => Ok(Cow::Borrowed(values)),
+                }
             }
+            Tensors::Stored(stored) => stored.get(name, shape).map(Cow::Owned),
         }
     }
 
@@ -112,27 +104,9 @@ impl Tensors {
     /// # Errors
     /// Naming the first tensor that is missing, misshapen or surplus.
     pub fn check(&self, spec: &VitSpec) -> Result<()> {
-        let Tensors::Mapped(mapped) = self else { return Ok(()) };
-        let file = mapped.parse()?;
-        let mut names: Vec<&str> = file.names();
-        names.sort_unstable();
-        for (name, expected) in spec.tensor_shapes() {
-            let Ok(tensor) = file.tensor(&name) else {
-                return Err(VitError::MissingTensor { path: mapped.path.clone(), name, expected });
-            };
-            if tensor.shape() != expected {
-                let found = tensor.shape().to_vec();
-                return Err(VitError::TensorShape { path: mapped.path.clone(), name, found, expected });
-            }
-            names.retain(|n| *n != name);
-        }
-        match names.first() {
-            None => Ok(()),
-            Some(first) => Err(VitError::SurplusTensors {
-                path: mapped.path.clone(),
-                count: names.len(),
-                first: (*first).to_owned(),
-            }),
+        match self {
+            Tensors::Owned(_) => Ok(()),
+            Tensors::Stored(stored) => stored.check(spec),
         }
     }
 
@@ -154,13 +128,51 @@ impl Tensors {
     }
 }
 
-impl MappedTensors {
-    fn parse(&self) -> Result<SafeTensors<'_>> {
-        SafeTensors::deserialize(&self.map)
-            .map_err(|e| VitError::Safetensors { path: self.path.clone(), reason: e.to_string() })
+impl StoredTensors {
+    fn get(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        let mut values = Vec::with_capacity(shape.iter().product());
+        for (stored, shape) in self.parts(name, shape) {
+            values.append(&mut self.files.read(stored, &shape)?);
+        }
+        Ok(match &self.layout.positions {
+            Some(StoredPositions { prefix, from, to, how }) if name == POSITIONS => {
+                resample(&values, *prefix, *from, *to, shape[2], *how)
+            }
+            _ => values,
+        })
     }
-}
 
-fn words<const N: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; N]> + '_ {
-    bytes.chunks_exact(N).map(|w| w.try_into().expect("chunks_exact gives N bytes"))
+    fn check(&self, spec: &VitSpec) -> Result<()> {
+        let mut surplus: BTreeSet<&str> = self.files.names().collect();
+        surplus.retain(|name| !self.layout.ignored.contains(*name));
+        for (name, shape) in spec.tensor_shapes() {
+            for (stored, shape) in self.parts(&name, &shape) {
+                self.files.check(stored, &shape)?;
+                surplus.remove(stored);
+            }
+        }
+        match surplus.first() {
+            None => Ok(()),
+            Some(first) => Err(VitError::SurplusTensors {
+                path: self.files.path().to_owned(),
+                count: surplus.len(),
+                first: (*first).to_owned(),
+            }),
+        }
+    }
+
+    /// What tensor `name` of `shape` is stored as: names and shapes, in order.
+    fn parts<'s>(&'s self, name: &'s str, shape: &[usize]) -> Vec<(&'s str, Vec<usize>)> {
+        let mut shape = shape.to_vec();
+        if let (POSITIONS, Some(StoredPositions { prefix, from, .. })) = (name, &self.layout.positions) {
+            shape[1] = prefix + from[0] * from[1];
+        }
+        match self.layout.parts.get(name) {
+            None => vec![(name, shape)],
+            Some(parts) => {
+                shape[0] /= parts.len();
+                parts.iter().map(|part| (part.as_str(), shape.clone())).collect()
+            }
+        }
+    }
 }

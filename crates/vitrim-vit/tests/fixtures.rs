@@ -1,12 +1,75 @@
-//! File in, timm's output out.
+//! File in, the library's output out: checkpoints of timm and transformers, in every layout that they come in.
 
-use std::path::PathBuf;
+mod stored;
+
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use stored::own;
 use vitrim_kernels::Level;
 use vitrim_kernels::reference::relative_difference;
-use vitrim_vit::{Backbone, Checkpoint, PixelBatch, Precision, Site, Taps, Tensors, Want};
+use vitrim_vit::{Backbone, Checkpoint, PixelBatch, Precision, Site, Taps, VitSpec, Want, WeightFiles};
 
+const SHARED: [&str; 10] = [
+    "timm_deit",
+    "timm_deit_distilled",
+    "timm_deit3",
+    "timm_dinov2",
+    "timm_dinov2_reg",
+    "timm_vit_avg_pool",
+    "timm_vit_qknorm",
+    "hf_vit",
+    "hf_deit",
+    "hf_dinov2",
+];
+
+/// Fixtures of this repository, with the sizes of input that they are tried at beside their own.
+const OWN: [(&str, &[[usize; 2]]); 12] = [
+    ("timm_swiglu_reg", &[[24, 20]]),
+    ("timm_rectangular", &[]),
+    ("timm_distilled", &[[24, 32], [12, 8]]),
+    ("timm_headless", &[]),
+    ("timm_registers_avg", &[[12, 20]]),
+    ("deit3_pth", &[]),
+    ("hf_vit", &[[24, 20], [8, 12]]),
+    ("hf_vit_bin", &[]),
+    ("hf_vit_model", &[]),
+    ("hf_deit_teacher_sharded", &[[20, 20]]),
+    ("hf_dinov2_swiglu", &[[24, 16]]),
+    ("hf_dinov2_reg", &[[24, 20], [8, 12]]),
+];
+
+/// What a library makes of a batch of B images.
+struct Expected {
+    /// B.
+    batch: usize,
+    /// `[B, 3, H, W]`
+    pixels: Vec<f32>,
+    /// Final tokens, `[B, N, D]`, where they are stored.
+    features: Option<Vec<f32>>,
+    /// Logits `[B, C]`, or pooled features `[B, D]` without a head.
+    answer: Vec<f32>,
+}
+
+impl Expected {
+    fn open(path: &Path, spec: &VitSpec) -> Self {
+        let files = WeightFiles::open(path).unwrap();
+        let batch = files.shape("pixel_values").unwrap()[0];
+        let [height, width] = spec.img_size;
+        let (answer, columns) =
+            if spec.num_classes == 0 { ("pooled", spec.dim) } else { ("logits", spec.num_classes) };
+        let tokens = [batch, spec.num_tokens(), spec.dim];
+        let stored = files.shape("features").is_some();
+        Expected {
+            batch,
+            pixels: files.read("pixel_values", &[batch, 3, height, width]).unwrap(),
+            features: stored.then(|| files.read("features", &tokens).unwrap()),
+            answer: files.read(answer, &[batch, columns]).unwrap(),
+        }
+    }
+}
+
+/// The folder of the shared fixtures, or a loud note that it is missing.
 fn shared() -> Option<PathBuf> {
     let path = std::env::var_os("VITRIM_SHARED").map_or_else(
         || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared")),
@@ -16,51 +79,68 @@ fn shared() -> Option<PathBuf> {
         eprintln!("SKIPPED: no shared folder at {}; set VITRIM_SHARED", path.display());
         return None;
     }
-    Some(path)
+    Some(path.join("fixtures"))
+}
+
+/// Opens `folder` at `size` and holds it against the outputs stored in its file `expected`.
+fn agrees(folder: &Path, size: Option<[usize; 2]>, expected: &str) {
+    let what = format!("{} {expected}", folder.display());
+    let checkpoint = Checkpoint::open_at(folder, size).unwrap();
+    let spec = checkpoint.spec.clone();
+    let expected = Expected::open(&folder.join(expected), &spec);
+    let model = checkpoint.into_backbone(Precision::F32).unwrap();
+    assert_eq!(model.precision(), Precision::F32);
+    let mut state = model.embed(PixelBatch::new(&expected.pixels, expected.batch)).unwrap();
+    model.advance(&mut state, Site::end(&spec), Taps::NONE).unwrap();
+    let answer = model.finish(&state, Want::answer(&spec)).unwrap().values;
+    let tokens = model.finish(&state, Want::Tokens).unwrap().values;
+    let answer = relative_difference(&answer, &expected.answer);
+    let tokens = expected.features.map_or(0.0, |features| relative_difference(&tokens, &features));
+    println!("{what}: answer {answer:.1e}, features {tokens:.1e} (0 where none are stored)");
+    assert!(answer <= 1e-4, "{what}: the answer differs by {answer}");
+    assert!(tokens <= 1e-4, "{what}: features differ by {tokens}");
 }
 
 #[test]
-fn timm_fixtures_agree() {
+fn shared_fixtures_agree() {
     let Some(shared) = shared() else { return };
-    for name in ["timm_deit", "timm_deit_distilled", "timm_vit_avg_pool"] {
-        let folder = shared.join("fixtures").join(name);
-        let checkpoint = Checkpoint::open(&folder).unwrap();
-        let spec = checkpoint.spec.clone();
-        let expected = Tensors::open(&folder.join("expected.safetensors")).unwrap();
-        let [h, w] = spec.img_size;
-        let pixels = expected.get("pixel_values", &[3, 3, h, w]).unwrap();
-        let logits = expected.get("logits", &[3, spec.num_classes]).unwrap();
-        let features = expected.get("features", &[3, spec.num_tokens(), spec.dim]).unwrap();
-        let model = checkpoint.into_backbone(Precision::F32).unwrap();
-        assert_eq!(model.precision(), Precision::F32);
-        let mut state = model.embed(PixelBatch::new(&pixels, 3)).unwrap();
-        model.advance(&mut state, Site::end(&spec), Taps::NONE).unwrap();
-        let ours = model.finish(&state, Want::Logits).unwrap().values;
-        let difference = relative_difference(&ours, &logits);
-        let tokens = model.finish(&state, Want::Tokens).unwrap().values;
-        let tokens_difference = relative_difference(&tokens, &features);
-        println!("{name}: logits {difference:.1e}, features {tokens_difference:.1e}");
-        assert!(difference <= 1e-4, "{name}: logits differ by {difference}");
-        assert!(tokens_difference <= 1e-4, "{name}: features differ by {tokens_difference}");
+    for name in SHARED {
+        agrees(&shared.join(name), None, "expected.safetensors");
     }
+}
+
+#[test]
+fn own_fixtures_agree_at_every_size() {
+    for (name, sizes) in OWN {
+        let folder = own(name);
+        agrees(&folder, None, "expected.safetensors");
+        for size @ [height, width] in sizes.iter().copied() {
+            agrees(&folder, Some(size), &format!("expected_{height}x{width}.safetensors"));
+        }
+    }
+}
+
+/// DINOv2's positions are for 518 pixels, and its processor gives 224.
+#[test]
+fn dinov2_is_as_large_as_its_processor_says() {
+    let folder = own("hf_dinov2_model");
+    assert_eq!(Checkpoint::open(&folder).unwrap().spec.img_size, [12, 12]);
+    assert_eq!(Checkpoint::open_at(&folder, Some([16, 8])).unwrap().spec.img_size, [16, 8]);
+    agrees(&folder, None, "expected.safetensors");
 }
 
 /// Bounds a few times what was measured; below the lower one, the precision asked for is not the one in use.
 #[test]
-fn lower_precisions_stay_near_timm() {
+fn lower_precisions_stay_near() {
     let Some(shared) = shared() else { return };
-    for name in ["timm_deit", "timm_deit_distilled", "timm_vit_avg_pool"] {
-        let folder = shared.join("fixtures").join(name);
-        let expected = Tensors::open(&folder.join("expected.safetensors")).unwrap();
+    for name in SHARED {
+        let folder = shared.join(name);
         for (precision, most) in [(Precision::Bf16, 0.03), (Precision::Int8, 0.06)] {
             let checkpoint = Checkpoint::open(&folder).unwrap();
-            let spec = checkpoint.spec.clone();
-            let [h, w] = spec.img_size;
-            let pixels = expected.get("pixel_values", &[3, 3, h, w]).unwrap();
-            let logits = expected.get("logits", &[3, spec.num_classes]).unwrap();
+            let expected = Expected::open(&folder.join("expected.safetensors"), &checkpoint.spec);
             let model = checkpoint.into_backbone(precision).unwrap();
-            let ours = model.dense_logits(PixelBatch::new(&pixels, 3)).unwrap().values;
-            let difference = relative_difference(&ours, &logits);
+            let ours = model.dense_logits(PixelBatch::new(&expected.pixels, expected.batch)).unwrap().values;
+            let difference = relative_difference(&ours, &expected.answer);
             println!("{name} in {precision:?}: logits {difference:.1e}");
             assert!((1e-4..most).contains(&difference), "{name} in {precision:?}: {difference}");
         }
@@ -81,6 +161,31 @@ fn lower_levels_agree() {
         let run = Command::new(std::env::current_exe().unwrap()).env("VITRIM_SIMD", name).output().unwrap();
         let output = String::from_utf8_lossy(&run.stdout);
         assert!(run.status.success(), "{level}: {output}");
-        assert!(output.contains("3 passed"), "{level}: {output}");
+        assert!(output.contains("7 passed"), "{level}: {output}");
     }
+}
+
+/// Policies name their backbone by it: those that are trained already must still find theirs.
+#[test]
+fn fingerprints_stay() {
+    let Some(shared) = shared() else { return };
+    for (name, fingerprint) in [
+        ("timm_deit", "6433d7111c437eb1911c687d2c02b928"),
+        ("timm_deit_distilled", "dc8a1f2b177d21eeb2d00e35531f82b6"),
+        ("timm_vit_avg_pool", "c84400f7158b862dd90bd03fad55fbe4"),
+    ] {
+        let Checkpoint { spec, tensors, .. } = Checkpoint::open(&shared.join(name)).unwrap();
+        assert_eq!(tensors.fingerprint(&spec).unwrap(), fingerprint, "{name}");
+    }
+}
+
+/// The same weights are the same backbone, however they are stored.
+#[test]
+fn a_fingerprint_is_of_the_weights_and_not_of_their_file() {
+    let of = |name: &str| {
+        let Checkpoint { spec, tensors, .. } = Checkpoint::open(&own(name)).unwrap();
+        tensors.fingerprint(&spec).unwrap()
+    };
+    assert_eq!(of("hf_vit"), of("hf_vit_bin"));
+    assert_ne!(of("hf_vit"), of("hf_vit_model"));
 }

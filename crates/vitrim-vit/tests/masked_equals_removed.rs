@@ -5,7 +5,8 @@ mod reference;
 use proptest::prelude::*;
 use vitrim_kernels::reference::{max_difference, relative_difference, values};
 use vitrim_vit::{
-    At, Backbone, CpuBackbone, PixelBatch, Pool, Reduction, Site, Taps, Tensors, VitSpec, Want,
+    Activation, At, Backbone, CpuBackbone, PixelBatch, Pool, Positions, Reduction, Site, Taps, Tensors,
+    VitSpec, Want,
 };
 
 fn small(class_token: bool, distilled: bool, pool: Pool, grid: [usize; 2]) -> VitSpec {
@@ -20,13 +21,39 @@ fn small(class_token: bool, distilled: bool, pool: Pool, grid: [usize; 2]) -> Vi
         num_classes: 5,
         class_token,
         distilled,
+        reg_tokens: 0,
+        positions: Positions::All,
         pool,
         fc_norm: pool == Pool::Avg,
         qkv_bias: true,
+        qk_norm: false,
+        layer_scale: false,
+        activation: Activation::Gelu,
         norm_eps: 1e-6,
     };
     spec.check().unwrap();
     spec
+}
+
+/// One of each kind.
+fn kinds(grid: [usize; 2]) -> Vec<VitSpec> {
+    let plain = small(true, false, Pool::Token, grid);
+    let dinov2 = VitSpec {
+        reg_tokens: 3,
+        positions: Positions::Patches,
+        layer_scale: true,
+        activation: Activation::SwiGlu,
+        ..plain.clone()
+    };
+    vec![
+        small(true, true, Pool::Token, grid),
+        small(true, false, Pool::Avg, grid),
+        small(false, false, Pool::Avg, grid),
+        VitSpec { positions: Positions::ClassAndPatches, pool: Pool::TokenAvg, ..dinov2.clone() },
+        VitSpec { qk_norm: true, qkv_bias: false, reg_tokens: 1, ..plain.clone() },
+        dinov2,
+        plain,
+    ]
 }
 
 /// Weights large enough for attention to differ between tokens.
@@ -34,10 +61,12 @@ fn tensors(spec: &VitSpec, seed: u64) -> Tensors {
     let Tensors::Owned(mut tensors) = Tensors::random(spec, seed) else { unreachable!() };
     let mut values = values(seed ^ 7);
     for (name, (_, tensor)) in &mut tensors {
-        let scale = if name.contains("norm") { 1.0 } else { 8.0 };
-        tensor
-            .iter_mut()
-            .for_each(|v| *v = *v * scale + if name.ends_with("bias") { 0.1 * values() } else { 0.0 });
+        let one = name.contains("norm") || name.ends_with("gamma");
+        let (scale, shift) = (
+            if one { 1.0 } else { 8.0 },
+            if name.ends_with("bias") || name.ends_with("gamma") { 0.1 } else { 0.0 },
+        );
+        tensor.iter_mut().for_each(|v| *v = *v * scale + shift * values());
     }
     Tensors::Owned(tensors)
 }
@@ -73,19 +102,13 @@ fn removed(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(40))]
+    #![proptest_config(ProptestConfig::with_cases(70))]
     #[test]
     fn random_masks_and_stages(
-        kind in 0usize..4, rows in 1usize..4, columns in 1usize..4, batch in 1usize..4,
+        kind in 0usize..7, rows in 1usize..4, columns in 1usize..4, batch in 1usize..4,
         first in 0usize..4, gap in 1usize..4, keep_percent in 0u64..101, seed: u64,
     ) {
-        let grid = [rows, columns];
-        let spec = match kind {
-            0 => small(true, false, Pool::Token, grid),
-            1 => small(true, true, Pool::Token, grid),
-            2 => small(true, false, Pool::Avg, grid),
-            _ => small(false, false, Pool::Avg, grid),
-        };
+        let spec = kinds([rows, columns]).swap_remove(kind);
         let tensors = tensors(&spec, seed);
         let model = CpuBackbone::new(&spec, &tensors).unwrap();
         let pixels = pixels(&spec, batch, seed ^ 1);

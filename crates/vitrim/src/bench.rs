@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde::Serialize;
 use vitrim_kernels::memory::return_freed_memory;
 use vitrim_kernels::{Level, fma_peak};
-use vitrim_prune::{Pruner, run};
-use vitrim_vit::{Operation, PixelBatch, Precision, VitSpec, cost};
+use vitrim_prune::{Pruner, image_macs, run_to_end};
+use vitrim_vit::{Backbone, Operation, PixelBatch, Precision, VitSpec, cost};
 
 use crate::bench_images::{BENCH_IMAGES, BenchImages};
 use crate::budgets::Budgets;
@@ -281,10 +281,12 @@ fn costs(subject: &mut Subject, images: &BenchImages, largest: usize) -> Result<
     for first in (0..count).step_by(largest) {
         let batch = largest.min(count - first);
         let pixels = PixelBatch::new(&images.data[first * values..(first + batch) * values], batch);
-        let pruned = run(&loaded.model, pruner.as_mut(), pixels, &images.keys[first..first + batch])?;
-        macs += pruned.macs.iter().map(|m| *m as f64).sum::<f64>();
-        survivors.resize(pruned.stages.len(), 0);
-        for (sum, stage) in survivors.iter_mut().zip(&pruned.stages) {
+        let (model, pruner) = (&loaded.model, pruner.as_mut());
+        let stages =
+            run_to_end(model, pruner, &mut model.embed(pixels)?, &images.keys[first..first + batch])?;
+        macs += (0..batch).map(|b| image_macs(model, pruner, &stages, b) as f64).sum::<f64>();
+        survivors.resize(stages.len(), 0);
+        for (sum, stage) in survivors.iter_mut().zip(&stages) {
             *sum += (0..batch).map(|b| stage.patch_tokens(b)).sum::<usize>();
         }
     }

@@ -7,7 +7,7 @@ use vitrim_prune::{Policy, ReadOut};
 
 use crate::calibrate::{Calibration, record};
 use crate::error::{Result, VitrimError, write_whole};
-use crate::loaded::Loaded;
+use crate::loaded::{Loaded, Opening};
 use crate::methods::{open_policy, read_out_name};
 use crate::model_card::{Card, card};
 
@@ -26,6 +26,7 @@ const CARD: &str = "README.md";
 pub fn export(
     policy: &Path,
     model: &Path,
+    img_size: Option<[usize; 2]>,
     base_model: Option<&str>,
     out: &Path,
 ) -> Result<Vec<&'static str>> {
@@ -41,7 +42,7 @@ pub fn export(
         None if is_reference(model) => Some(Reference::parse(&model.to_string_lossy(), Kind::Model)?.id),
         None => None,
     };
-    let loaded = Loaded::open(model)?;
+    let loaded = Loaded::open_in(model, Opening { img_size, ..Opening::default() })?;
     let mut exported = open_policy(policy, &loaded)?;
     let calibration = exported.calibration.is_some().then(|| record(&exported, policy)).transpose()?;
     let calibration = calibration.map(published);
@@ -56,6 +57,7 @@ pub fn export(
         calibration: calibration.as_ref().filter(|record| is_read_out_by(&exported, record)),
         base_model: base_model.as_deref(),
         model: is_reference(model).then(|| model.to_string_lossy().into_owned()).as_deref(),
+        img_size,
         spec: &loaded.spec,
     })?;
     std::fs::create_dir_all(out).map_err(|source| VitrimError::Write { path: out.to_owned(), source })?;

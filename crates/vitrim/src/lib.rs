@@ -6,7 +6,7 @@
 //! with the hand-made methods, [`mod@compare`] does so over whole fronts, [`mod@bench`] times it (on
 //! [`bench_images`], with [`budgets`] of its own, and against [`peak_memory`]). Beneath them, [`tally`] counts,
 //! [`speed`] times, [`stats`] says
-//! what a measured drop is worth, and [`front`] chooses the cheapest setting. [`predict`] and [`visualize`]
+//! what a measured drop is worth, and [`front`] chooses the cheapest setting. [`predict`] (classes, or [`mod@features`]) and [`visualize`]
 //! (with [`picture`]) use a policy on single images, [`mod@report`] lays out what a run folder holds as a
 //! page, [`mod@export`] writes a policy and its [`model_card`] for the Hub, [`info`] needs no policy, [`dtype`] spells a precision, and [`overlay`] lays a TOML file and `--set`
 //! over a preset. The game that trains a policy is in `vitrim-train`; the engine that runs one is in
@@ -22,6 +22,7 @@ pub mod dtype;
 pub mod error;
 pub mod evaluate;
 pub mod export;
+pub mod features;
 pub mod front;
 pub mod gather;
 pub mod info;

@@ -28,6 +28,8 @@ pub struct Card<'a> {
     pub base_model: Option<&'a str>,
     /// The backbone as an `hf://` reference, if it was given as one.
     pub model: Option<&'a str>,
+    /// The size of its input, pixels, if it is another than its own.
+    pub img_size: Option<[usize; 2]>,
     /// The backbone's geometry.
     pub spec: &'a VitSpec,
 }
@@ -164,9 +166,13 @@ fn section_use(page: &mut String, card: &Card<'_>) -> std::fmt::Result {
         Some(record) if record.dtype != Precision::default() => format!(" --dtype {}", record.dtype),
         _ => String::new(),
     };
+    let size = card.img_size.map_or(String::new(), |[height, width]| format!(" --img-size {height}x{width}"));
     writeln!(page, "## Use\n\nWith `OWNER/NAME` for this repository:\n\n```sh")?;
-    writeln!(page, "vitrim predict photo.jpg --model {model} --policy hf://OWNER/NAME{dtype}")?;
-    writeln!(page, "vitrim eval --model {model} --policy hf://OWNER/NAME{dtype} --data path/to/images\n```\n")
+    writeln!(page, "vitrim predict photo.jpg --model {model} --policy hf://OWNER/NAME{size}{dtype}")?;
+    writeln!(
+        page,
+        "vitrim eval --model {model} --policy hf://OWNER/NAME{size}{dtype} --data path/to/images\n```\n"
+    )
 }
 
 fn section_limits(page: &mut String, card: &Card<'_>) -> std::fmt::Result {
@@ -282,8 +288,16 @@ mod tests {
         base_model: Option<&str>,
     ) -> String {
         let read_out = crate::methods::read_out_name(&policy.read_out);
-        card(&Card { policy, read_out: &read_out, calibration: record, base_model, model: None, spec })
-            .unwrap()
+        card(&Card {
+            policy,
+            read_out: &read_out,
+            calibration: record,
+            base_model,
+            model: None,
+            img_size: Some([160, 224]),
+            spec,
+        })
+        .unwrap()
     }
 
     #[test]
@@ -291,7 +305,10 @@ mod tests {
         let (policy, mut record, spec) = calibrated(true, true);
         let page = |record: &Calibration| page(&policy, &spec, Some(record), Some("timm/vit"));
         record.dtype = Precision::Bf16;
-        assert!(page(&record).contains("--policy hf://OWNER/NAME --dtype bf16 --data path/to/images"));
+        assert!(
+            page(&record)
+                .contains("--policy hf://OWNER/NAME --img-size 160x224 --dtype bf16 --data path/to/images")
+        );
         record.dtype = Precision::F32;
         let page = page(&record);
         let front = page.strip_prefix("---\n").unwrap().split_once("\n---\n").unwrap().0;

@@ -1,14 +1,15 @@
-//! Classes of single images, and which patches the answer was made from.
+//! Classes or features of single images, and which patches the answer was made from.
 
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 use serde::Serialize;
 use vitrim_data::{DataError, RgbImage, load_image};
-use vitrim_prune::{ImageKey, Pruner, run};
-use vitrim_vit::PixelBatch;
+use vitrim_prune::{ImageKey, Pruner, StageRecord, image_macs, run_to_end};
+use vitrim_vit::{Backbone, PixelBatch, Want, cost};
 
 use crate::error::Result;
+use crate::features::{FeatureKind, Features, features};
 use crate::loaded::Loaded;
 
 /// One image's answer.
@@ -16,8 +17,12 @@ use crate::loaded::Loaded;
 pub struct Prediction {
     /// The image file.
     pub image: PathBuf,
-    /// The most probable classes, best first.
+    /// The most probable classes, best first; none where features were asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub classes: Vec<ClassProbability>,
+    /// Its features, if they were asked for.
+    #[serde(flatten)]
+    pub features: Option<Features>,
     /// Survivors of each stage, `[K]`.
     pub stages: Vec<Survivors>,
     /// MACs, in units of 1e9, the pruner's own scoring included.
@@ -52,17 +57,28 @@ pub struct Seen {
     pub prediction: Prediction,
 }
 
+/// What is asked of each image.
+#[derive(Clone, Copy, Debug)]
+pub enum Question {
+    /// This many of the most probable classes.
+    Classes(usize),
+    /// Features, which a backbone without a head has, too.
+    Features(FeatureKind),
+}
+
 /// What the model says of one image.
 pub struct Answer {
     /// As [`Prediction::classes`].
     pub classes: Vec<ClassProbability>,
+    /// As [`Prediction::features`].
+    pub features: Option<Features>,
     /// As [`Prediction::stages`].
     pub stages: Vec<Survivors>,
     /// MACs, the pruner's own scoring included.
     pub macs: u64,
 }
 
-/// Runs `paths` through `loaded`, pruned by `pruner`, with the `top_k` best classes of each. Images that
+/// Runs `paths` through `loaded`, pruned by `pruner`, with the answer to `question` for each. Images that
 /// cannot be read come back as errors, in their place.
 ///
 /// # Errors
@@ -71,25 +87,26 @@ pub fn predict(
     loaded: &Loaded,
     pruner: &mut dyn Pruner,
     paths: &[PathBuf],
-    top_k: usize,
+    question: Question,
 ) -> Result<Vec<Result<Seen, DataError>>> {
     let crop = |path: &PathBuf| load_image(path).map(|image| loaded.transform.cropped(&image));
     let crops: Vec<Result<RgbImage, DataError>> = paths.par_iter().map(crop).collect();
     let good: Vec<&RgbImage> = crops.iter().flatten().collect();
     let keys: Vec<u64> = paths.iter().zip(&crops).filter(|(_, c)| c.is_ok()).map(|(p, _)| key(p)).collect();
-    let mut answers = answer(loaded, pruner, &good, &keys, top_k)?.into_iter();
+    let mut answers = answer(loaded, pruner, &good, &keys, question)?.into_iter();
     let seen = crops.into_iter().zip(paths).map(|(crop, image)| {
         crop.map(|crop| {
-            let Answer { classes, stages, macs } = answers.next().expect("one answer for each good image");
+            let Answer { classes, features, stages, macs } =
+                answers.next().expect("one answer for each good image");
             let gmacs = macs as f64 / 1e9;
-            Seen { crop, prediction: Prediction { image: image.clone(), classes, stages, gmacs } }
+            Seen { crop, prediction: Prediction { image: image.clone(), classes, features, stages, gmacs } }
         })
     });
     Ok(seen.collect())
 }
 
-/// Runs `crops`, which have the model's size, through `loaded`, pruned by `pruner`, with the `top_k` best classes
-/// of each; `keys` as in [`run`].
+/// Runs `crops`, which have the model's size, through `loaded`, pruned by `pruner`, with the answer to
+/// `question` for each; `keys` as in [`vitrim_prune::run`].
 ///
 /// # Errors
 /// If the backbone or the pruner refuses.
@@ -98,24 +115,43 @@ pub fn answer(
     pruner: &mut dyn Pruner,
     crops: &[&RgbImage],
     keys: &[ImageKey],
-    top_k: usize,
+    question: Question,
 ) -> Result<Vec<Answer>> {
     if crops.is_empty() {
         return Ok(Vec::new());
     }
     // A crop has the model's size already, so that pixels() only normalises it.
     let pixels: Vec<f32> = crops.par_iter().flat_map_iter(|crop| loaded.transform.pixels(crop)).collect();
-    let pruned = run(&loaded.model, pruner, PixelBatch::new(&pixels, crops.len()), keys)?;
-    let survivors = |stage: &vitrim_prune::StageRecord, b: usize| Survivors {
+    let (model, batch) = (&loaded.model, crops.len());
+    let mut state = model.embed(PixelBatch::new(&pixels, batch))?;
+    let stages = run_to_end(model, pruner, &mut state, keys)?;
+    let survivors = |stage: &StageRecord, b: usize| Survivors {
         block: stage.site.block,
         positions: stage.grid_positions(b),
     };
     let answer = |b: usize| Answer {
-        classes: top_classes(pruned.logits.row(b), &loaded.class_names, top_k),
-        stages: pruned.stages.iter().map(|stage| survivors(stage, b)).collect(),
-        macs: pruned.macs[b],
+        classes: Vec::new(),
+        features: None,
+        stages: stages.iter().map(|stage| survivors(stage, b)).collect(),
+        macs: image_macs(model, pruner, &stages, b),
     };
-    Ok((0..crops.len()).map(answer).collect())
+    let mut answers: Vec<Answer> = (0..batch).map(answer).collect();
+    match question {
+        Question::Classes(top_k) => {
+            let logits = model.finish(&state, Want::Logits)?;
+            for (b, answer) in answers.iter_mut().enumerate() {
+                answer.classes = top_classes(logits.row(b), &loaded.class_names, top_k);
+            }
+        }
+        Question::Features(kind) => {
+            for (answer, features) in answers.iter_mut().zip(features(model, &state, kind)?) {
+                answer.features = Some(features);
+                // The head does not run.
+                answer.macs -= cost::head_macs(&loaded.spec);
+            }
+        }
+    }
+    Ok(answers)
 }
 
 /// A file's key: its name's hash, so that an image is sampled alike in any company (FNV-1a).

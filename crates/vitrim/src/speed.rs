@@ -6,8 +6,8 @@
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use vitrim_prune::{ImageKey, Pruner, run};
-use vitrim_vit::{CpuBackbone, Operation, PixelBatch, Reduction, Site, Taps, View, VitSpec};
+use vitrim_prune::{ImageKey, Pruner, run_to_end};
+use vitrim_vit::{Backbone, CpuBackbone, Operation, PixelBatch, Reduction, Site, Taps, View, VitSpec, Want};
 
 use crate::error::{Result, VitrimError};
 use crate::stats::Quantiles;
@@ -93,9 +93,14 @@ impl<'a> Entrant<'a> {
     }
 
     fn pass(&mut self, (pixels, keys): (PixelBatch<'_>, &[ImageKey])) -> Result<()> {
+        let want = Want::answer(self.model.spec());
         match &mut self.pruner {
-            None => drop(self.model.dense_logits(pixels)?),
-            Some(pruner) => drop(run(self.model, pruner, pixels, keys)?),
+            None => drop(self.model.dense(pixels, want)?),
+            Some(pruner) => {
+                let mut state = self.model.embed(pixels)?;
+                run_to_end(self.model, pruner, &mut state, keys)?;
+                self.model.finish(&state, want)?;
+            }
         }
         Ok(())
     }

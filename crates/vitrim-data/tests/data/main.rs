@@ -5,5 +5,6 @@ mod errors;
 mod fixtures;
 mod loading;
 mod partition;
+mod processors;
 mod scenes;
 mod scratch;

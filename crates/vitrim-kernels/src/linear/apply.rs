@@ -3,7 +3,7 @@
 use super::panels::{Line, Panel, Panels, floats, words_mut, words_of};
 use super::{Linear, Output};
 use crate::Precision;
-use crate::elementwise::gelu_row;
+use crate::elementwise::{gelu_row, swiglu_row};
 use crate::rows::{RowBuffer, RowMut, RowScale};
 use crate::simd::{Bf16, F32, Kernel, MAX_LANES, Scales, Simd, Sink, U8S8, dispatch};
 
@@ -39,12 +39,41 @@ impl Linear {
                 next.put_staging(staging);
                 return;
             }
+            Output::SwigluRows(next, precision) => {
+                assert!(self.outputs().is_multiple_of(2), "SwiGLU has two halves");
+                // The halves of a row lie in different tiles.
+                let mut staging = next.take_staging(rows * self.outputs());
+                self.multiply(words, scales, Output::Store(&mut staging));
+                next.reset(precision, rows, self.outputs() / 2);
+                dispatch(self.level, Swiglu { x: &mut staging, rows: next });
+                next.put_staging(staging);
+                return;
+            }
             Output::GeluRows(next, precision) => {
                 next.reset(precision, rows, self.outputs());
                 (Target::GeluRows(next), false)
             }
         };
         dispatch(self.level, Apply { layer: self, words, rows, scales, y, add });
+    }
+}
+
+/// SwiGLU of `x: [rows, 2 columns]`.
+struct Swiglu<'a> {
+    x: &'a mut [f32],
+    rows: &'a mut RowBuffer,
+}
+
+impl Kernel for Swiglu<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let width = 2 * self.rows.columns();
+        for (r, x) in self.x.chunks_exact_mut(width).enumerate() {
+            let x = swiglu_row(s, x);
+            self.rows.set(s, r, x);
+        }
     }
 }
 

@@ -58,6 +58,8 @@ pub enum Output<'a> {
     Gelu(&'a mut [f32]),
     /// The rows become its GELU, in the precision of the layer that is to multiply them.
     GeluRows(&'a mut RowBuffer, Precision),
+    /// The rows become its SwiGLU, `[rows, out / 2]`: SiLU of its first half times its second.
+    SwigluRows(&'a mut RowBuffer, Precision),
 }
 
 thread_local! {
@@ -145,8 +147,8 @@ impl Linear {
     /// Multiplies the rows of `x`, on this thread.
     ///
     /// # Panics
-    /// If `x` is not whole rows of this layer's inputs, the output not as many rows, or converted rows not of
-    /// the layer's precision.
+    /// If `x` is not whole rows of this layer's inputs, the output not as many rows, converted rows not of
+    /// the layer's precision, or SwiGLU is wanted of an odd number of outputs.
     pub fn apply<'a>(&self, x: impl Into<Operand<'a>>, output: Output<'_>) {
         match x.into() {
             Operand::F32(x) => {

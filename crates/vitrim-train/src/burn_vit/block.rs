@@ -1,21 +1,25 @@
 //! One transformer block.
 
-use burn::module::Module;
+use burn::module::{Module, Param};
 use burn::nn::LayerNorm;
-use burn::tensor::activation::softmax;
+use burn::tensor::activation::{silu, softmax};
 use burn::tensor::{Tensor, s};
+use vitrim_vit::Activation;
 
 use super::layout::Layout;
 use crate::activation::gelu;
 use crate::linear::Linear;
 
-/// `x + attention(norm1(x))`, then `x + mlp(norm2(x))`.
+/// `x + ls1 attention(norm1(x))`, then `x + ls2 mlp(norm2(x))`.
 #[derive(Module, Debug)]
 pub(super) struct Block {
     pub norm1: LayerNorm,
     pub attn: Attention,
+    /// LayerScale, `[D]`; 1 where there is none.
+    pub ls1: Option<Param<Tensor<1>>>,
     pub norm2: LayerNorm,
     pub mlp: Mlp,
+    pub ls2: Option<Param<Tensor<1>>>,
 }
 
 /// Multi-head self-attention.
@@ -23,15 +27,20 @@ pub(super) struct Block {
 pub(super) struct Attention {
     /// D to 3D: queries, keys, values, each by head.
     pub qkv: Linear,
+    /// Over each head's queries and over its keys.
+    pub q_norm: Option<LayerNorm>,
+    pub k_norm: Option<LayerNorm>,
     pub proj: Linear,
     pub heads: usize,
 }
 
-/// Two layers with an exact GELU between.
+/// Two layers with an activation between.
 #[derive(Module, Debug)]
 pub(super) struct Mlp {
     pub fc1: Linear,
     pub fc2: Linear,
+    #[module(skip)]
+    pub activation: Activation,
 }
 
 /// What one attention saw, for the taps.
@@ -52,13 +61,36 @@ impl Block {
     /// The first half: attention and its residual.
     pub fn attend(&self, x: Tensor<2>, layout: &Layout) -> (Tensor<2>, Attended) {
         let (y, attended) = self.attn.forward(self.norm1.forward(x.clone()), layout);
-        (x + y, attended)
+        (x + scaled(y, &self.ls1), attended)
     }
 
     /// The second half: MLP and its residual.
     pub fn transform(&self, x: Tensor<2>) -> Tensor<2> {
         let y = self.norm2.forward(x.clone());
-        x + self.mlp.fc2.forward(gelu(self.mlp.fc1.forward(y)))
+        x + scaled(self.mlp.forward(y), &self.ls2)
+    }
+}
+
+/// `y: [T, D]` by channel.
+fn scaled(y: Tensor<2>, gamma: &Option<Param<Tensor<1>>>) -> Tensor<2> {
+    match gamma {
+        Some(gamma) => y * gamma.val().unsqueeze::<2>(),
+        None => y,
+    }
+}
+
+impl Mlp {
+    /// `x: [T, D]` to `[T, D]`.
+    fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        let hidden = self.fc1.forward(x);
+        let hidden = match self.activation {
+            Activation::Gelu => gelu(hidden),
+            Activation::SwiGlu => {
+                let half = hidden.dims()[1] / 2;
+                silu(hidden.clone().narrow(1, 0, half)) * hidden.narrow(1, half, half)
+            }
+        };
+        self.fc2.forward(hidden)
     }
 }
 
@@ -67,7 +99,7 @@ impl Attention {
     fn forward(&self, x: Tensor<2>, layout: &Layout) -> (Tensor<2>, Attended) {
         let [_, dim] = x.dims();
         let head_dim = dim / self.heads;
-        let qkv = self.qkv.forward(x); // [T, 3D]
+        let qkv = self.norm_heads(self.qkv.forward(x)); // [T, 3D]
         let images = layout.spread(qkv.clone()); // [B, n, 3D]
         let [batch, n, _] = images.dims();
         let images = images.reshape([batch, n, 3, self.heads, head_dim]).permute([2, 0, 3, 1, 4]);
@@ -85,5 +117,18 @@ impl Attention {
         let probabilities = softmax(scores, 3);
         let y = probabilities.clone().matmul(v).swap_dims(1, 2).reshape([batch, n, dim]);
         (self.proj.forward(layout.gather(y)), Attended { qkv, probabilities })
+    }
+
+    /// `qkv: [T, 3D]` with its queries and keys normed over each head, where there are norms.
+    fn norm_heads(&self, qkv: Tensor<2>) -> Tensor<2> {
+        let (Some(q_norm), Some(k_norm)) = (&self.q_norm, &self.k_norm) else { return qkv };
+        let [tokens, width] = qkv.dims();
+        let dim = width / 3;
+        let part = |i: usize| qkv.clone().narrow(1, i * dim, dim);
+        let normed = |norm: &LayerNorm, i: usize| {
+            let heads = part(i).reshape([tokens * self.heads, dim / self.heads]);
+            norm.forward(heads).reshape([tokens, dim])
+        };
+        Tensor::cat(vec![normed(q_norm, 0), normed(k_norm, 1), part(2)], 1)
     }
 }

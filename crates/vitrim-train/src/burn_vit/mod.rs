@@ -30,7 +30,9 @@ pub struct BurnVit {
     cls_token: Option<Param<Tensor<2>>>,
     /// `[1, D]`
     dist_token: Option<Param<Tensor<2>>>,
-    /// `[N, D]`, prefix tokens included.
+    /// `[R, D]`
+    reg_token: Option<Param<Tensor<2>>>,
+    /// Of the prefix tokens that have a position, then of the patches.
     pos_embed: Param<Tensor<2>>,
     blocks: Vec<Block>,
     /// The final norm; with `fc_norm` it comes after pooling.
@@ -42,11 +44,11 @@ pub struct BurnVit {
     spec: VitSpec,
 }
 
-/// What the heads see, `[B, D]` each.
+/// What the heads see.
 struct Pooled {
-    /// The class token or the mean of the patch tokens.
+    /// The class token or the mean of the patch tokens, `[B, D]`, or both, `[B, 2D]`.
     main: Tensor<2>,
-    /// The distillation token.
+    /// The distillation token, `[B, D]`.
     dist: Option<Tensor<2>>,
 }
 
@@ -131,7 +133,8 @@ impl BurnVit {
 
     /// The learned tokens and the position embedding, which weight decay spares.
     pub fn tokens_and_positions(&self) -> Vec<ParamId> {
-        let tokens = [&self.cls_token, &self.dist_token].into_iter().flatten().map(|token| token.id);
+        let tokens = [&self.cls_token, &self.dist_token, &self.reg_token];
+        let tokens = tokens.into_iter().flatten().map(|token| token.id);
         tokens.chain([self.pos_embed.id]).collect()
     }
 
@@ -144,15 +147,30 @@ impl BurnVit {
             .permute([0, 2, 4, 1, 3, 5]) // [B, rows, columns, 3, P, P]
             .reshape([batch * rows * columns, 3 * p * p]);
         let patches = self.patch_embed.forward(patches).reshape([batch, rows * columns, d]);
-        let prefix = [&self.cls_token, &self.dist_token];
+        let prefix = [&self.cls_token, &self.dist_token, &self.reg_token];
         let mut tokens: Vec<Tensor<3>> = prefix
             .into_iter()
             .flatten()
             .map(|token| token.val().unsqueeze::<3>().repeat_dim(0, batch))
             .collect();
         tokens.push(patches);
-        let x = Tensor::cat(tokens, 1) + self.pos_embed.val().unsqueeze::<3>(); // [B, N, D]
+        let x = Tensor::cat(tokens, 1) + self.positions().unsqueeze::<3>(); // [B, N, D]
         x.reshape([batch * self.spec.num_tokens(), d])
+    }
+
+    /// `[N, D]`: 0 for prefix tokens without a position.
+    fn positions(&self) -> Tensor<2> {
+        let (positions, embedded) = (self.pos_embed.val(), self.spec.embedded_prefix());
+        let without = self.spec.num_prefix_tokens() - embedded;
+        if without == 0 {
+            return positions;
+        }
+        let zeros = Tensor::zeros([without, self.spec.dim], &positions.device());
+        let patches = positions.clone().narrow(0, embedded, self.spec.num_patches());
+        if embedded == 0 {
+            return Tensor::cat(vec![zeros, patches], 0);
+        }
+        Tensor::cat(vec![positions.narrow(0, 0, embedded), zeros, patches], 0)
     }
 
     fn final_tokens(&self, x: Tensor<2>) -> Tensor<2> {
@@ -162,18 +180,20 @@ impl BurnVit {
     fn pool(&self, x: Tensor<2>, layout: &Layout) -> Pooled {
         let images = layout.spread(self.final_tokens(x)); // [B, n, D]
         let token = |i: usize| images.clone().narrow(1, i, 1).squeeze_dim::<2>(1);
+        let mean = || {
+            let prefix = self.spec.num_prefix_tokens();
+            let patches = images.clone().narrow(1, prefix, images.dims()[1] - prefix);
+            let mean = match layout.weights() {
+                Some(weights) => (patches * weights.unsqueeze_dim::<3>(2)).sum_dim(1),
+                None => patches.mean_dim(1),
+            };
+            let mean = mean.squeeze_dim::<2>(1);
+            if self.spec.fc_norm { self.norm.forward(mean) } else { mean }
+        };
         match self.spec.pool {
             Pool::Token => Pooled { main: token(0), dist: self.spec.distilled.then(|| token(1)) },
-            Pool::Avg => {
-                let prefix = self.spec.num_prefix_tokens();
-                let patches = images.clone().narrow(1, prefix, images.dims()[1] - prefix);
-                let mean = match layout.weights() {
-                    Some(weights) => (patches * weights.unsqueeze_dim::<3>(2)).sum_dim(1),
-                    None => patches.mean_dim(1),
-                };
-                let mean = mean.squeeze_dim::<2>(1);
-                Pooled { main: if self.spec.fc_norm { self.norm.forward(mean) } else { mean }, dist: None }
-            }
+            Pool::Avg => Pooled { main: mean(), dist: None },
+            Pool::TokenAvg => Pooled { main: Tensor::cat(vec![token(0), mean()], 1), dist: None },
         }
     }
 

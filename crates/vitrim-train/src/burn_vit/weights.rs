@@ -39,28 +39,40 @@ impl Reader<'_> {
     }
 
     fn norm(&self, name: &str) -> Result<LayerNorm> {
-        let d = self.spec.dim;
-        let mut norm = LayerNormConfig::new(d).with_epsilon(f64::from(self.spec.norm_eps)).init(self.device);
-        norm.gamma = self.param(&format!("{name}.weight"), &[d], [d])?;
-        norm.beta = Some(self.param(&format!("{name}.bias"), &[d], [d])?);
+        self.norm_over(name, self.spec.dim)
+    }
+
+    fn norm_over(&self, name: &str, width: usize) -> Result<LayerNorm> {
+        let epsilon = f64::from(self.spec.norm_eps);
+        let mut norm = LayerNormConfig::new(width).with_epsilon(epsilon).init(self.device);
+        norm.gamma = self.param(&format!("{name}.weight"), &[width], [width])?;
+        norm.beta = Some(self.param(&format!("{name}.bias"), &[width], [width])?);
         Ok(norm)
     }
 
     fn block(&self, l: usize) -> Result<Block> {
-        let (d, h) = (self.spec.dim, self.spec.mlp_hidden);
+        let (spec, d, h) = (self.spec, self.spec.dim, self.spec.mlp_hidden);
         let name = |part: &str| format!("blocks.{l}.{part}");
+        let head_norm =
+            |part: &str| spec.qk_norm.then(|| self.norm_over(&name(part), spec.head_dim())).transpose();
+        let scale = |part: &str| spec.layer_scale.then(|| self.param(&name(part), &[d], [d])).transpose();
         Ok(Block {
             norm1: self.norm(&name("norm1"))?,
             attn: Attention {
-                qkv: self.linear(&name("attn.qkv"), d, 3 * d, self.spec.qkv_bias)?,
+                qkv: self.linear(&name("attn.qkv"), d, 3 * d, spec.qkv_bias)?,
+                q_norm: head_norm("attn.q_norm")?,
+                k_norm: head_norm("attn.k_norm")?,
                 proj: self.linear(&name("attn.proj"), d, d, true)?,
-                heads: self.spec.heads,
+                heads: spec.heads,
             },
+            ls1: scale("ls1.gamma")?,
             norm2: self.norm(&name("norm2"))?,
             mlp: Mlp {
-                fc1: self.linear(&name("mlp.fc1"), d, h, true)?,
+                fc1: self.linear(&name("mlp.fc1"), d, spec.mlp_first(), true)?,
                 fc2: self.linear(&name("mlp.fc2"), h, d, true)?,
+                activation: spec.activation,
             },
+            ls2: scale("ls2.gamma")?,
         })
     }
 }
@@ -74,19 +86,23 @@ impl BurnVit {
     pub fn new(spec: &VitSpec, tensors: &Tensors, device: &Device) -> Result<Self> {
         spec.check()?;
         let read = Reader { spec, tensors, device };
-        let (d, p, n, c) = (spec.dim, spec.patch_size, spec.num_tokens(), spec.num_classes);
-        let pixels = 3 * p * p;
-        let prefix_token =
-            |wanted: bool, name: &str| wanted.then(|| read.param(name, &[1, 1, d], [1, d])).transpose();
-        let head = |wanted: bool, name: &str| wanted.then(|| read.linear(name, d, c, true)).transpose();
+        let (d, p, c) = (spec.dim, spec.patch_size, spec.num_classes);
+        let (pixels, positions) = (3 * p * p, spec.embedded_prefix() + spec.num_patches());
+        let prefix_token = |count: usize, name: &str| {
+            (count > 0).then(|| read.param(name, &[1, count, d], [count, d])).transpose()
+        };
+        let head = |wanted: bool, name: &str| {
+            wanted.then(|| read.linear(name, spec.num_features(), c, true)).transpose()
+        };
         Ok(BurnVit {
             patch_embed: Linear {
                 weight: read.param("patch_embed.proj.weight", &[d, 3, p, p], [d, pixels])?,
                 bias: Some(read.param("patch_embed.proj.bias", &[d], [d])?),
             },
-            cls_token: prefix_token(spec.class_token, "cls_token")?,
-            dist_token: prefix_token(spec.distilled, "dist_token")?,
-            pos_embed: read.param("pos_embed", &[1, n, d], [n, d])?,
+            cls_token: prefix_token(spec.class_token.into(), "cls_token")?,
+            dist_token: prefix_token(spec.distilled.into(), "dist_token")?,
+            reg_token: prefix_token(spec.reg_tokens, "reg_token")?,
+            pos_embed: read.param("pos_embed", &[1, positions, d], [positions, d])?,
             blocks: (0..spec.depth).map(|l| read.block(l)).collect::<Result<_>>()?,
             norm: read.norm(if spec.fc_norm { "fc_norm" } else { "norm" })?,
             head: head(c > 0, "head")?,
@@ -125,8 +141,24 @@ impl BurnVit {
         for (l, block) in self.blocks.iter().enumerate() {
             norm(&format!("blocks.{l}.norm1"), &block.norm1);
             norm(&format!("blocks.{l}.norm2"), &block.norm2);
+            for (name, head) in [("q_norm", &block.attn.q_norm), ("k_norm", &block.attn.k_norm)] {
+                if let Some(head) = head {
+                    norm(&format!("blocks.{l}.attn.{name}"), head);
+                }
+            }
         }
-        let tokens = [("cls_token", &self.cls_token), ("dist_token", &self.dist_token)];
+        for (l, block) in self.blocks.iter().enumerate() {
+            for (name, gamma) in [("ls1", &block.ls1), ("ls2", &block.ls2)] {
+                if let Some(gamma) = gamma {
+                    values.insert(format!("blocks.{l}.{name}.gamma"), numbers(gamma));
+                }
+            }
+        }
+        let tokens = [
+            ("cls_token", &self.cls_token),
+            ("dist_token", &self.dist_token),
+            ("reg_token", &self.reg_token),
+        ];
         for (name, token) in tokens {
             if let Some(token) = token {
                 values.insert(name.to_owned(), numbers(token));

@@ -140,7 +140,7 @@ pub fn save_backbone(
                 Interpolation::Bilinear => "bilinear",
             },
             "crop_pct": preprocess.crop_pct,
-            "crop_mode": "center",
+            "crop_mode": preprocess.crop_mode,
             "mean": preprocess.mean.map(shortest),
             "std": preprocess.std.map(shortest),
             "num_classes": spec.num_classes,

@@ -4,7 +4,8 @@
 
 use vitrim_prune::uniform;
 use vitrim_vit::{
-    Backbone, HostState, Output, PixelBatch, Pool, Reduction, Result, Site, Taps, View, VitSpec, Want,
+    Activation, Backbone, HostState, Output, PixelBatch, Pool, Positions, Reduction, Result, Site, Taps,
+    View, VitSpec, Want,
 };
 
 pub const MARKED: usize = 4;
@@ -36,9 +37,14 @@ impl Toy {
             num_classes: 2,
             class_token: true,
             distilled: false,
+            reg_tokens: 0,
+            positions: Positions::All,
             pool: Pool::Token,
             fc_norm: false,
             qkv_bias: true,
+            qk_norm: false,
+            layer_scale: false,
+            activation: Activation::Gelu,
             norm_eps: 1e-6,
         };
         spec.check().unwrap();

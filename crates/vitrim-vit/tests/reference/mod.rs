@@ -1,8 +1,8 @@
 //! The slow obvious Vision Transformer: one image, every token to the end, dead ones masked out of
 //! attention (and out of average pooling). What physical removal must equal.
 
-use vitrim_kernels::reference::{attention, gelu, layer_norm, linear};
-use vitrim_vit::{Pool, Tensors, VitSpec};
+use vitrim_kernels::reference::{attention, gelu, layer_norm, linear, swiglu};
+use vitrim_vit::{Activation, Pool, Tensors, VitSpec};
 
 /// Logits of `pixels: [3, H, W]`; `stages[k] = (block, keep: [N0])` masks patches from that block on.
 pub fn masked_logits(
@@ -18,24 +18,24 @@ pub fn masked_logits(
         (get(tensors, &format!("{norm}.weight"), &[d]), get(tensors, &format!("{norm}.bias"), &[d]));
     let normed = |rows: &[f32]| layer_norm(rows, &weight, &bias, spec.norm_eps);
     let prefix = spec.num_prefix_tokens();
+    let token = |i: usize| normed(&x[i * d..(i + 1) * d]);
+    let mean = || {
+        let rows = (prefix..spec.num_tokens()).filter(|&t| alive[t]).map(|t| &x[t * d..(t + 1) * d]);
+        let rows: Vec<Vec<f32>> = rows.map(|r| if spec.fc_norm { r.to_vec() } else { normed(r) }).collect();
+        let mean: Vec<f32> =
+            (0..d).map(|i| rows.iter().map(|r| r[i]).sum::<f32>() / rows.len() as f32).collect();
+        if spec.fc_norm { normed(&mean) } else { mean }
+    };
     let pooled: Vec<Vec<f32>> = match spec.pool {
-        Pool::Token => (0..prefix).map(|i| normed(&x[i * d..(i + 1) * d])).collect(),
-        Pool::Avg => {
-            let rows: Vec<&[f32]> =
-                (prefix..spec.num_tokens()).filter(|&t| alive[t]).map(|t| &x[t * d..(t + 1) * d]).collect();
-            let normed_rows: Vec<Vec<f32>> =
-                rows.iter().map(|r| if spec.fc_norm { r.to_vec() } else { normed(r) }).collect();
-            let mean: Vec<f32> = (0..d)
-                .map(|i| normed_rows.iter().map(|r| r[i]).sum::<f32>() / normed_rows.len() as f32)
-                .collect();
-            vec![if spec.fc_norm { normed(&mean) } else { mean }]
-        }
+        Pool::Token => (0..spec.head_names().len()).map(token).collect(),
+        Pool::Avg => vec![mean()],
+        Pool::TokenAvg => vec![[token(0), mean()].concat()],
     };
     let mut logits = vec![0.0; spec.num_classes];
     for (head, pooled) in spec.head_names().iter().zip(&pooled) {
-        let weight = get(tensors, &format!("{head}.weight"), &[spec.num_classes, d]);
+        let weight = get(tensors, &format!("{head}.weight"), &[spec.num_classes, pooled.len()]);
         let bias = get(tensors, &format!("{head}.bias"), &[spec.num_classes]);
-        let out = linear(pooled, &weight, &bias, d, spec.num_classes);
+        let out = linear(pooled, &weight, &bias, pooled.len(), spec.num_classes);
         logits.iter_mut().zip(out).for_each(|(l, o)| *l += o / spec.head_names().len() as f32);
     }
     logits
@@ -57,6 +57,9 @@ pub fn masked_tokens(
     if spec.distilled {
         x.extend(get(tensors, "dist_token", &[1, 1, d]));
     }
+    if spec.reg_tokens > 0 {
+        x.extend(get(tensors, "reg_token", &[1, spec.reg_tokens, d]));
+    }
     let weight = get(tensors, "patch_embed.proj.weight", &[d, 3, p, p]);
     let bias = get(tensors, "patch_embed.proj.bias", &[d]);
     for row in 0..height / p {
@@ -71,7 +74,11 @@ pub fn masked_tokens(
             x.extend(linear(&patch, &weight, &bias, 3 * p * p, d));
         }
     }
-    add(&mut x, &get(tensors, "pos_embed", &[1, spec.num_tokens(), d]));
+    // The first prefix tokens have a position, and all patches.
+    let embedded = spec.embedded_prefix();
+    let positions = get(tensors, "pos_embed", &[1, embedded + spec.num_patches(), d]);
+    add(&mut x, &positions[..embedded * d]);
+    add(&mut x[prefix * d..], &positions[embedded * d..]);
 
     let mut alive = vec![true; spec.num_tokens()];
     for l in 0..spec.depth {
@@ -86,17 +93,40 @@ pub fn masked_tokens(
             layer_norm(x, &weight, &bias, spec.norm_eps)
         };
         let layer = |name: &str, x: &[f32], inputs: usize, outputs: usize| {
-            let (weight, bias) = (
-                get(&format!("{name}.weight"), &[outputs, inputs]),
-                get(&format!("{name}.bias"), &[outputs]),
-            );
-            linear(x, &weight, &bias, inputs, outputs)
+            let bias = match (name, spec.qkv_bias) {
+                ("attn.qkv", false) => vec![0.0; outputs],
+                _ => get(&format!("{name}.bias"), &[outputs]),
+            };
+            linear(x, &get(&format!("{name}.weight"), &[outputs, inputs]), &bias, inputs, outputs)
         };
-        let qkv = layer("attn.qkv", &norm("norm1", &x), d, 3 * d);
+        let scaled = |name: &str, y: Vec<f32>| {
+            let gamma = if spec.layer_scale { get(&format!("{name}.gamma"), &[d]) } else { vec![1.0; d] };
+            y.iter().zip(gamma.iter().cycle()).map(|(y, gamma)| y * gamma).collect::<Vec<f32>>()
+        };
+        let mut qkv = layer("attn.qkv", &norm("norm1", &x), d, 3 * d);
+        if spec.qk_norm {
+            let width = spec.head_dim();
+            for row in qkv.chunks_exact_mut(3 * d) {
+                for (part, name) in row.chunks_exact_mut(d).zip(["attn.q_norm", "attn.k_norm"]) {
+                    let weight = get(&format!("{name}.weight"), &[width]);
+                    let bias = get(&format!("{name}.bias"), &[width]);
+                    let normed: Vec<f32> = part
+                        .chunks_exact(width)
+                        .flat_map(|head| layer_norm(head, &weight, &bias, spec.norm_eps))
+                        .collect();
+                    part.copy_from_slice(&normed);
+                }
+            }
+        }
         let attended = attention(&qkv, &alive, spec.heads).0;
-        add(&mut x, &layer("attn.proj", &attended, d, d));
-        let hidden = gelu(&layer("mlp.fc1", &norm("norm2", &x), d, spec.mlp_hidden));
-        add(&mut x, &layer("mlp.fc2", &hidden, spec.mlp_hidden, d));
+        add(&mut x, &scaled("ls1", layer("attn.proj", &attended, d, d)));
+        let (first, h) = (spec.mlp_first(), spec.mlp_hidden);
+        let hidden = layer("mlp.fc1", &norm("norm2", &x), d, first);
+        let hidden = match spec.activation {
+            Activation::Gelu => gelu(&hidden),
+            Activation::SwiGlu => swiglu(&hidden, first),
+        };
+        add(&mut x, &scaled("ls2", layer("mlp.fc2", &hidden, h, d)));
     }
     (x, alive)
 }

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use vitrim::Method;
+use vitrim::features::FeatureKind;
+use vitrim::loaded::Opening;
 use vitrim::stats::Confidence;
 use vitrim_data::OnBadImage;
 use vitrim_train::DeviceChoice;
@@ -48,7 +50,7 @@ pub enum Command {
     Eval(EvalArgs),
     /// Compare whole fronts of methods, and methods at the same cost and the same drop.
     Compare(CompareArgs),
-    /// Classify images.
+    /// Classify images, or give their features.
     Predict(PredictArgs),
     /// Draw which patches of images are kept.
     Visualize(VisualizeArgs),
@@ -76,6 +78,49 @@ impl From<BadImage> for OnBadImage {
         match choice {
             BadImage::Fail => OnBadImage::Fail,
             BadImage::Skip => OnBadImage::Skip,
+        }
+    }
+}
+
+/// The size that a backbone takes images at.
+#[derive(Debug, clap::Args)]
+pub struct SizeArgs {
+    /// Input size, pixels: a side, or HEIGHTxWIDTH; position embeddings are resampled as the checkpoint's own library
+    /// does it [default: the checkpoint's size].
+    #[arg(long, value_name = "SIZE", value_parser = img_size)]
+    pub img_size: Option<[usize; 2]>,
+}
+
+impl SizeArgs {
+    /// At this size, in `precision`.
+    pub fn opening(&self, precision: Precision) -> Opening {
+        Opening { precision, img_size: self.img_size }
+    }
+}
+
+fn img_size(text: &str) -> Result<[usize; 2], String> {
+    let side =
+        |text: &str| text.parse::<usize>().map_err(|_| "give a side in pixels, or HEIGHTxWIDTH".to_owned());
+    match text.split_once('x') {
+        None => side(text).map(|side| [side; 2]),
+        Some((height, width)) => Ok([side(height)?, side(width)?]),
+    }
+}
+
+/// What features are of.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum FeaturesOf {
+    /// The image: what a classifier sees.
+    Pooled,
+    /// Each token that is left, with its place in the patch grid.
+    Tokens,
+}
+
+impl From<FeaturesOf> for FeatureKind {
+    fn from(choice: FeaturesOf) -> Self {
+        match choice {
+            FeaturesOf::Pooled => FeatureKind::Pooled,
+            FeaturesOf::Tokens => FeatureKind::Tokens,
         }
     }
 }
@@ -118,6 +163,8 @@ pub struct TrainArgs {
     /// Checkpoint folder of the backbone (config.json and model.safetensors, as timm has them), or hf://owner/name.
     #[arg(long, value_name = "FOLDER", required_unless_present = "print_config")]
     pub model: Option<PathBuf>,
+    #[command(flatten)]
+    pub size: SizeArgs,
     /// Data set: class folders, a flat folder of images, Hugging Face parquet files, or hf://datasets/owner/name.
     #[arg(long, value_name = "PATH", required_unless_present = "print_config")]
     pub data: Option<PathBuf>,
@@ -223,6 +270,8 @@ pub struct CalibrateArgs {
     /// Checkpoint folder of the backbone, or hf://owner/name.
     #[arg(long, value_name = "FOLDER")]
     pub model: PathBuf,
+    #[command(flatten)]
+    pub size: SizeArgs,
     /// In what the backbone multiplies: f32, bf16 or int8.
     #[arg(long, default_value = "f32", value_name = "TYPE")]
     pub dtype: Precision,
@@ -277,6 +326,8 @@ pub struct EvalArgs {
     /// Checkpoint folder of the backbone, or hf://owner/name.
     #[arg(long, value_name = "FOLDER")]
     pub model: PathBuf,
+    #[command(flatten)]
+    pub size: SizeArgs,
     /// In what the backbone multiplies: f32, bf16 or int8.
     #[arg(long, default_value = "f32", value_name = "TYPE")]
     pub dtype: Precision,
@@ -317,6 +368,8 @@ pub struct CompareArgs {
     /// Checkpoint folder of the backbone, or hf://owner/name.
     #[arg(long, value_name = "FOLDER")]
     pub model: PathBuf,
+    #[command(flatten)]
+    pub size: SizeArgs,
     /// Data set, or hf://datasets/owner/name.
     #[arg(long, value_name = "PATH")]
     pub data: PathBuf,
@@ -374,6 +427,8 @@ pub struct PredictArgs {
     /// Checkpoint folder of the backbone, or hf://owner/name.
     #[arg(long, value_name = "FOLDER")]
     pub model: PathBuf,
+    #[command(flatten)]
+    pub size: SizeArgs,
     /// In what the backbone multiplies: f32, bf16 or int8.
     #[arg(long, default_value = "f32", value_name = "TYPE")]
     pub dtype: Precision,
@@ -382,6 +437,9 @@ pub struct PredictArgs {
     /// Classes to print.
     #[arg(long, default_value_t = 5, value_name = "N")]
     pub top_k: usize,
+    /// Features in place of classes: one vector an image, or one for each token that is left; --json prints their values.
+    #[arg(long, value_enum, value_name = "KIND", conflicts_with = "top_k")]
+    pub features: Option<FeaturesOf>,
     /// What a corrupt image does.
     #[arg(long, value_enum, default_value = "fail")]
     pub on_bad_image: BadImage,
@@ -395,6 +453,8 @@ pub struct VisualizeArgs {
     /// Checkpoint folder of the backbone, or hf://owner/name.
     #[arg(long, value_name = "FOLDER")]
     pub model: PathBuf,
+    #[command(flatten)]
+    pub size: SizeArgs,
     /// In what the backbone multiplies: f32, bf16 or int8.
     #[arg(long, default_value = "f32", value_name = "TYPE")]
     pub dtype: Precision,
@@ -423,6 +483,8 @@ pub struct ExportArgs {
     /// Checkpoint folder of the backbone that it was trained for, or hf://owner/name.
     #[arg(long, value_name = "FOLDER")]
     pub model: PathBuf,
+    #[command(flatten)]
+    pub size: SizeArgs,
     /// Folder to write; it must be empty or absent.
     #[arg(long, value_name = "FOLDER")]
     pub out: PathBuf,
@@ -436,6 +498,8 @@ pub struct BenchArgs {
     /// Checkpoint folder, hf://owner/name, or a timm name (random weights), such as deit_small_patch16_224.
     #[arg(long, value_name = "MODEL")]
     pub model: String,
+    #[command(flatten)]
+    pub size: SizeArgs,
     /// In what the backbone multiplies: any of f32, bf16 and int8.
     #[arg(long, value_delimiter = ',', default_value = "f32", value_name = "TYPES")]
     pub dtype: Vec<Precision>,
@@ -476,6 +540,8 @@ pub struct InfoArgs {
     /// Checkpoint folder, hf://owner/name, or a timm name.
     #[arg(long, value_name = "MODEL")]
     pub model: String,
+    #[command(flatten)]
+    pub size: SizeArgs,
     /// Keep ratios a stage to show costs for.
     #[arg(long, value_delimiter = ',', value_name = "RATIOS")]
     pub keep: Vec<f64>,

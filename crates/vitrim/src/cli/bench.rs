@@ -24,7 +24,7 @@ pub fn run(app: &App, args: &BenchArgs) -> anyhow::Result<ExitCode> {
     }
     let (mut subjects, mut method, mut trained) = (Vec::new(), String::new(), None);
     for dtype in &args.dtype {
-        let loaded = Loaded::open_or_random(&args.model, *dtype)?;
+        let loaded = Loaded::open_or_random(&args.model, args.size.opening(*dtype))?;
         if subjects.is_empty() {
             trained = policy::open(app, &args.policy, &loaded)?;
         }

@@ -30,7 +30,7 @@ pub fn run(app: &App, args: &CalibrateArgs) -> anyhow::Result<ExitCode> {
         return Err(VitrimError::Policy { path: args.policy.clone(), reason }.into());
     }
     let stop = interrupt::listen()?;
-    let loaded = Loaded::open_in(&args.model, args.dtype)?;
+    let loaded = Loaded::open_in(&args.model, args.size.opening(args.dtype))?;
     let policy = open_policy(&args.policy, &loaded)?;
     let before = || record(&policy, &args.policy).map(|record| record.max_drop).ok();
     let max_drop = check_max_drop(args.max_drop.or_else(before).unwrap_or(MAX_DROP))?;

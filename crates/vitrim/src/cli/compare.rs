@@ -10,6 +10,7 @@ use vitrim::parts::{DataParts, name};
 use vitrim::report::compared;
 use vitrim::{Loaded, VitrimError, Watch};
 use vitrim_hub::{Kind, local};
+use vitrim_vit::Precision;
 
 use super::args::CompareArgs;
 use super::{App, INTERRUPTED, interrupt, print};
@@ -19,7 +20,7 @@ const SPEED: Duration = Duration::from_millis(1_500);
 
 pub fn run(app: &App, args: &CompareArgs) -> anyhow::Result<ExitCode> {
     let stop = interrupt::listen()?;
-    let loaded = Loaded::open(&args.model)?;
+    let loaded = Loaded::open_in(&args.model, args.size.opening(Precision::F32))?;
     let folder = args.policy.as_deref().map(|folder| local(folder, Kind::Policy)).transpose()?;
     let policy = folder.as_deref().map(|folder| Ok((open_policy(folder, &loaded)?, folder)));
     let policy = policy.transpose().map_err(|error: VitrimError| error)?;

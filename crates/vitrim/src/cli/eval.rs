@@ -22,7 +22,7 @@ use super::{App, policy, print};
 const FRONT_IMAGES: usize = 2_000;
 
 pub fn run(app: &App, args: &EvalArgs) -> anyhow::Result<ExitCode> {
-    let loaded = Loaded::open_in(&args.model, args.dtype)?;
+    let loaded = Loaded::open_in(&args.model, args.size.opening(args.dtype))?;
     let policy = policy::open(app, &args.policy, &loaded)?;
     let parts = DataParts::of(&args.data)?;
     let split = args.split.as_deref().unwrap_or(name(parts.final_part()));

@@ -9,7 +9,7 @@ use super::args::ExportArgs;
 use super::{App, print};
 
 pub fn run(app: &App, args: &ExportArgs) -> anyhow::Result<ExitCode> {
-    let files = export(&args.policy, &args.model, args.base_model.as_deref(), &args.out)?;
+    let files = export(&args.policy, &args.model, args.size.img_size, args.base_model.as_deref(), &args.out)?;
     if app.global.json {
         print::json(&json!({ "folder": args.out, "files": files }))?;
     } else {

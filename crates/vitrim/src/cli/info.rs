@@ -15,12 +15,13 @@ use super::{App, print};
 pub fn run(app: &App, args: &InfoArgs) -> anyhow::Result<ExitCode> {
     let path = Path::new(&args.model);
     let spec = if path.exists() || is_reference(path) {
-        open_checkpoint(path)?.spec
+        open_checkpoint(path, args.size.img_size)?.spec
     } else {
-        VitSpec::from_timm_name(&args.model).map_err(|error| VitrimError::NoSuchModel {
+        let spec = VitSpec::from_timm_name(&args.model).map_err(|error| VitrimError::NoSuchModel {
             given: args.model.clone(),
             reason: error.to_string(),
-        })?
+        })?;
+        args.size.img_size.map_or(Ok(spec.clone()), |size| spec.at_size(size))?
     };
     if let Some(bad) = args.keep.iter().find(|keep| !(0.0..=1.0).contains(*keep)) {
         return Err(VitrimError::Setting(format!("--keep {bad} must lie between 0 and 1")).into());

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::anyhow;
 use serde_json::json;
 use vitrim::error::write_whole;
-use vitrim::loaded::open_checkpoint;
+use vitrim::loaded::{open_checkpoint, preprocess};
 use vitrim::parts::DataParts;
 use vitrim::{VitrimError, overlay};
 use vitrim_data::{Preprocess, Transform};
@@ -42,12 +42,12 @@ pub fn run(app: &App, args: &PretrainArgs) -> anyhow::Result<ExitCode> {
     let all = parts.named(&args.split, &mut hashing)?;
     let (train, removed) = all.without(&parts.held_out(Some(&held_out), &mut hashing)?, &mut hashing)?;
     drop(bar);
-    let init = args.init.as_deref().map(open_checkpoint).transpose()?;
+    let init = args.init.as_deref().map(|init| open_checkpoint(init, None)).transpose()?;
     let side = config.model.img_size;
     let preprocess = match &init {
         Some(init) => {
             check_geometry(init, &config.spec(train.class_names().len())?, args)?;
-            Preprocess::from_pretrained_cfg(&init.pretrained_cfg)?
+            preprocess(init)?
         }
         None => Preprocess {
             input_size: [3, side, side],

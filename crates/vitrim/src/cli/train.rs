@@ -11,6 +11,7 @@ use vitrim::parts::DataParts;
 use vitrim::training::{self, RunImages, Splits};
 use vitrim::{Loaded, overlay};
 use vitrim_train::{Outcome, Progress, Run, Source, TrainConfig, train};
+use vitrim_vit::Precision;
 
 use super::args::TrainArgs;
 use super::calibrate::{HeldOut, calibrate_folder};
@@ -26,7 +27,7 @@ pub fn run(app: &App, args: &TrainArgs) -> anyhow::Result<ExitCode> {
         return Err(anyhow!("--model and --data are needed to train"));
     };
     let stop = interrupt::listen()?;
-    let loaded = Loaded::open(model)?;
+    let loaded = Loaded::open_in(model, args.size.opening(Precision::F32))?;
     config.check(&loaded.spec).map_err(|reason| anyhow!("configuration: {reason}"))?;
     let parts = DataParts::of(data)?;
     let images = open_images(app, args, &loaded, &parts)?;

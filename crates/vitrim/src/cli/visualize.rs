@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use serde_json::json;
 use vitrim::Loaded;
+use vitrim::predict::Question;
 use vitrim::visualize::Pictures;
 
 use super::args::VisualizeArgs;
@@ -11,17 +12,25 @@ use super::predict::for_each_image;
 use super::{App, policy, print};
 
 pub fn run(app: &App, args: &VisualizeArgs) -> anyhow::Result<ExitCode> {
-    let loaded = Loaded::open_in(&args.model, args.dtype)?;
+    let loaded = Loaded::open_in(&args.model, args.size.opening(args.dtype))?;
     let policy = policy::open(app, &args.policy, &loaded)?;
     let mut pruner = policy::pruner(&loaded, policy.as_ref());
     let mut pictures = Pictures::into_folder(&args.out)?;
-    for_each_image(app, &loaded, pruner.as_mut(), &args.images, 1, args.on_bad_image, |seen| {
-        let path = pictures.write(&loaded, seen)?;
-        if app.global.json {
-            print::json(&json!({ "image": seen.prediction.image, "picture": path }))
-        } else {
-            print::line(&path.display().to_string())
-        }
-    })?;
+    for_each_image(
+        app,
+        &loaded,
+        pruner.as_mut(),
+        &args.images,
+        Question::Classes(1),
+        args.on_bad_image,
+        |seen| {
+            let path = pictures.write(&loaded, seen)?;
+            if app.global.json {
+                print::json(&json!({ "image": seen.prediction.image, "picture": path }))
+            } else {
+                print::line(&path.display().to_string())
+            }
+        },
+    )?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,6 +1,7 @@
 //! The program as a user runs it: every command on small data, every refusal in one line.
 
 mod browser;
+mod checkpoints;
 mod commands;
 mod compare;
 mod demo;

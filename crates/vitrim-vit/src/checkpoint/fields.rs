@@ -1,0 +1,64 @@
+//! Fields of a `config.json`, with errors that name them.
+
+use serde_json::Value;
+
+use crate::error::{Result, VitError};
+
+/// `key`'s value as a count; what is absent or null is `default`.
+pub(super) fn count_or(config: &Value, key: &str, default: usize) -> Result<usize> {
+    present(config, key).map_or(Ok(default), |value| count(key, value))
+}
+
+/// `key`'s value as one number for both, or [height, width].
+pub(super) fn pair_or(config: &Value, key: &str, default: usize) -> Result<[usize; 2]> {
+    present(config, key).map_or(Ok([default; 2]), |value| pair(key, value))
+}
+
+/// `key`'s value as a number.
+pub(super) fn number_or(config: &Value, key: &str, default: f64) -> Result<f64> {
+    present(config, key).map_or(Ok(default), |value| number(key, value))
+}
+
+/// `key`'s value as a flag.
+pub(super) fn flag_or(config: &Value, key: &str, default: bool) -> Result<bool> {
+    present(config, key).map_or(Ok(default), |value| flag(key, value))
+}
+
+/// `key`'s value, unless it is absent or null.
+pub(super) fn present<'v>(config: &'v Value, key: &str) -> Option<&'v Value> {
+    config.get(key).filter(|value| !value.is_null())
+}
+
+pub(super) fn count(key: &str, value: &Value) -> Result<usize> {
+    let number = value.as_u64().and_then(|n| usize::try_from(n).ok()).filter(|n| *n < 1 << 24);
+    number.ok_or_else(|| wrong(format!("{key} must be a count, not {value}")))
+}
+
+pub(super) fn pair(key: &str, value: &Value) -> Result<[usize; 2]> {
+    match value.as_array().map(Vec::as_slice) {
+        None => count(key, value).map(|side| [side, side]),
+        Some([height, width]) => Ok([count(key, height)?, count(key, width)?]),
+        Some(_) => Err(wrong(format!("{key} must be a number or [height, width], not {value}"))),
+    }
+}
+
+pub(super) fn number(key: &str, value: &Value) -> Result<f64> {
+    value.as_f64().ok_or_else(|| wrong(format!("{key} must be a number, not {value}")))
+}
+
+pub(super) fn flag(key: &str, value: &Value) -> Result<bool> {
+    value.as_bool().ok_or_else(|| wrong(format!("{key} must be true or false, not {value}")))
+}
+
+/// The one side of square patches.
+pub(super) fn square(key: &str, [height, width]: [usize; 2]) -> Result<usize> {
+    if height == width {
+        return Ok(height);
+    }
+    Err(wrong(format!("{key}: only square patches are supported, not {height}x{width}")))
+}
+
+/// What a configuration says that cannot be.
+pub(super) fn wrong(reason: String) -> VitError {
+    VitError::Geometry(reason)
+}

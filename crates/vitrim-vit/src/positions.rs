@@ -1,0 +1,107 @@
+//! Position embeddings of another grid, as the checkpoint's own library makes them.
+
+/// How PyTorch's `interpolate(mode="bicubic")` is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bicubic {
+    /// With `antialias=True`: a = -0.5, widened when shrinking, as timm's `resample_abs_pos_embed` and transformers'
+    /// DINOv2 with registers do.
+    Antialiased,
+    /// Without: a = -0.75, four taps, the border repeated, as transformers' ViT, DeiT and DINOv2 do.
+    Plain,
+}
+
+/// What each output of an axis is made of: (input, weight).
+type Taps = Vec<Vec<(usize, f64)>>;
+
+/// `positions: [prefix + rows * columns of the grid `from`, D]` for the grid `to`; the first `prefix` rows stay.
+///
+/// # Panics
+/// If `positions` is not as long as that.
+pub fn resample(
+    positions: &[f32],
+    prefix: usize,
+    from: [usize; 2],
+    to: [usize; 2],
+    dim: usize,
+    how: Bicubic,
+) -> Vec<f32> {
+    assert_eq!(positions.len(), (prefix + from[0] * from[1]) * dim, "positions are [prefix + grid, D]");
+    let (fixed, grid) = positions.split_at(prefix * dim);
+    let [rows, columns] = [0, 1].map(|axis| taps(from[axis], to[axis], how));
+    // Along the columns, then along the rows, as PyTorch does.
+    let mut wide = vec![0f64; from[0] * to[1] * dim];
+    for (row, out) in grid.chunks_exact(from[1] * dim).zip(wide.chunks_exact_mut(to[1] * dim)) {
+        for (taps, out) in columns.iter().zip(out.chunks_exact_mut(dim)) {
+            for &(column, weight) in taps {
+                let source = &row[column * dim..][..dim];
+                out.iter_mut().zip(source).for_each(|(o, s)| *o += weight * f64::from(*s));
+            }
+        }
+    }
+    let mut resampled = fixed.to_vec();
+    for taps in &rows {
+        let mut out = vec![0f64; to[1] * dim];
+        for &(row, weight) in taps {
+            let source = &wide[row * to[1] * dim..][..to[1] * dim];
+            out.iter_mut().zip(source).for_each(|(o, s)| *o += weight * s);
+        }
+        resampled.extend(out.into_iter().map(|v| v as f32));
+    }
+    resampled
+}
+
+/// The taps of an axis of `from` places that becomes one of `to`, corners not aligned.
+fn taps(from: usize, to: usize, how: Bicubic) -> Taps {
+    let scale = from as f64 / to as f64;
+    let outputs = (0..to).map(|i| match how {
+        Bicubic::Antialiased => {
+            let widened = scale.max(1.0);
+            let (centre, support) = (scale * (i as f64 + 0.5), 2.0 * widened);
+            let first = (centre - support + 0.5).max(0.0) as usize;
+            let last = ((centre + support + 0.5) as usize).min(from);
+            let weight = |j: usize| cubic((j as f64 + 0.5 - centre) / widened, -0.5);
+            let sum: f64 = (first..last).map(weight).sum();
+            (first..last).map(|j| (j, weight(j) / sum)).collect()
+        }
+        Bicubic::Plain => {
+            let place = scale * (i as f64 + 0.5) - 0.5;
+            let before = place.floor();
+            let tap = |k: i32| {
+                let at = before + f64::from(k);
+                (at.clamp(0.0, (from - 1) as f64) as usize, cubic(place - at, -0.75))
+            };
+            (-1..=2).map(tap).collect()
+        }
+    });
+    outputs.collect()
+}
+
+/// The cubic convolution kernel of parameter `a` (Keys, 1981).
+fn cubic(x: f64, a: f64) -> f64 {
+    let x = x.abs();
+    if x < 1.0 {
+        ((a + 2.0) * x - (a + 3.0)) * x * x + 1.0
+    } else if x < 2.0 {
+        (((x - 5.0) * x + 8.0) * x - 4.0) * a
+    } else {
+        0.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_grid_and_a_constant_stay() {
+        let positions: Vec<f32> = (0..(2 + 12) * 3).map(|v| (v as f32).sin()).collect();
+        for how in [Bicubic::Antialiased, Bicubic::Plain] {
+            let same = resample(&positions, 2, [3, 4], [3, 4], 3, how);
+            let far = positions.iter().zip(&same).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(far < 1e-6, "{how:?}: {far}");
+            let constant = resample(&[0.5; 12], 0, [3, 4], [7, 2], 1, how);
+            assert_eq!(constant.len(), 14);
+            assert!(constant.iter().all(|v| (v - 0.5).abs() < 1e-6), "{how:?}: {constant:?}");
+        }
+    }
+}

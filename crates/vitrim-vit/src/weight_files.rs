@@ -1,0 +1,214 @@
+//! Weights as they are stored: safetensors files, whole or in shards, and PyTorch's pickles.
+//!
+//! Nothing that a pickle asks to be called is called: `pytorch-reader` knows the few classes that tensors are made
+//! of, and refuses the rest.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use half::{bf16, f16};
+use pytorch_reader::{DType, PytorchReader};
+use safetensors::{Dtype, SafeTensors};
+use serde_json::Value;
+use vitrim_kernels::mapped::MappedFile;
+
+use crate::error::{Result, VitError};
+
+/// What a pickle may keep its weights under, the most telling first; timm looks there too.
+const NESTED: [&str; 5] = ["state_dict_ema.", "model_ema.", "state_dict.", "model.", "module."];
+
+/// Stored tensors by name.
+pub struct WeightFiles {
+    /// What was opened: the file, or the index of shards.
+    path: PathBuf,
+    maps: Vec<(PathBuf, MappedFile)>,
+    entries: BTreeMap<String, Entry>,
+}
+
+struct Entry {
+    shape: Vec<usize>,
+    place: Place,
+}
+
+enum Place {
+    /// Bytes of a map.
+    Mapped { map: usize, dtype: Dtype, bytes: Range<usize> },
+    /// Read when asked for.
+    Pickled { path: PathBuf, tensor: pytorch_reader::Tensor },
+}
+
+impl WeightFiles {
+    /// Opens a safetensors file, a pickle (`.pth`, `.pt`, `.bin`) or the index of several of either (`.json`).
+    ///
+    /// # Errors
+    /// If a file cannot be read, or is damaged.
+    pub fn open(path: &Path) -> Result<Self> {
+        let mut files = WeightFiles { path: path.to_owned(), maps: Vec::new(), entries: BTreeMap::new() };
+        match path.extension().and_then(|e| e.to_str()) {
+            Some("json") => files.add_shards(path)?,
+            Some("pth" | "pt" | "bin") => files.add_pickle(path)?,
+            _ => files.add_safetensors(path)?,
+        }
+        Ok(files)
+    }
+
+    /// The file, or the index of shards.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// All names, ascending.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.entries.keys().map(String::as_str)
+    }
+
+    /// The shape of tensor `name`.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.entries.get(name).map(|entry| entry.shape.as_slice())
+    }
+
+    /// The tensor `name` of `shape` as f32.
+    ///
+    /// # Errors
+    /// If it is missing, has another shape or a type that is not F32, F16 or BF16, or cannot be read.
+    pub fn read(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        let entry = self.expect(name, shape)?;
+        let unread = |path: &Path, dtype: String| VitError::TensorType {
+            path: path.to_owned(),
+            name: name.to_owned(),
+            dtype,
+        };
+        match &entry.place {
+            Place::Mapped { map, dtype, bytes } => {
+                let (path, map) = &self.maps[*map];
+                floats(&map[bytes.clone()], *dtype).ok_or_else(|| unread(path, format!("{dtype:?}")))
+            }
+            Place::Pickled { path, tensor } => {
+                let dtype = match tensor.dtype() {
+                    DType::F32 => Dtype::F32,
+                    DType::F16 => Dtype::F16,
+                    DType::BF16 => Dtype::BF16,
+                    other => return Err(unread(path, format!("{other:?}"))),
+                };
+                let bytes = tensor.read().map_err(|source| VitError::Read { path: path.clone(), source })?;
+                floats(&bytes, dtype).ok_or_else(|| unread(path, format!("{dtype:?}")))
+            }
+        }
+    }
+
+    /// Checks that tensor `name` is there with `shape`.
+    ///
+    /// # Errors
+    /// If not.
+    pub fn check(&self, name: &str, shape: &[usize]) -> Result<()> {
+        self.expect(name, shape).map(|_| ())
+    }
+
+    fn expect(&self, name: &str, shape: &[usize]) -> Result<&Entry> {
+        let (path, name) = (self.path.clone(), name.to_owned());
+        match self.entries.get(&name) {
+            None => Err(VitError::MissingTensor { path, name, expected: shape.to_vec() }),
+            Some(entry) if entry.shape != shape => {
+                let (found, expected) = (entry.shape.clone(), shape.to_vec());
+                Err(VitError::TensorShape { path, name, found, expected })
+            }
+            Some(entry) => Ok(entry),
+        }
+    }
+
+    fn add_safetensors(&mut self, path: &Path) -> Result<()> {
+        let map =
+            MappedFile::open(path).map_err(|source| VitError::Read { path: path.to_owned(), source })?;
+        let damaged = |e: safetensors::SafeTensorError| VitError::Safetensors {
+            path: path.to_owned(),
+            reason: e.to_string(),
+        };
+        // Checks that the header and the file's length agree.
+        SafeTensors::deserialize(&map).map_err(damaged)?;
+        let (header, metadata) = SafeTensors::read_metadata(&map).map_err(damaged)?;
+        // The header's length itself takes 8 bytes.
+        let data = 8 + header;
+        for (name, info) in metadata.tensors() {
+            let (start, end) = info.data_offsets;
+            let place =
+                Place::Mapped { map: self.maps.len(), dtype: info.dtype, bytes: data + start..data + end };
+            self.entries.insert(name, Entry { shape: info.shape.clone(), place });
+        }
+        self.maps.push((path.to_owned(), map));
+        Ok(())
+    }
+
+    fn add_pickle(&mut self, path: &Path) -> Result<()> {
+        let damaged = |reason: String| VitError::Pickle { path: path.to_owned(), reason };
+        if !path.is_file() {
+            let source = std::io::Error::from(std::io::ErrorKind::NotFound);
+            return Err(VitError::Read { path: path.to_owned(), source });
+        }
+        let reader = PytorchReader::new(path).map_err(|e| damaged(e.to_string()))?;
+        let mut tensors = reader.into_tensors();
+        for nested in NESTED {
+            if tensors.keys().any(|name| name.starts_with(nested)) {
+                let inner = |(name, tensor): (String, pytorch_reader::Tensor)| {
+                    name.strip_prefix(nested).map(|name| (name.to_owned(), tensor))
+                };
+                tensors = tensors.into_iter().filter_map(inner).collect();
+            }
+        }
+        if tensors.is_empty() {
+            return Err(damaged("it holds no tensors".into()));
+        }
+        for (name, tensor) in tensors {
+            let shape = tensor.shape().to_vec();
+            self.entries
+                .insert(name, Entry { shape, place: Place::Pickled { path: path.to_owned(), tensor } });
+        }
+        Ok(())
+    }
+
+    /// The shards of an index as transformers writes it: `{"weight_map": {tensor: file}}`.
+    fn add_shards(&mut self, path: &Path) -> Result<()> {
+        let bad = |reason: String| VitError::Config { path: path.to_owned(), reason };
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| VitError::Read { path: path.to_owned(), source })?;
+        let index: Value = serde_json::from_str(&text).map_err(|e| bad(format!("not valid JSON: {e}")))?;
+        let places = index.get("weight_map").and_then(Value::as_object);
+        let places = places.ok_or_else(|| bad("no 'weight_map'; download it again".into()))?;
+        let mut shards = BTreeSet::new();
+        for file in places.values() {
+            // A file beside the index, and nothing that leads elsewhere.
+            let named = file.as_str().filter(|name| Path::new(name).file_name().is_some_and(|n| n == *name));
+            shards.insert(named.ok_or_else(|| bad(format!("{file} is not the name of a file beside it")))?);
+        }
+        for shard in shards {
+            let file = path.with_file_name(shard);
+            match file.extension().and_then(|e| e.to_str()) {
+                Some("safetensors") => self.add_safetensors(&file)?,
+                _ => self.add_pickle(&file)?,
+            }
+        }
+        match places.keys().find(|name| !self.entries.contains_key(*name)) {
+            None => Ok(()),
+            Some(name) => {
+                let shard = &places[name];
+                Err(bad(format!(
+                    "tensor '{name}' is not in {shard}, which should hold it; download it again"
+                )))
+            }
+        }
+    }
+}
+
+/// Little-endian `bytes` as f32; `None` for a type that is not read.
+fn floats(bytes: &[u8], dtype: Dtype) -> Option<Vec<f32>> {
+    Some(match dtype {
+        Dtype::F32 => words(bytes).map(f32::from_le_bytes).collect(),
+        Dtype::F16 => words(bytes).map(|w| f16::from_le_bytes(w).to_f32()).collect(),
+        Dtype::BF16 => words(bytes).map(|w| bf16::from_le_bytes(w).to_f32()).collect(),
+        _ => return None,
+    })
+}
+
+fn words<const N: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; N]> + '_ {
+    bytes.chunks_exact(N).map(|w| w.try_into().expect("chunks_exact gives N bytes"))
+}

@@ -1,0 +1,118 @@
+//! Other people's checkpoints, other sizes, and features.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::fixtures::{Scratch, TINY};
+
+/// A scratch folder with the checkpoint `name` of transformers or timm in `to`.
+fn with_checkpoint(scratch: &Scratch, name: &str, to: &str) {
+    let from = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../vitrim-vit/tests/fixtures")).join(name);
+    fs::create_dir(scratch.path(to)).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), scratch.path(to).join(entry.file_name())).unwrap();
+    }
+}
+
+const PHOTO: &str = "data/test/red/test00.png";
+
+#[test]
+fn transformers_names_its_classes_and_another_size_is_another_grid() {
+    let scratch = Scratch::new();
+    with_checkpoint(&scratch, "hf_vit", "vit");
+    let predict = ["predict", PHOTO, "--model", "vit", "--json"];
+    let own = &scratch.run(&predict).json()[0];
+    let mut names: Vec<&str> =
+        own["classes"].as_array().unwrap().iter().map(|class| class["name"].as_str().unwrap()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["ant", "bee", "cat", "dog", "elk"]);
+    let wide = &scratch.run(&[&predict[..], &["--img-size", "24x20"]].concat()).json()[0];
+    assert!(wide["gmacs"].as_f64() > own["gmacs"].as_f64(), "{wide} {own}");
+
+    let info = ["info", "--model", "vit", "--json", "--img-size", "24x20"];
+    assert_eq!(scratch.run(&info).json()[0]["patch_tokens"], 30);
+    let named = ["info", "--model", "deit_tiny_patch16_224", "--json", "--img-size", "384"];
+    assert_eq!(scratch.run(&named).json()[0]["patch_tokens"], 24 * 24);
+    scratch.run(&["info", "--model", "vit", "--img-size", "18"]).refused(&["18x18", "multiples of 4"]);
+    let bench = ["bench", "--model", "deit_tiny_patch16_224", "--img-size", "33", "--seconds", "0"];
+    scratch.run(&bench).refused(&["33x33", "multiples of 16"]);
+    let error = scratch.run(&["info", "--model", "vit", "--img-size", "big"]);
+    assert_eq!(error.0.status.code(), Some(2));
+    assert!(error.stderr().contains("HEIGHTxWIDTH"), "{}", error.stderr());
+}
+
+#[test]
+fn a_backbone_without_a_head_gives_features_and_is_timed() {
+    let scratch = Scratch::new();
+    with_checkpoint(&scratch, "hf_dinov2_model", "dinov2");
+    let predict = ["predict", PHOTO, "--model", "dinov2"];
+    scratch.run(&predict).refused(&["no classifier head", "--features pooled"]);
+    let features =
+        |kind| scratch.run(&[&predict[..], &["--json", "--features", kind]].concat()).json()[0].clone();
+    let (pooled, tokens) = (features("pooled"), features("tokens"));
+    assert!(pooled.get("classes").is_none() && pooled.get("tokens").is_none(), "{pooled}");
+    assert_eq!(pooled["pooled"].as_array().unwrap().len(), 16);
+    let tokens = tokens["tokens"].as_array().unwrap();
+    assert_eq!(tokens.len(), 1 + 9, "a class token, and a grid as large as the processor says");
+    // What a headless DINOv2 pools is its class token.
+    assert_eq!((&tokens[0]["place"], &tokens[0]["features"]), (&Value::Null, &pooled["pooled"]));
+    let places: Vec<Value> = tokens[1..].iter().map(|token| token["place"].clone()).collect();
+    assert_eq!((&places[0], &places[5]), (&serde_json::json!([0, 0]), &serde_json::json!([1, 2])));
+    let text = scratch.run(&[&predict[..], &["--features", "tokens"]].concat()).good();
+    assert!(text.contains("10 tokens of 16 features") && text.contains("9 patches"), "{text}");
+
+    let bench = ["bench", "--model", "dinov2", "--seconds", "0.1", "--rounds", "1", "--batch", "1", "--json"];
+    let report = &scratch.run(&bench).json()[0];
+    assert!(report["cells"][0]["pruned"]["images_per_s"].as_f64().unwrap() > 0.0, "{report}");
+}
+
+#[test]
+fn a_policy_belongs_to_the_size_that_it_was_trained_at() {
+    let scratch = Scratch::new();
+    scratch.train(&["--img-size", "40", "--no-calibrate"]).good();
+    let predict = ["predict", PHOTO, "--model", "model", "--policy", "run/policy"];
+    scratch.run(&predict).refused(&["40x40", "32x32"]);
+    let asked = ["--img-size", "40", "--json", "--features", "tokens", "--read-out", "top-r=0.5"];
+    let answer = &scratch.run(&[&predict[..], &asked].concat()).json()[0];
+    let stages = answer["stages"].as_array().unwrap();
+    let left = stages.last().unwrap()["positions"].as_array().unwrap();
+    assert!(left.len() < 25);
+    let tokens = answer["tokens"].as_array().unwrap();
+    let places: Vec<Value> = tokens[1..].iter().map(|token| token["place"].clone()).collect();
+    let expected: Vec<Value> =
+        left.iter().map(|p| p.as_u64().unwrap()).map(|p| serde_json::json!([p / 5, p % 5])).collect();
+    assert_eq!(places, expected);
+
+    let export = ["export", "--model", "model", "--policy", "run/policy", "--out", "out", "--img-size", "40"];
+    scratch.run(&export).good();
+    assert!(fs::read_to_string(scratch.path("out/README.md")).unwrap().contains("--img-size 40x40"));
+}
+
+#[test]
+fn the_documentations_commands_run() {
+    let scratch = Scratch::new();
+    with_checkpoint(&scratch, "hf_dinov2_model", "dinov2-small");
+    with_checkpoint(&scratch, "deit3_pth", "deit");
+    fs::rename(scratch.path("model"), scratch.path("vit-base")).unwrap();
+    fs::rename(scratch.path("data"), scratch.path("images")).unwrap();
+    fs::copy(scratch.path("images/test/red/test00.png"), scratch.path("photo.png")).unwrap();
+    let page = include_str!("../../../../docs/checkpoints.md");
+    let mut commands = 0;
+    for block in page.split("```sh\n").skip(1) {
+        for line in block.split_once("```").unwrap().0.lines() {
+            let words: Vec<&str> = line.split(' ').collect();
+            match words[..] {
+                ["vitrim", "train", ..] => {
+                    scratch.run(&[&words[1..], &["--updates", "2"], &TINY[..]].concat()).good();
+                }
+                ["vitrim", ..] => drop(scratch.run(&words[1..]).good()),
+                _ => panic!("what is `{line}`?"),
+            }
+            commands += 1;
+        }
+    }
+    assert_eq!(commands, 8);
+}

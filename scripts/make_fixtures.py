@@ -1,0 +1,239 @@
+#!/usr/bin/env python3
+"""Makes the small checkpoints that the tests open, with the outputs of the libraries that they come from.
+
+    python3 -m venv /tmp/fixtures && /tmp/fixtures/bin/pip install torch torchvision timm transformers
+    /tmp/fixtures/bin/python scripts/make_fixtures.py
+
+Random weights of a tiny geometry. Each folder of crates/vitrim-vit/tests/fixtures holds a checkpoint as its library
+writes it, and expected.safetensors: pixel_values [2, 3, H, W], features [2, N, D] (the final tokens), and logits
+[2, C] or, without a head, pooled [2, D]. What is expected at another input size than the checkpoint's own is in
+expected_HxW.safetensors. crates/vitrim-data/tests/data/processors holds what transformers' image processors make of an
+image, and crates/vitrim-vit/tests/timm_geometries.json how large timm's architectures are.
+"""
+
+import argparse
+import json
+import os
+import shutil
+from pathlib import Path
+
+import timm
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from timm.models._hub import save_for_hf
+
+ROOT = Path(__file__).resolve().parent.parent / "crates"
+FIXTURES = ROOT / "vitrim-vit/tests/fixtures"
+PROCESSORS = ROOT / "vitrim-data/tests/data/processors"
+GEOMETRIES = ROOT / "vitrim-vit/tests/timm_geometries.json"
+
+CLASSES = 5
+SMALL = dict(img_size=16, patch_size=4, embed_dim=16, depth=2, num_heads=2, mlp_ratio=2.0)
+HF = dict(
+    hidden_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=16, patch_size=4, layer_norm_eps=1e-6
+)
+NAMES = {i: name for i, name in enumerate(["ant", "bee", "cat", "dog", "elk"])}
+LABELS = dict(id2label=NAMES, label2id={name: i for i, name in NAMES.items()})
+
+
+def main():
+    torch.manual_seed(0)
+    shutil.rmtree(FIXTURES, ignore_errors=True)
+    timm_fixtures()
+    pickles()
+    transformers_fixtures()
+    processors()
+    geometries()
+    total = sum(f.stat().st_size for f in FIXTURES.rglob("*") if f.is_file())
+    print(f"{total / 1024:.0f} KiB in {FIXTURES}")
+
+
+def lively(model):
+    """Random weights with which every part of the model matters to its output."""
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            one = name.endswith(("gamma", "lambda1")) or ("norm" in name and name.endswith("weight"))
+            p.copy_((1.0 if one else 0.0) + 0.2 * torch.randn_like(p))
+    return model.eval()
+
+
+def save(path, tensors):
+    save_file({name: t.contiguous().float() for name, t in tensors.items()}, path)
+
+
+# timm
+
+
+def timm_outputs(model, height, width):
+    x = torch.randn(2, 3, height, width)
+    with torch.no_grad():
+        features, out = model.forward_features(x), model(x)
+    return {"pixel_values": x, "features": features, "logits" if model.num_classes else "pooled": out}
+
+
+def timm_fixture(folder, architecture, sizes=(), **args):
+    """`sizes`: others than the checkpoint's own, at which timm resamples its positions."""
+    args = {**SMALL, "num_classes": CLASSES, **args}
+    if args["mlp_ratio"] is None:
+        del args["mlp_ratio"]
+    model = lively(timm.create_model(architecture, **args))
+    own = model.patch_embed.img_size
+    path = FIXTURES / folder
+    # Arguments that timm knows by the name of the architecture are not repeated.
+    save_for_hf(model, path, model_args={**args, "img_size": list(own)}, safe_serialization=True)
+    save(path / "expected.safetensors", timm_outputs(model, *own))
+    for height, width in sizes:
+        other = timm.create_model(architecture, **{**args, "img_size": (height, width)}).eval()
+        kept = {n: t for n, t in model.state_dict().items()}
+        other.load_state_dict(timm.models.vision_transformer.checkpoint_filter_fn(kept, other))
+        save(path / f"expected_{height}x{width}.safetensors", timm_outputs(other, height, width))
+
+
+def timm_fixtures():
+    # 24 channels, which timm's ratio for SwiGLU makes 128 of.
+    wide = dict(embed_dim=24, num_heads=3, mlp_ratio=None)
+    timm_fixture("timm_swiglu_reg", "vit_giant_patch14_reg4_dinov2", sizes=[(24, 20)], **wide)
+    timm_fixture("timm_rectangular", "vit_small_patch16_224", img_size=(16, 24), qkv_bias=False, mlp_ratio=3.0)
+    timm_fixture("timm_distilled", "deit_tiny_distilled_patch16_224", sizes=[(24, 32), (12, 8)])
+    timm_fixture("timm_headless", "vit_small_patch14_dinov2", num_classes=0)
+    timm_fixture(
+        "timm_registers_avg", "vit_base_patch16_224", reg_tokens=2, init_values=1e-5, qk_norm=True, global_pool="avg",
+        fc_norm=False, sizes=[(12, 20)],
+    )
+
+
+def pickles():
+    """As Meta's training writes DeiT: `{"model": state_dict}` beside what it trained with; DeiT-III, with its own names
+    for LayerScale."""
+    folder, architecture = "deit3_pth", "deit3_small_patch16_224"
+    timm_fixture(folder, architecture)
+    path = FIXTURES / folder
+    weights = load_file(path / "model.safetensors")
+    os.remove(path / "model.safetensors")
+    renamed = {n.replace("ls1.gamma", "gamma_1").replace("ls2.gamma", "gamma_2"): t for n, t in weights.items()}
+    optimizer = {"state": {0: {"exp_avg": torch.zeros(3)}}}
+    args = argparse.Namespace(lr=5e-4, output_dir=Path("out"))
+    torch.save({"model": renamed, "optimizer": optimizer, "epoch": 299, "args": args}, path / "checkpoint.pth")
+
+
+# transformers
+
+
+def hf_outputs(model, height, width, **kwargs):
+    x = torch.randn(2, 3, height, width)
+    with torch.no_grad():
+        out = model(x, output_hidden_states=True, **kwargs)
+        outputs = {"pixel_values": x}
+        if hasattr(out, "logits"):
+            outputs["logits"] = out.logits
+            base = getattr(model, model.base_model_prefix)
+            outputs["features"] = base(x, **kwargs).last_hidden_state
+        else:
+            outputs["features"] = out.last_hidden_state
+            outputs["pooled"] = out.last_hidden_state[:, 0]
+    return outputs
+
+
+def hf_fixture(folder, model, sizes=(), own=(16, 16), **save_args):
+    model = lively(model)
+    path = FIXTURES / folder
+    model.save_pretrained(path, **save_args)
+    interpolate = {} if "dinov2" in model.base_model_prefix else {"interpolate_pos_encoding": True}
+    save(path / "expected.safetensors", hf_outputs(model, *own, **interpolate))
+    for height, width in sizes:
+        expected = hf_outputs(model, height, width, **interpolate)
+        save(path / f"expected_{height}x{width}.safetensors", expected)
+
+
+def transformers_fixtures():
+    t = transformers
+    plain = dict(intermediate_size=40, **HF)
+    hf_fixture("hf_vit", t.ViTForImageClassification(t.ViTConfig(**plain, **LABELS)), sizes=[(24, 20), (8, 12)])
+    # torch.save as it was before PyTorch 1.6, which the oldest checkpoints come from.
+    path = FIXTURES / "hf_vit_bin"
+    shutil.copytree(FIXTURES / "hf_vit", path, ignore=shutil.ignore_patterns("*_*x*"))
+    torch.save(load_file(path / "model.safetensors"), path / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    os.remove(path / "model.safetensors")
+
+    hf_fixture(
+        "hf_vit_model", t.ViTModel(t.ViTConfig(qkv_bias=False, **plain)),
+    )
+    hf_fixture(
+        "hf_deit_teacher_sharded",
+        t.DeiTForImageClassificationWithTeacher(t.DeiTConfig(**plain, **LABELS)),
+        sizes=[(20, 20)],
+        max_shard_size="10KB",
+    )
+    hf_fixture(
+        "hf_dinov2_swiglu",
+        t.Dinov2ForImageClassification(t.Dinov2Config(use_swiglu_ffn=True, **HF, **LABELS)),
+        sizes=[(24, 16)],
+    )
+    hf_fixture(
+        "hf_dinov2_reg",
+        t.Dinov2WithRegistersForImageClassification(
+            t.Dinov2WithRegistersConfig(num_register_tokens=3, mlp_ratio=2, **HF, **LABELS)
+        ),
+        sizes=[(24, 20), (8, 12)],
+    )
+    # DINOv2 is published at 518 pixels and used at the 224 of its processor: as large as that says.
+    hf_fixture("hf_dinov2_model", t.Dinov2Model(t.Dinov2Config(mlp_ratio=2, **HF)), own=(12, 12))
+    processor = t.BitImageProcessorPil(
+        size={"shortest_edge": 14}, crop_size={"height": 12, "width": 12}, resample=3,
+        image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225],
+    )
+    processor.save_pretrained(FIXTURES / "hf_dinov2_model")
+
+
+def processors():
+    """What transformers' image processors make of an image, at sizes that keep the files small."""
+    import numpy as np
+    from PIL import Image
+
+    shutil.rmtree(PROCESSORS, ignore_errors=True)
+    PROCESSORS.mkdir(parents=True)
+    y, x = np.mgrid[0:40, 0:56]
+    image = np.stack([(x * 7 + y * 3) % 256, (x * y) % 256, 128 + 90 * np.sin(x / 5) * np.cos(y / 4)], -1)
+    image = Image.fromarray(image.astype(np.uint8))
+    image.save(PROCESSORS / "image.png")
+    made = {
+        "vit": transformers.ViTImageProcessorPil(size={"height": 24, "width": 24}),
+        "deit": transformers.DeiTImageProcessorPil(
+            size={"height": 32, "width": 32}, crop_size={"height": 28, "width": 28}
+        ),
+        "dinov2": transformers.BitImageProcessorPil(
+            size={"shortest_edge": 32}, crop_size={"height": 28, "width": 28},
+            image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225],
+        ),
+    }
+    expected = {}
+    for name, processor in made.items():
+        (PROCESSORS / f"{name}.json").write_text(processor.to_json_string())
+        expected[name] = processor(image, return_tensors="pt")["pixel_values"][0]
+    save(PROCESSORS / "expected.safetensors", expected)
+
+
+def geometries():
+    """Tokens and parameters of every architecture of timm's that vitrim runs, with 1000 classes."""
+    import re
+
+    plain = re.compile(
+        r"vit_(tiny|small|base|large|huge|giant|gigantic)_patch\d+_\d+"
+        r"|deit_(tiny|small|base)(_distilled)?_patch\d+_\d+"
+        r"|deit3_(small|medium|base|large|huge)_patch\d+_\d+"
+        r"|vit_(small|base|large|giant)_patch14(_reg4)?_dinov2"
+    )
+    found = {}
+    for name in timm.list_models():
+        if plain.fullmatch(name):
+            with torch.device("meta"):
+                model = timm.create_model(name, num_classes=1000)
+            parameters = sum(p.numel() for p in model.parameters())
+            tokens = model.patch_embed.num_patches + model.num_prefix_tokens
+            found[name] = {"parameters": parameters, "tokens": tokens, "heads": model.blocks[0].attn.num_heads}
+    GEOMETRIES.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
