@@ -10,6 +10,7 @@ use ::parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 
 use crate::error::{DataError, one_line};
 use crate::folder::name_of;
+pub(crate) use columns::class_of;
 pub(crate) use rows::GroupReader;
 
 /// The parquet files of one split, opened.
