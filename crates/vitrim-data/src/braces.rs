@@ -18,7 +18,8 @@ pub(crate) fn expand(pattern: &str) -> Option<Vec<String>> {
     if middles.len().saturating_mul(ends.len()) > MAX_NAMES {
         return None;
     }
-    let names = middles.iter().flat_map(|middle| ends.iter().map(move |end| format!("{before}{middle}{end}")));
+    let names =
+        middles.iter().flat_map(|middle| ends.iter().map(move |end| format!("{before}{middle}{end}")));
     Some(names.collect())
 }
 
@@ -56,7 +57,8 @@ fn parts(text: &str) -> Option<(&str, Choices<'_>, &str)> {
         return Some((before, Choices::List(inside.split(',').collect()), after));
     }
     let (first, last) = inside.split_once("..")?;
-    let digits = if first.starts_with('0') || last.starts_with('0') { first.len().max(last.len()) } else { 1 };
+    let digits =
+        if first.starts_with('0') || last.starts_with('0') { first.len().max(last.len()) } else { 1 };
     Some((before, Choices::Range(first.parse().ok()?, last.parse().ok()?, digits), after))
 }
 
@@ -66,14 +68,20 @@ mod tests {
 
     #[test]
     fn ranges_keep_their_zeros() {
-        assert_eq!(expand("s-{0008..0011}.tar").unwrap(), ["s-0008.tar", "s-0009.tar", "s-0010.tar", "s-0011.tar"]);
+        assert_eq!(
+            expand("s-{0008..0011}.tar").unwrap(),
+            ["s-0008.tar", "s-0009.tar", "s-0010.tar", "s-0011.tar"]
+        );
         assert_eq!(expand("{9..11}").unwrap(), ["9", "10", "11"]);
         assert_eq!(expand("{2..0}x").unwrap(), ["2x", "1x", "0x"]);
     }
 
     #[test]
     fn lists_and_ranges_combine() {
-        assert_eq!(expand("{train,val}-{0..1}.tar").unwrap(), ["train-0.tar", "train-1.tar", "val-0.tar", "val-1.tar"]);
+        assert_eq!(
+            expand("{train,val}-{0..1}.tar").unwrap(),
+            ["train-0.tar", "train-1.tar", "val-0.tar", "val-1.tar"]
+        );
     }
 
     #[test]

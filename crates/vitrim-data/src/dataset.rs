@@ -213,7 +213,8 @@ impl Dataset {
             return Ok(Self { relabelled, ..self.clone() });
         }
         let names = &self.source.class_names;
-        let classes = names.len().max(self.source.labels.iter().flatten().max().map_or(0, |&max| max as usize + 1));
+        let classes =
+            names.len().max(self.source.labels.iter().flatten().max().map_or(0, |&max| max as usize + 1));
         let class = |label: usize| {
             let named = names.get(label).and_then(|name| map.of_name(name));
             named.or_else(|| map.of_index(label as u32))
@@ -508,8 +509,11 @@ impl Dataset {
         let Store::Stream(stream) = &self.source.store else { return Ok(None) };
         let origin = || member_origin(&stream.origin(), name);
         let index = match stated.parse::<i64>() {
-            Ok(index) => class_of(Some(index), 0)
-                .map_err(|(label, expected)| DataError::BadLabel { origin: origin(), label, expected })?,
+            Ok(index) => class_of(Some(index), 0).map_err(|(label, expected)| DataError::BadLabel {
+                origin: origin(),
+                label,
+                expected,
+            })?,
             Err(_) if self.relabelled.is_none() => {
                 let wanted = "labelled by words without knowing the backbone's classes";
                 return Err(DataError::OnePass { origin: origin(), wanted });

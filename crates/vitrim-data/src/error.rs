@@ -86,7 +86,9 @@ pub enum DataError {
         what: String,
     },
     /// A class of the data set's that a label map does not have.
-    #[error("{origin}: class `{class}` is not in the label map; add it, or map it to -1 to leave it without a label")]
+    #[error(
+        "{origin}: class `{class}` is not in the label map; add it, or map it to -1 to leave it without a label"
+    )]
     NotInLabelMap {
         /// An image of that class.
         origin: String,

@@ -111,8 +111,11 @@ impl LabelMap {
     }
 
     fn from_csv(text: &str, delimiter: u8) -> Result<Self, String> {
-        let mut reader =
-            csv::ReaderBuilder::new().has_headers(false).delimiter(delimiter).from_reader(text.as_bytes());
+        let mut reader = csv::ReaderBuilder::new()
+            .has_headers(false)
+            .flexible(true)
+            .delimiter(delimiter)
+            .from_reader(text.as_bytes());
         let mut by_name = HashMap::new();
         for (line, record) in reader.records().enumerate() {
             let record = record.map_err(one_line)?;
@@ -152,13 +155,19 @@ mod tests {
         let csv = opened("m.csv", "class,index\ncat,281\ndog,-1\nfox,-1\n").unwrap();
         assert_eq!(json, csv);
         assert_eq!(json, opened("m.tsv", "cat\t281\ndog\t-1\nfox\t-1").unwrap());
-        assert_eq!((json.of_name("cat"), json.of_name("dog"), json.of_name("cow")), (Some(Some(281)), Some(None), None));
+        assert_eq!(
+            (json.of_name("cat"), json.of_name("dog"), json.of_name("cow")),
+            (Some(Some(281)), Some(None), None)
+        );
         assert_eq!((json.of_index(0), json.greatest()), (None, Some(281)));
         let names = opened("m.json", r#"["cat", "dog"]"#).unwrap();
         assert_eq!(names, opened("m.txt", "cat\n dog \n\n").unwrap());
         assert_eq!(names.of_name("dog"), Some(Some(1)));
         let indices = opened("m.json", "[6, null, 13]").unwrap();
-        assert_eq!([0, 1, 2, 3].map(|i| indices.of_index(i)), [Some(Some(6)), Some(None), Some(Some(13)), None]);
+        assert_eq!(
+            [0, 1, 2, 3].map(|i| indices.of_index(i)),
+            [Some(Some(6)), Some(None), Some(Some(13)), None]
+        );
     }
 
     #[test]

@@ -45,8 +45,9 @@ impl StatedLabels {
     ) -> Result<(Vec<String>, Vec<Option<u32>>), DataError> {
         if self.names.is_empty() {
             let class = |(row, stated): (usize, &Stated)| match stated {
-                Stated::Index(index) => class_of(Some(*index), 0)
-                    .map_err(|(label, expected)| DataError::BadLabel { origin: origin(row), label, expected }),
+                Stated::Index(index) => class_of(Some(*index), 0).map_err(|(label, expected)| {
+                    DataError::BadLabel { origin: origin(row), label, expected }
+                }),
                 Stated::Absent | Stated::Name(_) => Ok(None),
             };
             let labels = self.values.iter().enumerate().map(class).collect::<Result<_, _>>()?;

@@ -110,7 +110,9 @@ impl Layout {
             std::fs::metadata(file).map_err(|cause| DataError::io(file, cause))?;
         }
         Self::of_files(files).unwrap_or_else(|| {
-            Err(refuse("stands for files of an unknown kind, or of several; give .tar, .tar.gz or .parquet shards"))
+            Err(refuse(
+                "stands for files of an unknown kind, or of several; give .tar, .tar.gz or .parquet shards",
+            ))
         })
     }
 
@@ -124,7 +126,9 @@ impl Layout {
             (FileKind::Parquet, _) => Self::Parquet(by_split(files, kind)),
             (FileKind::Tar, _) => Self::Tar(by_split(files, kind)),
             (FileKind::CompressedTar, _) => Self::Stream(files.into_iter().map(Input::File).collect()),
-            (FileKind::List(kind), [list]) => Self::List(keyword_split(list).unwrap_or(WHOLE.into()), list.clone(), kind),
+            (FileKind::List(kind), [list]) => {
+                Self::List(keyword_split(list).unwrap_or(WHOLE.into()), list.clone(), kind)
+            }
             (FileKind::Image, [image]) => Self::Folders(vec![(WHOLE.into(), image.clone())]),
             _ => return None,
         }))
@@ -134,7 +138,9 @@ impl Layout {
     pub(crate) fn names(&self) -> Vec<String> {
         match self {
             Self::Folders(splits) => splits.iter().map(|(name, _)| name.clone()).collect(),
-            Self::Parquet(splits) | Self::Tar(splits) => splits.iter().map(|(name, _)| name.clone()).collect(),
+            Self::Parquet(splits) | Self::Tar(splits) => {
+                splits.iter().map(|(name, _)| name.clone()).collect()
+            }
             Self::List(name, ..) => vec![name.clone()],
             Self::Stream(_) => vec![STREAM.into()],
             Self::Scenes(splits) => splits.iter().map(|(name, _)| name.clone()).collect(),
@@ -336,7 +342,10 @@ mod tests {
     fn a_file_is_known_by_its_extension() {
         let dir = tree(&["a.csv", "val.jsonl", "a.TXT", "a.jpeg", "a.tgz", "a.md", "a"]);
         let names = |file| Layout::detect(&dir.path().join(file)).map(|layout| layout.names().join(","));
-        assert_eq!((names("a.csv").unwrap(), names("val.jsonl").unwrap()), ("all".into(), "validation".into()));
+        assert_eq!(
+            (names("a.csv").unwrap(), names("val.jsonl").unwrap()),
+            ("all".into(), "validation".into())
+        );
         assert_eq!((names("a.TXT").unwrap(), names("a.jpeg").unwrap()), ("all".into(), "all".into()));
         assert_eq!(names("a.tgz").unwrap(), "stream");
         for file in ["a.md", "a"] {

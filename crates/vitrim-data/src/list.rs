@@ -33,7 +33,9 @@ pub(crate) enum ListKind {
     /// A path a line, perhaps followed by the index of its class, as Caffe has it.
     Text,
     /// With a header.
-    Table { delimiter: u8 },
+    Table {
+        delimiter: u8,
+    },
     JsonLines,
 }
 
@@ -117,10 +119,8 @@ impl Found {
     }
 
     fn read_table(&mut self, file: impl BufRead, delimiter: u8) -> Result<(), String> {
-        let mut reader = csv::ReaderBuilder::new()
-            .delimiter(delimiter)
-            .trim(csv::Trim::All)
-            .from_reader(file);
+        let mut reader =
+            csv::ReaderBuilder::new().delimiter(delimiter).trim(csv::Trim::All).from_reader(file);
         let header = reader.headers().map_err(one_line)?.clone();
         let column = |names: &[&str]| {
             names.iter().find_map(|name| header.iter().position(|field| field.eq_ignore_ascii_case(name)))

@@ -22,7 +22,9 @@ const MAX_LABEL_BYTES: u64 = 1 << 20;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Role {
     /// Its image; `exact` if the extension is an image's and nothing more, as in `a.jpg` but not `a.mask.jpg`.
-    Image { exact: bool },
+    Image {
+        exact: bool,
+    },
     /// `.cls`: a class as text.
     Class,
     /// `.json`: an object that may have a label.

@@ -1,9 +1,15 @@
 //! The crate's promises, one file each. One binary, because linking is what takes long.
 
 mod cifar;
+mod codecs;
+mod damage;
 mod errors;
 mod fixtures;
+mod lists;
 mod loading;
 mod partition;
+mod relabel;
 mod scenes;
 mod scratch;
+mod shards;
+mod tar_shards;
