@@ -117,6 +117,10 @@ fn decode(encoded: &[u8], exif: bool) -> Result<RgbImage, String> {
         }
         coefficient_bytes = if segments.progressive { 2 } else { 0 };
     }
+    if format == ImageFormat::WebP && !webp_is_whole(encoded) {
+        // The decoder would make up the last pixels of a lossy image.
+        return Err("truncated WebP".into());
+    }
     match decode_within_limits(encoded, format, exif, coefficient_bytes) {
         Ok(decoded) => to_rgb8(decoded),
         Err(image::ImageError::Limits(_)) => {
@@ -166,6 +170,12 @@ fn to_rgb8(decoded: DynamicImage) -> Result<RgbImage, String> {
         _ => return Ok(decoded.into_rgb8()),
     };
     RgbImage::from_raw(width, height, bytes).ok_or_else(|| "pixels that do not fill the image".into())
+}
+
+/// Whether there is as much as the RIFF header promises, but for a last byte of padding.
+fn webp_is_whole(encoded: &[u8]) -> bool {
+    let promised = encoded.get(4..8).and_then(|size| size.try_into().ok()).map(u32::from_le_bytes);
+    promised.is_some_and(|promised| encoded.len() as u64 + 1 >= u64::from(promised) + 8)
 }
 
 /// What the marker segments of a JPEG say.

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use super::{MAX_LABEL_BYTES, Role, Sample, damaged, key_and_role};
+use super::{BLOCK, MAX_LABEL_BYTES, Role, Sample, damaged, key_and_role};
 use crate::decode::{MAX_ENCODED_BYTES, too_long};
 use crate::error::DataError;
 use crate::folder::name_of;
@@ -98,10 +98,12 @@ fn for_each_sample(path: &Path, mut sink: impl FnMut(&str, Place, Option<&str>))
             sink(&whole.name, whole.image, whole.label.as_deref());
         }
     };
+    let mut end = 0;
     for entry in archive.entries_with_seek().map_err(damaged)? {
         let mut entry = entry.map_err(damaged)?;
         let place = Place { offset: entry.raw_file_position(), bytes: entry.size() };
         // Seeking goes past the end of a cut-off file without a word.
+        end = place.offset.saturating_add(place.bytes).next_multiple_of(BLOCK);
         if place.offset.saturating_add(place.bytes) > len {
             let reason = format!("it ends within its last member, at {len} bytes");
             return Err(DataError::DamagedTar { origin, reason });
@@ -124,6 +126,10 @@ fn for_each_sample(path: &Path, mut sink: impl FnMut(&str, Place, Option<&str>))
             }
             Role::Class | Role::Json | Role::Other => {}
         }
+    }
+    if end + BLOCK > len {
+        let reason = format!("it ends at {len} bytes, without the empty blocks that end an archive");
+        return Err(DataError::DamagedTar { origin, reason });
     }
     end_sample(current);
     Ok(())

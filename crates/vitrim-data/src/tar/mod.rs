@@ -15,6 +15,8 @@ use crate::error::{DataError, one_line};
 use crate::folder::EXTENSIONS;
 use crate::labels::label_in;
 
+/// Bytes of a block: members start at multiples of it, and empty ones end the archive.
+const BLOCK: u64 = 512;
 /// The most bytes of a member that states a label.
 const MAX_LABEL_BYTES: u64 = 1 << 20;
 

@@ -1,14 +1,16 @@
 //! Tar shards that can only be read front to back: pipes, and compressed files.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use flate2::bufread::MultiGzDecoder;
 
-use super::{MAX_LABEL_BYTES, Role, Sample, Whole, damaged, key_and_role};
+use super::{BLOCK, MAX_LABEL_BYTES, Role, Sample, Whole, damaged, key_and_role};
 use crate::decode::{MAX_ENCODED_BYTES, too_long};
 use crate::error::DataError;
 
@@ -108,7 +110,8 @@ impl Input {
 fn read_archive(input: &Input, sink: &mut Streamed<'_>) -> Result<bool, DataError> {
     let origin = input.origin();
     let damaged = |error| damaged(&origin, error);
-    let mut archive = tar::Archive::new(input.open()?);
+    let zeros = Rc::new(Cell::new(0));
+    let mut archive = tar::Archive::new(Watched { reader: input.open()?, zeros: Rc::clone(&zeros) });
     // `cat a.tar b.tar` leaves the zeros that end the first in the middle.
     archive.set_ignore_zeros(true);
     let mut current: Option<Sample<Result<Arc<[u8]>, DataError>>> = None;
@@ -145,7 +148,28 @@ fn read_archive(input: &Input, sink: &mut Streamed<'_>) -> Result<bool, DataErro
             Role::Class | Role::Json | Role::Other => {}
         }
     }
+    // Whoever ended a pipe between two members has lost what comes after.
+    if zeros.get() < BLOCK {
+        let reason = "it ends without the empty blocks that end an archive".into();
+        return Err(DataError::DamagedTar { origin, reason });
+    }
     end_sample(current)
+}
+
+/// A reader that counts the zero bytes which it has given last.
+struct Watched<R> {
+    reader: R,
+    zeros: Rc<Cell<u64>>,
+}
+
+impl<R: Read> Read for Watched<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.reader.read(buffer)?;
+        let zeros = buffer[..read].iter().rev().take_while(|&&byte| byte == 0).count();
+        let before = if zeros == read { self.zeros.get() } else { 0 };
+        self.zeros.set(before + zeros as u64);
+        Ok(read)
+    }
 }
 
 /// `standard input, member`: where a person finds an image again.

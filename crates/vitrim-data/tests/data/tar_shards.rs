@@ -177,21 +177,27 @@ fn damaged_shards_are_named_and_none_panics() {
     let whole = tar(&members(0..4));
     let path = dir.path().join("a.tar");
     let gz = dir.path().join("a.tar.gz");
-    let last_byte = whole.len() - 1024; // two blocks of zeros
-    for len in (1..last_byte).step_by(101) {
+    let end = whole.len() - 1024; // two empty blocks
+    assert!(whole[end..].iter().all(|byte| *byte == 0));
+    let boundaries = (512..=end).step_by(512);
+    for len in (1..end).step_by(101).chain(boundaries) {
         std::fs::write(&path, &whole[..len]).unwrap();
-        // Cut between members, it is a shorter archive; else it is damaged, or empty.
-        if let Err(error) = Dataset::open(&path, None) {
-            let error = error.to_string();
-            assert!(error.contains("a.tar") && !error.contains('\n'), "{error}");
-        } else {
-            assert!(Dataset::open(&path, None).unwrap().len() < 4 || len > last_byte - 1024);
+        let error = Dataset::open(&path, None).unwrap_err().to_string();
+        assert!(error.contains("a.tar: not a tar archive, or a damaged one") && !error.contains('\n'), "{error}");
+        let ended = |streamed: Dataset| {
+            let options = LoaderOptions::default();
+            let loader = Loader::new(&streamed, Order::Sequential, &small_transform(), options).unwrap();
+            loader.last().unwrap().unwrap_err().to_string()
+        };
+        let compressed = gzip(&whole);
+        std::fs::write(&gz, &compressed[..len.min(compressed.len() - 9)]).unwrap();
+        let error = ended(Dataset::open(&gz, None).unwrap());
+        assert!(error.contains("a.tar.gz: not a tar archive"), "cut to {len}: {error}");
+        #[cfg(unix)]
+        {
+            let error = ended(Dataset::open(pipe(dir.path(), whole[..len].to_vec()), None).unwrap());
+            assert!(error.contains("not a tar archive, or a damaged one"), "cut to {len}: {error}");
         }
-        std::fs::write(&gz, &gzip(&whole)[..len.min(gzip(&whole).len() - 9)]).unwrap();
-        let streamed = Dataset::open(&gz, None).unwrap();
-        let loader = Loader::new(&streamed, Order::Sequential, &small_transform(), LoaderOptions::default());
-        let ended = loader.unwrap().last().unwrap();
-        assert!(ended.unwrap_err().to_string().contains("a.tar.gz"), "cut to {len}");
     }
     for garbage in [vec![0x55; 3000], b"hello".to_vec(), vec![0; 5000], Vec::new()] {
         std::fs::write(&path, &garbage).unwrap();
