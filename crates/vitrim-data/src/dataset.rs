@@ -14,6 +14,7 @@ use crate::folder;
 use crate::label_map::LabelMap;
 use crate::layout::Layout;
 use crate::list;
+use crate::loader::{DecodeRate, DecodeTotals};
 use crate::order::Order;
 use crate::parquet::{ParquetIndex, class_of};
 use crate::scenes::{SCENE_CLASSES, SCENES_PATH, Scene, draw_scene, label_of, object_shares, object_size};
@@ -53,6 +54,7 @@ struct Source {
     hashes: OnceLock<Vec<ContentHash>>,
     /// Those that a loader left out.
     bad: BadImages,
+    rates: DecodeTotals,
 }
 
 /// Where the encoded images are. A row is a position in it.
@@ -185,9 +187,19 @@ impl Dataset {
         Ok(Layout::detect(path.as_ref())?.names())
     }
 
+    /// Whether what lies at `path` is read front to back, so that it has one split, which answers to any name: see
+    /// [`is_stream`](Self::is_stream).
+    ///
+    /// # Errors
+    ///
+    /// As [`splits`](Self::splits).
+    pub fn streams(path: impl AsRef<Path>) -> Result<bool, DataError> {
+        Ok(matches!(Layout::detect(path.as_ref())?, Layout::Stream(_)))
+    }
+
     fn whole(split: String, class_names: Vec<String>, labels: Vec<Option<u32>>, store: Store) -> Self {
-        let (hashes, bad) = (OnceLock::new(), BadImages::default());
-        let source = Arc::new(Source { split, class_names, labels, store, hashes, bad });
+        let (hashes, bad, rates) = (OnceLock::new(), BadImages::default(), DecodeTotals::default());
+        let source = Arc::new(Source { split, class_names, labels, store, hashes, bad, rates });
         Self { source, kept: None, relabelled: None, decoding: Decoding::default() }
     }
 
@@ -241,6 +253,15 @@ impl Dataset {
     /// The images that loaders left out so far, of this data set and of all its parts, each counted once.
     pub fn bad_images(&self) -> BadImages {
         self.source.bad.clone()
+    }
+
+    /// How fast loaders have decoded this data set and all its parts, in the passes that have ended.
+    pub fn decode_rate(&self) -> DecodeRate {
+        self.source.rates.sum()
+    }
+
+    pub(crate) fn add_rate(&self, pass: &DecodeRate) {
+        self.source.rates.add(pass);
     }
 
     /// How many images there are; of a stream, how many have come by.

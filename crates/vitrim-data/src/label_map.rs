@@ -52,6 +52,15 @@ impl LabelMap {
         Self { same_below, ..Self::from_names(names) }
     }
 
+    /// This map, and what `other` says of the names that it does not have.
+    #[must_use]
+    pub fn or(mut self, other: Self) -> Self {
+        for (name, class) in other.by_name {
+            self.by_name.entry(name).or_insert(class);
+        }
+        self
+    }
+
     /// The class that `name` is: `None` if the map does not have it, `Some(None)` if it is to go without a label.
     pub fn of_name(&self, name: &str) -> Option<Option<u32>> {
         self.by_name.get(name).copied()
@@ -175,6 +184,9 @@ mod tests {
         let map = LabelMap::of_backbone(["crane", "cat", "crane"], 3);
         assert_eq!((map.of_name("cat"), map.of_name("crane")), (Some(Some(1)), None));
         assert_eq!((map.of_index(2), map.of_index(3)), (Some(Some(2)), None));
+        let both = map.or(LabelMap::of_backbone(["bird", "dog", "cat"], 9));
+        assert_eq!((both.of_name("cat"), both.of_name("dog")), (Some(Some(1)), Some(Some(1))));
+        assert_eq!(both.of_index(3), None);
     }
 
     #[test]

@@ -5,13 +5,13 @@
 //! back in order. The reader takes a permit for each image and the consumer gives it back, which
 //! bounds what lies decoded at any time to one batch and a few images more.
 
+mod rate;
 mod threads;
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
-use serde::{Deserialize, Serialize};
 
 use crate::augment::Augment;
 use crate::bad_images::{BadImages, OnBadImage};
@@ -19,6 +19,8 @@ use crate::dataset::Dataset;
 use crate::error::DataError;
 use crate::order::Order;
 use crate::transform::Transform;
+pub use rate::DecodeRate;
+pub(crate) use rate::DecodeTotals;
 use threads::{Outcome, Threads};
 
 /// How a [`Loader`] works; `LoaderOptions { batch: 32, ..Default::default() }`.
@@ -92,20 +94,6 @@ pub struct Loader {
     waited: Duration,
 }
 
-/// How fast a loader decodes, and whether that is fast enough.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DecodeRate {
-    /// Images read, decoded and resized so far.
-    pub images: usize,
-    /// Threads that did so.
-    pub threads: usize,
-    /// Images/s of all threads while they were at it: what the loader could give to a consumer that never waits.
-    pub images_per_s: f64,
-    /// Seconds that the consumer waited for images.
-    pub waited_s: f64,
-}
-
 impl Loader {
     /// Starts reading `dataset` in `order`.
     ///
@@ -151,9 +139,8 @@ impl Loader {
 
     /// How fast images were decoded so far.
     pub fn rate(&self) -> DecodeRate {
-        let (images, seconds, threads) = self.threads.work();
-        let images_per_s = if seconds > 0.0 { (images * threads) as f64 / seconds } else { 0.0 };
-        DecodeRate { images, threads, images_per_s, waited_s: self.waited.as_secs_f64() }
+        let (images, busy_s, threads) = self.threads.work();
+        DecodeRate::of(images, threads, busy_s, self.waited.as_secs_f64())
     }
 
     /// How far into the order the batches given so far reach, bad images and those skipped at the
@@ -237,5 +224,11 @@ impl Iterator for Loader {
         let next = self.next_batch();
         self.failed = next.is_err();
         next.transpose()
+    }
+}
+
+impl Drop for Loader {
+    fn drop(&mut self) {
+        self.dataset.add_rate(&self.rate());
     }
 }

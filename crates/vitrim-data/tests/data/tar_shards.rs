@@ -183,7 +183,10 @@ fn damaged_shards_are_named_and_none_panics() {
     for len in (1..end).step_by(101).chain(boundaries) {
         std::fs::write(&path, &whole[..len]).unwrap();
         let error = Dataset::open(&path, None).unwrap_err().to_string();
-        assert!(error.contains("a.tar: not a tar archive, or a damaged one") && !error.contains('\n'), "{error}");
+        assert!(
+            error.contains("a.tar: not a tar archive, or a damaged one") && !error.contains('\n'),
+            "{error}"
+        );
         let ended = |streamed: Dataset| {
             let options = LoaderOptions::default();
             let loader = Loader::new(&streamed, Order::Sequential, &small_transform(), options).unwrap();
