@@ -33,6 +33,7 @@ pub mod parts;
 pub mod peak_memory;
 pub mod picture;
 pub mod predict;
+pub mod reading;
 pub mod report;
 pub mod speed;
 pub mod stats;
