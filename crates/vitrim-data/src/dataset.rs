@@ -41,6 +41,8 @@ enum Relabelled {
     Rows(Arc<[Option<u32>]>),
     /// To be mapped as they come by.
     Coming(Arc<LabelMap>),
+    /// None, whatever the data set says.
+    Nothing,
 }
 
 #[derive(Debug)]
@@ -187,6 +189,20 @@ impl Dataset {
         Ok(Layout::detect(path.as_ref())?.names())
     }
 
+    /// Whether what lies at `path` holds images or lists them, as parquet, shards, streams and lists do, and is no
+    /// image file or folder of such.
+    ///
+    /// # Errors
+    ///
+    /// As [`splits`](Self::splits), but a file of an unknown kind is taken for an image.
+    pub fn packs(path: impl AsRef<Path>) -> Result<bool, DataError> {
+        match Layout::detect(path.as_ref()) {
+            Ok(layout) => Ok(!matches!(layout, Layout::Folders(_) | Layout::Scenes(_))),
+            Err(DataError::UnknownKind { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Whether what lies at `path` is read front to back, so that it has one split, which answers to any name: see
     /// [`is_stream`](Self::is_stream).
     ///
@@ -243,6 +259,11 @@ impl Dataset {
         Ok(Self { relabelled: Some(Relabelled::Rows(labels.into())), ..self.clone() })
     }
 
+    /// The same images without their labels.
+    pub fn unlabelled(&self) -> Self {
+        Self { relabelled: Some(Relabelled::Nothing), ..self.clone() }
+    }
+
     /// Whether this is a pipe or a compressed shard, which is read front to back. It cannot be shuffled or parted,
     /// a pipe cannot be read twice, and images are known only once they have come by: until then, `len` and what
     /// is asked by position leave them out. `LoaderOptions::limit` takes the first ones.
@@ -296,6 +317,7 @@ impl Dataset {
     pub fn label(&self, index: usize) -> Option<u32> {
         let row = self.row(index)?;
         match (&self.source.store, &self.relabelled) {
+            (_, Some(Relabelled::Nothing)) => None,
             (Store::Stream(stream), _) => stream.rows().get(row)?.label,
             (_, Some(Relabelled::Rows(labels))) => *labels.get(row)?,
             _ => *self.source.labels.get(row)?,
@@ -455,23 +477,20 @@ impl Dataset {
         self.require_random_access("parted or compared by content")?;
         let whole = Self { kept: None, ..self.clone() };
         let mut hashes = Vec::with_capacity(whole.len());
-        let mut failed = None;
         visit(&whole, Order::Sequential, 0..whole.len(), &mut |index, payload| {
-            let encoded = match payload {
-                Payload::Null => Ok(Arc::from([])),
-                payload => whole.bytes(index, payload),
+            let hash = match payload {
+                Payload::Null => ContentHash::of(&[]),
+                // An image that cannot be had is somewhere, too, until it is loaded and judged.
+                payload => match whole.bytes(index, payload) {
+                    Ok(encoded) => ContentHash::of(&encoded),
+                    Err(_) => ContentHash::of(whole.origin(index).as_bytes()),
+                },
             };
-            match encoded {
-                Ok(encoded) => hashes.push(ContentHash::of(&encoded)),
-                Err(error) => failed = Some(error),
-            }
+            hashes.push(hash);
             progress(hashes.len(), whole.len());
-            failed.is_none()
+            true
         })?;
-        match failed {
-            Some(error) => Err(error),
-            None => Ok(self.source.hashes.get_or_init(|| hashes)),
-        }
+        Ok(self.source.hashes.get_or_init(|| hashes))
     }
 
     /// The image behind `payload`, which belongs to the image at `index`.
@@ -528,6 +547,9 @@ impl Dataset {
     pub(crate) fn streamed_class(&self, name: &str, stated: Option<&str>) -> Result<Option<u32>, DataError> {
         let Some(stated) = stated.map(str::trim).filter(|stated| !stated.is_empty()) else { return Ok(None) };
         let Store::Stream(stream) = &self.source.store else { return Ok(None) };
+        if matches!(self.relabelled, Some(Relabelled::Nothing)) {
+            return Ok(None);
+        }
         let origin = || member_origin(&stream.origin(), name);
         let index = match stated.parse::<i64>() {
             Ok(index) => class_of(Some(index), 0).map_err(|(label, expected)| DataError::BadLabel {

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand, ValueEnum};
 use vitrim::Method;
 use vitrim::stats::Confidence;
-use vitrim_data::OnBadImage;
 use vitrim_train::DeviceChoice;
 use vitrim_train::pretrain::WeightType;
 use vitrim_vit::Precision;
+
+use super::images::{DatasetArgs, ImageArgs};
 
 /// Makes Vision Transformers faster by learning which tokens of each image to throw away.
 #[derive(Debug, Parser)]
@@ -62,24 +63,6 @@ pub enum Command {
     Info(InfoArgs),
 }
 
-/// What a corrupt image does.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum BadImage {
-    /// It ends the command.
-    Fail,
-    /// It is left out.
-    Skip,
-}
-
-impl From<BadImage> for OnBadImage {
-    fn from(choice: BadImage) -> Self {
-        match choice {
-            BadImage::Fail => OnBadImage::Fail,
-            BadImage::Skip => OnBadImage::Skip,
-        }
-    }
-}
-
 /// What is laid over a preset.
 #[derive(Debug, clap::Args)]
 pub struct OverlayArgs {
@@ -118,7 +101,8 @@ pub struct TrainArgs {
     /// Checkpoint folder of the backbone (config.json and model.safetensors, as timm has them), or hf://owner/name.
     #[arg(long, value_name = "FOLDER", required_unless_present = "print_config")]
     pub model: Option<PathBuf>,
-    /// Data set: class folders, a flat folder of images, Hugging Face parquet files, or hf://datasets/owner/name.
+    /// Data set: class folders, a flat folder of images, a list of them, Hugging Face parquet files, tar shards, or
+    /// hf://datasets/owner/name.
     #[arg(long, value_name = "PATH", required_unless_present = "print_config")]
     pub data: Option<PathBuf>,
     /// Run folder [default: runs/<model>, runs/<model>-<preset>].
@@ -156,9 +140,8 @@ pub struct TrainArgs {
     /// Leave the policy uncalibrated.
     #[arg(long)]
     pub no_calibrate: bool,
-    /// What a corrupt image does.
-    #[arg(long, value_enum, default_value = "fail")]
-    pub on_bad_image: BadImage,
+    #[command(flatten)]
+    pub reading: DatasetArgs,
 }
 
 /// Type of the weights of a backbone that is written.
@@ -213,9 +196,8 @@ pub struct PretrainArgs {
     /// Images to choose the best weights by.
     #[arg(long, default_value = "calibration", value_name = "NAME")]
     pub held_out_split: String,
-    /// What a corrupt image does.
-    #[arg(long, value_enum, default_value = "fail")]
-    pub on_bad_image: BadImage,
+    #[command(flatten)]
+    pub reading: ImageArgs,
 }
 
 #[derive(Debug, clap::Args)]
@@ -244,9 +226,8 @@ pub struct CalibrateArgs {
     /// Images to calibrate on at most.
     #[arg(long, default_value_t = 10_000, value_name = "N")]
     pub calibration_images: usize,
-    /// What a corrupt image does.
-    #[arg(long, value_enum, default_value = "fail")]
-    pub on_bad_image: BadImage,
+    #[command(flatten)]
+    pub reading: DatasetArgs,
 }
 
 /// A policy, and how it is read out.
@@ -307,9 +288,8 @@ pub struct EvalArgs {
     /// Images a batch.
     #[arg(long, default_value_t = 64, value_name = "N")]
     pub batch: usize,
-    /// What a corrupt image does.
-    #[arg(long, value_enum, default_value = "fail")]
-    pub on_bad_image: BadImage,
+    #[command(flatten)]
+    pub reading: DatasetArgs,
 }
 
 #[derive(Debug, clap::Args)]
@@ -361,14 +341,13 @@ pub struct CompareArgs {
     /// Images a batch.
     #[arg(long, default_value_t = 64, value_name = "N")]
     pub batch: usize,
-    /// What a corrupt image does.
-    #[arg(long, value_enum, default_value = "fail")]
-    pub on_bad_image: BadImage,
+    #[command(flatten)]
+    pub reading: DatasetArgs,
 }
 
 #[derive(Debug, clap::Args)]
 pub struct PredictArgs {
-    /// Image files, or folders of images.
+    /// Image files, folders of images, or data sets; - for tar shards on standard input.
     #[arg(required = true, value_name = "IMAGES")]
     pub images: Vec<PathBuf>,
     /// Checkpoint folder of the backbone, or hf://owner/name.
@@ -382,14 +361,13 @@ pub struct PredictArgs {
     /// Classes to print.
     #[arg(long, default_value_t = 5, value_name = "N")]
     pub top_k: usize,
-    /// What a corrupt image does.
-    #[arg(long, value_enum, default_value = "fail")]
-    pub on_bad_image: BadImage,
+    #[command(flatten)]
+    pub reading: ImageArgs,
 }
 
 #[derive(Debug, clap::Args)]
 pub struct VisualizeArgs {
-    /// Image files, or folders of images.
+    /// Image files, folders of images, or data sets; - for tar shards on standard input.
     #[arg(required = true, value_name = "IMAGES")]
     pub images: Vec<PathBuf>,
     /// Checkpoint folder of the backbone, or hf://owner/name.
@@ -403,9 +381,8 @@ pub struct VisualizeArgs {
     /// Folder that the pictures go to.
     #[arg(long, value_name = "FOLDER")]
     pub out: PathBuf,
-    /// What a corrupt image does.
-    #[arg(long, value_enum, default_value = "fail")]
-    pub on_bad_image: BadImage,
+    #[command(flatten)]
+    pub reading: ImageArgs,
 }
 
 #[derive(Debug, clap::Args)]
@@ -444,6 +421,8 @@ pub struct BenchArgs {
     /// Images to time with: the first of this data set's test images [default: random pixels].
     #[arg(long, value_name = "PATH")]
     pub data: Option<PathBuf>,
+    #[command(flatten)]
+    pub reading: ImageArgs,
     /// Batch sizes.
     #[arg(long, value_delimiter = ',', default_value = "1,32", value_name = "SIZES", value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub batch: Vec<u16>,

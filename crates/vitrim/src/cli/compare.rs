@@ -6,12 +6,13 @@ use std::time::Duration;
 use vitrim::compare::{CompareOptions, Compared, Comparison, Interval, compare};
 use vitrim::error::write_whole;
 use vitrim::methods::open_policy;
-use vitrim::parts::{DataParts, name};
+use vitrim::parts::name;
 use vitrim::report::compared;
 use vitrim::{Loaded, VitrimError, Watch};
 use vitrim_hub::{Kind, local};
 
 use super::args::CompareArgs;
+use super::images::tell;
 use super::{App, INTERRUPTED, interrupt, print};
 
 /// Time to measure the images/s of each setting for.
@@ -23,7 +24,7 @@ pub fn run(app: &App, args: &CompareArgs) -> anyhow::Result<ExitCode> {
     let folder = args.policy.as_deref().map(|folder| local(folder, Kind::Policy)).transpose()?;
     let policy = folder.as_deref().map(|folder| Ok((open_policy(folder, &loaded)?, folder)));
     let policy = policy.transpose().map_err(|error: VitrimError| error)?;
-    let parts = DataParts::of(&args.data)?;
+    let parts = args.reading.open(&args.data, &loaded)?;
     let split = args.split.as_deref().unwrap_or(name(parts.final_part()));
     let bar = app.reporter.bar("hashing images");
     let mut hashing = |done, all| bar.set(done, all);
@@ -37,7 +38,7 @@ pub fn run(app: &App, args: &CompareArgs) -> anyhow::Result<ExitCode> {
     let options = CompareOptions {
         batch: args.batch.max(1),
         workers: app.global.threads,
-        on_bad_image: args.on_bad_image.into(),
+        on_bad_image: args.reading.images.on_bad_image(),
         methods: args.methods.clone(),
         studies: !args.no_studies,
         sweep_images: args.sweep_images,
@@ -74,6 +75,9 @@ pub fn run(app: &App, args: &CompareArgs) -> anyhow::Result<ExitCode> {
     } else {
         print(&comparison)?;
     }
+    for dataset in [&sweep, &images] {
+        tell(app, dataset);
+    }
     app.reporter.note(&format!("report: {}", page.display()));
     Ok(ExitCode::SUCCESS)
 }
@@ -106,6 +110,7 @@ fn command(args: &CompareArgs, split: &str) -> String {
             command += &format!(" {flag}");
         }
     }
+    command += &args.reading.given();
     command + &format!(" --report {}", args.report.display())
 }
 

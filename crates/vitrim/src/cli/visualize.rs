@@ -15,7 +15,7 @@ pub fn run(app: &App, args: &VisualizeArgs) -> anyhow::Result<ExitCode> {
     let policy = policy::open(app, &args.policy, &loaded)?;
     let mut pruner = policy::pruner(&loaded, policy.as_ref());
     let mut pictures = Pictures::into_folder(&args.out)?;
-    for_each_image(app, &loaded, pruner.as_mut(), &args.images, 1, args.on_bad_image, |seen| {
+    for_each_image(app, &loaded, pruner.as_mut(), &args.images, 1, &args.reading, |seen| {
         let path = pictures.write(&loaded, seen)?;
         if app.global.json {
             print::json(&json!({ "image": seen.prediction.image, "picture": path }))
