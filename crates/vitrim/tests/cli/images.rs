@@ -49,7 +49,7 @@ fn world() -> Scratch {
         format!("path,label\n{}", images.iter().map(row).collect::<String>())
     };
     fs::write(scratch.path("lists/test.csv"), table(&number)).unwrap();
-    fs::write(scratch.path("lists/words.csv"), table(&words)).unwrap();
+    fs::write(scratch.path("lists/test-words.csv"), table(&words)).unwrap();
     let line = |(name, class): &(String, u32)| {
         json!({ "file_name": format!("../data/test/{name}"), "label": class }).to_string()
     };
@@ -61,7 +61,7 @@ fn world() -> Scratch {
     fs::write(scratch.path("lists/cut.png"), b"\x89PNG\r\n\x1a\n").unwrap();
     let with_bad =
         ["../data/test/red/test00.png 2", "cut.png 1", "gone.png 0", "../data/test/blue/test01.png 0"];
-    fs::write(scratch.path("lists/with-bad.txt"), with_bad.join("\n")).unwrap();
+    fs::write(scratch.path("lists/test-bad.txt"), with_bad.join("\n")).unwrap();
     scratch
 }
 
@@ -136,7 +136,7 @@ fn names_and_maps_find_the_backbones_classes() {
     // Unknown words are in the order of their names, grass, rose, sky, until a map says better.
     let scratch = world();
     let eval = |more: &[&str]| scratch.run(&[&EVAL[..], more].concat());
-    let words = ["--data", "lists/words.csv"];
+    let words = ["--data", "lists/test-words.csv"];
     let mapped = eval(&[&words[..], &["--label-map", "lists/map.json"]].concat()).json().remove(0);
     assert_eq!(measured(&mapped), measured(&folder));
     fs::write(scratch.path("lists/half.json"), r#"{"sky": 0, "grass": null}"#).unwrap();
@@ -158,7 +158,7 @@ fn names_and_maps_find_the_backbones_classes() {
 #[test]
 fn bad_images_are_counted_and_named_by_every_command() {
     let scratch = world();
-    let data = ["--data", "lists/with-bad.txt"];
+    let data = ["--data", "lists/test-bad.txt"];
     let eval = |more: &[&str]| scratch.run(&[&EVAL[..], &data, more].concat());
     eval(&["--quiet"]).refused(&["lists/cut.png", "cannot be decoded"]);
     let skipped = eval(&["--on-bad-image", "skip"]);
@@ -168,15 +168,13 @@ fn bad_images_are_counted_and_named_by_every_command() {
     assert!(left_out[0].as_str().unwrap().contains("cut.png"), "{left_out:?}");
     assert!(left_out[1].as_str().unwrap().contains("gone.png"), "{left_out:?}");
     assert_eq!(skipped.stderr().matches("left out: ").count(), 2, "{}", skipped.stderr());
-    let predict = ["predict", "lists/with-bad.txt", "--model", "model", "--json", "--on-bad-image", "skip"];
+    let predict = ["predict", "lists/test-bad.txt", "--model", "model", "--json", "--on-bad-image", "skip"];
     let predicted = scratch.run(&predict);
     assert_eq!(predicted.json().len(), 2);
     assert!(predicted.stderr().contains("left out: 2 images in all"), "{}", predicted.stderr());
-    // Four images in a list called test are its test images.
-    fs::rename(scratch.path("lists/with-bad.txt"), scratch.path("lists/bad-test.txt")).unwrap();
     let bench =
         ["bench", "--model", "model", "--method", "random", "--batch", "1", "--seconds", "0.01", "--json"];
-    let bench = |more: &[&str]| scratch.run(&[&bench[..], &["--data", "lists/bad-test.txt"], more].concat());
+    let bench = |more: &[&str]| scratch.run(&[&bench[..], &["--data", "lists/test-bad.txt"], more].concat());
     bench(&["--quiet"]).refused(&["lists/cut.png", "cannot be decoded"]);
     assert!(bench(&["--on-bad-image", "skip"]).stderr().contains("gone.png"));
 }
@@ -191,7 +189,8 @@ fn predictions_and_pictures_come_from_any_shape() {
     let classes =
         |predictions: &[Value]| predictions.iter().map(|p| p["classes"].clone()).collect::<Vec<_>>();
     assert_eq!(files.len(), 18);
-    for inputs in [&["shards"][..], &["shards/test-00.tar", "shards/test-01.tar"], &["lists/words.csv"]] {
+    for inputs in [&["shards"][..], &["shards/test-00.tar", "shards/test-01.tar"], &["lists/test-words.csv"]]
+    {
         assert_eq!(classes(&predict(inputs)), classes(&files), "{inputs:?}");
     }
     let named = predict(&["shards"]);
