@@ -27,8 +27,8 @@ enum Labels {
     /// The data set's own.
     #[default]
     Own,
-    /// The backbone's, where this map knows all of the data set's names.
-    Known(LabelMap),
+    /// The backbone's so many, where this map knows all of the data set's names.
+    Known(LabelMap, usize),
     /// Those that this map says.
     Mapped(LabelMap),
 }
@@ -63,7 +63,7 @@ impl Reading {
             None => {
                 let own = LabelMap::of_backbone(loaded.class_names.iter().map(String::as_str), classes);
                 let synsets = if classes == IMAGENET_CLASSES { imagenet_synsets() } else { Vec::new() };
-                Labels::Known(own.or(LabelMap::of_backbone(synsets, classes)))
+                Labels::Known(own.or(LabelMap::of_backbone(synsets, classes)), classes)
             }
         };
         Ok(Reading { decoding, labels })
@@ -77,19 +77,21 @@ impl Reading {
         let dataset = dataset.decoded_by(self.decoding);
         match &self.labels {
             Labels::Mapped(map) => Ok(dataset.relabelled(map)?),
-            Labels::Known(map) if dataset.is_stream() || names_are_known(map, dataset.class_names()) => {
+            Labels::Known(map, classes)
+                if dataset.is_stream() || names_are_known(map, *classes, dataset.class_names()) =>
+            {
                 Ok(dataset.relabelled(map)?)
             }
-            Labels::Known(_) | Labels::Own => Ok(dataset),
+            Labels::Known(..) | Labels::Own => Ok(dataset),
         }
     }
 }
 
-/// Whether `map` has all of `names`, and not just in their order, which needs no map.
-fn names_are_known(map: &LabelMap, names: &[String]) -> bool {
-    let mut classes = names.iter().map(|name| map.of_name(name));
-    let in_order = (0..).zip(names).all(|(class, name)| map.of_name(name) == Some(Some(class)));
-    !names.is_empty() && classes.all(|class| class.is_some()) && !in_order
+/// Whether `map` has all of `names`, and these are not just the backbone's `classes` in order, which need no map.
+fn names_are_known(map: &LabelMap, classes: usize, names: &[String]) -> bool {
+    let is_class = |(class, name): (u32, &String)| map.of_name(name) == Some(Some(class));
+    let in_order = names.len() == classes && (0..).zip(names).all(is_class);
+    !names.is_empty() && names.iter().all(|name| map.of_name(name).is_some()) && !in_order
 }
 
 #[cfg(test)]
@@ -102,12 +104,12 @@ mod tests {
 
     #[test]
     fn labels_change_only_where_every_name_is_known_in_another_order() {
-        let map = LabelMap::of_backbone(["tench", "goldfish"], IMAGENET_CLASSES)
-            .or(LabelMap::of_backbone(imagenet_synsets(), IMAGENET_CLASSES));
-        assert!(names_are_known(&map, &names(&["goldfish", "tench"])));
-        assert!(names_are_known(&map, &names(&["n15075141"])));
-        assert!(!names_are_known(&map, &names(&["tench", "goldfish"])), "they are themselves");
-        assert!(!names_are_known(&map, &names(&["goldfish", "unicorn"])));
-        assert!(!names_are_known(&map, &[]));
+        let map =
+            LabelMap::of_backbone(["tench", "goldfish"], 2).or(LabelMap::of_backbone(imagenet_synsets(), 2));
+        let known = |given: &[&str]| names_are_known(&map, 2, &names(given));
+        assert!(known(&["goldfish", "tench"]) && known(&["n15075141"]));
+        assert!(known(&["tench"]), "the first of two classes is no whole order");
+        assert!(!known(&["tench", "goldfish"]), "they are themselves");
+        assert!(!known(&["goldfish", "unicorn"]) && !known(&[]));
     }
 }
