@@ -18,15 +18,18 @@ pub(crate) const STREAM: &str = "stream";
 /// The path that stands for standard input.
 pub(crate) const STDIN_PATH: &str = "-";
 
+/// Each split's name and its shards, sorted.
+type Shards = Vec<(String, Vec<PathBuf>)>;
+
 /// What lies at a path.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Layout {
     /// A split's name and its folder of images, or its only image.
     Folders(Vec<(String, PathBuf)>),
-    /// A split's name and its parquet files, sorted.
-    Parquet(Vec<(String, Vec<PathBuf>)>),
-    /// A split's name and its tar shards, sorted.
-    Tar(Vec<(String, Vec<PathBuf>)>),
+    /// Parquet files.
+    Parquet(Shards),
+    /// Tar shards that are read by index.
+    Tar(Shards),
     /// A list of image files.
     List(String, PathBuf, ListKind),
     /// Tar shards that are read front to back.
@@ -207,7 +210,7 @@ fn split_of_file(path: &Path, kind: FileKind) -> String {
 
 /// The files of `kind` in `root`, in its `data` or in its `default`, by split: by their names, or by the folders
 /// `train`, `validation` and `test` that hold them. `None` if there are none.
-fn shards_below(root: &Path, kind: FileKind) -> Result<Option<Vec<(String, Vec<PathBuf>)>>, DataError> {
+fn shards_below(root: &Path, kind: FileKind) -> Result<Option<Shards>, DataError> {
     for folder in [root.to_path_buf(), root.join("data"), root.join("default")] {
         if !folder.is_dir() {
             continue;
@@ -243,7 +246,7 @@ fn files_in(folder: &Path, kind: FileKind) -> Result<Vec<PathBuf>, DataError> {
     Ok(files)
 }
 
-fn by_split(files: Vec<PathBuf>, kind: FileKind) -> Vec<(String, Vec<PathBuf>)> {
+fn by_split(files: Vec<PathBuf>, kind: FileKind) -> Shards {
     let mut splits = BTreeMap::<String, Vec<PathBuf>>::new();
     for file in files {
         splits.entry(split_of_file(&file, kind)).or_default().push(file);
@@ -251,7 +254,7 @@ fn by_split(files: Vec<PathBuf>, kind: FileKind) -> Vec<(String, Vec<PathBuf>)> 
     ranked(splits)
 }
 
-fn ranked(splits: BTreeMap<String, Vec<PathBuf>>) -> Vec<(String, Vec<PathBuf>)> {
+fn ranked(splits: BTreeMap<String, Vec<PathBuf>>) -> Shards {
     let mut splits: Vec<_> = splits.into_iter().collect();
     splits.sort_by_key(|(name, _)| rank(name));
     splits

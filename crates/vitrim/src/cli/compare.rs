@@ -31,6 +31,11 @@ pub fn run(app: &App, args: &CompareArgs) -> anyhow::Result<ExitCode> {
     let images = parts.named(split, &mut hashing)?;
     let sweep = parts.named(&args.sweep_split, &mut hashing)?;
     drop(bar);
+    if images.is_stream() {
+        let reason =
+            "is read front to back, but compare makes many passes; save it to files, decompressed (.tar)";
+        return Err(VitrimError::Part { data: parts.path(), reason: reason.into() }.into());
+    }
     if split == args.sweep_split {
         app.reporter.note("note: settings are chosen on these images; only others give a fair comparison");
     }

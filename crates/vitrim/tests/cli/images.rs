@@ -110,6 +110,9 @@ fn every_shape_gives_the_same_figures() {
     scratch
         .piped(&["train", "--model", "model", "--data", "-", "--quiet"], &all)
         .refused(&["standard input", "front to back"]);
+    scratch
+        .piped(&["compare", "--model", "model", "--data", "-", "--quiet"], &all)
+        .refused(&["-: is read front to back", "compare"]);
 }
 
 #[test]
