@@ -10,10 +10,13 @@ use crate::fixtures::{Run, Scratch};
 
 const EVAL: [&str; 6] = ["eval", "--model", "model", "--split", "test", "--json"];
 
-/// The test images of the scratch data set, in the order of its folder: 6 of each colour.
+/// The test images of the world, in the order of its folder: 6 are blue, 4 green, 2 red, so that even a backbone that
+/// always gives one answer has another top-1 if labels are mixed up.
 fn test_images() -> Vec<(String, u32)> {
     let colours = ["blue", "green", "red"];
-    let of = |class: usize| (0..6).map(move |i| (format!("{}/test{i:02}.png", colours[class]), class as u32));
+    let of = |class: usize| {
+        (0..6 - 2 * class).map(move |i| (format!("{}/test{i:02}.png", colours[class]), class as u32))
+    };
     (0..3).flat_map(of).collect()
 }
 
@@ -37,6 +40,9 @@ fn tar(scratch: &Scratch, images: &[(String, u32)], label: impl Fn(u32) -> Strin
 fn world() -> Scratch {
     let scratch = Scratch::new();
     let images = test_images();
+    for left_out in ["green/test04", "green/test05", "red/test02", "red/test03", "red/test04", "red/test05"] {
+        fs::remove_file(scratch.path(&format!("data/test/{left_out}.png"))).unwrap();
+    }
     fs::create_dir_all(scratch.path("lists")).unwrap();
     fs::create_dir_all(scratch.path("shards")).unwrap();
     let number = |class: u32| class.to_string();
@@ -91,9 +97,9 @@ fn every_shape_gives_the_same_figures() {
     let scratch = world();
     let eval = |data: &str| scratch.run(&[&EVAL[..], &["--data", data]].concat()).json().remove(0);
     let folder = eval("data");
-    assert_eq!((&folder["images"], &folder["labelled"]), (&json!(18), &json!(18)));
+    assert_eq!((&folder["images"], &folder["labelled"]), (&json!(12), &json!(12)));
     assert!(folder["dense_top1"].as_f64().unwrap() > 0.0, "a top-1 of 0 would hide wrong labels");
-    assert_eq!(folder["decoding"]["images"], 18);
+    assert_eq!(folder["decoding"]["images"], 12);
     assert!(folder["decoding"]["images_per_s"].as_f64().unwrap() > 0.0);
     for data in ["shards", "shards/test-{00..01}.tar", "lists/test.csv", "lists/test.jsonl", "lists/test.txt"]
     {
@@ -103,7 +109,7 @@ fn every_shape_gives_the_same_figures() {
     let stdin = [&EVAL[..], &["--data", "-"]].concat();
     let piped = scratch.piped(&stdin, &all);
     assert_eq!(measured(&piped.json()[0]), measured(&folder));
-    assert!(piped.stderr().contains("images: 18 decoded at "), "{}", piped.stderr());
+    assert!(piped.stderr().contains("images: 12 decoded at "), "{}", piped.stderr());
     // Without the two blocks that end it and the two of the last label: no shorter data set.
     let cut = scratch.piped(&[&stdin[..], &["--quiet"]].concat(), &all[..all.len() - 4 * 512]);
     cut.refused(&["standard input", "damaged"]);
@@ -133,7 +139,7 @@ fn names_and_maps_find_the_backbones_classes() {
     let blue = eval(&["--data", "data"]).json().remove(0);
     let right =
         |e: &Value| (e["dense_top1"].as_f64().unwrap() * e["images"].as_f64().unwrap() / 100.0).round();
-    assert_eq!((&some["images"], &blue["images"]), (&json!(12), &json!(6)));
+    assert_eq!((&some["images"], &blue["images"]), (&json!(6), &json!(6)));
     assert_eq!(right(&some) + right(&blue), right(&folder));
 
     // Unknown words are in the order of their names, grass, rose, sky, until a map says better.
@@ -146,7 +152,7 @@ fn names_and_maps_find_the_backbones_classes() {
     let half = [&words[..], &["--label-map", "lists/half.json", "--quiet"]].concat();
     eval(&half).refused(&["class `rose` is not in the label map", "red/test00.png"]);
     fs::write(scratch.path("lists/half.json"), r#"{"sky": 0, "grass": null, "rose": 2}"#).unwrap();
-    assert_eq!(eval(&half).json()[0]["labelled"], 12);
+    assert_eq!(eval(&half).json()[0]["labelled"], 8);
     fs::write(scratch.path("lists/half.json"), r#"{"sky": 0, "grass": 1, "rose": 3}"#).unwrap();
     eval(&half).refused(&["half.json: has class 3", "classes 0 to 2"]);
     // Words in a stream: known ones are mapped, others named.
@@ -191,7 +197,7 @@ fn predictions_and_pictures_come_from_any_shape() {
     let files = predict(&["data/test"]);
     let classes =
         |predictions: &[Value]| predictions.iter().map(|p| p["classes"].clone()).collect::<Vec<_>>();
-    assert_eq!(files.len(), 18);
+    assert_eq!(files.len(), 12);
     for inputs in [&["shards"][..], &["shards/test-00.tar", "shards/test-01.tar"], &["lists/test-words.csv"]]
     {
         assert_eq!(classes(&predict(inputs)), classes(&files), "{inputs:?}");
@@ -206,7 +212,7 @@ fn predictions_and_pictures_come_from_any_shape() {
     // What came whole before a pipe broke is answered.
     let cut = scratch.piped(&["predict", "-", "--model", "model", "--json"], &odd[..odd.len() / 2]);
     assert!(!cut.0.status.success() && cut.stderr().contains("standard input"), "{}", cut.stderr());
-    assert!((4..=10).contains(&cut.stdout().lines().count()), "{}", cut.stdout());
+    assert!((3..=10).contains(&cut.stdout().lines().count()), "{}", cut.stdout());
     let pictures = ["visualize", "shards/test-00.tar", "--model", "model", "--out", "pictures"];
     assert_eq!(scratch.run(&pictures).good().lines().count(), 10);
     assert_eq!(scratch.snapshot("pictures").len(), 10);
