@@ -1,5 +1,6 @@
 //! What was left out: images that could not be decoded.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -30,6 +31,8 @@ pub struct BadImages {
 struct Seen {
     count: usize,
     first: Vec<String>,
+    /// Rows that were counted, where they are to count once.
+    rows: HashSet<usize>,
 }
 
 impl BadImages {
@@ -48,6 +51,13 @@ impl BadImages {
         seen.count += 1;
         if seen.first.len() < KEPT_MESSAGES {
             seen.first.push(error.to_string());
+        }
+    }
+
+    /// As [`add`](Self::add), but a row counts once, however many passes meet it.
+    pub(crate) fn add_once(&self, row: usize, error: &DataError) {
+        if self.seen().rows.insert(row) {
+            self.add(error);
         }
     }
 
@@ -70,5 +80,9 @@ mod tests {
         }
         assert_eq!((bad.count(), bad.first().len()), (12, 10));
         assert!(bad.first()[9].starts_with("9.jpg: "));
+        for row in [3, 3, 4] {
+            bad.add_once(row, &DataError::bad_image("x.jpg", "no bytes"));
+        }
+        assert_eq!(bad.count(), 14);
     }
 }

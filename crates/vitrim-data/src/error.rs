@@ -25,7 +25,8 @@ pub enum DataError {
     },
     /// There is nothing to load.
     #[error(
-        "{}: holds no images; expected class folders or files ending in jpg, jpeg, png or webp, or parquet files",
+        "{}: holds no images; expected class folders or files ending in jpg, jpeg, png, webp, bmp, gif, tif or tiff, \
+         parquet files, or tar shards",
         path.display()
     )]
     Empty {
@@ -49,6 +50,68 @@ pub enum DataError {
         path: PathBuf,
         /// The splits that exist.
         available: Vec<String>,
+    },
+    /// A file that is none of the kinds that hold data sets.
+    #[error(
+        "{}: not a data set that vitrim reads; give a folder of images, .parquet, .tar, .tar.gz, .csv, .tsv, .jsonl, \
+         or a .txt list of image files",
+        path.display()
+    )]
+    UnknownKind {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A brace pattern that stands for too many files, or for files of different kinds.
+    #[error("{pattern}: {what}")]
+    Pattern {
+        /// The pattern.
+        pattern: String,
+        /// What is wrong with it and what to do.
+        what: String,
+    },
+    /// A list of images that cannot be read as one.
+    #[error("{}: {what}", path.display())]
+    List {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, where, and what to do.
+        what: String,
+    },
+    /// A label map that cannot be read as one.
+    #[error("label map {}: {what}", path.display())]
+    LabelMap {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, where, and what to do.
+        what: String,
+    },
+    /// A class of the data set's that a label map does not have.
+    #[error(
+        "{origin}: class `{class}` is not in the label map; add it, or map it to -1 to leave it without a label"
+    )]
+    NotInLabelMap {
+        /// An image of that class.
+        origin: String,
+        /// Its name, or its index where it has none.
+        class: String,
+    },
+    /// A tar archive that is damaged or cut off.
+    #[error("{origin}: not a tar archive, or a damaged one ({reason}); make or download it again")]
+    DamagedTar {
+        /// The file, or the pipe.
+        origin: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A data set that is read front to back was asked for what needs any place of it at any time.
+    #[error(
+        "{origin}: is read front to back, as a pipe is, and cannot be {wanted}; save it to files, decompressed (.tar)"
+    )]
+    OnePass {
+        /// The pipe or the compressed shard.
+        origin: String,
+        /// What was asked for, as a participle.
+        wanted: &'static str,
     },
     /// The file is no parquet file, or its end is missing.
     #[error(
@@ -76,7 +139,7 @@ pub enum DataError {
     },
     /// No column of a parquet file holds encoded images.
     #[error(
-        "{}: has no image column; expected `img` or `image` (binary, or a struct with `bytes`), found: {}",
+        "{}: has no image column; expected an Image feature, or a column such as `image` or `img` (binary, or a struct with `bytes`), found: {}",
         path.display(),
         columns.join(", ")
     )]

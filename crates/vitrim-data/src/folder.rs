@@ -7,7 +7,7 @@ use walkdir::{DirEntry, WalkDir};
 use crate::error::DataError;
 
 /// Lower-case file extensions that count as images.
-const EXTENSIONS: [&str; 4] = ["jpg", "jpeg", "png", "webp"];
+pub(crate) const EXTENSIONS: [&str; 8] = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"];
 
 /// The image files of one split, in order of class, then path.
 #[derive(Debug, PartialEq)]
@@ -42,9 +42,13 @@ pub fn list_images(path: impl AsRef<Path>) -> Result<Vec<PathBuf>, DataError> {
 }
 
 /// Indexes one split. Every visible sub-folder is a class if any of them holds an image; otherwise
-/// the folder is flat and its images have no labels.
+/// the folder is flat and its images have no labels. An image file is a folder of one.
 pub(crate) fn index(root: &Path) -> Result<FolderIndex, DataError> {
     let mut found = FolderIndex { class_names: Vec::new(), paths: Vec::new(), labels: Vec::new() };
+    if !root.is_dir() {
+        found.push(Path::new(""), root, None);
+        return Ok(found);
+    }
     let classes = subfolders(root)?;
     for (label, class) in classes.iter().enumerate() {
         for path in images_below(class)? {
@@ -98,7 +102,8 @@ fn walk(root: &Path, depth: usize, wanted: impl Fn(&DirEntry) -> bool) -> Result
     Ok(paths)
 }
 
-fn has_extension(path: &Path) -> bool {
+/// Whether the name of `path` ends as an image file's.
+pub(crate) fn has_extension(path: &Path) -> bool {
     path.extension()
         .and_then(|extension| extension.to_str())
         .is_some_and(|extension| EXTENSIONS.iter().any(|e| e.eq_ignore_ascii_case(extension)))

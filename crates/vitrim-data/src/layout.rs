@@ -4,22 +4,61 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use crate::braces;
 use crate::error::DataError;
-use crate::folder::{name_of, subfolders};
+use crate::folder::{has_extension, name_of, subfolders};
+use crate::list::ListKind;
 use crate::scenes::{SCENES_PATH, SPLITS};
+use crate::tar::{Input, is_compressed, is_pipe};
 
 /// The one split of a data set that has none.
 pub(crate) const WHOLE: &str = "all";
+/// The one split of a data set that is read front to back; it answers to any name.
+pub(crate) const STREAM: &str = "stream";
+/// The path that stands for standard input.
+pub(crate) const STDIN_PATH: &str = "-";
+
+/// Each split's name and its shards, sorted.
+type Shards = Vec<(String, Vec<PathBuf>)>;
 
 /// What lies at a path.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Layout {
-    /// A split's name and its folder of images.
+    /// A split's name and its folder of images, or its only image.
     Folders(Vec<(String, PathBuf)>),
-    /// A split's name and its parquet files, sorted.
-    Parquet(Vec<(String, Vec<PathBuf>)>),
+    /// Parquet files.
+    Parquet(Shards),
+    /// Tar shards that are read by index.
+    Tar(Shards),
+    /// A list of image files.
+    List(String, PathBuf, ListKind),
+    /// Tar shards that are read front to back.
+    Stream(Vec<Input>),
     /// Scenes: a split's name and its seeds.
     Scenes(Vec<(String, Range<u64>)>),
+}
+
+/// What a file is by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum FileKind {
+    Image,
+    Parquet,
+    Tar,
+    CompressedTar,
+    List(ListKind),
+}
+
+impl FileKind {
+    fn of(path: &Path) -> Option<Self> {
+        let has = |end: &str| path.extension().is_some_and(|e| e.eq_ignore_ascii_case(end));
+        match () {
+            () if has("parquet") => Some(Self::Parquet),
+            () if has("tar") => Some(Self::Tar),
+            () if is_compressed(path) => Some(Self::CompressedTar),
+            () if has_extension(path) => Some(Self::Image),
+            () => ListKind::of(path).map(Self::List),
+        }
+    }
 }
 
 impl Layout {
@@ -28,24 +67,85 @@ impl Layout {
         if root == Path::new(SCENES_PATH) {
             return Ok(Self::Scenes(SPLITS.map(|(name, seeds)| (name.into(), seeds)).to_vec()));
         }
-        let kind = std::fs::metadata(root).map_err(|cause| DataError::io(root, cause))?;
-        if !kind.is_dir() {
-            return Ok(Self::Parquet(vec![(split_of_file(root), vec![root.to_path_buf()])]));
+        if root == Path::new(STDIN_PATH) {
+            return Ok(Self::Stream(vec![Input::Stdin]));
         }
-        for folder in [root.to_path_buf(), root.join("data")] {
-            let files = parquet_files(&folder)?;
-            if !files.is_empty() {
-                return Ok(Self::Parquet(by_split(files)));
-            }
+        let kind = match std::fs::metadata(root) {
+            Ok(kind) => kind,
+            Err(cause) => match root.to_str().filter(|pattern| braces::is_pattern(pattern)) {
+                Some(pattern) => return Self::of_pattern(pattern),
+                None => return Err(DataError::io(root, cause)),
+            },
+        };
+        if is_pipe(&kind) {
+            return Ok(Self::Stream(vec![Input::Pipe(root.to_path_buf())]));
+        }
+        if !kind.is_dir() {
+            return Self::of_files(vec![root.to_path_buf()])
+                .unwrap_or_else(|| Err(DataError::UnknownKind { path: root.to_path_buf() }));
+        }
+        if let Some(splits) = shards_below(root, FileKind::Parquet)? {
+            return Ok(Self::Parquet(splits));
+        }
+        if let Some(splits) = shards_below(root, FileKind::Tar)? {
+            return Ok(Self::Tar(splits));
+        }
+        if let Some(splits) = shards_below(root, FileKind::CompressedTar)? {
+            let [(_, files)] = splits.as_slice() else {
+                return Err(DataError::Pattern {
+                    pattern: root.display().to_string(),
+                    what: "has compressed shards of several splits; name those of one, as in \
+                           'folder/train-{000..009}.tar.gz'"
+                        .into(),
+                });
+            };
+            return Ok(Self::Stream(files.iter().cloned().map(Input::File).collect()));
         }
         Ok(Self::Folders(split_folders(root)?))
+    }
+
+    /// The shards that `pattern` stands for.
+    fn of_pattern(pattern: &str) -> Result<Self, DataError> {
+        let refuse = |what: &str| DataError::Pattern { pattern: pattern.into(), what: what.into() };
+        let names = braces::expand(pattern).ok_or_else(|| refuse("stands for more than 100,000 files"))?;
+        let files: Vec<PathBuf> = names.into_iter().map(PathBuf::from).collect();
+        for file in &files {
+            std::fs::metadata(file).map_err(|cause| DataError::io(file, cause))?;
+        }
+        Self::of_files(files).unwrap_or_else(|| {
+            Err(refuse(
+                "stands for files of an unknown kind, or of several; give .tar, .tar.gz or .parquet shards",
+            ))
+        })
+    }
+
+    /// The data set that `files` are, which exist; `None` if they are of several kinds or of none.
+    fn of_files(files: Vec<PathBuf>) -> Option<Result<Self, DataError>> {
+        let kind = FileKind::of(files.first()?)?;
+        if !files.iter().all(|file| FileKind::of(file) == Some(kind)) {
+            return None;
+        }
+        Some(Ok(match (kind, files.as_slice()) {
+            (FileKind::Parquet, _) => Self::Parquet(by_split(files, kind)),
+            (FileKind::Tar, _) => Self::Tar(by_split(files, kind)),
+            (FileKind::CompressedTar, _) => Self::Stream(files.into_iter().map(Input::File).collect()),
+            (FileKind::List(kind), [list]) => {
+                Self::List(keyword_split(list).unwrap_or(WHOLE.into()), list.clone(), kind)
+            }
+            (FileKind::Image, [image]) => Self::Folders(vec![(WHOLE.into(), image.clone())]),
+            _ => return None,
+        }))
     }
 
     /// The names of the splits: train, validation, test, then the others by name.
     pub(crate) fn names(&self) -> Vec<String> {
         match self {
             Self::Folders(splits) => splits.iter().map(|(name, _)| name.clone()).collect(),
-            Self::Parquet(splits) => splits.iter().map(|(name, _)| name.clone()).collect(),
+            Self::Parquet(splits) | Self::Tar(splits) => {
+                splits.iter().map(|(name, _)| name.clone()).collect()
+            }
+            Self::List(name, ..) => vec![name.clone()],
+            Self::Stream(_) => vec![STREAM.into()],
             Self::Scenes(splits) => splits.iter().map(|(name, _)| name.clone()).collect(),
         }
     }
@@ -55,6 +155,7 @@ impl Layout {
         let available = self.names();
         let path = root.to_path_buf();
         match wanted {
+            _ if matches!(self, Self::Stream(_)) => Ok(0),
             None if available.len() == 1 => Ok(0),
             None => Err(DataError::SplitNotNamed { path, available }),
             Some(wanted) => available
@@ -84,23 +185,60 @@ fn rank(split: &str) -> usize {
     ["train", "validation", "test"].iter().position(|known| *known == split).unwrap_or(3)
 }
 
-/// `train-00000-of-00002.parquet` and `train.parquet` hold `train`; `0000.parquet` holds everything.
-fn split_of_file(path: &Path) -> String {
+/// The split that a word of the name of `path` names, as on the Hugging Face Hub: `my-train_0001.tar`, `dev.csv`.
+fn keyword_split(path: &Path) -> Option<String> {
+    let name = name_of(path).to_lowercase();
+    name.split(|c: char| !c.is_ascii_alphanumeric()).find_map(|word| match word {
+        "train" | "training" => Some("train".into()),
+        "val" | "valid" | "validation" | "dev" | "eval" => Some("validation".into()),
+        "test" | "testing" => Some("test".into()),
+        _ => None,
+    })
+}
+
+/// `train-00000-of-00002.parquet` and `train.parquet` hold `train`; `0000.parquet` holds everything. A parquet file
+/// that names no usual split holds the one that its name begins with.
+fn split_of_file(path: &Path, kind: FileKind) -> String {
+    if let Some(split) = keyword_split(path) {
+        return split;
+    }
     let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     let is_digits = |part: &str| part.bytes().all(|b| b.is_ascii_digit());
     let name: Vec<&str> = stem.split('-').take_while(|part| !is_digits(part)).collect();
-    if name.is_empty() { WHOLE.into() } else { canonical(&name.join("-")) }
+    if name.is_empty() || kind != FileKind::Parquet { WHOLE.into() } else { name.join("-") }
 }
 
-fn parquet_files(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
-    if !folder.is_dir() {
-        return Ok(Vec::new());
+/// The files of `kind` in `root`, in its `data` or in its `default`, by split: by their names, or by the folders
+/// `train`, `validation` and `test` that hold them. `None` if there are none.
+fn shards_below(root: &Path, kind: FileKind) -> Result<Option<Shards>, DataError> {
+    for folder in [root.to_path_buf(), root.join("data"), root.join("default")] {
+        if !folder.is_dir() {
+            continue;
+        }
+        let files = files_in(&folder, kind)?;
+        if !files.is_empty() {
+            return Ok(Some(by_split(files, kind)));
+        }
+        let mut splits = BTreeMap::<String, Vec<PathBuf>>::new();
+        for inner in subfolders(&folder)?.into_iter().filter(|inner| is_known(&name_of(inner))) {
+            let files = files_in(&inner, kind)?;
+            if !files.is_empty() {
+                splits.entry(canonical(&name_of(&inner))).or_default().extend(files);
+            }
+        }
+        if !splits.is_empty() {
+            return Ok(Some(ranked(splits)));
+        }
     }
+    Ok(None)
+}
+
+/// The visible files of `kind` directly in `folder`, sorted.
+fn files_in(folder: &Path, kind: FileKind) -> Result<Vec<PathBuf>, DataError> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(|cause| DataError::io(folder, cause))? {
         let path = entry.map_err(|cause| DataError::io(folder, cause))?.path();
-        let is_parquet = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("parquet"));
-        if is_parquet && path.is_file() && !name_of(&path).starts_with('.') {
+        if FileKind::of(&path) == Some(kind) && path.is_file() && !name_of(&path).starts_with('.') {
             files.push(path);
         }
     }
@@ -108,11 +246,15 @@ fn parquet_files(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
     Ok(files)
 }
 
-fn by_split(files: Vec<PathBuf>) -> Vec<(String, Vec<PathBuf>)> {
+fn by_split(files: Vec<PathBuf>, kind: FileKind) -> Shards {
     let mut splits = BTreeMap::<String, Vec<PathBuf>>::new();
     for file in files {
-        splits.entry(split_of_file(&file)).or_default().push(file);
+        splits.entry(split_of_file(&file, kind)).or_default().push(file);
     }
+    ranked(splits)
+}
+
+fn ranked(splits: BTreeMap<String, Vec<PathBuf>>) -> Shards {
     let mut splits: Vec<_> = splits.into_iter().collect();
     splits.sort_by_key(|(name, _)| rank(name));
     splits
@@ -177,7 +319,40 @@ mod tests {
         for (file, split) in
             [("0000.parquet", "all"), ("test.parquet", "test"), ("my-set-0-of-1.parquet", "my-set")]
         {
-            assert_eq!(split_of_file(Path::new(file)), split);
+            assert_eq!(split_of_file(Path::new(file), FileKind::Parquet), split);
+        }
+    }
+
+    #[test]
+    fn shards_are_found_by_name_by_folder_and_by_pattern() {
+        let dir = tree(&["s-train-000.tar", "s-train-001.tar", "s-val-000.tar", "photo.jpg"]);
+        assert_eq!(Layout::detect(dir.path()).unwrap().names(), ["train", "validation"]);
+        let pattern = dir.path().join("s-train-{000..001}.tar");
+        let Layout::Tar(splits) = Layout::detect(&pattern).unwrap() else { panic!("no shards") };
+        assert_eq!((splits.len(), splits[0].1.len()), (1, 2));
+        let missing = Layout::detect(&dir.path().join("s-train-{000..002}.tar")).unwrap_err().to_string();
+        assert!(missing.contains("s-train-002.tar: no such file"), "{missing}");
+        let mixed = Layout::detect(&dir.path().join("{s-train-000.tar,photo.jpg}")).unwrap_err().to_string();
+        assert!(mixed.contains("of several"), "{mixed}");
+        assert_eq!(names(&["default/train/0000.parquet", "default/test/0000.parquet"]), ["train", "test"]);
+        assert_eq!(names(&["data/training_0.parquet", "data/dev_0.parquet"]), ["train", "validation"]);
+        assert_eq!(names(&["shard-000000.tar", "shard-000001.tar"]), ["all"]);
+        assert_eq!(names(&["shard-000000.tar.gz"]), ["stream"]);
+        assert!(names(&["test/a.jpg", "contest/a.jpg"]) == ["all"]);
+    }
+
+    #[test]
+    fn a_file_is_known_by_its_extension() {
+        let dir = tree(&["a.csv", "val.jsonl", "a.TXT", "a.jpeg", "a.tgz", "a.md", "a"]);
+        let names = |file| Layout::detect(&dir.path().join(file)).map(|layout| layout.names().join(","));
+        assert_eq!(
+            (names("a.csv").unwrap(), names("val.jsonl").unwrap()),
+            ("all".into(), "validation".into())
+        );
+        assert_eq!((names("a.TXT").unwrap(), names("a.jpeg").unwrap()), ("all".into(), "all".into()));
+        assert_eq!(names("a.tgz").unwrap(), "stream");
+        for file in ["a.md", "a"] {
+            assert!(names(file).unwrap_err().to_string().contains("not a data set that vitrim reads"));
         }
     }
 

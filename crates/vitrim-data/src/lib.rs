@@ -1,11 +1,16 @@
 //! Images in: from a path to batches of normalised pixels.
 //!
-//! The data flow is the module list. A [`Dataset`] indexes a folder of images or Hugging Face parquet
-//! files, or [drawn scenes](draw_scene); an [`Order`] says how to walk it; a [`Transform`] is timm's evaluation transform; a [`Loader`]
-//! decodes on threads ahead of its consumer, and changes images by an [`Augment`] where training wants it.
-//! Splits are by a hash of the encoded bytes
-//! ([`Dataset::by_hash`], [`Dataset::without`]), so that training, calibration and test never share
-//! an image.
+//! The data flow is the module list. A [`Dataset`] indexes folders of images, lists of files, Hugging Face
+//! parquet, WebDataset tar shards, a pipe of them, or [drawn scenes](draw_scene), whichever lies at a path;
+//! a [`LabelMap`] turns its classes into a backbone's; an [`Order`] says how to walk it; [`Decoding`] makes RGB of
+//! JPEG, PNG, WebP, BMP, GIF and TIFF as Pillow does; a [`Transform`] is timm's evaluation transform; a [`Loader`]
+//! decodes on threads ahead of its consumer, and changes images by an [`Augment`] where training wants it. Images are
+//! read when their turn comes: an index is all that is held. Splits are by a hash of the encoded bytes
+//! ([`Dataset::by_hash`], [`Dataset::without`]), so that training, calibration and test never share an image.
+//!
+//! What is refused: images of more than [`MAX_SIDE`] pixels a side, [`MAX_DECODED_BYTES`] decoded or
+//! [`MAX_ENCODED_BYTES`] stored, from their headers and before room is made for them. An image that cannot be had
+//! ends the pass or is left out and named, as [`OnBadImage`] says.
 //!
 //! ```
 //! use vitrim_data::{Dataset, Loader, LoaderOptions, Order, Preprocess, Transform};
@@ -29,18 +34,24 @@
 
 mod augment;
 mod bad_images;
+mod braces;
 mod content;
 mod dataset;
 mod decode;
 mod error;
 mod folder;
+mod imagenet;
+mod label_map;
+mod labels;
 mod layout;
+mod list;
 mod loader;
 mod order;
 mod parquet;
 mod preprocess;
 mod processor;
 mod scenes;
+mod tar;
 mod transform;
 mod visit;
 
@@ -48,11 +59,13 @@ pub use augment::Augment;
 pub use bad_images::{BadImages, OnBadImage};
 pub use content::{ContentHash, ContentSet, Part, Shares};
 pub use dataset::Dataset;
-pub use decode::{MAX_DECODED_BYTES, MAX_SIDE, decode_image, load_image};
+pub use decode::{Decoding, MAX_DECODED_BYTES, MAX_ENCODED_BYTES, MAX_SIDE, decode_image, load_image};
 pub use error::DataError;
 pub use folder::list_images;
 pub use image::{self, RgbImage};
-pub use loader::{Batch, Loader, LoaderOptions};
+pub use imagenet::imagenet_synsets;
+pub use label_map::LabelMap;
+pub use loader::{Batch, DecodeRate, Loader, LoaderOptions};
 pub use order::Order;
 pub use preprocess::{CropMode, Interpolation, Preprocess};
 pub use scenes::{Bounds, SCENE_CLASSES, SCENE_SIDE, Scene, draw_scene};

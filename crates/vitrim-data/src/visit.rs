@@ -1,9 +1,9 @@
 //! Walks a data set's encoded images in an order, reading each parquet row group at most once.
 //!
-//! Files and memory are shuffled as a whole. Parquet is shuffled by blocks: row groups are permuted,
-//! consecutive ones form a window of at most [`WINDOW_ROWS`] images and [`WINDOW_BYTES`] bytes, and
-//! the images of a window are permuted and held in memory. A row group that alone exceeds both still
-//! makes a window: it then costs the memory of its encoded images.
+//! Files, tar shards and memory are shuffled as a whole, streams not at all. Parquet is shuffled by blocks:
+//! row groups are permuted, consecutive ones form a window of at most [`WINDOW_ROWS`] images and
+//! [`WINDOW_BYTES`] bytes, and the images of a window are permuted and held in memory. A row group that alone
+//! exceeds both still makes a window: it then costs the memory of its encoded images.
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -13,6 +13,7 @@ use crate::dataset::{Dataset, Store};
 use crate::error::DataError;
 use crate::order::{Order, Shuffling, shuffle};
 use crate::parquet::{ParquetIndex, RowGroup};
+use crate::tar::{StreamedRow, TarStream};
 
 const WINDOW_ROWS: usize = 16_384;
 const WINDOW_BYTES: u64 = 128 << 20;
@@ -24,8 +25,12 @@ pub(crate) enum Payload {
     /// Not read yet.
     File(PathBuf),
     Encoded(Arc<[u8]>),
+    /// To be read from its tar shard.
+    Member(usize),
     /// To be drawn from this seed.
     Scene(u64),
+    /// It came by, but is not to be had.
+    Refused(DataError),
     /// A parquet row without an image.
     Null,
 }
@@ -52,6 +57,13 @@ pub(crate) fn visit(
         Store::Files { root, paths } => {
             each(dataset, order, places, |index, row| sink(index, Payload::File(root.join(&paths[row]))))
         }
+        Store::Tar(_) => each(dataset, order, places, |index, row| sink(index, Payload::Member(row))),
+        Store::Stream(stream) => {
+            if order != Order::Sequential {
+                return Err(DataError::OnePass { origin: stream.origin(), wanted: "shuffled" });
+            }
+            stream_in_order(dataset, stream, places, sink)?;
+        }
         Store::Memory(images) => {
             each(dataset, order, places, |index, row| sink(index, Payload::Encoded(Arc::clone(&images[row]))))
         }
@@ -76,6 +88,33 @@ fn each(dataset: &Dataset, order: Order, places: Range<usize>, mut show: impl Fn
             let _stopped = wanted.iter().all(|&index| show(index));
         }
     }
+}
+
+/// Shows the images of `places` as they come by.
+fn stream_in_order(
+    dataset: &Dataset,
+    stream: &TarStream,
+    places: Range<usize>,
+    sink: &mut Sink<'_>,
+) -> Result<(), DataError> {
+    let mut row = 0;
+    stream.read(&mut |name, label, image| {
+        if row >= places.end {
+            return Ok(false);
+        }
+        let label = dataset.streamed_class(&name, label.as_deref())?;
+        // A second pass over a file meets what the first has written down.
+        let mut rows = stream.rows();
+        if row == rows.len() {
+            rows.push(StreamedRow { name, label });
+        }
+        drop(rows);
+        row += 1;
+        if row <= places.start {
+            return Ok(true);
+        }
+        Ok(sink(row - 1, image.map_or_else(Payload::Refused, Payload::Encoded)) && row < places.end)
+    })
 }
 
 /// The positions of the images of `group` that belong to the data set: a range, because both ascend.

@@ -131,7 +131,7 @@ pub fn evaluate<'py>(
     };
     let (evaluation, split) = interruptible(teller, |stop, events| {
         threads.install(|| {
-            let parts = DataParts::of(&data)?;
+            let parts = DataParts::for_backbone(&data, loaded)?;
             let (dataset, split) =
                 part(loaded, &parts, split.as_deref(), &mut steps(events, "hashing images"))?;
             if policy.is_some_and(|(policy, _)| calibrated_on(policy, &parts.path(), &split)) {
@@ -219,7 +219,7 @@ pub fn calibrate<'py>(
     let mut policy = policy.clone();
     let policy = interruptible(teller, |stop, events| {
         threads.install(|| {
-            let parts = DataParts::of(&data)?;
+            let parts = DataParts::for_backbone(&data, loaded)?;
             let (dataset, split) = part(loaded, &parts, Some(split), &mut steps(events, "hashing images"))?;
             let mut progress = steps(events, "calibrating");
             let mut watch = Watch { stop, progress: &mut progress };
@@ -286,7 +286,7 @@ pub fn compare<'py>(
     };
     let comparison = interruptible(teller, |stop, events| {
         threads.install(|| {
-            let parts = DataParts::of(&data)?;
+            let parts = DataParts::for_backbone(&data, loaded)?;
             let mut hashing = steps(events, "hashing images");
             let (images, _) = part(loaded, &parts, split.as_deref(), &mut hashing)?;
             let (sweep, _) = part(loaded, &parts, Some(&sweep_split), &mut hashing)?;

@@ -99,7 +99,7 @@ pub fn train<'py>(
 impl Job<'_> {
     fn run(&self, stop: &AtomicBool, events: &Sender<Event>) -> vitrim::Result<Finished> {
         let loaded = self.model.loaded();
-        let parts = DataParts::of(&self.data)?;
+        let parts = DataParts::for_backbone(&self.data, loaded)?;
         let splits = Splits { train: &self.split, calibration: self.calibration_split.as_deref() };
         let images = RunImages::open(loaded, &parts, splits, &mut steps(events, "hashing images"))?;
         send(events, Event::Note(images.describe(self.calibration_images)));

@@ -1,9 +1,9 @@
 //! Images to time with: random pixels, or a data set's first.
 
-use vitrim_data::{Dataset, Loader, LoaderOptions, Order};
+use vitrim_data::{Dataset, Loader, LoaderOptions, OnBadImage, Order};
 use vitrim_prune::{ImageKey, uniform};
 
-use crate::error::Result;
+use crate::error::{Result, VitrimError};
 use crate::evaluate::keys;
 use crate::loaded::Loaded;
 use crate::speed::Pixels;
@@ -44,15 +44,19 @@ impl BenchImages {
     /// The first images of `dataset`, repeated if they are fewer than a batch of `batch`.
     ///
     /// # Errors
-    /// If they cannot be read.
-    pub fn of(loaded: &Loaded, dataset: &Dataset, batch: usize) -> Result<Self> {
+    /// If they cannot be read, as `on_bad_image` says, or there are none.
+    pub fn of(loaded: &Loaded, dataset: &Dataset, batch: usize, on_bad_image: OnBadImage) -> Result<Self> {
         let count = batch.max(BENCH_IMAGES);
-        let options = LoaderOptions { batch: count, limit: Some(count), ..LoaderOptions::default() };
+        let options =
+            LoaderOptions { batch: count, limit: Some(count), on_bad_image, ..LoaderOptions::default() };
         let mut images = BenchImages { data: Vec::new(), keys: Vec::new() };
         for batch in Loader::new(dataset, Order::Sequential, &loaded.transform, options)? {
             let batch = batch?;
             images.keys.extend(keys(&batch));
             images.data.extend(batch.pixels);
+        }
+        if images.keys.is_empty() {
+            return Err(VitrimError::Setting("none of the images to time with can be read".into()));
         }
         let (values, read) = (loaded.transform.pixel_count(), images.keys.len());
         for i in read..count {

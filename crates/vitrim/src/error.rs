@@ -44,7 +44,7 @@ pub enum VitrimError {
     },
     /// The classes of the data and of the backbone differ.
     #[error(
-        "{data}: has {found} classes, but the backbone ({model}) has {classes}; give the data that it was trained for, or a folder of images without class folders"
+        "{data}: has {found} classes, but the backbone ({model}) has {classes}; give the data that it was trained for, --label-map FILE, or a folder of images without class folders"
     )]
     Classes {
         /// The data set.

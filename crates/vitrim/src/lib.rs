@@ -1,7 +1,7 @@
 //! Faster Vision Transformers: learn which tokens of each image to throw away, and throw them away.
 //!
 //! This crate is what a user runs. It takes a backbone ([`loaded`]), a pruner ([`methods`], or learned in a
-//! run that [`training`] opens) and images ([`parts`]), and answers the user's one question, "how much faster
+//! run that [`training`] opens) and images ([`parts`], [`reading`]), and answers the user's one question, "how much faster
 //! within this drop?": [`calibrate`] finds the threshold that held-out images certify, [`evaluate`] compares it
 //! with the hand-made methods, [`mod@compare`] does so over whole fronts, [`mod@bench`] times it (on
 //! [`bench_images`], with [`budgets`] of its own, and against [`peak_memory`]). Beneath them, [`tally`] counts,
@@ -34,6 +34,7 @@ pub mod parts;
 pub mod peak_memory;
 pub mod picture;
 pub mod predict;
+pub mod reading;
 pub mod report;
 pub mod speed;
 pub mod stats;

@@ -6,10 +6,12 @@
 
 use std::path::{Path, PathBuf};
 
-use vitrim_data::{ContentSet, Dataset, Part, Shares};
+use vitrim_data::{ContentSet, Dataset, Decoding, Part, Shares};
 use vitrim_hub::{Kind, local};
 
 use crate::error::{Result, VitrimError};
+use crate::loaded::Loaded;
+use crate::reading::Reading;
 
 /// Where only `train` and `test` are given.
 const TRAIN_AND_CALIBRATION: Shares = Shares { train: 0.8, calibration: 0.2, test: 0.0 };
@@ -27,6 +29,9 @@ pub struct DataParts {
     /// Where it is: the same, unless it was given as an `hf://` reference.
     local: PathBuf,
     splits: Vec<String>,
+    /// Read front to back, so that it has one part, which answers to any name.
+    streams: bool,
+    reading: Reading,
 }
 
 /// Where a part's images are.
@@ -45,8 +50,23 @@ impl DataParts {
     /// If it cannot be fetched, or the path cannot be read.
     pub fn of(path: &Path) -> Result<Self> {
         let local = local(path, Kind::Data)?.into_owned();
-        let splits = Dataset::splits(&local)?;
-        Ok(DataParts { path: path.to_owned(), local, splits })
+        let (splits, streams) = (Dataset::splits(&local)?, Dataset::streams(&local)?);
+        Ok(DataParts { path: path.to_owned(), local, splits, streams, reading: Reading::default() })
+    }
+
+    /// As [`DataParts::of`], decoded as torchvision decodes, with labels that are the classes of `loaded`: see
+    /// [`Reading::for_backbone`].
+    ///
+    /// # Errors
+    /// As [`DataParts::of`].
+    pub fn for_backbone(path: &Path, loaded: &Loaded) -> Result<Self> {
+        Ok(Self::of(path)?.read_as(Reading::for_backbone(Decoding::default(), None, loaded)?))
+    }
+
+    /// The same, read as `reading` says.
+    #[must_use]
+    pub fn read_as(self, reading: Reading) -> Self {
+        DataParts { reading, ..self }
     }
 
     /// The data set's path.
@@ -77,7 +97,7 @@ impl DataParts {
             Place::Whole(split) => (split, None),
             Place::Cut(split, shares, part) => (split, Some((shares, part))),
         };
-        let whole = Dataset::open(&self.local, Some(split))?;
+        let whole = self.open(split)?;
         let dataset = match cut {
             None => whole,
             Some((shares, part)) => whole.by_hash(*part, shares, progress)?,
@@ -96,7 +116,7 @@ impl DataParts {
     pub fn named(&self, wanted: &str, progress: OnProgress<'_>) -> Result<Dataset> {
         match part_of_name(wanted) {
             Some(part) if self.has(part) => self.part(part, progress),
-            _ => Ok(Dataset::open(&self.local, Some(wanted))?),
+            _ => self.open(wanted),
         }
     }
 
@@ -111,15 +131,23 @@ impl DataParts {
         };
         for part in [Part::Calibration, Part::Test] {
             if let Some(Place::Whole(split)) = self.place(part) {
-                hashes.extend(Dataset::open(&self.local, Some(&split))?.content_hashes(progress)?);
+                hashes.extend(self.open(&split)?.content_hashes(progress)?);
             }
         }
         Ok(hashes)
     }
 
+    /// A split, read as asked.
+    fn open(&self, split: &str) -> Result<Dataset> {
+        self.reading.of(&Dataset::open(&self.local, Some(split))?)
+    }
+
     fn place(&self, part: Part) -> Option<Place> {
         let has = |split: &str| self.splits.iter().any(|s| s == split);
         let whole = |split: &str| has(split).then(|| Place::Whole(split.to_owned()));
+        if self.streams {
+            return Some(Place::Whole(name(part).to_owned()));
+        }
         if let [only] = self.splits.as_slice()
             && !matches!(only.as_str(), "validation" | "test")
         {
@@ -163,8 +191,9 @@ mod tests {
     use super::*;
 
     fn parts(splits: &[&str]) -> DataParts {
-        let path = PathBuf::new();
-        DataParts { local: path.clone(), path, splits: splits.iter().map(|s| (*s).to_owned()).collect() }
+        let splits = splits.iter().map(|s| (*s).to_owned()).collect();
+        let (path, local) = (PathBuf::new(), PathBuf::new());
+        DataParts { path, local, splits, streams: false, reading: Reading::default() }
     }
 
     #[test]
@@ -176,6 +205,15 @@ mod tests {
         assert!(!parts(&["train", "validation"]).has(Part::Test));
         assert!(!parts(&["test"]).has(Part::Train), "nobody trains on a test split unless he says so");
         assert!(!parts(&["validation", "test"]).has(Part::Train));
+    }
+
+    #[test]
+    fn a_stream_is_whichever_part_is_asked_for() {
+        let stream = DataParts { streams: true, ..parts(&["stream"]) };
+        assert_eq!(stream.final_part(), Part::Test);
+        for part in [Part::Train, Part::Calibration, Part::Test] {
+            assert_eq!(stream.place(part), Some(Place::Whole(name(part).to_owned())));
+        }
     }
 
     #[test]

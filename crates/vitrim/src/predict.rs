@@ -1,10 +1,11 @@
 //! Classes or features of single images, and which patches the answer was made from.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rayon::prelude::*;
 use serde::Serialize;
-use vitrim_data::{DataError, RgbImage, load_image};
+use vitrim_data::{DataError, Decoding, RgbImage};
 use vitrim_prune::{ImageKey, Pruner, StageRecord, image_macs, run_to_end};
 use vitrim_vit::{Backbone, PixelBatch, Want, cost};
 
@@ -15,7 +16,7 @@ use crate::loaded::Loaded;
 /// One image's answer.
 #[derive(Clone, Debug, Serialize)]
 pub struct Prediction {
-    /// The image file.
+    /// The image file, or where in a shard or a list the image is.
     pub image: PathBuf,
     /// The most probable classes, best first; none where features were asked for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -78,28 +79,57 @@ pub struct Answer {
     pub macs: u64,
 }
 
-/// Runs `paths` through `loaded`, pruned by `pruner`, with the answer to `question` for each. Images that
-/// cannot be read come back as errors, in their place.
+/// An image to classify.
+pub enum Given {
+    /// In a file of its own.
+    File(PathBuf),
+    /// What it is called, and its bytes or why they cannot be had.
+    Encoded(String, Result<Arc<[u8]>, DataError>),
+}
+
+impl Given {
+    /// What it is called, and the image.
+    fn decoded(self, decoding: Decoding) -> (PathBuf, Result<RgbImage, DataError>) {
+        match self {
+            Given::File(path) => {
+                let image = decoding.load(&path);
+                (path, image)
+            }
+            Given::Encoded(name, bytes) => {
+                let image = bytes.and_then(|bytes| decoding.decode(&bytes, &name));
+                (PathBuf::from(name), image)
+            }
+        }
+    }
+}
+
+/// Runs `images`, decoded by `decoding`, through `loaded`, pruned by `pruner`, with the answer to
+/// `question` for each. Images that cannot be read come back as errors, in their place.
 ///
 /// # Errors
 /// If the backbone or the pruner refuses.
 pub fn predict(
     loaded: &Loaded,
     pruner: &mut dyn Pruner,
-    paths: &[PathBuf],
+    images: Vec<Given>,
+    decoding: Decoding,
     question: Question,
 ) -> Result<Vec<Result<Seen, DataError>>> {
-    let crop = |path: &PathBuf| load_image(path).map(|image| loaded.transform.cropped(&image));
-    let crops: Vec<Result<RgbImage, DataError>> = paths.par_iter().map(crop).collect();
-    let good: Vec<&RgbImage> = crops.iter().flatten().collect();
-    let keys: Vec<u64> = paths.iter().zip(&crops).filter(|(_, c)| c.is_ok()).map(|(p, _)| key(p)).collect();
+    let crop = |given: Given| {
+        let (name, image) = given.decoded(decoding);
+        (name, image.map(|image| loaded.transform.cropped(&image)))
+    };
+    let crops: Vec<(PathBuf, Result<RgbImage, DataError>)> = images.into_par_iter().map(crop).collect();
+    let good = || crops.iter().filter_map(|(name, crop)| Some((name, crop.as_ref().ok()?)));
+    let keys: Vec<u64> = good().map(|(name, _)| key(name)).collect();
+    let good: Vec<&RgbImage> = good().map(|(_, crop)| crop).collect();
     let mut answers = answer(loaded, pruner, &good, &keys, question)?.into_iter();
-    let seen = crops.into_iter().zip(paths).map(|(crop, image)| {
+    let seen = crops.into_iter().map(|(image, crop)| {
         crop.map(|crop| {
             let Answer { classes, features, stages, macs } =
                 answers.next().expect("one answer for each good image");
             let gmacs = macs as f64 / 1e9;
-            Seen { crop, prediction: Prediction { image: image.clone(), classes, features, stages, gmacs } }
+            Seen { crop, prediction: Prediction { image, classes, features, stages, gmacs } }
         })
     });
     Ok(seen.collect())

@@ -5,9 +5,11 @@
 //! back in order. The reader takes a permit for each image and the consumer gives it back, which
 //! bounds what lies decoded at any time to one batch and a few images more.
 
+mod rate;
 mod threads;
 
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 
@@ -17,6 +19,8 @@ use crate::dataset::Dataset;
 use crate::error::DataError;
 use crate::order::Order;
 use crate::transform::Transform;
+pub use rate::DecodeRate;
+pub(crate) use rate::DecodeTotals;
 use threads::{Outcome, Threads};
 
 /// How a [`Loader`] works; `LoaderOptions { batch: 32, ..Default::default() }`.
@@ -53,7 +57,8 @@ pub struct Batch {
     pub labels: Vec<Option<u32>>,
     /// `[B]`; each image's position in the data set.
     pub indices: Vec<usize>,
-    /// `[B]`; each image's path below its split, or `file.parquet#row`.
+    /// `[B]`; each image's path below its split, `file.parquet#row` or
+    /// `shard.tar/member`.
     pub names: Vec<String>,
 }
 
@@ -76,7 +81,7 @@ pub struct Loader {
     dataset: Dataset,
     transform: Transform,
     options: LoaderOptions,
-    /// Images to visit, bad ones included.
+    /// Images to visit, bad ones included; of a stream, at most so many.
     total: usize,
     /// Images taken in order so far, bad ones included.
     taken: usize,
@@ -85,6 +90,8 @@ pub struct Loader {
     threads: Threads,
     bad: BadImages,
     failed: bool,
+    /// Time that the consumer spent here without an image being ready.
+    waited: Duration,
 }
 
 impl Loader {
@@ -107,9 +114,9 @@ impl Loader {
             let [_, height, width] = transform.preprocess().input_size;
             augment.validate(height, width)?;
         }
-        let left = dataset.len().saturating_sub(options.skip);
+        let left = dataset.end().saturating_sub(options.skip);
         let total = options.limit.map_or(left, |limit| limit.min(left));
-        let first = options.skip.min(dataset.len());
+        let first = options.skip.min(dataset.end());
         let threads = Threads::start(dataset, order, transform, first..first + total, &options)?;
         Ok(Self {
             dataset: dataset.clone(),
@@ -121,12 +128,19 @@ impl Loader {
             threads,
             bad: BadImages::default(),
             failed: false,
+            waited: Duration::ZERO,
         })
     }
 
-    /// Images that this pass visits, bad ones included.
+    /// Images that this pass visits, bad ones included; of a stream that has no limit, those visited so far.
     pub fn total(&self) -> usize {
-        self.total
+        if self.dataset.is_stream() && self.options.limit.is_none() { self.taken } else { self.total }
+    }
+
+    /// How fast images were decoded so far.
+    pub fn rate(&self) -> DecodeRate {
+        let (images, busy_s, threads) = self.threads.work();
+        DecodeRate::of(images, threads, busy_s, self.waited.as_secs_f64())
     }
 
     /// How far into the order the batches given so far reach, bad images and those skipped at the
@@ -146,7 +160,10 @@ impl Loader {
             return None;
         }
         while !self.early.contains_key(&self.taken) {
-            match self.threads.results().and_then(|results: &Receiver<_>| results.recv().ok()) {
+            let asked = Instant::now();
+            let ready = self.threads.results().and_then(|results: &Receiver<_>| results.recv().ok());
+            self.waited += asked.elapsed();
+            match ready {
                 Some((place, outcome)) => {
                     self.early.insert(place, outcome);
                 }
@@ -157,6 +174,10 @@ impl Loader {
             }
         }
         let outcome = self.early.remove(&self.taken);
+        if let Some(Outcome::End) = outcome {
+            self.total = self.taken;
+            return None;
+        }
         self.taken += 1;
         self.threads.give_permit();
         outcome
@@ -164,7 +185,7 @@ impl Loader {
 
     fn next_batch(&mut self) -> Result<Option<Batch>, DataError> {
         let [_, height, width] = self.transform.preprocess().input_size;
-        let size = self.options.batch.min(self.total - self.taken);
+        let size = self.options.batch.min(self.total() - self.taken);
         let mut batch = Batch {
             pixels: Vec::with_capacity(size * self.transform.pixel_count()),
             shape: [0, 3, height, width],
@@ -174,17 +195,18 @@ impl Loader {
         };
         while batch.len() < self.options.batch {
             match self.take() {
-                None => break,
+                None | Some(Outcome::End) => break,
                 Some(Outcome::Pixels { index, pixels }) => {
                     batch.pixels.extend_from_slice(&pixels);
                     batch.labels.push(self.dataset.label(index));
                     batch.names.push(self.dataset.name(index));
                     batch.indices.push(index);
                 }
-                Some(Outcome::Bad(error)) if self.options.on_bad_image == OnBadImage::Skip => {
+                Some(Outcome::Bad(index, error)) if self.options.on_bad_image == OnBadImage::Skip => {
                     self.bad.add(&error);
+                    self.dataset.left_out(index, &error);
                 }
-                Some(Outcome::Bad(error) | Outcome::Broken(error)) => return Err(error),
+                Some(Outcome::Bad(_, error) | Outcome::Broken(error)) => return Err(error),
             }
         }
         batch.shape[0] = batch.len();
@@ -202,5 +224,11 @@ impl Iterator for Loader {
         let next = self.next_batch();
         self.failed = next.is_err();
         next.transpose()
+    }
+}
+
+impl Drop for Loader {
+    fn drop(&mut self) {
+        self.dataset.add_rate(&self.rate());
     }
 }

@@ -3,7 +3,10 @@
 use std::any::Any;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread::{Builder, JoinHandle, available_parallelism};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
@@ -19,10 +22,12 @@ use crate::visit::{Payload, visit};
 pub(super) enum Outcome {
     /// `pixels: [3, H, W]` of the image at `index`.
     Pixels { index: usize, pixels: Vec<f32> },
-    /// This image cannot be had; the next one may.
-    Bad(DataError),
+    /// The image at this position cannot be had; the next one may.
+    Bad(usize, DataError),
     /// Nothing comes after this.
     Broken(DataError),
+    /// Nothing comes after this, because all have been visited.
+    End,
 }
 
 /// An image on its way to a worker.
@@ -37,6 +42,23 @@ pub(super) struct Threads {
     /// Dropped to tell the threads to stop.
     consumer: Option<Consumer>,
     handles: Vec<JoinHandle<()>>,
+    work: Arc<Work>,
+}
+
+/// What the workers have done so far.
+pub(super) struct Work {
+    /// Bad ones included.
+    images: AtomicUsize,
+    /// Summed over the workers.
+    nanoseconds: AtomicU64,
+    workers: usize,
+}
+
+impl Work {
+    fn add(&self, time: Duration) {
+        self.images.fetch_add(1, Ordering::Relaxed);
+        self.nanoseconds.fetch_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
 }
 
 struct Consumer {
@@ -69,13 +91,17 @@ impl Threads {
             Order::Shuffled { epoch, .. } => epoch,
         };
         let change = options.augment.map(|augment| (augment, epoch));
-        let mut threads = Self { consumer: Some(Consumer { results, permits }), handles: Vec::new() };
+        let work = Arc::new(Work { images: AtomicUsize::new(0), nanoseconds: AtomicU64::new(0), workers });
+        let consumer = Some(Consumer { results, permits });
+        let mut threads = Self { consumer, handles: Vec::new(), work: Arc::clone(&work) };
         for number in 0..workers {
             let (dataset, transform) = (dataset.clone(), transform.clone());
-            let (jobs, result) = (jobs.clone(), result.clone());
+            let (jobs, result, work) = (jobs.clone(), result.clone(), Arc::clone(&work));
             threads.spawn(format!("vitrim-decode-{number}"), move || {
                 for Job { place, index, payload } in jobs {
+                    let started = Instant::now();
                     let outcome = make(&dataset, &transform, change, index, payload);
+                    work.add(started.elapsed());
                     if result.send((place, outcome)).is_err() {
                         return;
                     }
@@ -92,6 +118,12 @@ impl Threads {
     /// Results in the order in which they become ready.
     pub(super) fn results(&self) -> Option<&Receiver<(usize, Outcome)>> {
         self.consumer.as_ref().map(|consumer| &consumer.results)
+    }
+
+    /// Images decoded, seconds that took summed over the workers, and workers.
+    pub(super) fn work(&self) -> (usize, f64, usize) {
+        let Work { images, nanoseconds, workers } = &*self.work;
+        (images.load(Ordering::Relaxed), nanoseconds.load(Ordering::Relaxed) as f64 / 1e9, *workers)
     }
 
     /// Lets the reader go one image further.
@@ -138,10 +170,12 @@ fn read(
         place += 1;
         sent
     });
-    if let Err(error) = walked {
-        // A consumer that is gone needs no error.
-        let _sent = result.send((place, Outcome::Broken(error)));
-    }
+    let end = match walked {
+        Ok(()) => Outcome::End,
+        Err(error) => Outcome::Broken(error),
+    };
+    // A consumer that is gone needs no end.
+    let _sent = result.send((place, end));
 }
 
 /// Bytes to pixels, changed under an augmentation and its epoch. A decoder's panic is the image's fault, not the program's.
@@ -161,8 +195,8 @@ fn make(
     }));
     match made {
         Ok(Ok(pixels)) => Outcome::Pixels { index, pixels },
-        Ok(Err(error)) => Outcome::Bad(error),
-        Err(panic) => Outcome::Bad(DataError::bad_image(dataset.origin(index), message_of(&*panic))),
+        Ok(Err(error)) => Outcome::Bad(index, error),
+        Err(panic) => Outcome::Bad(index, DataError::bad_image(dataset.origin(index), message_of(&*panic))),
     }
 }
 

@@ -10,6 +10,8 @@ use ::parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 
 use crate::error::{DataError, one_line};
 use crate::folder::name_of;
+use columns::Features;
+pub(crate) use columns::class_of;
 pub(crate) use rows::GroupReader;
 
 /// The parquet files of one split, opened.
@@ -95,9 +97,10 @@ impl ParquetIndex {
         let metadata = ParquetMetaDataReader::new()
             .parse_and_finish(&opened)
             .map_err(|error| DataError::NotParquet { path: path.to_path_buf(), reason: one_line(error) })?;
-        let image_column = columns::image_column(path, &metadata)?;
-        let label_column = columns::label_column(path, &metadata)?;
-        self.take_class_names(path, columns::class_names(&metadata))?;
+        let features = Features::of(&metadata);
+        let image_column = features.image_column(path, &metadata)?;
+        let label_column = features.label_column(path, &metadata)?;
+        self.take_class_names(path, features.class_names())?;
 
         let file =
             ParquetFile { path: path.to_path_buf(), metadata, image_column, first_row: self.labels.len() };

@@ -34,9 +34,10 @@ fn paths_and_splits() {
 #[test]
 fn parquet_that_is_none_or_cut_off() {
     let dir = tempfile::tempdir().unwrap();
-    let text = dir.path().join("notes.txt");
+    let text = dir.path().join("notes.parquet");
     std::fs::write(&text, "hello").unwrap();
     assert!(refusal(&text, None).contains("not a parquet file"));
+    std::fs::remove_file(&text).unwrap();
     let file = dir.path().join("train.parquet");
     write_parquet(&file, SCHEMA, Some(FOOTER), &rows(50), 10);
     let whole = std::fs::read(&file).unwrap();

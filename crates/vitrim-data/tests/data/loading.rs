@@ -5,13 +5,14 @@ use std::time::{Duration, Instant};
 
 use crate::scratch::{
     FLAT_SCHEMA, FOOTER, SCHEMA, indices, load, png, rows, small_transform, write_folder, write_parquet,
+    write_shards,
 };
 use vitrim_data::{DataError, Dataset, Loader, LoaderOptions, OnBadImage, Order};
 
 const COUNT: usize = 103;
 
 /// The same number of images as a folder, as parquet in two files of several row groups, as one giant
-/// row group, in memory, and as a part of a parquet.
+/// row group, as tar shards in a folder and by a pattern, in memory, and as a part of a parquet.
 fn stores(dir: &Path) -> Vec<Dataset> {
     write_folder(&dir.join("folder"), COUNT as u32);
     let all = rows(COUNT as u32);
@@ -19,6 +20,7 @@ fn stores(dir: &Path) -> Vec<Dataset> {
     write_parquet(&dir.join("two/data/train-00001-of-00002.parquet"), SCHEMA, Some(FOOTER), &all[60..], 50);
     write_parquet(&dir.join("one/train.parquet"), FLAT_SCHEMA, None, &all, COUNT);
     write_parquet(&dir.join("more/train.parquet"), SCHEMA, Some(FOOTER), &rows(COUNT as u32 + 40), 11);
+    write_shards(&dir.join("tar"), COUNT as u32, 4);
     let memory = all.iter().map(|(image, _)| (image.clone().unwrap(), None)).collect();
     let excluded = (0..40).map(|i| vitrim_data::ContentHash::of(&png(i * 3))).collect();
     let more = Dataset::open(dir.join("more"), None).unwrap();
@@ -26,6 +28,8 @@ fn stores(dir: &Path) -> Vec<Dataset> {
         Dataset::open(dir.join("folder"), None).unwrap(),
         Dataset::open(dir.join("two"), Some("train")).unwrap(),
         Dataset::open(dir.join("one"), None).unwrap(),
+        Dataset::open(dir.join("tar"), None).unwrap(),
+        Dataset::open(dir.join("tar/shard-{00..03}.tar"), None).unwrap(),
         Dataset::from_memory(memory, Vec::new()).unwrap(),
         more.without(&excluded, &mut |_, _| {}).unwrap().0,
     ]

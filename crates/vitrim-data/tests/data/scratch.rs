@@ -115,3 +115,32 @@ pub fn load(dataset: &Dataset, order: Order, options: LoaderOptions) -> Vec<Batc
 pub fn indices(batches: &[Batch]) -> Vec<usize> {
     batches.iter().flat_map(|batch| batch.indices.clone()).collect()
 }
+
+/// A tar archive of `members`, in their order.
+pub fn tar(members: &[(String, Vec<u8>)]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (name, data) in members {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(data.len() as u64);
+        header.set_mode(0o644);
+        builder.append_data(&mut header, name, &data[..]).unwrap();
+    }
+    builder.into_inner().unwrap()
+}
+
+/// The members of samples `numbers`: `000.png` and `000.cls`, as WebDataset writes them.
+pub fn members(numbers: std::ops::Range<u32>) -> Vec<(String, Vec<u8>)> {
+    let sample =
+        |i: u32| [(format!("{i:03}.png"), png(i)), (format!("{i:03}.cls"), (i % 3).to_string().into_bytes())];
+    numbers.flat_map(sample).collect()
+}
+
+/// Writes samples `0..count` to `shards` shards `shard-00.tar`, `shard-01.tar`, ... in `root`.
+pub fn write_shards(root: &Path, count: u32, shards: u32) {
+    std::fs::create_dir_all(root).unwrap();
+    let bound = |shard: u32| count * shard / shards;
+    for shard in 0..shards {
+        let members = members(bound(shard)..bound(shard + 1));
+        std::fs::write(root.join(format!("shard-{shard:02}.tar")), tar(&members)).unwrap();
+    }
+}

@@ -7,10 +7,11 @@ use vitrim::Method;
 use vitrim::features::FeatureKind;
 use vitrim::loaded::Opening;
 use vitrim::stats::Confidence;
-use vitrim_data::OnBadImage;
 use vitrim_train::DeviceChoice;
 use vitrim_train::pretrain::WeightType;
 use vitrim_vit::Precision;
+
+use super::images::{DatasetArgs, ImageArgs};
 
 /// Makes Vision Transformers faster by learning which tokens of each image to throw away.
 #[derive(Debug, Parser)]
@@ -62,24 +63,6 @@ pub enum Command {
     Bench(BenchArgs),
     /// Show a backbone's geometry and what pruning saves.
     Info(InfoArgs),
-}
-
-/// What a corrupt image does.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum BadImage {
-    /// It ends the command.
-    Fail,
-    /// It is left out.
-    Skip,
-}
-
-impl From<BadImage> for OnBadImage {
-    fn from(choice: BadImage) -> Self {
-        match choice {
-            BadImage::Fail => OnBadImage::Fail,
-            BadImage::Skip => OnBadImage::Skip,
-        }
-    }
 }
 
 /// The size that a backbone takes images at.
@@ -165,7 +148,8 @@ pub struct TrainArgs {
     pub model: Option<PathBuf>,
     #[command(flatten)]
     pub size: SizeArgs,
-    /// Data set: class folders, a flat folder of images, Hugging Face parquet files, or hf://datasets/owner/name.
+    /// Data set: class folders, a flat folder of images, a list of them, Hugging Face parquet files, tar shards, or
+    /// hf://datasets/owner/name.
     #[arg(long, value_name = "PATH", required_unless_present = "print_config")]
     pub data: Option<PathBuf>,
     /// Run folder [default: runs/<model>, runs/<model>-<preset>].
@@ -203,9 +187,8 @@ pub struct TrainArgs {
     /// Leave the policy uncalibrated.
     #[arg(long)]
     pub no_calibrate: bool,
-    /// What a corrupt image does.
-    #[arg(long, value_enum, default_value = "fail")]
-    pub on_bad_image: BadImage,
+    #[command(flatten)]
+    pub reading: DatasetArgs,
 }
 
 /// Type of the weights of a backbone that is written.
@@ -260,9 +243,8 @@ pub struct PretrainArgs {
     /// Images to choose the best weights by.
     #[arg(long, default_value = "calibration", value_name = "NAME")]
     pub held_out_split: String,
-    /// What a corrupt image does.
-    #[arg(long, value_enum, default_value = "fail")]
-    pub on_bad_image: BadImage,
+    #[command(flatten)]
+    pub reading: ImageArgs,
 }
 
 #[derive(Debug, clap::Args)]
@@ -293,9 +275,8 @@ pub struct CalibrateArgs {
     /// Images to calibrate on at most.
     #[arg(long, default_value_t = 10_000, value_name = "N")]
     pub calibration_images: usize,
-    /// What a corrupt image does.
-    #[arg(long, value_enum, default_value = "fail")]
-    pub on_bad_image: BadImage,
+    #[command(flatten)]
+    pub reading: DatasetArgs,
 }
 
 /// A policy, and how it is read out.
@@ -358,9 +339,8 @@ pub struct EvalArgs {
     /// Images a batch.
     #[arg(long, default_value_t = 64, value_name = "N")]
     pub batch: usize,
-    /// What a corrupt image does.
-    #[arg(long, value_enum, default_value = "fail")]
-    pub on_bad_image: BadImage,
+    #[command(flatten)]
+    pub reading: DatasetArgs,
 }
 
 #[derive(Debug, clap::Args)]
@@ -414,14 +394,13 @@ pub struct CompareArgs {
     /// Images a batch.
     #[arg(long, default_value_t = 64, value_name = "N")]
     pub batch: usize,
-    /// What a corrupt image does.
-    #[arg(long, value_enum, default_value = "fail")]
-    pub on_bad_image: BadImage,
+    #[command(flatten)]
+    pub reading: DatasetArgs,
 }
 
 #[derive(Debug, clap::Args)]
 pub struct PredictArgs {
-    /// Image files, or folders of images.
+    /// Image files, folders of images, or data sets; - for tar shards on standard input.
     #[arg(required = true, value_name = "IMAGES")]
     pub images: Vec<PathBuf>,
     /// Checkpoint folder of the backbone, or hf://owner/name.
@@ -440,14 +419,13 @@ pub struct PredictArgs {
     /// Features in place of classes: one vector an image, or one for each token that is left; --json prints their values.
     #[arg(long, value_enum, value_name = "KIND", conflicts_with = "top_k")]
     pub features: Option<FeaturesOf>,
-    /// What a corrupt image does.
-    #[arg(long, value_enum, default_value = "fail")]
-    pub on_bad_image: BadImage,
+    #[command(flatten)]
+    pub reading: ImageArgs,
 }
 
 #[derive(Debug, clap::Args)]
 pub struct VisualizeArgs {
-    /// Image files, or folders of images.
+    /// Image files, folders of images, or data sets; - for tar shards on standard input.
     #[arg(required = true, value_name = "IMAGES")]
     pub images: Vec<PathBuf>,
     /// Checkpoint folder of the backbone, or hf://owner/name.
@@ -463,9 +441,8 @@ pub struct VisualizeArgs {
     /// Folder that the pictures go to.
     #[arg(long, value_name = "FOLDER")]
     pub out: PathBuf,
-    /// What a corrupt image does.
-    #[arg(long, value_enum, default_value = "fail")]
-    pub on_bad_image: BadImage,
+    #[command(flatten)]
+    pub reading: ImageArgs,
 }
 
 #[derive(Debug, clap::Args)]
@@ -508,6 +485,8 @@ pub struct BenchArgs {
     /// Images to time with: the first of this data set's test images [default: random pixels].
     #[arg(long, value_name = "PATH")]
     pub data: Option<PathBuf>,
+    #[command(flatten)]
+    pub reading: ImageArgs,
     /// Batch sizes.
     #[arg(long, value_delimiter = ',', default_value = "1,32", value_name = "SIZES", value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub batch: Vec<u16>,

@@ -6,12 +6,11 @@ use std::time::Duration;
 use vitrim::bench::{BenchOptions, BenchReport, Cell, Memory, Share, Speed, Subject, bench};
 use vitrim::bench_images::BenchImages;
 use vitrim::methods::{can_act, hand_made, keep_shares, random_policy, read_out_name};
-use vitrim::parts::DataParts;
 use vitrim::{Loaded, Method, VitrimError};
 use vitrim_prune::{LearnedPruner, Policy, Pruner, ReadOut};
 
 use super::args::BenchArgs;
-use super::{App, policy, print};
+use super::{App, images, policy, print};
 
 /// The seed paper's keep ratio.
 const KEEP: f64 = 0.7;
@@ -49,9 +48,12 @@ pub fn run(app: &App, args: &BenchArgs) -> anyhow::Result<ExitCode> {
             BenchImages::random(&subjects[0].loaded, largest)
         }
         Some(data) => {
-            let parts = DataParts::of(data)?;
+            let parts = args.reading.open(data)?;
             let dataset = parts.part(parts.final_part(), &mut |_, _| ())?;
-            BenchImages::of(&subjects[0].loaded, &dataset, largest)?
+            let on_bad_image = args.reading.on_bad_image();
+            let images = BenchImages::of(&subjects[0].loaded, &dataset, largest, on_bad_image)?;
+            images::tell(app, &dataset);
+            images
         }
     };
     let bar = app.reporter.bar("timing");

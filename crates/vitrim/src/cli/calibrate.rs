@@ -15,7 +15,7 @@ use vitrim_hub::is_reference;
 use vitrim_prune::Policy;
 
 use super::args::CalibrateArgs;
-use super::{App, INTERRUPTED, interrupt, print};
+use super::{App, INTERRUPTED, images, interrupt, print};
 
 /// Held-out images, and what they are called.
 pub struct HeldOut<'a> {
@@ -34,7 +34,7 @@ pub fn run(app: &App, args: &CalibrateArgs) -> anyhow::Result<ExitCode> {
     let policy = open_policy(&args.policy, &loaded)?;
     let before = || record(&policy, &args.policy).map(|record| record.max_drop).ok();
     let max_drop = check_max_drop(args.max_drop.or_else(before).unwrap_or(MAX_DROP))?;
-    let parts = DataParts::of(&args.data)?;
+    let parts = args.reading.open(&args.data, &loaded)?;
     let bar = app.reporter.bar("hashing images");
     let dataset = parts.named(&args.split, &mut |done, all| bar.set(done, all))?;
     drop(bar);
@@ -46,7 +46,7 @@ pub fn run(app: &App, args: &CalibrateArgs) -> anyhow::Result<ExitCode> {
         images: args.calibration_images,
         batch: BATCH,
         workers: app.global.threads,
-        on_bad_image: args.on_bad_image.into(),
+        on_bad_image: args.reading.images.on_bad_image(),
     };
     let held_out = HeldOut { parts: &parts, split: &args.split, dataset: &dataset };
     calibrate_folder(app, &loaded, &args.policy, &held_out, &options, stop)
@@ -69,6 +69,7 @@ pub fn calibrate_folder(
     let mut watch = Watch { stop, progress: &mut progress };
     let answer = calibrate(loaded, &mut policy, place, held_out.dataset, options, &mut watch);
     drop(bar);
+    images::tell(app, held_out.dataset);
     match answer {
         Err(VitrimError::Interrupted) => {
             let folder = folder.display();

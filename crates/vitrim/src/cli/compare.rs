@@ -6,13 +6,14 @@ use std::time::Duration;
 use vitrim::compare::{CompareOptions, Compared, Comparison, Interval, compare};
 use vitrim::error::write_whole;
 use vitrim::methods::open_policy;
-use vitrim::parts::{DataParts, name};
+use vitrim::parts::name;
 use vitrim::report::compared;
 use vitrim::{Loaded, VitrimError, Watch};
 use vitrim_hub::{Kind, local};
 use vitrim_vit::Precision;
 
 use super::args::CompareArgs;
+use super::images::tell;
 use super::{App, INTERRUPTED, interrupt, print};
 
 /// Time to measure the images/s of each setting for.
@@ -24,13 +25,18 @@ pub fn run(app: &App, args: &CompareArgs) -> anyhow::Result<ExitCode> {
     let folder = args.policy.as_deref().map(|folder| local(folder, Kind::Policy)).transpose()?;
     let policy = folder.as_deref().map(|folder| Ok((open_policy(folder, &loaded)?, folder)));
     let policy = policy.transpose().map_err(|error: VitrimError| error)?;
-    let parts = DataParts::of(&args.data)?;
+    let parts = args.reading.open(&args.data, &loaded)?;
     let split = args.split.as_deref().unwrap_or(name(parts.final_part()));
     let bar = app.reporter.bar("hashing images");
     let mut hashing = |done, all| bar.set(done, all);
     let images = parts.named(split, &mut hashing)?;
     let sweep = parts.named(&args.sweep_split, &mut hashing)?;
     drop(bar);
+    if images.is_stream() {
+        let reason =
+            "is read front to back, but compare makes many passes; save it to files, decompressed (.tar)";
+        return Err(VitrimError::Part { data: parts.path(), reason: reason.into() }.into());
+    }
     if split == args.sweep_split {
         app.reporter.note("note: settings are chosen on these images; only others give a fair comparison");
     }
@@ -38,7 +44,7 @@ pub fn run(app: &App, args: &CompareArgs) -> anyhow::Result<ExitCode> {
     let options = CompareOptions {
         batch: args.batch.max(1),
         workers: app.global.threads,
-        on_bad_image: args.on_bad_image.into(),
+        on_bad_image: args.reading.images.on_bad_image(),
         methods: args.methods.clone(),
         studies: !args.no_studies,
         sweep_images: args.sweep_images,
@@ -75,6 +81,9 @@ pub fn run(app: &App, args: &CompareArgs) -> anyhow::Result<ExitCode> {
     } else {
         print(&comparison)?;
     }
+    for dataset in [&sweep, &images] {
+        tell(app, dataset);
+    }
     app.reporter.note(&format!("report: {}", page.display()));
     Ok(ExitCode::SUCCESS)
 }
@@ -107,6 +116,7 @@ fn command(args: &CompareArgs, split: &str) -> String {
             command += &format!(" {flag}");
         }
     }
+    command += &args.reading.given();
     command + &format!(" --report {}", args.report.display())
 }
 

@@ -10,13 +10,13 @@ use vitrim::calibrate::{calibrated_on, record};
 use vitrim::evaluate::{EvalOptions, Evaluation, MethodReport, SPEED_SECONDS, evaluate};
 use vitrim::gather::{About, GatherOptions, gather};
 use vitrim::methods::{keep_shares, read_out_name};
-use vitrim::parts::{DataParts, name};
+use vitrim::parts::name;
 use vitrim::report::report;
 use vitrim::{Loaded, Watch};
 use vitrim_vit::Precision;
 
 use super::args::EvalArgs;
-use super::{App, policy, print};
+use super::{App, images, policy, print};
 
 /// Images that a report's fronts are measured on.
 const FRONT_IMAGES: usize = 2_000;
@@ -24,7 +24,7 @@ const FRONT_IMAGES: usize = 2_000;
 pub fn run(app: &App, args: &EvalArgs) -> anyhow::Result<ExitCode> {
     let loaded = Loaded::open_in(&args.model, args.size.opening(args.dtype))?;
     let policy = policy::open(app, &args.policy, &loaded)?;
-    let parts = DataParts::of(&args.data)?;
+    let parts = args.reading.open(&args.data, &loaded)?;
     let split = args.split.as_deref().unwrap_or(name(parts.final_part()));
     let bar = app.reporter.bar("hashing images");
     let dataset = parts.named(split, &mut |done, all| bar.set(done, all))?;
@@ -43,7 +43,7 @@ pub fn run(app: &App, args: &EvalArgs) -> anyhow::Result<ExitCode> {
         batch: args.batch.max(1),
         workers: app.global.threads,
         images: args.images,
-        on_bad_image: args.on_bad_image.into(),
+        on_bad_image: args.reading.images.on_bad_image(),
         methods: args.methods.clone(),
         profile,
         speed: (!args.no_speed).then_some(SPEED_SECONDS),
@@ -75,13 +75,11 @@ pub fn run(app: &App, args: &EvalArgs) -> anyhow::Result<ExitCode> {
         _ => evaluate(&loaded, &dataset, policy.as_ref(), &options, &mut watch)?.0,
     };
     drop(bar);
-    if evaluation.bad_images > 0 {
-        app.reporter
-            .note(&format!("{} images could not be decoded and were left out", evaluation.bad_images));
-    }
+    images::tell(app, &dataset);
     let read_out = policy.as_ref().map(|policy| read_out_name(&policy.read_out));
     if app.global.json {
-        let given = json!({ "model": loaded.origin, "dtype": args.dtype.to_string(), "data": parts.path(), "split": split, "read_out": read_out });
+        let decoding = (!args.no_speed).then(|| dataset.decode_rate());
+        let given = json!({ "model": loaded.origin, "dtype": args.dtype.to_string(), "data": parts.path(), "split": split, "read_out": read_out, "left_out": dataset.bad_images().first(), "decoding": decoding });
         print::json(&merged(given, serde_json::to_value(&evaluation)?))?;
     } else {
         print(&loaded, split, read_out.as_deref(), &evaluation)?;
@@ -113,6 +111,7 @@ fn command(args: &EvalArgs, split: &str) -> String {
     if let Some(images) = args.images {
         command += &format!(" --images {images}");
     }
+    command += &args.reading.given();
     command + &format!(" --report {}", path(args.report.as_deref()))
 }
 

@@ -9,6 +9,7 @@ mod demo;
 mod downloads;
 mod eval;
 mod export;
+mod images;
 mod info;
 mod interrupt;
 mod policy;

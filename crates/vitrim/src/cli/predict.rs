@@ -1,16 +1,17 @@
 //! `vitrim predict`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use vitrim::Loaded;
 use vitrim::features::Features;
-use vitrim::predict::{Prediction, Question, Seen, predict};
-use vitrim_data::list_images;
+use vitrim::predict::{Given, Prediction, Question, Seen, predict};
+use vitrim_data::{DataError, Dataset, OnBadImage, list_images};
 use vitrim_hub::{Kind, local};
 use vitrim_prune::Pruner;
 
-use super::args::{BadImage, PredictArgs};
+use super::args::PredictArgs;
+use super::images::ImageArgs;
 use super::{App, policy, print};
 
 /// Images that are decoded and classified at once.
@@ -25,34 +26,76 @@ pub fn run(app: &App, args: &PredictArgs) -> anyhow::Result<ExitCode> {
         Some(kind) => Question::Features(kind.into()),
         None => Question::Classes(args.top_k),
     };
-    for_each_image(app, &loaded, pruner.as_mut(), &args.images, question, args.on_bad_image, |seen| {
+    for_each_image(app, &loaded, pruner.as_mut(), &args.images, question, &args.reading, |seen| {
         if app.global.json { print::json(&seen.prediction) } else { print(&seen.prediction, patches) }
     })?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Runs every image below `inputs` and hands it to `then`, in order.
+/// Runs every image below or in `inputs` and hands it to `then`, in order.
 pub fn for_each_image(
     app: &App,
     loaded: &Loaded,
     pruner: &mut dyn Pruner,
     inputs: &[PathBuf],
     question: Question,
-    on_bad_image: BadImage,
+    reading: &ImageArgs,
     mut then: impl FnMut(&Seen) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    let mut paths = Vec::new();
-    for input in inputs {
-        paths.extend(list_images(local(input, Kind::Data)?)?);
-    }
-    for paths in paths.chunks(BATCH) {
-        for seen in predict(loaded, pruner, paths, question)? {
-            match (seen, on_bad_image) {
+    let mut batch = Vec::with_capacity(BATCH);
+    let mut left_out = 0;
+    let mut run = |batch: &mut Vec<Given>| -> anyhow::Result<()> {
+        for seen in predict(loaded, pruner, std::mem::take(batch), reading.decoding(), question)? {
+            match (seen, reading.on_bad_image()) {
                 (Ok(seen), _) => then(&seen)?,
-                (Err(error), BadImage::Skip) => app.reporter.note(&format!("skipped: {error}")),
-                (Err(error), BadImage::Fail) => return Err(error.into()),
+                (Err(error), OnBadImage::Skip) => {
+                    left_out += 1;
+                    app.reporter.note(&format!("left out: {error}"));
+                }
+                (Err(error), OnBadImage::Fail) => return Err(error.into()),
             }
         }
+        Ok(())
+    };
+    for input in inputs {
+        let read = each_of(&local(input, Kind::Data)?, &mut |given| {
+            batch.push(given);
+            if batch.len() < BATCH { Ok(()) } else { run(&mut batch) }
+        });
+        if let Err(error) = read {
+            // What came whole before a pipe broke is answered.
+            run(&mut batch)?;
+            return Err(error);
+        }
+    }
+    run(&mut batch)?;
+    if left_out > 1 {
+        app.reporter.note(&format!("left out: {left_out} images in all"));
+    }
+    Ok(())
+}
+
+/// Hands the images at `path` to `then`: files of their own, or those of every split of a data set.
+fn each_of(path: &Path, then: &mut dyn FnMut(Given) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    // Of a folder with images and shards in it, the images are meant.
+    let files = match path.is_dir() {
+        true => match list_images(path) {
+            Err(DataError::Empty { .. }) => None,
+            files => Some(files?),
+        },
+        false if Dataset::packs(path)? => None,
+        false => Some(list_images(path)?),
+    };
+    if let Some(files) = files {
+        return files.into_iter().try_for_each(|file| then(Given::File(file)));
+    }
+    for split in Dataset::splits(path)? {
+        let mut taken = Ok(());
+        Dataset::open(path, Some(&split))?.unlabelled().for_each_encoded(&mut |name, bytes| {
+            taken = then(Given::Encoded(name, bytes));
+            taken.is_ok()
+        })?;
+        taken?;
     }
     Ok(())
 }

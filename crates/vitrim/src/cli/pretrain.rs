@@ -7,7 +7,6 @@ use anyhow::anyhow;
 use serde_json::json;
 use vitrim::error::write_whole;
 use vitrim::loaded::{open_checkpoint, preprocess};
-use vitrim::parts::DataParts;
 use vitrim::{VitrimError, overlay};
 use vitrim_data::{Preprocess, Transform};
 use vitrim_train::Outcome;
@@ -15,7 +14,7 @@ use vitrim_train::pretrain::{PretrainConfig, Pretraining, pretrain, steps_done};
 use vitrim_vit::{Checkpoint, VitSpec};
 
 use super::args::PretrainArgs;
-use super::{App, INTERRUPTED, interrupt, print};
+use super::{App, INTERRUPTED, images, interrupt, print};
 
 /// Mean and standard deviation that pixels are normalised with, in every channel.
 const MEAN_AND_STD: [f32; 3] = [0.5; 3];
@@ -35,7 +34,7 @@ pub fn run(app: &App, args: &PretrainArgs) -> anyhow::Result<ExitCode> {
         return Err(anyhow!("--data is needed to train"));
     };
     let stop = interrupt::listen()?;
-    let parts = DataParts::of(data)?;
+    let parts = args.reading.open(data)?;
     let bar = app.reporter.bar("hashing images");
     let mut hashing = |done, all| bar.set(done, all);
     let held_out = parts.named(&args.held_out_split, &mut hashing)?;
@@ -81,7 +80,7 @@ pub fn run(app: &App, args: &PretrainArgs) -> anyhow::Result<ExitCode> {
         transform: &Transform::new(preprocess)?,
         workers: app.global.threads,
         init: init.as_ref().map(|init| &init.tensors),
-        on_bad_image: args.on_bad_image.into(),
+        on_bad_image: args.reading.on_bad_image(),
         device: args.device,
         threads: rayon::current_num_threads(),
         weight_type: args.weights.into(),
@@ -98,6 +97,7 @@ pub fn run(app: &App, args: &PretrainArgs) -> anyhow::Result<ExitCode> {
         );
         return Ok(ExitCode::from(INTERRUPTED));
     }
+    images::tell(app, &train);
     let model = out.join("model");
     if app.global.json {
         print::json(&json!({ "model": model, "held_out_top1": best }))?;

@@ -15,6 +15,7 @@ use vitrim_vit::Precision;
 
 use super::args::TrainArgs;
 use super::calibrate::{HeldOut, calibrate_folder};
+use super::images::tell;
 use super::{App, INTERRUPTED, interrupt, print};
 
 pub fn run(app: &App, args: &TrainArgs) -> anyhow::Result<ExitCode> {
@@ -29,7 +30,7 @@ pub fn run(app: &App, args: &TrainArgs) -> anyhow::Result<ExitCode> {
     let stop = interrupt::listen()?;
     let loaded = Loaded::open_in(model, args.size.opening(Precision::F32))?;
     config.check(&loaded.spec).map_err(|reason| anyhow!("configuration: {reason}"))?;
-    let parts = DataParts::of(data)?;
+    let parts = args.reading.open(data, &loaded)?;
     let images = open_images(app, args, &loaded, &parts)?;
     let out = args.out.clone().unwrap_or_else(|| training::default_out(model, &args.preset));
     app.reporter.note(&training::open_run(&out, &config)?);
@@ -37,7 +38,7 @@ pub fn run(app: &App, args: &TrainArgs) -> anyhow::Result<ExitCode> {
         dataset: images.train.clone(),
         transform: loaded.transform.clone(),
         workers: app.global.threads,
-        on_bad_image: args.on_bad_image.into(),
+        on_bad_image: args.reading.images.on_bad_image(),
     };
     let run = Run { id: &loaded.id, config: &config, source: &source, device: args.device, folder: &out };
     if learn(app, &loaded, &run, stop)? == Outcome::Interrupted {
@@ -45,6 +46,8 @@ pub fn run(app: &App, args: &TrainArgs) -> anyhow::Result<ExitCode> {
         eprintln!("interrupted: {saved}; run the same command again to go on");
         return Ok(ExitCode::from(INTERRUPTED));
     }
+
+    tell(app, &images.train);
 
     let folder = out.join("policy");
     let Some(calibration) = &images.calibration else {
@@ -57,7 +60,7 @@ pub fn run(app: &App, args: &TrainArgs) -> anyhow::Result<ExitCode> {
         images: args.calibration_images,
         batch: BATCH,
         workers: app.global.threads,
-        on_bad_image: args.on_bad_image.into(),
+        on_bad_image: args.reading.images.on_bad_image(),
     };
     let held_out = HeldOut { parts: &parts, split: &args.calibration_split, dataset: calibration };
     calibrate_folder(app, &loaded, &folder, &held_out, &options, stop)

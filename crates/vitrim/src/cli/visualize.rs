@@ -22,7 +22,7 @@ pub fn run(app: &App, args: &VisualizeArgs) -> anyhow::Result<ExitCode> {
         pruner.as_mut(),
         &args.images,
         Question::Classes(1),
-        args.on_bad_image,
+        &args.reading,
         |seen| {
             let path = pictures.write(&loaded, seen)?;
             if app.global.json {

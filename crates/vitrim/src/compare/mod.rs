@@ -181,7 +181,7 @@ pub fn compare(
     note("drawing the images anew for the intervals");
     let (mut methods, at_cost, at_drop) = analysis::analyse(&all, &options.costs, &options.drops);
     if let Some(time) = options.speed {
-        let pixels = BenchImages::of(loaded, compared.images, SPEED_BATCH)?;
+        let pixels = BenchImages::of(loaded, compared.images, SPEED_BATCH, options.on_bad_image)?;
         for ((kind, measured), figures) in all.iter().zip(&mut methods) {
             // The studies' own time is that of the policy which leads them.
             let Kind::Method(method) = kind else { continue };

@@ -9,6 +9,7 @@ mod fixtures;
 mod hub;
 #[path = "../../../vitrim-hub/tests/server/mod.rs"]
 mod hub_server;
+mod images;
 mod interrupt;
 mod pretrain;
 mod refusals;

@@ -1,0 +1,248 @@
+//! WebDataset tar shards: by index, and front to back as from a pipe.
+
+use std::io::Write;
+use std::path::Path;
+
+use crate::scratch::{indices, load, members, png, small_transform, tar, write_shards};
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use vitrim_data::{Batch, Dataset, LabelMap, Loader, LoaderOptions, OnBadImage, Order, Part, Shares};
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// A named pipe in `dir` that gives `bytes` to whoever opens it, once.
+#[cfg(unix)]
+fn pipe(dir: &Path, bytes: Vec<u8>) -> std::path::PathBuf {
+    static NUMBER: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+    let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let path = dir.join(format!("pipe-{number}"));
+    assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+    let at = path.clone();
+    // A reader that closes early ends the write with an error, as it should.
+    std::thread::spawn(move || std::fs::write(at, bytes).ok());
+    path
+}
+
+fn sequential(dataset: &Dataset) -> Vec<Batch> {
+    load(dataset, Order::Sequential, LoaderOptions::default())
+}
+
+/// Pixels and labels, image by image, without names, which hold the shard's.
+fn contents(batches: &[Batch]) -> Vec<(Vec<f32>, Option<u32>)> {
+    let each = |batch: &Batch| -> Vec<_> {
+        let size = batch.pixels.len() / batch.len();
+        batch.pixels.chunks(size).map(<[f32]>::to_vec).zip(batch.labels.clone()).collect()
+    };
+    batches.iter().flat_map(each).collect()
+}
+
+#[test]
+fn reading_by_index_equals_streaming() {
+    let dir = tempfile::tempdir().unwrap();
+    write_shards(dir.path(), 50, 3);
+    let by_index = Dataset::open(dir.path(), None).unwrap();
+    assert_eq!((by_index.len(), by_index.name(0).as_str()), (50, "shard-00.tar/000.png"));
+    let want = contents(&sequential(&by_index));
+    assert_eq!(want[7].1, Some(1));
+    for (row, (pixels, _)) in want.iter().enumerate() {
+        assert_eq!(*pixels, small_transform().pixels(&by_index.image(row).unwrap()));
+    }
+
+    let read = |shard: u32| std::fs::read(dir.path().join(format!("shard-{shard:02}.tar"))).unwrap();
+    let compressed = dir.path().join("gz");
+    std::fs::create_dir(&compressed).unwrap();
+    for shard in 0..3 {
+        std::fs::write(compressed.join(format!("s-{shard}.tar.gz")), gzip(&read(shard))).unwrap();
+    }
+    let streamed = Dataset::open(&compressed, Some("any")).unwrap();
+    assert!(streamed.is_stream() && streamed.split() == "any");
+    assert_eq!(streamed.len(), 0, "nothing has come by");
+    let batches = sequential(&streamed);
+    assert_eq!((contents(&batches), streamed.len()), (want.clone(), 50));
+    assert_eq!((batches[0].names[3].as_str(), streamed.label(7)), ("003.png", Some(1)));
+    // A file can be read again; a pattern stands for the same shards.
+    assert_eq!(contents(&sequential(&streamed)), want);
+    let pattern = Dataset::open(compressed.join("s-{0..2}.tar.gz"), None).unwrap();
+    assert_eq!(contents(&sequential(&pattern)), want);
+
+    // `cat shard-*.tar`, with the zeros that end each in the middle.
+    #[cfg(unix)]
+    for whole in [[read(0), read(1), read(2)].concat(), gzip(&[read(0), read(1), read(2)].concat())] {
+        let piped = Dataset::open(pipe(dir.path(), whole), None).unwrap();
+        assert_eq!(contents(&sequential(&piped)), want);
+        let mut again =
+            Loader::new(&piped, Order::Sequential, &small_transform(), LoaderOptions::default()).unwrap();
+        let error = again.next().unwrap().unwrap_err().to_string();
+        assert!(error.contains("cannot be read a second time"), "{error}");
+    }
+}
+
+#[test]
+fn shuffling_over_shards_meets_each_image_once() {
+    let dir = tempfile::tempdir().unwrap();
+    write_shards(dir.path(), 200, 7);
+    let dataset = Dataset::open(dir.path().join("shard-{00..06}.tar"), None).unwrap();
+    let batches = load(&dataset, Order::Shuffled { seed: 9, epoch: 4 }, LoaderOptions::default());
+    let mut met = indices(&batches);
+    // Images of one batch come from several shards.
+    let shards: std::collections::HashSet<&str> = batches[0].names.iter().map(|name| &name[..8]).collect();
+    assert!(shards.len() > 2, "{shards:?}");
+    for (name, index) in batches.iter().flat_map(|batch| batch.names.iter().zip(&batch.indices)) {
+        assert!(name.ends_with(&format!("/{index:03}.png")), "{name}");
+    }
+    met.sort_unstable();
+    assert_eq!(met, (0..200).collect::<Vec<_>>());
+}
+
+#[test]
+fn labels_are_numbers_or_words_in_cls_or_json() {
+    let dir = tempfile::tempdir().unwrap();
+    let member = |name: &str, data: &[u8]| (name.to_string(), data.to_vec());
+    let path = dir.path().join("a.tar");
+    let words = [
+        member("x/1.jpg", &png(1)),
+        member("x/1.json", br#"{"label": "dog", "caption": "a dog"}"#),
+        member("x/2.json", br#"{"label": "fox"}"#),
+        member("x/._2.png", b"left by macOS"),
+        member("x/2.cls", b"cat\n"),
+        member("x/2.png", &png(2)),
+        member("notes.txt", b"no image"),
+        member("x/3.png", &png(3)),
+    ];
+    std::fs::write(&path, tar(&words)).unwrap();
+    let dataset = Dataset::open(&path, None).unwrap();
+    assert_eq!(dataset.class_names(), ["cat", "dog"]);
+    let labels = |dataset: &Dataset| (0..dataset.len()).map(|i| dataset.label(i)).collect::<Vec<_>>();
+    assert_eq!(labels(&dataset), [Some(1), Some(0), None]);
+    assert_eq!(dataset.name(1), "a.tar/x/2.png");
+
+    // A stream cannot wait for the last word to sort them: it needs the backbone's.
+    let gz = dir.path().join("a.tar.gz");
+    std::fs::write(&gz, gzip(&tar(&words))).unwrap();
+    let streamed = Dataset::open(&gz, None).unwrap();
+    let first = |dataset: &Dataset| {
+        let options = LoaderOptions::default();
+        Loader::new(dataset, Order::Sequential, &small_transform(), options).unwrap().next().unwrap()
+    };
+    assert!(first(&streamed).unwrap_err().to_string().contains("without knowing the backbone's classes"));
+    let known = streamed.relabelled(&LabelMap::of_backbone(["cat", "cow", "dog"], 3)).unwrap();
+    assert_eq!(first(&known).unwrap().labels, [Some(2), Some(0), None]);
+    let unknown = streamed.relabelled(&LabelMap::of_backbone(["cat"], 1)).unwrap();
+    let error = first(&unknown).unwrap_err().to_string();
+    assert!(error.contains("x/1.jpg: class `dog` is not in the label map"), "{error}");
+
+    let numbers =
+        [member("1.png", &png(1)), member("1.cls", b"12"), member("2.png", &png(2)), member("2.cls", b"-1")];
+    std::fs::write(&path, tar(&numbers)).unwrap();
+    std::fs::write(&gz, gzip(&tar(&numbers))).unwrap();
+    let dataset = Dataset::open(&path, None).unwrap();
+    assert_eq!((labels(&dataset), dataset.class_names().len()), (vec![Some(12), None], 0));
+    let streamed = Dataset::open(&gz, None).unwrap();
+    assert_eq!(first(&streamed).unwrap().labels, [Some(12), None]);
+    let too_few = streamed.relabelled(&LabelMap::of_backbone([], 12)).unwrap();
+    assert!(first(&too_few).unwrap_err().to_string().contains("class `12`"));
+    let enough = streamed.relabelled(&LabelMap::of_backbone([], 13)).unwrap();
+    assert_eq!(first(&enough).unwrap().labels, [Some(12), None]);
+}
+
+#[test]
+fn bad_members_fail_or_are_left_out_and_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut all = members(0..9);
+    all[6].1 = b"no image".to_vec();
+    all[10].1.truncate(30);
+    let path = dir.path().join("a.tar");
+    std::fs::write(&path, tar(&all)).unwrap();
+    let gz = dir.path().join("a.tar.gz");
+    std::fs::write(&gz, gzip(&tar(&all))).unwrap();
+    for path in [path, gz] {
+        let dataset = Dataset::open(&path, None).unwrap();
+        let options = LoaderOptions { on_bad_image: OnBadImage::Skip, ..Default::default() };
+        assert_eq!(indices(&load(&dataset, Order::Sequential, options)), [0, 1, 2, 4, 6, 7, 8]);
+        let bad = dataset.bad_images();
+        assert_eq!(bad.count(), 2);
+        assert!(bad.first()[0].contains("003.png") && bad.first()[0].contains(&*path.to_string_lossy()));
+        let failing = Loader::new(&dataset, Order::Sequential, &small_transform(), LoaderOptions::default());
+        let error = failing.unwrap().next().unwrap().unwrap_err().to_string();
+        assert!(error.contains("003.png: cannot be decoded"), "{error}");
+    }
+}
+
+#[test]
+fn damaged_shards_are_named_and_none_panics() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = tar(&members(0..4));
+    let path = dir.path().join("a.tar");
+    let gz = dir.path().join("a.tar.gz");
+    let end = whole.len() - 1024; // two empty blocks
+    assert!(whole[end..].iter().all(|byte| *byte == 0));
+    let boundaries = (512..=end).step_by(512);
+    for len in (1..end).step_by(101).chain(boundaries) {
+        std::fs::write(&path, &whole[..len]).unwrap();
+        let error = Dataset::open(&path, None).unwrap_err().to_string();
+        assert!(
+            error.contains("a.tar: not a tar archive, or a damaged one") && !error.contains('\n'),
+            "{error}"
+        );
+        let ended = |streamed: Dataset| {
+            let options = LoaderOptions::default();
+            let loader = Loader::new(&streamed, Order::Sequential, &small_transform(), options).unwrap();
+            loader.last().unwrap().unwrap_err().to_string()
+        };
+        let compressed = gzip(&whole);
+        std::fs::write(&gz, &compressed[..len.min(compressed.len() - 9)]).unwrap();
+        let error = ended(Dataset::open(&gz, None).unwrap());
+        assert!(error.contains("a.tar.gz: not a tar archive"), "cut to {len}: {error}");
+        #[cfg(unix)]
+        {
+            let error = ended(Dataset::open(pipe(dir.path(), whole[..len].to_vec()), None).unwrap());
+            assert!(error.contains("not a tar archive, or a damaged one"), "cut to {len}: {error}");
+        }
+    }
+    for garbage in [vec![0x55; 3000], b"hello".to_vec(), vec![0; 5000], Vec::new()] {
+        std::fs::write(&path, &garbage).unwrap();
+        let error = Dataset::open(&path, None).unwrap_err().to_string();
+        assert!(error.contains("a.tar"), "{error}");
+    }
+    // A member that claims more than there is.
+    let mut long = whole.clone();
+    long[124..135].copy_from_slice(b"77777777777");
+    let sum: u32 = long[..512]
+        .iter()
+        .enumerate()
+        .map(|(i, b)| if (148..156).contains(&i) { 32 } else { u32::from(*b) })
+        .sum();
+    long[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    std::fs::write(&path, &long).unwrap();
+    let error = Dataset::open(&path, None).unwrap_err().to_string();
+    assert!(error.contains("ends within its last member"), "{error}");
+}
+
+#[test]
+fn a_stream_says_what_it_cannot_do_and_takes_a_limit() {
+    let dir = tempfile::tempdir().unwrap();
+    let gz = dir.path().join("train-0.tar.gz");
+    std::fs::write(&gz, gzip(&tar(&members(0..20)))).unwrap();
+    let dataset = Dataset::open(&gz, Some("train")).unwrap();
+    assert!(!dataset.is_empty() && dataset.image(0).is_err());
+    let error = dataset.by_hash(Part::Train, &Shares::default(), &mut |_, _| {}).unwrap_err().to_string();
+    assert!(error.contains("cannot be parted") && error.contains("train-0.tar.gz"), "{error}");
+    let order = Order::Shuffled { seed: 0, epoch: 0 };
+    let mut loader = Loader::new(&dataset, order, &small_transform(), LoaderOptions::default()).unwrap();
+    assert!(loader.next().unwrap().unwrap_err().to_string().contains("cannot be shuffled"));
+    let options = LoaderOptions { skip: 3, limit: Some(8), ..Default::default() };
+    assert_eq!(indices(&load(&dataset, Order::Sequential, options)), (3..11).collect::<Vec<_>>());
+    let mut loader =
+        Loader::new(&dataset, Order::Sequential, &small_transform(), LoaderOptions::default()).unwrap();
+    while loader.next().transpose().unwrap().is_some() {}
+    let rate = loader.rate();
+    assert_eq!((loader.total(), loader.position(), rate.images), (20, 20, 20));
+    assert!(rate.images_per_s > 0.0 && rate.threads > 0);
+    drop(loader);
+    // Of all passes so far, that with a limit included; the refused one decoded nothing.
+    assert!(dataset.decode_rate().images >= 28, "{:?}", dataset.decode_rate());
+}
