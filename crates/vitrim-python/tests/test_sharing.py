@@ -145,7 +145,7 @@ def test_what_cannot_be_loaded_is_refused(tiny: Path, tmp_path: Path, monkeypatc
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
     for arguments, words in [
         (dict(model=tmp_path / "none"), ["none", "no such folder"]),
-        (dict(model=tmp_path), ["no config.json"]),
+        (dict(model=tmp_path), ["not a checkpoint"]),
         (dict(model="hf://owner/name"), ["hf://owner/name"]),
         (dict(model=tiny, dtype="f16"), ["f16", "bf16"]),
         (dict(model=tiny, threads=0), ["threads", "at least 1"]),

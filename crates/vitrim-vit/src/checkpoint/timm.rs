@@ -88,7 +88,7 @@ fn parse(config: &Value, name: &str) -> Result<VitSpec> {
             "fc_norm" => fc_norm = Some(flag(&named, value)?),
             "global_pool" => spec.pool = parse_pool(value)?,
             other if INERT.contains(&other) => {}
-            other if FIXED.iter().any(|(key, only)| *key == other && value.to_string() == *only) => {}
+            other if FIXED.contains(&(other, &value.to_string())) => {}
             _ => return Err(wrong(format!("{named} = {value} is not supported"))),
         }
     }
