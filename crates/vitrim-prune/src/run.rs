@@ -1,4 +1,4 @@
-//! The one data flow: pixels -> packed tokens -> (blocks, pruner, reduction)* -> logits.
+//! The one data flow: pixels -> packed tokens -> (blocks, pruner, reduction)* -> logits or features.
 
 use std::cmp::Ordering;
 
@@ -9,8 +9,8 @@ use crate::pruner::{ImageKey, Pruner, Result};
 /// A pruned forward pass.
 #[derive(Clone, Debug)]
 pub struct Pruned {
-    /// Logits, `[B, C]`.
-    pub logits: Output,
+    /// What the backbone is there for: logits, `[B, C]`, or pooled features where it has no head ([`Want::answer`]).
+    pub answer: Output,
     /// Who was left after each stage.
     pub stages: Vec<StageRecord>,
     /// MACs of each image, the pruner's own scoring included, `[B]`.
@@ -68,13 +68,13 @@ pub fn run_from<B: Backbone>(
     images: &[ImageKey],
 ) -> Result<Pruned> {
     let stages = run_to_end(backbone, pruner, &mut state, images)?;
-    let logits = backbone.finish(&state, Want::Logits)?;
+    let answer = backbone.finish(&state, Want::answer(backbone.spec()))?;
     let macs = (0..images.len()).map(|b| image_macs(backbone, pruner, &stages, b)).collect();
-    Ok(Pruned { logits, stages, macs })
+    Ok(Pruned { answer, stages, macs })
 }
 
 /// Like [`run_from`] up to the end of the last block, where `state` then waits to be finished as anybody likes:
-/// for features, and for backbones without a head.
+/// for features of backbones that have a head.
 ///
 /// # Errors
 /// As [`run`].

@@ -100,7 +100,7 @@ fn profiles_set_the_counts_at_every_batch_size() {
         }
     }
     let dense = run(&model, &mut NoPruner, PixelBatch::new(&pixels, 3), &[0, 1, 2]).unwrap();
-    assert_eq!(dense.logits, model.dense_logits(PixelBatch::new(&pixels, 3)).unwrap());
+    assert_eq!(dense.answer, model.dense_logits(PixelBatch::new(&pixels, 3)).unwrap());
     assert_eq!(dense.macs, [cost::dense_macs(&spec); 3]);
 }
 
@@ -236,7 +236,7 @@ fn somebody_stays_where_the_network_needs_it() {
             let all_stay = read_out == ReadOut::Threshold { threshold: 0.0 };
             let mut pruner = LearnedPruner::new(&spec, &policy).with_read_out(read_out);
             let out = run(&model, &mut pruner, PixelBatch::new(&pixels, 2), &[0, 1]).unwrap();
-            assert!(out.logits.values.iter().all(|v| v.is_finite()));
+            assert!(out.answer.values.iter().all(|v| v.is_finite()));
             let left = if all_stay { spec.num_patches() } else { spec.min_patch_tokens() };
             assert!(out.stages.iter().all(|s| s.patch_tokens(0) == left && s.patch_tokens(1) == left));
         }
@@ -369,13 +369,13 @@ fn those_that_leave_become_part_of_their_partners() {
             let had_to = (0..view.total()).filter(|t| !pairing.may_leave(*t)).count();
             assert!(stayed >= had_to && (stayed == had_to || matches!(read_out, ReadOut::Sample { .. })));
             let out = run(&model, &mut pruner, PixelBatch::new(&pixels, 3), &[0, 1, 2]).unwrap();
-            assert!(out.logits.values.iter().all(|v| v.is_finite()));
+            assert!(out.answer.values.iter().all(|v| v.is_finite()));
         }
         let mut nobody =
             LearnedPruner::new(&spec, &policy).with_read_out(ReadOut::Threshold { threshold: 0.0 });
         let out = run(&model, &mut nobody, PixelBatch::new(&pixels, 3), &[0, 1, 2]).unwrap();
         let dense = model.dense_logits(PixelBatch::new(&pixels, 3)).unwrap();
-        let difference = vitrim_kernels::reference::relative_difference(&out.logits.values, &dense.values);
+        let difference = vitrim_kernels::reference::relative_difference(&out.answer.values, &dense.values);
         assert!(difference < 1e-5, "{difference}");
         let own: u64 = (0..3).map(|stage| nobody.macs(stage, spec.num_tokens())).sum();
         assert_eq!(out.macs, [cost::dense_macs(&spec) + own; 3]);

@@ -7,8 +7,7 @@ use std::time::{Duration, Instant};
 use pyo3::prelude::*;
 use serde_json::json;
 use vitrim::calibrate::{
-    BATCH, CalibrationOptions, MAX_DROP, calibrate as calibrate_policy, calibrated_on, check_max_drop, grid,
-    record,
+    BATCH, CalibrationOptions, MAX_DROP, allowed, calibrate as calibrate_policy, calibrated_on, grid, record,
 };
 use vitrim::compare::{CompareOptions, Compared, compare as compare_methods};
 use vitrim::error::write_whole;
@@ -178,13 +177,14 @@ pub fn evaluate<'py>(
 
 /// Chooses the threshold of the model's policy so that the drop stays within a limit, and writes it into its folder.
 #[pyfunction]
-#[pyo3(signature = (model, data, *, max_drop, confidence, split, images, on_bad_image, teller))]
+#[pyo3(signature = (model, data, *, max_drop, max_drift, confidence, split, images, on_bad_image, teller))]
 #[expect(clippy::too_many_arguments, reason = "they are the command line's flags, by keyword")]
 pub fn calibrate<'py>(
     py: Python<'py>,
     model: &Bound<'py, Model>,
     data: PathBuf,
     max_drop: Option<f64>,
+    max_drift: Option<f64>,
     confidence: f64,
     split: &str,
     images: usize,
@@ -206,10 +206,11 @@ pub fn calibrate<'py>(
             folder.display()
         )));
     }
+    let given = allowed(&loaded.spec, max_drop, max_drift).map_err(from_library)?;
     let before = || record(policy, folder).map(|record| record.max_drop).ok();
     let options = CalibrationOptions {
         thresholds: grid(),
-        max_drop: check_max_drop(max_drop.or_else(before).unwrap_or(MAX_DROP)).map_err(from_library)?,
+        max_drop: given.or_else(before).unwrap_or(MAX_DROP),
         confidence: Confidence::new(confidence).map_err(refused)?,
         images,
         batch: BATCH,

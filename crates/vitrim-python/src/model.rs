@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use vitrim::Loaded;
 use vitrim::predict::{Question, answer};
 use vitrim_kernels::Level;
-use vitrim_prune::{ImageKey, Pruner, run, run_to_end};
+use vitrim_prune::{ImageKey, Pruner, run_to_end};
 use vitrim_vit::{Backbone, Output, PixelBatch, Precision, Want, cost};
 
 use crate::answers::{Prediction, Tokens};
@@ -125,8 +125,10 @@ impl Model {
             if batch == 0 && spec.num_classes > 0 {
                 return Ok(Output { values: Vec::new(), width: spec.num_classes });
             }
-            let pixels = PixelBatch::new(values, batch);
-            Ok(run(&loaded.model, pruner, pixels, &places(batch))?.logits)
+            let model = &loaded.model;
+            let mut state = model.embed(PixelBatch::new(values, batch))?;
+            run_to_end(model, pruner, &mut state, &places(batch))?;
+            Ok(model.finish(&state, Want::Logits)?)
         })?;
         rows(py, logits)
     }
@@ -196,16 +198,17 @@ impl Model {
     }
 
     /// Another point of the policy's calibration record.
-    #[pyo3(signature = (*, max_drop=None, confidence=None, keep=None, gmacs=None))]
+    #[pyo3(signature = (*, max_drop=None, max_drift=None, confidence=None, keep=None, gmacs=None))]
     fn dial(
         &self,
         py: Python<'_>,
         max_drop: Option<f64>,
+        max_drift: Option<f64>,
         confidence: Option<f64>,
         keep: Option<f64>,
         gmacs: Option<f64>,
     ) -> PyResult<String> {
-        let dial = Dial { max_drop, confidence, keep, gmacs };
+        let dial = Dial { max_drop, max_drift, confidence, keep, gmacs };
         let (pruning, answer) = self.pruning().dialled(&dial, &self.loaded.spec)?;
         self.set_pruning(py, pruning)?;
         Ok(answer)

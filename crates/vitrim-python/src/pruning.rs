@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
-use vitrim::calibrate::{check_max_drop, choose_cost_from_record, choose_from_record, uncertified_dtype};
+use vitrim::calibrate::{allowed, choose_cost_from_record, choose_from_record, uncertified_dtype};
+use vitrim::front::Measure;
 use vitrim::methods::{hand_made, keep_shares, open_policy, parse_hand_made, read_out_name};
 use vitrim::stats::Confidence;
 use vitrim::{Loaded, Method};
@@ -30,6 +31,8 @@ pub enum Pruning {
 pub struct Dial {
     /// Drop that may be spent, pp.
     pub max_drop: Option<f64>,
+    /// Drift that may be spent, percent.
+    pub max_drift: Option<f64>,
     /// How sure to be of it.
     pub confidence: Option<f64>,
     /// The cost of a hand-made method at this keep ratio.
@@ -129,15 +132,15 @@ impl Pruning {
                 self.describe()
             )));
         };
-        let drop = dial.max_drop.is_some() || dial.confidence.is_some();
-        if [drop, dial.keep.is_some(), dial.gmacs.is_some()].iter().filter(|asked| **asked).count() != 1 {
+        let lost = dial.max_drop.is_some() || dial.max_drift.is_some() || dial.confidence.is_some();
+        if [lost, dial.keep.is_some(), dial.gmacs.is_some()].iter().filter(|asked| **asked).count() != 1 {
             return Err(refused(
-                "dial asks for one thing: max_drop (with or without confidence), keep or gmacs",
+                "dial asks for one thing: max_drop or max_drift (with or without confidence), keep or gmacs",
             ));
         }
         let mut policy = policy.clone();
-        let answer = if drop {
-            let max_drop = dial.max_drop.map(check_max_drop).transpose().map_err(from_library)?;
+        let answer = if lost {
+            let max_drop = allowed(spec, dial.max_drop, dial.max_drift).map_err(from_library)?;
             let confidence = dial.confidence.map(Confidence::new).transpose().map_err(refused)?;
             choose_from_record(&mut policy, folder, max_drop, confidence).map_err(from_library)?.to_string()
         } else {
@@ -146,15 +149,17 @@ impl Pruning {
                 None => dial.gmacs.unwrap_or_default(),
             };
             let point = choose_cost_from_record(&mut policy, folder, gmacs).map_err(from_library)?;
-            let drop = point.drop().map_err(refused)?;
+            let loss = point.loss().map_err(refused)?.measured();
+            let measure = if spec.num_classes == 0 { Measure::Drift } else { Measure::Drop };
             format!(
-                "setting {} costs {:.4} GMACs, {:.1} % of dense, drop {:.2} pp; its drop is measured on {} images, and \
-                 nothing is certified",
+                "setting {} costs {:.4} GMACs, {:.1} % of dense, {name} {loss:.2} {}; its {name} is measured on {} images, \
+                 and nothing is certified",
                 point.setting,
                 point.gmacs,
                 100.0 * point.cost,
-                drop.drop_pp(),
-                point.images
+                measure.unit(),
+                point.images,
+                name = measure.name(),
             )
         };
         Ok((Pruning::Learned { policy, folder: folder.clone() }, answer))

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use crossbeam_channel::Sender;
 use pyo3::prelude::*;
 use serde::Serialize;
-use vitrim::calibrate::{BATCH, Calibration, CalibrationOptions, calibrate, check_max_drop, grid, record};
+use vitrim::calibrate::{BATCH, Calibration, CalibrationOptions, allowed, calibrate, grid, record};
 use vitrim::methods::{open_policy, read_out_name};
 use vitrim::parts::DataParts;
 use vitrim::stats::Confidence;
@@ -48,7 +48,7 @@ struct Job<'a> {
 /// Trains a policy and calibrates it.
 #[pyfunction]
 #[pyo3(signature = (
-    model, data, *, out, name, preset, config, set, max_drop, confidence, split, calibration_split, calibration_images,
+    model, data, *, out, name, preset, config, set, max_drop, max_drift, confidence, split, calibration_split, calibration_images,
     device, on_bad_image, teller,
 ))]
 #[expect(clippy::too_many_arguments, reason = "they are the command line's flags, by keyword")]
@@ -62,6 +62,7 @@ pub fn train<'py>(
     config: Option<PathBuf>,
     set: Vec<String>,
     max_drop: Option<f64>,
+    max_drift: Option<f64>,
     confidence: f64,
     split: String,
     calibration_split: Option<String>,
@@ -75,8 +76,8 @@ pub fn train<'py>(
         refused(format!("preset={preset:?}: no such preset; use \"default\", \"drop\" or \"paper\""))
     })?;
     let mut config = overlay::merge(&start, config.as_deref(), &set).map_err(refused)?;
-    if let Some(max_drop) = max_drop {
-        config.constraint.max_drop = check_max_drop(max_drop).map_err(from_library)?;
+    if let Some(loss) = allowed(&model.loaded().spec, max_drop, max_drift).map_err(from_library)? {
+        config.constraint.max_drop = loss;
     }
     config.check(&model.loaded().spec).map_err(|reason| refused(format!("configuration: {reason}")))?;
     let job = Job {

@@ -167,7 +167,7 @@ pub struct PpoConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ConstraintConfig {
-    /// d*: the drop of top-1 that may be spared, pp.
+    /// d*: the drop of top-1 that may be spent, pp; of a backbone without classes, the drift, percent.
     pub max_drop: f64,
     /// beta at the start.
     pub beta: f64,
@@ -438,6 +438,11 @@ impl TrainConfig {
         }
         if self.actor.gate != 0.0 && !(observation.pair && self.actor.shortcut) {
             return Err("actor.gate needs actor.observation.pair=true and actor.shortcut=true".into());
+        }
+        if self.reward.kind == RewardKind::Paper && spec.num_classes == 0 {
+            return Err(
+                "reward.kind = \"paper\" rewards right classes, and the backbone has none; use prefix".into(),
+            );
         }
         if self.advantage.baseline == Baseline::LeaveOneOut && self.rollouts_per_image < 2 {
             return Err(

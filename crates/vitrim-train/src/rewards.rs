@@ -1,5 +1,7 @@
 //! The two rewards, next to their formulas. Stages are 0-based; N0 is the number of patch tokens.
 
+use vitrim_vit::{Output, VitSpec};
+
 /// Rewards of the seed paper (arXiv 2503.23459, section 3; design.md section 1).
 ///
 /// Agents compete: survivors share a fixed prize. They collaborate: there is a prize only if the image
@@ -87,6 +89,21 @@ pub fn soften(divergence: f64, softening: f64) -> f64 {
     if softening > 0.0 { (divergence / softening).ln_1p() } else { divergence }
 }
 
+/// D of each image, `[B]`, between what the dense and the pruned model of geometry `spec` answer: [`divergence`] of
+/// logits, or [`cosine_distance`] of pooled features where there is no head.
+pub fn divergences(spec: &VitSpec, dense: &Output, pruned: &Output) -> Vec<f64> {
+    let of_image = if spec.num_classes == 0 { cosine_distance } else { divergence };
+    let rows = dense.values.chunks_exact(dense.width).zip(pruned.values.chunks_exact(pruned.width));
+    rows.map(|(dense, pruned)| of_image(dense, pruned)).collect()
+}
+
+/// D = 1 - cos of the pooled features of the dense and the pruned model, `[D]` each: 0 to 2.
+pub fn cosine_distance(dense: &[f32], pruned: &[f32]) -> f64 {
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+    let lengths = (dot(dense, dense) * dot(pruned, pruned)).sqrt();
+    if lengths > 0.0 { (1.0 - dot(dense, pruned) / lengths).max(0.0) } else { 1.0 }
+}
+
 /// D = 9 KL(softmax(z/3) || softmax(z_k/3)) in nats, for dense logits z and pruned logits z_k, `[C]`
 /// each; the factor is the square of the temperature, as in distillation (Hinton et al., 2015).
 pub fn divergence(dense: &[f32], pruned: &[f32]) -> f64 {
@@ -146,6 +163,15 @@ mod tests {
         assert!(close(team, -0.5 * 4.0 * 4f64.ln() / 0.2), "g(0.3) = ln(1 + 0.3 / 0.1)");
         // Less divergence than before is a gain.
         assert!(rewards.fidelity(d[1], d[2]) > 0.0);
+    }
+
+    #[test]
+    fn cosine_distance_by_hand() {
+        assert!(close(cosine_distance(&[1.0, 2.0], &[2.0, 4.0]), 0.0));
+        assert!(close(cosine_distance(&[1.0, 0.0], &[0.0, 3.0]), 1.0));
+        assert!(close(cosine_distance(&[3.0, 4.0], &[4.0, 3.0]), 1.0 / 25.0));
+        assert!(close(cosine_distance(&[1.0, -1.0], &[-1.0, 1.0]), 2.0));
+        assert!(close(cosine_distance(&[0.0, 0.0], &[1.0, 0.0]), 1.0), "nothing points nowhere");
     }
 
     #[test]

@@ -9,14 +9,14 @@ use vitrim_prune::{ImageKey, KeepProfile, LearnedPruner, Pruner, RandomPruner, r
 use vitrim_vit::{Backbone, Output, PixelBatch, Reduction, Site, Taps, View, Want, cost};
 
 use crate::error::Result;
-use crate::rewards::divergence;
+use crate::rewards::divergences;
 
 /// The frozen backbone with the images of one update on it, ready for rollouts.
 pub struct Scene<'a, B: Backbone> {
     backbone: &'a B,
     /// At the first stage's site, nothing pruned.
     opening: B::State,
-    /// Logits of the dense model, `[I, C]`.
+    /// Logits of the dense model, `[I, C]`; its pooled features where it has no head.
     pub dense: Output,
 }
 
@@ -27,7 +27,7 @@ pub struct Rollout {
     pub stages: Vec<StageSample>,
     /// D_k of each image when pruning stops after stage k, `[K][I]`; without prefix credit, `[0][I]`.
     pub divergences: Vec<Vec<f64>>,
-    /// Predicted class, `[I]`.
+    /// Predicted class, `[I]`; without a head, nothing to be read.
     pub predictions: Vec<usize>,
     /// Token-layers of patch tokens as a share of the dense model's, `[I]`.
     pub costs: Vec<f64>,
@@ -87,7 +87,7 @@ impl<'a, B: Backbone> Scene<'a, B> {
         let spec = self.backbone.spec();
         let mut state = self.opening.clone();
         let mut stages = Vec::new();
-        let mut divergences = Vec::new();
+        let mut by_stage = Vec::new();
         let sites = policy.sites(spec);
         for (stage, &(site, taps)) in sites.iter().enumerate() {
             self.backbone.advance(&mut state, site, taps)?;
@@ -97,13 +97,13 @@ impl<'a, B: Backbone> Scene<'a, B> {
             self.backbone.reduce(&mut state, &reduction)?;
             if prefix_credit && stage + 1 < sites.len() {
                 let stopped = finish_dense(self.backbone, state.clone())?;
-                divergences.push(divergences_of(&self.dense, &stopped));
+                by_stage.push(divergences(spec, &self.dense, &stopped));
             }
             stages.push(sample);
         }
-        let logits = finish_dense(self.backbone, state)?;
+        let answer = finish_dense(self.backbone, state)?;
         if prefix_credit {
-            divergences.push(divergences_of(&self.dense, &logits));
+            by_stage.push(divergences(spec, &self.dense, &answer));
         }
         let costs = (0..images.len())
             .map(|b| {
@@ -112,7 +112,7 @@ impl<'a, B: Backbone> Scene<'a, B> {
                 cost::token_layer_share(spec, &survivors)
             })
             .collect();
-        Ok(Rollout { stages, divergences, predictions: logits.argmax(), costs })
+        Ok(Rollout { stages, divergences: by_stage, predictions: answer.argmax(), costs })
     }
 
     /// How unlike their partners the first stage's agents are that have a choice under `policy`, for each image.
@@ -141,7 +141,7 @@ impl<'a, B: Backbone> Scene<'a, B> {
         let profile = KeepProfile::new(self.backbone.spec(), blocks, &shares)?;
         let mut pruner = RandomPruner::new(profile, seed);
         let pruned = run_from(self.backbone, &mut pruner, self.opening.clone(), images)?;
-        Ok(divergences_of(&self.dense, &pruned.logits))
+        Ok(divergences(self.backbone.spec(), &self.dense, &pruned.answer))
     }
 }
 
@@ -199,16 +199,7 @@ fn sample_stage(
 
 fn finish_dense<B: Backbone>(backbone: &B, mut state: B::State) -> Result<Output> {
     backbone.advance(&mut state, Site::end(backbone.spec()), Taps::NONE)?;
-    Ok(backbone.finish(&state, Want::Logits)?)
-}
-
-fn divergences_of(dense: &Output, pruned: &Output) -> Vec<f64> {
-    dense
-        .values
-        .chunks_exact(dense.width)
-        .zip(pruned.values.chunks_exact(dense.width))
-        .map(|(z, p)| divergence(z, p))
-        .collect()
+    Ok(backbone.finish(&state, Want::answer(backbone.spec()))?)
 }
 
 fn sigmoid(x: f32) -> f32 {

@@ -63,9 +63,10 @@ pub struct UpdateLog {
     pub cost: f64,
     /// Mean D after the last stage; absent without prefix credit.
     pub divergence: Option<f64>,
-    /// Dense minus sampled top-1 of this update, pp.
+    /// Dense minus sampled top-1 of this update, pp; of a backbone without classes, the drift: 100 times the mean of
+    /// 1 - cos of its features, percent.
     pub sampled_drop: f64,
-    /// The drop that beta follows, see [`crate::constraint`]; absent without prefix credit, pp.
+    /// The drop (or drift) that beta follows, see [`crate::constraint`]; absent without prefix credit, pp.
     pub estimated_drop: Option<f64>,
     /// The price of divergence; absent without prefix credit.
     pub beta: Option<f64>,
@@ -246,10 +247,12 @@ impl<'a, B: Backbone> Trainer<'a, B> {
         let share = |right: usize, of: usize| 100.0 * right as f64 / of.max(1) as f64;
         let dense_right = dense.iter().zip(&labels).filter(|(p, l)| p == l).count();
         let sampled_right = correct.iter().flatten().filter(|right| **right).count();
-        let sampled_drop =
-            share(dense_right, labels.len()) - share(sampled_right, labels.len() * rollouts.len());
         let divergence = prefix_credit
             .then(|| mean(rollouts.iter().flat_map(|r| r.divergences.last().into_iter().flatten().copied())));
+        let sampled_drop = match divergence {
+            Some(divergence) if spec.num_classes == 0 => 100.0 * divergence,
+            _ => share(dense_right, labels.len()) - share(sampled_right, labels.len() * rollouts.len()),
+        };
         if let Some(divergence) = divergence {
             self.state.constraint.observe(sampled_drop, divergence, &self.config.constraint);
         }
@@ -263,9 +266,7 @@ impl<'a, B: Backbone> Trainer<'a, B> {
             reward_efficiency: parts.efficiency,
             keep_ratio: keep_ratios(&rollouts, num_patches),
             cost: mean(rollouts.iter().flat_map(|r| r.costs.iter().copied())),
-            divergence: prefix_credit.then(|| {
-                mean(rollouts.iter().flat_map(|r| r.divergences.last().into_iter().flatten().copied()))
-            }),
+            divergence,
             sampled_drop,
             estimated_drop: divergence.map(|_| self.state.constraint.estimated_drop()),
             beta: prefix_credit.then_some(beta),

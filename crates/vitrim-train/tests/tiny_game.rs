@@ -46,7 +46,7 @@ fn judge(toy: &Toy, policy: &Policy, read_out: ReadOut) -> (f64, f64, f64) {
     let keys: Vec<u64> = (0..n).collect();
     let mut pruner = LearnedPruner::new(toy.spec(), policy).with_read_out(read_out);
     let out = run(toy, &mut pruner, PixelBatch::new(&pixels, n as usize), &keys).unwrap();
-    let right = out.logits.argmax().iter().zip(&labels).filter(|(p, l)| Some(**p as u32) == **l).count();
+    let right = out.answer.argmax().iter().zip(&labels).filter(|(p, l)| Some(**p as u32) == **l).count();
     let (mut marked, mut unmarked) = (0, 0);
     for (b, marks) in marks.iter().enumerate() {
         for position in out.stages.last().unwrap().grid_positions(b) {

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use vitrim_data::{Dataset, Loader, LoaderOptions, OnBadImage, Order};
 use vitrim_prune::{LearnedPruner, Policy, Pruned, Pruner, ReadOut, run_from};
-use vitrim_vit::{Backbone, PixelBatch, Precision, Site, Taps, Want};
+use vitrim_vit::{Backbone, PixelBatch, Precision, Site, Taps, VitSpec, Want};
 
 use crate::error::{Result, VitrimError};
 use crate::evaluate::keys;
@@ -51,7 +51,7 @@ pub struct Calibration {
     /// nothing is certified for it. Records from before there was a choice are in f32.
     #[serde(with = "crate::dtype", default)]
     pub dtype: Precision,
-    /// The drop allowed, pp.
+    /// The drop allowed, pp; of a backbone without classes the drift, percent.
     pub max_drop: f64,
     /// The confidence asked for.
     pub confidence: Confidence,
@@ -71,7 +71,7 @@ pub struct CalibrationOptions {
     /// Thresholds to measure, ascending, fixed before any of the images is seen: [`grid`], or what a
     /// [`pilot`] on other images left of it.
     pub thresholds: Vec<f64>,
-    /// The drop allowed, pp.
+    /// The drop allowed, pp; of a backbone without classes the drift, percent.
     pub max_drop: f64,
     /// How sure to be.
     pub confidence: Confidence,
@@ -196,6 +196,26 @@ pub fn check_max_drop(max_drop: f64) -> Result<f64> {
     Err(VitrimError::Setting(format!("max-drop {max_drop} must lie between 0 and 100 percentage points")))
 }
 
+/// What a backbone of geometry `spec` may lose, by what was given: a drop of top-1, pp, where it has classes, a drift of
+/// its features, percent, where it has none. `None` if nothing was given.
+///
+/// # Errors
+/// [`VitrimError::Setting`] if the other one was given, or it does not lie between 0 and 100.
+pub fn allowed(spec: &VitSpec, max_drop: Option<f64>, max_drift: Option<f64>) -> Result<Option<f64>> {
+    match (spec.num_classes, max_drop, max_drift) {
+        (0, Some(_), _) => Err(VitrimError::Setting(
+            "max-drop: the backbone has no classes whose top-1 could drop; give max-drift, percent".into(),
+        )),
+        (1.., _, Some(_)) => Err(VitrimError::Setting(
+            "max-drift: the backbone has classes, and is held to their top-1; give max-drop, percentage points".into(),
+        )),
+        (_, None, Some(drift)) if !(0.0..=100.0).contains(&drift) => {
+            Err(VitrimError::Setting(format!("max-drift {drift} must lie between 0 and 100 percent")))
+        }
+        _ => max_drop.map(check_max_drop).transpose().map(|drop| drop.or(max_drift)),
+    }
+}
+
 /// The threshold of a choice; where nothing is certified, the one that keeps everything.
 fn threshold(choice: &Choice) -> f64 {
     match choice.verdict {
@@ -233,7 +253,7 @@ pub fn pilot(
     // Few images say little about a drop, but it grows in proportion to D, which they do tell.
     let (mut drops, mut divergences) = (0.0, 0.0);
     for point in front.points() {
-        drops += point.drop()?.drop_pp();
+        drops += point.loss()?.measured();
         divergences += point.fidelity;
     }
     let divergence = PILOT_SHARE * options.max_drop * divergences / drops.max(f64::MIN_POSITIVE);
@@ -319,7 +339,7 @@ fn measure(
         model.advance(&mut state, first.0, first.1)?;
         let mut unpruned = state.clone();
         model.advance(&mut unpruned, Site::end(&loaded.spec), Taps::NONE)?;
-        let dense = model.finish(&unpruned, Want::Logits)?;
+        let dense = model.finish(&unpruned, Want::answer(&loaded.spec))?;
         // Once a threshold keeps everything, so do all below it, and need no run of their own.
         let mut kept_all: Option<Pruned> = None;
         for setting in settings.iter_mut().rev() {
@@ -342,7 +362,8 @@ fn measure(
         });
     }
     let labelled = settings[0].tally.labelled();
-    let points = settings.iter().map(|setting| setting.tally.front_point(setting.threshold)).collect();
+    let points =
+        settings.iter().map(|setting| setting.tally.front_point(setting.threshold)).collect::<Result<_>>()?;
     Ok(Front::new(labelled > 0, if labelled > 0 { labelled } else { images }, points)?)
 }
 
@@ -358,7 +379,7 @@ fn give_up(settings: &mut Vec<Setting>, beyond: f64) -> Result<()> {
         return Ok(());
     }
     for (i, setting) in settings.iter().enumerate().skip(1) {
-        let (low, _) = setting.tally.drop()?.interval(Confidence::new(0.95)?);
+        let (low, _) = setting.tally.loss()?.interval(Confidence::new(0.95)?);
         if low > beyond {
             settings.truncate(i);
             break;
@@ -378,6 +399,7 @@ mod tests {
             cost,
             gmacs: cost,
             keep_ratio: vec![cost],
+            drift: None,
             fidelity: 0.0,
             images: 10,
             dense_only_right: 0,

@@ -8,10 +8,11 @@ use vitrim_prune::{ImageKey, LearnedPruner, Policy, Pruner, first_site, run_from
 use vitrim_vit::{Backbone, Output, PixelBatch, Site, Taps, Want, cost};
 
 use crate::error::{Result, VitrimError};
+use crate::front::Measure;
 use crate::loaded::Loaded;
 use crate::methods::{Method, can_act, hand_made};
 use crate::speed::{Pixels, SpeedOptions, SpeedUp, speed_up};
-use crate::stats::Confidence;
+use crate::stats::{Confidence, Loss};
 use crate::tally::{CostSpread, Tally};
 use crate::watch::Watch;
 
@@ -71,11 +72,14 @@ pub struct MethodReport {
     pub top1: Option<f64>,
     /// Dense minus pruned top-1, pp; null without labels.
     pub drop_pp: Option<f64>,
-    /// Paired 95 % interval of the drop, pp; without labels, of the disagreement.
+    /// Paired 95 % interval of the drop, pp; without labels, of the disagreement, and without classes, of the drift.
     pub interval_pp: (f64, f64),
-    /// Images on which the class differs from the dense model's, percent.
-    pub disagreement: f64,
-    /// Mean D = 9 KL at temperature 3 to the dense prediction, nats.
+    /// Images on which the class differs from the dense model's, percent; null without classes.
+    pub disagreement: Option<f64>,
+    /// Drift of the features of a backbone without classes, 100 (1 - cos), percent; null with classes.
+    #[serde(default)]
+    pub drift: Option<f64>,
+    /// Mean D = 9 KL at temperature 3 to the dense prediction, nats; 1 - cos of the features without classes.
     pub fidelity: f64,
     /// Mean share of N0 left after each stage, `[K]`.
     pub keep_ratio: Vec<f64>,
@@ -89,6 +93,24 @@ pub struct MethodReport {
     pub speed: Vec<SpeedUp>,
 }
 
+impl Evaluation {
+    /// What the methods' losses are of.
+    pub fn measure(&self) -> Measure {
+        match self.methods.iter().any(|method| method.drift.is_some()) {
+            true => Measure::Drift,
+            false if self.labelled > 0 => Measure::Drop,
+            false => Measure::Disagreement,
+        }
+    }
+}
+
+impl MethodReport {
+    /// What it loses: the drop, else the drift, else the disagreement.
+    pub fn loss(&self) -> f64 {
+        self.drop_pp.or(self.drift).or(self.disagreement).unwrap_or_default()
+    }
+}
+
 /// A method while it is measured.
 struct Contender {
     method: Method,
@@ -99,8 +121,8 @@ struct Contender {
 /// The dense model's answers, and pixels to time with.
 #[derive(Default)]
 struct Dense {
-    /// Logits of each batch.
-    logits: Vec<Output>,
+    /// Logits of each batch, or features.
+    answers: Vec<Output>,
     right: usize,
     labelled: usize,
     images: usize,
@@ -200,12 +222,12 @@ fn first_pass(
         model.advance(&mut state, site, taps)?;
         let mut unpruned = state.clone();
         model.advance(&mut unpruned, Site::end(&loaded.spec), Taps::NONE)?;
-        let logits = model.finish(&unpruned, Want::Logits)?;
+        let answer = model.finish(&unpruned, Want::answer(&loaded.spec))?;
         for contender in contenders.iter_mut() {
             let pruned = run_from(model, contender.pruner.as_mut(), state.clone(), &keys)?;
-            contender.tally.add(&logits, &pruned, &batch.labels);
+            contender.tally.add(&answer, &pruned, &batch.labels);
         }
-        dense.add(&batch, logits, &keys, room);
+        dense.add(&batch, answer, &keys, room);
         watch.at(loader.position(), loader.total())?;
     }
     dense.bad_images = loader.bad_images().count();
@@ -233,14 +255,14 @@ fn second_pass(
     let (site, taps) = start(contenders, loaded);
     let model = &loaded.model;
     let mut loader = loader(loaded, dataset, options)?;
-    for logits in &dense.logits {
+    for answer in &dense.answers {
         let Some(batch) = loader.next().transpose()? else { break };
         let mut state = model.embed(PixelBatch::new(&batch.pixels, batch.len()))?;
         model.advance(&mut state, site, taps)?;
         let keys = keys(&batch);
         for contender in contenders.iter_mut() {
             let pruned = run_from(model, contender.pruner.as_mut(), state.clone(), &keys)?;
-            contender.tally.add(logits, &pruned, &batch.labels);
+            contender.tally.add(answer, &pruned, &batch.labels);
         }
         watch.at(loader.position(), loader.total())?;
     }
@@ -266,8 +288,8 @@ pub(crate) fn keys(batch: &Batch) -> Vec<ImageKey> {
 
 impl Dense {
     /// Adds a batch, and keeps its pixels as long as fewer than `room` images are kept.
-    fn add(&mut self, batch: &Batch, logits: Output, keys: &[ImageKey], room: usize) {
-        for (class, label) in logits.argmax().into_iter().zip(&batch.labels) {
+    fn add(&mut self, batch: &Batch, answer: Output, keys: &[ImageKey], room: usize) {
+        for (class, label) in answer.argmax().into_iter().zip(&batch.labels) {
             self.labelled += usize::from(label.is_some());
             self.right += usize::from(*label == u32::try_from(class).ok());
         }
@@ -276,15 +298,14 @@ impl Dense {
         let kept = room.saturating_sub(self.keys.len()).min(batch.len());
         self.keys.extend(&keys[..kept]);
         self.pixels.extend_from_slice(&batch.pixels[..kept * (batch.pixels.len() / batch.len())]);
-        self.logits.push(logits);
+        self.answers.push(answer);
     }
 }
 
 impl Contender {
     fn report(mut self, loaded: &Loaded, dense: &Dense, options: &EvalOptions) -> Result<MethodReport> {
         let tally = &self.tally;
-        let drop = tally.drop()?;
-        let labelled = tally.labelled() > 0;
+        let (loss, labelled) = (tally.loss()?, tally.labelled() > 0);
         let spread = tally.spread().unwrap_or(CostSpread { p10: 1.0, p50: 1.0, p90: 1.0 });
         let speed = match options.speed {
             Some(seconds) => speeds(loaded, self.pruner.as_mut(), dense, seconds)?,
@@ -293,9 +314,10 @@ impl Contender {
         Ok(MethodReport {
             method: self.method.to_string(),
             top1: tally.top1(),
-            drop_pp: labelled.then(|| drop.drop_pp()),
-            interval_pp: drop.interval(Confidence::new(0.95)?),
+            drop_pp: labelled.then(|| loss.measured()),
+            interval_pp: loss.interval(Confidence::new(0.95)?),
             disagreement: tally.disagreement(),
+            drift: matches!(loss, Loss::Drift(_)).then(|| loss.measured()),
             fidelity: tally.mean_divergence(),
             keep_ratio: tally.keep_ratio(),
             gmacs: tally.gmacs(),

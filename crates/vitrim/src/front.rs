@@ -1,13 +1,13 @@
 //! The measured front (drop against cost, one point a setting) and the choice on it.
 //!
 //! A setting is a point's threshold. The choice is the cheapest setting that is certified to stay
-//! within the drop that the user allows, or a plain word on why none is.
+//! within the drop (or the drift) that the user allows, or a plain word on why none is.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::stats::{Confidence, PairedDrop, StatsError};
+use crate::stats::{Confidence, Drift, Loss, PairedDrop, StatsError};
 
 /// A front that cannot be used.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -36,6 +36,14 @@ pub enum FrontError {
         /// Its share of the dense MACs.
         cost: f64,
     },
+    /// Some points are of features that drift, others of classes.
+    #[error(
+        "setting {setting} was measured on another kind of backbone than the front's first; measure it again"
+    )]
+    Mixed {
+        /// The setting of the point.
+        setting: f64,
+    },
     /// A point's counts contradict each other.
     #[error("setting {setting}: {cause}")]
     Counts {
@@ -44,6 +52,42 @@ pub enum FrontError {
         /// What is wrong with them.
         cause: StatsError,
     },
+}
+
+/// What a front's loss is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Measure {
+    /// Top-1, judged by labels.
+    Drop,
+    /// Agreement with the dense model's classes, which bounds the drop of images without labels.
+    Disagreement,
+    /// The direction of the pooled features, of backbones without classes.
+    Drift,
+}
+
+impl Measure {
+    /// In a sentence.
+    pub fn name(self) -> &'static str {
+        match self {
+            Measure::Drop => "drop",
+            Measure::Disagreement => "disagreement with the dense model",
+            Measure::Drift => "drift",
+        }
+    }
+
+    /// Its unit.
+    pub fn unit(self) -> &'static str {
+        if self == Measure::Drift { "%" } else { "pp" }
+    }
+
+    /// At the head of a table's column.
+    pub fn header(self) -> &'static str {
+        match self {
+            Measure::Drop => "drop pp",
+            Measure::Disagreement => "differs %",
+            Measure::Drift => "drift %",
+        }
+    }
 }
 
 /// One setting, measured.
@@ -63,19 +107,28 @@ pub struct FrontPoint {
     pub dense_only_right: usize,
     /// Images that only the pruned model got right. Without labels: 0.
     pub pruned_only_right: usize,
-    /// Mean D = 9 KL(softmax(z / 3) || softmax(z' / 3)), z the dense logits and z' the pruned ones.
+    /// How far the features of a backbone without classes drift; both counts are 0 then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drift: Option<Drift>,
+    /// Mean D = 9 KL(softmax(z / 3) || softmax(z' / 3)), z the dense logits and z' the pruned ones; 1 - cos of the
+    /// features of a backbone without classes.
     pub fidelity: f64,
     /// Mean share of the patch tokens that is alive after each stage, `[K]`.
     pub keep_ratio: Vec<f64>,
 }
 
 impl FrontPoint {
-    /// The drop with its bounds.
+    /// What it loses, with its bounds.
     ///
     /// # Errors
     /// [`StatsError`] for counts that contradict each other; never for a point of a [`Front`].
-    pub fn drop(&self) -> Result<PairedDrop, StatsError> {
-        PairedDrop::new(self.images, self.dense_only_right, self.pruned_only_right)
+    pub fn loss(&self) -> Result<Loss, StatsError> {
+        match self.drift {
+            Some(drift) => Ok(Loss::Drift(drift)),
+            None => {
+                PairedDrop::new(self.images, self.dense_only_right, self.pruned_only_right).map(Loss::Drop)
+            }
+        }
     }
 }
 
@@ -124,7 +177,10 @@ impl Front {
             if point.images != images {
                 return Err(FrontError::Images { setting, images: point.images, expected: images });
             }
-            point.drop().map_err(|cause| FrontError::Counts { setting, cause })?;
+            if point.drift.is_some() != points[0].drift.is_some() {
+                return Err(FrontError::Mixed { setting });
+            }
+            point.loss().map_err(|cause| FrontError::Counts { setting, cause })?;
         }
         points.sort_by(|a, b| {
             let by_cost = b.cost.total_cmp(&a.cost);
@@ -138,6 +194,15 @@ impl Front {
         self.labelled
     }
 
+    /// What its losses are of.
+    pub fn measure(&self) -> Measure {
+        match (self.points[0].drift, self.labelled) {
+            (Some(_), _) => Measure::Drift,
+            (None, true) => Measure::Drop,
+            (None, false) => Measure::Disagreement,
+        }
+    }
+
     /// Images that every point was measured on.
     pub fn images(&self) -> usize {
         self.images
@@ -148,10 +213,10 @@ impl Front {
         &self.points
     }
 
-    /// Each point's drop, in the order of the points.
-    fn drops(&self) -> Vec<PairedDrop> {
-        let drop = |point: &FrontPoint| point.drop().expect("Front::new checked the counts");
-        self.points.iter().map(drop).collect()
+    /// Each point's loss, in the order of the points.
+    fn losses(&self) -> Vec<Loss> {
+        let loss = |point: &FrontPoint| point.loss().expect("Front::new checked the counts");
+        self.points.iter().map(loss).collect()
     }
 }
 
@@ -164,16 +229,16 @@ pub struct Chosen {
     pub setting: f64,
     /// Its share of the dense MACs.
     pub cost: f64,
-    /// Its measured drop, in pp.
-    pub drop_pp: f64,
-    /// The upper bound of its drop at the confidence asked for, in pp.
-    pub bound_pp: f64,
+    /// Its measured loss, in the unit of the [`Measure`].
+    pub loss: f64,
+    /// The upper bound of its loss at the confidence asked for.
+    pub bound: f64,
 }
 
 /// Whether a target could be certified.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Verdict {
-    /// The drop of this setting is within the target, at the confidence asked for.
+    /// The loss of this setting is within the target, at the confidence asked for.
     Certified(Chosen),
     /// These images cannot certify the target, not even for the setting that prunes least.
     NotCertified {
@@ -187,22 +252,22 @@ pub enum Verdict {
     },
 }
 
-/// The answer to "the cheapest setting within this drop", with the question. Prints as one line.
+/// The answer to "the cheapest setting within this loss", with the question. Prints as one line.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Choice {
-    /// The drop allowed, in pp.
-    pub max_drop_pp: f64,
+    /// The loss allowed.
+    pub allowed: f64,
     /// The confidence asked for.
     pub confidence: Confidence,
     /// Images behind the answer.
     pub images: usize,
-    /// Whether they had labels. Without, "drop" means top-1 disagreement with the dense model.
-    pub labelled: bool,
+    /// What the loss is of.
+    pub measure: Measure,
     /// The answer.
     pub verdict: Verdict,
 }
 
-/// The cheapest setting of `front` that is certified to drop at most `max_drop_pp` pp.
+/// The cheapest setting of `front` that is certified to lose at most `allowed`.
 ///
 /// Fixed-sequence testing (Angelopoulos, Bates, Candes, Jordan, Lei, "Learn then Test", 2021,
 /// arXiv 2110.01052, section 2.3): from the costliest point to the cheapest, stop at the first whose
@@ -211,57 +276,50 @@ pub struct Choice {
 /// that is at most 1 - confidence, however many settings were measured: no correction for their
 /// number is needed. It holds as long as the order is not picked by looking at the drops; cost
 /// grows with the tokens kept, so a threshold's place is known beforehand.
-pub fn choose(front: &Front, max_drop_pp: f64, confidence: Confidence) -> Choice {
-    let drops = front.drops();
+pub fn choose(front: &Front, allowed: f64, confidence: Confidence) -> Choice {
+    let losses = front.losses();
     let last_accepted = |confidence: Confidence| {
-        let accepted = drops.iter().take_while(|drop| drop.upper_bound(confidence) <= max_drop_pp);
+        let accepted = losses.iter().take_while(|loss| loss.upper_bound(confidence) <= allowed);
         accepted.count().checked_sub(1)
     };
     let chosen = |index: usize| Chosen {
         index,
         setting: front.points[index].setting,
         cost: front.points[index].cost,
-        drop_pp: drops[index].drop_pp(),
-        bound_pp: drops[index].upper_bound(confidence),
+        loss: losses[index].measured(),
+        bound: losses[index].upper_bound(confidence),
     };
     let verdict = match last_accepted(confidence) {
         Some(index) => Verdict::Certified(chosen(index)),
         None => Verdict::NotCertified {
             mildest: chosen(0),
             best: last_accepted(Confidence::POINT_ESTIMATE).map(chosen),
-            images_needed: drops[0].images_needed(max_drop_pp, confidence),
+            images_needed: losses[0].images_needed(allowed, confidence),
         },
     };
-    Choice { max_drop_pp, confidence, images: front.images, labelled: front.labelled, verdict }
-}
-
-impl Choice {
-    /// What the target is about.
-    fn measure(&self) -> &'static str {
-        if self.labelled { "drop" } else { "disagreement with the dense model" }
-    }
+    Choice { allowed, confidence, images: front.images, measure: front.measure(), verdict }
 }
 
 impl fmt::Display for Choice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let measure = self.measure();
-        let (target, images, confidence) = (self.max_drop_pp, self.images, self.confidence);
+        let (measure, unit) = (self.measure.name(), self.measure.unit());
+        let (target, images, confidence) = (self.allowed, self.images, self.confidence);
         match self.verdict {
             Verdict::Certified(point) => write!(
                 f,
-                "a {measure} of at most {target} pp is certified on {images} images at confidence \
-                 {confidence}: setting {} costs {:.1} % of dense, {measure} {:.2} pp, upper bound {:.2} pp",
+                "a {measure} of at most {target} {unit} is certified on {images} images at confidence \
+                 {confidence}: setting {} costs {:.1} % of dense, {measure} {:.2} {unit}, upper bound {:.2} {unit}",
                 point.setting,
                 100.0 * point.cost,
-                point.drop_pp,
-                point.bound_pp,
+                point.loss,
+                point.bound,
             ),
             Verdict::NotCertified { mildest, best, images_needed } => {
                 write!(
                     f,
-                    "{images} images cannot certify a {measure} of at most {target} pp at confidence \
-                     {confidence}: the mildest setting ({}) has {measure} {:.2} pp, upper bound {:.2} pp; ",
-                    mildest.setting, mildest.drop_pp, mildest.bound_pp,
+                    "{images} images cannot certify a {measure} of at most {target} {unit} at confidence \
+                     {confidence}: the mildest setting ({}) has {measure} {:.2} {unit}, upper bound {:.2} {unit}; ",
+                    mildest.setting, mildest.loss, mildest.bound,
                 )?;
                 match images_needed {
                     Some(needed) => write!(f, "about {needed} such images would certify it")?,
@@ -270,10 +328,10 @@ impl fmt::Display for Choice {
                 match best {
                     Some(best) => write!(
                         f,
-                        "; by point estimate alone (confidence 0.5), setting {} costs {:.1} % of dense, {measure} {:.2} pp",
+                        "; by point estimate alone (confidence 0.5), setting {} costs {:.1} % of dense, {measure} {:.2} {unit}",
                         best.setting,
                         100.0 * best.cost,
-                        best.drop_pp,
+                        best.loss,
                     ),
                     None => Ok(()),
                 }
@@ -296,6 +354,7 @@ mod tests {
             images: 2000,
             dense_only_right: dense_only,
             pruned_only_right: pruned_only,
+            drift: None,
             fidelity: 0.01,
             keep_ratio: vec![cost; 3],
         }
@@ -374,6 +433,34 @@ mod tests {
         assert!(line.contains("no number of such images"), "{line}");
     }
 
+    #[test]
+    fn a_drift_is_chosen_on_as_a_drop_is() {
+        // Means 0.5, 1 and 2 %, every other image twice that.
+        let drifting = |setting: f64, cost: f64, mean: f64| FrontPoint {
+            drift: Some(
+                Drift::new(2000, [2000.0 * mean, 4000.0 * mean.powi(2), 8000.0 * mean.powi(3)]).unwrap(),
+            ),
+            ..point(setting, cost, 0, 0)
+        };
+        let points = vec![drifting(0.2, 0.9, 0.5), drifting(0.4, 0.8, 1.0), drifting(0.6, 0.7, 2.0)];
+        let front = Front::new(false, 2000, points.clone()).unwrap();
+        let line = choose(&front, 1.5, confidence(0.9)).to_string();
+        assert!(
+            line.starts_with("a drift of at most 1.5 % is certified on 2000 images at confidence 0.9"),
+            "{line}"
+        );
+        assert!(
+            line.ends_with("setting 0.4 costs 80.0 % of dense, drift 1.00 %, upper bound 1.03 %"),
+            "{line}"
+        );
+        let line = choose(&front, 0.4, confidence(0.9)).to_string();
+        assert!(line.contains("no number of such images would"), "{line}");
+        let json = serde_json::to_string(&front).unwrap();
+        assert_eq!(serde_json::from_str::<Front>(&json).unwrap(), front);
+        let mixed = vec![points[0].clone(), point(0.4, 0.8, 1, 1)];
+        assert_eq!(Front::new(false, 2000, mixed), Err(FrontError::Mixed { setting: 0.4 }));
+    }
+
     const LEVELS: usize = 20;
 
     /// An image of a synthetic population: for each level of pruning, how it moves the drop.
@@ -412,7 +499,7 @@ mod tests {
         let mut rng = StdRng::seed_from_u64(11);
         let population = population(50_000, &mut rng);
         let truth = measure(&population);
-        let true_drop = |index: usize| truth.points()[index].drop().unwrap().drop_pp();
+        let true_drop = |index: usize| truth.points()[index].loss().unwrap().measured();
         let target_pp = 0.5;
         assert!(true_drop(0) < 0.1 && true_drop(LEVELS - 1) > 1.0);
 

@@ -152,22 +152,19 @@ fn fronts(
         model.advance(&mut state, site, taps)?;
         let mut unpruned = state.clone();
         model.advance(&mut unpruned, Site::end(&loaded.spec), Taps::NONE)?;
-        let dense = model.finish(&unpruned, Want::Logits)?;
+        let dense = model.finish(&unpruned, Want::answer(&loaded.spec))?;
         for contender in &mut contenders {
             let pruned = run_from(model, contender.pruner.as_mut(), state.clone(), &keys)?;
             contender.tally.add(&dense, &pruned, &batch.labels);
         }
         watch.at(loader.position(), loader.total())?;
     }
-    let front_of = |method: Method| MethodFront {
-        method: method.to_string(),
-        points: contenders
-            .iter()
-            .filter(|contender| contender.method == method)
-            .map(|contender| contender.tally.front_point(contender.setting))
-            .collect(),
+    let front_of = |method: Method| {
+        let points = contenders.iter().filter(|contender| contender.method == method);
+        let points = points.map(|contender| contender.tally.front_point(contender.setting));
+        Ok(MethodFront { method: method.to_string(), points: points.collect::<Result<_>>()? })
     };
-    Ok(methods.into_iter().map(front_of).collect())
+    methods.into_iter().map(front_of).collect()
 }
 
 fn loader(loaded: &Loaded, dataset: &Dataset, options: &GatherOptions) -> Result<Loader> {
@@ -251,6 +248,8 @@ fn picture_of(
     if let Some(size) = dataset.object_size(index) {
         caption = format!("{caption}, {size:.0} px across");
     }
-    let found = pruned.logits.argmax()[0];
-    Ok((png(&picture)?, format!("{caption}; taken for {}", name(found))))
+    if loaded.spec.num_classes > 0 {
+        caption = format!("{caption}; taken for {}", name(pruned.answer.argmax()[0]));
+    }
+    Ok((png(&picture)?, caption))
 }

@@ -10,7 +10,7 @@ use vitrim_vit::{Precision, VitSpec};
 
 use crate::calibrate::Calibration;
 use crate::error::{Result, VitrimError};
-use crate::front::FrontPoint;
+use crate::front::{FrontPoint, Measure};
 use crate::stats::Confidence;
 
 /// Of the intervals on the card.
@@ -88,7 +88,7 @@ fn front_matter(
         writeln!(page, "  - task:\n      type: image-classification\n    dataset:")?;
         let (data, split) = (quoted(&record.data), quoted(&record.split));
         writeln!(page, "      name: {data}\n      type: {data}\n      split: {split}\n    metrics:")?;
-        let kind = if record.front.labelled() { "top-1 drop, pp" } else { "top-1 disagreement, %" };
+        let kind = loss_name(record.front.measure());
         for (kind, value) in [(kind, drop.measured), ("MACs, % of dense", 100.0 * point.cost)] {
             writeln!(page, "    - type: {}\n      value: {value:.2}", quoted(kind))?;
         }
@@ -132,7 +132,7 @@ fn section_figures(
         );
     };
     let (images, split, data) = (record.front.images(), &record.split, &record.data);
-    let drop_name = if record.front.labelled() { "top-1 drop, pp" } else { "top-1 disagreement, %" };
+    let drop_name = loss_name(record.front.measure());
     writeln!(page, "Measured on {images} images of `{split}` of `{data}`, in {}:\n", record.dtype)?;
     if let Some((point, drop)) = figures {
         let Drop { measured, low, high } = drop;
@@ -149,7 +149,8 @@ fn section_figures(
             record.choice
         )?;
     }
-    writeln!(page, "Other points, which `--max-drop` and `--confidence` choose from:\n")?;
+    let flag = if record.front.measure() == Measure::Drift { "--max-drift" } else { "--max-drop" };
+    writeln!(page, "Other points, which `{flag}` and `--confidence` choose from:\n")?;
     writeln!(page, "| threshold | {drop_name} [95 % interval] | MACs, % of dense | kept after each stage |")?;
     writeln!(page, "| --- | --- | --- | --- |")?;
     for row in others {
@@ -189,7 +190,7 @@ fn section_limits(page: &mut String, card: &Card<'_>) -> std::fmt::Result {
              `vitrim eval`, or calibrate it again.",
             record.dtype
         )?;
-        if !record.front.labelled() {
+        if record.front.measure() == Measure::Disagreement {
             writeln!(
                 page,
                 "* Those images had no labels: disagreement with the dense model bounds the drop."
@@ -221,9 +222,18 @@ fn rows(record: &Calibration) -> Result<Vec<String>> {
 }
 
 fn drop(point: &FrontPoint) -> Result<Drop> {
-    let drop = point.drop()?;
-    let (low, high) = drop.interval(Confidence::new(CONFIDENCE)?);
-    Ok(Drop { measured: drop.drop_pp(), low, high })
+    let loss = point.loss()?;
+    let (low, high) = loss.interval(Confidence::new(CONFIDENCE)?);
+    Ok(Drop { measured: loss.measured(), low, high })
+}
+
+/// What is lost, at the head of a column.
+fn loss_name(measure: Measure) -> &'static str {
+    match measure {
+        Measure::Drop => "top-1 drop, pp",
+        Measure::Disagreement => "top-1 disagreement, %",
+        Measure::Drift => "feature drift 100 (1 - cos), %",
+    }
 }
 
 fn ratios(keep: &[f64]) -> String {
@@ -260,6 +270,7 @@ mod tests {
             cost,
             gmacs: 1.25 * cost,
             keep_ratio: vec![cost, cost / 2.0, cost / 4.0],
+            drift: None,
             fidelity: 0.1,
             images: 1000,
             dense_only_right: lost,

@@ -31,6 +31,8 @@ enum Labels {
     Known(LabelMap, usize),
     /// Those that this map says.
     Mapped(LabelMap),
+    /// None: the backbone has no classes.
+    Ignored,
 }
 
 impl Reading {
@@ -47,6 +49,14 @@ impl Reading {
     pub fn for_backbone(decoding: Decoding, map: Option<&Path>, loaded: &Loaded) -> Result<Self> {
         let classes = loaded.spec.num_classes;
         let labels = match map {
+            Some(path) if classes == 0 => {
+                return Err(VitrimError::Setting(format!(
+                    "label map {}: the backbone ({}) has no classes to map labels to; leave it out",
+                    path.display(),
+                    loaded.origin
+                )));
+            }
+            None if classes == 0 => Labels::Ignored,
             Some(path) => {
                 let map = LabelMap::open(path)?;
                 if let Some(greatest) = map.greatest().filter(|greatest| *greatest as usize >= classes) {
@@ -76,6 +86,7 @@ impl Reading {
     pub fn of(&self, dataset: &Dataset) -> Result<Dataset> {
         let dataset = dataset.decoded_by(self.decoding);
         match &self.labels {
+            Labels::Ignored => Ok(dataset.unlabelled()),
             Labels::Mapped(map) => Ok(dataset.relabelled(map)?),
             Labels::Known(map, classes)
                 if dataset.is_stream() || names_are_known(map, *classes, dataset.class_names()) =>

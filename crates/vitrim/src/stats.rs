@@ -18,7 +18,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use statrs::function::erf::erf_inv;
 
-/// Beyond this many images [`PairedDrop::images_needed`] gives up.
+/// Beyond this many images [`Loss::images_needed`] gives up.
 const MOST_IMAGES: u64 = 1 << 53;
 
 /// A figure that cannot be computed from what was given.
@@ -31,8 +31,8 @@ pub enum StatsError {
         /// What was given.
         given: String,
     },
-    /// A drop on no images at all.
-    #[error("a drop was asked for on 0 images; give at least one")]
+    /// A loss on no images at all.
+    #[error("a loss was asked for on 0 images; give at least one")]
     NoImages,
     /// More discordant images than images.
     #[error(
@@ -178,30 +178,6 @@ impl PairedDrop {
         self.upper_bound_on(self.images as f64, confidence)
     }
 
-    /// How many images it takes for [`PairedDrop::upper_bound`] to reach `target_pp`, were the
-    /// shares of discordant images to stay as they are. None when no number of images would: the
-    /// point estimate exceeds the target, or equals it while more than the point estimate is asked.
-    pub fn images_needed(&self, target_pp: f64, confidence: Confidence) -> Option<usize> {
-        let certified = |images: u64| self.upper_bound_on(images as f64, confidence) <= target_pp;
-        let mut enough = 1;
-        while !certified(enough) {
-            if enough >= MOST_IMAGES {
-                return None;
-            }
-            enough *= 2;
-        }
-        let mut too_few = enough / 2;
-        while enough - too_few > 1 {
-            let middle = too_few + (enough - too_few) / 2;
-            if certified(middle) {
-                enough = middle;
-            } else {
-                too_few = middle;
-            }
-        }
-        usize::try_from(enough).ok()
-    }
-
     fn share(&self, count: usize) -> f64 {
         count as f64 / self.images as f64
     }
@@ -225,6 +201,126 @@ impl PairedDrop {
         let c = images * self.share(self.pruned_only_right) + 0.5;
         let variance = b + c - (b - c).powi(2) / n;
         (100.0 * (b - c) / n, 100.0 * variance.sqrt() / n)
+    }
+}
+
+/// The drift of pooled features on images that both models saw: 100 (1 - cos), percent.
+///
+/// Most images drift a little and a few far, so that the mean is less certain upwards than the normal approximation
+/// says. Bounds are Johnson's, "Modified t tests and confidence intervals for asymmetrical populations", Journal of the
+/// American Statistical Association 73 (1978), 536-544, with the normal quantile:
+/// mean + s / sqrt(n) (z + g (1 + 2 z^2) / (6 sqrt(n))), g the skewness.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Drift {
+    images: usize,
+    mean: f64,
+    deviation: f64,
+    skewness: f64,
+}
+
+impl Drift {
+    /// The drift on images whose drifts' powers 1 to 3 add up to `sums`, percent, percent squared and cubed.
+    ///
+    /// # Errors
+    /// [`StatsError::NoImages`] without images.
+    pub fn new(images: usize, sums: [f64; 3]) -> Result<Drift, StatsError> {
+        if images == 0 {
+            return Err(StatsError::NoImages);
+        }
+        let [mean, square, cube] = sums.map(|sum| sum / images as f64);
+        let variance = (square - mean * mean).max(0.0);
+        let deviation = variance.sqrt();
+        let third = cube - 3.0 * mean * square + 2.0 * mean.powi(3);
+        // Of what hardly differs, rounding is all that the third moment tells.
+        let skewness = if deviation > 1e-9 * mean.abs() { third / deviation.powi(3) } else { 0.0 };
+        Ok(Drift { images, mean, deviation, skewness })
+    }
+
+    /// The two-sided interval `(low, high)`.
+    pub fn interval(&self, confidence: Confidence) -> (f64, f64) {
+        let z = confidence.two_sided_z();
+        (self.bound(self.images as f64, -z).max(0.0), self.bound(self.images as f64, z))
+    }
+
+    fn upper_bound_on(&self, images: f64, confidence: Confidence) -> f64 {
+        if confidence == Confidence::POINT_ESTIMATE {
+            return self.mean;
+        }
+        self.bound(images, confidence.one_sided_z())
+    }
+
+    /// The bound `z` standard errors from the mean, had these moments been seen on `images` images.
+    fn bound(&self, images: f64, z: f64) -> f64 {
+        let root = images.sqrt();
+        self.mean + self.deviation / root * (z + self.skewness * (1.0 + 2.0 * z * z) / (6.0 * root))
+    }
+}
+
+/// What pruning loses, percent of something: what a user allows some of.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Loss {
+    /// Of top-1, pp; without labels, of agreement with the dense model.
+    Drop(PairedDrop),
+    /// Of the features' direction, for backbones without classes.
+    Drift(Drift),
+}
+
+impl Loss {
+    /// The measured loss.
+    pub fn measured(&self) -> f64 {
+        match self {
+            Loss::Drop(drop) => drop.drop_pp(),
+            Loss::Drift(drift) => drift.mean,
+        }
+    }
+
+    /// The two-sided interval `(low, high)` of the loss.
+    pub fn interval(&self, confidence: Confidence) -> (f64, f64) {
+        match self {
+            Loss::Drop(drop) => drop.interval(confidence),
+            Loss::Drift(drift) => drift.interval(confidence),
+        }
+    }
+
+    /// The one-sided upper bound of the loss; at a confidence of 0.5, the measured loss.
+    pub fn upper_bound(&self, confidence: Confidence) -> f64 {
+        let images = match self {
+            Loss::Drop(drop) => drop.images,
+            Loss::Drift(drift) => drift.images,
+        };
+        self.upper_bound_on(images as f64, confidence)
+    }
+
+    /// How many images it takes for [`Loss::upper_bound`] to reach `target`, were all but their number to stay as it
+    /// is. None when no number of images would: the measured loss exceeds the target, or equals it while more than
+    /// the point estimate is asked.
+    pub fn images_needed(&self, target: f64, confidence: Confidence) -> Option<usize> {
+        let certified = |images: u64| self.upper_bound_on(images as f64, confidence) <= target;
+        let mut enough = 1;
+        while !certified(enough) {
+            if enough >= MOST_IMAGES {
+                return None;
+            }
+            enough *= 2;
+        }
+        let mut too_few = enough / 2;
+        while enough - too_few > 1 {
+            let middle = too_few + (enough - too_few) / 2;
+            if certified(middle) {
+                enough = middle;
+            } else {
+                too_few = middle;
+            }
+        }
+        usize::try_from(enough).ok()
+    }
+
+    fn upper_bound_on(&self, images: f64, confidence: Confidence) -> f64 {
+        match self {
+            Loss::Drop(drop) => drop.upper_bound_on(images, confidence),
+            Loss::Drift(drift) => drift.upper_bound_on(images, confidence),
+        }
     }
 }
 
@@ -362,7 +458,7 @@ mod tests {
 
     #[test]
     fn images_needed_is_the_first_number_that_certifies() {
-        let drop = PairedDrop::new(2000, 30, 24).unwrap();
+        let drop = PairedDrop::new(2000, 30, 24).map(Loss::Drop).unwrap();
         let needed = drop.images_needed(0.5, confidence(0.9)).unwrap();
         let at = |n: usize| drop.upper_bound_on(n as f64, confidence(0.9));
         assert!(at(needed) <= 0.5 && at(needed - 1) > 0.5);
@@ -370,11 +466,11 @@ mod tests {
         assert!((11_000..11_300).contains(&needed), "{needed}");
 
         assert_eq!(drop.images_needed(0.2, confidence(0.9)), None);
-        assert_eq!(drop.images_needed(drop.drop_pp(), confidence(0.9)), None);
+        assert_eq!(drop.images_needed(drop.measured(), confidence(0.9)), None);
         assert_eq!(drop.images_needed(0.3, confidence(0.5)), Some(1));
         assert_eq!(drop.images_needed(f64::NAN, confidence(0.9)), None);
         // Nothing discordant: z / (n + 2) = 0.1 % at n = 1279.55.
-        let same = PairedDrop::new(50, 0, 0).unwrap();
+        let same = PairedDrop::new(50, 0, 0).map(Loss::Drop).unwrap();
         assert_eq!(same.images_needed(0.1, confidence(0.9)), Some(1280));
     }
 
@@ -407,6 +503,49 @@ mod tests {
         // The worst case of the doc comment: two discordant images expected, all on one side.
         let worst = misses(2000, 0.001, 0.0, 0.9);
         assert!(worst < 0.16, "{worst}");
+    }
+
+    fn drift(values: &[f64]) -> Drift {
+        let power = |p: i32| values.iter().map(|v| v.powi(p)).sum::<f64>();
+        Drift::new(values.len(), [power(1), power(2), power(3)]).unwrap()
+    }
+
+    #[test]
+    fn drift_equals_the_numbers_by_hand() {
+        // Of 0, 0, 0, 4: mean 1, variance 3, third moment (3 x -1 + 27) / 4 = 6, skewness 6 / 3^1.5 = 1.154701.
+        let one = drift(&[0.0, 0.0, 0.0, 4.0]);
+        close(one.mean, 1.0, 1e-12);
+        close(one.deviation, 3f64.sqrt(), 1e-12);
+        close(one.skewness, 1.154_700_5, 1e-6);
+        // z = 1.281552 at 0.9: 1 + 1.732051 / 2 (1.281552 + 1.154701 x 4.284748 / 12).
+        close(Loss::Drift(one).upper_bound(confidence(0.9)), 2.466_92, 1e-4);
+        assert_eq!(Loss::Drift(one).upper_bound(Confidence::POINT_ESTIMATE), 1.0);
+        let same = Loss::Drift(drift(&[0.3; 50]));
+        close(same.upper_bound(confidence(0.99)), 0.3, 1e-6);
+        assert_eq!(Drift::new(0, [0.0; 3]), Err(StatsError::NoImages));
+        let needed = Loss::Drift(one).images_needed(1.1, confidence(0.9)).unwrap();
+        let at = |n: usize| one.upper_bound_on(n as f64, confidence(0.9));
+        assert!(at(needed) <= 1.1 && at(needed - 1) > 1.1, "{needed}");
+        assert_eq!(Loss::Drift(one).images_needed(0.9, confidence(0.9)), None);
+    }
+
+    #[test]
+    fn the_drifts_bound_covers_as_often_as_it_says() {
+        // Exp of a normal of deviation 1: mean e^0.5, skewness 6.2, as features drift.
+        let mut rng = StdRng::seed_from_u64(3);
+        let mut normal = || {
+            let (u, v): (f64, f64) = (1.0 - rng.random::<f64>(), rng.random());
+            (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()
+        };
+        let (draws, truth) = (2000, 0.5f64.exp());
+        for (level, expected) in [(0.9, 0.08..0.125), (0.95, 0.035..0.075)] {
+            let missed = (0..draws).filter(|_| {
+                let values: Vec<f64> = (0..500).map(|_| normal().exp()).collect();
+                Loss::Drift(drift(&values)).upper_bound(confidence(level)) < truth
+            });
+            let share = missed.count() as f64 / f64::from(draws);
+            assert!(expected.contains(&share), "{level}: {share}");
+        }
     }
 
     #[test]

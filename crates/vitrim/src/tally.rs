@@ -2,18 +2,17 @@
 
 use serde::{Deserialize, Serialize};
 use vitrim_prune::Pruned;
-use vitrim_train::rewards::divergence;
+use vitrim_train::rewards::divergences;
 use vitrim_vit::{Output, VitSpec, cost};
 
 use crate::error::Result;
 use crate::front::FrontPoint;
-use crate::stats::{PairedDrop, Quantiles};
+use crate::stats::{Drift, Loss, PairedDrop, Quantiles};
 
 /// What a pruned model did to the images seen so far.
 #[derive(Clone, Debug)]
 pub struct Tally {
     dense_macs: u64,
-    num_patches: usize,
     images: usize,
     /// Images with a label.
     labelled: usize,
@@ -22,6 +21,9 @@ pub struct Tally {
     pruned_only_right: usize,
     disagreed: usize,
     divergence: f64,
+    /// Of a backbone without classes: sums of the powers 1 to 3 of the images' drifts, percent.
+    drifts: Option<[f64; 3]>,
+    spec: VitSpec,
     /// Images whose patch at each grid position is left after each stage, `[K][N0]`.
     survivors: Vec<Vec<u32>>,
     /// MACs of each image.
@@ -45,7 +47,6 @@ impl Tally {
     pub fn new(spec: &VitSpec) -> Self {
         Tally {
             dense_macs: cost::dense_macs(spec),
-            num_patches: spec.num_patches(),
             images: 0,
             labelled: 0,
             right: 0,
@@ -53,18 +54,39 @@ impl Tally {
             pruned_only_right: 0,
             disagreed: 0,
             divergence: 0.0,
+            drifts: (spec.num_classes == 0).then_some([0.0; 3]),
+            spec: spec.clone(),
             survivors: Vec::new(),
             macs: Vec::new(),
         }
     }
 
-    /// Adds a batch: `dense` and `pruned` logits `[B, C]`, `labels: [B]`.
+    /// Adds a batch: what the dense and the pruned model answered, `labels: [B]`.
     pub fn add(&mut self, dense: &Output, pruned: &Pruned, labels: &[Option<u32>]) {
-        let predictions = dense.argmax().into_iter().zip(pruned.logits.argmax());
-        for (b, ((dense_class, pruned_class), label)) in predictions.zip(labels).enumerate() {
-            self.images += 1;
+        let divergences = divergences(&self.spec, dense, &pruned.answer);
+        self.images += divergences.len();
+        self.divergence += divergences.iter().sum::<f64>();
+        match &mut self.drifts {
+            Some(sums) => {
+                for drift in divergences.iter().map(|d| 100.0 * d) {
+                    for (sum, power) in sums.iter_mut().zip([drift, drift.powi(2), drift.powi(3)]) {
+                        *sum += power;
+                    }
+                }
+            }
+            None => self.add_classes(&dense.argmax(), &pruned.answer.argmax(), labels),
+        }
+        let patches = self.spec.num_patches();
+        self.survivors.resize_with(pruned.stages.len(), || vec![0; patches]);
+        for (counts, stage) in self.survivors.iter_mut().zip(&pruned.stages) {
+            stage.origins.iter().filter_map(|origin| origin.grid()).for_each(|p| counts[p] += 1);
+        }
+        self.macs.extend(&pruned.macs);
+    }
+
+    fn add_classes(&mut self, dense: &[usize], pruned: &[usize], labels: &[Option<u32>]) {
+        for ((&dense_class, &pruned_class), label) in dense.iter().zip(pruned).zip(labels) {
             self.disagreed += usize::from(dense_class != pruned_class);
-            self.divergence += divergence(dense.row(b), pruned.logits.row(b));
             if let Some(label) = label {
                 let right = |class: usize| class == *label as usize;
                 self.labelled += 1;
@@ -73,11 +95,6 @@ impl Tally {
                 self.pruned_only_right += usize::from(!right(dense_class) && right(pruned_class));
             }
         }
-        self.survivors.resize_with(pruned.stages.len(), || vec![0; self.num_patches]);
-        for (counts, stage) in self.survivors.iter_mut().zip(&pruned.stages) {
-            stage.origins.iter().filter_map(|origin| origin.grid()).for_each(|p| counts[p] += 1);
-        }
-        self.macs.extend(&pruned.macs);
     }
 
     /// Images seen.
@@ -95,28 +112,36 @@ impl Tally {
         (self.labelled > 0).then(|| 100.0 * self.right as f64 / self.labelled as f64)
     }
 
-    /// The drop where there are labels; else the disagreement with the dense model, which bounds it.
+    /// The drift of a backbone without classes; the drop where there are labels; else the disagreement with the dense
+    /// model, which bounds it.
     ///
     /// # Errors
     /// Before any image was seen.
-    pub fn drop(&self) -> Result<PairedDrop> {
+    pub fn loss(&self) -> Result<Loss> {
+        if let Some(drift) = self.drift()? {
+            return Ok(Loss::Drift(drift));
+        }
         let (images, lost, won) = self.paired();
-        Ok(PairedDrop::new(images, lost, won)?)
+        Ok(Loss::Drop(PairedDrop::new(images, lost, won)?))
     }
 
-    /// Images on which the two models name different classes, percent.
-    pub fn disagreement(&self) -> f64 {
-        100.0 * self.disagreed as f64 / self.images.max(1) as f64
+    fn drift(&self) -> Result<Option<Drift>> {
+        Ok(self.drifts.map(|sums| Drift::new(self.images, sums)).transpose()?)
     }
 
-    /// Mean D, nats.
+    /// Images on which the two models name different classes, percent. `None` without classes.
+    pub fn disagreement(&self) -> Option<f64> {
+        self.drifts.is_none().then(|| 100.0 * self.disagreed as f64 / self.images.max(1) as f64)
+    }
+
+    /// Mean D ([`divergences`]).
     pub fn mean_divergence(&self) -> f64 {
         self.divergence / self.images.max(1) as f64
     }
 
     /// Mean share of N0 left after each stage, `[K]`; never rises.
     pub fn keep_ratio(&self) -> Vec<f64> {
-        let all = (self.images * self.num_patches).max(1) as f64;
+        let all = (self.images * self.spec.num_patches()).max(1) as f64;
         let left = |counts: &Vec<u32>| counts.iter().map(|n| f64::from(*n)).sum::<f64>();
         self.survivors.iter().map(|counts| left(counts) / all).collect()
     }
@@ -150,18 +175,22 @@ impl Tally {
     }
 
     /// As the point of a front, measured at `setting`.
-    pub fn front_point(&self, setting: f64) -> FrontPoint {
+    ///
+    /// # Errors
+    /// Before any image was seen.
+    pub fn front_point(&self, setting: f64) -> Result<FrontPoint> {
         let (images, dense_only_right, pruned_only_right) = self.paired();
-        FrontPoint {
+        Ok(FrontPoint {
             setting,
             cost: self.cost(),
             gmacs: self.gmacs(),
             images,
             dense_only_right,
             pruned_only_right,
+            drift: self.drift()?,
             fidelity: self.mean_divergence(),
             keep_ratio: self.keep_ratio(),
-        }
+        })
     }
 
     /// (images, dense only right, pruned only right); without labels, disagreements count as lost.

@@ -130,6 +130,7 @@ class Model:
         self,
         *,
         max_drop: Optional[float] = None,
+        max_drift: Optional[float] = None,
         confidence: Optional[float] = None,
         keep: Optional[float] = None,
         gmacs: Optional[float] = None,
@@ -138,6 +139,7 @@ class Model:
 
         Args:
             max_drop: The cheapest threshold whose drop is certified to be at most this, percentage points...
+            max_drift: ... or, of a backbone without classes, whose drift is, percent...
             confidence: ... at this confidence; what is left out stays as calibrated.
             keep: The mildest threshold that costs no more than a hand-made method at this keep ratio.
             gmacs: The mildest threshold whose measured mean cost is at most this, 1e9 MACs an image.
@@ -204,6 +206,7 @@ def train(
     config: Optional[PathOrStr],
     set: list[str],
     max_drop: Optional[float],
+    max_drift: Optional[float],
     confidence: float,
     split: str,
     calibration_split: Optional[str],
@@ -232,6 +235,7 @@ def calibrate(
     data: PathOrStr,
     *,
     max_drop: Optional[float],
+    max_drift: Optional[float],
     confidence: float,
     split: str,
     images: int,

@@ -74,6 +74,7 @@ def calibrate(
     data: PathOrStr,
     *,
     max_drop: Optional[float] = None,
+    max_drift: Optional[float] = None,
     confidence: float = 0.9,
     split: str = "calibration",
     images: int = 10_000,
@@ -88,6 +89,7 @@ def calibrate(
         model: A model that was loaded with a trained policy; its dtype is the one that is certified.
         data: Data set with images that the policy was not trained on.
         max_drop: Percentage points; that of the last calibration, else 0.4, if left out.
+        max_drift: For a backbone without classes: drift of its pooled features, 100 (1 - cos), percent.
         confidence: How sure to be that it is not exceeded; 0.5 is the point estimate.
         split: Images to calibrate on, ``images`` at most.
         on_bad_image: What a corrupt image does.
@@ -100,6 +102,7 @@ def calibrate(
         model,
         data,
         max_drop=max_drop,
+        max_drift=max_drift,
         confidence=confidence,
         split=split,
         images=images,

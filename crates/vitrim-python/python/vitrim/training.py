@@ -47,6 +47,7 @@ def train(
     *,
     out: Optional[PathOrStr] = None,
     max_drop: Optional[float] = None,
+    max_drift: Optional[float] = None,
     confidence: float = 0.9,
     preset: str = "default",
     config: Optional[PathOrStr] = None,
@@ -71,6 +72,7 @@ def train(
         data: Class folders, a flat folder of images, or Hugging Face parquet files.
         out: Run folder; ``runs/`` and the model's name if left out.
         max_drop: Top-1 drop that may be spent, percentage points; 0.4 if left out.
+        max_drift: For a backbone without classes: drift of its pooled features, 100 (1 - cos), percent.
         confidence: How sure the calibration shall be that it is not exceeded; 0.5 is the point estimate.
         preset: ``"default"``, ``"drop"`` (the default's game with agents that leave and do not merge) or ``"paper"``;
             ``config`` is a TOML file laid over it.
@@ -100,6 +102,7 @@ def train(
         config=config,
         set=settings(overrides),
         max_drop=max_drop,
+        max_drift=max_drift,
         confidence=confidence,
         split=split,
         calibration_split=calibration_split if calibrate else None,

@@ -90,6 +90,17 @@ fn img_size(text: &str) -> Result<[usize; 2], String> {
     }
 }
 
+/// What may be lost.
+#[derive(Debug, clap::Args)]
+pub struct LossArgs {
+    /// Top-1 drop that may be spent, pp [default: that of the configuration or the last calibration, else 0.4].
+    #[arg(long, value_name = "PP", allow_negative_numbers = true)]
+    pub max_drop: Option<f64>,
+    /// For a backbone without classes: drift of its pooled features that may be spent, 100 (1 - cos), percent.
+    #[arg(long, value_name = "PERCENT", allow_negative_numbers = true, conflicts_with = "max_drop")]
+    pub max_drift: Option<f64>,
+}
+
 /// What features are of.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum FeaturesOf {
@@ -166,10 +177,9 @@ pub struct TrainArgs {
     /// Seed of everything random (`seed`).
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
-    /// Top-1 drop that may be spent, pp (`constraint.max_drop`).
-    #[arg(long, value_name = "PP", allow_negative_numbers = true)]
-    pub max_drop: Option<f64>,
-    /// How sure the calibration shall be that the drop is not exceeded; 0.5 is the point estimate.
+    #[command(flatten)]
+    pub loss: LossArgs,
+    /// How sure the calibration shall be that it is not exceeded; 0.5 is the point estimate.
     #[arg(long, default_value = "0.9", value_name = "SHARE")]
     pub confidence: Confidence,
     /// Where gradients are computed: cpu or gpu.
@@ -263,10 +273,9 @@ pub struct CalibrateArgs {
     /// Data set with images that the policy was not trained on.
     #[arg(long, value_name = "PATH")]
     pub data: PathBuf,
-    /// Top-1 drop that may be spent, pp [default: that of the last calibration, else 0.4].
-    #[arg(long, value_name = "PP", allow_negative_numbers = true)]
-    pub max_drop: Option<f64>,
-    /// How sure to be that the drop is not exceeded; 0.5 is the point estimate.
+    #[command(flatten)]
+    pub loss: LossArgs,
+    /// How sure to be that it is not exceeded; 0.5 is the point estimate.
     #[arg(long, default_value = "0.9", value_name = "SHARE")]
     pub confidence: Confidence,
     /// Images to calibrate on.
@@ -297,6 +306,15 @@ pub struct PolicyArgs {
         conflicts_with = "read_out"
     )]
     pub max_drop: Option<f64>,
+    /// Another drift likewise, percent, of a backbone without classes.
+    #[arg(
+        long,
+        value_name = "PERCENT",
+        allow_negative_numbers = true,
+        requires = "policy",
+        conflicts_with_all = ["read_out", "max_drop"]
+    )]
+    pub max_drift: Option<f64>,
     /// Another confidence, chosen likewise.
     #[arg(long, value_name = "SHARE", requires = "policy", conflicts_with = "read_out")]
     pub confidence: Option<Confidence>,

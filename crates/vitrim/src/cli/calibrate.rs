@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
 
 use serde_json::json;
-use vitrim::calibrate::{BATCH, CalibrationOptions, MAX_DROP, calibrate, check_max_drop, grid, record};
+use vitrim::calibrate::{BATCH, CalibrationOptions, MAX_DROP, allowed, calibrate, grid, record};
 use vitrim::front::{Choice, Verdict};
 use vitrim::methods::{open_policy, read_out_name};
 use vitrim::parts::DataParts;
@@ -33,7 +33,8 @@ pub fn run(app: &App, args: &CalibrateArgs) -> anyhow::Result<ExitCode> {
     let loaded = Loaded::open_in(&args.model, args.size.opening(args.dtype))?;
     let policy = open_policy(&args.policy, &loaded)?;
     let before = || record(&policy, &args.policy).map(|record| record.max_drop).ok();
-    let max_drop = check_max_drop(args.max_drop.or_else(before).unwrap_or(MAX_DROP))?;
+    let given = allowed(&loaded.spec, args.loss.max_drop, args.loss.max_drift)?;
+    let max_drop = given.or_else(before).unwrap_or(MAX_DROP);
     let parts = args.reading.open(&args.data, &loaded)?;
     let bar = app.reporter.bar("hashing images");
     let dataset = parts.named(&args.split, &mut |done, all| bar.set(done, all))?;
@@ -94,12 +95,12 @@ fn print(app: &App, folder: &Path, policy: &Policy, choice: &Choice) -> anyhow::
     }
     let record = record(policy, folder)?;
     let row = |point: &vitrim::front::FrontPoint| -> anyhow::Result<Vec<String>> {
-        let drop = point.drop()?;
+        let loss = point.loss()?;
         Ok(vec![
             point.setting.to_string(),
             format!("{:.1}", 100.0 * point.cost),
-            format!("{:.2}", drop.drop_pp()),
-            format!("{:.2}", drop.upper_bound(choice.confidence)),
+            format!("{:.2}", loss.measured()),
+            format!("{:.2}", loss.upper_bound(choice.confidence)),
             format!("{:.4}", point.fidelity),
             print::ratios(&point.keep_ratio),
         ])
@@ -109,8 +110,10 @@ fn print(app: &App, folder: &Path, policy: &Policy, choice: &Choice) -> anyhow::
     let alike = |i: usize| points.get(i + 1).is_some_and(|next| next.keep_ratio == points[i].keep_ratio);
     let shown = (0..points.len()).filter(|i| !alike(*i)).map(|i| row(&points[i]));
     let rows = shown.collect::<anyhow::Result<_>>()?;
-    let drop = if choice.labelled { "drop pp" } else { "differs %" };
-    print::table(&["threshold", "of dense %", drop, "upper bound", "D", "kept after stage"], rows)?;
+    print::table(
+        &["threshold", "of dense %", choice.measure.header(), "upper bound", "D", "kept after stage"],
+        rows,
+    )?;
     print::line("")?;
     print::line(&choice.to_string())?;
     if !record.certified {

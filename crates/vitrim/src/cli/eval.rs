@@ -105,6 +105,9 @@ fn command(args: &EvalArgs, split: &str) -> String {
     if let Some(max_drop) = args.policy.max_drop {
         command += &format!(" --max-drop {max_drop}");
     }
+    if let Some(max_drift) = args.policy.max_drift {
+        command += &format!(" --max-drift {max_drift}");
+    }
     if let Some(confidence) = args.policy.confidence {
         command += &format!(" --confidence {confidence}");
     }
@@ -131,6 +134,9 @@ pub fn print(
 ) -> anyhow::Result<()> {
     let labels = match evaluation.dense_top1 {
         Some(top1) => format!("dense top-1 {top1:.2} %"),
+        None if loaded.spec.num_classes == 0 => {
+            "no classes: drift is 100 (1 - cos) of its pooled features to the dense ones".to_owned()
+        }
         None => "no labels: disagreement with the dense model bounds the drop".to_owned(),
     };
     let read_out = read_out.map(|r| format!(", policy read out by {r}")).unwrap_or_default();
@@ -145,11 +151,11 @@ pub fn print(
         return Ok(());
     }
     print::line("")?;
-    let drop = if evaluation.dense_top1.is_some() { "drop pp [95 %]" } else { "differs % [95 %]" };
+    let loss = format!("{} [95 %]", evaluation.measure().header());
     let header = [
         "method",
         "top-1 %",
-        drop,
+        &loss,
         "differs %",
         "D",
         "kept after stage",
@@ -189,8 +195,8 @@ fn quality(method: &MethodReport) -> Vec<String> {
     vec![
         method.method.clone(),
         method.top1.map_or_else(|| "-".to_owned(), |top1| format!("{top1:.2}")),
-        format!("{:.2} [{low:.2}, {high:.2}]", method.drop_pp.unwrap_or(method.disagreement)),
-        format!("{:.2}", method.disagreement),
+        format!("{:.2} [{low:.2}, {high:.2}]", method.loss()),
+        method.disagreement.map_or_else(|| "-".to_owned(), |share| format!("{share:.2}")),
         format!("{:.4}", method.fidelity),
         print::ratios(&method.keep_ratio),
         format!("{:.3}", method.gmacs),

@@ -1,7 +1,7 @@
 //! The policy of a command, set as asked.
 
 use vitrim::Loaded;
-use vitrim::calibrate::{check_max_drop, choose_from_record, uncertified_dtype};
+use vitrim::calibrate::{allowed, choose_from_record, uncertified_dtype};
 use vitrim::methods::{open_policy, parse_read_out};
 use vitrim_prune::{LearnedPruner, NoPruner, Policy, Pruner};
 
@@ -14,8 +14,8 @@ pub fn open(app: &App, args: &PolicyArgs, loaded: &Loaded) -> anyhow::Result<Opt
     let mut policy = open_policy(folder, loaded)?;
     if let Some(text) = &args.read_out {
         policy.read_out = parse_read_out(text, policy.stages.len())?;
-    } else if args.max_drop.is_some() || args.confidence.is_some() {
-        let max_drop = args.max_drop.map(check_max_drop).transpose()?;
+    } else if args.max_drop.is_some() || args.max_drift.is_some() || args.confidence.is_some() {
+        let max_drop = allowed(&loaded.spec, args.max_drop, args.max_drift)?;
         let choice = choose_from_record(&mut policy, folder, max_drop, args.confidence)?;
         app.reporter.note(&choice.to_string());
     }

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::anyhow;
 use serde_json::json;
-use vitrim::calibrate::{BATCH, CalibrationOptions, check_max_drop, grid};
+use vitrim::calibrate::{BATCH, CalibrationOptions, allowed, grid};
 use vitrim::parts::DataParts;
 use vitrim::training::{self, RunImages, Splits};
 use vitrim::{Loaded, overlay};
@@ -19,7 +19,7 @@ use super::images::tell;
 use super::{App, INTERRUPTED, interrupt, print};
 
 pub fn run(app: &App, args: &TrainArgs) -> anyhow::Result<ExitCode> {
-    let config = configuration(args)?;
+    let mut config = configuration(args)?;
     if args.overlay.print_config {
         print::line(overlay::to_toml(&config)?.trim_end())?;
         return Ok(ExitCode::SUCCESS);
@@ -29,6 +29,9 @@ pub fn run(app: &App, args: &TrainArgs) -> anyhow::Result<ExitCode> {
     };
     let stop = interrupt::listen()?;
     let loaded = Loaded::open_in(model, args.size.opening(Precision::F32))?;
+    if let Some(loss) = allowed(&loaded.spec, args.loss.max_drop, args.loss.max_drift)? {
+        config.constraint.max_drop = loss;
+    }
     config.check(&loaded.spec).map_err(|reason| anyhow!("configuration: {reason}"))?;
     let parts = args.reading.open(data, &loaded)?;
     let images = open_images(app, args, &loaded, &parts)?;
@@ -83,9 +86,9 @@ fn configuration(args: &TrainArgs) -> anyhow::Result<TrainConfig> {
     let mut config = overlay::merge(&preset, args.overlay.config.as_deref(), &args.overlay.set)?;
     config.updates = args.updates.unwrap_or(config.updates);
     config.seed = args.seed.unwrap_or(config.seed);
-    if let Some(max_drop) = args.max_drop {
-        config.constraint.max_drop = check_max_drop(max_drop)?;
-    }
+    // --print-config has no backbone to ask which of the two is meant.
+    config.constraint.max_drop =
+        args.loss.max_drop.or(args.loss.max_drift).unwrap_or(config.constraint.max_drop);
     Ok(config)
 }
 

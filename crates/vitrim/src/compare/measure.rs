@@ -68,7 +68,7 @@ pub fn measure(
         let logits = model.finish(&unpruned, Want::Logits)?;
         labelled &= batch.labels.iter().all(Option::is_some);
         let itself = Pruned {
-            logits: logits.clone(),
+            answer: logits.clone(),
             stages: Vec::new(),
             macs: vec![cost::dense_macs(spec); batch.len()],
         };

@@ -137,6 +137,12 @@ pub fn compare(
     watch: &mut Watch<'_>,
     note: &mut dyn FnMut(&str),
 ) -> Result<Comparison> {
+    if compared.loaded.spec.num_classes == 0 {
+        return Err(VitrimError::Setting(format!(
+            "compare ranks methods by top-1, and {} has no classes; `eval` has their drifts",
+            compared.loaded.origin
+        )));
+    }
     for (name, values, most) in [("costs", &options.costs, 1.0), ("drops", &options.drops, 100.0)] {
         if let Some(bad) = values.iter().find(|value| !(0.0..=most).contains(*value)) {
             return Err(VitrimError::Setting(format!("{name} {bad} must lie between 0 and {most}")));

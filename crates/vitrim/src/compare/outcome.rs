@@ -31,9 +31,9 @@ impl Outcome {
     pub fn add(&mut self, spec: &VitSpec, dense: &Output, pruned: &Pruned, labels: &[Option<u32>]) {
         let dense_macs = cost::dense_macs(spec) as f64;
         self.costs.extend(pruned.macs.iter().map(|macs| (*macs as f64 / dense_macs) as f32));
-        let classes = dense.argmax().into_iter().zip(pruned.logits.argmax());
+        let classes = dense.argmax().into_iter().zip(pruned.answer.argmax());
         for (b, ((dense_class, class), label)) in classes.zip(labels).enumerate() {
-            self.divergences.push(divergence(dense.row(b), pruned.logits.row(b)) as f32);
+            self.divergences.push(divergence(dense.row(b), pruned.answer.row(b)) as f32);
             self.right.push(label.map_or(class == dense_class, |label| label as usize == class));
         }
     }

@@ -139,11 +139,6 @@ impl Findings {
         Ok(Some(findings))
     }
 
-    /// Whether right and wrong were judged by labels; else by the dense model's predictions.
-    pub fn labelled(&self) -> bool {
-        self.evaluation.labelled > 0
-    }
-
     /// What would make a figure wrong or impossible.
     fn check(&self) -> Result<(), String> {
         let images = self.evaluation.images;
@@ -169,7 +164,7 @@ impl Findings {
         }
         for MethodFront { method, points } in &self.fronts {
             let measured_on = points.first().map_or(0, |point| point.images);
-            Front::new(self.labelled(), measured_on, points.clone())
+            Front::new(self.evaluation.labelled > 0, measured_on, points.clone())
                 .map_err(|error| format!("the front of {method}: {error}"))?;
         }
         Ok(())

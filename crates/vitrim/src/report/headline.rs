@@ -4,6 +4,7 @@ use super::findings::Findings;
 use super::numbers::{grouped, short};
 use super::sources::Sources;
 use crate::evaluate::MethodReport;
+use crate::front::Measure;
 use crate::methods::Method;
 
 /// A number that is shown large.
@@ -40,12 +41,13 @@ fn measured(findings: &Findings, policy: &MethodReport) -> String {
 
 fn lost(policy: &MethodReport) -> String {
     let (low, high) = policy.interval_pp;
-    match policy.drop_pp {
-        Some(drop) => format!("a drop of {drop:.2} pp [{low:.2}, {high:.2}] in top-1"),
-        None => format!(
-            "another class than the dense model's on {:.2} % [{low:.2}, {high:.2}] of the images",
-            policy.disagreement
-        ),
+    let loss = policy.loss();
+    match (policy.drop_pp, policy.drift) {
+        (Some(_), _) => format!("a drop of {loss:.2} pp [{low:.2}, {high:.2}] in top-1"),
+        (None, Some(_)) => format!("a drift of {loss:.2} % [{low:.2}, {high:.2}] in its features"),
+        (None, None) => {
+            format!("another class than the dense model's on {loss:.2} % [{low:.2}, {high:.2}] of the images")
+        }
     }
 }
 
@@ -76,11 +78,13 @@ pub fn tiles(sources: &Sources) -> Vec<Tile> {
     }
     let (low, high) = policy.interval_pp;
     tiles.push(Tile {
-        what: if policy.drop_pp.is_some() { "Drop in top-1" } else { "Differs from dense" }.to_owned(),
-        number: match policy.drop_pp {
-            Some(drop) => format!("{drop:.2} pp"),
-            None => format!("{:.2} %", policy.disagreement),
-        },
+        what: match findings.evaluation.measure() {
+            Measure::Drop => "Drop in top-1",
+            Measure::Disagreement => "Differs from dense",
+            Measure::Drift => "Drift of the features",
+        }
+        .to_owned(),
+        number: format!("{:.2} {}", policy.loss(), if policy.drop_pp.is_some() { "pp" } else { "%" }),
         more: format!("95 % interval [{low:.2}, {high:.2}]"),
     });
     tiles.push(Tile {

@@ -11,6 +11,7 @@ use super::numbers::{grouped, short};
 use super::sources::Sources;
 use super::{headline, tables};
 use crate::error::Result;
+use crate::front::Measure;
 
 /// More panels than this may be split between sheets of paper.
 const PANELS_A_SHEET: usize = 6;
@@ -129,15 +130,22 @@ fn measured(sources: &Sources, findings: &Findings, figures: &mut Numbered) -> R
     let front = fronts::evaluated(findings)?;
     let (spread, by_size) = (costs::spread(findings)?, costs::by_object_size(findings)?);
     let maps = keep_maps::by_stage(findings)?;
+    let divergence = match findings.evaluation.measure() {
+        Measure::Drift => {
+            "The backbone has no classes: drift is 100 (1 - cos) of its pooled features to the dense \
+                           ones, and D its hundredth."
+        }
+        _ => "D is 9 KL to the dense prediction at temperature 3.",
+    };
     Ok(html! {
         section {
             h2 { "Methods compared" }
-            @if !findings.labelled() {
+            @if findings.evaluation.measure() == Measure::Disagreement {
                 p { "These images have no labels: images on which a method names another class than the dense "
                     "model does count as lost, which bounds the drop from above." }
             }
             (tables::quality(&findings.evaluation))
-            p { "D is 9 KL to the dense prediction at temperature 3. Keep ratio: share of the patch tokens alive "
+            p { (divergence) " Keep ratio: share of the patch tokens alive "
                 "after each stage. p10, p50, p90: of the cost of single images, as a share of the dense MACs. "
                 "Every method's own scoring is in its cost. Command: " (command(&findings.command)) }
             @match tables::speed(&findings.evaluation) {
@@ -357,10 +365,11 @@ fn calibration_command(sources: &Sources) -> String {
     let policy = format!("vitrim calibrate --model {model} --policy {run}/policy");
     match &sources.calibration {
         Some(record) => format!(
-            "{policy} --data {} --split {} --calibration-images {} --max-drop {} --confidence {}",
+            "{policy} --data {} --split {} --calibration-images {} {} {} --confidence {}",
             record.data,
             record.split,
             record.front.images(),
+            if record.front.measure() == Measure::Drift { "--max-drift" } else { "--max-drop" },
             record.max_drop,
             record.confidence
         ),

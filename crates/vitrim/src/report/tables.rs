@@ -4,18 +4,22 @@ use maud::{Markup, html};
 
 use super::numbers::{grouped, short};
 use crate::evaluate::{Evaluation, MethodReport};
+use crate::front::Measure;
 use crate::methods::Method;
 
 /// What each method costs and loses, the dense model first.
 pub fn quality(evaluation: &Evaluation) -> Markup {
-    let labelled = evaluation.dense_top1.is_some();
     let stages = evaluation.methods.first().map_or(0, |method| method.keep_ratio.len());
     let header = [
         "Method",
         // The hyphen does not break.
         "Top\u{2011}1, %",
-        if labelled { "Drop, pp [95 %]" } else { "Differs, % [95 %]" },
-        "D, nats",
+        match evaluation.measure() {
+            Measure::Drop => "Drop, pp [95 %]",
+            Measure::Disagreement => "Differs, % [95 %]",
+            Measure::Drift => "Drift, % [95 %]",
+        },
+        "D",
         "Keep ratio, %",
         "GMACs",
         "% of dense",
@@ -39,7 +43,7 @@ pub fn quality(evaluation: &Evaluation) -> Markup {
         vec![
             method.method.clone(),
             top1(method.top1),
-            format!("{:.2} [{low:.2}, {high:.2}]", method.drop_pp.unwrap_or(method.disagreement)),
+            format!("{:.2} [{low:.2}, {high:.2}]", method.loss()),
             format!("{:.4}", method.fidelity),
             percents(&method.keep_ratio),
             short(method.gmacs),

@@ -70,6 +70,50 @@ fn a_backbone_without_a_head_gives_features_and_is_timed() {
 }
 
 #[test]
+fn a_backbone_without_classes_is_pruned_within_a_drift() {
+    let scratch = Scratch::new();
+    with_checkpoint(&scratch, "timm_headless", "headless");
+    let train = ["train", "--model", "headless", "--data", "data", "--updates", "3", "--out", "run"];
+    let train = |loss: &[&str]| scratch.run(&[&train[..], loss, &TINY].concat());
+    train(&["--max-drop", "1"]).refused(&["max-drop", "no classes", "max-drift"]);
+    train(&["--preset", "paper"]).refused(&["paper", "classes"]);
+    let text = train(&["--max-drift", "50", "--confidence", "0.5"]).good();
+    assert!(text.contains("a drift of at most 50 % is certified on"), "{text}");
+    let record: Value =
+        serde_json::from_slice(&fs::read(scratch.path("run/policy/policy.json")).unwrap()).unwrap();
+    let points = record["calibration"]["front"]["points"].as_array().unwrap();
+    let (first, last) = (&points[0], &points[points.len() - 1]);
+    assert!(last["drift"]["mean"].as_f64() > first["drift"]["mean"].as_f64(), "{points:?}");
+    assert!(last["cost"].as_f64() < first["cost"].as_f64(), "{points:?}");
+
+    let with_policy = ["--model", "headless", "--policy", "run/policy"];
+    let eval =
+        ["eval", "--data", "data", "--json", "--no-speed", "--methods", "policy,random", "--report", "run"];
+    let evaluation = &scratch.run(&[&eval[..], &with_policy].concat()).json()[0];
+    for method in evaluation["methods"].as_array().unwrap() {
+        assert!(method["drop_pp"].is_null() && method["disagreement"].is_null(), "{method}");
+        let (drift, d) = (method["drift"].as_f64().unwrap(), method["fidelity"].as_f64().unwrap());
+        assert!((drift - 100.0 * d).abs() < 1e-9 && (0.0..=200.0).contains(&drift), "{method}");
+    }
+    let page = fs::read_to_string(scratch.path("run/report.html")).unwrap();
+    assert!(page.contains("Drift of the features") && !page.contains("taken for"));
+    let dialled =
+        ["predict", PHOTO, "--features", "pooled", "--max-drift", "0.000001", "--confidence", "0.5"];
+    scratch.run(&[&dialled[..], &with_policy].concat()).good();
+    scratch
+        .run(&[&["predict", PHOTO, "--features", "pooled", "--max-drop", "1"], &with_policy[..]].concat())
+        .refused(&["max-drift"]);
+    scratch.run(&["compare", "--model", "headless", "--data", "data", "--report", "cmp"]).refused(&[
+        "compare",
+        "no classes",
+        "eval",
+    ]);
+    scratch
+        .run(&["predict", PHOTO, "--model", "model", "--policy", "run/policy", "--max-drift", "1"])
+        .refused(&["policy"]);
+}
+
+#[test]
 fn a_policy_belongs_to_the_size_that_it_was_trained_at() {
     let scratch = Scratch::new();
     scratch.train(&["--img-size", "40", "--no-calibrate"]).good();
@@ -114,5 +158,5 @@ fn the_documentations_commands_run() {
             commands += 1;
         }
     }
-    assert_eq!(commands, 8);
+    assert_eq!(commands, 10);
 }

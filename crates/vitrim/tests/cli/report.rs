@@ -213,7 +213,8 @@ fn method(name: &str) -> MethodReport {
         top1: Some(89.75),
         drop_pp: Some(0.25),
         interval_pp: (-0.6, 1.1),
-        disagreement: 1.5,
+        disagreement: Some(1.5),
+        drift: None,
         fidelity: 0.01,
         keep_ratio: vec![0.9, 0.7, 0.4],
         gmacs: 0.12,
@@ -231,6 +232,7 @@ fn front(name: &str) -> MethodFront {
         images: IMAGES,
         dense_only_right: i * i,
         pruned_only_right: i,
+        drift: None,
         fidelity: 0.001 * (i * i) as f64,
         keep_ratio: vec![1.0 - 0.1 * i as f64; 3],
     };

@@ -2,7 +2,7 @@
 
 use crate::calibrate::Calibration;
 use crate::error::Result;
-use crate::front::{FrontPoint, Verdict, choose};
+use crate::front::{FrontPoint, Measure, Verdict, choose};
 use crate::methods::Method;
 use crate::report::axis::Axis;
 use crate::report::chart::{Chart, Layer, Style};
@@ -40,7 +40,7 @@ pub fn evaluated(findings: &Findings) -> Result<Option<Figure>> {
     let at_work = findings.evaluation.methods.iter().find(|method| method.method == policy);
     let marked = at_work.map(|method| Marked {
         cost: method.cost,
-        drop: method.drop_pp.unwrap_or(method.disagreement),
+        drop: method.loss(),
         fidelity: method.fidelity,
         name: "operating point".to_owned(),
     });
@@ -55,13 +55,13 @@ pub fn evaluated(findings: &Findings) -> Result<Option<Figure>> {
         "{}, with paired 95 % intervals, and mean D against the mean MACs of an image, the pruner's own \
          included. Lower and further left is better. Settings measured: {}; all on the same {} images of the \
          {} split of {}.{circle}",
-        measure(findings.labelled()).0,
+        measure(findings.evaluation.measure()).0,
         settings.join(", "),
         grouped(images),
         findings.split,
         findings.data,
     );
-    let panels = panels("front", &series, findings.labelled(), marked.as_ref(), None)?;
+    let panels = panels("front", &series, findings.evaluation.measure(), marked.as_ref(), None)?;
     Ok(Some(Figure { panels, caption, command: findings.command.clone() }))
 }
 
@@ -80,24 +80,24 @@ pub fn calibrated(record: &Calibration, command: String) -> Result<Figure> {
     let marked = match chosen {
         Some(point) => Some(Marked {
             cost: point.cost,
-            drop: point.drop()?.drop_pp(),
+            drop: point.loss()?.measured(),
             fidelity: point.fidelity,
             name: format!("chosen: threshold {}", point.setting),
         }),
         None => None,
     };
-    let limit = (record.max_drop, format!("allowed: {} pp", record.max_drop));
+    let limit = (record.max_drop, format!("allowed: {} {}", record.max_drop, front.measure().unit()));
     let caption = format!(
         "{}, with paired 95 % intervals, and mean D against the mean MACs of an image, at {} thresholds on \
          the {} images of the {} split of {}, from which the threshold was chosen: these figures are not a \
          fair test of it.",
-        measure(front.labelled()).0,
+        measure(front.measure()).0,
         front.points().len(),
         grouped(front.images()),
         record.split,
         record.data,
     );
-    let panels = panels("calibration", &series, front.labelled(), marked.as_ref(), Some(limit))?;
+    let panels = panels("calibration", &series, front.measure(), marked.as_ref(), Some(limit))?;
     Ok(Figure { panels, caption, command })
 }
 
@@ -116,19 +116,23 @@ impl<'a> Series<'a> {
     }
 }
 
-/// What stands for the drop, and its unit.
-fn measure(labelled: bool) -> (&'static str, &'static str) {
-    if labelled { ("Drop", "pp of top-1") } else { ("Disagreement with the dense model", "% of images") }
+/// What is lost, and its unit.
+fn measure(measure: Measure) -> (&'static str, &'static str) {
+    match measure {
+        Measure::Drop => ("Drop", "pp of top-1"),
+        Measure::Disagreement => ("Disagreement with the dense model", "% of images"),
+        Measure::Drift => ("Drift of the features, 100 (1 - cos)", "%"),
+    }
 }
 
 fn panels(
     prefix: &str,
     series: &[Series<'_>],
-    labelled: bool,
+    of: Measure,
     marked: Option<&Marked>,
     limit: Option<(f64, String)>,
 ) -> Result<Vec<Panel>> {
-    let (measure, unit) = measure(labelled);
+    let (measure, unit) = measure(of);
     let interval = Confidence::new(0.95)?;
     let (mut drops, mut divergences) = (Vec::new(), Vec::new());
     let (mut drops_in_words, mut divergences_in_words) = (Vec::new(), Vec::new());
@@ -140,17 +144,17 @@ fn panels(
         let style = series.style();
         let (mut drop, mut intervals, mut divergence) = (Vec::new(), Vec::new(), Vec::new());
         for point in &series.points {
-            let (cost, paired) = (100.0 * point.cost, point.drop()?);
+            let (cost, paired) = (100.0 * point.cost, point.loss()?);
             let (low, high) = paired.interval(interval);
-            drop.push((cost, paired.drop_pp()));
+            drop.push((cost, paired.measured()));
             intervals.push((cost, low, high));
             // Keeping everything has a D of 0, which a logarithmic axis does not show.
             if point.fidelity > 0.0 {
                 divergence.push((cost, point.fidelity));
             }
         }
-        drops_in_words.push(ends(series.method, &drop, "pp"));
-        divergences_in_words.push(ends(series.method, &divergence, "nats"));
+        drops_in_words.push(ends(series.method, &drop, of.unit()));
+        divergences_in_words.push(ends(series.method, &divergence, "of D"));
         drops.extend([
             Layer::Intervals(intervals, style),
             Layer::Line(drop.clone(), style),
@@ -173,7 +177,12 @@ fn panels(
         layers: drops,
         legend: legend.clone(),
     };
-    let divergence = Chart { x: x(), y: Axis::log("D, nats (logarithmic)"), layers: divergences, legend };
+    let divergence = Chart {
+        x: x(),
+        y: Axis::log(format!("D, {} (logarithmic)", if of == Measure::Drift { "1 - cos" } else { "nats" })),
+        layers: divergences,
+        legend,
+    };
     let alt = |what: &str, words: Vec<String>| format!("{what} against cost. {}.", words.join("; "));
     Ok(vec![
         Panel::plot(format!("{prefix}-drop"), alt(measure, drops_in_words), drop.svg())?,
