@@ -84,6 +84,9 @@ fn model<'a>(names: &[&'a str]) -> Result<Vec<&'a str>, &'static str> {
         files.extend(here().filter(|name| name.starts_with("model-") && name.ends_with(".safetensors")));
     } else if let Some(pickle) = find("pytorch_model.bin") {
         files.push(pickle);
+    } else if let Some(index) = find("pytorch_model.bin.index.json") {
+        files.push(index);
+        files.extend(here().filter(|name| name.starts_with("pytorch_model-") && name.ends_with(".bin")));
     } else {
         let pickles: Vec<&str> = here().filter(|name| name.ends_with(".pth")).collect();
         let [pickle] = pickles.as_slice() else {
@@ -169,6 +172,9 @@ mod tests {
         let all = ["config.json", "preprocessor_config.json", "model.safetensors.index.json"];
         assert_eq!(of(&[&shards[..], &all].concat()), [&all[..], &shards].concat());
         assert_eq!(of(&["config.json", "pytorch_model.bin"]), ["config.json", "pytorch_model.bin"]);
+        let pickles = ["pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"];
+        let index = ["config.json", "pytorch_model.bin.index.json"];
+        assert_eq!(of(&[&pickles[..], &index].concat()), [&index[..], &pickles].concat());
         assert_eq!(of(&["config.json", "deit.pth", "old/deit.pth"]), ["config.json", "deit.pth"]);
         let sub = select("hf://a/b/sub", Kind::Model, &["sub/config.json", "sub/model.safetensors"]).unwrap();
         assert_eq!((sub.files.len(), sub.root.as_str()), (2, "sub"));

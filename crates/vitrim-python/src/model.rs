@@ -8,6 +8,7 @@ use pyo3::exceptions::PyUserWarning;
 use pyo3::prelude::*;
 use rayon::prelude::*;
 use vitrim::Loaded;
+use vitrim::loaded::Opening;
 use vitrim::predict::{Question, answer};
 use vitrim_kernels::Level;
 use vitrim_prune::{ImageKey, Pruner, run_to_end};
@@ -34,18 +35,20 @@ pub struct Model {
 
 /// Opens a checkpoint folder.
 #[pyfunction]
-#[pyo3(signature = (model, policy=None, *, dtype="f32", threads=None, origin=None))]
+#[pyo3(signature = (model, policy=None, *, dtype="f32", threads=None, img_size=None, origin=None))]
 pub fn load(
     py: Python<'_>,
     model: PathBuf,
     policy: Option<&Bound<'_, PyAny>>,
     dtype: &str,
     threads: Option<usize>,
+    img_size: Option<[usize; 2]>,
     origin: Option<String>,
 ) -> PyResult<Model> {
     Level::from_env().map_err(refused)?;
     let precision: Precision = dtype.parse().map_err(refused)?;
-    let mut loaded = py.detach(|| Loaded::open_in(&model, precision)).map_err(from_library)?;
+    let mut loaded =
+        py.detach(|| Loaded::open_in(&model, Opening { precision, img_size })).map_err(from_library)?;
     if let Some(origin) = origin {
         loaded.origin = origin;
     }

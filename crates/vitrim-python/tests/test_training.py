@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import vitrim
-from conftest import SHORT
+from conftest import REPOSITORY, SHORT
 from vitrim.training import settings
 
 
@@ -28,6 +28,35 @@ def test_a_run_is_what_the_command_line_leaves(trained: vitrim.Run, tiny: Path) 
     assert model.stages == [1, 2, 3] and str(trained.policy) in model.policy
     pixels = np.random.default_rng(0).normal(size=(2, 3, 32, 32)).astype(np.float32)
     assert model(pixels).shape == (2, 3)
+
+
+def test_a_backbone_without_classes_is_held_to_a_drift(data: Path, tmp_path: Path) -> None:
+    headless = REPOSITORY / "crates/vitrim-vit/tests/fixtures/timm_headless"
+    with pytest.raises(vitrim.VitrimError, match="max-drift"):
+        vitrim.train(headless, data, out=tmp_path / "no", max_drop=1.0, progress=False, **SHORT)
+    run = vitrim.train(
+        headless, data, out=tmp_path / "run", max_drift=50.0, confidence=0.5, progress=False, **SHORT
+    )
+    assert "a drift of at most 50 %" in run.calibration["choice"]
+    model = vitrim.load(headless, run.policy)
+    assert "drift" in model.dial(max_drift=40.0, confidence=0.5)
+    assert "drift" in model.dial(gmacs=2 * model.dense_gmacs)
+    with pytest.raises(vitrim.VitrimError, match="max-drift"):
+        model.dial(max_drop=1.0)
+    (method,) = vitrim.evaluate(model, data, methods=["policy"], speed=None, progress=False)["methods"]
+    assert method["drop_pp"] is None and method["drift"] == pytest.approx(100 * method["fidelity"])
+    with pytest.raises(vitrim.VitrimError, match="no classifier head"):
+        model(np.zeros((1, 3, *model.img_size), np.float32))
+
+
+def test_another_size_is_another_grid(tiny: Path, trained: vitrim.Run) -> None:
+    model = vitrim.load(tiny, img_size=(40, 48))
+    assert model.img_size == (40, 48) and vitrim.load(tiny, img_size=40).img_size == (40, 40)
+    assert model(np.zeros((1, 3, 40, 48), np.float32)).shape == (1, 3)
+    with pytest.raises(vitrim.VitrimError, match="multiples of"):
+        vitrim.load(tiny, img_size=41)
+    with pytest.raises(vitrim.VitrimError, match="32x32"):
+        vitrim.load(tiny, trained.policy, img_size=40)
 
 
 def figures(run: vitrim.Run) -> list[dict[str, Any]]:

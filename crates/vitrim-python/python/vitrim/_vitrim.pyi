@@ -193,6 +193,7 @@ def load(
     *,
     dtype: Dtype = "f32",
     threads: Optional[int] = None,
+    img_size: Optional[tuple[int, int]] = None,
     origin: Optional[str] = None,
 ) -> Model: ...
 def write_checkpoint(folder: PathOrStr, config: str, tensors: Sequence[tuple[str, npt.NDArray[np.float32]]]) -> None: ...

@@ -41,6 +41,7 @@ def load(
     policy: Optional[Policy] = None,
     dtype: Dtype = "f32",
     threads: Optional[int] = None,
+    img_size: Union[int, tuple[int, int], None] = None,
 ) -> Model:
     """Opens a checkpoint folder, with who shall decide which tokens stay.
 
@@ -53,11 +54,14 @@ def load(
         dtype: In what the backbone multiplies. A drop is certified in the dtype that the policy was calibrated in;
             in another, a ``UserWarning`` says so.
         threads: Threads of this model's own; those of the process, one a core, if left out.
+        img_size: Another input size than the checkpoint's, pixels: a side, or height and width; position embeddings are
+            resampled as the checkpoint's own library does it.
 
     Raises:
         VitrimError: If the checkpoint or the policy cannot be read, or do not fit.
     """
-    return _vitrim.load(model, policy, dtype=dtype, threads=threads)
+    size = (img_size, img_size) if isinstance(img_size, int) else img_size
+    return _vitrim.load(model, policy, dtype=dtype, threads=threads, img_size=size)
 
 
 def from_timm(
