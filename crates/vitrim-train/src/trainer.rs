@@ -66,6 +66,9 @@ pub struct UpdateLog {
     /// Dense minus sampled top-1 of this update, pp; of a backbone without classes, the drift: 100 times the mean of
     /// 1 - cos of its features, percent.
     pub sampled_drop: f64,
+    /// Whether the drops here are drifts, percent: the backbone has no classes.
+    #[serde(skip)]
+    pub drifts: bool,
     /// The drop (or drift) that beta follows, see [`crate::constraint`]; absent without prefix credit, pp.
     pub estimated_drop: Option<f64>,
     /// The price of divergence; absent without prefix credit.
@@ -268,6 +271,7 @@ impl<'a, B: Backbone> Trainer<'a, B> {
             cost: mean(rollouts.iter().flat_map(|r| r.costs.iter().copied())),
             divergence,
             sampled_drop,
+            drifts: spec.num_classes == 0,
             estimated_drop: divergence.map(|_| self.state.constraint.estimated_drop()),
             beta: prefix_credit.then_some(beta),
             learning_rate,

@@ -110,9 +110,10 @@ pub fn saved(out: &Path, updates: usize) -> Result<String> {
 pub fn describe(log: &UpdateLog) -> String {
     let keep: Vec<String> = log.keep_ratio.iter().map(|k| format!("{k:.2}")).collect();
     // The paper's game follows no target: its drop is this update's own.
+    let (name, unit) = if log.drifts { ("drift", "%") } else { ("drop", "pp") };
     let drop = match (log.estimated_drop, log.beta) {
-        (Some(drop), Some(beta)) => format!("drop {drop:.2} pp, beta {beta:.2}"),
-        _ => format!("sampled drop {:.2} pp", log.sampled_drop),
+        (Some(drop), Some(beta)) => format!("{name} {drop:.2} {unit}, beta {beta:.2}"),
+        _ => format!("sampled {name} {:.2} {unit}", log.sampled_drop),
     };
     format!(
         "{:.1} images/s, keep {}, cost {:.3}, {drop}, KL {:.4}, entropy {:.3}",

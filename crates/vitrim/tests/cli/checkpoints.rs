@@ -77,7 +77,9 @@ fn a_backbone_without_classes_is_pruned_within_a_drift() {
     let train = |loss: &[&str]| scratch.run(&[&train[..], loss, &TINY].concat());
     train(&["--max-drop", "1"]).refused(&["max-drop", "no classes", "max-drift"]);
     train(&["--preset", "paper"]).refused(&["paper", "classes"]);
-    let text = train(&["--max-drift", "50", "--confidence", "0.5"]).good();
+    let trained = train(&["--max-drift", "50", "--confidence", "0.5"]);
+    assert!(trained.stderr().contains(" %, beta"), "{}", trained.stderr());
+    let text = trained.good();
     assert!(text.contains("a drift of at most 50 % is certified on"), "{text}");
     let record: Value =
         serde_json::from_slice(&fs::read(scratch.path("run/policy/policy.json")).unwrap()).unwrap();
