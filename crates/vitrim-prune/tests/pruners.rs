@@ -61,10 +61,13 @@ const FULL: Observation = Observation {
     stage: true,
     cls_attention: true,
     pair: false,
+    pair_tokens: false,
     context: true,
 };
 
 const MERGING: Observation = Observation { pair: true, ..FULL };
+
+const MERGING_BY_TOKENS: Observation = Observation { pair_tokens: true, ..MERGING };
 
 #[test]
 fn profiles_set_the_counts_at_every_batch_size() {
@@ -277,6 +280,7 @@ fn sampling_follows_the_probability_and_the_key() {
 fn inference_equals_the_perceptron_written_out() {
     inference_equals(FULL);
     inference_equals(MERGING);
+    inference_equals(MERGING_BY_TOKENS);
 }
 
 fn inference_equals(observation: Observation) {

@@ -9,7 +9,7 @@ use serde_json::json;
 use vitrim::calibrate::{
     BATCH, CalibrationOptions, MAX_DROP, allowed, calibrate as calibrate_policy, calibrated_on, grid, record,
 };
-use vitrim::compare::{CompareOptions, Compared, compare as compare_methods};
+use vitrim::compare::{CompareOptions, Compared, Contender, POLICY, compare as compare_methods};
 use vitrim::error::write_whole;
 use vitrim::evaluate::{EvalOptions, evaluate as evaluate_methods};
 use vitrim::gather::{About, GatherOptions, gather};
@@ -292,8 +292,14 @@ pub fn compare<'py>(
             let (images, _) = part(loaded, &parts, split.as_deref(), &mut hashing)?;
             let (sweep, _) = part(loaded, &parts, Some(&sweep_split), &mut hashing)?;
             let data = parts.path();
-            let policy = learned(&pruning).map(|(policy, folder)| (policy, folder.as_path()));
-            let compared_on = Compared { loaded, policy, data: &data, sweep: &sweep, images: &images };
+            let contender = |(policy, folder): (&Policy, &PathBuf)| Contender {
+                name: POLICY.to_owned(),
+                policy: policy.clone(),
+                folder: folder.clone(),
+            };
+            let contenders: Vec<Contender> = learned(&pruning).map(contender).into_iter().collect();
+            let compared_on =
+                Compared { loaded, contenders: &contenders, data: &data, sweep: &sweep, images: &images };
             let mut progress = steps(events, "comparing");
             let mut watch = Watch { stop, progress: &mut progress };
             let mut note = |line: &str| send(events, Event::Note(line.to_owned()));

@@ -4,12 +4,13 @@ use std::path::PathBuf;
 
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
-use vitrim::calibrate::{allowed, choose_cost_from_record, choose_from_record, uncertified_dtype};
-use vitrim::front::Measure;
-use vitrim::methods::{hand_made, keep_shares, open_policy, parse_hand_made, read_out_name};
+use vitrim::calibrate::{
+    allowed, choose_cost_from_record, choose_from_record, describe_point, gmacs_at_keep, uncertified_dtype,
+};
+use vitrim::methods::{hand_made, open_policy, parse_hand_made, read_out_name};
 use vitrim::stats::Confidence;
 use vitrim::{Loaded, Method};
-use vitrim_prune::{KeepProfile, LearnedPruner, NoPruner, Policy, Pruner};
+use vitrim_prune::{LearnedPruner, NoPruner, Policy, Pruner};
 use vitrim_vit::{Precision, VitSpec};
 
 use crate::python_pruner::{Failure, PythonPruner};
@@ -145,30 +146,12 @@ impl Pruning {
             choose_from_record(&mut policy, folder, max_drop, confidence).map_err(from_library)?.to_string()
         } else {
             let gmacs = match dial.keep {
-                Some(keep) => profile_gmacs(spec, &policy.drop_stages(), keep)?,
+                Some(keep) => gmacs_at_keep(spec, &policy, keep).map_err(from_library)?,
                 None => dial.gmacs.unwrap_or_default(),
             };
             let point = choose_cost_from_record(&mut policy, folder, gmacs).map_err(from_library)?;
-            let loss = point.loss().map_err(refused)?.measured();
-            let measure = if spec.num_classes == 0 { Measure::Drift } else { Measure::Drop };
-            format!(
-                "setting {} costs {:.4} GMACs, {:.1} % of dense, {name} {loss:.2} {}; its {name} is measured on {} images, \
-                 and nothing is certified",
-                point.setting,
-                point.gmacs,
-                100.0 * point.cost,
-                measure.unit(),
-                point.images,
-                name = measure.name(),
-            )
+            describe_point(spec, &point).map_err(from_library)?
         };
         Ok((Pruning::Learned { policy, folder: folder.clone() }, answer))
     }
-}
-
-/// What a method without scoring costs at `keep`, 1e9 MACs an image.
-fn profile_gmacs(spec: &VitSpec, stages: &[usize], keep: f64) -> PyResult<f64> {
-    let keep = keep_shares(&[keep], stages.len()).map_err(from_library)?;
-    let profile = KeepProfile::new(spec, stages, &keep).map_err(refused)?;
-    Ok(profile.macs(spec, 0) as f64 / 1e9)
 }

@@ -10,7 +10,7 @@ use vitrim::calibrate::{BATCH, Calibration, CalibrationOptions, allowed, calibra
 use vitrim::methods::{open_policy, read_out_name};
 use vitrim::parts::DataParts;
 use vitrim::stats::Confidence;
-use vitrim::training::{RunImages, Splits, default_out, open_run, saved};
+use vitrim::training::{RunImages, Splits, default_out, open_run, saved, weights};
 use vitrim::{Loaded, VitrimError as LibraryError, Watch, overlay};
 use vitrim_data::OnBadImage;
 use vitrim_train::{DeviceChoice, Outcome, Progress, Run, Source, TrainConfig};
@@ -73,7 +73,7 @@ pub fn train<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     let model = model.get();
     let start = TrainConfig::preset(preset).ok_or_else(|| {
-        refused(format!("preset={preset:?}: no such preset; use \"default\", \"drop\" or \"paper\""))
+        refused(format!("preset={preset:?}: no such preset; use one of {}", TrainConfig::PRESETS.join(", ")))
     })?;
     let mut config = overlay::merge(&start, config.as_deref(), &set).map_err(refused)?;
     if let Some(loss) = allowed(&model.loaded().spec, max_drop, max_drift).map_err(from_library)? {
@@ -150,7 +150,15 @@ impl Job<'_> {
             on_bad_image: self.on_bad_image,
         };
         let (config, folder) = (&self.config, &*self.out);
-        let run = Run { id: &loaded.id, config, source: &source, device: self.device, folder };
+        let weights = weights(loaded, config)?;
+        let run = Run {
+            id: &loaded.id,
+            weights: weights.as_ref(),
+            config,
+            source: &source,
+            device: self.device,
+            folder,
+        };
         let mut tell = |event: Progress<'_>| {
             send(
                 events,

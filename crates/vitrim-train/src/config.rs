@@ -19,6 +19,9 @@ pub struct TrainConfig {
     pub stages: Vec<usize>,
     /// What becomes of those that leave.
     pub departure: Departure,
+    /// How the actor learns.
+    #[serde(default)]
+    pub learner: LearnerKind,
     /// Seed of everything that is random.
     pub seed: u64,
     /// Updates between checkpoints.
@@ -37,6 +40,18 @@ pub struct TrainConfig {
     pub constraint: ConstraintConfig,
 }
 
+/// How the actor learns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LearnerKind {
+    /// By reinforcement: MAPPO, from sampled decisions and what they were paid.
+    #[default]
+    Mappo,
+    /// By gradients through the backbone: straight-through Gumbel gates ([`crate::gumbel`]). The controls that say what
+    /// reinforcement is worth.
+    Gumbel,
+}
+
 /// Which game is played.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -45,6 +60,9 @@ pub enum RewardKind {
     Paper,
     /// Rent for every token-layer, complete-prefix credit for fidelity.
     Prefix,
+    /// Distillation, and a penalty for missing the keep ratio on the mean of a batch: DynamicViT's loss, for the learner
+    /// `gumbel` alone.
+    Ratio,
 }
 
 /// Rewards.
@@ -55,7 +73,7 @@ pub struct RewardConfig {
     pub kind: RewardKind,
     /// `paper`: R at 196 patch tokens.
     pub prize: f64,
-    /// `paper`: rho, the target keep ratio; both: the random reference keeps rho^k.
+    /// `paper`, `ratio`: rho, the target keep ratio; all: the random reference keeps rho^k.
     pub keep_ratio: f64,
     /// `prefix`: s of what is paid for, g(D) = ln(1 + D / s), nats; 0 for g(D) = D.
     pub softening: f64,
@@ -182,12 +200,17 @@ pub struct ConstraintConfig {
 }
 
 impl TrainConfig {
-    /// The preset of that name: `default`, `drop` or `paper`.
+    /// Names of the presets.
+    pub const PRESETS: [&str; 5] = ["default", "drop", "paper", "gumbel", "dynamicvit"];
+
+    /// The preset of that name, one of [`TrainConfig::PRESETS`].
     pub fn preset(name: &str) -> Option<Self> {
         match name {
             "default" => Some(Self::default_preset()),
             "drop" => Some(Self::drop_preset()),
             "paper" => Some(Self::paper_preset()),
+            "gumbel" => Some(Self::gumbel_preset()),
+            "dynamicvit" => Some(Self::dynamicvit_preset()),
             _ => None,
         }
     }
@@ -200,6 +223,7 @@ impl TrainConfig {
             rollouts_per_image: 4,
             stages: Vec::new(),
             departure: Departure::Merge,
+            learner: LearnerKind::Mappo,
             seed: 0,
             checkpoint_every: 25,
             reward: RewardConfig {
@@ -223,6 +247,7 @@ impl TrainConfig {
                     stage: true,
                     cls_attention: true,
                     pair: true,
+                    pair_tokens: true,
                     context: false,
                 },
                 hidden: vec![32, 32],
@@ -269,7 +294,7 @@ impl TrainConfig {
             departure: Departure::Drop,
             reward: RewardConfig { softening: 0.0, ..default.reward },
             actor: ActorConfig {
-                observation: Observation { pair: false, ..default.actor.observation },
+                observation: Observation { pair: false, pair_tokens: false, ..default.actor.observation },
                 shortcut: false,
                 initial_keep: 0.9,
                 gate: 0.0,
@@ -288,6 +313,23 @@ impl TrainConfig {
         }
     }
 
+    /// The default preset's agents, objective and images, learning by straight-through Gumbel gates.
+    pub fn gumbel_preset() -> Self {
+        TrainConfig { learner: LearnerKind::Gumbel, rollouts_per_image: 1, ..Self::default_preset() }
+    }
+
+    /// A predictor of the default actor's size that learns as DynamicViT's does (Rao et al., 2021): tokens are dropped,
+    /// the loss is distillation and the keep ratio's.
+    pub fn dynamicvit_preset() -> Self {
+        let drop = Self::drop_preset();
+        TrainConfig {
+            learner: LearnerKind::Gumbel,
+            rollouts_per_image: 1,
+            reward: RewardConfig { kind: RewardKind::Ratio, ..drop.reward },
+            ..drop
+        }
+    }
+
     /// The seed paper's game, precisely (design.md section 1).
     pub fn paper_preset() -> Self {
         let observation = Observation {
@@ -296,6 +338,7 @@ impl TrainConfig {
             stage: false,
             cls_attention: false,
             pair: false,
+            pair_tokens: false,
             context: false,
         };
         let default = Self::drop_preset();
@@ -433,8 +476,8 @@ impl TrainConfig {
                 "stages = {stages:?}: no attention runs after block {last}, so that merging gains nothing"
             ));
         }
-        if observation.pair && !merges {
-            return Err("actor.observation.pair needs departure = \"merge\"".into());
+        if (observation.pair || observation.pair_tokens) && !merges {
+            return Err("actor.observation.pair and pair_tokens need departure = \"merge\"".into());
         }
         if self.actor.gate != 0.0 && !(observation.pair && self.actor.shortcut) {
             return Err("actor.gate needs actor.observation.pair=true and actor.shortcut=true".into());
@@ -444,7 +487,27 @@ impl TrainConfig {
                 "reward.kind = \"paper\" rewards right classes, and the backbone has none; use prefix".into(),
             );
         }
-        if self.advantage.baseline == Baseline::LeaveOneOut && self.rollouts_per_image < 2 {
+        match (self.learner, self.reward.kind) {
+            (LearnerKind::Gumbel, RewardKind::Paper) => {
+                return Err(
+                    "reward.kind = \"paper\" has no gradient; use prefix or ratio with learner = \"gumbel\""
+                        .into(),
+                );
+            }
+            (LearnerKind::Gumbel, _) if spec.num_classes == 0 => {
+                return Err(
+                    "learner = \"gumbel\" compares logits, and the backbone has no classes; use mappo".into(),
+                );
+            }
+            (LearnerKind::Mappo, RewardKind::Ratio) => {
+                return Err(
+                    "reward.kind = \"ratio\" is a loss of whole batches; use learner = \"gumbel\"".into()
+                );
+            }
+            _ => {}
+        }
+        let reinforced = self.learner == LearnerKind::Mappo;
+        if reinforced && self.advantage.baseline == Baseline::LeaveOneOut && self.rollouts_per_image < 2 {
             return Err(
                 "rollouts_per_image must be at least 2 for advantage.baseline = \"leave-one-out\"".into()
             );

@@ -110,6 +110,17 @@ impl Learner {
         Learner { actor: network(actor), critic: network(critic), device: device.clone().without_autodiff() }
     }
 
+    /// The actor.
+    pub fn actor(&self) -> &Perceptron {
+        &self.actor.perceptron
+    }
+
+    /// One step of the actor's Adam along `gradients` at learning rate `lr`, clipped to `max_grad_norm`; the gradient's
+    /// norm before clipping.
+    pub fn step_actor(&mut self, gradients: GradientsParams, lr: f64, max_grad_norm: f64) -> f64 {
+        self.actor.step_along(gradients, lr, max_grad_norm)
+    }
+
     /// The actor's weights.
     pub fn actor_weights(&self) -> PerceptronWeights {
         self.actor.perceptron.weights()
@@ -234,7 +245,10 @@ impl Network {
 
     /// Descends `loss: [1]`; returns the gradient's norm before clipping.
     fn step(&mut self, loss: &Tensor<1>, lr: f64, max_grad_norm: f64) -> f64 {
-        let gradients = GradientsParams::from_grads(loss.backward(), &self.perceptron);
+        self.step_along(GradientsParams::from_grads(loss.backward(), &self.perceptron), lr, max_grad_norm)
+    }
+
+    fn step_along(&mut self, gradients: GradientsParams, lr: f64, max_grad_norm: f64) -> f64 {
         let (perceptron, norm) = self.adam.step(self.perceptron.clone(), gradients, lr, max_grad_norm);
         self.perceptron = perceptron;
         norm

@@ -104,10 +104,12 @@ pub fn cosine_distance(dense: &[f32], pruned: &[f32]) -> f64 {
     if lengths > 0.0 { (1.0 - dot(dense, pruned) / lengths).max(0.0) } else { 1.0 }
 }
 
+/// What logits are divided by before they are compared.
+pub const TEMPERATURE: f64 = 3.0;
+
 /// D = 9 KL(softmax(z/3) || softmax(z_k/3)) in nats, for dense logits z and pruned logits z_k, `[C]`
 /// each; the factor is the square of the temperature, as in distillation (Hinton et al., 2015).
 pub fn divergence(dense: &[f32], pruned: &[f32]) -> f64 {
-    const TEMPERATURE: f64 = 3.0;
     let log_softmax = |z: &[f32]| -> Vec<f64> {
         let max = z.iter().fold(f32::NEG_INFINITY, |m, v| m.max(*v));
         let shifted: Vec<f64> = z.iter().map(|v| f64::from(v - max) / TEMPERATURE).collect();

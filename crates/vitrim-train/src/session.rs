@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use vitrim_data::{Batch, Dataset, Loader, LoaderOptions, OnBadImage, Order, Transform};
 use vitrim_prune::ImageKey;
 use vitrim_prune::policy::BackboneId;
-use vitrim_vit::{Backbone, PixelBatch};
+use vitrim_vit::{Backbone, PixelBatch, Tensors};
 
 use crate::checkpoint;
 use crate::config::TrainConfig;
@@ -38,6 +38,8 @@ pub struct Source {
 pub struct Run<'a> {
     /// The backbone's identity.
     pub id: &'a BackboneId,
+    /// Its weights, which the learner `gumbel` needs.
+    pub weights: Option<&'a Tensors>,
     /// The configuration.
     pub config: &'a TrainConfig,
     /// The images.
@@ -90,8 +92,8 @@ pub fn train<B: Backbone>(
     stop: &AtomicBool,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Outcome> {
-    let Run { id, config, source, device, folder } = *run;
-    let mut trainer = Trainer::new(backbone, id.clone(), config, &device.device()?)?;
+    let Run { id, weights, config, source, device, folder } = *run;
+    let mut trainer = Trainer::new(backbone, id.clone(), weights, config, &device.device()?)?;
     fs::create_dir_all(folder).map_err(TrainError::file("create", folder))?;
     let checkpoint = folder.join(checkpoint::FILE);
     let (mut epoch, mut position) = (0, 0);

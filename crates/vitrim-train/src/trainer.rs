@@ -2,17 +2,20 @@
 
 use std::time::Instant;
 
+use burn::module::Module;
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use vitrim_prune::policy::BackboneId;
 use vitrim_prune::{ImageKey, LearnedPruner, Policy, Pruner, ReadOut};
-use vitrim_vit::{Backbone, PixelBatch, Site, Taps, VitSpec};
+use vitrim_vit::{Backbone, PixelBatch, Site, Taps, Tensors, VitSpec};
 
 use crate::adam::NamedTensor;
-use crate::assemble::{Assembly, Game};
-use crate::config::{RewardConfig, RewardKind, TrainConfig};
+use crate::assemble::{Assembly, Game, RewardParts};
+use crate::burn_vit::BurnVit;
+use crate::config::{LearnerKind, RewardConfig, RewardKind, TrainConfig};
 use crate::constraint::Constraint;
 use crate::error::{Result, TrainError};
+use crate::gumbel::{self, Batch, Objective};
 use crate::mappo::{Learner, PpoHyper, PpoStats};
 use crate::perceptron::orthogonal_init;
 use crate::rewards::{PaperRewards, PrefixRewards, soften};
@@ -75,9 +78,9 @@ pub struct UpdateLog {
     pub beta: Option<f64>,
     /// Learning rate.
     pub learning_rate: f64,
-    /// PPO's own quantities.
+    /// PPO's own quantities; absent where gates learn.
     #[serde(flatten)]
-    pub ppo: PpoStats,
+    pub ppo: Option<PpoStats>,
 }
 
 /// What a checkpoint holds beside the learner's tensors.
@@ -94,9 +97,22 @@ pub struct TrainerState {
     pub constraint: Constraint,
 }
 
+/// What an update's images came to.
+struct Played {
+    parts: RewardParts,
+    keep_ratio: Vec<f64>,
+    cost: f64,
+    divergence: Option<f64>,
+    /// Share of the answers that are right.
+    right: f64,
+    ppo: Option<PpoStats>,
+}
+
 /// The game on one frozen backbone.
 pub struct Trainer<'a, B: Backbone> {
     backbone: &'a B,
+    /// The same with gradients but frozen weights, where gates learn.
+    differentiable: Option<BurnVit>,
     id: BackboneId,
     config: TrainConfig,
     device: Device,
@@ -108,17 +124,33 @@ pub struct Trainer<'a, B: Backbone> {
 }
 
 impl<'a, B: Backbone> Trainer<'a, B> {
-    /// Starts from freshly initialised networks.
+    /// Starts from freshly initialised networks. `weights` are the backbone's, which the learner `gumbel` needs.
     ///
     /// # Errors
-    /// [`TrainError::Config`] if `config` does not fit the backbone.
-    pub fn new(backbone: &'a B, id: BackboneId, config: &TrainConfig, device: &Device) -> Result<Self> {
+    /// [`TrainError::Config`] if `config` does not fit the backbone, or asks for weights that are not given.
+    pub fn new(
+        backbone: &'a B,
+        id: BackboneId,
+        weights: Option<&Tensors>,
+        config: &TrainConfig,
+        device: &Device,
+    ) -> Result<Self> {
         let spec = backbone.spec();
         config.check(spec).map_err(TrainError::Config)?;
+        let differentiable = match (config.learner, weights) {
+            (LearnerKind::Mappo, _) => None,
+            (LearnerKind::Gumbel, Some(weights)) => {
+                Some(BurnVit::new(spec, weights, &device.clone().autodiff())?.no_grad())
+            }
+            (LearnerKind::Gumbel, None) => {
+                return Err(TrainError::Config("learner = \"gumbel\" needs the backbone's weights".into()));
+            }
+        };
         let learner = fresh(config, spec, None, device);
         let pruner = LearnedPruner::new(spec, &policy_of(&learner, config, spec, id.clone()));
         Ok(Trainer {
             backbone,
+            differentiable,
             device: device.clone(),
             sites: pruner.sites(spec).into_iter().map(|(site, _)| site).collect(),
             pruner,
@@ -147,7 +179,7 @@ impl<'a, B: Backbone> Trainer<'a, B> {
     /// Whether [`Trainer::begin`] must be called before the first update.
     pub fn needs_probes(&self) -> bool {
         let gated = self.config.actor.gate > 0.0;
-        (self.config.reward.kind == RewardKind::Prefix || gated) && self.state.update == 0
+        (self.follows_target() || gated) && self.state.update == 0
     }
 
     /// What each of `images` tells before the first update.
@@ -186,35 +218,88 @@ impl<'a, B: Backbone> Trainer<'a, B> {
     /// What the backbone refuses, or a label that the backbone has no class for.
     pub fn update(&mut self, images: Images<'_>) -> Result<UpdateLog> {
         let started = Instant::now();
+        let spec = self.backbone.spec();
+        let scene = Scene::open(self.backbone, images.pixels, self.first_site())?;
+        let dense = scene.dense.argmax();
+        let labels = labels(images.labels, &dense, spec.num_classes)?;
+        let beta = self.state.constraint.beta();
+        let (learning_rate, entropy) = self.config.ppo.schedule(self.state.update, self.config.updates);
+        let hyper = PpoHyper {
+            actor_lr: learning_rate,
+            critic_lr: learning_rate,
+            clip: self.config.ppo.clip,
+            entropy,
+            epochs: self.config.ppo.epochs,
+            minibatches: self.config.ppo.minibatches,
+            max_grad_norm: self.config.ppo.max_grad_norm,
+            target_kl: (self.config.ppo.target_kl > 0.0).then_some(self.config.ppo.target_kl),
+        };
+        let Played { parts, keep_ratio, cost, divergence, right, ppo } = match self.config.learner {
+            LearnerKind::Mappo => self.reinforce(&scene, images.keys, &labels, &hyper)?,
+            LearnerKind::Gumbel => self.descend(&scene, images, &labels, &hyper)?,
+        };
+
+        // Follow the accuracy target, and log.
+        let dense_right = dense.iter().zip(&labels).filter(|(p, l)| p == l).count() as f64;
+        let sampled_drop = match divergence {
+            Some(divergence) if spec.num_classes == 0 => 100.0 * divergence,
+            _ => 100.0 * (dense_right / labels.len().max(1) as f64 - right),
+        };
+        let follows_target = self.follows_target();
+        if let (Some(divergence), true) = (divergence, follows_target) {
+            self.state.constraint.observe(sampled_drop, divergence, &self.config.constraint);
+        }
+        self.state.update += 1;
+        self.refresh();
+        Ok(UpdateLog {
+            update: self.state.update,
+            images_per_s: images.keys.len() as f64 / started.elapsed().as_secs_f64(),
+            reward: parts.accuracy + parts.efficiency,
+            reward_accuracy: parts.accuracy,
+            reward_efficiency: parts.efficiency,
+            keep_ratio,
+            cost,
+            divergence,
+            sampled_drop,
+            drifts: spec.num_classes == 0,
+            estimated_drop: follows_target.then(|| self.state.constraint.estimated_drop()),
+            beta: follows_target.then_some(beta),
+            learning_rate,
+            ppo,
+        })
+    }
+
+    /// By reinforcement: rollouts of every image from the first stage on, what they are paid, and MAPPO's update.
+    fn reinforce(
+        &mut self,
+        scene: &Scene<'_, B>,
+        keys: &[ImageKey],
+        labels: &[usize],
+        hyper: &PpoHyper,
+    ) -> Result<Played> {
         let (spec, config) = (self.backbone.spec(), &self.config);
         let update = self.state.update;
 
-        // Collect: every image once densely, then its rollouts from the first stage on.
-        let scene = Scene::open(self.backbone, images.pixels, self.first_site())?;
+        // Collect.
         let prefix_credit = config.reward.kind == RewardKind::Prefix;
         let rollouts = (0..config.rollouts_per_image)
             .map(|r| {
                 let key = [config.seed, update as u64, r as u64];
-                scene.play(&self.pruner, key, images.keys, prefix_credit)
+                scene.play(&self.pruner, key, keys, prefix_credit)
             })
             .collect::<Result<Vec<Rollout>>>()?;
 
         // Reward.
-        let dense = scene.dense.argmax();
-        let labels = labels(images.labels, &dense, spec.num_classes)?;
         let correct: Vec<Vec<bool>> = rollouts
             .iter()
-            .map(|rollout| rollout.predictions.iter().zip(&labels).map(|(p, l)| p == l).collect())
+            .map(|rollout| rollout.predictions.iter().zip(labels).map(|(p, l)| p == l).collect())
             .collect();
-        let beta = self.state.constraint.beta();
         let num_patches = spec.num_patches();
-        let game = match config.reward.kind {
-            RewardKind::Paper => {
-                Game::Paper(PaperRewards::new(config.reward.prize, config.reward.keep_ratio, num_patches))
-            }
-            RewardKind::Prefix => {
-                let reference = self.state.reference;
-                let softening = config.reward.softening;
+        let RewardConfig { prize, keep_ratio, softening, .. } = config.reward;
+        let game = match prefix_credit {
+            false => Game::Paper(PaperRewards::new(prize, keep_ratio, num_patches)),
+            true => {
+                let (beta, reference) = (self.state.constraint.beta(), self.state.reference);
                 Game::Prefix(PrefixRewards { beta, reference, softening, num_patches })
             }
         };
@@ -231,52 +316,64 @@ impl<'a, B: Backbone> Trainer<'a, B> {
         let experience = assembly.finish(&values, self.state.return_scale, &config.advantage);
 
         // Update.
-        let (learning_rate, entropy) = config.ppo.schedule(update, config.updates);
-        let hyper = PpoHyper {
-            actor_lr: learning_rate,
-            critic_lr: learning_rate,
-            clip: config.ppo.clip,
-            entropy,
-            epochs: config.ppo.epochs,
-            minibatches: config.ppo.minibatches,
-            max_grad_norm: config.ppo.max_grad_norm,
-            target_kl: (config.ppo.target_kl > 0.0).then_some(config.ppo.target_kl),
-        };
         let shuffle_seed =
             config.seed.wrapping_mul(0x9e37_79b9) ^ (update as u64).wrapping_mul(0x85eb_ca6b_27d4_eb4f);
-        let ppo = self.learner.update(&experience, &values, &hyper, shuffle_seed);
-
-        // Follow the accuracy target, and log.
-        let share = |right: usize, of: usize| 100.0 * right as f64 / of.max(1) as f64;
-        let dense_right = dense.iter().zip(&labels).filter(|(p, l)| p == l).count();
-        let sampled_right = correct.iter().flatten().filter(|right| **right).count();
-        let divergence = prefix_credit
-            .then(|| mean(rollouts.iter().flat_map(|r| r.divergences.last().into_iter().flatten().copied())));
-        let sampled_drop = match divergence {
-            Some(divergence) if spec.num_classes == 0 => 100.0 * divergence,
-            _ => share(dense_right, labels.len()) - share(sampled_right, labels.len() * rollouts.len()),
-        };
-        if let Some(divergence) = divergence {
-            self.state.constraint.observe(sampled_drop, divergence, &self.config.constraint);
-        }
-        self.state.update += 1;
-        self.refresh();
-        Ok(UpdateLog {
-            update: self.state.update,
-            images_per_s: images.keys.len() as f64 / started.elapsed().as_secs_f64(),
-            reward: parts.accuracy + parts.efficiency,
-            reward_accuracy: parts.accuracy,
-            reward_efficiency: parts.efficiency,
+        let ppo = self.learner.update(&experience, &values, hyper, shuffle_seed);
+        Ok(Played {
+            parts,
             keep_ratio: keep_ratios(&rollouts, num_patches),
             cost: mean(rollouts.iter().flat_map(|r| r.costs.iter().copied())),
-            divergence,
-            sampled_drop,
-            drifts: spec.num_classes == 0,
-            estimated_drop: divergence.map(|_| self.state.constraint.estimated_drop()),
-            beta: prefix_credit.then_some(beta),
-            learning_rate,
-            ppo,
+            divergence: prefix_credit.then(|| {
+                mean(rollouts.iter().flat_map(|r| r.divergences.last().into_iter().flatten().copied()))
+            }),
+            right: mean(correct.iter().flatten().map(|&right| f64::from(u8::from(right)))),
+            ppo: Some(ppo),
         })
+    }
+
+    /// By gradients: every image through gates, and a step of Adam.
+    fn descend(
+        &mut self,
+        scene: &Scene<'_, B>,
+        images: Images<'_>,
+        labels: &[usize],
+        hyper: &PpoHyper,
+    ) -> Result<Played> {
+        let RewardConfig { kind, keep_ratio, softening, .. } = self.config.reward;
+        let objective = match kind {
+            RewardKind::Ratio => Objective::Ratio { keep_ratio },
+            RewardKind::Prefix | RewardKind::Paper => Objective::Cost {
+                beta: self.state.constraint.beta(),
+                reference: self.state.reference,
+                softening,
+            },
+        };
+        let vit = self.differentiable.as_ref().expect("gates have a differentiable backbone");
+        let batch = Batch { pixels: images.pixels, keys: images.keys, dense: &scene.dense };
+        let key = [self.config.seed, self.state.update as u64, 0];
+        let shards = if self.device == Device::flex() { rayon::current_num_threads() } else { 1 };
+        let descent =
+            gumbel::descend(vit, self.learner.actor(), &self.pruner, batch, objective, key, shards)?;
+        if let Some(gradients) = descent.gradients {
+            self.learner.step_actor(gradients, hyper.actor_lr, hyper.max_grad_norm);
+        }
+        // In units of an agent's reward, of which N0 agents share the fidelity's.
+        let num_patches = self.backbone.spec().num_patches() as f64;
+        let all = num_patches * labels.len() as f64;
+        let right = descent.predictions.iter().zip(labels).filter(|(p, l)| p == l).count() as f64;
+        Ok(Played {
+            parts: RewardParts { accuracy: -num_patches * descent.fidelity, efficiency: -descent.efficiency },
+            keep_ratio: descent.survivors.iter().map(|&left| left as f64 / all).collect(),
+            cost: descent.cost,
+            divergence: Some(descent.divergence),
+            right: right / labels.len().max(1) as f64,
+            ppo: None,
+        })
+    }
+
+    /// Whether beta follows the accuracy target.
+    fn follows_target(&self) -> bool {
+        self.config.reward.kind == RewardKind::Prefix
     }
 
     /// The policy as it stands, not calibrated: `paper` samples, `prefix` keeps where p_keep > 1/2.
@@ -335,7 +432,7 @@ fn policy_of(learner: &Learner, config: &TrainConfig, spec: &VitSpec, backbone: 
         weights: learner.actor_weights(),
         read_out: match config.reward.kind {
             RewardKind::Paper => ReadOut::Sample { seed: config.seed },
-            RewardKind::Prefix => ReadOut::Threshold { threshold: 0.5 },
+            RewardKind::Prefix | RewardKind::Ratio => ReadOut::Threshold { threshold: 0.5 },
         },
         calibration: None,
     }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor, TensorData};
 use safetensors::SafeTensors;
-use vitrim_train::burn_vit::BurnVit;
+use vitrim_train::burn_vit::{BurnVit, Gated};
 use vitrim_train::random::SplitMix64;
 use vitrim_vit::{
     Activation, Backbone, Checkpoint, CpuBackbone, PixelBatch, Pool, Positions, Reduction, Site, Taps,
@@ -175,6 +175,110 @@ fn masked_equals_removed() {
         vit.advance(&mut state, Site::end(&spec), Taps::NONE).unwrap();
         let removed = vit.finish(&state, Want::Logits).unwrap().values;
         assert_close(&masked.try_into_vec_as::<f32>().unwrap(), &removed, &format!("{spec:?}"));
+    }
+}
+
+/// Gates of 0 and 1 equal removing, whether who leaves is dropped or merged.
+#[test]
+fn gated_equals_removed() {
+    let taps = Taps { cls_attention: true, keys: true, value_norm: true };
+    let (batch, stages) = (3, [0, 1, 2]);
+    for (seed, (spec, merge)) in
+        small_specs().into_iter().flat_map(|spec| [(spec.clone(), false), (spec, true)]).enumerate()
+    {
+        let tensors = vivid_tensors(&spec);
+        let vit = BurnVit::new(&spec, &tensors, &Device::flex().autodiff()).unwrap();
+        let cpu = CpuBackbone::new(&spec, &tensors).unwrap();
+        let mut generator = SplitMix64::new(seed as u64);
+        let values = pixels(&spec, batch);
+        let mut gated = Gated::open(&vit, &values, batch);
+        let mut state = cpu.embed(PixelBatch::new(&values, batch)).unwrap();
+        for stage in stages {
+            let site = if merge { Site::after_attention_of(stage) } else { Site::input_of(stage + 1) };
+            gated.advance(site, taps).unwrap();
+            cpu.advance(&mut state, site, taps).unwrap();
+            let (left, view) = (gated.survivors().unwrap(), cpu.view(&state).unwrap());
+            let seen = left.view(&spec);
+            assert_eq!((seen.offsets, seen.origins), (view.offsets, view.origins));
+            assert_close(seen.tokens, view.tokens, "tokens");
+            assert_close(seen.sizes, view.sizes, "sizes");
+            assert_close(seen.keys.unwrap(), view.keys.unwrap(), "keys");
+            assert_close(seen.value_norm.unwrap(), view.value_norm.unwrap(), "value norms");
+            assert_close(seen.cls_attention.unwrap(), view.cls_attention.unwrap(), "attention");
+
+            // The first patch token of each image stays, and whoever leaves joins it.
+            let mut into: Vec<usize> = (0..view.total()).collect();
+            let (mut agents, mut stays) = (Vec::new(), Vec::new());
+            for row in (0..batch).flat_map(|b| view.patch_rows(b).skip(1).map(move |row| (b, row))) {
+                let (b, row) = row;
+                agents.push(row);
+                stays.push(generator.uniform() < 0.6);
+                if stays.last() == Some(&false) {
+                    into[row] = view.patch_rows(b).start;
+                }
+            }
+            let rows: Vec<usize> = agents.iter().map(|&agent| left.rows[agent]).collect();
+            let targets: Vec<usize> = agents
+                .iter()
+                .map(|&agent| {
+                    let b = view.offsets.iter().filter(|start| **start <= agent).count() - 1;
+                    left.rows[view.patch_rows(b).start]
+                })
+                .collect();
+            let gates: Vec<f32> = stays.iter().map(|&stays| f32::from(u8::from(stays))).collect();
+            let gates = Tensor::from_data(TensorData::new(gates, [agents.len()]), &gated.device());
+            let reduction = match merge {
+                true => Reduction::join(view.offsets, &into, view.sizes).with_proportional_attention(),
+                false => {
+                    let flags: Vec<bool> = into.iter().enumerate().map(|(row, to)| row == *to).collect();
+                    Reduction::keep(view.offsets, &flags)
+                }
+            };
+            gated.gate(gates, &rows, merge.then_some(&targets[..]));
+            cpu.reduce(&mut state, &reduction).unwrap();
+        }
+        cpu.advance(&mut state, Site::end(&spec), Taps::NONE).unwrap();
+        let removed = cpu.finish(&state, Want::Logits).unwrap().values;
+        let logits: Vec<f32> = gated.finish().unwrap().without_autodiff().try_into_vec_as().unwrap();
+        assert_close(&logits, &removed, &format!("merge {merge}, {spec:?}"));
+    }
+}
+
+/// The gradient of a gate is what finite differences of it give, at both of its ends.
+#[test]
+fn gates_have_the_gradient_of_leaving() {
+    let spec = small_specs().remove(0);
+    let vit = BurnVit::new(&spec, &vivid_tensors(&spec), &Device::flex().autodiff()).unwrap();
+    let values = pixels(&spec, 1);
+    let (rows, into) = ([3, 5, 6], [2, 2, 4]);
+    for merge in [false, true] {
+        let score = |gates: Tensor<1>| {
+            let mut gated = Gated::open(&vit, &values, 1);
+            gated.advance(Site::after_attention_of(1), Taps::NONE).unwrap();
+            gated.gate(gates, &rows, merge.then_some(&into[..]));
+            gated.finish().unwrap().narrow(1, 2, 1).sum()
+        };
+        let gates = |values: [f32; 3]| {
+            Tensor::<1>::from_data(TensorData::new(values.to_vec(), [3]), &Device::flex().autodiff())
+        };
+        let at = [1.0, 0.0, 0.4];
+        let leaf = gates(at).require_grad();
+        let gradient: Vec<f32> =
+            leaf.grad(&score(leaf.clone()).backward()).unwrap().try_into_vec_as().unwrap();
+        for i in 0..3 {
+            let moved = |by: f32| {
+                let mut values = at;
+                values[i] += by;
+                score(gates(values)).into_scalar::<f32>()
+            };
+            let slope = (moved(1e-2) - moved(-1e-2)) / 2e-2;
+            let bound = 0.02 * slope.abs().max(gradient[i].abs()) + 2e-3;
+            assert!(
+                (gradient[i] - slope).abs() < bound,
+                "merge {merge}, gate {i}: {} and {slope}",
+                gradient[i]
+            );
+        }
     }
 }
 

@@ -72,7 +72,14 @@ fn merging() -> Setting {
 /// Trains in `folder`; `at(update)` is called after each update and may stop the run.
 fn run(s: &Setting, folder: &Path, mut at: impl FnMut(usize, &AtomicBool)) -> Result<Outcome, TrainError> {
     let stop = AtomicBool::new(false);
-    let run = Run { id: &s.id, config: &s.config, source: &s.source, device: DeviceChoice::Cpu, folder };
+    let run = Run {
+        id: &s.id,
+        weights: None,
+        config: &s.config,
+        source: &s.source,
+        device: DeviceChoice::Cpu,
+        folder,
+    };
     train(&s.model, &run, &stop, &mut |progress| {
         if let Progress::Update(log, _) = progress {
             at(log.update, &stop);
@@ -146,7 +153,7 @@ fn interrupted_and_resumed(s: &Setting) {
 fn agents_start_where_the_gate_lies() {
     let s = merging();
     let device = DeviceChoice::Cpu.device().unwrap();
-    let mut trainer = Trainer::new(&s.model, s.id.clone(), &s.config, &device).unwrap();
+    let mut trainer = Trainer::new(&s.model, s.id.clone(), None, &s.config, &device).unwrap();
     let pixels: Vec<f32> = (0..8 * 3 * 32 * 32).map(|i| uniform(&[3, i]) as f32).collect();
     let (pixels, keys) = (PixelBatch::new(&pixels, 8), [0, 1, 2, 3, 4, 5, 6, 7]);
     assert!(trainer.needs_probes());

@@ -23,7 +23,7 @@ fn id(toy: &Toy) -> BackboneId {
 
 fn play(toy: &Toy, config: &TrainConfig) -> (Policy, UpdateLog) {
     let device = DeviceChoice::Cpu.device().unwrap();
-    let mut trainer = Trainer::new(toy, id(toy), config, &device).unwrap();
+    let mut trainer = Trainer::new(toy, id(toy), None, config, &device).unwrap();
     let per_update = config.images_per_update as u64;
     let mut last = None;
     for update in 0..config.updates as u64 {

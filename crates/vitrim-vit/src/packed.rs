@@ -244,6 +244,18 @@ impl Reduction {
         &self.offsets
     }
 
+    /// Every term of the sums that the output rows are: output row, source row, weight; sorted by output row.
+    pub fn terms(&self) -> Vec<(usize, usize, f32)> {
+        match &self.sources {
+            Sources::Keep(rows) => rows.iter().enumerate().map(|(to, &from)| (to, from, 1.0)).collect(),
+            Sources::Merge { starts, rows, weights } => starts
+                .windows(2)
+                .enumerate()
+                .flat_map(|(to, range)| (range[0]..range[1]).map(move |i| (to, rows[i], weights[i])))
+                .collect(),
+        }
+    }
+
     /// The source rows of a reduction that only drops, one an output row; `None` if it merges.
     pub fn kept_rows(&self) -> Option<&[usize]> {
         match &self.sources {

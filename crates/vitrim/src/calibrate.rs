@@ -5,13 +5,14 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use vitrim_data::{Dataset, Loader, LoaderOptions, OnBadImage, Order};
-use vitrim_prune::{LearnedPruner, Policy, Pruned, Pruner, ReadOut, run_from};
+use vitrim_prune::{KeepProfile, LearnedPruner, Policy, Pruned, Pruner, ReadOut, run_from};
 use vitrim_vit::{Backbone, PixelBatch, Precision, Site, Taps, VitSpec, Want};
 
 use crate::error::{Result, VitrimError};
 use crate::evaluate::keys;
-use crate::front::{Choice, Front, FrontPoint, Verdict, choose};
+use crate::front::{Choice, Front, FrontPoint, Measure, Verdict, choose};
 use crate::loaded::Loaded;
+use crate::methods::keep_shares;
 use crate::stats::Confidence;
 use crate::tally::Tally;
 use crate::watch::Watch;
@@ -166,6 +167,36 @@ pub fn choose_cost_from_record(policy: &mut Policy, folder: &Path, gmacs: f64) -
     };
     policy.read_out = ReadOut::Threshold { threshold: point.setting };
     Ok(point.clone())
+}
+
+/// What hand-made methods at keep ratio `keep` cost at the stages of `policy`, 1e9 MACs an image: the cost that asking a
+/// policy for a keep ratio stands for.
+///
+/// # Errors
+/// [`VitrimError::Setting`] if `keep` does not lie between 0 and 1.
+pub fn gmacs_at_keep(spec: &VitSpec, policy: &Policy, keep: f64) -> Result<f64> {
+    let stages = policy.drop_stages();
+    let profile = KeepProfile::new(spec, &stages, &keep_shares(&[keep], stages.len())?)?;
+    Ok(profile.macs(spec, 0) as f64 / 1e9)
+}
+
+/// A point that [`choose_cost_from_record`] chose for a backbone of geometry `spec`, in one line.
+///
+/// # Errors
+/// Never for a point of a record.
+pub fn describe_point(spec: &VitSpec, point: &FrontPoint) -> Result<String> {
+    let measure = if spec.num_classes == 0 { Measure::Drift } else { Measure::Drop };
+    Ok(format!(
+        "setting {} costs {:.4} GMACs, {:.1} % of dense, {name} {:.2} {}; its {name} is measured on {} images, and nothing \
+         is certified",
+        point.setting,
+        point.gmacs,
+        100.0 * point.cost,
+        point.loss()?.measured(),
+        measure.unit(),
+        point.images,
+        name = measure.name(),
+    ))
 }
 
 /// Says so if `policy`, read from `folder`, was calibrated in another precision than it runs in.

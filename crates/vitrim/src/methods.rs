@@ -192,7 +192,8 @@ pub fn open_policy(folder: &Path, loaded: &Loaded) -> Result<Policy> {
             "stages {stages:?} do not ascend below {depth} blocks; train the policy again"
         )));
     }
-    let (merges, pair) = (policy.departure == Departure::Merge, policy.observation.pair);
+    let merges = policy.departure == Departure::Merge;
+    let pair = policy.observation.pair || policy.observation.pair_tokens;
     if merges && stages.contains(&(depth - 1)) || pair && !merges {
         return Err(bad(
             "its stages do not fit what becomes of those that leave; train the policy again".into()

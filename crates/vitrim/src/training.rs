@@ -3,10 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use vitrim_data::Dataset;
+use vitrim_train::config::LearnerKind;
 use vitrim_train::{TrainConfig, UpdateLog, session};
+use vitrim_vit::Tensors;
 
 use crate::error::{Result, VitrimError, write_whole};
-use crate::loaded::Loaded;
+use crate::loaded::{Loaded, open_checkpoint};
 use crate::overlay;
 use crate::parts::{DataParts, OnProgress};
 
@@ -67,6 +69,16 @@ impl RunImages {
     }
 }
 
+/// The weights of the checkpoint that `loaded` is of, if a run of `config` needs them.
+///
+/// # Errors
+/// As [`open_checkpoint`].
+pub fn weights(loaded: &Loaded, config: &TrainConfig) -> Result<Option<Tensors>> {
+    let needed = config.learner == LearnerKind::Gumbel;
+    let open = || Ok(open_checkpoint(Path::new(&loaded.origin), Some(loaded.spec.img_size))?.tensors);
+    needed.then(open).transpose()
+}
+
 /// `runs/` and the model's name, and the preset's unless it is the default.
 pub fn default_out(model: &Path, preset: &str) -> PathBuf {
     let absolute = model.canonicalize().unwrap_or_else(|_| model.to_owned());
@@ -115,12 +127,12 @@ pub fn describe(log: &UpdateLog) -> String {
         (Some(drop), Some(beta)) => format!("{name} {drop:.2} {unit}, beta {beta:.2}"),
         _ => format!("sampled {name} {:.2} {unit}", log.sampled_drop),
     };
+    let ppo = log.ppo.map(|ppo| format!(", KL {:.4}, entropy {:.3}", ppo.approx_kl, ppo.entropy));
     format!(
-        "{:.1} images/s, keep {}, cost {:.3}, {drop}, KL {:.4}, entropy {:.3}",
+        "{:.1} images/s, keep {}, cost {:.3}, {drop}{}",
         log.images_per_s,
         keep.join(" "),
         log.cost,
-        log.ppo.approx_kl,
-        log.ppo.entropy,
+        ppo.unwrap_or_default(),
     )
 }

@@ -56,6 +56,10 @@ pub struct Observation {
     /// `ln` of either's size; 0 where it has to stay.
     #[serde(default)]
     pub pair: bool,
+    /// More of the pair: how unlike the two tokens themselves are, `ln(1 - cosine) + 1` of `x_i` less its mean, and the class
+    /// token's attention to the other one, as in `cls_attention`; 0 where the agent has to stay.
+    #[serde(default)]
+    pub pair_tokens: bool,
     /// The class token's embedding, D values (without a class token: the survivors' mean).
     pub context: bool,
 }

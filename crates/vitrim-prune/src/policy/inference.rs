@@ -176,7 +176,7 @@ pub fn scalars(observation: &Observation, view: &View<'_>, pairing: Option<&Pair
         for b in 0..view.batch() {
             let n = view.rows(b).len() as f32;
             for row in view.rows(b) {
-                values[row * width] = (attention[row] * n).max(1e-9).ln().clamp(-4.0, 4.0);
+                values[row * width] = attention_scalar(attention[row], n);
             }
         }
     }
@@ -190,13 +190,32 @@ pub fn scalars(observation: &Observation, view: &View<'_>, pairing: Option<&Pair
             values[row * width + first + 2] = sizes[1].ln();
         }
     }
+    if let (Some(pairing), true) = (pairing, observation.pair_tokens) {
+        let first = observation.first_of_pair() + if observation.pair { 3 } else { 0 };
+        for b in 0..view.batch() {
+            let n = view.rows(b).len() as f32;
+            for row in view.rows(b).filter(|&row| pairing.may_leave(row)) {
+                let unlike = (1.0 - pairing.token_similarity[row]).max(1e-9).ln() + 1.0;
+                let attention = view
+                    .cls_attention
+                    .map_or(0.0, |attention| attention_scalar(attention[pairing.partner[row]], n));
+                values[row * width + first] = unlike.clamp(-4.0, 4.0);
+                values[row * width + first + 1] = attention;
+            }
+        }
+    }
     values
+}
+
+/// `ln(attention * T_b)`, clipped.
+fn attention_scalar(attention: f32, tokens: f32) -> f32 {
+    (attention * tokens).max(1e-9).ln().clamp(-4.0, 4.0)
 }
 
 impl Observation {
     /// Scalar inputs an agent.
     pub fn scalars(&self) -> usize {
-        self.first_of_pair() + if self.pair { 3 } else { 0 }
+        self.first_of_pair() + if self.pair { 3 } else { 0 } + if self.pair_tokens { 2 } else { 0 }
     }
 
     /// Place of the first scalar about the pair: how unlike the two are.

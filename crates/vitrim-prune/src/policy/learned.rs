@@ -2,7 +2,7 @@
 
 use vitrim_vit::{Reduction, Site, Taps, View, VitSpec};
 
-use crate::policy::actor::{Departure, Observation};
+use crate::policy::actor::{Departure, Observation, PerceptronSpec};
 use crate::policy::file::Policy;
 use crate::policy::inference::{Perceptron, scalars};
 use crate::policy::pairing::Pairing;
@@ -71,6 +71,11 @@ impl LearnedPruner {
         self
     }
 
+    /// The actor's geometry.
+    pub fn actor_spec(&self) -> &PerceptronSpec {
+        self.actor.spec()
+    }
+
     /// What its agents observe.
     pub fn observation(&self) -> &Observation {
         &self.observation
@@ -83,7 +88,7 @@ impl LearnedPruner {
     pub fn decision(&self, stage: usize, view: &View<'_>) -> Result<Decision> {
         let pairing = match self.departure {
             Departure::Drop => None,
-            Departure::Merge => Some(Pairing::of(view).ok_or_else(|| {
+            Departure::Merge => Some(Pairing::of(view, self.observation.pair_tokens).ok_or_else(|| {
                 PruneError::KeepProfile("a policy that merges needs a view that carries keys".into())
             })?),
         };
@@ -103,7 +108,7 @@ impl LearnedPruner {
 impl Pruner for LearnedPruner {
     fn sites(&self, _: &VitSpec) -> Vec<(Site, Taps)> {
         let taps = Taps {
-            cls_attention: self.observation.cls_attention,
+            cls_attention: self.observation.cls_attention || self.observation.pair_tokens,
             keys: self.departure == Departure::Merge,
             value_norm: false,
         };
@@ -126,7 +131,10 @@ impl Pruner for LearnedPruner {
         let pairing = match self.departure {
             Departure::Drop => 0,
             // Everybody's keys with everybody's, their norms, and the sums of those that join.
-            Departure::Merge => (n * n + n) * self.spec.head_dim() as u64 + n * self.spec.dim as u64,
+            Departure::Merge => {
+                let tokens = if self.observation.pair_tokens { 3 * n * self.spec.dim as u64 } else { 0 };
+                (n * n + n) * self.spec.head_dim() as u64 + n * self.spec.dim as u64 + tokens
+            }
         };
         spec.macs_per_image() + spec.macs_per_agent() * tokens as u64 + pairing
     }

@@ -15,16 +15,21 @@ pub struct Pairing {
     pub partner: Vec<usize>,
     /// Cosine of the keys of each row and its partner, `[T]`; 0 where it has to stay.
     pub similarity: Vec<f32>,
+    /// Cosine of the tokens themselves, each less its mean over D, likewise; empty where nobody asked.
+    pub token_similarity: Vec<f32>,
 }
 
 impl Pairing {
     /// Deals the roles by the cosine of `view`'s keys (mean over heads, as ToMe has it). `None` where the view carries
-    /// no keys.
-    pub fn of(view: &View<'_>) -> Option<Self> {
+    /// no keys. `tokens`: whether the tokens themselves shall be compared, too.
+    pub fn of(view: &View<'_>, tokens: bool) -> Option<Self> {
         let keys = view.keys?;
         let width = keys.len() / view.total().max(1);
-        let mut pairing =
-            Pairing { partner: (0..view.total()).collect(), similarity: vec![0.0; view.total()] };
+        let mut pairing = Pairing {
+            partner: (0..view.total()).collect(),
+            similarity: vec![0.0; view.total()],
+            token_similarity: Vec::new(),
+        };
         let mut rest = (&mut pairing.partner[..], &mut pairing.similarity[..]);
         let mut images = Vec::with_capacity(view.batch());
         for b in 0..view.batch() {
@@ -40,6 +45,13 @@ impl Pairing {
                 (partner[i], similarity[i]) = (rows.start + to, s);
             }
         });
+        if tokens {
+            let similarity = |(row, &partner): (usize, &usize)| match partner == row {
+                true => 0.0,
+                false => centred_cosine(view.token(row), view.token(partner)),
+            };
+            pairing.token_similarity = pairing.partner.par_iter().enumerate().map(similarity).collect();
+        }
         Some(pairing)
     }
 
@@ -98,6 +110,31 @@ fn cosines(keys: &[f32], d: usize, [unit, cosines]: &mut [Vec<f32>; 2]) {
 
 /// Numbers that are worked on side by side, so that the compiler can use vectors.
 const LANES: usize = 16;
+
+/// Cosine of `a` and `b`, each less its mean; 0 where one of them is constant.
+fn centred_cosine(a: &[f32], b: &[f32]) -> f32 {
+    let n = a.len() as f32;
+    let mut lanes = [[0.0; LANES]; 5];
+    let (chunks_a, chunks_b) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+    let rest = chunks_a.remainder().iter().zip(chunks_b.remainder());
+    for (a, b) in chunks_a.zip(chunks_b) {
+        for (i, (a, b)) in a.iter().zip(b).enumerate() {
+            lanes[0][i] += a;
+            lanes[1][i] += b;
+            lanes[2][i] += a * a;
+            lanes[3][i] += b * b;
+            lanes[4][i] += a * b;
+        }
+    }
+    let mut sums = lanes.map(|lane| lane.iter().sum::<f32>());
+    for (a, b) in rest {
+        let terms = [*a, *b, a * a, b * b, a * b];
+        sums.iter_mut().zip(terms).for_each(|(sum, term)| *sum += term);
+    }
+    let [sum_a, sum_b, aa, bb, ab] = sums;
+    let (aa, bb, ab) = (aa - sum_a * sum_a / n, bb - sum_b * sum_b / n, ab - sum_a * sum_b / n);
+    if aa > 0.0 && bb > 0.0 { ab / (aa * bb).sqrt() } else { 0.0 }
+}
 
 fn sum_of_squares(values: &[f32]) -> f32 {
     let mut lanes = [0.0; LANES];
@@ -173,6 +210,21 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn tokens_are_compared_as_the_slow_rule_does(d in 2usize..70, seed: u64) {
+            let mut values = vitrim_kernels::reference::values(seed);
+            let rows: [Vec<f32>; 2] = [0, 1].map(|_| (0..d).map(|_| values()).collect());
+            let centred = rows.clone().map(|row| {
+                let mean = row.iter().map(|v| f64::from(*v)).sum::<f64>() / d as f64;
+                row.iter().map(|v| f64::from(*v) - mean).collect::<Vec<f64>>()
+            });
+            let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+            let lengths = dot(&centred[0], &centred[0]) * dot(&centred[1], &centred[1]);
+            prop_assume!(lengths > 1e-4);
+            let exact = dot(&centred[0], &centred[1]) / lengths.sqrt();
+            prop_assert!((f64::from(centred_cosine(&rows[0], &rows[1])) - exact).abs() < 1e-4);
+        }
+
         #[test]
         fn roles_are_those_of_the_slow_rule(n in 0usize..70, d in 1usize..40, seed: u64) {
             let mut values = vitrim_kernels::reference::values(seed);

@@ -13,7 +13,7 @@ use super::{BurnVit, Layout, pixel_tensor};
 impl BurnVit {
     /// Where the weights are, without gradients.
     fn host_device(&self) -> Device {
-        self.pos_embed.val().device().without_autodiff()
+        self.device().without_autodiff()
     }
 
     fn upload(&self, packed: &PackedBatch, device: &Device) -> (Tensor<2>, Layout) {
@@ -23,14 +23,49 @@ impl BurnVit {
         (tokens, Layout::packed(prefix, packed, device))
     }
 
+    /// Runs `x: [T, D]`, which rests at `site`, up to `to`; what the last attention on the way left behind of `taps`, if one
+    /// ran. `queries() : [B, n]` says which places of each image of `layout` count as its own.
+    pub(super) fn run(
+        &self,
+        mut x: Tensor<2>,
+        site: &mut Site,
+        to: Site,
+        layout: &Layout,
+        queries: impl Fn() -> Vec<bool>,
+        taps: Taps,
+    ) -> Result<(Tensor<2>, Option<AttentionTaps>)> {
+        site.check_forward(to, &self.spec)?;
+        let mut tapped = None;
+        while *site < to {
+            let l = site.block;
+            match site.at {
+                At::BlockInput => {
+                    let (y, attended) = self.blocks[l].attend(x, layout);
+                    x = y;
+                    // Tapped attention is the last that runs before the target.
+                    let taps = if to <= Site::input_of(l + 1) { taps } else { Taps::NONE };
+                    tapped = Some(self.tap(attended, layout, &queries, taps)?);
+                    *site = Site::after_attention_of(l);
+                }
+                At::AfterAttention => {
+                    x = self.blocks[l].transform(x);
+                    *site = Site::input_of(l + 1);
+                }
+            }
+        }
+        Ok((x, tapped))
+    }
+
+    /// What `taps` asks of an attention over the T tokens of `layout`. `queries() : [B, n]` says which places of each
+    /// image count as its own, where there is no class token to ask.
     fn tap(
         &self,
         attended: Attended,
         layout: &Layout,
-        packed: &PackedBatch,
+        queries: impl Fn() -> Vec<bool>,
         taps: Taps,
     ) -> Result<AttentionTaps> {
-        let (t, d, heads) = (packed.total(), self.spec.dim, self.spec.heads);
+        let (t, d, heads) = (attended.qkv.dims()[0], self.spec.dim, self.spec.heads);
         let part = |i: usize| attended.qkv.clone().narrow(1, i * d, d); // [T, D]
         let keys = taps.keys.then(|| download(part(1).reshape([t, heads, d / heads]).mean_dim(1)));
         let value_norm = taps.value_norm.then(|| download(part(2).square().sum_dim(1).sqrt()));
@@ -40,7 +75,7 @@ impl BurnVit {
                 mean.narrow(1, 0, 1)
             } else {
                 // Padding shows other rows as queries; the mean is over the image's own tokens.
-                mean_over_queries(mean, packed)
+                mean_over_queries(mean, &queries())
             };
             download(layout.gather(row.swap_dims(1, 2)))
         });
@@ -52,20 +87,28 @@ impl BurnVit {
     }
 }
 
-/// The mean of `attention: [B, n, n]` over each image's own queries, `[B, 1, n]`.
-fn mean_over_queries(attention: Tensor<3>, packed: &PackedBatch) -> Tensor<3> {
+/// The mean of `attention: [B, n, n]` over those of each image's `queries: [B, n]` that are its own, `[B, 1, n]`.
+fn mean_over_queries(attention: Tensor<3>, queries: &[bool]) -> Tensor<3> {
     let [batch, n, _] = attention.dims();
     let mut weights = vec![0.0f32; batch * n];
-    for (weights, image) in weights.chunks_exact_mut(n).zip(packed.offsets.windows(2)) {
-        let length = image[1] - image[0];
-        weights[..length].fill(1.0 / length as f32);
+    for (weights, own) in weights.chunks_exact_mut(n).zip(queries.chunks_exact(n)) {
+        let count = own.iter().filter(|own| **own).count() as f32;
+        weights.iter_mut().zip(own).filter(|(_, own)| **own).for_each(|(weight, _)| *weight = 1.0 / count);
     }
     let weights = Tensor::from_data(TensorData::new(weights, [batch, n, 1]), &attention.device());
     (attention * weights).sum_dim(1)
 }
 
-fn download<const R: usize>(tensor: Tensor<R>) -> Result<Vec<f32>> {
+/// Which places of a packed batch's images, `[B, n]` with n the longest, are no padding.
+pub(super) fn no_padding(packed: &PackedBatch) -> Vec<bool> {
+    let lengths = || packed.offsets.windows(2).map(|image| image[1] - image[0]);
+    let longest = lengths().max().unwrap_or(0);
+    lengths().flat_map(|length| (0..longest).map(move |i| i < length)).collect()
+}
+
+pub(super) fn download<const R: usize>(tensor: Tensor<R>) -> Result<Vec<f32>> {
     tensor
+        .without_autodiff()
         .try_into_vec_as()
         .map_err(|e| VitError::Input(format!("cannot read a tensor back from the device: {e}")))
 }
@@ -89,25 +132,11 @@ impl Backbone for BurnVit {
         if state.site == to {
             return Ok(());
         }
-        let plain = self.valid();
-        let (mut x, layout) = self.upload(&state.packed, &self.host_device());
-        while state.site < to {
-            let l = state.site.block;
-            match state.site.at {
-                At::BlockInput => {
-                    let (y, attended) = plain.blocks[l].attend(x, &layout);
-                    x = y;
-                    // Tapped attention is the last that runs before the target.
-                    let last = to <= Site::input_of(l + 1);
-                    let taps = if last { taps } else { Taps::NONE };
-                    state.taps = self.tap(attended, &layout, &state.packed, taps)?;
-                    state.site = Site::after_attention_of(l);
-                }
-                At::AfterAttention => {
-                    x = plain.blocks[l].transform(x);
-                    state.site = Site::input_of(l + 1);
-                }
-            }
+        let (x, layout) = self.upload(&state.packed, &self.host_device());
+        let (packed, site) = (&state.packed, &mut state.site);
+        let (x, tapped) = self.valid().run(x, site, to, &layout, || no_padding(packed), taps)?;
+        if let Some(tapped) = tapped {
+            state.taps = tapped;
         }
         state.packed.tokens = download(x)?;
         Ok(())

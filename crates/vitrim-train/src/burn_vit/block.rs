@@ -114,7 +114,11 @@ impl Attention {
             let dead = dead.expand([batch, self.heads, n, n]);
             scores = scores.mask_fill(dead, f32::NEG_INFINITY);
         }
-        let probabilities = softmax(scores, 3);
+        let mut probabilities = softmax(scores, 3);
+        if let Some(weights) = layout.key_weights() {
+            let weighted = probabilities * weights;
+            probabilities = weighted.clone() / weighted.sum_dim(3);
+        }
         let y = probabilities.clone().matmul(v).swap_dims(1, 2).reshape([batch, n, dim]);
         (self.proj.forward(layout.gather(y)), Attended { qkv, probabilities })
     }

@@ -13,6 +13,8 @@ pub(super) struct Layout {
     dead: Option<Tensor<4, Bool>>,
     /// What is added to the scores of each key, `[B, 1, 1, n]`.
     key_bias: Option<Tensor<4>>,
+    /// How often each key counts, `[B, 1, 1, n]`: the same as a bias of its logarithm, but with a gradient at 0.
+    key_weights: Option<Tensor<4>>,
     /// Shares of the patch tokens in their image's mean, `[B, n - prefix]`; `None` where they are equal.
     weights: Option<Tensor<2>>,
 }
@@ -29,7 +31,15 @@ struct Padding {
 impl Layout {
     /// Unpruned images of `tokens` tokens each.
     pub fn dense(batch: usize, tokens: usize) -> Self {
-        Layout { batch, longest: tokens, padding: None, dead: None, key_bias: None, weights: None }
+        Layout {
+            batch,
+            longest: tokens,
+            padding: None,
+            dead: None,
+            key_bias: None,
+            key_weights: None,
+            weights: None,
+        }
     }
 
     /// Whole images of which only the patch tokens `alive: [B, N0]` count.
@@ -43,6 +53,19 @@ impl Layout {
         Layout {
             dead: Some(Tensor::from_data(TensorData::new(dead, [batch, 1, 1, n]), device)),
             weights: Some(shares(mass, batch, device)),
+            ..Layout::dense(batch, n)
+        }
+    }
+
+    /// Whole images of which each token counts as often as `sizes: [B * N]` says, in attention and in the mean of the
+    /// patch tokens. Gradients reach the sizes.
+    pub fn weighted(spec: &VitSpec, batch: usize, sizes: Tensor<1>) -> Self {
+        let (n, n0, prefix) = (spec.num_tokens(), spec.num_patches(), spec.num_prefix_tokens());
+        let mass = sizes.clone().reshape([batch, n]).narrow(1, prefix, n0);
+        let total = mass.clone().sum_dim(1).clamp_min(f32::MIN_POSITIVE);
+        Layout {
+            key_weights: Some(sizes.reshape([batch, 1, 1, n])),
+            weights: Some(mass / total),
             ..Layout::dense(batch, n)
         }
     }
@@ -118,6 +141,10 @@ impl Layout {
 
     pub fn key_bias(&self) -> Option<Tensor<4>> {
         self.key_bias.clone()
+    }
+
+    pub fn key_weights(&self) -> Option<Tensor<4>> {
+        self.key_weights.clone()
     }
 
     pub fn weights(&self) -> Option<Tensor<2>> {

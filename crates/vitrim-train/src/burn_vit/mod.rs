@@ -7,15 +7,18 @@
 
 mod backbone;
 mod block;
+mod gated;
 mod layout;
+mod pruned;
 mod weights;
 
 use burn::module::{Module, Param, ParamId};
 use burn::nn::LayerNorm;
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use vitrim_vit::{Pool, VitSpec};
 
 use block::Block;
+pub use gated::Gated;
 use layout::Layout;
 pub(crate) use weights::numbers;
 
@@ -61,6 +64,16 @@ pub struct PartialOutput {
 }
 
 impl BurnVit {
+    /// The geometry.
+    pub fn spec(&self) -> &VitSpec {
+        &self.spec
+    }
+
+    /// Where the weights are.
+    pub fn device(&self) -> Device {
+        self.pos_embed.val().device()
+    }
+
     /// Logits `[B, C]` of unpruned images, `pixels: [B, 3, H, W]`.
     ///
     /// # Panics
@@ -207,7 +220,7 @@ impl BurnVit {
 }
 
 /// `values` as pixels `[B, 3, H, W]` on `device`.
-fn pixel_tensor(values: &[f32], batch: usize, spec: &VitSpec, device: &burn::tensor::Device) -> Tensor<4> {
+fn pixel_tensor(values: &[f32], batch: usize, spec: &VitSpec, device: &Device) -> Tensor<4> {
     let [height, width] = spec.img_size;
     Tensor::from_data(TensorData::new(values.to_vec(), [batch, 3, height, width]), device)
 }

@@ -5,7 +5,8 @@
 //! event files and `checkpoint.safetensors`.
 
 mod config;
-mod step;
+pub(crate) mod learner;
+pub(crate) mod step;
 mod weights;
 
 use std::fs;
@@ -13,8 +14,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::{Device, FloatDType, Tensor, TensorData};
+use burn::tensor::{Device, FloatDType};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand_distr::{Beta, Distribution};
@@ -25,26 +25,19 @@ use vitrim_vit::{Backbone, CpuBackbone, PixelBatch, Site, Taps, Tensors, VitSpec
 pub use config::{AugmentConfig, ModelConfig, PretrainConfig};
 pub use weights::{WeightType, initial_weights, save_backbone};
 
-use crate::adam::{ModuleAdam, NamedTensor, find};
-use crate::burn_vit::{BurnVit, numbers};
 use crate::checkpoint;
 use crate::device::DeviceChoice;
 use crate::error::{Result, TrainError};
-use crate::linear::Linear;
 use crate::random::SplitMix64;
 use crate::run_log::RunLog;
 use crate::session::Outcome;
-use step::{Samples, Student, TokenTargets, descend};
+use learner::Learner;
+use step::{Samples, TokenTargets, descend};
 
 /// Images a batch when held-out images are classified.
 const EVALUATION_BATCH: usize = 64;
 /// Share of a patch that an object covers at least where the patch token is to name its class.
 const COVERED: f32 = 0.2;
-/// Names of the token head in a checkpoint.
-const TOKEN_WEIGHT: &str = "token_head.weight";
-const TOKEN_BIAS: &str = "token_head.bias";
-/// AdamW's epsilon.
-const ADAM_EPS: f32 = 1e-8;
 
 /// One pre-training run.
 #[derive(Clone, Copy)]
@@ -117,15 +110,6 @@ struct Standing {
     best: f64,
 }
 
-/// Backbone and optimiser.
-struct Learner {
-    spec: VitSpec,
-    student: Student,
-    adam: ModuleAdam,
-    /// Names of the parameters in the module's order, with shapes, for the optimiser's state.
-    names: Vec<(String, Vec<usize>)>,
-}
-
 /// Means over the steps of a log entry.
 #[derive(Default)]
 struct Sums {
@@ -154,7 +138,7 @@ pub fn pretrain(
         return Err(TrainError::Config("pre-training needs labelled images of at least two classes".into()));
     }
     let device = run.device.device()?;
-    let mut learner = Learner::new(run, classes, &device)?;
+    let mut learner = learner(run, classes, &device)?;
     let init = run.init.map(|tensors| tensors.fingerprint(&learner.spec)).transpose()?;
     let dtype =
         match config.bf16 && run.device == DeviceChoice::Gpu && device.supports_dtype(FloatDType::BF16) {
@@ -430,92 +414,15 @@ fn mix(values: &mut [f32], count: usize, share: f32) {
     values.iter_mut().zip(other).for_each(|(a, b)| *a = share * *a + (1.0 - share) * b);
 }
 
-impl Learner {
-    fn new(run: &Pretraining<'_>, classes: usize, device: &Device) -> Result<Self> {
-        let config = run.config;
-        let spec = config.spec(classes)?;
-        let drawn = run.init.is_none().then(|| initial_weights(&spec, config.seed));
-        let tensors = run.init.or(drawn.as_ref()).expect("given or drawn");
-        let token_head = (run.train.knows_objects() && config.token_labels > 0.0)
-            .then(|| (vec![0.0; (classes + 1) * spec.dim], vec![0.0; classes + 1]));
-        Learner::with(spec, tensors, token_head, config.weight_decay, device)
-    }
-
-    /// `token_head`: weight and bias.
-    fn with(
-        spec: VitSpec,
-        tensors: &Tensors,
-        token_head: Option<(Vec<f32>, Vec<f32>)>,
-        weight_decay: f64,
-        device: &Device,
-    ) -> Result<Self> {
-        let device = device.clone().autodiff();
-        let vit = BurnVit::new(&spec, tensors, &device)?;
-        let token_head = token_head.map(|(weight, bias)| {
-            let rows = bias.len();
-            Linear {
-                weight: Param::from_tensor(Tensor::from_data(
-                    TensorData::new(weight, [rows, spec.dim]),
-                    &device,
-                )),
-                bias: Some(Param::from_tensor(Tensor::from_data(TensorData::new(bias, [rows]), &device))),
-            }
-        });
-        let adam = ModuleAdam::new(ADAM_EPS).with_weight_decay(weight_decay, vit.tokens_and_positions());
-        let student = Student { vit, token_head };
-        let mut shapes = Shapes::default();
-        student.visit(&mut shapes);
-        let name = |(i, shape): (usize, Vec<usize>)| (format!("parameter_{i}"), shape);
-        Ok(Learner { spec, student, adam, names: shapes.0.into_iter().enumerate().map(name).collect() })
-    }
-
-    fn named(&self) -> Vec<NamedTensor> {
-        let weights = self.student.vit.tensors();
-        let shapes = self.spec.tensor_shapes().into_iter();
-        let mut named: Vec<NamedTensor> = shapes
-            .map(|(name, shape)| {
-                let values = weights.get(&name, &shape).expect("every tensor of the geometry").into_owned();
-                (format!("weights.{name}"), shape, values)
-            })
-            .collect();
-        if let Some(head) = &self.student.token_head {
-            let rows = self.spec.num_classes + 1;
-            named.push((TOKEN_WEIGHT.into(), vec![rows, self.spec.dim], numbers(&head.weight)));
-            let bias = head.bias.as_ref().expect("built with a bias");
-            named.push((TOKEN_BIAS.into(), vec![rows], numbers(bias)));
-        }
-        named.extend(self.adam.named("adam", &self.names));
-        named
-    }
-
-    fn restore(&mut self, saved: &[NamedTensor], device: &Device) -> Result<()> {
-        let tensors = self.spec.tensor_shapes().into_iter().map(|(name, shape)| {
-            let values = find(saved, &format!("weights.{name}"), &shape)?.to_vec();
-            Ok((name, (shape, values)))
-        });
-        let tensors = Tensors::Owned(tensors.collect::<Result<_>>()?);
-        let rows = self.spec.num_classes + 1;
-        let token_head = match &self.student.token_head {
-            None => None,
-            Some(_) => Some((
-                find(saved, TOKEN_WEIGHT, &[rows, self.spec.dim])?.to_vec(),
-                find(saved, TOKEN_BIAS, &[rows])?.to_vec(),
-            )),
-        };
-        let (spec, decay) = (self.spec.clone(), self.adam.weight_decay());
-        *self = Learner::with(spec, &tensors, token_head, decay, device)?;
-        self.adam.restore("adam", &self.names, saved, device)
-    }
-}
-
-/// Shapes of a module's parameters, in order.
-#[derive(Default)]
-struct Shapes(Vec<Vec<usize>>);
-
-impl ModuleVisitor for Shapes {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        self.0.push(param.val().dims().to_vec());
-    }
+/// The learner of `run`, whose data set has `classes` classes.
+fn learner(run: &Pretraining<'_>, classes: usize, device: &Device) -> Result<Learner> {
+    let config = run.config;
+    let spec = config.spec(classes)?;
+    let drawn = run.init.is_none().then(|| initial_weights(&spec, config.seed));
+    let tensors = run.init.or(drawn.as_ref()).expect("given or drawn");
+    let token_head = (run.train.knows_objects() && config.token_labels > 0.0)
+        .then(|| (vec![0.0; (classes + 1) * spec.dim], vec![0.0; classes + 1]));
+    Learner::with(spec, tensors, token_head, config.weight_decay, device)
 }
 
 #[cfg(test)]

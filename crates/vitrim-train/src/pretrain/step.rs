@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
@@ -10,6 +10,7 @@ use rayon::prelude::*;
 
 use crate::burn_vit::BurnVit;
 use crate::linear::Linear;
+use crate::replica::{replica, widened};
 
 /// The backbone, and what is thrown away once it is trained.
 #[derive(Module, Debug)]
@@ -71,8 +72,7 @@ pub fn descend(
     let each = batch.div_ceil(shards.clamp(1, batch));
     let parts: Vec<Range<usize>> =
         (0..batch).step_by(each).map(|start| start..(start + each).min(batch)).collect();
-    // Leaves of its own keep a thread's graph apart from the others'.
-    let replicas: Vec<Student> = parts.iter().map(|_| student.clone().map(&mut Replica { dtype })).collect();
+    let replicas: Vec<Student> = parts.iter().map(|_| replica(student, dtype)).collect();
     let parts: Vec<Descent> = replicas
         .par_iter()
         .zip(parts)
@@ -123,11 +123,9 @@ fn part(
     }
     let value = f64::from(loss.clone().into_scalar::<f32>());
     let gradients = GradientsParams::from_grads(loss.backward(), student);
-    let mut widened = Widened { gradients, f32: GradientsParams::new() };
-    student.visit(&mut widened);
     let right = found.chunks_exact(classes).zip(targets.chunks_exact(classes));
     Descent {
-        gradients: widened.f32,
+        gradients: widened(student, gradients),
         loss: value,
         right: right.filter(|(logits, target)| argmax(logits) == argmax(target)).count(),
     }
@@ -135,31 +133,4 @@ fn part(
 
 fn argmax(values: &[f32]) -> Option<usize> {
     values.iter().enumerate().max_by(|(_, a), (_, b)| a.total_cmp(b)).map(|(i, _)| i)
-}
-
-/// Copies weights into leaves of `dtype`.
-struct Replica {
-    dtype: FloatDType,
-}
-
-impl ModuleMapper for Replica {
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let (id, tensor, mapper) = param.consume();
-        let tensor = tensor.without_autodiff().cast(self.dtype);
-        Param::from_mapped_value(id, tensor.autodiff().require_grad(), mapper)
-    }
-}
-
-/// Takes gradients back to f32.
-struct Widened {
-    gradients: GradientsParams,
-    f32: GradientsParams,
-}
-
-impl ModuleVisitor for Widened {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        if let Some(gradient) = self.gradients.remove::<D>(param.id) {
-            self.f32.register(param.id, gradient.cast(FloatDType::F32));
-        }
-    }
 }

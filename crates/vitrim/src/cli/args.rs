@@ -90,6 +90,11 @@ fn img_size(text: &str) -> Result<[usize; 2], String> {
     }
 }
 
+fn rival(text: &str) -> Result<(String, PathBuf), String> {
+    let (name, folder) = text.split_once('=').ok_or("give NAME=FOLDER, as in gumbel=runs/gumbel/policy")?;
+    Ok((name.to_owned(), PathBuf::from(folder)))
+}
+
 /// What may be lost.
 #[derive(Debug, clap::Args)]
 pub struct LossArgs {
@@ -166,7 +171,7 @@ pub struct TrainArgs {
     /// Run folder [default: runs/<model>, runs/<model>-<preset>].
     #[arg(long, value_name = "FOLDER")]
     pub out: Option<PathBuf>,
-    /// Configuration to start from: default, drop or paper.
+    /// Configuration to start from: default, drop or paper; gumbel and dynamicvit are the controls without reinforcement.
     #[arg(long, default_value = "default", value_name = "NAME")]
     pub preset: String,
     #[command(flatten)]
@@ -318,6 +323,27 @@ pub struct PolicyArgs {
     /// Another confidence, chosen likewise.
     #[arg(long, value_name = "SHARE", requires = "policy", conflicts_with = "read_out")]
     pub confidence: Option<Confidence>,
+    /// The mildest threshold on record that costs no more than this, whatever its drop, 1e9 MACs an image.
+    #[arg(
+        long,
+        value_name = "GMACS",
+        requires = "policy",
+        conflicts_with_all = ["read_out", "max_drop", "max_drift", "confidence"]
+    )]
+    pub gmacs: Option<f64>,
+}
+
+/// A policy's cost, asked for as a keep ratio.
+#[derive(Debug, clap::Args)]
+pub struct KeepArgs {
+    /// The mildest threshold on record that costs no more than a hand-made method at this keep ratio.
+    #[arg(
+        long,
+        value_name = "RATIO",
+        requires = "policy",
+        conflicts_with_all = ["read_out", "max_drop", "max_drift", "confidence", "gmacs"]
+    )]
+    pub keep: Option<f64>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -345,8 +371,14 @@ pub struct EvalArgs {
     /// Methods to compare.
     #[arg(long, value_delimiter = ',', default_value = "policy,random,cls-attention", value_name = "NAMES")]
     pub methods: Vec<Method>,
-    /// Without a policy: keep ratio of the hand-made methods, as in `bench`.
-    #[arg(long, value_delimiter = ',', value_name = "RATIOS", conflicts_with = "policy")]
+    /// Without a policy: keep ratio of the hand-made methods, as in `bench`. With one: the mildest threshold on record that
+    /// costs no more than a hand-made method at this keep ratio.
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "RATIOS",
+        conflicts_with_all = ["read_out", "max_drop", "max_drift", "confidence", "gmacs"]
+    )]
     pub keep: Vec<f64>,
     /// Do not measure images/s.
     #[arg(long)]
@@ -371,9 +403,14 @@ pub struct CompareArgs {
     /// Data set, or hf://datasets/owner/name.
     #[arg(long, value_name = "PATH")]
     pub data: PathBuf,
-    /// Policy folder, or hf://owner/name, calibrated; without one, the hand-made methods are compared.
+    /// Policy folder, or hf://owner/name, calibrated; without one, the hand-made methods are compared. May be repeated: with
+    /// policies of several seeds, means over them are compared.
     #[arg(long, value_name = "FOLDER")]
-    pub policy: Option<PathBuf>,
+    pub policy: Vec<PathBuf>,
+    /// Another calibrated policy to compare with, by name, as in gumbel=runs/gumbel/policy; may be repeated, also with one
+    /// name for several seeds.
+    #[arg(long, value_name = "NAME=FOLDER", value_parser = rival)]
+    pub rival: Vec<(String, PathBuf)>,
     /// Methods to compare.
     #[arg(
         long,
@@ -431,6 +468,8 @@ pub struct PredictArgs {
     pub dtype: Precision,
     #[command(flatten)]
     pub policy: PolicyArgs,
+    #[command(flatten)]
+    pub keep: KeepArgs,
     /// Classes to print.
     #[arg(long, default_value_t = 5, value_name = "N")]
     pub top_k: usize,
@@ -456,6 +495,8 @@ pub struct VisualizeArgs {
     pub dtype: Precision,
     #[command(flatten)]
     pub policy: PolicyArgs,
+    #[command(flatten)]
+    pub keep: KeepArgs,
     /// Folder that the pictures go to.
     #[arg(long, value_name = "FOLDER")]
     pub out: PathBuf,

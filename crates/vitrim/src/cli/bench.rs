@@ -25,7 +25,7 @@ pub fn run(app: &App, args: &BenchArgs) -> anyhow::Result<ExitCode> {
     for dtype in &args.dtype {
         let loaded = Loaded::open_or_random(&args.model, args.size.opening(*dtype))?;
         if subjects.is_empty() {
-            trained = policy::open(app, &args.policy, &loaded)?;
+            trained = policy::open(app, &args.policy, None, &loaded)?;
         }
         let (pruner, named) = pruner(&loaded, trained.clone(), args)?;
         subjects.push(Subject { loaded, pruner });

@@ -1,9 +1,12 @@
 //! `vitrim compare`.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use vitrim::compare::{CompareOptions, Compared, Comparison, Interval, compare};
+use vitrim::compare::{
+    CompareOptions, Compared, Comparison, Contender, Interval, POLICY, compare, with_spread,
+};
 use vitrim::error::write_whole;
 use vitrim::methods::open_policy;
 use vitrim::parts::name;
@@ -22,9 +25,13 @@ const SPEED: Duration = Duration::from_millis(1_500);
 pub fn run(app: &App, args: &CompareArgs) -> anyhow::Result<ExitCode> {
     let stop = interrupt::listen()?;
     let loaded = Loaded::open_in(&args.model, args.size.opening(Precision::F32))?;
-    let folder = args.policy.as_deref().map(|folder| local(folder, Kind::Policy)).transpose()?;
-    let policy = folder.as_deref().map(|folder| Ok((open_policy(folder, &loaded)?, folder)));
-    let policy = policy.transpose().map_err(|error: VitrimError| error)?;
+    let policies = args.policy.iter().map(|folder| (POLICY, folder.as_path()));
+    let rivals = args.rival.iter().map(|(name, folder)| (name.as_str(), folder.as_path()));
+    let contender = |(name, folder): (&str, &Path)| -> anyhow::Result<Contender> {
+        let folder = local(folder, Kind::Policy)?.into_owned();
+        Ok(Contender { name: name.to_owned(), policy: open_policy(&folder, &loaded)?, folder })
+    };
+    let contenders = policies.chain(rivals).map(contender).collect::<anyhow::Result<Vec<Contender>>>()?;
     let parts = args.reading.open(&args.data, &loaded)?;
     let split = args.split.as_deref().unwrap_or(name(parts.final_part()));
     let bar = app.reporter.bar("hashing images");
@@ -54,13 +61,8 @@ pub fn run(app: &App, args: &CompareArgs) -> anyhow::Result<ExitCode> {
         speed: (!args.no_speed).then_some(SPEED),
     };
     let data = parts.path();
-    let compared_on = Compared {
-        loaded: &loaded,
-        policy: policy.as_ref().map(|(policy, folder)| (policy, *folder)),
-        data: &data,
-        sweep: &sweep,
-        images: &images,
-    };
+    let compared_on =
+        Compared { loaded: &loaded, contenders: &contenders, data: &data, sweep: &sweep, images: &images };
     let bar = app.reporter.bar("comparing");
     let mut progress = |done, all| bar.set(done, all);
     let mut watch = Watch { stop, progress: &mut progress };
@@ -95,8 +97,11 @@ fn command(args: &CompareArgs, split: &str) -> String {
         args.model.display(),
         args.data.display()
     );
-    if let Some(policy) = &args.policy {
+    for policy in &args.policy {
         command += &format!(" --policy {}", policy.display());
+    }
+    for (name, policy) in &args.rival {
+        command += &format!(" --rival {name}={}", policy.display());
     }
     let list = |values: &[f64]| values.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
     let methods: Vec<String> = args.methods.iter().map(ToString::to_string).collect();
@@ -139,7 +144,7 @@ fn print(comparison: &Comparison) -> anyhow::Result<()> {
             vec![
                 method.method.clone(),
                 format!("{:.0}", 100.0 * at.cost),
-                format!("{:.4}", method.divergence),
+                with_spread(method.divergence, &method.of_seeds, 1.0, 4),
                 interval(Some(method.drop_pp), 1.0),
                 interval(method.policy_divergence_ratio, 1.0),
                 interval(method.policy_top1_gain_pp, 1.0),
@@ -154,7 +159,7 @@ fn print(comparison: &Comparison) -> anyhow::Result<()> {
             vec![
                 method.method.clone(),
                 at.drop_pp.to_string(),
-                format!("{:.1}", 100.0 * method.cost),
+                with_spread(method.cost, &method.of_seeds, 100.0, 1),
                 interval(method.policy_saves, 100.0),
             ]
         })

@@ -161,7 +161,14 @@ fn learn(
         workers: app.global.threads,
         on_bad_image: OnBadImage::Fail,
     };
-    let run = Run { id: &loaded.id, config, source: &source, device: Default::default(), folder: out };
+    let run = Run {
+        id: &loaded.id,
+        weights: None,
+        config,
+        source: &source,
+        device: Default::default(),
+        folder: out,
+    };
     train::learn(app, loaded, &run, stop)
 }
 

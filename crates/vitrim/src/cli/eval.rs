@@ -12,7 +12,7 @@ use vitrim::gather::{About, GatherOptions, gather};
 use vitrim::methods::{keep_shares, read_out_name};
 use vitrim::parts::name;
 use vitrim::report::report;
-use vitrim::{Loaded, Watch};
+use vitrim::{Loaded, VitrimError, Watch};
 use vitrim_vit::Precision;
 
 use super::args::EvalArgs;
@@ -23,7 +23,16 @@ const FRONT_IMAGES: usize = 2_000;
 
 pub fn run(app: &App, args: &EvalArgs) -> anyhow::Result<ExitCode> {
     let loaded = Loaded::open_in(&args.model, args.size.opening(args.dtype))?;
-    let policy = policy::open(app, &args.policy, &loaded)?;
+    let keep = match (args.keep.as_slice(), &args.policy.policy) {
+        ([], _) | (_, None) => None,
+        ([keep], Some(_)) => Some(*keep),
+        (ratios, Some(_)) => {
+            let reason =
+                format!("--keep {ratios:?}: a policy is asked for one keep ratio; give a single one");
+            return Err(VitrimError::Setting(reason).into());
+        }
+    };
+    let policy = policy::open(app, &args.policy, keep, &loaded)?;
     let parts = args.reading.open(&args.data, &loaded)?;
     let split = args.split.as_deref().unwrap_or(name(parts.final_part()));
     let bar = app.reporter.bar("hashing images");
@@ -37,6 +46,7 @@ pub fn run(app: &App, args: &EvalArgs) -> anyhow::Result<ExitCode> {
     let stages = loaded.spec.default_stages();
     let profile = match args.keep.as_slice() {
         [] => None,
+        _ if policy.is_some() => None,
         given => Some((stages.clone(), keep_shares(given, stages.len())?)),
     };
     let options = EvalOptions {
@@ -110,6 +120,12 @@ fn command(args: &EvalArgs, split: &str) -> String {
     }
     if let Some(confidence) = args.policy.confidence {
         command += &format!(" --confidence {confidence}");
+    }
+    if let Some(gmacs) = args.policy.gmacs {
+        command += &format!(" --gmacs {gmacs}");
+    }
+    if let [keep] = args.keep.as_slice() {
+        command += &format!(" --keep {keep}");
     }
     if let Some(images) = args.images {
         command += &format!(" --images {images}");

@@ -1,19 +1,33 @@
 //! The policy of a command, set as asked.
 
 use vitrim::Loaded;
-use vitrim::calibrate::{allowed, choose_from_record, uncertified_dtype};
+use vitrim::calibrate::{
+    allowed, choose_cost_from_record, choose_from_record, describe_point, gmacs_at_keep, uncertified_dtype,
+};
 use vitrim::methods::{open_policy, parse_read_out};
 use vitrim_prune::{LearnedPruner, NoPruner, Policy, Pruner};
 
 use super::App;
 use super::args::PolicyArgs;
 
-/// Opens the policy, if one is given, and sets its read-out.
-pub fn open(app: &App, args: &PolicyArgs, loaded: &Loaded) -> anyhow::Result<Option<Policy>> {
+/// Opens the policy, if one is given, and sets its read-out; `keep` is the keep ratio whose cost is asked for, if any.
+pub fn open(
+    app: &App,
+    args: &PolicyArgs,
+    keep: Option<f64>,
+    loaded: &Loaded,
+) -> anyhow::Result<Option<Policy>> {
     let Some(folder) = &args.policy else { return Ok(None) };
     let mut policy = open_policy(folder, loaded)?;
+    let gmacs = match keep {
+        Some(keep) => Some(gmacs_at_keep(&loaded.spec, &policy, keep)?),
+        None => args.gmacs,
+    };
     if let Some(text) = &args.read_out {
         policy.read_out = parse_read_out(text, policy.stages.len())?;
+    } else if let Some(gmacs) = gmacs {
+        let point = choose_cost_from_record(&mut policy, folder, gmacs)?;
+        app.reporter.note(&describe_point(&loaded.spec, &point)?);
     } else if args.max_drop.is_some() || args.max_drift.is_some() || args.confidence.is_some() {
         let max_drop = allowed(&loaded.spec, args.max_drop, args.max_drift)?;
         let choice = choose_from_record(&mut policy, folder, max_drop, args.confidence)?;

@@ -19,7 +19,7 @@ const BATCH: usize = 16;
 
 pub fn run(app: &App, args: &PredictArgs) -> anyhow::Result<ExitCode> {
     let loaded = Loaded::open_in(&args.model, args.size.opening(args.dtype))?;
-    let policy = policy::open(app, &args.policy, &loaded)?;
+    let policy = policy::open(app, &args.policy, args.keep.keep, &loaded)?;
     let mut pruner = policy::pruner(&loaded, policy.as_ref());
     let patches = loaded.spec.num_patches();
     let question = match args.features {

@@ -43,7 +43,15 @@ pub fn run(app: &App, args: &TrainArgs) -> anyhow::Result<ExitCode> {
         workers: app.global.threads,
         on_bad_image: args.reading.images.on_bad_image(),
     };
-    let run = Run { id: &loaded.id, config: &config, source: &source, device: args.device, folder: &out };
+    let weights = training::weights(&loaded, &config)?;
+    let run = Run {
+        id: &loaded.id,
+        weights: weights.as_ref(),
+        config: &config,
+        source: &source,
+        device: args.device,
+        folder: &out,
+    };
     if learn(app, &loaded, &run, stop)? == Outcome::Interrupted {
         let saved = training::saved(&out, config.updates)?;
         eprintln!("interrupted: {saved}; run the same command again to go on");
@@ -81,8 +89,9 @@ pub fn learn(app: &App, loaded: &Loaded, run: &Run<'_>, stop: &AtomicBool) -> an
 
 /// Preset, file, `--set`, and the flags that stand for keys, the last word winning.
 fn configuration(args: &TrainArgs) -> anyhow::Result<TrainConfig> {
-    let preset = TrainConfig::preset(&args.preset)
-        .ok_or_else(|| anyhow!("--preset {}: no such preset; use default, drop or paper", args.preset))?;
+    let preset = TrainConfig::preset(&args.preset).ok_or_else(|| {
+        anyhow!("--preset {}: no such preset; use one of {}", args.preset, TrainConfig::PRESETS.join(", "))
+    })?;
     let mut config = overlay::merge(&preset, args.overlay.config.as_deref(), &args.overlay.set)?;
     config.updates = args.updates.unwrap_or(config.updates);
     config.seed = args.seed.unwrap_or(config.seed);

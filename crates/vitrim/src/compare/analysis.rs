@@ -4,11 +4,11 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use vitrim_prune::uniform;
 
+use super::POLICY;
 use super::matched::{at_cost, at_drop};
 use super::measure::Measured;
 use super::outcome::{Mean, Outcome};
 use super::setting::Kind;
-use crate::methods::Method;
 use crate::stats::Quantiles;
 use crate::tally::CostSpread;
 
@@ -35,6 +35,8 @@ pub struct Interval {
 pub struct MethodFigures {
     /// Its name.
     pub method: String,
+    /// Whether it studies the policy.
+    pub study: bool,
     /// From the costliest to the cheapest.
     pub points: Vec<PointFigures>,
 }
@@ -71,8 +73,10 @@ pub struct AtCost {
 pub struct MethodAtCost {
     /// Its name.
     pub method: String,
-    /// D, nats.
+    /// D, nats: the mean over seeds, as all figures here.
     pub divergence: f64,
+    /// D of each seed, where there are several.
+    pub of_seeds: Vec<f64>,
     /// Dense minus pruned top-1, pp.
     pub drop_pp: Interval,
     /// The policy's D over this one's, where there is a policy.
@@ -97,10 +101,23 @@ pub struct AtDrop {
 pub struct MethodAtDrop {
     /// Its name.
     pub method: String,
-    /// Share of the dense MACs at which the drop is first reached.
+    /// Share of the dense MACs at which the drop is first reached: the mean over seeds.
     pub cost: f64,
+    /// That of each seed, where there are several.
+    pub of_seeds: Vec<f64>,
     /// Share of this one's cost that the policy saves, where there is a policy.
     pub policy_saves: Option<Interval>,
+}
+
+/// `scale` times `mean` with `digits` digits, and the standard deviation over seeds, where there are several: `48.8 +- 0.6`.
+pub fn with_spread(mean: f64, of_seeds: &[f64], scale: f64, digits: usize) -> String {
+    let mean_text = format!("{:.digits$}", scale * mean);
+    if of_seeds.len() < 2 {
+        return mean_text;
+    }
+    let squares: f64 = of_seeds.iter().map(|value| (value - mean).powi(2)).sum();
+    let deviation = (squares / (of_seeds.len() - 1) as f64).sqrt();
+    format!("{mean_text} \u{b1} {:.digits$}", scale * deviation)
 }
 
 /// Fronts of all methods on one set of images (possibly drawn anew), the dense model first in each.
@@ -129,8 +146,8 @@ pub fn analyse(
         let quantiles = Quantiles::of(drawn.iter().filter_map(figure).collect())?;
         Some(Interval { value: figure(&whole)?, low: quantiles.at(0.025), high: quantiles.at(0.975) })
     };
-    let policy = measured.iter().position(|(kind, _)| *kind == Kind::Method(Method::Policy));
-    let name = |m: usize| measured[m].0.to_string();
+    let groups = groups(measured);
+    let policy = groups.iter().position(|group| group.name == POLICY);
 
     let point = |m: usize, i: usize| {
         let outcome = &measured[m].1.outcomes[i];
@@ -143,37 +160,90 @@ pub fn analyse(
         })
     };
     let points = |m: usize| (0..measured[m].1.outcomes.len()).filter_map(|i| point(m, i)).collect();
-    let methods = (0..measured.len()).map(|m| MethodFigures { method: name(m), points: points(m) }).collect();
+    let methods = (0..measured.len())
+        .map(|m| MethodFigures {
+            method: measured[m].0.to_string(),
+            study: measured[m].0.is_study(),
+            points: points(m),
+        })
+        .collect();
 
     let at_each_cost = costs.iter().map(|&cost| {
-        let method = |m: usize| {
-            let at = |fronts: &Fronts, m: usize| at_cost(&fronts[m], cost);
+        let at = |fronts: &Fronts, g: usize| groups[g].mean(|m| at_cost(&fronts[m], cost));
+        let method = |g: usize| {
             let ratio =
-                |p: usize| interval(&|fronts| Some(at(fronts, p)?.divergence / at(fronts, m)?.divergence));
-            let gain = |p: usize| interval(&|fronts| Some(at(fronts, p)?.top1 - at(fronts, m)?.top1));
-            let others = policy.filter(|p| *p != m);
+                |p: usize| interval(&|fronts| Some(at(fronts, p)?.divergence / at(fronts, g)?.divergence));
+            let gain = |p: usize| interval(&|fronts| Some(at(fronts, p)?.top1 - at(fronts, g)?.top1));
+            let others = policy.filter(|p| *p != g);
+            // The dense model is the same in every front.
+            let dense = |fronts: &Fronts| fronts[groups[g].members[0]][0].top1;
             Some(MethodAtCost {
-                method: name(m),
-                divergence: at(&whole, m)?.divergence,
-                drop_pp: interval(&|fronts| Some(fronts[m][0].top1 - at(fronts, m)?.top1))?,
+                method: groups[g].name.clone(),
+                divergence: at(&whole, g)?.divergence,
+                of_seeds: groups[g].of_seeds(|m| at_cost(&whole[m], cost).map(|mean| mean.divergence)),
+                drop_pp: interval(&|fronts| Some(dense(fronts) - at(fronts, g)?.top1))?,
                 policy_divergence_ratio: others.and_then(ratio),
                 policy_top1_gain_pp: others.and_then(gain),
             })
         };
-        AtCost { cost, methods: (0..measured.len()).filter_map(method).collect() }
+        AtCost { cost, methods: (0..groups.len()).filter_map(method).collect() }
     });
     let at_each_drop = drops.iter().map(|&drop| {
-        let cost = |fronts: &Fronts, m: usize| at_drop(&fronts[m], drop).cost;
-        let method = |m: usize| MethodAtDrop {
-            method: name(m),
-            cost: cost(&whole, m),
-            policy_saves: policy
-                .filter(|p| *p != m)
-                .and_then(|p| interval(&|fronts| Some(1.0 - cost(fronts, p) / cost(fronts, m)))),
+        let at = |fronts: &Fronts, g: usize| groups[g].mean(|m| Some(at_drop(&fronts[m], drop)));
+        let method = |g: usize| {
+            Some(MethodAtDrop {
+                method: groups[g].name.clone(),
+                cost: at(&whole, g)?.cost,
+                of_seeds: groups[g].of_seeds(|m| Some(at_drop(&whole[m], drop).cost)),
+                policy_saves: policy
+                    .filter(|p| *p != g)
+                    .and_then(|p| interval(&|fronts| Some(1.0 - at(fronts, p)?.cost / at(fronts, g)?.cost))),
+            })
         };
-        AtDrop { drop_pp: drop, methods: (0..measured.len()).map(method).collect() }
+        AtDrop { drop_pp: drop, methods: (0..groups.len()).filter_map(method).collect() }
     });
     (methods, at_each_cost.collect(), at_each_drop.collect())
+}
+
+/// What counts as one method: policies that differ in their seed are compared by their means.
+struct Group {
+    name: String,
+    /// Places among what was measured.
+    members: Vec<usize>,
+}
+
+impl Group {
+    /// The mean over the members; `None` if one of them has nothing.
+    fn mean(&self, of: impl Fn(usize) -> Option<Mean>) -> Option<Mean> {
+        let share = 1.0 / self.members.len() as f64;
+        self.members.iter().try_fold(Mean { cost: 0.0, divergence: 0.0, top1: 0.0 }, |sum, &m| {
+            let more = of(m)?;
+            Some(Mean {
+                cost: sum.cost + share * more.cost,
+                divergence: sum.divergence + share * more.divergence,
+                top1: sum.top1 + share * more.top1,
+            })
+        })
+    }
+
+    /// The figure of each member, where there are several.
+    fn of_seeds(&self, of: impl Fn(usize) -> Option<f64>) -> Vec<f64> {
+        let several = self.members.len() > 1;
+        self.members.iter().filter(|_| several).filter_map(|&m| of(m)).collect()
+    }
+}
+
+/// The groups of what was measured, in its order.
+fn groups(measured: &[(Kind, Measured)]) -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
+    for (m, (kind, _)) in measured.iter().enumerate() {
+        let name = kind.group();
+        match groups.iter_mut().find(|group| group.name == name) {
+            Some(group) => group.members.push(m),
+            None => groups.push(Group { name, members: vec![m] }),
+        }
+    }
+    groups
 }
 
 /// How often each of `images` images is drawn in round `round`, with replacement.
@@ -195,6 +265,7 @@ fn spread(outcome: &Outcome) -> Option<CostSpread> {
 mod tests {
     use super::super::setting::Setting;
     use super::*;
+    use crate::methods::Method;
 
     /// 400 images; a method's D is `level` times a figure of the image, a tenth of the images turn wrong.
     fn measured(level: f32) -> Measured {
@@ -216,10 +287,34 @@ mod tests {
         }
     }
 
+    fn policy(seed: usize) -> Kind {
+        Kind::Learned { name: POLICY.into(), seed, place: seed }
+    }
+
+    #[test]
+    fn seeds_of_a_policy_count_by_their_mean() {
+        let all = [
+            (policy(0), measured(0.1)),
+            (Kind::Method(Method::Random), measured(0.4)),
+            (policy(1), measured(0.3)),
+        ];
+        let (methods, costs, drops) = analyse(&all, &[0.7], &[5.0]);
+        let names: Vec<&str> = methods.iter().map(|method| method.method.as_str()).collect();
+        assert_eq!(names, ["policy", "random", "policy-2"]);
+        let names: Vec<&str> = costs[0].methods.iter().map(|method| method.method.as_str()).collect();
+        assert_eq!(names, ["policy", "random"]);
+        let seeds = &costs[0].methods[0].of_seeds;
+        assert!((seeds[1] / seeds[0] - 3.0).abs() < 1e-5, "{seeds:?}");
+        let mean = costs[0].methods[0].divergence;
+        assert!((mean - (seeds[0] + seeds[1]) / 2.0).abs() < 1e-9);
+        let ratio = costs[0].methods[1].policy_divergence_ratio.unwrap();
+        assert!((ratio.value - 0.5).abs() < 1e-6, "{ratio:?}");
+        assert_eq!((drops[0].methods[0].of_seeds.len(), drops[0].methods[1].of_seeds.len()), (2, 0));
+    }
+
     #[test]
     fn methods_meet_at_a_cost_and_at_a_drop() {
-        let all =
-            [(Kind::Method(Method::Policy), measured(0.1)), (Kind::Method(Method::Random), measured(0.2))];
+        let all = [(policy(0), measured(0.1)), (Kind::Method(Method::Random), measured(0.2))];
         let (methods, costs, drops) = analyse(&all, &[0.7, 0.5], &[5.0, 7.5]);
         assert_eq!(methods.len(), 2);
         assert!((methods[0].points[1].drop_pp.value - 10.0).abs() < 1e-9);

@@ -35,12 +35,13 @@ enum Runner {
     Following { method: Method, leader: Box<LearnedPruner>, stages: Vec<usize> },
 }
 
-/// Runs the first `limit` images of `dataset` through the dense model and through `kind` at each of `settings`.
+/// Runs the first `limit` images of `dataset` through the dense model and through `kind` at each of `settings`; `policy` is
+/// the one that it is, or studies.
 pub fn measure(
     loaded: &Loaded,
     policy: Option<&Policy>,
     (dataset, limit): (&Dataset, Option<usize>),
-    (kind, settings): (Kind, Vec<Setting>),
+    (kind, settings): (&Kind, Vec<Setting>),
     options: &CompareOptions,
     watch: &mut Watch<'_>,
 ) -> Result<Measured> {
@@ -87,14 +88,16 @@ pub fn measure(
 }
 
 impl Runner {
-    fn new(kind: Kind, setting: &Setting, spec: &VitSpec, policy: Option<&Policy>) -> Result<Self> {
+    fn new(kind: &Kind, setting: &Setting, spec: &VitSpec, policy: Option<&Policy>) -> Result<Self> {
         match (kind, setting, policy) {
-            (Kind::Method(method), _, _) => Ok(Runner::Alone(setting.pruner(method, spec, policy)?)),
-            (Kind::FixedBudgets, _, _) => Ok(Runner::Alone(setting.pruner(Method::Policy, spec, policy)?)),
+            (Kind::Method(method), _, _) => Ok(Runner::Alone(setting.pruner(*method, spec, policy)?)),
+            (Kind::Learned { .. } | Kind::FixedBudgets, _, _) => {
+                Ok(Runner::Alone(setting.pruner(Method::Policy, spec, policy)?))
+            }
             (Kind::Selection(method), Setting::Threshold(threshold), Some(policy)) => {
                 let read_out = ReadOut::Threshold { threshold: *threshold };
                 let leader = Box::new(LearnedPruner::new(spec, policy).with_read_out(read_out));
-                Ok(Runner::Following { method, leader, stages: policy.drop_stages() })
+                Ok(Runner::Following { method: *method, leader, stages: policy.drop_stages() })
             }
             _ => Err(VitrimError::Setting(format!("{kind} has no setting '{setting}'"))),
         }

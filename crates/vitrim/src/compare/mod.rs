@@ -3,7 +3,8 @@
 //! Each hand-made method is swept over its settings on images for calibration; what lies on its front there is measured
 //! on the images of the comparison, image by image. Two studies go with a policy: its selection with its mean budgets
 //! for every image (what adapting to the image is worth), and the hand-made selections with its budgets of each image
-//! (what its selection is worth).
+//! (what its selection is worth). Policies may be given for several seeds, and other trained policies as rivals: those of
+//! one name are compared by their means.
 //!
 //! The folder keeps every method's figures as they are done, so that an interrupted comparison goes on.
 
@@ -22,7 +23,9 @@ use vitrim_data::{Dataset, OnBadImage};
 use vitrim_prune::Policy;
 use vitrim_vit::cost;
 
-pub use analysis::{AtCost, AtDrop, Interval, MethodAtCost, MethodAtDrop, MethodFigures, PointFigures};
+pub use analysis::{
+    AtCost, AtDrop, Interval, MethodAtCost, MethodAtDrop, MethodFigures, PointFigures, with_spread,
+};
 use measure::{Measured, measure};
 pub use outcome::Mean;
 use outcome::Outcome;
@@ -68,13 +71,27 @@ pub struct CompareOptions {
     pub speed: Option<Duration>,
 }
 
+/// What the policy is called beside its rivals.
+pub const POLICY: &str = "policy";
+
+/// A trained policy to compare.
+#[derive(Clone, Debug)]
+pub struct Contender {
+    /// [`POLICY`], or a rival's name; several of one name were trained from different seeds.
+    pub name: String,
+    /// The policy.
+    pub policy: Policy,
+    /// The folder that it was read from.
+    pub folder: PathBuf,
+}
+
 /// What is compared on what.
 #[derive(Clone, Copy)]
 pub struct Compared<'a> {
     /// The backbone.
     pub loaded: &'a Loaded,
-    /// The policy, with the folder that it was read from.
-    pub policy: Option<(&'a Policy, &'a Path)>,
+    /// The policies, the first of which is studied, and whose stages the hand-made methods may have, too.
+    pub contenders: &'a [Contender],
     /// The data set that both are of.
     pub data: &'a str,
     /// Images to sweep settings on.
@@ -148,34 +165,40 @@ pub fn compare(
             return Err(VitrimError::Setting(format!("{name} {bad} must lie between 0 and {most}")));
         }
     }
-    let Compared { loaded, policy, .. } = compared;
+    let Compared { loaded, contenders, .. } = compared;
+    check_names(contenders)?;
     std::fs::create_dir_all(folder)
         .map_err(|source| VitrimError::Write { path: folder.to_owned(), source })?;
-    let identity = identity(compared, options)?;
-    let record = policy.map(|(policy, path)| record(policy, path)).transpose()?;
-    let policy = policy.map(|(policy, _)| policy);
+    let mut records = Vec::with_capacity(contenders.len());
+    for contender in contenders {
+        records.push(record(&contender.policy, &contender.folder)?);
+    }
 
     let mut all: Vec<(Kind, Measured)> = Vec::new();
-    for kind in kinds(options, policy) {
+    for kind in kinds(options, contenders) {
         let path = folder.join(format!("{kind}.json"));
+        let place = if let Kind::Learned { place, .. } = kind { place } else { 0 };
+        let (policy, record) = (contenders.get(place).map(|contender| &contender.policy), records.get(place));
+        let identity = identity(compared, place, options)?;
         if let Some(measured) = kept(&path, &identity)? {
             note(&format!("{kind}: kept from before"));
             all.push((kind, measured));
             continue;
         }
         let settings = match kind {
-            Kind::Method(method) => {
-                let settings = swept(method, &loaded.spec, policy, &thresholds(record.as_ref()));
+            Kind::Method(_) | Kind::Learned { .. } => {
+                let method = if let Kind::Method(method) = kind { method } else { Method::Policy };
+                let settings = swept(method, &loaded.spec, policy, &thresholds(record));
                 note(&format!("{kind}: sweeping {} settings", settings.len()));
                 let images = (compared.sweep, Some(options.sweep_images));
-                front(measure(loaded, policy, images, (kind, settings), options, watch)?)
+                front(measure(loaded, policy, images, (&kind, settings), options, watch)?)
             }
-            Kind::FixedBudgets | Kind::Selection(_) => of_policy(kind, &all, record.as_ref()),
+            Kind::FixedBudgets | Kind::Selection(_) => of_policy(&kind, &all, record),
         };
         note(&format!("{kind}: measuring {} settings", settings.len()));
         let images = (compared.images, options.images);
-        let measured = measure(loaded, policy, images, (kind, settings), options, watch)?;
-        let text = serde_json::to_vec(&Kept { identity: identity.clone(), measured: measured.clone() });
+        let measured = measure(loaded, policy, images, (&kind, settings), options, watch)?;
+        let text = serde_json::to_vec(&Kept { identity, measured: measured.clone() });
         write_whole(&path, &text.expect("figures are plain data"))?;
         all.push((kind, measured));
     }
@@ -189,11 +212,16 @@ pub fn compare(
     if let Some(time) = options.speed {
         let pixels = BenchImages::of(loaded, compared.images, SPEED_BATCH, options.on_bad_image)?;
         for ((kind, measured), figures) in all.iter().zip(&mut methods) {
-            // The studies' own time is that of the policy which leads them.
-            let Kind::Method(method) = kind else { continue };
+            let (method, place) = match kind {
+                Kind::Method(method) => (*method, 0),
+                Kind::Learned { place, .. } => (Method::Policy, *place),
+                // The studies' own time is that of the policy which leads them.
+                Kind::FixedBudgets | Kind::Selection(_) => continue,
+            };
+            let policy = contenders.get(place).map(|contender| &contender.policy);
             note(&format!("{kind}: measuring images/s"));
             for (outcome, point) in measured.outcomes.iter().zip(&mut figures.points) {
-                let mut pruner = outcome.setting.pruner(*method, &loaded.spec, policy)?;
+                let mut pruner = outcome.setting.pruner(method, &loaded.spec, policy)?;
                 let speed = SpeedOptions { rounds: 5, time, batches: usize::MAX };
                 let speed = speed_up(&loaded.model, pruner.as_mut(), pixels.pixels(), SPEED_BATCH, speed)?;
                 point.speed_up = Some(speed.speed_up);
@@ -213,14 +241,52 @@ pub fn compare(
     })
 }
 
-/// What is compared, in order: the studies follow the policy that they study.
-fn kinds(options: &CompareOptions, policy: Option<&Policy>) -> Vec<Kind> {
-    let methods = options.methods.iter().filter(|method| **method != Method::Policy || policy.is_some());
-    let mut kinds: Vec<Kind> = methods.map(|method| Kind::Method(*method)).collect();
-    if let (true, Some(policy)) = (options.studies && options.methods.contains(&Method::Policy), policy) {
+/// Checks that no rival is called like something else that is compared, or like no file could be.
+fn check_names(contenders: &[Contender]) -> Result<()> {
+    let taken = |name: &str| {
+        Method::ALL.iter().any(|method| method.to_string() == name) || name.starts_with("policy-")
+    };
+    let plain = |name: &str| {
+        name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_') && !name.is_empty()
+    };
+    let bad = |contender: &&Contender| {
+        contender.name != POLICY && (taken(&contender.name) || !plain(&contender.name))
+    };
+    match contenders.iter().find(bad) {
+        None => Ok(()),
+        Some(Contender { name, .. }) => Err(VitrimError::Setting(format!(
+            "a rival cannot be called '{name}'; use letters, digits, - and _, and no method's name"
+        ))),
+    }
+}
+
+/// What is compared, in order: the rivals follow the policy, and so do the studies of it, last.
+fn kinds(options: &CompareOptions, contenders: &[Contender]) -> Vec<Kind> {
+    let learned = |(place, contender): (usize, &Contender)| Kind::Learned {
+        seed: contenders[..place].iter().filter(|before| before.name == contender.name).count(),
+        name: contender.name.clone(),
+        place,
+    };
+    let of_name = |policy: bool| {
+        let all = contenders.iter().enumerate();
+        all.filter(move |(_, contender)| (contender.name == POLICY) == policy).map(learned)
+    };
+    let mut kinds: Vec<Kind> = Vec::new();
+    for method in &options.methods {
+        match method {
+            Method::Policy => kinds.extend(of_name(true)),
+            method => kinds.push(Kind::Method(*method)),
+        }
+    }
+    let rivals = kinds.iter().take_while(|kind| matches!(kind, Kind::Learned { .. })).count();
+    kinds.splice(rivals..rivals, of_name(false));
+    let leads = contenders.first().filter(|first| first.name == POLICY);
+    if let (true, Some(Contender { policy, .. })) =
+        (options.studies && options.methods.contains(&Method::Policy), leads)
+    {
         kinds.extend(Kind::STUDIES.into_iter().filter(|kind| match kind {
             Kind::Selection(method) => can_act(*method, &policy.drop_stages()),
-            Kind::FixedBudgets | Kind::Method(_) => true,
+            _ => true,
         }));
     }
     kinds
@@ -245,8 +311,8 @@ fn front(swept: Measured) -> Vec<Setting> {
 }
 
 /// The settings of a study of the policy, whose figures are among `all`.
-fn of_policy(kind: Kind, all: &[(Kind, Measured)], record: Option<&Calibration>) -> Vec<Setting> {
-    let policy = all.iter().find(|(kind, _)| *kind == Kind::Method(Method::Policy));
+fn of_policy(kind: &Kind, all: &[(Kind, Measured)], record: Option<&Calibration>) -> Vec<Setting> {
+    let policy = all.iter().find(|(kind, _)| matches!(kind, Kind::Learned { place: 0, .. }));
     let settings =
         policy.into_iter().flat_map(|(_, measured)| &measured.outcomes).map(|outcome| &outcome.setting);
     let points = record.map(|record| record.front.points()).unwrap_or_default();
@@ -262,11 +328,12 @@ fn of_policy(kind: Kind, all: &[(Kind, Measured)], record: Option<&Calibration>)
         .collect()
 }
 
-fn identity(compared: Compared<'_>, options: &CompareOptions) -> Result<Identity> {
-    let policy = compared.policy.map(|(_, folder)| -> Result<u64> {
+/// Of what is measured with the policy at `place`.
+fn identity(compared: Compared<'_>, place: usize, options: &CompareOptions) -> Result<Identity> {
+    let policy = compared.contenders.get(place).map(|contender| -> Result<u64> {
         let mut hasher = DefaultHasher::new();
         for file in ["policy.safetensors", "policy.json"] {
-            let path = folder.join(file);
+            let path = contender.folder.join(file);
             let bytes = std::fs::read(&path)
                 .map_err(|error| VitrimError::Policy { path, reason: error.to_string() })?;
             bytes.hash(&mut hasher);

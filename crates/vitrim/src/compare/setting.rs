@@ -15,9 +15,18 @@ const KEEP: [f64; 11] = [0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5, 0.4, 0.3, 0.
 const MERGES: usize = 14;
 
 /// A method, or a study of the policy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// A method as it is.
+    /// A trained policy: its name, and its place among those of that name and among all.
+    Learned {
+        /// What it is called: "policy", or a rival's name.
+        name: String,
+        /// 0-based, among those of the name: they were trained from different seeds.
+        seed: usize,
+        /// 0-based, among all policies.
+        place: usize,
+    },
+    /// A hand-made method.
     Method(Method),
     /// The policy's selection, every image with the mean budgets: what adapting to the image is worth.
     FixedBudgets,
@@ -33,11 +42,26 @@ impl Kind {
         Kind::Selection(Method::ClsAttention),
         Kind::Selection(Method::Similarity),
     ];
+
+    /// What it counts as: policies that differ in their seed count as one.
+    pub fn group(&self) -> String {
+        match self {
+            Kind::Learned { name, .. } => name.clone(),
+            other => other.to_string(),
+        }
+    }
+
+    /// Whether it studies the policy.
+    pub fn is_study(&self) -> bool {
+        matches!(self, Kind::FixedBudgets | Kind::Selection(_))
+    }
 }
 
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Kind::Learned { name, seed: 0, .. } => f.write_str(name),
+            Kind::Learned { name, seed, .. } => write!(f, "{name}-{}", seed + 1),
             Kind::Method(method) => method.fmt(f),
             Kind::FixedBudgets => f.write_str("policy-fixed-budgets"),
             Kind::Selection(method) => write!(f, "policy-budgets-{method}"),

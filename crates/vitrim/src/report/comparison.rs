@@ -8,9 +8,8 @@ use super::figure::{Figure, Panel};
 use super::numbers::{grouped, short};
 use super::page::{Numbered, Page, document};
 use super::tables::table;
-use crate::compare::{AtCost, AtDrop, Comparison, Interval, MethodFigures};
+use crate::compare::{AtCost, AtDrop, Comparison, Interval, MethodFigures, POLICY, with_spread};
 use crate::error::Result;
-use crate::methods::Method;
 
 /// Lays out `comparison`, which `command` printed.
 ///
@@ -18,12 +17,9 @@ use crate::methods::Method;
 /// If a plot cannot be drawn.
 pub fn lay_out(comparison: &Comparison, command: &str) -> Result<Page> {
     let mut figures = Numbered::default();
-    let (methods, studies): (Vec<_>, Vec<_>) = comparison
-        .methods
-        .iter()
-        .partition(|method| Method::ALL.iter().any(|known| known.to_string() == method.method));
+    let (studies, methods): (Vec<_>, Vec<_>) = comparison.methods.iter().partition(|method| method.study);
     let images = grouped(comparison.images);
-    let policy = comparison.methods.iter().find(|method| method.method == Method::Policy.to_string());
+    let policy = comparison.methods.iter().find(|method| method.method == POLICY);
     let fronts = figure(
         "front",
         &methods,
@@ -122,7 +118,7 @@ fn at_costs(at: &[AtCost]) -> maud::Markup {
                 vec![
                     method.method.clone(),
                     format!("{:.0}", 100.0 * at.cost),
-                    format!("{:.4}", method.divergence),
+                    with_spread(method.divergence, &method.of_seeds, 1.0, 4),
                     interval(Some(&method.drop_pp)),
                     interval(method.policy_divergence_ratio.as_ref()),
                     interval(method.policy_top1_gain_pp.as_ref()),
@@ -147,7 +143,7 @@ fn at_drops(at: &[AtDrop]) -> maud::Markup {
                 vec![
                     method.method.clone(),
                     short(at.drop_pp),
-                    format!("{:.1}", 100.0 * method.cost),
+                    with_spread(method.cost, &method.of_seeds, 100.0, 1),
                     interval(saves.as_ref()),
                 ]
             })

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::fixtures::Scratch;
+use crate::fixtures::{Run, Scratch};
 
 #[test]
 fn train_calibrate_and_use_a_policy() {
@@ -104,6 +104,24 @@ fn evaluates(scratch: &Scratch) {
     ]);
     assert!(table.stderr().contains("at most 100 pp is certified on 18 images"), "{}", table.stderr());
     assert!(table.good().contains("| cls-attention |"));
+
+    // By cost: the mildest threshold on record that stays within it; a keep ratio of 1 allows any.
+    let by_cost = |more: &[&str]| {
+        let policy = ["--policy", "run/policy", "--no-speed"];
+        scratch.run(&[&args[..], &policy[..], more].concat())
+    };
+    let cost = |run: &Run| run.json()[0]["methods"][0]["gmacs"].as_f64().unwrap();
+    let (all, some) = (by_cost(&["--keep", "1"]), by_cost(&["--gmacs", "1"]));
+    assert!(
+        all.stderr().contains("nothing is certified") && some.stderr().contains("GMACs"),
+        "{}",
+        all.stderr()
+    );
+    assert_eq!(cost(&all), cost(&some), "both allow the mildest");
+    by_cost(&["--gmacs", "1e-9"]).refused(&["run/policy", "the cheapest costs"]);
+    by_cost(&["--keep", "0.9,0.8"]).refused(&["--keep", "single one"]);
+    by_cost(&["--keep", "1.5"]).refused(&["keep ratios [1.5]"]);
+    scratch.run(&[&args[..], &["--gmacs", "1"]].concat()).refused(&["--policy"]);
 
     // In every precision, which the figures say.
     for dtype in ["bf16", "int8"] {

@@ -1,7 +1,7 @@
 //! Methods beside each other over whole fronts.
 
 use crate::browser::Browser;
-use crate::fixtures::Scratch;
+use crate::fixtures::{Scratch, TINY};
 
 const METHODS: [&str; 8] =
     ["policy", "random", "cls-attention", "evit", "ats", "similarity", "tome", "tome-plain"];
@@ -62,6 +62,39 @@ fn every_method_has_a_front_and_a_second_run_goes_on() {
     std::fs::rename(scratch.path("data2"), scratch.path("data")).unwrap();
     let costs = scratch.run(&[&args[..], &["--costs", "1.5"]].concat());
     costs.refused(&["costs 1.5", "between 0 and 1"]);
+}
+
+#[test]
+fn seeds_and_rivals_stand_beside_each_other() {
+    let scratch = Scratch::new();
+    scratch.train(&[]).good();
+    for (out, more) in [("run-2", ["--seed", "2"]), ("gates", ["--preset", "gumbel"])] {
+        let train = ["train", "--model", "model", "--data", "data", "--updates", "3", "--out", out];
+        scratch.run(&[&train[..], &TINY[..], &more[..]].concat()).good();
+    }
+    let args = ["compare", "--model", "model", "--data", "data", "--report", "cmp", "--no-speed", "--json"];
+    let policies = ["--policy", "run/policy", "--policy", "run-2/policy", "--rival", "gumbel=gates/policy"];
+    let methods = ["--methods", "policy,random", "--costs", "0.99"];
+    let comparison = &scratch.run(&[&args[..], &policies[..], &methods[..]].concat()).json()[0];
+    let named = |list: &serde_json::Value| -> Vec<String> {
+        list.as_array().unwrap().iter().map(|method| method["method"].as_str().unwrap().to_owned()).collect()
+    };
+    let all = named(&comparison["methods"]);
+    assert_eq!(all[..4], ["policy", "policy-2", "gumbel", "random"]);
+    assert_eq!(all[4], "policy-fixed-budgets");
+    let at_drop = &comparison["at_drop"][0]["methods"];
+    assert_eq!(named(at_drop)[..3], ["policy", "gumbel", "random"], "seeds count as one");
+    assert_eq!(at_drop[0]["of_seeds"].as_array().unwrap().len(), 2);
+    for name in ["policy", "policy-2", "gumbel"] {
+        assert!(scratch.path(&format!("cmp/{name}.json")).is_file(), "{name}");
+    }
+    let called = |name: &str| {
+        let rival = format!("{name}=gates/policy");
+        scratch.run(&[&args[..7], &["--policy", "run/policy", "--rival", &rival]].concat())
+    };
+    called("tome").refused(&["'tome'", "no method's name"]);
+    called("a/b").refused(&["'a/b'"]);
+    scratch.run(&[&args[..7], &["--rival", "gates/policy"]].concat()).refused(&["--rival", "NAME=FOLDER"]);
 }
 
 #[test]
