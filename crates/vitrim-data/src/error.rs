@@ -195,6 +195,9 @@ pub enum DataError {
         /// What is wrong and what to do.
         what: String,
     },
+    /// A corruption that does not exist, or fails.
+    #[error("corruption: {0}")]
+    Corrupt(String),
     /// An augmentation that cannot be applied.
     #[error("augmentation: {what}")]
     Augment {

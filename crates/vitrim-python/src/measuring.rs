@@ -124,6 +124,7 @@ pub fn evaluate<'py>(
         workers: model.threads().workers(),
         images,
         on_bad_image: self::on_bad_image(on_bad_image)?,
+        corruption: None,
         methods,
         profile,
         speed,

@@ -15,7 +15,7 @@ pub struct TrainConfig {
     /// Rollouts of each image.
     pub rollouts_per_image: usize,
     /// 0-based blocks at which agents act, see [`Departure::site`]; empty for a quarter, half and three quarters of the
-    /// depth, or, for those that merge, the first block, a quarter and half.
+    /// depth, or, for those that merge, the first third of the blocks and the one in the middle.
     pub stages: Vec<usize>,
     /// What becomes of those that leave.
     pub departure: Departure,
@@ -243,14 +243,14 @@ impl TrainConfig {
             actor: ActorConfig {
                 observation: Observation {
                     layer_norm: true,
-                    position: true,
+                    position: false,
                     stage: true,
                     cls_attention: true,
                     pair: true,
                     pair_tokens: true,
                     context: false,
                 },
-                hidden: vec![32, 32],
+                hidden: vec![16, 16],
                 activation: Activation::Gelu,
                 shortcut: true,
                 head_gain: 0.01,
@@ -261,7 +261,7 @@ impl TrainConfig {
                 layer_norm: true,
                 progress: true,
                 others_kept: true,
-                hidden: vec![64, 64],
+                hidden: vec![32],
                 activation: Activation::Gelu,
             },
             ppo: PpoConfig {
@@ -294,12 +294,19 @@ impl TrainConfig {
             departure: Departure::Drop,
             reward: RewardConfig { softening: 0.0, ..default.reward },
             actor: ActorConfig {
-                observation: Observation { pair: false, pair_tokens: false, ..default.actor.observation },
+                observation: Observation {
+                    position: true,
+                    pair: false,
+                    pair_tokens: false,
+                    ..default.actor.observation
+                },
+                hidden: vec![32, 32],
                 shortcut: false,
                 initial_keep: 0.9,
                 gate: 0.0,
                 ..default.actor
             },
+            critic: CriticConfig { hidden: vec![64, 64], ..default.critic },
             ppo: PpoConfig {
                 learning_rate: 1e-3,
                 learning_rate_end: 1e-4,
@@ -321,11 +328,14 @@ impl TrainConfig {
     /// A predictor of the default actor's size that learns as DynamicViT's does (Rao et al., 2021): tokens are dropped,
     /// the loss is distillation and the keep ratio's.
     pub fn dynamicvit_preset() -> Self {
-        let drop = Self::drop_preset();
+        let (default, drop) = (Self::default_preset(), Self::drop_preset());
+        // Its predictor sees each token and what is common to all of an image.
+        let observation = Observation { position: false, context: true, ..drop.actor.observation };
         TrainConfig {
             learner: LearnerKind::Gumbel,
             rollouts_per_image: 1,
             reward: RewardConfig { kind: RewardKind::Ratio, ..drop.reward },
+            actor: ActorConfig { observation, hidden: default.actor.hidden, ..drop.actor },
             ..drop
         }
     }
@@ -390,9 +400,9 @@ impl TrainConfig {
     pub fn stages(&self, spec: &VitSpec) -> Vec<usize> {
         match (self.stages.as_slice(), self.departure) {
             ([], Departure::Drop) => spec.default_stages(),
-            // What is alike is so from the first block on.
+            // What is alike is so from the first block on, and few at a time leave with less harm.
             ([], Departure::Merge) => {
-                let mut stages = vec![0, spec.depth / 4, spec.depth / 2];
+                let mut stages: Vec<usize> = (0..=spec.depth / 3).chain([spec.depth / 2]).collect();
                 stages.dedup();
                 stages.retain(|block| block + 1 < spec.depth);
                 stages

@@ -39,6 +39,12 @@ pub enum TrainError {
     /// The configuration contradicts itself or the backbone.
     #[error("configuration: {0}")]
     Config(String),
+    /// The forward that learns and the one that serves gave other answers.
+    #[error(
+        "the forward that learns and the one that serves are {0:.1e} apart, more than rounding makes: a bug of vitrim; please \
+         report it with the command"
+    )]
+    Disagreement(f32),
     /// A label that the backbone has no class for.
     #[error(
         "an image has label {label}, but the backbone has only {classes} classes; give the data that it was trained for"

@@ -287,13 +287,13 @@ fn token_layers(spec: &VitSpec, sites: &[Site], shares: &[Tensor<1>]) -> Tensor<
 }
 
 /// D of each image, `[I]`: [`crate::rewards::divergence`] of logits `[I, C]`.
-fn divergences(dense: Tensor<2>, pruned: Tensor<2>) -> Tensor<1> {
+pub(crate) fn divergences(dense: Tensor<2>, pruned: Tensor<2>) -> Tensor<1> {
     let log_p = log_softmax(dense.div_scalar(TEMPERATURE), 1);
     let log_q = log_softmax(pruned.div_scalar(TEMPERATURE), 1);
     let kl = (log_p.clone().exp() * (log_p - log_q)).sum_dim(1).squeeze_dim::<1>(1);
     kl.clamp_min(0.0).mul_scalar(TEMPERATURE * TEMPERATURE)
 }
 
-fn host<const R: usize>(tensor: Tensor<R>) -> Vec<f32> {
+pub(crate) fn host<const R: usize>(tensor: Tensor<R>) -> Vec<f32> {
     tensor.without_autodiff().try_into_vec_as().expect("the device gives tensors up as f32")
 }

@@ -17,6 +17,7 @@ pub mod constraint;
 pub mod device;
 mod error;
 pub mod experience;
+pub mod finetune;
 pub mod gumbel;
 pub mod linear;
 pub mod mappo;

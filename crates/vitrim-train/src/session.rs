@@ -163,6 +163,7 @@ impl Source {
             limit: None,
             on_bad_image: self.on_bad_image,
             augment: None,
+            corruption: None,
         };
         let order = Order::Shuffled { seed: config.seed, epoch };
         Ok(Loader::new(&self.dataset, order, &self.transform, options)?)

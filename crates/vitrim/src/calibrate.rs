@@ -360,6 +360,7 @@ fn measure(
         limit: Some(options.images),
         on_bad_image: options.on_bad_image,
         augment: None,
+        corruption: None,
     };
     // Shuffled, so that a limit takes a fair sample of a data set that is sorted by class.
     let order = Order::Shuffled { seed: 0, epoch: 0 };

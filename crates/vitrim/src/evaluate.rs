@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use vitrim_data::{Batch, Dataset, Loader, LoaderOptions, OnBadImage, Order};
+use vitrim_data::{Batch, Corruption, Dataset, Loader, LoaderOptions, OnBadImage, Order};
 use vitrim_prune::{ImageKey, LearnedPruner, Policy, Pruner, first_site, run_from};
 use vitrim_vit::{Backbone, Output, PixelBatch, Site, Taps, Want, cost};
 
@@ -36,6 +36,8 @@ pub struct EvalOptions {
     pub images: Option<usize>,
     /// What a corrupt image does.
     pub on_bad_image: OnBadImage,
+    /// What is done to every image first.
+    pub corruption: Option<Corruption>,
     /// Methods to compare.
     pub methods: Vec<Method>,
     /// Stages and shares of N0 for the hand-made methods where there is no policy to match.
@@ -277,6 +279,7 @@ fn loader(loaded: &Loaded, dataset: &Dataset, options: &EvalOptions) -> Result<L
         limit: options.images,
         on_bad_image: options.on_bad_image,
         augment: None,
+        corruption: options.corruption,
     };
     Ok(Loader::new(dataset, Order::Sequential, &loaded.transform, loader_options)?)
 }

@@ -15,6 +15,7 @@ use crossbeam_channel::Receiver;
 
 use crate::augment::Augment;
 use crate::bad_images::{BadImages, OnBadImage};
+use crate::corruption::Corruption;
 use crate::dataset::Dataset;
 use crate::error::DataError;
 use crate::order::Order;
@@ -38,11 +39,21 @@ pub struct LoaderOptions {
     pub on_bad_image: OnBadImage,
     /// Random changes of the images, with the order's epoch (0 if it is sequential); none by default.
     pub augment: Option<Augment>,
+    /// What is done to every image, to see how a model bears it; nothing by default.
+    pub corruption: Option<Corruption>,
 }
 
 impl Default for LoaderOptions {
     fn default() -> Self {
-        Self { batch: 64, workers: 0, skip: 0, limit: None, on_bad_image: OnBadImage::Fail, augment: None }
+        Self {
+            batch: 64,
+            workers: 0,
+            skip: 0,
+            limit: None,
+            on_bad_image: OnBadImage::Fail,
+            augment: None,
+            corruption: None,
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use super::LoaderOptions;
 use crate::augment::Augment;
+use crate::corruption::Corruption;
 use crate::dataset::Dataset;
 use crate::error::DataError;
 use crate::order::Order;
@@ -90,7 +91,10 @@ impl Threads {
             Order::Sequential => 0,
             Order::Shuffled { epoch, .. } => epoch,
         };
-        let change = options.augment.map(|augment| (augment, epoch));
+        let change = Change {
+            augment: options.augment.map(|augment| (augment, epoch)),
+            corruption: options.corruption,
+        };
         let work = Arc::new(Work { images: AtomicUsize::new(0), nanoseconds: AtomicU64::new(0), workers });
         let consumer = Some(Consumer { results, permits });
         let mut threads = Self { consumer, handles: Vec::new(), work: Arc::clone(&work) };
@@ -178,20 +182,25 @@ fn read(
     let _sent = result.send((place, end));
 }
 
-/// Bytes to pixels, changed under an augmentation and its epoch. A decoder's panic is the image's fault, not the program's.
-fn make(
-    dataset: &Dataset,
-    transform: &Transform,
-    change: Option<(Augment, u64)>,
-    index: usize,
-    payload: Payload,
-) -> Outcome {
+/// What is done to images at the model's input size.
+#[derive(Clone, Copy)]
+struct Change {
+    /// With its epoch.
+    augment: Option<(Augment, u64)>,
+    corruption: Option<Corruption>,
+}
+
+/// Bytes to pixels, changed. A decoder's panic is the image's fault, not the program's.
+fn make(dataset: &Dataset, transform: &Transform, change: Change, index: usize, payload: Payload) -> Outcome {
     let made = catch_unwind(AssertUnwindSafe(|| {
-        let cropped = transform.cropped(&dataset.decoded(index, payload)?);
-        Ok(transform.normalized(&match change {
-            Some((augment, epoch)) => augment.apply(&cropped, epoch, index),
-            None => cropped,
-        }))
+        let mut image = transform.cropped(&dataset.decoded(index, payload)?);
+        if let Some((augment, epoch)) = change.augment {
+            image = augment.apply(&image, epoch, index);
+        }
+        if let Some(corruption) = change.corruption {
+            image = corruption.apply(&image, index)?;
+        }
+        Ok(transform.normalized(&image))
     }));
     match made {
         Ok(Ok(pixels)) => Outcome::Pixels { index, pixels },

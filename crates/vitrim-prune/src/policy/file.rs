@@ -104,6 +104,13 @@ impl Policy {
         self.stages.iter().map(|&block| self.departure.next_attention(block)).collect()
     }
 
+    /// A hash of what it decides by: weights, stages, observation and read-out.
+    pub fn identity(&self) -> String {
+        let header = (&self.stages, self.departure, &self.observation, &self.actor, &self.read_out);
+        let header = serde_json::to_vec(&header).expect("plain data");
+        hash(&[self.serialize_weights(), header].concat())
+    }
+
     /// Writes the folder; an existing policy is replaced only once the new one is complete.
     ///
     /// # Errors

@@ -7,7 +7,7 @@
 mod config;
 pub(crate) mod learner;
 pub(crate) mod step;
-mod weights;
+pub(crate) mod weights;
 
 use std::fs;
 use std::path::Path;
@@ -255,6 +255,7 @@ impl Pretraining<'_> {
             limit: None,
             on_bad_image: self.on_bad_image,
             augment: Some(self.config.augmentation()),
+            corruption: None,
         };
         let order = Order::Shuffled { seed: self.config.seed, epoch };
         Ok(Loader::new(self.train, order, self.transform, options)?)
@@ -276,6 +277,7 @@ impl Pretraining<'_> {
             limit: Some(self.config.held_out_images),
             on_bad_image: self.on_bad_image,
             augment: None,
+            corruption: None,
         };
         let (mut right, mut images) = (0, 0usize);
         for batch in Loader::new(self.held_out, Order::Sequential, self.transform, options)? {

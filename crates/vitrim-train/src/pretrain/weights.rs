@@ -149,6 +149,16 @@ pub fn save_backbone(
             "label_names": class_names,
         },
     });
+    save_weights(folder, spec, tensors, weight_type)?;
+    let config = serde_json::to_string_pretty(&config).expect("plain data");
+    write(&folder.join("config.json"), (config + "\n").as_bytes())
+}
+
+/// Writes `model.safetensors` into `folder`, under timm's names.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn save_weights(folder: &Path, spec: &VitSpec, tensors: &Tensors, weight_type: WeightType) -> Result<()> {
     let shapes = spec.tensor_shapes();
     let mut bytes = Vec::with_capacity(shapes.len());
     for (name, shape) in &shapes {
@@ -167,9 +177,7 @@ pub fn save_backbone(
     });
     let metadata = [("format".to_owned(), "pt".to_owned())];
     let file = safetensors::serialize(views, Some(metadata.into())).expect("the names are distinct");
-    write(&folder.join("model.safetensors"), &file)?;
-    let config = serde_json::to_string_pretty(&config).expect("plain data");
-    write(&folder.join("config.json"), (config + "\n").as_bytes())
+    write(&folder.join("model.safetensors"), &file)
 }
 
 /// 0.485f32 as 0.485, not as 0.48500001430511475.
@@ -177,7 +185,7 @@ fn shortest(value: f32) -> f64 {
     value.to_string().parse().unwrap_or(f64::from(value))
 }
 
-fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let part = path.with_extension("part");
     fs::write(&part, bytes).map_err(TrainError::file("write", &part))?;
     fs::rename(&part, path).map_err(TrainError::file("write", path))

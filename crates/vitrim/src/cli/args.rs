@@ -7,6 +7,7 @@ use vitrim::Method;
 use vitrim::features::FeatureKind;
 use vitrim::loaded::Opening;
 use vitrim::stats::Confidence;
+use vitrim_data::Corruption;
 use vitrim_train::DeviceChoice;
 use vitrim_train::pretrain::WeightType;
 use vitrim_vit::Precision;
@@ -44,6 +45,8 @@ pub enum Command {
     Train(TrainArgs),
     /// Train a backbone from scratch.
     Pretrain(PretrainArgs),
+    /// Train a backbone to do with the tokens that a policy leaves it.
+    Finetune(FinetuneArgs),
     /// Choose a policy's threshold so that the drop stays within a limit.
     Calibrate(CalibrateArgs),
     /// Compare a policy with the dense model and the hand-made methods.
@@ -263,6 +266,48 @@ pub struct PretrainArgs {
 }
 
 #[derive(Debug, clap::Args)]
+pub struct FinetuneArgs {
+    /// Checkpoint folder of the backbone, in timm's layout, or hf://owner/name.
+    #[arg(long, value_name = "FOLDER", required_unless_present = "print_config")]
+    pub model: Option<PathBuf>,
+    #[command(flatten)]
+    pub policy: PolicyArgs,
+    #[command(flatten)]
+    pub keep: KeepArgs,
+    /// Without a policy: train the dense model in the same way, the control that says what of a gain is the policy's.
+    #[arg(long, conflicts_with = "policy")]
+    pub dense: bool,
+    /// Data set; labels are used where `label_weight` is above 0, and to report top-1.
+    #[arg(long, value_name = "PATH", required_unless_present = "print_config")]
+    pub data: Option<PathBuf>,
+    /// Run folder; the backbone goes to its `model/`, and the policy, for it, to `policy/`.
+    #[arg(long, default_value = "runs/finetune", value_name = "FOLDER")]
+    pub out: PathBuf,
+    #[command(flatten)]
+    pub overlay: OverlayArgs,
+    /// Images to see, repetitions counted (`images`).
+    #[arg(long, value_name = "N")]
+    pub images: Option<usize>,
+    /// Seed of everything random (`seed`).
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// Type of the weights that are written.
+    #[arg(long, value_enum, default_value = "f32")]
+    pub weights: Weights,
+    /// Where gradients are computed: cpu or gpu.
+    #[arg(long, default_value = "cpu", value_name = "DEVICE")]
+    pub device: DeviceChoice,
+    /// Images to train on.
+    #[arg(long, default_value = "train", value_name = "NAME")]
+    pub split: String,
+    /// Images to choose the best weights by.
+    #[arg(long, default_value = "calibration", value_name = "NAME")]
+    pub held_out_split: String,
+    #[command(flatten)]
+    pub reading: DatasetArgs,
+}
+
+#[derive(Debug, clap::Args)]
 pub struct CalibrateArgs {
     /// Checkpoint folder of the backbone, or hf://owner/name.
     #[arg(long, value_name = "FOLDER")]
@@ -368,6 +413,9 @@ pub struct EvalArgs {
     /// Only the first N images.
     #[arg(long, value_name = "N")]
     pub images: Option<usize>,
+    /// Corrupt every image first, to see what a shift costs: noise, blur, contrast, brightness or jpeg, -mild or -severe.
+    #[arg(long, value_name = "NAME")]
+    pub corrupt: Option<Corruption>,
     /// Methods to compare.
     #[arg(long, value_delimiter = ',', default_value = "policy,random,cls-attention", value_name = "NAMES")]
     pub methods: Vec<Method>,

@@ -108,6 +108,7 @@ fn show(app: &App, args: &DemoArgs, max_drop: f64, stop: &AtomicBool) -> anyhow:
             workers: app.global.threads,
             images: None,
             on_bad_image: OnBadImage::Fail,
+            corruption: None,
             methods: vec![Method::Policy, Method::Random, Method::ClsAttention],
             profile: None,
             speed: Some(size.speed_seconds),
@@ -134,9 +135,6 @@ fn training(size: &Size, seed: u64) -> TrainConfig {
     let mut config = TrainConfig::default_preset();
     config.updates = size.updates;
     config.seed = seed;
-    // An object may be anywhere: places say nothing here.
-    config.actor.observation.position = false;
-    config.critic.hidden = vec![32];
     config
 }
 

@@ -54,6 +54,7 @@ pub fn run(app: &App, args: &EvalArgs) -> anyhow::Result<ExitCode> {
         workers: app.global.threads,
         images: args.images,
         on_bad_image: args.reading.images.on_bad_image(),
+        corruption: args.corrupt,
         methods: args.methods.clone(),
         profile,
         speed: (!args.no_speed).then_some(SPEED_SECONDS),
@@ -126,6 +127,9 @@ fn command(args: &EvalArgs, split: &str) -> String {
     }
     if let [keep] = args.keep.as_slice() {
         command += &format!(" --keep {keep}");
+    }
+    if let Some(corruption) = args.corrupt {
+        command += &format!(" --corrupt {corruption}");
     }
     if let Some(images) = args.images {
         command += &format!(" --images {images}");

@@ -9,6 +9,7 @@ mod demo;
 mod downloads;
 mod eval;
 mod export;
+mod finetune;
 mod images;
 mod info;
 mod interrupt;
@@ -49,6 +50,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Command::Pretrain(args) => pretrain::run(&app, args),
         Command::Calibrate(args) => calibrate::run(&app, args),
         Command::Eval(args) => eval::run(&app, args),
+        Command::Finetune(args) => finetune::run(&app, args),
         Command::Compare(args) => compare::run(&app, args),
         Command::Predict(args) => predict::run(&app, args),
         Command::Visualize(args) => visualize::run(&app, args),

@@ -6,6 +6,7 @@ use std::time::Instant;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use vitrim::training::describe;
 use vitrim_train::UpdateLog;
+use vitrim_train::finetune::{FinetuneLog, HeldOut};
 use vitrim_train::pretrain::PretrainLog;
 
 /// Updates between two lines where there is no terminal.
@@ -47,6 +48,12 @@ impl Reporter {
     pub fn pretraining(&self) -> PretrainingProgress {
         let lines = !self.quiet && !self.terminal;
         PretrainingProgress { bar: self.bar("pre-training"), lines, first: None, held_out: None }
+    }
+
+    /// Progress of a fine-tuning run.
+    pub fn finetuning(&self) -> FinetuningProgress {
+        let lines = !self.quiet && !self.terminal;
+        FinetuningProgress { bar: self.bar("fine-tuning"), lines, first: None, held_out: None }
     }
 
     fn target(&self) -> ProgressDrawTarget {
@@ -135,6 +142,45 @@ impl PretrainingProgress {
             log.images_per_s, log.loss, log.train_top1
         );
         if self.lines && (log.held_out_top1.is_some() || log.step == first) {
+            eprintln!("step {}/{steps}: {message}", log.step);
+        }
+        self.bar.show(log.step, steps, message);
+    }
+}
+
+/// A fine-tuning run's bar or lines.
+pub struct FinetuningProgress {
+    bar: Bar,
+    lines: bool,
+    /// When this call saw its first entry, and the step of it.
+    first: Option<(Instant, usize)>,
+    /// The last that was measured.
+    held_out: Option<HeldOut>,
+}
+
+impl FinetuningProgress {
+    /// `log` is the entry of the last step done, of `steps`.
+    pub fn entry(&mut self, log: &FinetuneLog, steps: usize) {
+        let (started, first) = *self.first.get_or_insert_with(|| (Instant::now(), log.step));
+        let left = match log.step - first {
+            0 => "?".to_owned(),
+            done => duration(started.elapsed().as_secs_f64() / done as f64 * (steps - log.step) as f64),
+        };
+        self.held_out = log.held_out.or(self.held_out);
+        let held_out = self.held_out.map_or_else(
+            || "?".to_owned(),
+            |held_out| {
+                let HeldOut { top1, teacher_top1, divergence, cost, .. } = held_out;
+                format!(
+                    "{top1:.2} % (dense before: {teacher_top1:.2} %), D {divergence:.4} at cost {cost:.3}"
+                )
+            },
+        );
+        let message = format!(
+            "{:.0} images/s, loss {:.4}, held out {held_out}, {left} left",
+            log.images_per_s, log.loss
+        );
+        if self.lines && (log.held_out.is_some() || log.step == first) {
             eprintln!("step {}/{steps}: {message}", log.step);
         }
         self.bar.show(log.step, steps, message);

@@ -105,7 +105,7 @@ fn evaluates(scratch: &Scratch) {
     assert!(table.stderr().contains("at most 100 pp is certified on 18 images"), "{}", table.stderr());
     assert!(table.good().contains("| cls-attention |"));
 
-    // By cost: the mildest threshold on record that stays within it; a keep ratio of 1 allows any.
+    // By cost: the mildest threshold on record that stays within it. A keep ratio of 1 stands for the dense cost.
     let by_cost = |more: &[&str]| {
         let policy = ["--policy", "run/policy", "--no-speed"];
         scratch.run(&[&args[..], &policy[..], more].concat())
@@ -117,11 +117,19 @@ fn evaluates(scratch: &Scratch) {
         "{}",
         all.stderr()
     );
-    assert_eq!(cost(&all), cost(&some), "both allow the mildest");
+    assert!(cost(&all) <= dense["dense_gmacs"].as_f64().unwrap() && cost(&all) <= cost(&some));
     by_cost(&["--gmacs", "1e-9"]).refused(&["run/policy", "the cheapest costs"]);
     by_cost(&["--keep", "0.9,0.8"]).refused(&["--keep", "single one"]);
     by_cost(&["--keep", "1.5"]).refused(&["keep ratios [1.5]"]);
     scratch.run(&[&args[..], &["--gmacs", "1"]].concat()).refused(&["--policy"]);
+
+    // Corrupted images are other images.
+    let corrupted = &by_cost(&["--corrupt", "noise-severe"]).json()[0];
+    let d = |evaluation: &Value| evaluation["methods"][0]["fidelity"].as_f64();
+    assert_eq!(corrupted["images"], 18);
+    assert_ne!(d(corrupted), d(&by_cost(&[]).json()[0]));
+    let unknown = by_cost(&["--corrupt", "fog"]);
+    assert_eq!(unknown.0.status.code(), Some(2), "{}", unknown.stderr());
 
     // In every precision, which the figures say.
     for dtype in ["bf16", "int8"] {

@@ -94,7 +94,9 @@ fn seeds_and_rivals_stand_beside_each_other() {
     };
     called("tome").refused(&["'tome'", "no method's name"]);
     called("a/b").refused(&["'a/b'"]);
-    scratch.run(&[&args[..7], &["--rival", "gates/policy"]].concat()).refused(&["--rival", "NAME=FOLDER"]);
+    let unnamed = scratch.run(&[&args[..7], &["--rival", "gates/policy"]].concat());
+    assert_eq!(unnamed.0.status.code(), Some(2), "{}", unnamed.stderr());
+    assert!(unnamed.stderr().contains("NAME=FOLDER"), "{}", unnamed.stderr());
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod checkpoints;
 mod commands;
 mod compare;
 mod demo;
+mod finetune;
 mod fixtures;
 mod hub;
 #[path = "../../../vitrim-hub/tests/server/mod.rs"]

@@ -1,0 +1,173 @@
+//! Fine-tuning learns through what a policy leaves, goes on after an interruption as if there had been none, and writes what
+//! the executor and the policy take.
+
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use vitrim_data::{Dataset, OnBadImage, Preprocess, Transform};
+use vitrim_prune::policy::{BackboneId, Policy};
+use vitrim_prune::{LearnedPruner, ReadOut};
+use vitrim_train::finetune::{FinetuneConfig, Finetuning, HeldOut, finetune, steps_done};
+use vitrim_train::perceptron::orthogonal_init;
+use vitrim_train::pretrain::{
+    AugmentConfig, ModelConfig, PretrainConfig, WeightType, initial_weights, save_backbone,
+};
+use vitrim_train::{DeviceChoice, Outcome, TrainConfig};
+use vitrim_vit::{Checkpoint, CpuBackbone, VitSpec};
+
+/// A backbone of 36 patch tokens on scenes, and images.
+struct Setting {
+    folder: tempfile::TempDir,
+    checkpoint: Checkpoint,
+    train: Dataset,
+    held_out: Dataset,
+    transform: Transform,
+}
+
+impl Setting {
+    fn new() -> Self {
+        let preprocess = Preprocess {
+            input_size: [3, 96, 96],
+            crop_pct: 1.0,
+            mean: [0.5; 3],
+            std: [0.5; 3],
+            ..Preprocess::default()
+        };
+        let model = ModelConfig { img_size: 96, patch_size: 16, dim: 16, depth: 4, heads: 2, mlp_ratio: 2 };
+        let spec = PretrainConfig { model, ..PretrainConfig::scenes_preset() }.spec(10).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let weights = initial_weights(&spec, 1);
+        save_backbone(folder.path(), &spec, &weights, &preprocess, &[], WeightType::F32).unwrap();
+        Setting {
+            checkpoint: Checkpoint::open(folder.path()).unwrap(),
+            folder,
+            train: Dataset::scenes("train").unwrap().first(64),
+            held_out: Dataset::scenes("validation").unwrap(),
+            transform: Transform::new(preprocess).unwrap(),
+        }
+    }
+
+    fn spec(&self) -> &VitSpec {
+        &self.checkpoint.spec
+    }
+
+    /// An actor with random weights of `preset`, which keeps about half of the tokens.
+    fn policy(&self, preset: &str) -> Policy {
+        let config = TrainConfig::preset(preset).unwrap();
+        let actor = config.actor_spec(self.spec());
+        Policy {
+            backbone: BackboneId::of(self.spec(), &self.checkpoint.tensors).unwrap(),
+            stages: config.stages(self.spec()),
+            departure: config.departure,
+            observation: config.actor.observation,
+            weights: orthogonal_init(&actor, 3, 1.0, &[0.0, 0.0]),
+            actor,
+            read_out: ReadOut::Threshold { threshold: 0.5 },
+            calibration: None,
+        }
+    }
+
+    fn go(
+        &self,
+        config: &FinetuneConfig,
+        policy: Option<&Policy>,
+        folder: &Path,
+        stop_after: usize,
+    ) -> (Outcome, Vec<HeldOut>) {
+        let run = Finetuning {
+            config,
+            spec: self.spec(),
+            weights: &self.checkpoint.tensors,
+            checkpoint_config: &std::fs::read(self.folder.path().join("config.json")).unwrap(),
+            policy,
+            train: &self.train,
+            held_out: &self.held_out,
+            transform: &self.transform,
+            workers: 1,
+            on_bad_image: OnBadImage::Fail,
+            device: DeviceChoice::Cpu,
+            threads: 2,
+            weight_type: WeightType::F32,
+            folder,
+        };
+        let stop = AtomicBool::new(false);
+        let mut seen = Vec::new();
+        let (outcome, _) = finetune(&run, &stop, &mut |entry, _| {
+            seen.extend(entry.held_out);
+            if seen.len() >= stop_after {
+                stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            }
+        })
+        .unwrap();
+        (outcome, seen)
+    }
+}
+
+fn config() -> FinetuneConfig {
+    FinetuneConfig {
+        images: 320,
+        batch: 16,
+        learning_rate: 1e-3,
+        log_every: 2,
+        evaluate_every: 2,
+        held_out_images: 64,
+        augment: AugmentConfig { crop_padding: 0, flip: false, color_jitter: 0.0 },
+        ..FinetuneConfig::default()
+    }
+}
+
+#[test]
+fn what_leaves_is_made_up_for_and_the_policy_takes_the_result() {
+    let setting = Setting::new();
+    for preset in ["default", "drop"] {
+        let policy = setting.policy(preset);
+        let out = setting.folder.path().join(preset);
+        let (outcome, seen) = setting.go(&config(), Some(&policy), &out, usize::MAX);
+        assert_eq!((outcome, seen.len()), (Outcome::Finished, 5));
+        let (first, last) = (seen[0], seen[4]);
+        assert!(first.cost < 0.9 && first.disagreement < 1e-4, "{preset}: {first:?}");
+        assert!(last.divergence < 0.8 * first.divergence, "{preset}: {first:?} to {last:?}");
+
+        let model = Checkpoint::open(&out.join("model")).unwrap();
+        let tuned = Policy::load(&out.join("policy")).unwrap();
+        assert!(tuned.check_backbone(&out, &BackboneId::of(&model.spec, &model.tensors).unwrap()).is_ok());
+        assert!(policy.check_backbone(&out, &tuned.backbone).is_err(), "other weights than before");
+        assert_eq!((&tuned.weights, &tuned.read_out), (&policy.weights, &policy.read_out));
+        let backbone = CpuBackbone::new(&model.spec, &model.tensors).unwrap();
+        let pixels = vec![0.1; 3 * 96 * 96];
+        let mut pruner = LearnedPruner::new(&model.spec, &tuned);
+        vitrim_prune::run(&backbone, &mut pruner, vitrim_vit::PixelBatch::new(&pixels, 1), &[0]).unwrap();
+    }
+}
+
+#[test]
+fn an_interruption_changes_nothing() {
+    let setting = Setting::new();
+    let policy = setting.policy("default");
+    let config = FinetuneConfig { label_weight: 0.5, ..config() };
+    let (whole, parts) = (setting.folder.path().join("whole"), setting.folder.path().join("parts"));
+    let (_, all) = setting.go(&config, Some(&policy), &whole, usize::MAX);
+    let (outcome, mut seen) = setting.go(&config, Some(&policy), &parts, 2);
+    assert_eq!((outcome, steps_done(&parts).unwrap()), (Outcome::Interrupted, Some(8)));
+    let (outcome, rest) = setting.go(&config, Some(&policy), &parts, usize::MAX);
+    seen.extend(rest);
+    assert_eq!((outcome, &seen), (Outcome::Finished, &all));
+    for file in ["model/model.safetensors", "policy/policy.json"] {
+        assert_eq!(
+            std::fs::read(whole.join(file)).unwrap(),
+            std::fs::read(parts.join(file)).unwrap(),
+            "{file}"
+        );
+    }
+}
+
+#[test]
+fn the_dense_control_starts_where_the_teacher_is() {
+    let setting = Setting::new();
+    let out = setting.folder.path().join("control");
+    let config = FinetuneConfig { images: 32, learning_rate: 0.0, learning_rate_end: 0.0, ..config() };
+    let (_, seen) = setting.go(&config, None, &out, usize::MAX);
+    let last = seen.last().unwrap();
+    assert!(last.divergence < 1e-6 && last.cost == 1.0 && last.top1 == last.teacher_top1, "{last:?}");
+    assert!(out.join("model/config.json").is_file() && !out.join("policy").exists());
+}

@@ -1,0 +1,133 @@
+//! `vitrim finetune`.
+
+use std::process::ExitCode;
+
+use anyhow::anyhow;
+use serde_json::{Value, json};
+use vitrim::error::write_whole;
+use vitrim::loaded::open_checkpoint;
+use vitrim::training::{RunImages, Splits};
+use vitrim::{Loaded, VitrimError, overlay};
+use vitrim_train::Outcome;
+use vitrim_train::finetune::{FinetuneConfig, Finetuning, HeldOut, finetune, steps_done};
+use vitrim_vit::Precision;
+
+use super::args::FinetuneArgs;
+use super::{App, INTERRUPTED, images, interrupt, policy, print};
+
+pub fn run(app: &App, args: &FinetuneArgs) -> anyhow::Result<ExitCode> {
+    let mut config =
+        overlay::merge(&FinetuneConfig::default(), args.overlay.config.as_deref(), &args.overlay.set)?;
+    config.images = args.images.unwrap_or(config.images);
+    config.seed = args.seed.unwrap_or(config.seed);
+    if args.overlay.print_config {
+        print::line(overlay::to_toml(&config)?.trim_end())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    config.check().map_err(|reason| anyhow!("configuration: {reason}"))?;
+    let (Some(model), Some(data)) = (&args.model, &args.data) else {
+        return Err(anyhow!("--model and --data are needed to train"));
+    };
+    if args.policy.policy.is_none() && !args.dense {
+        return Err(anyhow!(
+            "--policy names the policy to train under; --dense trains the control without one"
+        ));
+    }
+    let stop = interrupt::listen()?;
+    let loaded = Loaded::open_in(model, Precision::F32)?;
+    let policy = policy::open(app, &args.policy, args.keep.keep, &loaded)?;
+    let checkpoint = open_checkpoint(model, None)?;
+    let checkpoint_config = timm_config(&checkpoint.path)?;
+    let parts = args.reading.open(data, &loaded)?;
+    let bar = app.reporter.bar("hashing images");
+    let splits = Splits { train: &args.split, calibration: Some(&args.held_out_split) };
+    let found = RunImages::open(&loaded, &parts, splits, &mut |done, all| bar.set(done, all))?;
+    drop(bar);
+    let held_out = found.calibration.as_ref().expect("asked for");
+    let out = &args.out;
+    match steps_done(out)? {
+        None => {
+            std::fs::create_dir_all(out)
+                .map_err(|source| VitrimError::Write { path: out.clone(), source })?;
+            write_whole(&out.join("config.toml"), overlay::to_toml(&config)?.as_bytes())?;
+        }
+        Some(done) => {
+            let (shown, steps) = (out.display(), config.steps());
+            app.reporter.note(&format!("going on in {shown} from step {done} of {steps}"));
+        }
+    }
+    app.reporter.note(&format!(
+        "{} images to train on ({} left out, which calibration or test also has), {} held out",
+        found.train.len(),
+        found.removed,
+        held_out.len().min(config.held_out_images)
+    ));
+    let run = Finetuning {
+        config: &config,
+        spec: &loaded.spec,
+        weights: &checkpoint.tensors,
+        checkpoint_config: &checkpoint_config,
+        policy: policy.as_ref(),
+        train: &found.train,
+        held_out,
+        transform: &loaded.transform,
+        workers: app.global.threads,
+        on_bad_image: args.reading.images.on_bad_image(),
+        device: args.device,
+        threads: rayon::current_num_threads(),
+        weight_type: args.weights.into(),
+        folder: out,
+    };
+    let mut progress = app.reporter.finetuning();
+    let (outcome, best) = finetune(&run, stop, &mut |entry, steps| progress.entry(entry, steps))?;
+    drop(progress);
+    if outcome == Outcome::Interrupted {
+        let (done, shown, steps) = (steps_done(out)?.unwrap_or(0), out.display(), config.steps());
+        eprintln!(
+            "interrupted: step {done} of {steps} is saved in {shown}; run the same command again to go on"
+        );
+        return Ok(ExitCode::from(INTERRUPTED));
+    }
+    images::tell(app, &found.train);
+    tell(app, args, best)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn tell(app: &App, args: &FinetuneArgs, best: Option<HeldOut>) -> anyhow::Result<()> {
+    let model = args.out.join("model");
+    let policy = (!args.dense).then(|| args.out.join("policy"));
+    if app.global.json {
+        return print::json(&json!({ "model": model, "policy": policy, "held_out": best }));
+    }
+    if let Some(best) = best {
+        print::line(&format!(
+            "held-out images: {:.2} % top-1 at {:.1} % of the dense MACs, D {:.4}; the dense model before: {:.2} %",
+            best.top1,
+            100.0 * best.cost,
+            best.divergence,
+            best.teacher_top1
+        ))?;
+    }
+    print::line(&format!("backbone: {}", model.display()))?;
+    match policy {
+        Some(policy) => {
+            print::line(&format!("policy: {}, not calibrated on these weights", policy.display()))
+        }
+        None => Ok(()),
+    }
+}
+
+/// The `config.json` of a checkpoint in timm's layout at `path`.
+fn timm_config(path: &std::path::Path) -> anyhow::Result<Vec<u8>> {
+    let file = path.join("config.json");
+    let bytes = std::fs::read(&file).ok();
+    let named = bytes.as_ref().and_then(|bytes| serde_json::from_slice::<Value>(bytes).ok());
+    match (bytes, named) {
+        (Some(bytes), Some(config)) if config.get("architecture").is_some() => Ok(bytes),
+        _ => Err(anyhow!(
+            "{}: not a folder in timm's layout, in which fine-tuned weights are written; save the model with timm's \
+             save_for_hf, and train a policy for that",
+            path.display()
+        )),
+    }
+}
