@@ -14,6 +14,7 @@
 
 pub mod attention;
 pub mod elementwise;
+pub mod greatest;
 pub mod level;
 pub mod linear;
 pub mod mapped;
@@ -27,6 +28,7 @@ mod simd;
 
 pub use attention::{Attention, AttentionOptions, AttentionTaps};
 pub use elementwise::{gelu, gelu_at, gelu_tangent, softmax, softmax_at, tanh};
+pub use greatest::{greatest_of_rows, greatest_sum};
 pub use level::{Level, LevelError};
 pub use linear::{Linear, Output, Packing};
 pub use mapped::MappedFile;

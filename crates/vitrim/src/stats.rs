@@ -381,6 +381,31 @@ impl Quantiles {
     }
 }
 
+/// Spearman's rank correlation of `x: [n]` and `y: [n]`: Pearson's correlation of their ranks, ties
+/// taking the mean of their ranks. None where one of them is constant.
+pub fn spearman(x: &[f64], y: &[f64]) -> Option<f64> {
+    let (x, y) = (ranks(x), ranks(y));
+    let middle = (x.len() as f64 + 1.0) / 2.0;
+    let covariance =
+        |a: &[f64], b: &[f64]| -> f64 { a.iter().zip(b).map(|(a, b)| (a - middle) * (b - middle)).sum() };
+    let scale = (covariance(&x, &x) * covariance(&y, &y)).sqrt();
+    (scale > 0.0).then(|| covariance(&x, &y) / scale)
+}
+
+/// 1 for the smallest; equal values share the mean of their ranks.
+fn ranks(values: &[f64]) -> Vec<f64> {
+    let mut order: Vec<usize> = (0..values.len()).collect();
+    order.sort_by(|a, b| values[*a].total_cmp(&values[*b]));
+    let mut ranks = vec![0.0; values.len()];
+    let mut before = 0;
+    for equal in order.chunk_by(|a, b| values[*a] == values[*b]) {
+        let rank = before as f64 + (equal.len() as f64 + 1.0) / 2.0;
+        equal.iter().for_each(|i| ranks[*i] = rank);
+        before += equal.len();
+    }
+    ranks
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -568,5 +593,17 @@ mod tests {
         close(quantiles.at(0.9), 3.7, 1e-12);
         assert_eq!(Quantiles::of(vec![5.0]).unwrap().at(0.99), 5.0);
         assert_eq!(Quantiles::of(vec![]), None);
+    }
+
+    #[test]
+    fn rank_correlation_equals_the_numbers_by_hand() {
+        assert_eq!(ranks(&[3.0, 1.0, 3.0, 2.0]), [3.5, 1.0, 3.5, 2.0]);
+        assert_eq!(spearman(&[1.0, 2.0, 3.0], &[10.0, 100.0, 1000.0]), Some(1.0));
+        assert_eq!(spearman(&[1.0, 2.0, 3.0], &[3.0, 2.0, 1.0]), Some(-1.0));
+        // Ranks 1 2.5 2.5 4 and 1 3 2 4: covariance 4.5, variances 4.5 and 5.
+        let rho = spearman(&[1.0, 2.0, 2.0, 3.0], &[1.0, 5.0, 4.0, 9.0]).unwrap();
+        assert!((rho - 4.5 / (4.5f64 * 5.0).sqrt()).abs() < 1e-12, "{rho}");
+        assert_eq!(spearman(&[1.0, 1.0], &[1.0, 2.0]), None);
+        assert_eq!(spearman(&[], &[]), None);
     }
 }

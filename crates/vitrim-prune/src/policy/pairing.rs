@@ -5,7 +5,7 @@
 //! from the most alike pair to the least, one may leave and the other has to stay for it.
 
 use rayon::prelude::*;
-use vitrim_kernels::Linear;
+use vitrim_kernels::{Linear, greatest_of_rows, greatest_sum};
 use vitrim_vit::View;
 
 /// The roles of one stage. Prefix tokens stay and nobody joins them.
@@ -68,20 +68,20 @@ fn deal(cosines: &[f32], n: usize) -> Vec<Option<(usize, f32)>> {
         return leaving;
     }
     let row = |i: usize| &cosines[i * n..(i + 1) * n];
-    let nearest: Vec<(f32, usize)> = (0..n).map(|i| greatest(row(i))).collect();
+    let mut nearest = vec![(0.0, 0); n];
+    greatest_of_rows(cosines, n, &mut nearest);
     let mut order: Vec<usize> = (0..n).collect();
     order.sort_unstable_by(|&a, &b| nearest[b].0.total_cmp(&nearest[a].0).then(a.cmp(&b)));
     let mut stays = vec![false; n];
     // Nobody joins one that may leave: those are out of reach.
-    let (mut reach, mut within) = (vec![0.0; n], vec![0.0; n]);
+    let mut reach = vec![0.0; n];
     for i in order {
         if stays[i] {
             continue;
         }
         let (mut cosine, mut to) = nearest[i];
         if leaving[to].is_some() {
-            within.iter_mut().zip(row(i)).zip(&reach).for_each(|((w, cosine), reach)| *w = cosine + reach);
-            (cosine, to) = greatest(&within);
+            (cosine, to) = greatest_sum(row(i), &reach);
             if cosine < -1.5 {
                 continue;
             }
@@ -142,18 +142,6 @@ fn sum_of_squares(values: &[f32]) -> f32 {
     let rest: f32 = chunks.remainder().iter().map(|v| v * v).sum();
     chunks.for_each(|chunk| lanes.iter_mut().zip(chunk).for_each(|(lane, v)| *lane += v * v));
     lanes.iter().sum::<f32>() + rest
-}
-
-/// The greatest of `values` and its place: the first, where several are.
-fn greatest(values: &[f32]) -> (f32, usize) {
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    let chunks = values.chunks_exact(LANES);
-    let rest = chunks.remainder().iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    for chunk in chunks {
-        lanes.iter_mut().zip(chunk).for_each(|(lane, v)| *lane = if *v > *lane { *v } else { *lane });
-    }
-    let greatest = lanes.iter().copied().fold(rest, f32::max);
-    (greatest, values.iter().position(|v| *v == greatest).unwrap_or(0))
 }
 
 #[cfg(test)]

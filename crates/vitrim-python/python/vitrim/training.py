@@ -74,7 +74,8 @@ def train(
         max_drop: Top-1 drop that may be spent, percentage points; 0.4 if left out.
         max_drift: For a backbone without classes: drift of its pooled features, 100 (1 - cos), percent.
         confidence: How sure the calibration shall be that it is not exceeded; 0.5 is the point estimate.
-        preset: ``"default"``, ``"drop"`` (the default's game with agents that leave and do not merge) or ``"paper"``;
+        preset: ``"default"``, ``"drop"`` (the default's game with agents that leave and do not merge), ``"paper"``, or the controls
+            without reinforcement, ``"gumbel"`` and ``"dynamicvit"``;
             ``config`` is a TOML file laid over it.
         split: Images to train on.
         calibrate: False leaves the policy uncalibrated.

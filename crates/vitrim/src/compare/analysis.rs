@@ -9,7 +9,7 @@ use super::matched::{at_cost, at_drop};
 use super::measure::Measured;
 use super::outcome::{Mean, Outcome};
 use super::setting::Kind;
-use crate::stats::Quantiles;
+use crate::stats::{Quantiles, spearman};
 use crate::tally::CostSpread;
 
 /// Resamples of the images behind an interval.
@@ -53,6 +53,11 @@ pub struct PointFigures {
     pub drop_pp: Interval,
     /// How the cost differs between images.
     pub cost_spread: CostSpread,
+    /// Spearman's rank correlation of an image's cost with the dense model's confidence in its answer; null where all cost
+    /// the same.
+    pub cost_and_confidence: Option<f64>,
+    /// The same with the diameter of its object, where the data set knows it.
+    pub cost_and_object_size: Option<f64>,
     /// Pruned over dense images/s at batch 32, where it was measured.
     pub speed_up: Option<f64>,
 }
@@ -150,12 +155,20 @@ pub fn analyse(
     let policy = groups.iter().position(|group| group.name == POLICY);
 
     let point = |m: usize, i: usize| {
-        let outcome = &measured[m].1.outcomes[i];
+        let figures = &measured[m].1;
+        let outcome = &figures.outcomes[i];
+        let costs: Vec<f64> = outcome.costs.iter().copied().map(f64::from).collect();
+        let correlation = |of: &[f32]| {
+            let of: Vec<f64> = of.iter().copied().map(f64::from).collect();
+            (of.len() == costs.len()).then(|| spearman(&of, &costs)).flatten()
+        };
         Some(PointFigures {
             setting: outcome.setting.to_string(),
             mean: whole[m][i + 1],
             drop_pp: interval(&|fronts| Some(fronts[m][0].top1 - fronts[m][i + 1].top1))?,
             cost_spread: spread(outcome)?,
+            cost_and_confidence: correlation(&figures.confidences),
+            cost_and_object_size: correlation(&figures.object_sizes),
             speed_up: None,
         })
     };
@@ -280,6 +293,8 @@ mod tests {
         Measured {
             labelled: true,
             dense: outcome(Setting::Dense, 1.0, 0.0, 0),
+            confidences: vec![0.5; images],
+            object_sizes: Vec::new(),
             outcomes: vec![
                 outcome(Setting::Merged(1), 0.8, level, 20),
                 outcome(Setting::Merged(2), 0.6, 3.0 * level, 10),

@@ -23,6 +23,10 @@ pub struct Measured {
     pub labelled: bool,
     /// The dense model.
     pub dense: Outcome,
+    /// The dense model's probability of its answer, of each image.
+    pub confidences: Vec<f32>,
+    /// Diameter of the object of each image, pixels; empty where the data set does not know.
+    pub object_sizes: Vec<f32>,
     /// One for each setting.
     pub outcomes: Vec<Outcome>,
 }
@@ -59,6 +63,7 @@ pub fn measure(
     };
     let mut outcomes: Vec<Outcome> = settings.into_iter().map(Outcome::new).collect();
     let (mut dense, mut labelled) = (Outcome::new(Setting::Dense), true);
+    let (mut confidences, mut object_sizes) = (Vec::new(), Vec::new());
     let mut loader = Loader::new(dataset, Order::Sequential, &loaded.transform, loader_options)?;
     while let Some(batch) = loader.next().transpose()? {
         let keys = keys(&batch);
@@ -74,6 +79,8 @@ pub fn measure(
             macs: vec![cost::dense_macs(spec); batch.len()],
         };
         dense.add(spec, &logits, &itself, &batch.labels);
+        confidences.extend((0..batch.len()).map(|b| confidence(logits.row(b))));
+        object_sizes.extend(batch.indices.iter().filter_map(|index| dataset.object_size(*index)));
         for (runner, outcome) in runners.iter_mut().zip(&mut outcomes) {
             let pruned = runner.run(loaded, state.clone(), &keys)?;
             outcome.add(spec, &logits, &pruned, &batch.labels);
@@ -84,7 +91,13 @@ pub fn measure(
         let data = dataset.split().to_owned();
         return Err(VitrimError::Part { data, reason: "no image that can be decoded".into() });
     }
-    Ok(Measured { labelled, dense, outcomes })
+    Ok(Measured { labelled, dense, confidences, object_sizes, outcomes })
+}
+
+/// The greatest probability of the softmax of `logits: [C]`.
+fn confidence(logits: &[f32]) -> f32 {
+    let greatest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    1.0 / logits.iter().map(|logit| (logit - greatest).exp()).sum::<f32>()
 }
 
 impl Runner {

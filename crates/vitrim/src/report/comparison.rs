@@ -8,7 +8,9 @@ use super::figure::{Figure, Panel};
 use super::numbers::{grouped, short};
 use super::page::{Numbered, Page, document};
 use super::tables::table;
-use crate::compare::{AtCost, AtDrop, Comparison, Interval, MethodFigures, POLICY, with_spread};
+use crate::compare::{
+    AtCost, AtDrop, Comparison, Interval, MethodFigures, POLICY, PointFigures, with_spread,
+};
 use crate::error::Result;
 
 /// Lays out `comparison`, which `command` printed.
@@ -158,6 +160,7 @@ fn settings(comparison: &Comparison) -> maud::Markup {
         "Setting",
         "% of dense MACs",
         "p10 / p50 / p90, %",
+        "Rank correlation with confidence, object size",
         "Top\u{2011}1, %",
         "Drop, pp [95 %]",
         "D, nats",
@@ -179,6 +182,7 @@ fn settings(comparison: &Comparison) -> maud::Markup {
                         100.0 * spread.p50,
                         100.0 * spread.p90
                     ),
+                    correlations(point),
                     format!("{:.2}", point.mean.top1),
                     interval(Some(&point.drop_pp)),
                     format!("{:.4}", point.mean.divergence),
@@ -190,6 +194,12 @@ fn settings(comparison: &Comparison) -> maud::Markup {
         })
         .collect();
     table("Every setting measured", &header, &rows)
+}
+
+/// Of an image's cost with the dense model's confidence and with the size of its object; dashes where there is none.
+fn correlations(point: &PointFigures) -> String {
+    let show = |rho: Option<f64>| rho.map_or_else(|| "\u{2013}".to_owned(), |rho| format!("{rho:.2}"));
+    format!("{}, {}", show(point.cost_and_confidence), show(point.cost_and_object_size))
 }
 
 /// `0.52 [0.50, 0.55]`; a dash where there is none.

@@ -112,31 +112,6 @@ pub fn binned(x: &[f64], y: &[f64], bins: usize) -> Vec<Binned> {
     members.into_iter().enumerate().filter_map(summarised).collect()
 }
 
-/// Spearman's rank correlation of `x: [n]` and `y: [n]`: Pearson's correlation of their ranks, ties
-/// taking the mean of their ranks. None where one of them is constant.
-pub fn spearman(x: &[f64], y: &[f64]) -> Option<f64> {
-    let (x, y) = (ranks(x), ranks(y));
-    let middle = (x.len() as f64 + 1.0) / 2.0;
-    let covariance =
-        |a: &[f64], b: &[f64]| -> f64 { a.iter().zip(b).map(|(a, b)| (a - middle) * (b - middle)).sum() };
-    let scale = (covariance(&x, &x) * covariance(&y, &y)).sqrt();
-    (scale > 0.0).then(|| covariance(&x, &y) / scale)
-}
-
-/// 1 for the smallest; equal values share the mean of their ranks.
-fn ranks(values: &[f64]) -> Vec<f64> {
-    let mut order: Vec<usize> = (0..values.len()).collect();
-    order.sort_by(|a, b| values[*a].total_cmp(&values[*b]));
-    let mut ranks = vec![0.0; values.len()];
-    let mut before = 0;
-    for equal in order.chunk_by(|a, b| values[*a] == values[*b]) {
-        let rank = before as f64 + (equal.len() as f64 + 1.0) / 2.0;
-        equal.iter().for_each(|i| ranks[*i] = rank);
-        before += equal.len();
-    }
-    ranks
-}
-
 /// The mean of each value and the `window - 1` before it, or as many as there are.
 pub fn trailing_mean(values: &[f64], window: usize) -> Vec<f64> {
     let mean = |end: usize| {
@@ -226,18 +201,6 @@ mod tests {
         assert!((bins[0].p10 - 0.1).abs() < 1e-12 && (bins[0].p90 - 0.9).abs() < 1e-12);
         assert_eq!(bins[0].median, 0.5);
         assert_eq!((bins[1].from, bins[1].n, bins[1].median), (40.0, 1, 9.0));
-    }
-
-    #[test]
-    fn rank_correlation_equals_the_numbers_by_hand() {
-        assert_eq!(ranks(&[3.0, 1.0, 3.0, 2.0]), [3.5, 1.0, 3.5, 2.0]);
-        assert_eq!(spearman(&[1.0, 2.0, 3.0], &[10.0, 100.0, 1000.0]), Some(1.0));
-        assert_eq!(spearman(&[1.0, 2.0, 3.0], &[3.0, 2.0, 1.0]), Some(-1.0));
-        // Ranks 1 2.5 2.5 4 and 1 3 2 4: covariance 4.5, variances 4.5 and 5.
-        let rho = spearman(&[1.0, 2.0, 2.0, 3.0], &[1.0, 5.0, 4.0, 9.0]).unwrap();
-        assert!((rho - 4.5 / (4.5f64 * 5.0).sqrt()).abs() < 1e-12, "{rho}");
-        assert_eq!(spearman(&[1.0, 1.0], &[1.0, 2.0]), None);
-        assert_eq!(spearman(&[], &[]), None);
     }
 
     #[test]

@@ -121,7 +121,8 @@ fn evaluates(scratch: &Scratch) {
     by_cost(&["--gmacs", "1e-9"]).refused(&["run/policy", "the cheapest costs"]);
     by_cost(&["--keep", "0.9,0.8"]).refused(&["--keep", "single one"]);
     by_cost(&["--keep", "1.5"]).refused(&["keep ratios [1.5]"]);
-    scratch.run(&[&args[..], &["--gmacs", "1"]].concat()).refused(&["--policy"]);
+    let alone = scratch.run(&[&args[..], &["--gmacs", "1"]].concat());
+    assert!(alone.0.status.code() == Some(2) && alone.stderr().contains("--policy"), "{}", alone.stderr());
 
     // Corrupted images are other images.
     let corrupted = &by_cost(&["--corrupt", "noise-severe"]).json()[0];

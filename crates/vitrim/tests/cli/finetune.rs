@@ -47,7 +47,7 @@ fn finetunes_under_a_policy_and_without() {
     assert!(again.stderr().contains("from step 3 of 3"), "{}", again.stderr());
     assert!(again.json()[0]["held_out"]["cost"].as_f64().unwrap() <= 1.1);
     assert!(written() == before, "the second call wrote something else");
-    let other = ["--policy", "run/policy", "--read-out", "threshold=0.7", "--out", "ft"];
+    let other = ["--policy", "run/policy", "--read-out", "threshold=0.7", "--out", "ft", "-q"];
     scratch.run(&[&args[..], &other[..]].concat()).refused(&["checkpoint.safetensors", "another policy"]);
 
     let control = scratch.run(&[&args[..], &["--dense", "--out", "control"]].concat()).good();

@@ -5,8 +5,9 @@ use crate::report::axis::Axis;
 use crate::report::chart::{Chart, Layer, Style};
 use crate::report::figure::{Figure, Panel};
 use crate::report::findings::Findings;
-use crate::report::numbers::{binned, grouped, histogram, plain, short, spearman};
+use crate::report::numbers::{binned, grouped, histogram, plain, short};
 use crate::stats::Quantiles;
+use crate::stats::spearman;
 
 /// Bins of the histogram, and of object sizes, about.
 const BINS: usize = 30;
