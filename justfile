@@ -26,10 +26,26 @@ python *args:
 demo:
     for seed in 0 1 2; do cargo run --release -- demo --seed $seed --out runs/demo-$seed || exit 1; done
 
-# A policy for the shared CIFAR-10 backbone, and the table of the README.
+# Policies of three seeds and the controls for the shared CIFAR-10 backbone, and the README's comparison: over an hour.
 cifar:
-    cargo run --release -- train --preset drop --model ../shared/models/cifar10_vit_d128 --data ../shared/data/cifar10 --max-drop 0.4 --out runs/cifar10
-    cargo run --release -- eval --model ../shared/models/cifar10_vit_d128 --data ../shared/data/cifar10 --split test --policy runs/cifar10/policy
+    #!/usr/bin/env bash
+    set -eu
+    of="--model ../shared/models/cifar10_vit_d128 --data ../shared/data/cifar10"
+    for seed in 0 1 2; do cargo run --release -- train $of --max-drop 1 --seed $seed --out runs/cifar-$seed; done
+    for preset in gumbel dynamicvit; do cargo run --release -- train $of --max-drop 1 --preset $preset --out runs/$preset-0; done
+    cargo run --release -- compare $of --split test --policy runs/cifar-0/policy --policy runs/cifar-1/policy \
+        --policy runs/cifar-2/policy --rival gumbel=runs/gumbel-0/policy --rival dynamicvit=runs/dynamicvit-0/policy \
+        --methods policy,tome,evit,similarity --sweep-images 500 --no-studies --no-speed --report runs/compare-cifar
+
+# What a shift of the images costs a calibrated policy.
+shift:
+    #!/usr/bin/env bash
+    set -eu
+    for corruption in {noise,blur,contrast,brightness,jpeg}-{mild,severe}; do
+        echo "$corruption"
+        cargo run --release -- eval --model ../shared/models/cifar10_vit_d128 --data ../shared/data/cifar10 --split test \
+            --policy runs/cifar-0/policy --max-drop 1 --methods policy --no-speed --corrupt $corruption
+    done
 
 # The bundled backbone, from scratch: over an hour on two cores.
 backbone:
