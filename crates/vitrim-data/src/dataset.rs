@@ -1,13 +1,15 @@
 //! A data set: an index of encoded images or scenes and their labels, never the images themselves. A stream's
 //! index grows as it is read.
 
+mod parting;
+
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use image::RgbImage;
 
 use crate::bad_images::BadImages;
-use crate::content::{ContentHash, ContentSet, Part, Shares};
+use crate::content::ContentHash;
 use crate::decode::{Decoding, read_encoded};
 use crate::error::DataError;
 use crate::folder;
@@ -410,87 +412,6 @@ impl Dataset {
             Store::Scenes { first_seed } => Some(first_seed + self.row(index)? as u64),
             _ => None,
         }
-    }
-
-    /// The part of this data set that a hash of each image's encoded bytes assigns to `part`, so that
-    /// copies of one file never lie in two parts.
-    ///
-    /// Reads every image's bytes once for all parts; `progress` is told (images done, all images).
-    ///
-    /// # Errors
-    ///
-    /// [`DataError::Shares`], or a read error.
-    pub fn by_hash(
-        &self,
-        part: Part,
-        shares: &Shares,
-        progress: &mut dyn FnMut(usize, usize),
-    ) -> Result<Self, DataError> {
-        shares.validate()?;
-        self.keep(progress, |hash| shares.part_of(hash) == part)
-    }
-
-    /// The hashes of the encoded bytes of this data set's images.
-    ///
-    /// Reads every image's bytes, once for the data set and all its parts; `progress` is told (images
-    /// done, all images).
-    ///
-    /// # Errors
-    ///
-    /// A read error.
-    pub fn content_hashes(&self, progress: &mut dyn FnMut(usize, usize)) -> Result<ContentSet, DataError> {
-        let hashes = self.source_hashes(progress)?;
-        Ok((0..self.len()).filter_map(|index| Some(hashes[self.row(index)?])).collect())
-    }
-
-    /// This data set without the images whose encoded bytes are in `excluded`, and how many those
-    /// were.
-    ///
-    /// # Errors
-    ///
-    /// A read error.
-    pub fn without(
-        &self,
-        excluded: &ContentSet,
-        progress: &mut dyn FnMut(usize, usize),
-    ) -> Result<(Self, usize), DataError> {
-        let rest = self.keep(progress, |hash| !excluded.contains(hash))?;
-        let removed = self.len() - rest.len();
-        Ok((rest, removed))
-    }
-
-    fn keep(
-        &self,
-        progress: &mut dyn FnMut(usize, usize),
-        wanted: impl Fn(&ContentHash) -> bool,
-    ) -> Result<Self, DataError> {
-        let hashes = self.source_hashes(progress)?;
-        let rows = (0..self.len()).filter_map(|index| self.row(index));
-        Ok(self.keeping(rows.filter(|&row| wanted(&hashes[row])).collect()))
-    }
-
-    /// The hash of every row of the source, kept for the next caller.
-    fn source_hashes(&self, progress: &mut dyn FnMut(usize, usize)) -> Result<&[ContentHash], DataError> {
-        if let Some(hashes) = self.source.hashes.get() {
-            return Ok(hashes);
-        }
-        self.require_random_access("parted or compared by content")?;
-        let whole = Self { kept: None, ..self.clone() };
-        let mut hashes = Vec::with_capacity(whole.len());
-        visit(&whole, Order::Sequential, 0..whole.len(), &mut |index, payload| {
-            let hash = match payload {
-                Payload::Null => ContentHash::of(&[]),
-                // An image that cannot be had is somewhere, too, until it is loaded and judged.
-                payload => match whole.bytes(index, payload) {
-                    Ok(encoded) => ContentHash::of(&encoded),
-                    Err(_) => ContentHash::of(whole.origin(index).as_bytes()),
-                },
-            };
-            hashes.push(hash);
-            progress(hashes.len(), whole.len());
-            true
-        })?;
-        Ok(self.source.hashes.get_or_init(|| hashes))
     }
 
     /// The image behind `payload`, which belongs to the image at `index`.

@@ -1,13 +1,10 @@
 //! References against a Hub on this machine: what is asked for, what the cache holds, and what goes wrong.
 
-mod server;
-
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 use vitrim_hub::{Hub, HubError, Kind, Reference, Settings};
-
-use server::{Faults, Files, Server, sha256};
+use vitrim_hub_server::{Faults, Files, Server, sha256};
 
 const MODEL: &str = "models/timm/deit";
 
@@ -20,7 +17,7 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let server = Server::new();
+        let server = Server::start();
         let cache = tempfile::tempdir().unwrap();
         let settings = Settings {
             endpoint: server.endpoint(),

@@ -276,6 +276,51 @@ fn sampling_follows_the_probability_and_the_key() {
     assert_eq!(out.stages[2].offsets, again.stages[2].offsets);
 }
 
+/// What agents observe of their pair, written out from the view.
+#[test]
+fn agents_see_their_pair() {
+    let spec = spec(true);
+    let model = backbone(&spec);
+    let observation = MERGING_BY_TOKENS;
+    let pruner = LearnedPruner::new(&spec, &policy(&spec, observation, Activation::Gelu));
+    let mut state = model.embed(PixelBatch::new(&pixels(&spec, 2), 2)).unwrap();
+    let (site, taps) = pruner.sites(&spec)[1];
+    model.advance(&mut state, site, taps).unwrap();
+    let view = model.view(&state).unwrap();
+    let decision = pruner.decision(1, &view).unwrap();
+    let pairing = decision.pairing.as_ref().unwrap();
+    let attention = view.cls_attention.unwrap();
+    let mut seen = 0;
+    for b in 0..2 {
+        let n = view.rows(b).len() as f32;
+        for t in view.patch_rows(b) {
+            let row = &decision.scalars[t * observation.scalars()..(t + 1) * observation.scalars()];
+            let share = |t: usize| (attention[t] * n).ln();
+            assert!((row[0] - share(t)).abs() < 1e-4);
+            if !decision.may_leave(t) {
+                assert_eq!(row[1..], [0.0; 5], "nothing where there is no choice");
+                continue;
+            }
+            let to = pairing.partner[t];
+            let centred = [t, to].map(|t| {
+                let mean = view.token(t).iter().sum::<f32>() / spec.dim as f32;
+                view.token(t).iter().map(|v| v - mean).collect::<Vec<f32>>()
+            });
+            let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
+            let [a, c] = &centred;
+            let cosine = dot(a, c) / (dot(a, a) * dot(c, c)).sqrt();
+            assert!(
+                (row[4] - ((1.0 - cosine).ln() + 1.0).clamp(-4.0, 4.0)).abs() < 1e-2,
+                "{row:?}, {cosine}"
+            );
+            assert!((row[5] - share(to)).abs() < 1e-4);
+            assert!((row[1] - ((1.0 - pairing.similarity[t]).ln() + 3.0).clamp(-4.0, 4.0)).abs() < 1e-4);
+            seen += 1;
+        }
+    }
+    assert!(seen > 4, "{seen} agents have a choice");
+}
+
 #[test]
 fn inference_equals_the_perceptron_written_out() {
     inference_equals(FULL);

@@ -4,6 +4,9 @@ use serde::{Deserialize, Serialize};
 use vitrim_prune::policy::{Activation, Departure, Observation, PerceptronSpec};
 use vitrim_vit::VitSpec;
 
+use crate::checks::{positive, within};
+use crate::schedule::cosine;
+
 /// Everything that shapes a training run. Presets are values of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -453,21 +456,16 @@ impl TrainConfig {
     /// One line that names the key and what it must be.
     pub fn check(&self, spec: &VitSpec) -> Result<(), String> {
         let stages = self.stages(spec);
-        let positive = |name: &str, value: usize| {
-            if value == 0 { Err(format!("{name} must be at least 1")) } else { Ok(()) }
-        };
-        let within = |name: &str, value: f64, low: f64, high: f64| {
-            let inside = value.is_finite() && (low..=high).contains(&value);
-            if inside { Ok(()) } else { Err(format!("{name} = {value} must lie between {low} and {high}")) }
-        };
-        positive("updates", self.updates)?;
-        positive("images_per_update", self.images_per_update)?;
-        positive("rollouts_per_image", self.rollouts_per_image)?;
-        positive("checkpoint_every", self.checkpoint_every)?;
-        positive("ppo.epochs", self.ppo.epochs)?;
-        positive("ppo.minibatches", self.ppo.minibatches)?;
-        positive("constraint.average_over", self.constraint.average_over)?;
-        positive("reward.reference_images", self.reward.reference_images)?;
+        positive(&[
+            ("updates", self.updates),
+            ("images_per_update", self.images_per_update),
+            ("rollouts_per_image", self.rollouts_per_image),
+            ("checkpoint_every", self.checkpoint_every),
+            ("ppo.epochs", self.ppo.epochs),
+            ("ppo.minibatches", self.ppo.minibatches),
+            ("constraint.average_over", self.constraint.average_over),
+            ("reward.reference_images", self.reward.reference_images),
+        ])?;
         if stages.is_empty()
             || stages.windows(2).any(|w| w[0] >= w[1])
             || stages.iter().any(|l| *l >= spec.depth)
@@ -527,17 +525,20 @@ impl TrainConfig {
                 return Err(format!("{name} = {hidden:?} must name at least one positive width"));
             }
         }
-        within("constraint.max_drop", self.constraint.max_drop, 0.0, 100.0)?;
-        within("constraint.beta_min", self.constraint.beta_min, 1e-9, self.constraint.beta_max)?;
-        within("constraint.beta", self.constraint.beta, self.constraint.beta_min, self.constraint.beta_max)?;
-        within("reward.softening", self.reward.softening, 0.0, 1e3)?;
-        within("reward.keep_ratio", self.reward.keep_ratio, 0.01, 1.0)?;
-        within("advantage.gamma", self.advantage.gamma, 0.0, 1.0)?;
-        within("advantage.lambda", self.advantage.lambda, 0.0, 1.0)?;
-        within("actor.initial_keep", self.actor.initial_keep, 0.01, 0.99)?;
-        within("actor.gate", self.actor.gate, 0.0, 100.0)?;
-        within("ppo.learning_rate", self.ppo.learning_rate, 0.0, 1.0)?;
-        within("ppo.clip", self.ppo.clip, 1e-6, 1.0)
+        let constraint = &self.constraint;
+        within(&[
+            ("constraint.max_drop", constraint.max_drop, 0.0, 100.0),
+            ("constraint.beta_min", constraint.beta_min, 1e-9, constraint.beta_max),
+            ("constraint.beta", constraint.beta, constraint.beta_min, constraint.beta_max),
+            ("reward.softening", self.reward.softening, 0.0, 1e3),
+            ("reward.keep_ratio", self.reward.keep_ratio, 0.01, 1.0),
+            ("advantage.gamma", self.advantage.gamma, 0.0, 1.0),
+            ("advantage.lambda", self.advantage.lambda, 0.0, 1.0),
+            ("actor.initial_keep", self.actor.initial_keep, 0.01, 0.99),
+            ("actor.gate", self.actor.gate, 0.0, 100.0),
+            ("ppo.learning_rate", self.ppo.learning_rate, 0.0, 1.0),
+            ("ppo.clip", self.ppo.clip, 1e-6, 1.0),
+        ])
     }
 }
 
@@ -546,8 +547,7 @@ impl PpoConfig {
     pub fn schedule(&self, update: usize, updates: usize) -> (f64, f64) {
         let progress = update as f64 / updates.saturating_sub(1).max(1) as f64;
         let progress = progress.min(1.0);
-        let cosine = 0.5 * (1.0 + (std::f64::consts::PI * progress).cos());
-        let rate = self.learning_rate_end + (self.learning_rate - self.learning_rate_end) * cosine;
+        let rate = cosine(self.learning_rate, self.learning_rate_end, progress);
         (rate, self.entropy + (self.entropy_end - self.entropy) * progress)
     }
 }

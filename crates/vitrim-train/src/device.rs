@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 
 use crate::error::{Result, TrainError};
 
@@ -30,6 +30,14 @@ impl DeviceChoice {
             DeviceChoice::Gpu => Err(TrainError::NoGpuSupport),
         }
     }
+}
+
+/// The values of `tensor`, row-major, without its gradients.
+///
+/// # Panics
+/// If the device does not give them up as f32.
+pub(crate) fn host<const R: usize>(tensor: Tensor<R>) -> Vec<f32> {
+    tensor.without_autodiff().try_into_vec_as().expect("the device gives tensors up as f32")
 }
 
 impl FromStr for DeviceChoice {

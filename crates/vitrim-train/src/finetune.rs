@@ -26,20 +26,22 @@ use vitrim_vit::{Backbone, CpuBackbone, Output, PixelBatch, Site, Taps, Tensors,
 
 use crate::burn_vit::BurnVit;
 use crate::checkpoint;
-use crate::device::DeviceChoice;
+use crate::checks::{positive, within};
+use crate::device::{DeviceChoice, host};
+use crate::epochs::Epochs;
 use crate::error::{Result, TrainError};
-use crate::gumbel::{divergences, host};
 use crate::pretrain::learner::Learner;
 use crate::pretrain::weights::{save_weights, write};
 use crate::pretrain::{AugmentConfig, WeightType};
 use crate::replica::replica;
-use crate::rewards;
+use crate::rewards::{divergence, divergences_of_logits};
 use crate::run_log::RunLog;
+use crate::schedule::warmed_up_cosine;
 use crate::session::Outcome;
 
 /// Images a batch when held-out images are classified.
 const EVALUATION_BATCH: usize = 64;
-/// How far the two forwards may be apart: max |a - b| / max |b|, over logits of images whose survivors are the same.
+/// How far the two forwards may be apart, see [`HeldOut::disagreement`].
 const AGREEMENT: f32 = 1e-3;
 
 /// Everything that shapes a fine-tuning run.
@@ -105,17 +107,14 @@ impl FinetuneConfig {
     /// # Errors
     /// One line that names the key and what it must be.
     pub fn check(&self) -> Result<(), String> {
-        let counts = [
+        positive(&[
             ("images", self.images),
             ("batch", self.batch),
             ("log_every", self.log_every),
             ("evaluate_every", self.evaluate_every),
             ("held_out_images", self.held_out_images),
-        ];
-        if let Some((name, _)) = counts.iter().find(|(_, value)| *value == 0) {
-            return Err(format!("{name} must be at least 1"));
-        }
-        let ranges = [
+        ])?;
+        within(&[
             ("learning_rate", self.learning_rate, 0.0, 1.0),
             ("learning_rate_end", self.learning_rate_end, 0.0, 1.0),
             ("warmup", self.warmup, 0.0, 1.0),
@@ -123,25 +122,13 @@ impl FinetuneConfig {
             ("max_grad_norm", self.max_grad_norm, 1e-6, 1e6),
             ("label_weight", self.label_weight, 0.0, 100.0),
             ("augment.color_jitter", f64::from(self.augment.color_jitter), 0.0, 0.95),
-        ];
-        for (name, value, low, high) in ranges {
-            if !(value.is_finite() && (low..=high).contains(&value)) {
-                return Err(format!("{name} = {value} must lie between {low} and {high}"));
-            }
-        }
-        Ok(())
+        ])
     }
 
     /// Learning rate of step `step`: linear warm-up, then a cosine.
     fn learning_rate_at(&self, step: usize) -> f64 {
-        let warmup = self.warmup * self.steps() as f64;
-        let step = step as f64;
-        if step + 1.0 < warmup {
-            return self.learning_rate * (step + 1.0) / warmup;
-        }
-        let progress = ((step - warmup) / (self.steps() as f64 - 1.0 - warmup).max(1.0)).clamp(0.0, 1.0);
-        let cosine = 0.5 * (1.0 + (std::f64::consts::PI * progress).cos());
-        self.learning_rate_end + (self.learning_rate - self.learning_rate_end) * cosine
+        let rates = [self.learning_rate, self.learning_rate_end];
+        warmed_up_cosine(rates, self.warmup, step, self.steps())
     }
 }
 
@@ -190,7 +177,8 @@ pub struct HeldOut {
     pub divergence: f64,
     /// MACs of an image as a share of the dense model's, the policy's own included.
     pub cost: f64,
-    /// How far the forward that learns and the one that serves are apart, max |a - b| / max |b| of the logits of one batch.
+    /// How far the forward that learns and the one that serves are apart on one batch: max |a - b| / max |b| of an image's
+    /// logits, and of that the 90th percentile of the images.
     pub disagreement: f64,
 }
 
@@ -291,28 +279,17 @@ pub fn finetune(
     }
     let shards = if run.device == DeviceChoice::Cpu { run.threads } else { 1 };
     let mut log = RunLog::open(run.folder, saved.at.step / config.log_every)?;
-    let mut batches = run.batches(saved.at.epoch, saved.at.position)?;
+    let from = (saved.at.epoch, saved.at.position);
+    let mut epochs = Epochs::from(from, config.batch, |epoch, skip| run.batches(epoch, skip))?;
     let (mut steps, mut loss, mut grad_norm, mut started) = (0, 0.0, 0.0, Instant::now());
     while saved.at.step < config.steps() {
         if stop.load(Ordering::Relaxed) {
             checkpoint::save(&path, &saved, &learner.named())?;
             return Ok((Outcome::Interrupted, saved.at.best));
         }
+        let batch = epochs.next_batch()?;
         let at = &mut saved.at;
-        let batch = match batches.next() {
-            Some(batch) => batch?,
-            None if at.position == 0 => return Err(TrainError::NoImages),
-            None => {
-                (at.epoch, at.position) = (at.epoch + 1, 0);
-                batches = run.batches(at.epoch, 0)?;
-                continue;
-            }
-        };
-        at.position = batches.position();
-        // The ragged end of an epoch is left out, unless the epoch has nothing else.
-        if batch.len() < config.batch && at.position > batch.len() {
-            continue;
-        }
+        (at.epoch, at.position) = epochs.at();
         let samples = Samples {
             pixels: &batch.pixels,
             keys: keys(&batch),
@@ -406,7 +383,7 @@ impl Finetuning<'_> {
             corruption: None,
         };
         let (mut right, mut teacher_right, mut images) = (0, 0, 0usize);
-        let (mut divergence, mut macs, mut disagreement) = (0.0, 0.0, None);
+        let (mut sum_of_divergences, mut macs, mut disagreement) = (0.0, 0.0, None);
         for batch in Loader::new(self.held_out, Order::Sequential, self.transform, options)? {
             let batch = batch?;
             let (keys, dense) = (keys(&batch), dense_logits(teacher, &batch)?);
@@ -420,7 +397,7 @@ impl Finetuning<'_> {
                 let label = label.map_or(of_teacher, |label| label as usize);
                 right += usize::from(found == label);
                 teacher_right += usize::from(of_teacher == label);
-                divergence += rewards::divergence(dense.row(b), pruned.answer.row(b));
+                sum_of_divergences += divergence(dense.row(b), pruned.answer.row(b));
             }
             macs += pruned.macs.iter().map(|macs| *macs as f64).sum::<f64>();
             images += batch.len();
@@ -429,15 +406,14 @@ impl Finetuning<'_> {
         Ok(HeldOut {
             top1: 100.0 * right as f64 / count,
             teacher_top1: 100.0 * teacher_right as f64 / count,
-            divergence: divergence / count,
+            divergence: sum_of_divergences / count,
             cost: macs / count / cost::dense_macs(self.spec) as f64,
             disagreement: f64::from(disagreement.unwrap_or(0.0)),
         })
     }
 
-    /// How far `served`, the executor's logits of `batch`, are from those of the forward that learns. A decision at the
-    /// threshold may fall either way by rounding: images whose answers tell of another survivor are left out, as long as they
-    /// are few.
+    /// How far `served`, the executor's logits of `batch`, are from those of the forward that learns. Decisions at the
+    /// threshold may fall either way by rounding, so that a tenth of the images may differ in who survives.
     fn disagreement(&self, vit: &BurnVit, batch: &Batch, keys: &[ImageKey], served: &Pruned) -> Result<f32> {
         let learned = host(self.logits(&vit.valid(), &batch.pixels, keys)?);
         let width = served.answer.width;
@@ -502,7 +478,8 @@ fn part(run: &Finetuning<'_>, vit: &BurnVit, samples: &Samples<'_>, images: Rang
     let pixels = &samples.pixels[images.start * per_image..images.end * per_image];
     let teacher = &samples.teacher.values[images.start * classes..images.end * classes];
     let logits = run.logits(vit, pixels, &samples.keys[images.clone()])?;
-    let mut loss = divergences(matrix(teacher.to_vec(), [count, classes], &device), logits.clone()).sum();
+    let mut loss =
+        divergences_of_logits(matrix(teacher.to_vec(), [count, classes], &device), logits.clone()).sum();
     if run.config.label_weight > 0.0 {
         let mut targets = vec![0.0; count * classes];
         for (row, label) in targets.chunks_exact_mut(classes).zip(&samples.labels[images]) {

@@ -8,7 +8,7 @@
 use std::ops::Range;
 
 use burn::optim::{GradientsAccumulator, GradientsParams};
-use burn::tensor::activation::{log_softmax, sigmoid};
+use burn::tensor::activation::sigmoid;
 use burn::tensor::{FloatDType, Tensor, TensorData};
 use rayon::prelude::*;
 use vitrim_prune::policy::contexts;
@@ -16,11 +16,12 @@ use vitrim_prune::{ImageKey, LearnedPruner, Pruner, uniform};
 use vitrim_vit::{Output, PixelBatch, Site, VitSpec, cost};
 
 use crate::burn_vit::{BurnVit, Gated};
+use crate::device::host;
 use crate::error::Result;
 use crate::experience::Experience;
 use crate::perceptron::{Inputs, Perceptron};
 use crate::replica::replica;
-use crate::rewards::TEMPERATURE;
+use crate::rewards::divergences_of_logits;
 
 /// Temperature of the gates' relaxation: 1, as in DynamicViT.
 const RELAXATION: f64 = 1.0;
@@ -169,7 +170,7 @@ fn part(
     let logits = gated.finish()?;
     let dense = &batch.dense.values[images.start * batch.dense.width..images.end * batch.dense.width];
     let dense = Tensor::from_data(TensorData::new(dense.to_vec(), [count, batch.dense.width]), &device);
-    let divergence = divergences(dense, logits.clone()); // [I]
+    let divergence = divergences_of_logits(dense, logits.clone()); // [I]
     let cost = token_layers(spec, &sites.iter().map(|(site, _)| *site).collect::<Vec<_>>(), &shares);
     let (fidelity, efficiency) = match objective {
         Objective::Cost { beta, reference, softening } => {
@@ -284,16 +285,4 @@ fn token_layers(spec: &VitSpec, sites: &[Site], shares: &[Tensor<1>]) -> Tensor<
     let of_stage = |(k, kept): (usize, &Tensor<1>)| kept.clone().mul_scalar((from(k + 1) - from(k)) / depth);
     let rest = shares.iter().enumerate().map(of_stage).reduce(|sum, more| sum + more);
     rest.expect("a policy has a stage").add_scalar(from(0) / depth)
-}
-
-/// D of each image, `[I]`: [`crate::rewards::divergence`] of logits `[I, C]`.
-pub(crate) fn divergences(dense: Tensor<2>, pruned: Tensor<2>) -> Tensor<1> {
-    let log_p = log_softmax(dense.div_scalar(TEMPERATURE), 1);
-    let log_q = log_softmax(pruned.div_scalar(TEMPERATURE), 1);
-    let kl = (log_p.clone().exp() * (log_p - log_q)).sum_dim(1).squeeze_dim::<1>(1);
-    kl.clamp_min(0.0).mul_scalar(TEMPERATURE * TEMPERATURE)
-}
-
-pub(crate) fn host<const R: usize>(tensor: Tensor<R>) -> Vec<f32> {
-    tensor.without_autodiff().try_into_vec_as().expect("the device gives tensors up as f32")
 }

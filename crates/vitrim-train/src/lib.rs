@@ -4,7 +4,8 @@
 //! actor learns by MAPPO against one centralised critic. An update happens in this order:
 //! [`rollout`] (play), [`rewards`] and [`assemble`] (pay), [`advantages`] (judge), [`mappo`] (learn),
 //! [`constraint`] (follow the accuracy target); [`trainer`] strings it together and [`session`] keeps it
-//! on disk. Burn lives in this crate alone; [`burn_vit`] is its differentiable Vision Transformer.
+//! on disk. [`gumbel`] is the control, which learns by gradients instead; [`pretrain`] makes backbones, [`finetune`] lets them learn
+//! under a policy. Burn lives in this crate alone; [`burn_vit`] is its differentiable Vision Transformer.
 
 pub mod activation;
 pub mod adam;
@@ -12,9 +13,11 @@ pub mod advantages;
 pub mod assemble;
 pub mod burn_vit;
 pub mod checkpoint;
+mod checks;
 pub mod config;
 pub mod constraint;
 pub mod device;
+mod epochs;
 mod error;
 pub mod experience;
 pub mod finetune;
@@ -28,6 +31,7 @@ mod replica;
 pub mod rewards;
 pub mod rollout;
 pub mod run_log;
+mod schedule;
 pub mod session;
 pub mod tensorboard;
 pub mod trainer;

@@ -1,5 +1,7 @@
 //! The two rewards, next to their formulas. Stages are 0-based; N0 is the number of patch tokens.
 
+use burn::tensor::Tensor;
+use burn::tensor::activation::log_softmax;
 use vitrim_vit::{Output, VitSpec};
 
 /// Rewards of the seed paper (arXiv 2503.23459, section 3; design.md section 1).
@@ -105,7 +107,7 @@ pub fn cosine_distance(dense: &[f32], pruned: &[f32]) -> f64 {
 }
 
 /// What logits are divided by before they are compared.
-pub const TEMPERATURE: f64 = 3.0;
+const TEMPERATURE: f64 = 3.0;
 
 /// D = 9 KL(softmax(z/3) || softmax(z_k/3)) in nats, for dense logits z and pruned logits z_k, `[C]`
 /// each; the factor is the square of the temperature, as in distillation (Hinton et al., 2015).
@@ -119,6 +121,14 @@ pub fn divergence(dense: &[f32], pruned: &[f32]) -> f64 {
     let (p, q) = (log_softmax(dense), log_softmax(pruned));
     let kl: f64 = p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum();
     TEMPERATURE * TEMPERATURE * kl.max(0.0)
+}
+
+/// [`divergence`] of each image, `[B]`, with gradients: of dense and pruned logits, `[B, C]` each.
+pub fn divergences_of_logits(dense: Tensor<2>, pruned: Tensor<2>) -> Tensor<1> {
+    let log_p = log_softmax(dense.div_scalar(TEMPERATURE), 1);
+    let log_q = log_softmax(pruned.div_scalar(TEMPERATURE), 1);
+    let kl = (log_p.clone().exp() * (log_p - log_q)).sum_dim(1).squeeze_dim::<1>(1);
+    kl.clamp_min(0.0).mul_scalar(TEMPERATURE * TEMPERATURE)
 }
 
 #[cfg(test)]
@@ -182,5 +192,9 @@ mod tests {
         // z = (3 ln 3, 0), z_k = (0, 0): p = (3/4, 1/4), q = (1/2, 1/2).
         let kl = 0.75 * (1.5f64).ln() + 0.25 * (0.5f64).ln();
         assert!((divergence(&[3.0 * 3f32.ln(), 0.0], &[0.0, 0.0]) - 9.0 * kl).abs() < 1e-6);
+        let device = burn::tensor::Device::flex();
+        let logits = |values: [f32; 2]| Tensor::<2>::from_data([values], &device);
+        let tensor = divergences_of_logits(logits([3.0 * 3f32.ln(), 0.0]), logits([0.0, 0.0]));
+        assert!((f64::from(tensor.into_scalar::<f32>()) - 9.0 * kl).abs() < 1e-5);
     }
 }

@@ -16,6 +16,7 @@ use vitrim_vit::{Backbone, PixelBatch, Tensors};
 use crate::checkpoint;
 use crate::config::TrainConfig;
 use crate::device::DeviceChoice;
+use crate::epochs::Epochs;
 use crate::error::{Result, TrainError};
 use crate::run_log::RunLog;
 use crate::trainer::{Images, Probe, Trainer, TrainerState, UpdateLog};
@@ -111,32 +112,20 @@ pub fn train<B: Backbone>(
         };
         trainer.begin(&probes);
     }
-    let mut batches = source.batches(config, epoch, position)?;
+    let open = |epoch, skip| source.batches(config, epoch, skip);
+    let mut epochs = Epochs::from((epoch, position), config.images_per_update, open)?;
     while trainer.updates_done() < config.updates {
         if stop.load(Ordering::Relaxed) {
-            save(&trainer, run, epoch, position, &checkpoint)?;
+            save(&trainer, run, epochs.at(), &checkpoint)?;
             return Ok(Outcome::Interrupted);
         }
-        let batch = match batches.next() {
-            Some(batch) => batch?,
-            None if position == 0 => return Err(TrainError::NoImages),
-            None => {
-                (epoch, position) = (epoch + 1, 0);
-                batches = source.batches(config, epoch, position)?;
-                continue;
-            }
-        };
-        position = batches.position();
-        // The ragged end of an epoch is left out, unless the epoch has nothing else.
-        if batch.len() < config.images_per_update && position > batch.len() {
-            continue;
-        }
+        let batch = epochs.next_batch()?;
         let keys = keys(&batch);
         let entry = trainer.update(images(&batch, &keys))?;
         log.write(entry.update, "train", &entry)?;
         progress(Progress::Update(&entry, config.updates));
         if trainer.updates_done() % config.checkpoint_every == 0 || trainer.updates_done() == config.updates {
-            save(&trainer, run, epoch, position, &checkpoint)?;
+            save(&trainer, run, epochs.at(), &checkpoint)?;
         }
     }
     Ok(Outcome::Finished)
@@ -209,8 +198,7 @@ fn probe<B: Backbone>(
 fn save<B: Backbone>(
     trainer: &Trainer<'_, B>,
     run: &Run<'_>,
-    epoch: u64,
-    position: usize,
+    (epoch, position): (u64, usize),
     path: &Path,
 ) -> Result<()> {
     let (state, learner) = trainer.state();

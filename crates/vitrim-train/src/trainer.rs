@@ -340,13 +340,10 @@ impl<'a, B: Backbone> Trainer<'a, B> {
         hyper: &PpoHyper,
     ) -> Result<Played> {
         let RewardConfig { kind, keep_ratio, softening, .. } = self.config.reward;
-        let objective = match kind {
-            RewardKind::Ratio => Objective::Ratio { keep_ratio },
-            RewardKind::Prefix | RewardKind::Paper => Objective::Cost {
-                beta: self.state.constraint.beta(),
-                reference: self.state.reference,
-                softening,
-            },
+        let (beta, reference) = (self.state.constraint.beta(), self.state.reference);
+        let objective = match kind == RewardKind::Ratio {
+            true => Objective::Ratio { keep_ratio },
+            false => Objective::Cost { beta, reference, softening },
         };
         let vit = self.differentiable.as_ref().expect("gates have a differentiable backbone");
         let batch = Batch { pixels: images.pixels, keys: images.keys, dense: &scene.dense };

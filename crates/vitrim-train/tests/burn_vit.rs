@@ -1,9 +1,10 @@
-//! The Burn ViT equals timm, masking equals removal, and both backbones agree.
+//! The Burn ViT equals timm, gates equal removal, and both backbones agree.
 
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor, TensorData};
 use safetensors::SafeTensors;
+use vitrim_prune::{KeepProfile, NoPruner, Pruner, RandomPruner, TomePruner, run};
 use vitrim_train::burn_vit::{BurnVit, Gated};
 use vitrim_train::random::SplitMix64;
 use vitrim_vit::{
@@ -141,40 +142,6 @@ fn equals_its_library(folder: &Path) {
         let features: Vec<f32> = vit.forward_features(x).try_into_vec_as().unwrap();
         assert_close(&features, &stored, &name);
         assert_close(&vit.finish(&state, Want::Tokens).unwrap().values, &stored, &name);
-    }
-}
-
-#[test]
-fn masked_equals_removed() {
-    let device = Device::flex();
-    let (batch, stages) = (3, [1, 2, 3]);
-    for (seed, spec) in small_specs().into_iter().enumerate() {
-        let vit = BurnVit::new(&spec, &vivid_tensors(&spec), &device).unwrap();
-        let mut generator = SplitMix64::new(seed as u64);
-        let values = pixels(&spec, batch);
-        let n0 = spec.num_patches();
-        let keep: Vec<Vec<bool>> = (0..stages.len())
-            .map(|_| {
-                // Position 5 always stays: some backbones need one patch token.
-                (0..batch * n0).map(|i| i % n0 == 5 || generator.uniform() < 0.6).collect()
-            })
-            .collect();
-        let masked = vit.forward_masked(tensor(&values, batch, &spec, &device), &stages, &keep);
-
-        let mut state = vit.embed(PixelBatch::new(&values, batch)).unwrap();
-        for (stage, keep) in stages.iter().zip(&keep) {
-            vit.advance(&mut state, Site::input_of(*stage), Taps::NONE).unwrap();
-            let view = vit.view(&state).unwrap();
-            let flags: Vec<bool> = (0..batch)
-                .flat_map(|b| view.rows(b).map(move |row| (b, row)))
-                .map(|(b, row)| view.origins[row].grid().is_none_or(|position| keep[b * n0 + position]))
-                .collect();
-            let reduction = Reduction::keep(view.offsets, &flags);
-            vit.reduce(&mut state, &reduction).unwrap();
-        }
-        vit.advance(&mut state, Site::end(&spec), Taps::NONE).unwrap();
-        let removed = vit.finish(&state, Want::Logits).unwrap().values;
-        assert_close(&masked.try_into_vec_as::<f32>().unwrap(), &removed, &format!("{spec:?}"));
     }
 }
 
@@ -345,16 +312,29 @@ fn merge_pairs(view: &vitrim_vit::View<'_>, b: usize, pairs: usize) -> Vec<Vec<(
     single.chain((0..pairs).map(|i| vec![(cut + 2 * i, 0.25), (cut + 2 * i + 1, 0.75)])).collect()
 }
 
+/// A pruned forward pass with gradients gives the executor's logits, and the gradient of every weight.
 #[test]
-fn every_weight_gets_a_gradient_through_the_masks_and_goes_back_to_timm() {
-    let device = Device::flex().autodiff();
+fn every_weight_gets_a_gradient_through_pruning_and_goes_back_to_timm() {
+    let (device, keys) = (Device::flex().autodiff(), [0, 1]);
     for spec in small_specs() {
         let tensors = vivid_tensors(&spec);
         let vit = BurnVit::new(&spec, &tensors, &device).unwrap();
-        let keep = vec![(0..2 * spec.num_patches()).map(|i| i % 3 != 0).collect()];
-        let logits = vit.forward_masked(tensor(&pixels(&spec, 2), 2, &spec, &device), &[2], &keep);
-        let gradients = burn::optim::GradientsParams::from_grads(logits.square().mean().backward(), &vit);
-        assert_eq!(gradients.len(), spec.tensor_shapes().len());
+        let cpu = CpuBackbone::new(&spec, &tensors).unwrap();
+        let values = pixels(&spec, 2);
+        let profile = KeepProfile::new(&spec, &[1, 2], &[0.7, 0.4]).unwrap();
+        let pruners: [Box<dyn Pruner>; 3] = [
+            Box::new(RandomPruner::new(profile, 3)),
+            Box::new(TomePruner::new(&spec, 2, true)),
+            Box::new(NoPruner),
+        ];
+        for mut pruner in pruners {
+            let logits = vit.forward_pruned(&values, &keys, pruner.as_mut()).unwrap();
+            let served = run(&cpu, pruner.as_mut(), PixelBatch::new(&values, 2), &keys).unwrap();
+            let learned: Vec<f32> = logits.clone().without_autodiff().try_into_vec_as().unwrap();
+            assert_close(&learned, &served.answer.values, &format!("{spec:?}"));
+            let gradients = burn::optim::GradientsParams::from_grads(logits.square().mean().backward(), &vit);
+            assert_eq!(gradients.len(), spec.tensor_shapes().len());
+        }
 
         let (Tensors::Owned(before), Tensors::Owned(after)) = (&tensors, vit.tensors()) else {
             panic!("both are owned")

@@ -1,10 +1,12 @@
 //! Fine-tuning learns through what a policy leaves, goes on after an interruption as if there had been none, and writes what
 //! the executor and the policy take.
 
+mod scenes;
+
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use vitrim_data::{Dataset, OnBadImage, Preprocess, Transform};
+use vitrim_data::{Dataset, OnBadImage, Transform};
 use vitrim_prune::policy::{BackboneId, Policy};
 use vitrim_prune::{LearnedPruner, ReadOut};
 use vitrim_train::finetune::{FinetuneConfig, Finetuning, HeldOut, finetune, steps_done};
@@ -26,13 +28,7 @@ struct Setting {
 
 impl Setting {
     fn new() -> Self {
-        let preprocess = Preprocess {
-            input_size: [3, 96, 96],
-            crop_pct: 1.0,
-            mean: [0.5; 3],
-            std: [0.5; 3],
-            ..Preprocess::default()
-        };
+        let preprocess = scenes::preprocess();
         let model = ModelConfig { img_size: 96, patch_size: 16, dim: 16, depth: 4, heads: 2, mlp_ratio: 2 };
         let spec = PretrainConfig { model, ..PretrainConfig::scenes_preset() }.spec(10).unwrap();
         let folder = tempfile::tempdir().unwrap();

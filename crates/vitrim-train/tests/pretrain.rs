@@ -1,10 +1,12 @@
 //! Pre-training learns, goes on after an interruption as if there had been none, and writes what the executor
 //! (and timm, in the CLI's tests) loads.
 
+mod scenes;
+
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use vitrim_data::{Dataset, OnBadImage, Preprocess, Transform};
+use vitrim_data::{Dataset, OnBadImage, Transform};
 use vitrim_train::pretrain::{ModelConfig, PretrainConfig, Pretraining, WeightType, pretrain, steps_done};
 use vitrim_train::{DeviceChoice, Outcome};
 use vitrim_vit::{Checkpoint, Precision};
@@ -30,13 +32,7 @@ struct Run {
 
 impl Run {
     fn new() -> Self {
-        let preprocess = Preprocess {
-            input_size: [3, 96, 96],
-            crop_pct: 1.0,
-            mean: [0.5; 3],
-            std: [0.5; 3],
-            ..Preprocess::default()
-        };
+        let preprocess = scenes::preprocess();
         Run {
             train: Dataset::scenes("train").unwrap().first(64),
             held_out: Dataset::scenes("validation").unwrap(),

@@ -28,11 +28,11 @@ const LEAST_IMAGES: usize = 500;
 /// A drop, pp, that is measured even if a smaller one is asked for, so that the record can be asked too.
 const LEAST_BEYOND: f64 = 3.0;
 /// Thresholds on the grid.
-const GRID: usize = 27;
-/// The grid's last threshold, as a logit: 0.9999.
-const LAST_LOGIT: f64 = 9.21;
-/// Thresholds are rounded to four digits, so that they can be typed.
-const STEPS: f64 = 1e4;
+const GRID: usize = 31;
+/// The grid's last threshold, as a logit: 0.999999. Policies are sure of most agents, so that their mildest points lie far out.
+const LAST_LOGIT: f64 = 13.82;
+/// Thresholds are rounded to six digits, so that they can be typed.
+const STEPS: f64 = 1e6;
 
 /// Where a pilot's thresholds lie: shares of the dense MACs beyond the cost that it comes to. The first ones are
 /// mild, since a threshold is tested only if all before it passed.
@@ -255,13 +255,13 @@ fn threshold(choice: &Choice) -> f64 {
     }
 }
 
-/// 0.0001 to 0.9999, spaced by logits and denser around 0.5: policies may be sure or unsure. Fixed beforehand, so
+/// 0.000001 to 0.999999, spaced by logits and denser around 0.5: policies may be sure or unsure. Fixed beforehand, so
 /// that the order of the test is not picked by looking at drops.
 pub fn grid() -> Vec<f64> {
     let half = (GRID / 2) as f64;
     let threshold = |i: usize| {
         let u = (i as f64 - half) / half;
-        let logit = LAST_LOGIT * (0.28 * u + 0.72 * u.powi(5));
+        let logit = LAST_LOGIT * (0.22 * u + 0.78 * u.powi(5));
         rounded(probability(logit))
     };
     (0..GRID).map(threshold).collect()
@@ -448,7 +448,7 @@ mod tests {
     #[test]
     fn the_grid_ascends_and_is_denser_in_the_middle() {
         let grid = grid();
-        assert_eq!((grid[0], grid[GRID / 2], grid[GRID - 1]), (0.0001, 0.5, 0.9999));
+        assert_eq!((grid[0], grid[GRID / 2], grid[GRID - 1]), (0.000_001, 0.5, 0.999_999));
         assert!(grid.windows(2).all(|w| w[0] < w[1]), "{grid:?}");
         let step = |i: usize| logit(grid[i]) - logit(grid[i - 1]);
         assert!(step(GRID / 2) < 0.4 * step(GRID - 1));

@@ -1,4 +1,4 @@
-//! Which of T tokens belong to which image, and which are alive.
+//! Which of T tokens belong to which image, and how often each counts.
 
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 use vitrim_vit::{PackedBatch, VitSpec};
@@ -9,7 +9,7 @@ pub(super) struct Layout {
     batch: usize,
     longest: usize,
     padding: Option<Padding>,
-    /// Tokens that attention must not look at, `[B, 1, 1, n]`.
+    /// Padding, which attention must not look at, `[B, 1, 1, n]`.
     dead: Option<Tensor<4, Bool>>,
     /// What is added to the scores of each key, `[B, 1, 1, n]`.
     key_bias: Option<Tensor<4>>,
@@ -39,21 +39,6 @@ impl Layout {
             key_bias: None,
             key_weights: None,
             weights: None,
-        }
-    }
-
-    /// Whole images of which only the patch tokens `alive: [B, N0]` count.
-    pub fn masked(spec: &VitSpec, batch: usize, alive: &[bool], device: &Device) -> Self {
-        let (n, n0, prefix) = (spec.num_tokens(), spec.num_patches(), spec.num_prefix_tokens());
-        let dead: Vec<bool> = alive
-            .chunks_exact(n0)
-            .flat_map(|image| std::iter::repeat_n(false, prefix).chain(image.iter().map(|alive| !alive)))
-            .collect();
-        let mass: Vec<f32> = alive.iter().map(|&alive| f32::from(u8::from(alive))).collect();
-        Layout {
-            dead: Some(Tensor::from_data(TensorData::new(dead, [batch, 1, 1, n]), device)),
-            weights: Some(shares(mass, batch, device)),
-            ..Layout::dense(batch, n)
         }
     }
 

@@ -2,8 +2,8 @@
 //!
 //! It trains and fine-tunes; the CPU executor serves. Both compute the same logits. LayerNorm, linear
 //! layers and MLP run over all tokens of a batch at once, `[T, D]`; a layout says which tokens
-//! belong to which image, and whom attention may look at. So one forward pass serves dense batches,
-//! masked pruning (differentiable: dead tokens stay, unseen) and packed batches (dead tokens are gone).
+//! belong to which image, and how often attention counts them. So one forward pass serves dense batches,
+//! [`Gated`] ones (gradients reach who leaves: those that have left stay, and count 0 times) and packed ones (they are gone).
 
 mod backbone;
 mod block;
@@ -79,33 +79,8 @@ impl BurnVit {
     /// # Panics
     /// If the backbone has no head.
     pub fn forward(&self, pixels: Tensor<4>) -> Tensor<2> {
-        self.forward_masked(pixels, &[], &[])
-    }
-
-    /// Logits `[B, C]` of `pixels: [B, 3, H, W]`, pruned by masking: from block `stages[k]` on, nobody
-    /// looks at the patch tokens where `keep[k]: [B, N0]` (row-major) is false, and average pooling
-    /// leaves them out. What was dropped at one stage stays dropped. Equals removing the tokens, and
-    /// passes gradients to the weights.
-    ///
-    /// # Panics
-    /// If the stages do not ascend within the blocks, a mask is not `[B, N0]`, or the backbone has no head.
-    pub fn forward_masked(&self, pixels: Tensor<4>, stages: &[usize], keep: &[Vec<bool>]) -> Tensor<2> {
-        assert!(stages.is_sorted() && stages.len() == keep.len(), "one mask a stage, stages ascending");
-        assert!(stages.last().is_none_or(|last| *last < self.spec.depth), "a stage lies before a block");
-        let batch = pixels.dims()[0];
-        let device = pixels.device();
-        let mut alive = vec![true; batch * self.spec.num_patches()];
-        let mut layout = Layout::dense(batch, self.spec.num_tokens());
-        let mut masks = stages.iter().zip(keep).peekable();
-        let mut x = self.embed(pixels); // [B * N, D]
-        for (l, block) in self.blocks.iter().enumerate() {
-            while let Some((_, keep)) = masks.next_if(|(stage, _)| **stage == l) {
-                assert_eq!(keep.len(), alive.len(), "a mask is [B, N0]");
-                alive.iter_mut().zip(keep).for_each(|(alive, keep)| *alive &= keep);
-                layout = Layout::masked(&self.spec, batch, &alive, &device);
-            }
-            x = block.forward(x, &layout);
-        }
+        let layout = Layout::dense(pixels.dims()[0], self.spec.num_tokens());
+        let x = self.blocks.iter().fold(self.embed(pixels), |x, block| block.forward(x, &layout));
         self.logits(self.pool(x, &layout))
     }
 

@@ -4,6 +4,9 @@ use serde::{Deserialize, Serialize};
 use vitrim_data::Augment;
 use vitrim_vit::VitSpec;
 
+use crate::checks::{positive, within};
+use crate::schedule::warmed_up_cosine;
+
 /// Everything that shapes a pre-training run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -175,19 +178,14 @@ impl PretrainConfig {
     /// # Errors
     /// One line that names the key and what it must be.
     pub fn check(&self) -> Result<(), String> {
-        let counts = [
+        positive(&[
             ("images", self.images),
             ("batch", self.batch),
             ("log_every", self.log_every),
             ("evaluate_every", self.evaluate_every),
             ("held_out_images", self.held_out_images),
-        ];
-        for (name, value) in counts {
-            if value == 0 {
-                return Err(format!("{name} must be at least 1"));
-            }
-        }
-        let ranges = [
+        ])?;
+        within(&[
             ("learning_rate", self.learning_rate, 0.0, 1.0),
             ("learning_rate_end", self.learning_rate_end, 0.0, 1.0),
             ("warmup", self.warmup, 0.0, 1.0),
@@ -199,12 +197,7 @@ impl PretrainConfig {
             ("crop_until", self.crop_until, 0.0, 1.0),
             ("patch_drop", self.patch_drop, 0.0, 0.95),
             ("augment.color_jitter", f64::from(self.augment.color_jitter), 0.0, 0.95),
-        ];
-        for (name, value, low, high) in ranges {
-            if !(value.is_finite() && (low..=high).contains(&value)) {
-                return Err(format!("{name} = {value} must lie between {low} and {high}"));
-            }
-        }
+        ])?;
         let moved = self.mixup > 0.0 || self.augment.flip || self.augment.crop_padding > 0;
         if self.token_labels > 0.0 && moved {
             return Err(
@@ -216,14 +209,8 @@ impl PretrainConfig {
 
     /// Learning rate of step `step`: linear warm-up, then a cosine.
     pub fn learning_rate_at(&self, step: usize) -> f64 {
-        let warmup = self.warmup * self.steps() as f64;
-        let step = step as f64;
-        if step + 1.0 < warmup {
-            return self.learning_rate * (step + 1.0) / warmup;
-        }
-        let progress = ((step - warmup) / (self.steps() as f64 - 1.0 - warmup).max(1.0)).clamp(0.0, 1.0);
-        let cosine = 0.5 * (1.0 + (std::f64::consts::PI * progress).cos());
-        self.learning_rate_end + (self.learning_rate - self.learning_rate_end) * cosine
+        let rates = [self.learning_rate, self.learning_rate_end];
+        warmed_up_cosine(rates, self.warmup, step, self.steps())
     }
 
     /// Rows and columns of patches that images of step `step` are seen with, of a `grid`.

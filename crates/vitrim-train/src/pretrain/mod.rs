@@ -27,6 +27,7 @@ pub use weights::{WeightType, initial_weights, save_backbone};
 
 use crate::checkpoint;
 use crate::device::DeviceChoice;
+use crate::epochs::Epochs;
 use crate::error::{Result, TrainError};
 use crate::random::SplitMix64;
 use crate::run_log::RunLog;
@@ -161,27 +162,16 @@ pub fn pretrain(
         checkpoint::save(&path, &saved, &learner.named())
     };
     let mut log = RunLog::open(run.folder, at.step / config.log_every)?;
-    let mut batches = run.batches(at.epoch, at.position)?;
+    let from = (at.epoch, at.position);
+    let mut epochs = Epochs::from(from, config.batch, |epoch, skip| run.batches(epoch, skip))?;
     let (mut sums, mut started) = (Sums::default(), Instant::now());
     while at.step < config.steps() {
         if stop.load(Ordering::Relaxed) {
             save(&learner, &at)?;
             return Ok((Outcome::Interrupted, at.best));
         }
-        let batch = match batches.next() {
-            Some(batch) => batch?,
-            None if at.position == 0 => return Err(TrainError::NoImages),
-            None => {
-                (at.epoch, at.position) = (at.epoch + 1, 0);
-                batches = run.batches(at.epoch, 0)?;
-                continue;
-            }
-        };
-        at.position = batches.position();
-        // The ragged end of an epoch is left out, unless the epoch has nothing else.
-        if batch.len() < config.batch && at.position > batch.len() {
-            continue;
-        }
+        let batch = epochs.next_batch()?;
+        (at.epoch, at.position) = epochs.at();
         let samples = samples(&batch, run, at.step, &learner.spec)?;
         let descent = descend(&learner.student, &samples, shards, dtype, &device.clone().autodiff());
         let learning_rate = config.learning_rate_at(at.step);

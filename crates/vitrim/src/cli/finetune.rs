@@ -4,23 +4,26 @@ use std::process::ExitCode;
 
 use anyhow::anyhow;
 use serde_json::{Value, json};
-use vitrim::error::write_whole;
 use vitrim::loaded::open_checkpoint;
 use vitrim::training::{RunImages, Splits};
-use vitrim::{Loaded, VitrimError, overlay};
+use vitrim::{Loaded, overlay};
 use vitrim_train::Outcome;
 use vitrim_train::finetune::{FinetuneConfig, Finetuning, HeldOut, finetune, steps_done};
 use vitrim_vit::Precision;
 
 use super::args::FinetuneArgs;
-use super::{App, INTERRUPTED, images, interrupt, policy, print};
+use super::steps::{interrupted, open_run};
+use super::{App, images, interrupt, policy, print};
 
 pub fn run(app: &App, args: &FinetuneArgs) -> anyhow::Result<ExitCode> {
-    let mut config =
-        overlay::merge(&FinetuneConfig::default(), args.overlay.config.as_deref(), &args.overlay.set)?;
-    config.images = args.images.unwrap_or(config.images);
-    config.seed = args.seed.unwrap_or(config.seed);
-    if args.overlay.print_config {
+    let mut config = overlay::merge(
+        &FinetuneConfig::default(),
+        args.run.overlay.config.as_deref(),
+        &args.run.overlay.set,
+    )?;
+    config.images = args.run.images.unwrap_or(config.images);
+    config.seed = args.run.seed.unwrap_or(config.seed);
+    if args.run.overlay.print_config {
         print::line(overlay::to_toml(&config)?.trim_end())?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -40,22 +43,12 @@ pub fn run(app: &App, args: &FinetuneArgs) -> anyhow::Result<ExitCode> {
     let checkpoint_config = timm_config(&checkpoint.path)?;
     let parts = args.reading.open(data, &loaded)?;
     let bar = app.reporter.bar("hashing images");
-    let splits = Splits { train: &args.split, calibration: Some(&args.held_out_split) };
+    let splits = Splits { train: &args.run.split, calibration: Some(&args.run.held_out_split) };
     let found = RunImages::open(&loaded, &parts, splits, &mut |done, all| bar.set(done, all))?;
     drop(bar);
     let held_out = found.calibration.as_ref().expect("asked for");
     let out = &args.out;
-    match steps_done(out)? {
-        None => {
-            std::fs::create_dir_all(out)
-                .map_err(|source| VitrimError::Write { path: out.clone(), source })?;
-            write_whole(&out.join("config.toml"), overlay::to_toml(&config)?.as_bytes())?;
-        }
-        Some(done) => {
-            let (shown, steps) = (out.display(), config.steps());
-            app.reporter.note(&format!("going on in {shown} from step {done} of {steps}"));
-        }
-    }
+    open_run(app, out, overlay::to_toml(&config)?, steps_done(out)?, config.steps())?;
     app.reporter.note(&format!(
         "{} images to train on ({} left out, which calibration or test also has), {} held out",
         found.train.len(),
@@ -73,24 +66,30 @@ pub fn run(app: &App, args: &FinetuneArgs) -> anyhow::Result<ExitCode> {
         transform: &loaded.transform,
         workers: app.global.threads,
         on_bad_image: args.reading.images.on_bad_image(),
-        device: args.device,
+        device: args.run.device,
         threads: rayon::current_num_threads(),
-        weight_type: args.weights.into(),
+        weight_type: args.run.weights.into(),
         folder: out,
     };
-    let mut progress = app.reporter.finetuning();
-    let (outcome, best) = finetune(&run, stop, &mut |entry, steps| progress.entry(entry, steps))?;
+    let (mut progress, mut last) = (app.reporter.steps("fine-tuning"), None);
+    let (outcome, best) = finetune(&run, stop, &mut |log, steps| {
+        last = log.held_out.or(last);
+        let held_out = last.map_or_else(|| "?".to_owned(), in_words);
+        let figures = format!("{:.0} images/s, loss {:.4}, held out {held_out}", log.images_per_s, log.loss);
+        progress.entry(log.step, steps, &figures, log.held_out.is_some());
+    })?;
     drop(progress);
     if outcome == Outcome::Interrupted {
-        let (done, shown, steps) = (steps_done(out)?.unwrap_or(0), out.display(), config.steps());
-        eprintln!(
-            "interrupted: step {done} of {steps} is saved in {shown}; run the same command again to go on"
-        );
-        return Ok(ExitCode::from(INTERRUPTED));
+        return Ok(interrupted(out, steps_done(out)?, config.steps()));
     }
     images::tell(app, &found.train);
     tell(app, args, best)?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn in_words(held_out: HeldOut) -> String {
+    let HeldOut { top1, teacher_top1, divergence, cost, .. } = held_out;
+    format!("{top1:.2} % (dense before: {teacher_top1:.2} %), D {divergence:.4} at cost {cost:.3}")
 }
 
 fn tell(app: &App, args: &FinetuneArgs, best: Option<HeldOut>) -> anyhow::Result<()> {

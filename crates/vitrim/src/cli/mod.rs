@@ -19,6 +19,7 @@ mod pretrain;
 mod print;
 mod progress;
 mod report;
+mod steps;
 mod train;
 mod visualize;
 

@@ -5,16 +5,16 @@ use std::process::ExitCode;
 
 use anyhow::anyhow;
 use serde_json::json;
-use vitrim::error::write_whole;
 use vitrim::loaded::{open_checkpoint, preprocess};
-use vitrim::{VitrimError, overlay};
+use vitrim::overlay;
 use vitrim_data::{Preprocess, Transform};
 use vitrim_train::Outcome;
 use vitrim_train::pretrain::{PretrainConfig, Pretraining, pretrain, steps_done};
 use vitrim_vit::{Checkpoint, VitSpec};
 
 use super::args::PretrainArgs;
-use super::{App, INTERRUPTED, images, interrupt, print};
+use super::steps::{interrupted, open_run};
+use super::{App, images, interrupt, print};
 
 /// Mean and standard deviation that pixels are normalised with, in every channel.
 const MEAN_AND_STD: [f32; 3] = [0.5; 3];
@@ -22,10 +22,10 @@ const MEAN_AND_STD: [f32; 3] = [0.5; 3];
 pub fn run(app: &App, args: &PretrainArgs) -> anyhow::Result<ExitCode> {
     let preset = PretrainConfig::preset(&args.preset)
         .ok_or_else(|| anyhow!("--preset {}: no such preset; use default or scenes", args.preset))?;
-    let mut config = overlay::merge(&preset, args.overlay.config.as_deref(), &args.overlay.set)?;
-    config.images = args.images.unwrap_or(config.images);
-    config.seed = args.seed.unwrap_or(config.seed);
-    if args.overlay.print_config {
+    let mut config = overlay::merge(&preset, args.run.overlay.config.as_deref(), &args.run.overlay.set)?;
+    config.images = args.run.images.unwrap_or(config.images);
+    config.seed = args.run.seed.unwrap_or(config.seed);
+    if args.run.overlay.print_config {
         print::line(overlay::to_toml(&config)?.trim_end())?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -37,8 +37,8 @@ pub fn run(app: &App, args: &PretrainArgs) -> anyhow::Result<ExitCode> {
     let parts = args.reading.open(data)?;
     let bar = app.reporter.bar("hashing images");
     let mut hashing = |done, all| bar.set(done, all);
-    let held_out = parts.named(&args.held_out_split, &mut hashing)?;
-    let all = parts.named(&args.split, &mut hashing)?;
+    let held_out = parts.named(&args.run.held_out_split, &mut hashing)?;
+    let all = parts.named(&args.run.split, &mut hashing)?;
     let (train, removed) = all.without(&parts.held_out(Some(&held_out), &mut hashing)?, &mut hashing)?;
     drop(bar);
     let init = args.init.as_deref().map(|init| open_checkpoint(init, None)).transpose()?;
@@ -57,17 +57,7 @@ pub fn run(app: &App, args: &PretrainArgs) -> anyhow::Result<ExitCode> {
         },
     };
     let out = &args.out;
-    match steps_done(out)? {
-        None => {
-            std::fs::create_dir_all(out)
-                .map_err(|source| VitrimError::Write { path: out.clone(), source })?;
-            write_whole(&out.join("config.toml"), overlay::to_toml(&config)?.as_bytes())?;
-        }
-        Some(done) => {
-            let (shown, steps) = (out.display(), config.steps());
-            app.reporter.note(&format!("going on in {shown} from step {done} of {steps}"));
-        }
-    }
+    open_run(app, out, overlay::to_toml(&config)?, steps_done(out)?, config.steps())?;
     app.reporter.note(&format!(
         "{} images to train on ({removed} left out, which calibration or test also has), {} held out",
         train.len(),
@@ -81,21 +71,24 @@ pub fn run(app: &App, args: &PretrainArgs) -> anyhow::Result<ExitCode> {
         workers: app.global.threads,
         init: init.as_ref().map(|init| &init.tensors),
         on_bad_image: args.reading.on_bad_image(),
-        device: args.device,
+        device: args.run.device,
         threads: rayon::current_num_threads(),
-        weight_type: args.weights.into(),
+        weight_type: args.run.weights.into(),
         folder: out,
     };
-    let mut progress = app.reporter.pretraining();
-    let (outcome, best) = pretrain(&run, stop, &mut |entry, steps| progress.entry(entry, steps))?;
+    let (mut progress, mut last) = (app.reporter.steps("pre-training"), None);
+    let (outcome, best) = pretrain(&run, stop, &mut |log, steps| {
+        last = log.held_out_top1.or(last);
+        let held_out = last.map_or_else(|| "?".to_owned(), |top1| format!("{top1:.2} %"));
+        let figures = format!(
+            "{:.0} images/s, loss {:.3}, top-1 {:.1} %, held out {held_out}",
+            log.images_per_s, log.loss, log.train_top1
+        );
+        progress.entry(log.step, steps, &figures, log.held_out_top1.is_some());
+    })?;
     drop(progress);
     if outcome == Outcome::Interrupted {
-        let done = steps_done(out)?.unwrap_or(0);
-        let (shown, steps) = (out.display(), config.steps());
-        eprintln!(
-            "interrupted: step {done} of {steps} is saved in {shown}; run the same command again to go on"
-        );
-        return Ok(ExitCode::from(INTERRUPTED));
+        return Ok(interrupted(out, steps_done(out)?, config.steps()));
     }
     images::tell(app, &train);
     let model = out.join("model");

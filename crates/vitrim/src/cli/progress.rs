@@ -6,8 +6,6 @@ use std::time::Instant;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use vitrim::training::describe;
 use vitrim_train::UpdateLog;
-use vitrim_train::finetune::{FinetuneLog, HeldOut};
-use vitrim_train::pretrain::PretrainLog;
 
 /// Updates between two lines where there is no terminal.
 const UPDATES_A_LINE: usize = 25;
@@ -44,16 +42,9 @@ impl Reporter {
         TrainingProgress { bar: self.bar("training"), lines: !self.quiet && !self.terminal, first: None }
     }
 
-    /// Progress of a pre-training run.
-    pub fn pretraining(&self) -> PretrainingProgress {
-        let lines = !self.quiet && !self.terminal;
-        PretrainingProgress { bar: self.bar("pre-training"), lines, first: None, held_out: None }
-    }
-
-    /// Progress of a fine-tuning run.
-    pub fn finetuning(&self) -> FinetuningProgress {
-        let lines = !self.quiet && !self.terminal;
-        FinetuningProgress { bar: self.bar("fine-tuning"), lines, first: None, held_out: None }
+    /// Progress of `what`, which is made of steps with a log entry now and then.
+    pub fn steps(&self, what: &str) -> StepsProgress {
+        StepsProgress { bar: self.bar(what), lines: !self.quiet && !self.terminal, first: None }
     }
 
     fn target(&self) -> ProgressDrawTarget {
@@ -117,73 +108,27 @@ impl TrainingProgress {
     }
 }
 
-/// A pre-training run's bar or lines.
-pub struct PretrainingProgress {
+/// The bar or lines of a run in steps.
+pub struct StepsProgress {
     bar: Bar,
     lines: bool,
     /// When this call saw its first entry, and the step of it.
     first: Option<(Instant, usize)>,
-    /// Last held-out top-1, percent.
-    held_out: Option<f64>,
 }
 
-impl PretrainingProgress {
-    /// `log` is the entry of the last step done, of `steps`.
-    pub fn entry(&mut self, log: &PretrainLog, steps: usize) {
-        let (started, first) = *self.first.get_or_insert_with(|| (Instant::now(), log.step));
-        let left = match log.step - first {
+impl StepsProgress {
+    /// Step `step` of `steps` is done, as `figures` say; `evaluated` entries get a line where there is no terminal.
+    pub fn entry(&mut self, step: usize, steps: usize, figures: &str, evaluated: bool) {
+        let (started, first) = *self.first.get_or_insert_with(|| (Instant::now(), step));
+        let left = match step - first {
             0 => "?".to_owned(),
-            done => duration(started.elapsed().as_secs_f64() / done as f64 * (steps - log.step) as f64),
+            done => duration(started.elapsed().as_secs_f64() / done as f64 * (steps - step) as f64),
         };
-        self.held_out = log.held_out_top1.or(self.held_out);
-        let held_out = self.held_out.map_or_else(|| "?".to_owned(), |top1| format!("{top1:.2} %"));
-        let message = format!(
-            "{:.0} images/s, loss {:.3}, top-1 {:.1} %, held out {held_out}, {left} left",
-            log.images_per_s, log.loss, log.train_top1
-        );
-        if self.lines && (log.held_out_top1.is_some() || log.step == first) {
-            eprintln!("step {}/{steps}: {message}", log.step);
+        let message = format!("{figures}, {left} left");
+        if self.lines && (evaluated || step == first) {
+            eprintln!("step {step}/{steps}: {message}");
         }
-        self.bar.show(log.step, steps, message);
-    }
-}
-
-/// A fine-tuning run's bar or lines.
-pub struct FinetuningProgress {
-    bar: Bar,
-    lines: bool,
-    /// When this call saw its first entry, and the step of it.
-    first: Option<(Instant, usize)>,
-    /// The last that was measured.
-    held_out: Option<HeldOut>,
-}
-
-impl FinetuningProgress {
-    /// `log` is the entry of the last step done, of `steps`.
-    pub fn entry(&mut self, log: &FinetuneLog, steps: usize) {
-        let (started, first) = *self.first.get_or_insert_with(|| (Instant::now(), log.step));
-        let left = match log.step - first {
-            0 => "?".to_owned(),
-            done => duration(started.elapsed().as_secs_f64() / done as f64 * (steps - log.step) as f64),
-        };
-        self.held_out = log.held_out.or(self.held_out);
-        let held_out = self.held_out.map_or_else(
-            || "?".to_owned(),
-            |held_out| {
-                let HeldOut { top1, teacher_top1, divergence, cost, .. } = held_out;
-                format!(
-                    "{top1:.2} % (dense before: {teacher_top1:.2} %), D {divergence:.4} at cost {cost:.3}"
-                )
-            },
-        );
-        let message = format!(
-            "{:.0} images/s, loss {:.4}, held out {held_out}, {left} left",
-            log.images_per_s, log.loss
-        );
-        if self.lines && (log.held_out.is_some() || log.step == first) {
-            eprintln!("step {}/{steps}: {message}", log.step);
-        }
-        self.bar.show(log.step, steps, message);
+        self.bar.show(step, steps, message);
     }
 }
 

@@ -155,6 +155,9 @@ fn predicts_and_draws(scratch: &Scratch) {
     let predictions =
         scratch.run(&[&["predict", "data/test", "--json", "--top-k", "2"], &policy[..]].concat()).json();
     assert_eq!(predictions.len(), 18);
+    let by_cost =
+        ["predict", "data/test/red/test00.png", "--model", "model", "--policy", "run/policy", "--keep", "1"];
+    assert!(scratch.run(&by_cost).stderr().contains("GMACs"));
     for prediction in &predictions {
         assert_eq!(prediction["classes"].as_array().unwrap().len(), 2);
         let survivors =

@@ -3,9 +3,9 @@
 use std::process::Command;
 
 use serde_json::Value;
+use vitrim_hub_server::Server;
 
 use crate::fixtures::{Run, Scratch, TINY, write_checkpoint};
-use crate::hub_server::Server;
 
 const MODEL: &str = "hf://me/backbone";
 const POLICY: &str = "hf://me/policy";
@@ -19,7 +19,7 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let (scratch, server) = (Scratch::new(), Server::new());
+        let (scratch, server) = (Scratch::new(), Server::start());
         server.push_folder("models/me/backbone", &scratch.path("model"));
         server.push_folder("datasets/me/photos", &scratch.path("data"));
         World { scratch, server }

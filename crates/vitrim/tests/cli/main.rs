@@ -8,8 +8,6 @@ mod demo;
 mod finetune;
 mod fixtures;
 mod hub;
-#[path = "../../../vitrim-hub/tests/server/mod.rs"]
-mod hub_server;
 mod images;
 mod interrupt;
 mod pretrain;

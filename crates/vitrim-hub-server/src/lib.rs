@@ -4,9 +4,6 @@
 //! and images) by their SHA-256; those are behind a redirect to another host, as the Hub has them.
 //! <https://huggingface.co/docs/hub/api>
 
-// Each test program that includes this uses a part of it.
-#![allow(dead_code)]
-
 use std::collections::BTreeMap;
 use std::io::{BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -75,7 +72,7 @@ pub struct Server {
 
 impl Server {
     /// An empty one.
-    pub fn new() -> Self {
+    pub fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let state = Arc::new(Mutex::new(State::default()));

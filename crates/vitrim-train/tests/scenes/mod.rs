@@ -1,0 +1,14 @@
+//! Scenes as small backbones see them.
+
+use vitrim_data::Preprocess;
+
+/// 96 pixels, normalised with 0.5.
+pub fn preprocess() -> Preprocess {
+    Preprocess {
+        input_size: [3, 96, 96],
+        crop_pct: 1.0,
+        mean: [0.5; 3],
+        std: [0.5; 3],
+        ..Preprocess::default()
+    }
+}

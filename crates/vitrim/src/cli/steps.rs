@@ -1,0 +1,32 @@
+//! What runs in steps have in common: their folder, and how they end when asked to.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use vitrim::VitrimError;
+use vitrim::error::write_whole;
+
+use super::{App, INTERRUPTED};
+
+/// Writes `config` (TOML) into the folder `out` of a new run, or says from which of its `steps` an old one goes on.
+pub fn open_run(
+    app: &App,
+    out: &Path,
+    config: String,
+    done: Option<usize>,
+    steps: usize,
+) -> Result<(), VitrimError> {
+    if let Some(done) = done {
+        app.reporter.note(&format!("going on in {} from step {done} of {steps}", out.display()));
+        return Ok(());
+    }
+    std::fs::create_dir_all(out).map_err(|source| VitrimError::Write { path: out.to_owned(), source })?;
+    write_whole(&out.join("config.toml"), config.as_bytes())
+}
+
+/// Says what a run that was asked to stop has saved.
+pub fn interrupted(out: &Path, done: Option<usize>, steps: usize) -> ExitCode {
+    let (done, shown) = (done.unwrap_or(0), out.display());
+    eprintln!("interrupted: step {done} of {steps} is saved in {shown}; run the same command again to go on");
+    ExitCode::from(INTERRUPTED)
+}
