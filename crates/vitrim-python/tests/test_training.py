@@ -175,7 +175,8 @@ def test_the_dial_finds_points_of_the_record(trained: vitrim.Run, tiny: Path) ->
     for point in points[:: max(1, len(points) // 4)]:
         answer = model.dial(gmacs=point["gmacs"])
         first = next(p for p in points if p["gmacs"] <= point["gmacs"])
-        assert float(answer.split()[1]) == point["setting"]
+        assert float(answer.split()[1]) == first["setting"]
+        assert float(model.policy.rsplit("threshold=", 1)[1]) == first["setting"]
     assert "GMACs" in model.dial(keep=1.0)
     mildest = points[0]["gmacs"]
     for arguments, words in [
