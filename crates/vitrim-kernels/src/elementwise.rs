@@ -1,7 +1,7 @@
 //! Activations and softmax, in place.
 
 use rten_simd::SimdUnaryOp;
-use rten_vecmath::{Erf, Exp, Tanh};
+use rten_vecmath::Tanh;
 
 use crate::Level;
 use crate::simd::{Element, Kernel, Simd, dispatch};
@@ -65,12 +65,19 @@ fn silu_lanes<S: Simd>(s: S, x: S::V) -> S::V {
     s.sub(s.max(s.splat(0.0), x), s.mul(t, s.mul(e, reciprocal)))
 }
 
-/// `max(x, 0) - |x| Q(|x|)` with the normal tail `Q(t) = 1 - Phi(t)` as the eighth power of a polynomial: `Q`
-/// falls over nine orders of magnitude, its eighth root over one, so eight degrees follow it and three squarings
-/// bring it back, without an exponential or a division. The polynomial is minimax for the error of `t Q(t)` on
-/// 0..=5.5 (3e-9 before rounding); beyond, `t` counts as 5.5, where `t Q(t)` is 1e-7.
+/// `max(x, 0) - |x| Q(|x|)` with the normal tail `Q(t) = 1 - Phi(t)`.
 #[inline(always)]
 fn gelu_lanes<S: Simd>(s: S, x: S::V) -> S::V {
+    let (t, tail) = tail_lanes(s, x);
+    s.sub(s.max(s.splat(0.0), x), s.mul(t, tail))
+}
+
+/// `t = |x|`, at most 5.5, and the normal tail `Q(t)` as the eighth power of a polynomial: `Q`
+/// falls over nine orders of magnitude, its eighth root over one, so eight degrees follow it and three squarings
+/// bring it back, without an exponential or a division. The polynomial is minimax for the error of `t Q(t)` on
+/// 0..=5.5 (3e-9 before rounding), where `t Q(t)` has come down to 1e-7.
+#[inline(always)]
+fn tail_lanes<S: Simd>(s: S, x: S::V) -> (S::V, S::V) {
     const ROOT: [f32; 9] = [
         0.917_004,
         -0.091_457_41,
@@ -86,8 +93,7 @@ fn gelu_lanes<S: Simd>(s: S, x: S::V) -> S::V {
     let root = polynomial(s, t, &ROOT);
     let square = s.mul(root, root);
     let fourth = s.mul(square, square);
-    let tail = s.mul(fourth, fourth);
-    s.sub(s.max(s.splat(0.0), x), s.mul(t, tail))
+    (t, s.mul(fourth, fourth))
 }
 
 /// `2^x` for `x <= 0`, to a relative error below 2e-7; 2^-126 below -126.
@@ -111,28 +117,49 @@ fn polynomial<S: Simd, const N: usize>(s: S, x: S::V, c: &[f32; N]) -> S::V {
     value
 }
 
-/// GELU as a straight line in each `x`: `slope x + offset` is GELU's value there (to 5e-6 for `|x| <= 12`), and
-/// `slope` its derivative `Phi(x) + x phi(x)`; `offset` is `-x^2 phi(x)`.
+/// GELU of `x` in `y`, as [`gelu`] gives it, and in `slope` its derivative `Phi(x) + x phi(x)`, to 2e-6.
 ///
 /// # Panics
 /// If the slices differ in length.
-pub fn gelu_tangent(x: &[f32], slope: &mut [f32], offset: &mut [f32]) {
-    assert!(x.len() == slope.len() && x.len() == offset.len(), "slices of one length");
-    /// What stays in the L1 cache.
-    const CHUNK: usize = 1024;
-    let chunks = x.chunks(CHUNK).zip(slope.chunks_mut(CHUNK)).zip(offset.chunks_mut(CHUNK));
-    for ((x, slope), offset) in chunks {
-        for ((x, slope), offset) in x.iter().zip(&mut *slope).zip(&mut *offset) {
-            *slope = x * std::f32::consts::FRAC_1_SQRT_2;
-            *offset = -0.5 * x * x;
-        }
-        Erf {}.map_mut(&mut *slope);
-        Exp {}.map_mut(&mut *offset);
-        for ((x, slope), offset) in x.iter().zip(slope).zip(offset) {
-            // 1 / sqrt(2 pi)
-            let density = 0.398_942_3 * *offset;
-            *slope = 0.5 + 0.5 * *slope + x * density;
-            *offset = -x * x * density;
+pub fn gelu_and_slope(x: &[f32], y: &mut [f32], slope: &mut [f32]) {
+    gelu_and_slope_at(Level::current(), x, y, slope);
+}
+
+/// [`gelu_and_slope`] with the instructions of `level`.
+///
+/// # Panics
+/// As [`gelu_and_slope`], or if the processor lacks the level.
+pub fn gelu_and_slope_at(level: Level, x: &[f32], y: &mut [f32], slope: &mut [f32]) {
+    assert!(x.len() == y.len() && x.len() == slope.len(), "slices of one length");
+    dispatch(level, GeluAndSlope { x, y, slope });
+}
+
+struct GeluAndSlope<'a> {
+    x: &'a [f32],
+    y: &'a mut [f32],
+    slope: &'a mut [f32],
+}
+
+impl Kernel for GeluAndSlope<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        /// 1 / sqrt(2 pi)
+        const DENSITY: f32 = 0.398_942_3;
+        let (zero, one) = (s.splat(0.0), s.splat(1.0));
+        let rows = self.x.chunks(S::LANES).zip(self.y.chunks_mut(S::LANES));
+        for ((x, y), slope) in rows.zip(self.slope.chunks_mut(S::LANES)) {
+            let x = s.load(x);
+            let (t, tail) = tail_lanes(s, x);
+            s.store(y, s.sub(s.max(zero, x), s.mul(t, tail)));
+            // Phi(x) is Q(t) to the left of 0, and 1 - Q(t) to the right; between, where both are 1/2, the step may be
+            // anything.
+            let step = s.min(one, s.max(zero, s.mul(x, s.splat(1e30))));
+            let phi = s.mul(x, s.mul(x, s.splat(-0.5 * std::f32::consts::LOG2_E)));
+            let density = s.mul(s.splat(DENSITY), exp2_lanes(s, phi));
+            let cumulative = s.fma(step, s.fma(tail, s.splat(-2.0), one), tail);
+            s.store(slope, s.fma(x, density, cumulative));
         }
     }
 }
@@ -142,30 +169,83 @@ pub fn tanh(x: &mut [f32]) {
     Tanh {}.map_mut(x);
 }
 
-/// Softmax over the whole slice, shifted by its maximum. An empty slice stays empty.
-pub fn softmax(x: &mut [f32]) {
-    softmax_at(Level::current(), x);
+/// Softmax over each row of `x: [rows, width]`, shifted by the row's maximum.
+///
+/// # Panics
+/// If `x` is not whole rows.
+pub fn softmax(x: &mut [f32], width: usize) {
+    softmax_at(Level::current(), x, width);
 }
 
 /// [`softmax`] with the instructions of `level`.
 ///
 /// # Panics
-/// If the processor lacks the level.
-pub fn softmax_at(level: Level, x: &mut [f32]) {
-    dispatch(level, SoftmaxSlice(x));
+/// As [`softmax`], or if the processor lacks the level.
+pub fn softmax_at(level: Level, x: &mut [f32], width: usize) {
+    assert!(width > 0 && x.len().is_multiple_of(width), "x is [rows, width]");
+    dispatch(level, SoftmaxRows { x, width });
 }
 
-struct SoftmaxSlice<'a>(&'a mut [f32]);
+struct SoftmaxRows<'a> {
+    x: &'a mut [f32],
+    width: usize,
+}
 
-impl Kernel for SoftmaxSlice<'_> {
+impl Kernel for SoftmaxRows<'_> {
     type Out = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let greatest = greatest_of(s, self.0);
-        let scale = s.splat(exp_row(s, self.0, greatest, 1.0).recip());
-        for x in self.0.chunks_mut(S::LANES) {
-            s.store(x, s.mul(s.load(x), scale));
+        for x in self.x.chunks_exact_mut(self.width) {
+            let greatest = greatest_of(s, x);
+            let scale = s.splat(exp_row(s, x, greatest, 1.0).recip());
+            for x in x.chunks_mut(S::LANES) {
+                s.store(x, s.mul(s.load(x), scale));
+            }
+        }
+    }
+}
+
+/// The gradient of [`softmax`]: with `y: [rows, width]`, what it gave, `gradient: [rows, width]` in it becomes
+/// the gradient in its input, `y (gradient - sum(y gradient))`.
+///
+/// # Panics
+/// If the two differ in length, or are not whole rows.
+pub fn softmax_backward(y: &[f32], gradient: &mut [f32], width: usize) {
+    softmax_backward_at(Level::current(), y, gradient, width);
+}
+
+/// [`softmax_backward`] with the instructions of `level`.
+///
+/// # Panics
+/// As [`softmax_backward`], or if the processor lacks the level.
+pub fn softmax_backward_at(level: Level, y: &[f32], gradient: &mut [f32], width: usize) {
+    assert!(width > 0 && y.len().is_multiple_of(width), "y is [rows, width]");
+    assert_eq!(y.len(), gradient.len(), "a gradient of each value");
+    dispatch(level, SoftmaxBackward { y, gradient, width });
+}
+
+struct SoftmaxBackward<'a> {
+    y: &'a [f32],
+    gradient: &'a mut [f32],
+    width: usize,
+}
+
+impl Kernel for SoftmaxBackward<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let rows = self.y.chunks_exact(self.width).zip(self.gradient.chunks_exact_mut(self.width));
+        for (y, gradient) in rows {
+            let mut sum = s.splat(0.0);
+            for (y, gradient) in y.chunks(S::LANES).zip(gradient.chunks(S::LANES)) {
+                sum = s.fma(s.load(y), s.load(gradient), sum);
+            }
+            let mean = s.splat(s.sum(sum));
+            for (y, gradient) in y.chunks(S::LANES).zip(gradient.chunks_mut(S::LANES)) {
+                s.store(gradient, s.mul(s.load(y), s.sub(s.load(gradient), mean)));
+            }
         }
     }
 }
@@ -212,9 +292,6 @@ mod tests {
                 y.clone_from(&x);
                 gelu_at(level, &mut y);
                 prop_assert!(reference::max_difference(&y, &reference::gelu(&x)) < 5e-7);
-                y.clone_from(&x);
-                softmax_at(level, &mut y);
-                prop_assert!(reference::max_difference(&y, &reference::softmax(&x)) < 3e-7);
             }
             y.clone_from(&x);
             tanh(&mut y);
@@ -223,15 +300,41 @@ mod tests {
         }
 
         #[test]
-        fn the_tangent_touches_gelu(x in proptest::collection::vec(-12f32..12.0, 0..2100)) {
-            let (mut slope, mut offset) = (x.clone(), x.clone());
-            gelu_tangent(&x, &mut slope, &mut offset);
-            let value: Vec<f32> = x.iter().zip(&slope).zip(&offset).map(|((x, s), o)| s * x + o).collect();
-            prop_assert!(reference::max_difference(&value, &reference::gelu(&x)) < 5e-6);
-            let moved = |step: f32| reference::gelu(&x.iter().map(|x| x + step).collect::<Vec<_>>());
-            let (above, below) = (moved(0.01), moved(-0.01));
-            let steep: Vec<f32> = above.iter().zip(&below).map(|(a, b)| (a - b) / 0.02).collect();
-            prop_assert!(slope.iter().zip(&steep).all(|(s, t)| (s - t).abs() < 1e-3));
+        fn the_slope_is_gelus(x in proptest::collection::vec(-12f32..12.0, 0..70)) {
+            let (value, derivative) = (reference::gelu(&x), reference::gelu_slope(&x));
+            for level in Level::supported() {
+                let (mut y, mut slope) = (x.clone(), x.clone());
+                gelu_and_slope_at(level, &x, &mut y, &mut slope);
+                prop_assert!(reference::max_difference(&y, &value) < 5e-7);
+                prop_assert!(reference::max_difference(&slope, &derivative) < 2e-6);
+            }
         }
+
+        #[test]
+        fn softmax_and_its_gradient_equal_the_references(rows in 0usize..5, width in 1usize..70, seed: u64) {
+            let mut values = reference::values(seed);
+            let x: Vec<f32> = (0..rows * width).map(|_| 12.0 * values()).collect();
+            let gradient: Vec<f32> = (0..rows * width).map(|_| values()).collect();
+            let y: Vec<f32> = x.chunks_exact(width).flat_map(reference::softmax).collect();
+            let backward: Vec<f32> = y
+                .chunks_exact(width)
+                .zip(gradient.chunks_exact(width))
+                .flat_map(|(y, gradient)| reference::softmax_backward(y, gradient))
+                .collect();
+            for level in Level::supported() {
+                let (mut ours, mut back) = (x.clone(), gradient.clone());
+                softmax_at(level, &mut ours, width);
+                prop_assert!(reference::max_difference(&ours, &y) < 3e-7);
+                softmax_backward_at(level, &y, &mut back, width);
+                prop_assert!(reference::max_difference(&back, &backward) < 1e-6);
+            }
+        }
+    }
+
+    #[test]
+    fn the_slope_at_zero_is_a_half() {
+        let (mut y, mut slope) = ([1.0; 3], [0.0; 3]);
+        gelu_and_slope(&[0.0, -0.0, f32::MIN_POSITIVE], &mut y, &mut slope);
+        assert!(y.iter().all(|y| y.abs() < 1e-30) && slope.iter().all(|slope| (slope - 0.5).abs() < 1e-6));
     }
 }

@@ -27,7 +27,7 @@ pub mod rows;
 mod simd;
 
 pub use attention::{Attention, AttentionOptions, AttentionTaps};
-pub use elementwise::{gelu, gelu_at, gelu_tangent, softmax, softmax_at, tanh};
+pub use elementwise::{gelu, gelu_and_slope, gelu_at, softmax, softmax_at, softmax_backward, tanh};
 pub use greatest::{greatest_of_rows, greatest_sum};
 pub use level::{Level, LevelError};
 pub use linear::{Linear, Output, Packing};

@@ -76,6 +76,33 @@ impl LayerNorm {
         y.put_staging(staging);
     }
 
+    /// The gradient of [`LayerNorm::forward`] at `x: [rows, D]`: `gradient: [rows, D]` in what it gave becomes the
+    /// gradient in `x`, and those in scale and shift are returned, `[D]` each.
+    ///
+    /// # Panics
+    /// If lengths differ or are not whole rows of the scale's length.
+    pub fn backward(&self, x: &[f32], gradient: &mut [f32], dim: usize) -> (Vec<f32>, Vec<f32>) {
+        self.backward_at(Level::current(), x, gradient, dim)
+    }
+
+    /// [`LayerNorm::backward`] with the instructions of `level`.
+    ///
+    /// # Panics
+    /// As [`LayerNorm::backward`], or if the processor lacks the level.
+    pub fn backward_at(
+        &self,
+        level: Level,
+        x: &[f32],
+        gradient: &mut [f32],
+        dim: usize,
+    ) -> (Vec<f32>, Vec<f32>) {
+        assert_eq!(x.len(), gradient.len(), "x and its gradient are [rows, D]");
+        self.check(x, dim);
+        let (mut weight, mut bias) = (vec![0.0; dim], vec![0.0; dim]);
+        dispatch(level, Backward { norm: self, x, gradient, dim, weight: &mut weight, bias: &mut bias });
+        (weight, bias)
+    }
+
     fn check(&self, x: &[f32], dim: usize) {
         assert!(dim > 0 && x.len().is_multiple_of(dim), "x is [rows, D]");
         assert!(self.affine.as_ref().is_none_or(|(weight, _)| weight.len() == dim), "the scale is [D]");
@@ -98,20 +125,12 @@ struct Normalise<'a> {
 impl Kernel for Normalise<'_> {
     type Out = ();
 
-    /// Three passes over a block that the first has brought into the L1 cache; over a block rather than a row, so
-    /// that the rows' sums, each a chain of its own, overlap.
+    /// Three passes over a block that the first has brought into the L1 cache.
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Normalise { norm, x, dim, mut to } = self;
-        let mut moments = [Moments::default(); ROWS];
         for (block, x) in x.chunks(ROWS * dim).enumerate() {
-            for (moments, x) in moments.iter_mut().zip(x.chunks_exact(dim)) {
-                moments.mean = sum(s, x) / dim as f32;
-            }
-            for (moments, x) in moments.iter_mut().zip(x.chunks_exact(dim)) {
-                let variance = sum_of_squares(s, x, moments.mean) / dim as f32;
-                moments.scale = (variance + norm.eps).sqrt().recip();
-            }
+            let moments = norm.moments(s, x, dim);
             for (i, x) in x.chunks_exact(dim).enumerate() {
                 let row = block * ROWS + i;
                 match &mut to {
@@ -141,7 +160,76 @@ struct Moments {
     scale: f32,
 }
 
+struct Backward<'a> {
+    norm: &'a LayerNorm,
+    x: &'a [f32],
+    gradient: &'a mut [f32],
+    dim: usize,
+    weight: &'a mut [f32],
+    bias: &'a mut [f32],
+}
+
+impl Kernel for Backward<'_> {
+    type Out = ();
+
+    /// With `v` the normalised row and `g` its gradient, scale included: `(g - mean(g) - v mean(g v)) / sqrt(var + eps)`.
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Backward { norm, x, gradient, dim, weight, bias } = self;
+        for (x, gradient) in x.chunks(ROWS * dim).zip(gradient.chunks_mut(ROWS * dim)) {
+            let moments = norm.moments(s, x, dim);
+            let rows = x.chunks_exact(dim).zip(gradient.chunks_exact_mut(dim));
+            for ((x, gradient), moments) in rows.zip(moments) {
+                let (mean, scale) = (s.splat(moments.mean), s.splat(moments.scale));
+                let (mut sum, mut along) = (s.splat(0.0), s.splat(0.0));
+                for i in (0..dim).step_by(S::LANES) {
+                    // Lanes beyond the row have no gradient, so that what they hold besides does not count.
+                    let g = s.load(&gradient[i..]);
+                    let v = s.mul(s.sub(s.load(&x[i..]), mean), scale);
+                    let (weight, bias) = (&mut weight[i..], &mut bias[i..]);
+                    s.store(weight, s.fma(g, v, s.load(weight)));
+                    s.store(bias, s.add(g, s.load(bias)));
+                    let g = s.mul(g, norm.scale(s, i));
+                    sum = s.add(sum, g);
+                    along = s.fma(g, v, along);
+                }
+                let sum = s.splat(s.sum(sum) / dim as f32);
+                let along = s.splat(s.sum(along) / dim as f32);
+                for i in (0..dim).step_by(S::LANES) {
+                    let g = s.mul(s.load(&gradient[i..]), norm.scale(s, i));
+                    let v = s.mul(s.sub(s.load(&x[i..]), mean), scale);
+                    let away = s.sub(s.sub(g, sum), s.mul(v, along));
+                    s.store(&mut gradient[i..], s.mul(away, scale));
+                }
+            }
+        }
+    }
+}
+
 impl LayerNorm {
+    /// Of up to [`ROWS`] rows `x`, in passes over all of them, so that their sums, each a chain of its own, overlap.
+    #[inline(always)]
+    fn moments<S: Simd>(&self, s: S, x: &[f32], dim: usize) -> [Moments; ROWS] {
+        let mut moments = [Moments::default(); ROWS];
+        for (moments, x) in moments.iter_mut().zip(x.chunks_exact(dim)) {
+            moments.mean = sum(s, x) / dim as f32;
+        }
+        for (moments, x) in moments.iter_mut().zip(x.chunks_exact(dim)) {
+            let variance = sum_of_squares(s, x, moments.mean) / dim as f32;
+            moments.scale = (variance + self.eps).sqrt().recip();
+        }
+        moments
+    }
+
+    /// The scale's lanes from `i` on.
+    #[inline(always)]
+    fn scale<S: Simd>(&self, s: S, i: usize) -> S::V {
+        match &self.affine {
+            Some((weight, _)) => s.load(&weight[i..]),
+            None => s.splat(1.0),
+        }
+    }
+
     /// Normalises a row.
     #[inline(always)]
     fn write<S: Simd, T: Element>(&self, s: S, x: &[f32], moments: Moments, y: &mut [T]) {
@@ -232,6 +320,23 @@ mod tests {
                     prop_assert_eq!(operand.rows(), rows);
                     prop_assert_eq!(operand.to_f32(), converted.to_f32());
                 }
+            }
+        }
+
+        #[test]
+        fn the_gradient_equals_the_reference(rows in 0usize..19, dim in 1usize..70, seed: u64) {
+            let mut values = reference::values(seed);
+            let mut draw = |count: usize| (0..count).map(|_| values()).collect::<Vec<f32>>();
+            let (x, gradient, weight) = (draw(rows * dim), draw(rows * dim), draw(dim));
+            let eps = 0.01;
+            let expected = reference::layer_norm_backward(&x, &gradient, &weight, eps);
+            let norm = LayerNorm::new(&weight, &vec![0.0; dim], eps);
+            for level in Level::supported() {
+                let mut dx = gradient.clone();
+                let (dw, db) = norm.backward_at(level, &x, &mut dx, dim);
+                prop_assert!(reference::max_difference(&dx, &expected.0) < 1e-4);
+                prop_assert!(reference::max_difference(&dw, &expected.1) < 1e-4);
+                prop_assert!(reference::max_difference(&db, &expected.2) < 1e-5);
             }
         }
     }

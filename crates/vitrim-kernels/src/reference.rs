@@ -66,21 +66,57 @@ pub fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32) -> Vec<f32>
     y
 }
 
-/// `x Phi(x)`, the error function by a series of positive terms.
-pub fn gelu(x: &[f32]) -> Vec<f32> {
-    fn erf(x: f64) -> f64 {
-        if x.abs() > 6.0 {
-            return x.signum();
+/// The gradients of [`layer_norm`] in `x`, `weight` and bias, by the normalised row's Jacobian
+/// `(delta_ij - 1/D - v_i v_j / D) / sqrt(var + eps)`.
+pub fn layer_norm_backward(
+    x: &[f32],
+    gradient: &[f32],
+    weight: &[f32],
+    eps: f32,
+) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
+    let dim = weight.len();
+    let d = dim as f64;
+    let (mut dx, mut dw, mut db) = (Vec::new(), vec![0.0; dim], vec![0.0; dim]);
+    for (row, gradient) in x.chunks_exact(dim).zip(gradient.chunks_exact(dim)) {
+        let mean = row.iter().map(|v| f64::from(*v)).sum::<f64>() / d;
+        let variance = row.iter().map(|v| (f64::from(*v) - mean).powi(2)).sum::<f64>() / d;
+        let deviation = (variance + f64::from(eps)).sqrt();
+        let v: Vec<f64> = row.iter().map(|x| (f64::from(*x) - mean) / deviation).collect();
+        let g: Vec<f64> = gradient.iter().map(|g| f64::from(*g)).collect();
+        for j in 0..dim {
+            let of = |i: usize| (f64::from(u8::from(i == j)) - 1.0 / d - v[i] * v[j] / d) / deviation;
+            dx.push((0..dim).map(|i| g[i] * f64::from(weight[i]) * of(i)).sum::<f64>() as f32);
+            dw[j] += g[j] * v[j];
+            db[j] += g[j];
         }
-        let (mut term, mut sum) = (x, x);
-        for n in 1..200 {
-            term *= 2.0 * x * x / f64::from(2 * n + 1);
-            sum += term;
-        }
-        sum * (-x * x).exp() * 2.0 / std::f64::consts::PI.sqrt()
     }
-    let half = |v: f64| 0.5 * v * (1.0 + erf(v / std::f64::consts::SQRT_2));
-    x.iter().map(|v| half(f64::from(*v)) as f32).collect()
+    let narrow = |values: Vec<f64>| values.into_iter().map(|v| v as f32).collect();
+    (dx, narrow(dw), narrow(db))
+}
+
+/// `Phi(x)` by a series of positive terms.
+fn cumulative_normal(x: f64) -> f64 {
+    let x = x / std::f64::consts::SQRT_2;
+    if x.abs() > 6.0 {
+        return 0.5 * (1.0 + x.signum());
+    }
+    let (mut term, mut sum) = (x, x);
+    for n in 1..200 {
+        term *= 2.0 * x * x / f64::from(2 * n + 1);
+        sum += term;
+    }
+    0.5 * (1.0 + sum * (-x * x).exp() * 2.0 / std::f64::consts::PI.sqrt())
+}
+
+/// `x Phi(x)`.
+pub fn gelu(x: &[f32]) -> Vec<f32> {
+    x.iter().map(|x| f64::from(*x)).map(|x| (x * cumulative_normal(x)) as f32).collect()
+}
+
+/// `Phi(x) + x phi(x)`, the derivative of [`gelu`].
+pub fn gelu_slope(x: &[f32]) -> Vec<f32> {
+    let density = |x: f64| (-0.5 * x * x).exp() / (2.0 * std::f64::consts::PI).sqrt();
+    x.iter().map(|x| f64::from(*x)).map(|x| (cumulative_normal(x) + x * density(x)) as f32).collect()
 }
 
 /// SwiGLU of rows `x: [rows, 2h]`, `[rows, h]`: SiLU of the first half times the second.
@@ -99,6 +135,13 @@ pub fn softmax(x: &[f32]) -> Vec<f32> {
     let exp: Vec<f64> = x.iter().map(|v| f64::from(v - max).exp()).collect();
     let sum: f64 = exp.iter().sum();
     exp.iter().map(|e| (e / sum) as f32).collect()
+}
+
+/// The gradient of [`softmax`], which gave `y`, by its Jacobian `y_i (delta_ij - y_j)`.
+pub fn softmax_backward(y: &[f32], gradient: &[f32]) -> Vec<f32> {
+    let jacobian = |i: usize, j: usize| f64::from(y[i]) * (f64::from(u8::from(i == j)) - f64::from(y[j]));
+    let of = |j: usize| (0..y.len()).map(|i| f64::from(gradient[i]) * jacobian(i, j)).sum::<f64>() as f32;
+    (0..y.len()).map(of).collect()
 }
 
 /// Multi-head self-attention of one image: `qkv: [n, 3, heads, d]`, `alive: [n]` (dead tokens are no

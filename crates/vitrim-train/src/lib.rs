@@ -7,7 +7,6 @@
 //! on disk. [`gumbel`] is the control, which learns by gradients instead; [`pretrain`] makes backbones, [`finetune`] lets them learn
 //! under a policy. Burn lives in this crate alone; [`burn_vit`] is its differentiable Vision Transformer.
 
-pub mod activation;
 pub mod adam;
 pub mod advantages;
 pub mod assemble;
@@ -21,9 +20,11 @@ mod epochs;
 mod error;
 pub mod experience;
 pub mod finetune;
+mod fused;
 pub mod gumbel;
 pub mod linear;
 pub mod mappo;
+mod norm;
 pub mod perceptron;
 pub mod pretrain;
 pub mod random;

@@ -1,7 +1,9 @@
 //! The linear layer that the perceptrons and the Vision Transformer share.
 
 use burn::module::{Module, Param};
-use burn::tensor::{Tensor, module};
+use burn::tensor::Tensor;
+
+use crate::fused;
 
 /// `y = x W^T + b`, with PyTorch's layout of the weight, so that files load and save as they are.
 #[derive(Module, Debug)]
@@ -15,6 +17,6 @@ pub struct Linear {
 impl Linear {
     /// `x: [R, in]` to `[R, out]`.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        module::linear(x, self.weight.val().transpose(), self.bias.as_ref().map(|bias| bias.val()))
+        fused::linear(x, self.weight.val(), self.bias.as_ref().map(|bias| bias.val()))
     }
 }

@@ -6,12 +6,12 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::activation::tanh;
-use burn::tensor::module::{layer_norm, linear};
+use burn::tensor::module::layer_norm;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use vitrim_prune::policy::actor::{Activation, PerceptronSpec, PerceptronWeights};
 
-use crate::activation::gelu;
 use crate::experience::Experience;
+use crate::fused::{gelu, linear};
 use crate::linear::Linear;
 use crate::random::SplitMix64;
 
@@ -166,8 +166,7 @@ impl Perceptron {
 
     /// S agent-steps to `[S, outputs]`.
     pub fn forward(&self, inputs: &Inputs) -> Tensor<2> {
-        let mut hidden =
-            linear(inputs.tokens.clone(), self.embedding.val().transpose(), Some(self.bias.val()));
+        let mut hidden = linear(inputs.tokens.clone(), self.embedding.val(), Some(self.bias.val()));
         if let Some(table) = &self.position {
             hidden = hidden + table.val().select(0, inputs.positions.clone());
         }

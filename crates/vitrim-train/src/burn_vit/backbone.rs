@@ -65,12 +65,12 @@ impl BurnVit {
         queries: impl Fn() -> Vec<bool>,
         taps: Taps,
     ) -> Result<AttentionTaps> {
-        let (t, d, heads) = (attended.qkv.dims()[0], self.spec.dim, self.spec.heads);
-        let part = |i: usize| attended.qkv.clone().narrow(1, i * d, d); // [T, D]
-        let keys = taps.keys.then(|| download(part(1).reshape([t, heads, d / heads]).mean_dim(1)));
-        let value_norm = taps.value_norm.then(|| download(part(2).square().sum_dim(1).sqrt()));
+        let Attended { keys, values, probabilities } = attended;
+        let (t, heads, d) = (keys.dims()[0], self.spec.heads, self.spec.head_dim());
+        let keys = taps.keys.then(|| download(keys.reshape([t, heads, d]).mean_dim(1)));
+        let value_norm = taps.value_norm.then(|| download(values.square().sum_dim(1).sqrt()));
         let cls_attention = taps.cls_attention.then(|| {
-            let mean = attended.probabilities.mean_dim(1).squeeze_dim::<3>(1); // [B, n, n]
+            let mean = probabilities.mean_dim(1).squeeze_dim::<3>(1); // [B, n, n]
             let row = if self.spec.class_token {
                 mean.narrow(1, 0, 1)
             } else {

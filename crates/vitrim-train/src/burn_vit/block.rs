@@ -1,14 +1,14 @@
 //! One transformer block.
 
 use burn::module::{Module, Param};
-use burn::nn::LayerNorm;
-use burn::tensor::activation::{silu, softmax};
-use burn::tensor::{Tensor, s};
+use burn::tensor::Tensor;
+use burn::tensor::activation::silu;
 use vitrim_vit::Activation;
 
 use super::layout::Layout;
-use crate::activation::gelu;
+use crate::fused::{self, gelu, softmax};
 use crate::linear::Linear;
+use crate::norm::LayerNorm;
 
 /// `x + ls1 attention(norm1(x))`, then `x + ls2 mlp(norm2(x))`.
 #[derive(Module, Debug)]
@@ -45,8 +45,10 @@ pub(super) struct Mlp {
 
 /// What one attention saw, for the taps.
 pub(super) struct Attended {
-    /// Queries, keys and values, `[T, 3D]`.
-    pub qkv: Tensor<2>,
+    /// `[T, D]`.
+    pub keys: Tensor<2>,
+    /// `[T, D]`.
+    pub values: Tensor<2>,
     /// Attention of each token (third axis) to each (last axis), `[B, heads, n, n]`.
     pub probabilities: Tensor<4>,
 }
@@ -99,12 +101,16 @@ impl Attention {
     fn forward(&self, x: Tensor<2>, layout: &Layout) -> (Tensor<2>, Attended) {
         let [_, dim] = x.dims();
         let head_dim = dim / self.heads;
-        let qkv = self.norm_heads(self.qkv.forward(x)); // [T, 3D]
-        let images = layout.spread(qkv.clone()); // [B, n, 3D]
-        let [batch, n, _] = images.dims();
-        let images = images.reshape([batch, n, 3, self.heads, head_dim]).permute([2, 0, 3, 1, 4]);
-        let part = |i: usize| images.clone().slice(s![i..i + 1]).squeeze_dim::<4>(0); // [B, heads, n, d]
-        let (q, k, v) = (part(0), part(1), part(2));
+        let queries = self.norm_heads(self.part(0, x.clone()), &self.q_norm); // [T, D]
+        let keys = self.norm_heads(self.part(1, x.clone()), &self.k_norm);
+        let values = self.part(2, x);
+        let heads = |x: &Tensor<2>| {
+            let x = layout.spread(x.clone()); // [B, n, D]
+            let [batch, n, _] = x.dims();
+            x.reshape([batch, n, self.heads, head_dim]).swap_dims(1, 2) // [B, heads, n, d]
+        };
+        let (q, k, v) = (heads(&queries), heads(&keys), heads(&values));
+        let [batch, _, n, _] = q.dims();
 
         let mut scores = q.mul_scalar((head_dim as f64).powf(-0.5)).matmul(k.swap_dims(2, 3)); // [B, heads, n, n]
         if let Some(bias) = layout.key_bias() {
@@ -114,25 +120,27 @@ impl Attention {
             let dead = dead.expand([batch, self.heads, n, n]);
             scores = scores.mask_fill(dead, f32::NEG_INFINITY);
         }
-        let mut probabilities = softmax(scores, 3);
+        let mut probabilities = softmax(scores);
         if let Some(weights) = layout.key_weights() {
             let weighted = probabilities * weights;
             probabilities = weighted.clone() / weighted.sum_dim(3);
         }
         let y = probabilities.clone().matmul(v).swap_dims(1, 2).reshape([batch, n, dim]);
-        (self.proj.forward(layout.gather(y)), Attended { qkv, probabilities })
+        (self.proj.forward(layout.gather(y)), Attended { keys, values, probabilities })
     }
 
-    /// `qkv: [T, 3D]` with its queries and keys normed over each head, where there are norms.
-    fn norm_heads(&self, qkv: Tensor<2>) -> Tensor<2> {
-        let (Some(q_norm), Some(k_norm)) = (&self.q_norm, &self.k_norm) else { return qkv };
-        let [tokens, width] = qkv.dims();
-        let dim = width / 3;
-        let part = |i: usize| qkv.clone().narrow(1, i * dim, dim);
-        let normed = |norm: &LayerNorm, i: usize| {
-            let heads = part(i).reshape([tokens * self.heads, dim / self.heads]);
-            norm.forward(heads).reshape([tokens, dim])
-        };
-        Tensor::cat(vec![normed(q_norm, 0), normed(k_norm, 1), part(2)], 1)
+    /// Queries (0), keys (1) or values (2) of `x: [T, D]`, `[T, D]`. One product each: cutting one of all three apart
+    /// would cost its gradient three times its size in zeros.
+    fn part(&self, i: usize, x: Tensor<2>) -> Tensor<2> {
+        let dim = x.dims()[1];
+        let weight = self.qkv.weight.val().narrow(0, i * dim, dim);
+        fused::linear(x, weight, self.qkv.bias.as_ref().map(|bias| bias.val().narrow(0, i * dim, dim)))
+    }
+
+    /// `x: [T, D]` normed over each head, where there is a norm.
+    fn norm_heads(&self, x: Tensor<2>, norm: &Option<LayerNorm>) -> Tensor<2> {
+        let Some(norm) = norm else { return x };
+        let [tokens, dim] = x.dims();
+        norm.forward(x.reshape([tokens * self.heads, dim / self.heads])).reshape([tokens, dim])
     }
 }

@@ -13,7 +13,6 @@ mod pruned;
 mod weights;
 
 use burn::module::{Module, Param, ParamId};
-use burn::nn::LayerNorm;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use vitrim_vit::{Pool, VitSpec};
 
@@ -23,6 +22,7 @@ use layout::Layout;
 pub(crate) use weights::numbers;
 
 use crate::linear::Linear;
+use crate::norm::LayerNorm;
 
 /// A Vision Transformer as a Burn module.
 #[derive(Module, Debug)]

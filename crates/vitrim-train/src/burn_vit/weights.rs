@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use burn::module::Param;
-use burn::nn::{LayerNorm, LayerNormConfig};
 use burn::tensor::{Device, Tensor, TensorData};
 use vitrim_vit::{Tensors, VitSpec};
 
@@ -11,6 +10,7 @@ use super::BurnVit;
 use super::block::{Attention, Block, Mlp};
 use crate::error::Result;
 use crate::linear::Linear;
+use crate::norm::LayerNorm;
 
 /// Reads named tensors onto a device.
 struct Reader<'a> {
@@ -43,11 +43,11 @@ impl Reader<'_> {
     }
 
     fn norm_over(&self, name: &str, width: usize) -> Result<LayerNorm> {
-        let epsilon = f64::from(self.spec.norm_eps);
-        let mut norm = LayerNormConfig::new(width).with_epsilon(epsilon).init(self.device);
-        norm.gamma = self.param(&format!("{name}.weight"), &[width], [width])?;
-        norm.beta = Some(self.param(&format!("{name}.bias"), &[width], [width])?);
-        Ok(norm)
+        Ok(LayerNorm {
+            weight: self.param(&format!("{name}.weight"), &[width], [width])?,
+            bias: self.param(&format!("{name}.bias"), &[width], [width])?,
+            epsilon: f64::from(self.spec.norm_eps),
+        })
     }
 
     fn block(&self, l: usize) -> Result<Block> {
@@ -133,9 +133,8 @@ impl BurnVit {
             }
         }
         let mut norm = |name: &str, norm: &LayerNorm| {
-            values.insert(format!("{name}.weight"), numbers(&norm.gamma));
-            let beta = norm.beta.as_ref().expect("built with a bias");
-            values.insert(format!("{name}.bias"), numbers(beta));
+            values.insert(format!("{name}.weight"), numbers(&norm.weight));
+            values.insert(format!("{name}.bias"), numbers(&norm.bias));
         };
         norm(if self.spec.fc_norm { "fc_norm" } else { "norm" }, &self.norm);
         for (l, block) in self.blocks.iter().enumerate() {
