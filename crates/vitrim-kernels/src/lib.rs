@@ -13,6 +13,7 @@
 //! ```
 
 pub mod attention;
+pub mod cosine;
 pub mod elementwise;
 pub mod greatest;
 pub mod level;
@@ -27,6 +28,7 @@ pub mod rows;
 mod simd;
 
 pub use attention::{Attention, AttentionOptions, AttentionTaps};
+pub use cosine::{centred_cosine, normalise_rows};
 pub use elementwise::{gelu, gelu_and_slope, gelu_at, softmax, softmax_at, softmax_backward, tanh};
 pub use greatest::{greatest_of_rows, greatest_sum};
 pub use level::{Level, LevelError};

@@ -5,7 +5,7 @@ mod head;
 use rayon::prelude::*;
 
 use crate::simd::dispatch;
-use crate::{Level, Precision};
+use crate::{Level, Precision, rows_per_task};
 use head::{Head, Places, SCRATCH};
 
 /// Attention of `heads` heads over `[T, 3, heads, head_dim]` rows (timm's `qkv` output).
@@ -119,20 +119,26 @@ impl Attention {
     /// Mean keys over heads (`[T, head_dim]`) and norms of the values (`[T]`) of `qkv: [T, 3 * dim]`.
     pub fn tap_projections(&self, qkv: &[f32], keys: bool, value_norm: bool) -> AttentionTaps {
         let (dim, d) = (self.dim(), self.head_dim);
-        let rows = || qkv.chunks_exact(3 * dim);
+        let total = qkv.len() / (3 * dim);
         AttentionTaps {
             cls_attention: None,
             keys: keys.then(|| {
                 let scale = 1.0 / self.heads as f32;
-                rows()
-                    .flat_map(|row| {
-                        let k = &row[dim..2 * dim];
-                        (0..d).map(move |i| (0..self.heads).map(|h| k[h * d + i]).sum::<f32>() * scale)
-                    })
-                    .collect()
+                let mut keys = vec![0.0; total * d];
+                let each = rows_per_task(total);
+                keys.par_chunks_mut(each * d).zip(qkv.par_chunks(each * 3 * dim)).for_each(|(keys, qkv)| {
+                    for (mean, row) in keys.chunks_exact_mut(d).zip(qkv.chunks_exact(3 * dim)) {
+                        for key in row[dim..2 * dim].chunks_exact(d) {
+                            mean.iter_mut().zip(key).for_each(|(mean, k)| *mean += k);
+                        }
+                        mean.iter_mut().for_each(|mean| *mean *= scale);
+                    }
+                });
+                keys
             }),
             value_norm: value_norm.then(|| {
-                rows().map(|row| row[2 * dim..].iter().map(|v| v * v).sum::<f32>().sqrt()).collect()
+                let norm = |row: &[f32]| row[2 * dim..].iter().map(|v| v * v).sum::<f32>().sqrt();
+                qkv.par_chunks_exact(3 * dim).map(norm).collect()
             }),
         }
     }

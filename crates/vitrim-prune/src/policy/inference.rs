@@ -172,39 +172,47 @@ pub fn contexts(view: &View<'_>) -> Vec<f32> {
 pub fn scalars(observation: &Observation, view: &View<'_>, pairing: Option<&Pairing>) -> Vec<f32> {
     let width = observation.scalars();
     let mut values = vec![0.0; view.total() * width];
-    if let (Some(attention), true) = (view.cls_attention, observation.cls_attention) {
-        for b in 0..view.batch() {
-            let n = view.rows(b).len() as f32;
-            for row in view.rows(b) {
-                values[row * width] = attention_scalar(attention[row], n);
+    if width == 0 {
+        return values;
+    }
+    let mut rest = &mut values[..];
+    let mut images = Vec::with_capacity(view.batch());
+    for b in 0..view.batch() {
+        let (own, after) = rest.split_at_mut(view.rows(b).len() * width);
+        images.push((view.rows(b), own));
+        rest = after;
+    }
+    images.into_par_iter().for_each(|(rows, values)| {
+        let n = rows.len() as f32;
+        let attention_of =
+            |row: usize| view.cls_attention.map_or(0.0, |attention| attention_scalar(attention[row], n));
+        for (row, values) in rows.zip(values.chunks_exact_mut(width)) {
+            if observation.cls_attention {
+                values[0] = attention_of(row);
+            }
+            let Some(pairing) = pairing.filter(|pairing| pairing.may_leave(row)) else { continue };
+            let mut place = observation.first_of_pair();
+            let mut put = |value: f32| {
+                values[place] = value;
+                place += 1;
+            };
+            if observation.pair {
+                put(unlikeness(pairing.similarity[row], 3.0));
+                put(view.sizes[row].ln());
+                put(view.sizes[pairing.partner[row]].ln());
+            }
+            if observation.pair_tokens {
+                put(unlikeness(pairing.token_similarity[row], 1.0));
+                put(attention_of(pairing.partner[row]));
             }
         }
-    }
-    if let (Some(pairing), true) = (pairing, observation.pair) {
-        let first = observation.first_of_pair();
-        for row in (0..view.total()).filter(|&row| pairing.may_leave(row)) {
-            let unlike = (1.0 - pairing.similarity[row]).max(1e-9).ln() + 3.0;
-            let sizes = [view.sizes[row], view.sizes[pairing.partner[row]]];
-            values[row * width + first] = unlike.clamp(-4.0, 4.0);
-            values[row * width + first + 1] = sizes[0].ln();
-            values[row * width + first + 2] = sizes[1].ln();
-        }
-    }
-    if let (Some(pairing), true) = (pairing, observation.pair_tokens) {
-        let first = observation.first_of_pair() + if observation.pair { 3 } else { 0 };
-        for b in 0..view.batch() {
-            let n = view.rows(b).len() as f32;
-            for row in view.rows(b).filter(|&row| pairing.may_leave(row)) {
-                let unlike = (1.0 - pairing.token_similarity[row]).max(1e-9).ln() + 1.0;
-                let attention = view
-                    .cls_attention
-                    .map_or(0.0, |attention| attention_scalar(attention[pairing.partner[row]], n));
-                values[row * width + first] = unlike.clamp(-4.0, 4.0);
-                values[row * width + first + 1] = attention;
-            }
-        }
-    }
+    });
     values
+}
+
+/// `ln(1 - cosine) + shift`, clipped.
+fn unlikeness(cosine: f32, shift: f32) -> f32 {
+    ((1.0 - cosine).max(1e-9).ln() + shift).clamp(-4.0, 4.0)
 }
 
 /// `ln(attention * T_b)`, clipped.

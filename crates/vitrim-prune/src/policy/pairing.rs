@@ -5,7 +5,7 @@
 //! from the most alike pair to the least, one may leave and the other has to stay for it.
 
 use rayon::prelude::*;
-use vitrim_kernels::{Linear, greatest_of_rows, greatest_sum};
+use vitrim_kernels::{Linear, centred_cosine, greatest_of_rows, greatest_sum, normalise_rows};
 use vitrim_vit::View;
 
 /// The roles of one stage. Prefix tokens stay and nobody joins them.
@@ -97,51 +97,13 @@ fn deal(cosines: &[f32], n: usize) -> Vec<Option<(usize, f32)>> {
 fn cosines(keys: &[f32], d: usize, [unit, cosines]: &mut [Vec<f32>; 2]) {
     let n = keys.len() / d;
     unit.clear();
-    for key in keys.chunks_exact(d) {
-        let scale = 1.0 / sum_of_squares(key).sqrt().max(f32::MIN_POSITIVE);
-        unit.extend(key.iter().map(|v| v * scale));
-    }
+    unit.extend_from_slice(keys);
+    normalise_rows(unit, d);
     cosines.resize(n * n, 0.0);
     if n > 0 {
         Linear::new(unit, None, n, d).forward(unit, cosines);
     }
     (0..n).for_each(|i| cosines[i * n + i] = -2.0);
-}
-
-/// Numbers that are worked on side by side, so that the compiler can use vectors.
-const LANES: usize = 16;
-
-/// Cosine of `a` and `b`, each less its mean; 0 where one of them is constant.
-fn centred_cosine(a: &[f32], b: &[f32]) -> f32 {
-    let n = a.len() as f32;
-    let mut lanes = [[0.0; LANES]; 5];
-    let (chunks_a, chunks_b) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    let rest = chunks_a.remainder().iter().zip(chunks_b.remainder());
-    for (a, b) in chunks_a.zip(chunks_b) {
-        for (i, (a, b)) in a.iter().zip(b).enumerate() {
-            lanes[0][i] += a;
-            lanes[1][i] += b;
-            lanes[2][i] += a * a;
-            lanes[3][i] += b * b;
-            lanes[4][i] += a * b;
-        }
-    }
-    let mut sums = lanes.map(|lane| lane.iter().sum::<f32>());
-    for (a, b) in rest {
-        let terms = [*a, *b, a * a, b * b, a * b];
-        sums.iter_mut().zip(terms).for_each(|(sum, term)| *sum += term);
-    }
-    let [sum_a, sum_b, aa, bb, ab] = sums;
-    let (aa, bb, ab) = (aa - sum_a * sum_a / n, bb - sum_b * sum_b / n, ab - sum_a * sum_b / n);
-    if aa > 0.0 && bb > 0.0 { ab / (aa * bb).sqrt() } else { 0.0 }
-}
-
-fn sum_of_squares(values: &[f32]) -> f32 {
-    let mut lanes = [0.0; LANES];
-    let chunks = values.chunks_exact(LANES);
-    let rest: f32 = chunks.remainder().iter().map(|v| v * v).sum();
-    chunks.for_each(|chunk| lanes.iter_mut().zip(chunk).for_each(|(lane, v)| *lane += v * v));
-    lanes.iter().sum::<f32>() + rest
 }
 
 #[cfg(test)]
@@ -198,21 +160,6 @@ mod tests {
     }
 
     proptest! {
-        #[test]
-        fn tokens_are_compared_as_the_slow_rule_does(d in 2usize..70, seed: u64) {
-            let mut values = vitrim_kernels::reference::values(seed);
-            let rows: [Vec<f32>; 2] = [0, 1].map(|_| (0..d).map(|_| values()).collect());
-            let centred = rows.clone().map(|row| {
-                let mean = row.iter().map(|v| f64::from(*v)).sum::<f64>() / d as f64;
-                row.iter().map(|v| f64::from(*v) - mean).collect::<Vec<f64>>()
-            });
-            let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
-            let lengths = dot(&centred[0], &centred[0]) * dot(&centred[1], &centred[1]);
-            prop_assume!(lengths > 1e-4);
-            let exact = dot(&centred[0], &centred[1]) / lengths.sqrt();
-            prop_assert!((f64::from(centred_cosine(&rows[0], &rows[1])) - exact).abs() < 1e-4);
-        }
-
         #[test]
         fn roles_are_those_of_the_slow_rule(n in 0usize..70, d in 1usize..40, seed: u64) {
             let mut values = vitrim_kernels::reference::values(seed);

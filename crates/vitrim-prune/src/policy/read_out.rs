@@ -52,7 +52,7 @@ impl ReadOut {
                 at_least_kept(view, logits, flags, at_least)
             }
             ReadOut::Threshold { threshold } => {
-                let stays = |l: &f32| keep_probability(*l) > *threshold || *l == f32::INFINITY;
+                let stays = |l: &f32| *l == f32::INFINITY || keep_probability(*l) > *threshold;
                 at_least_kept(view, logits, logits.iter().map(stays).collect(), at_least)
             }
             ReadOut::TopR { keep } => {

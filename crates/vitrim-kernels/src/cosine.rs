@@ -1,0 +1,154 @@
+//! Rows that are compared by their angle.
+
+use crate::Level;
+use crate::simd::{Kernel, Simd, dispatch};
+
+/// Numbers that are worked on side by side, so that the compiler can use vectors.
+const LANES: usize = 16;
+
+/// Scales each row of `x: [rows, width]` to norm 1; one of zeros stays so.
+///
+/// # Panics
+/// If `x` is not whole rows.
+pub fn normalise_rows(x: &mut [f32], width: usize) {
+    normalise_rows_at(Level::current(), x, width);
+}
+
+/// [`normalise_rows`] with the instructions of `level`.
+///
+/// # Panics
+/// As [`normalise_rows`], or if the processor lacks the level.
+pub fn normalise_rows_at(level: Level, x: &mut [f32], width: usize) {
+    assert!(width > 0 && x.len().is_multiple_of(width), "x is [rows, width]");
+    dispatch(level, Normalise { x, width });
+}
+
+/// Cosine of `a` and `b`, each less its mean; 0 where one of them is constant.
+///
+/// # Panics
+/// If `a` and `b` differ in length.
+pub fn centred_cosine(a: &[f32], b: &[f32]) -> f32 {
+    centred_cosine_at(Level::current(), a, b)
+}
+
+/// [`centred_cosine`] with the instructions of `level`.
+///
+/// # Panics
+/// As [`centred_cosine`], or if the processor lacks the level.
+pub fn centred_cosine_at(level: Level, a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len(), "as many of both");
+    dispatch(level, CentredCosine { a, b })
+}
+
+struct Normalise<'a> {
+    x: &'a mut [f32],
+    width: usize,
+}
+
+impl Kernel for Normalise<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        for x in self.x.chunks_exact_mut(self.width) {
+            let mut lanes = [0.0f32; LANES];
+            let chunks = x.chunks_exact(LANES);
+            let mut sum = 0.0;
+            for v in chunks.remainder() {
+                sum += v * v;
+            }
+            for chunk in chunks {
+                for (lane, v) in lanes.iter_mut().zip(chunk) {
+                    *lane += v * v;
+                }
+            }
+            for lane in lanes {
+                sum += lane;
+            }
+            let scale = 1.0 / sum.sqrt().max(f32::MIN_POSITIVE);
+            for v in x {
+                *v *= scale;
+            }
+        }
+    }
+}
+
+struct CentredCosine<'a> {
+    a: &'a [f32],
+    b: &'a [f32],
+}
+
+impl Kernel for CentredCosine<'_> {
+    type Out = f32;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) -> f32 {
+        let n = self.a.len() as f32;
+        let mut lanes = [[0.0f32; LANES]; 5];
+        let (a, b) = (self.a.chunks_exact(LANES), self.b.chunks_exact(LANES));
+        let rest = a.remainder().iter().zip(b.remainder());
+        for (a, b) in a.zip(b) {
+            for (i, (a, b)) in a.iter().zip(b).enumerate() {
+                lanes[0][i] += a;
+                lanes[1][i] += b;
+                lanes[2][i] += a * a;
+                lanes[3][i] += b * b;
+                lanes[4][i] += a * b;
+            }
+        }
+        let mut sums = [0.0f32; 5];
+        for (sum, lanes) in sums.iter_mut().zip(lanes) {
+            for lane in lanes {
+                *sum += lane;
+            }
+        }
+        for (a, b) in rest {
+            for (sum, term) in sums.iter_mut().zip([*a, *b, a * a, b * b, a * b]) {
+                *sum += term;
+            }
+        }
+        let [sum_a, sum_b, aa, bb, ab] = sums;
+        let (aa, bb, ab) = (aa - sum_a * sum_a / n, bb - sum_b * sum_b / n, ab - sum_a * sum_b / n);
+        if aa > 0.0 && bb > 0.0 { ab / (aa * bb).sqrt() } else { 0.0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::reference;
+
+    proptest! {
+        #[test]
+        fn equal_the_slow_rules(d in 2usize..70, seed: u64) {
+            let mut values = reference::values(seed);
+            let mut draw = || (0..d).map(|_| values()).collect::<Vec<f32>>();
+            let (a, b) = (draw(), draw());
+            let centred = |x: &[f32]| {
+                let mean = x.iter().map(|v| f64::from(*v)).sum::<f64>() / d as f64;
+                x.iter().map(|v| f64::from(*v) - mean).collect::<Vec<f64>>()
+            };
+            let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+            let (ca, cb) = (centred(&a), centred(&b));
+            let lengths = dot(&ca, &ca) * dot(&cb, &cb);
+            prop_assume!(lengths > 1e-4);
+            let expected = dot(&ca, &cb) / lengths.sqrt();
+            let norm = a.iter().map(|v| f64::from(v * v)).sum::<f64>().sqrt();
+            let unit: Vec<f32> = a.iter().map(|v| (f64::from(*v) / norm) as f32).collect();
+            for level in Level::supported() {
+                prop_assert!((f64::from(centred_cosine_at(level, &a, &b)) - expected).abs() < 1e-4);
+                let mut x = [a.clone(), vec![0.0; d]].concat();
+                normalise_rows_at(level, &mut x, d);
+                prop_assert!(reference::max_difference(&x[..d], &unit) < 1e-6);
+                prop_assert!(x[d..].iter().all(|v| *v == 0.0));
+            }
+        }
+    }
+
+    #[test]
+    fn a_constant_is_like_nothing() {
+        assert_eq!(centred_cosine(&[1.0; 20], &[1.0; 20]), 0.0);
+    }
+}
