@@ -15,6 +15,11 @@ lint:
     cargo clippy --release --workspace --all-targets -- -D warnings
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 
+# The kernels' unsafe code under valgrind, which knows AVX2 but not AVX-512: two minutes.
+valgrind:
+    PROPTEST_CASES=3 CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="valgrind --error-exitcode=9 -q" \
+        cargo test --release -p vitrim-kernels --lib -- --test-threads 1
+
 bench *args:
     cargo run --release -- bench {{args}}
 
