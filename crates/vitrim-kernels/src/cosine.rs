@@ -1,10 +1,8 @@
 //! Rows that are compared by their angle.
 
 use crate::Level;
+use crate::norm::sum_of_squares;
 use crate::simd::{Kernel, Simd, dispatch};
-
-/// Numbers that are worked on side by side, so that the compiler can use vectors.
-const LANES: usize = 16;
 
 /// Scales each row of `x: [rows, width]` to norm 1; one of zeros stays so.
 ///
@@ -49,25 +47,11 @@ impl Kernel for Normalise<'_> {
     type Out = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) {
+    fn run<S: Simd>(self, s: S) {
         for x in self.x.chunks_exact_mut(self.width) {
-            let mut lanes = [0.0f32; LANES];
-            let chunks = x.chunks_exact(LANES);
-            let mut sum = 0.0;
-            for v in chunks.remainder() {
-                sum += v * v;
-            }
-            for chunk in chunks {
-                for (lane, v) in lanes.iter_mut().zip(chunk) {
-                    *lane += v * v;
-                }
-            }
-            for lane in lanes {
-                sum += lane;
-            }
-            let scale = 1.0 / sum.sqrt().max(f32::MIN_POSITIVE);
-            for v in x {
-                *v *= scale;
+            let scale = s.splat(1.0 / sum_of_squares(s, x, 0.0).sqrt().max(f32::MIN_POSITIVE));
+            for x in x.chunks_mut(S::LANES) {
+                s.store(x, s.mul(s.load(x), scale));
             }
         }
     }
@@ -82,33 +66,16 @@ impl Kernel for CentredCosine<'_> {
     type Out = f32;
 
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) -> f32 {
+    fn run<S: Simd>(self, s: S) -> f32 {
         let n = self.a.len() as f32;
-        let mut lanes = [[0.0f32; LANES]; 5];
-        let (a, b) = (self.a.chunks_exact(LANES), self.b.chunks_exact(LANES));
-        let rest = a.remainder().iter().zip(b.remainder());
-        for (a, b) in a.zip(b) {
-            for (i, (a, b)) in a.iter().zip(b).enumerate() {
-                lanes[0][i] += a;
-                lanes[1][i] += b;
-                lanes[2][i] += a * a;
-                lanes[3][i] += b * b;
-                lanes[4][i] += a * b;
-            }
+        let [mut a, mut b, mut aa, mut bb, mut ab] = [s.splat(0.0); 5];
+        for (x, y) in self.a.chunks(S::LANES).zip(self.b.chunks(S::LANES)) {
+            let (x, y) = (s.load(x), s.load(y));
+            (a, b) = (s.add(a, x), s.add(b, y));
+            (aa, bb, ab) = (s.fma(x, x, aa), s.fma(y, y, bb), s.fma(x, y, ab));
         }
-        let mut sums = [0.0f32; 5];
-        for (sum, lanes) in sums.iter_mut().zip(lanes) {
-            for lane in lanes {
-                *sum += lane;
-            }
-        }
-        for (a, b) in rest {
-            for (sum, term) in sums.iter_mut().zip([*a, *b, a * a, b * b, a * b]) {
-                *sum += term;
-            }
-        }
-        let [sum_a, sum_b, aa, bb, ab] = sums;
-        let (aa, bb, ab) = (aa - sum_a * sum_a / n, bb - sum_b * sum_b / n, ab - sum_a * sum_b / n);
+        let (a, b) = (s.sum(a), s.sum(b));
+        let (aa, bb, ab) = (s.sum(aa) - a * a / n, s.sum(bb) - b * b / n, s.sum(ab) - a * b / n);
         if aa > 0.0 && bb > 0.0 { ab / (aa * bb).sqrt() } else { 0.0 }
     }
 }

@@ -273,7 +273,7 @@ fn sum<S: Simd>(s: S, x: &[f32]) -> f32 {
 
 /// The sum of `(x - mean)^2`.
 #[inline(always)]
-fn sum_of_squares<S: Simd>(s: S, x: &[f32], mean: f32) -> f32 {
+pub(crate) fn sum_of_squares<S: Simd>(s: S, x: &[f32], mean: f32) -> f32 {
     let (blocks, rest) = x.split_at(x.len() / (SUMS * S::LANES) * (SUMS * S::LANES));
     let mut sums = [s.splat(0.0); SUMS];
     for x in blocks.chunks_exact(SUMS * S::LANES) {
