@@ -41,7 +41,7 @@ struct Size {
     speed_seconds: f64,
 }
 
-const FULL: Size = Size { updates: 100, pilot: 600, held_out: 20_000, front: 700, speed_seconds: 1.5 };
+const FULL: Size = Size { updates: 100, pilot: 600, held_out: 20_000, front: 700, speed_seconds: 1.0 };
 const QUICK: Size = Size { updates: 30, pilot: 300, held_out: 2_400, front: 200, speed_seconds: 0.7 };
 
 pub fn run(app: &App, args: &DemoArgs) -> anyhow::Result<ExitCode> {
