@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{RecvTimeoutError, Sender, unbounded};
 use pyo3::prelude::*;
-use vitrim::training::describe;
-use vitrim_train::UpdateLog;
+use serde_json::Value;
 
 use crate::plain::plain;
 use crate::refusal::from_library;
@@ -29,8 +28,19 @@ pub enum Event {
         /// Of how many.
         all: usize,
     },
-    /// An update of a policy is done, of how many.
-    Update(Box<UpdateLog>, usize),
+    /// So much of a run is done.
+    Entry {
+        /// Counted in updates or steps.
+        unit: &'static str,
+        /// Done.
+        done: usize,
+        /// Of how many.
+        all: usize,
+        /// The figures in words.
+        line: String,
+        /// The figures, a JSON object.
+        figures: Value,
+    },
 }
 
 impl Event {
@@ -39,9 +49,9 @@ impl Event {
         match self {
             Event::Note(line) => teller.call_method1("note", (line,)),
             Event::Step { what, done, all } => teller.call_method1("step", (what, done, all)),
-            Event::Update(log, all) => {
-                let figures = plain(teller.py(), &*log)?;
-                teller.call_method1("update", (log.update, all, describe(&log), figures))
+            Event::Entry { unit, done, all, line, figures } => {
+                let figures = plain(teller.py(), &figures)?;
+                teller.call_method1("entry", (unit, done, all, line, figures))
             }
         }
         .map(|_| ())

@@ -2,11 +2,12 @@
 //!
 //! Nothing is computed here: arrays come in (`pixels`, `images`), the library of the command line does the work
 //! with the GIL released, and arrays or plain objects go out (`answers`, `plain`). `model` is a loaded backbone
-//! with its `threads` and whoever decides who stays (`pruning`, `python_pruner`); `training` and `measuring` are the long jobs,
+//! with its `threads` and whoever decides who stays (`pruning`, `python_pruner`); `training`, `finetuning` and `measuring` are the long jobs,
 //! which Ctrl-C ends at a good place (`interruptible`). The package around it is in `python/vitrim`.
 
 mod answers;
 mod checkpoint;
+mod finetuning;
 mod images;
 mod interruptible;
 mod measuring;
@@ -28,6 +29,8 @@ mod _vitrim {
     use crate::answers::{ClassProbability, Prediction, Survivors, Tokens};
     #[pymodule_export]
     use crate::checkpoint::write_checkpoint;
+    #[pymodule_export]
+    use crate::finetuning::finetune;
     #[pymodule_export]
     use crate::measuring::{calibrate, compare, evaluate, report};
     #[pymodule_export]

@@ -241,8 +241,8 @@ pub fn calibrate<'py>(
 /// Compares whole fronts of methods, and methods at the same cost and the same drop; the folder gets the page.
 #[pyfunction]
 #[pyo3(signature = (
-    model, data, *, report, split, images, sweep_split, sweep_images, methods, costs, drops, studies, speed, batch,
-    on_bad_image, command, teller
+    model, data, *, report, policies, rivals, split, images, sweep_split, sweep_images, methods, costs, drops, studies,
+    speed, batch, on_bad_image, command, teller
 ))]
 #[expect(clippy::too_many_arguments, reason = "they are the command line's flags, by keyword")]
 pub fn compare<'py>(
@@ -250,6 +250,8 @@ pub fn compare<'py>(
     model: &Bound<'py, Model>,
     data: PathBuf,
     report: PathBuf,
+    policies: Vec<PathBuf>,
+    rivals: Vec<(String, PathBuf)>,
     split: Option<String>,
     images: Option<usize>,
     sweep_split: String,
@@ -293,12 +295,16 @@ pub fn compare<'py>(
             let (images, _) = part(loaded, &parts, split.as_deref(), &mut hashing)?;
             let (sweep, _) = part(loaded, &parts, Some(&sweep_split), &mut hashing)?;
             let data = parts.path();
-            let contender = |(policy, folder): (&Policy, &PathBuf)| Contender {
+            let own = learned(&pruning).map(|(policy, folder)| Contender {
                 name: POLICY.to_owned(),
                 policy: policy.clone(),
                 folder: folder.clone(),
-            };
-            let contenders: Vec<Contender> = learned(&pruning).map(contender).into_iter().collect();
+            });
+            let seeds = policies.iter().map(|folder| (POLICY, folder));
+            let named = rivals.iter().map(|(name, folder)| (name.as_str(), folder));
+            let others = seeds.chain(named).map(|(name, folder)| Contender::open(name, folder, loaded));
+            let contenders: Vec<Contender> =
+                own.map(Ok).into_iter().chain(others).collect::<Result<_, _>>()?;
             let compared_on =
                 Compared { loaded, contenders: &contenders, data: &data, sweep: &sweep, images: &images };
             let mut progress = steps(events, "comparing");

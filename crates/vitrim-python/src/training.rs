@@ -10,7 +10,7 @@ use vitrim::calibrate::{BATCH, Calibration, CalibrationOptions, allowed, calibra
 use vitrim::methods::{open_policy, read_out_name};
 use vitrim::parts::DataParts;
 use vitrim::stats::Confidence;
-use vitrim::training::{RunImages, Splits, default_out, open_run, saved, weights};
+use vitrim::training::{RunImages, Splits, default_out, describe, open_run, saved, weights};
 use vitrim::{Loaded, VitrimError as LibraryError, Watch, overlay};
 use vitrim_data::OnBadImage;
 use vitrim_train::{DeviceChoice, Outcome, Progress, Run, Source, TrainConfig};
@@ -18,7 +18,7 @@ use vitrim_train::{DeviceChoice, Outcome, Progress, Run, Source, TrainConfig};
 use crate::interruptible::{Event, interruptible, send, steps};
 use crate::measuring::on_bad_image;
 use crate::model::Model;
-use crate::plain::plain;
+use crate::plain::{figures, plain};
 use crate::refusal::{from_library, refused};
 
 /// What a finished run says.
@@ -166,7 +166,13 @@ impl Job<'_> {
                     Progress::Reference(done, all) => {
                         Event::Step { what: "measuring random pruning", done, all }
                     }
-                    Progress::Update(log, all) => Event::Update(Box::new(log.clone()), all),
+                    Progress::Update(log, all) => Event::Entry {
+                        unit: "update",
+                        done: log.update,
+                        all,
+                        line: describe(log),
+                        figures: figures(log),
+                    },
                 },
             );
         };

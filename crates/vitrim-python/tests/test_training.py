@@ -245,6 +245,62 @@ def test_evaluate_measures_a_hand_made_method(tiny: Path, data: Path) -> None:
         vitrim.evaluate(vitrim.load(tiny), data, methods=["best"], progress=False)
 
 
+def test_rivals_are_compared_by_name(trained: vitrim.Run, tiny: Path, data: Path, tmp_path: Path) -> None:
+    sampling = vitrim.train(
+        tiny, data, out=tmp_path / "paper", calibrate=False, progress=False,
+        **{**SHORT, "preset": "paper", "actor": {"hidden": [4]}},
+    )  # fmt: skip
+    comparison = vitrim.compare(
+        vitrim.load(tiny, trained.policy), data, report=tmp_path / "compare", policies=[trained.policy],
+        rivals={"again": [trained.policy, trained.policy], "paper": sampling.policy}, methods=["policy"],
+        costs=[0.9], drops=[5.0], studies=False, progress=False,
+    )  # fmt: skip
+    names = ["policy", "policy-2", "again", "again-2", "paper"]
+    assert [method["method"] for method in comparison["methods"]] == names
+    paper = comparison["methods"][-1]
+    assert all(point["setting"] == "sample=0" for point in paper["points"]) and len(paper["points"]) <= 1
+    (at,) = comparison["at_drop"]
+    assert [method["method"] for method in at["methods"]] == ["policy", "again", "paper"]
+    assert at["methods"][0]["cost"] == at["methods"][1]["cost"]
+    with pytest.raises(vitrim.VitrimError, match="'tome'"):
+        vitrim.compare(
+            vitrim.load(tiny), data, report=tmp_path / "no", rivals={"tome": trained.policy}, progress=False
+        )
+
+
+def test_a_backbone_is_tuned_under_its_policy(
+    trained: vitrim.Run, tiny: Path, data: Path, tmp_path: Path, capsys: Any
+) -> None:
+    model = vitrim.load(tiny, trained.policy)
+    short: dict[str, Any] = dict(images=64, batch=16, log_every=1, evaluate_every=4)
+    seen: list[dict[str, Any]] = []
+
+    def interrupt(entry: dict[str, Any]) -> None:
+        seen.append(entry)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        vitrim.finetune(model, data, out=tmp_path / "run", callback=interrupt, progress=False, **short)
+    assert seen[0]["step"] == 1 and seen[0]["steps"] == 4
+    run = vitrim.finetune(model, data, out=tmp_path / "run", **short)
+    told = capsys.readouterr().err
+    assert "going on in" in told and "step 4/4" in told
+    assert [entry["step"] for entry in run.log] == [1, 2, 3, 4]
+    tuned = vitrim.load(run.model, run.policy)
+    assert run.held_out["cost"] > 0 and tuned.policy.endswith(trained.read_out)
+    pixels = np.random.default_rng(0).normal(size=(2, 3, 32, 32)).astype(np.float32)
+    assert not np.array_equal(tuned(pixels), model(pixels)), "it learned"
+
+    control = vitrim.finetune(vitrim.load(tiny), data, out=tmp_path / "dense", progress=False, **short)
+    assert control.policy is None and control.held_out["cost"] == pytest.approx(1.0)
+    with pytest.raises(vitrim.VitrimError, match="trained policy"):
+        vitrim.finetune(vitrim.load(tiny, "evit:0.5"), data, out=tmp_path / "no", progress=False)
+    with pytest.raises(vitrim.VitrimError, match="label_weigth"):
+        vitrim.finetune(model, data, out=tmp_path / "no", label_weigth=1.0, progress=False)
+    with pytest.raises(vitrim.VitrimError, match="without img_size"):
+        vitrim.finetune(vitrim.load(tiny, img_size=40), data, out=tmp_path / "no", progress=False)
+
+
 def test_compare_writes_its_page(trained: vitrim.Run, tiny: Path, data: Path, tmp_path: Path) -> None:
     model = vitrim.load(tiny, trained.policy)
     comparison = vitrim.compare(

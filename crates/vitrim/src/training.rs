@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use vitrim_data::Dataset;
 use vitrim_train::config::LearnerKind;
+use vitrim_train::finetune::{FinetuneLog, HeldOut};
 use vitrim_train::{TrainConfig, UpdateLog, session};
 use vitrim_vit::Tensors;
 
@@ -60,9 +61,18 @@ impl RunImages {
 
     /// How many there are, in one line; calibration takes `most` images at most.
     pub fn describe(&self, most: usize) -> String {
+        self.counts(most, "to calibrate on")
+    }
+
+    /// The same of a run that only judges itself by them, by `most` at most.
+    pub fn describe_held_out(&self, most: usize) -> String {
+        self.counts(most, "held out")
+    }
+
+    fn counts(&self, most: usize, what_for: &str) -> String {
         let count = self.calibration.as_ref().map_or(0, Dataset::len).min(most);
         format!(
-            "{} images to train on ({} left out, which calibration or test also has), {count} to calibrate on",
+            "{} images to train on ({} left out, which calibration or test also has), {count} {what_for}",
             self.train.len(),
             self.removed
         )
@@ -108,6 +118,25 @@ pub fn open_run(out: &Path, config: &TrainConfig) -> Result<String> {
     }
 }
 
+/// Writes `config` (TOML) into the folder `out` of a new run of `steps`; says in one line from which of them an old one
+/// goes on, of which `done` are.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn open_run_of_steps(
+    out: &Path,
+    config: &str,
+    done: Option<usize>,
+    steps: usize,
+) -> Result<Option<String>> {
+    if let Some(done) = done {
+        return Ok(Some(format!("going on in {} from step {done} of {steps}", out.display())));
+    }
+    std::fs::create_dir_all(out).map_err(|source| VitrimError::Write { path: out.to_owned(), source })?;
+    write_whole(&out.join("config.toml"), config.as_bytes())?;
+    Ok(None)
+}
+
 /// What an interrupted run of `updates` in `out` has saved, in one line without a cure.
 ///
 /// # Errors
@@ -135,4 +164,15 @@ pub fn describe(log: &UpdateLog) -> String {
         log.cost,
         ppo.unwrap_or_default(),
     )
+}
+
+/// A fine-tuning step's figures, in one line; `last` are the held-out ones that were measured last.
+pub fn describe_finetuning(log: &FinetuneLog, last: Option<HeldOut>) -> String {
+    let held_out = last.map_or_else(
+        || "?".to_owned(),
+        |HeldOut { top1, teacher_top1, divergence, cost, .. }| {
+            format!("{top1:.2} % (dense before: {teacher_top1:.2} %), D {divergence:.4} at cost {cost:.3}")
+        },
+    );
+    format!("{:.0} images/s, loss {:.4}, held out {held_out}", log.images_per_s, log.loss)
 }

@@ -20,7 +20,7 @@ from vitrim._vitrim import (
 from vitrim.checkpoints import from_timm, load
 from vitrim.measuring import calibrate, compare, evaluate, report
 from vitrim.pruner import Pruner
-from vitrim.training import Run, train
+from vitrim.training import Run, TunedRun, finetune, train
 
 __all__ = [
     "ClassProbability",
@@ -30,11 +30,13 @@ __all__ = [
     "Run",
     "Survivors",
     "Tokens",
+    "TunedRun",
     "VitrimError",
     "__version__",
     "calibrate",
     "compare",
     "evaluate",
+    "finetune",
     "from_timm",
     "load",
     "report",

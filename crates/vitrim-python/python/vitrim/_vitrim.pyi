@@ -216,6 +216,20 @@ def train(
     on_bad_image: str,
     teller: Teller,
 ) -> dict[str, Any]: ...
+def finetune(
+    model: Model,
+    data: PathOrStr,
+    *,
+    out: PathOrStr,
+    config: Optional[PathOrStr],
+    set: list[str],
+    split: str,
+    held_out_split: str,
+    device: str,
+    weights: str,
+    on_bad_image: str,
+    teller: Teller,
+) -> dict[str, Any]: ...
 def evaluate(
     model: Model,
     data: PathOrStr,
@@ -248,6 +262,8 @@ def compare(
     data: PathOrStr,
     *,
     report: PathOrStr,
+    policies: list[PathOrStr],
+    rivals: list[tuple[str, PathOrStr]],
     split: Optional[str],
     images: Optional[int],
     sweep_split: str,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, Union
 
@@ -116,6 +116,8 @@ def compare(
     data: PathOrStr,
     *,
     report: PathOrStr = "runs/compare",
+    policies: Sequence[PathOrStr] = (),
+    rivals: Optional[Mapping[str, Union[PathOrStr, Sequence[PathOrStr]]]] = None,
     split: Optional[str] = None,
     images: Optional[int] = None,
     sweep_split: str = "calibration",
@@ -135,6 +137,8 @@ def compare(
         model: A model with a calibrated policy, or without one to compare the hand-made methods.
         data: Data set.
         report: Folder that the figures and ``report.html`` go to; an interrupted comparison goes on from it.
+        policies: Folders of the same policy from other seeds; means over all of them and the model's own are compared.
+        rivals: Other trained policies by name: a folder, or several of different seeds. A rival is calibrated, or samples.
         split: Images to compare on, the first ``images``; test, else calibration, if left out.
         sweep_split: Images to sweep the methods' settings on, the first ``sweep_images``.
         methods: Methods to compare.
@@ -149,10 +153,14 @@ def compare(
     Returns:
         The figures, under the names that ``vitrim compare --json`` has.
     """
+    given = rivals or {}
+    several = {name: [value] if isinstance(value, (str, os.PathLike)) else value for name, value in given.items()}
     return _vitrim.compare(
         model,
         data,
         report=report,
+        policies=list(policies),
+        rivals=[(name, folder) for name, folders in several.items() for folder in folders],
         split=split,
         images=images,
         sweep_split=sweep_split,

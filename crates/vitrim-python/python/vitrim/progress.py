@@ -6,8 +6,8 @@ import sys
 import time
 from typing import Any, Callable, Optional
 
-#: Updates between two lines where there is no terminal.
-UPDATES_A_LINE = 25
+#: Updates or steps between two lines where there is no terminal.
+ENTRIES_A_LINE = 25
 #: Seconds between two changes of a terminal's line.
 REFRESH = 0.2
 
@@ -32,15 +32,15 @@ class Teller:
         if self.progress and sys.stderr.isatty():
             self.show(f"{what} {done}/{of}", done == of)
 
-    def update(self, done: int, of: int, line: str, figures: dict[str, Any]) -> None:
-        """An update of a policy is done."""
-        text = f"update {done}/{of}: {line}"
+    def entry(self, unit: str, done: int, of: int, line: str, figures: dict[str, Any]) -> None:
+        """So many updates or steps of a run are done."""
+        text = f"{unit} {done}/{of}: {line}"
         if self.progress and sys.stderr.isatty():
             self.show(text, True)
-        elif self.progress and (done % UPDATES_A_LINE == 0 or done in (1, of)):
+        elif self.progress and (done % ENTRIES_A_LINE == 0 or done in (1, of)):
             print(text, file=sys.stderr, flush=True)
         if self.callback is not None:
-            self.callback({**figures, "updates": of})
+            self.callback({**figures, f"{unit}s": of})
 
     def show(self, text: str, at_once: bool) -> None:
         """A line that the next one takes the place of."""

@@ -1,4 +1,4 @@
-"""Training a policy."""
+"""Training a policy, and the backbone under it."""
 
 from __future__ import annotations
 
@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     OnBadImage = Literal["fail", "skip"]
 
 
+def _log(folder: Path) -> list[dict[str, Any]]:
+    lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
 @dataclass(frozen=True)
 class Run:
     """A finished training run."""
@@ -37,8 +42,26 @@ class Run:
     @property
     def log(self) -> list[dict[str, Any]]:
         """The figures of every update, oldest first, from ``log.jsonl``."""
-        lines = (self.folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines]
+        return _log(self.folder)
+
+
+@dataclass(frozen=True)
+class TunedRun:
+    """A finished fine-tuning run."""
+
+    #: The run folder.
+    folder: Path
+    #: The backbone's folder, to be given to :func:`vitrim.load`.
+    model: Path
+    #: The policy's folder, for that backbone, not calibrated on its weights; None for the dense control.
+    policy: Optional[Path]
+    #: The written weights on held-out images, as ``vitrim finetune --json`` has them.
+    held_out: dict[str, Any]
+
+    @property
+    def log(self) -> list[dict[str, Any]]:
+        """The figures of every entry, oldest first, from ``log.jsonl``."""
+        return _log(self.folder)
 
 
 def train(
@@ -118,6 +141,67 @@ def train(
         updates=finished["updates"],
         read_out=finished["read_out"],
         calibration=finished["calibration"],
+    )
+
+
+def finetune(
+    model: Model,
+    data: PathOrStr,
+    *,
+    out: PathOrStr = "runs/finetune",
+    config: Optional[PathOrStr] = None,
+    split: str = "train",
+    held_out_split: str = "calibration",
+    device: Literal["cpu", "gpu"] = "cpu",
+    weights: Literal["f32", "bf16"] = "f32",
+    on_bad_image: OnBadImage = "fail",
+    progress: bool = True,
+    callback: Optional[Callable[[dict[str, Any]], object]] = None,
+    **overrides: Any,
+) -> TunedRun:
+    """Lets the backbone learn to answer from the tokens that its policy leaves, as it answered from all: ``vitrim finetune``.
+
+    Ctrl-C ends it after the step that is running, and raises ``KeyboardInterrupt``; the same call then goes on. So does
+    an exception that ``callback`` raises.
+
+    Args:
+        model: A model that was loaded from a checkpoint in timm's layout, with a trained policy, which is read out as it is
+            dialled; without a policy, it is the dense control.
+        data: Data set; labels are used where ``label_weight`` is above 0, and to report top-1.
+        out: Run folder; the backbone goes to its ``model/``, and the policy, for it, to ``policy/``.
+        config: TOML file laid over the defaults.
+        split: Images to train on.
+        held_out_split: Images to choose the best weights by.
+        device: Where gradients are computed.
+        weights: Type of the weights that are written.
+        on_bad_image: What a corrupt image does.
+        progress: Whether to write to ``sys.stderr`` how far it is.
+        callback: Called with every entry's figures (those of ``log.jsonl``, and ``steps``).
+        **overrides: Keys of the configuration, ``images=100_000`` or ``augment={"crop_padding": 4}``: the last word over the
+            file. ``vitrim finetune --print-config`` shows all keys.
+
+    Raises:
+        VitrimError: If something does not fit, or cannot be read or written.
+        KeyboardInterrupt: After Ctrl-C, with the last finished step saved.
+    """
+    finished = _vitrim.finetune(
+        model,
+        data,
+        out=out,
+        config=config,
+        set=settings(overrides),
+        split=split,
+        held_out_split=held_out_split,
+        device=device,
+        weights=weights,
+        on_bad_image=on_bad_image,
+        teller=Teller(progress, callback),
+    )
+    return TunedRun(
+        folder=Path(finished["folder"]),
+        model=Path(finished["model"]),
+        policy=None if finished["policy"] is None else Path(finished["policy"]),
+        held_out=finished["held_out"],
     )
 
 

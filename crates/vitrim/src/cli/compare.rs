@@ -8,12 +8,9 @@ use vitrim::compare::{
     CompareOptions, Compared, Comparison, Contender, Interval, POLICY, compare, with_spread,
 };
 use vitrim::error::write_whole;
-use vitrim::methods::open_policy;
 use vitrim::parts::name;
 use vitrim::report::compared;
 use vitrim::{Loaded, VitrimError, Watch};
-use vitrim_hub::{Kind, local};
-use vitrim_vit::Precision;
 
 use super::args::CompareArgs;
 use super::images::tell;
@@ -24,14 +21,11 @@ const SPEED: Duration = Duration::from_millis(1_500);
 
 pub fn run(app: &App, args: &CompareArgs) -> anyhow::Result<ExitCode> {
     let stop = interrupt::listen()?;
-    let loaded = Loaded::open_in(&args.model, args.size.opening(Precision::F32))?;
+    let loaded = Loaded::open_in(&args.model, args.size.opening(args.dtype))?;
     let policies = args.policy.iter().map(|folder| (POLICY, folder.as_path()));
     let rivals = args.rival.iter().map(|(name, folder)| (name.as_str(), folder.as_path()));
-    let contender = |(name, folder): (&str, &Path)| -> anyhow::Result<Contender> {
-        let folder = local(folder, Kind::Policy)?.into_owned();
-        Ok(Contender { name: name.to_owned(), policy: open_policy(&folder, &loaded)?, folder })
-    };
-    let contenders = policies.chain(rivals).map(contender).collect::<anyhow::Result<Vec<Contender>>>()?;
+    let contender = |(name, folder): (&str, &Path)| Contender::open(name, folder, &loaded);
+    let contenders = policies.chain(rivals).map(contender).collect::<Result<Vec<Contender>, _>>()?;
     let parts = args.reading.open(&args.data, &loaded)?;
     let split = args.split.as_deref().unwrap_or(name(parts.final_part()));
     let bar = app.reporter.bar("hashing images");
@@ -93,8 +87,9 @@ pub fn run(app: &App, args: &CompareArgs) -> anyhow::Result<ExitCode> {
 /// The command line that prints these figures again.
 fn command(args: &CompareArgs, split: &str) -> String {
     let mut command = format!(
-        "vitrim compare --model {} --data {} --split {split}",
+        "vitrim compare --model {} --dtype {} --data {} --split {split}",
         args.model.display(),
+        args.dtype,
         args.data.display()
     );
     for policy in &args.policy {
@@ -127,8 +122,8 @@ fn command(args: &CompareArgs, split: &str) -> String {
 
 fn print(comparison: &Comparison) -> anyhow::Result<()> {
     print::line(&format!(
-        "{}: {} images, dense top-1 {:.2} %, dense {:.3} GMACs",
-        comparison.model, comparison.images, comparison.dense_top1, comparison.dense_gmacs
+        "{} in {}: {} images, dense top-1 {:.2} %, dense {:.3} GMACs",
+        comparison.model, comparison.dtype, comparison.images, comparison.dense_top1, comparison.dense_gmacs
     ))?;
     print::line("")?;
     let header = [

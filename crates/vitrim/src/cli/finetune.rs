@@ -3,9 +3,9 @@
 use std::process::ExitCode;
 
 use anyhow::anyhow;
-use serde_json::{Value, json};
-use vitrim::loaded::open_checkpoint;
-use vitrim::training::{RunImages, Splits};
+use serde_json::json;
+use vitrim::loaded::{open_checkpoint, timm_config};
+use vitrim::training::{RunImages, Splits, describe_finetuning};
 use vitrim::{Loaded, overlay};
 use vitrim_train::Outcome;
 use vitrim_train::finetune::{FinetuneConfig, Finetuning, HeldOut, finetune, steps_done};
@@ -40,7 +40,7 @@ pub fn run(app: &App, args: &FinetuneArgs) -> anyhow::Result<ExitCode> {
     let loaded = Loaded::open_in(model, Precision::F32)?;
     let policy = policy::open(app, &args.policy, args.keep.keep, &loaded)?;
     let checkpoint = open_checkpoint(model, None)?;
-    let checkpoint_config = timm_config(&checkpoint.path)?;
+    let checkpoint_config = timm_config(&checkpoint)?;
     let parts = args.reading.open(data, &loaded)?;
     let bar = app.reporter.bar("hashing images");
     let splits = Splits { train: &args.run.split, calibration: Some(&args.run.held_out_split) };
@@ -48,13 +48,8 @@ pub fn run(app: &App, args: &FinetuneArgs) -> anyhow::Result<ExitCode> {
     drop(bar);
     let held_out = found.calibration.as_ref().expect("asked for");
     let out = &args.out;
-    open_run(app, out, overlay::to_toml(&config)?, steps_done(out)?, config.steps())?;
-    app.reporter.note(&format!(
-        "{} images to train on ({} left out, which calibration or test also has), {} held out",
-        found.train.len(),
-        found.removed,
-        held_out.len().min(config.held_out_images)
-    ));
+    open_run(app, out, &overlay::to_toml(&config)?, steps_done(out)?, config.steps())?;
+    app.reporter.note(&found.describe_held_out(config.held_out_images));
     let run = Finetuning {
         config: &config,
         spec: &loaded.spec,
@@ -74,9 +69,7 @@ pub fn run(app: &App, args: &FinetuneArgs) -> anyhow::Result<ExitCode> {
     let (mut progress, mut last) = (app.reporter.steps("fine-tuning"), None);
     let (outcome, best) = finetune(&run, stop, &mut |log, steps| {
         last = log.held_out.or(last);
-        let held_out = last.map_or_else(|| "?".to_owned(), in_words);
-        let figures = format!("{:.0} images/s, loss {:.4}, held out {held_out}", log.images_per_s, log.loss);
-        progress.entry(log.step, steps, &figures, log.held_out.is_some());
+        progress.entry(log.step, steps, &describe_finetuning(log, last), log.held_out.is_some());
     })?;
     drop(progress);
     if outcome == Outcome::Interrupted {
@@ -85,11 +78,6 @@ pub fn run(app: &App, args: &FinetuneArgs) -> anyhow::Result<ExitCode> {
     images::tell(app, &found.train);
     tell(app, args, best)?;
     Ok(ExitCode::SUCCESS)
-}
-
-fn in_words(held_out: HeldOut) -> String {
-    let HeldOut { top1, teacher_top1, divergence, cost, .. } = held_out;
-    format!("{top1:.2} % (dense before: {teacher_top1:.2} %), D {divergence:.4} at cost {cost:.3}")
 }
 
 fn tell(app: &App, args: &FinetuneArgs, best: Option<HeldOut>) -> anyhow::Result<()> {
@@ -113,20 +101,5 @@ fn tell(app: &App, args: &FinetuneArgs, best: Option<HeldOut>) -> anyhow::Result
             print::line(&format!("policy: {}, not calibrated on these weights", policy.display()))
         }
         None => Ok(()),
-    }
-}
-
-/// The `config.json` of a checkpoint in timm's layout at `path`.
-fn timm_config(path: &std::path::Path) -> anyhow::Result<Vec<u8>> {
-    let file = path.join("config.json");
-    let bytes = std::fs::read(&file).ok();
-    let named = bytes.as_ref().and_then(|bytes| serde_json::from_slice::<Value>(bytes).ok());
-    match (bytes, named) {
-        (Some(bytes), Some(config)) if config.get("architecture").is_some() => Ok(bytes),
-        _ => Err(anyhow!(
-            "{}: not a folder in timm's layout, in which fine-tuned weights are written; save the model with timm's \
-             save_for_hf, and train a policy for that",
-            path.display()
-        )),
     }
 }

@@ -57,7 +57,7 @@ pub fn run(app: &App, args: &PretrainArgs) -> anyhow::Result<ExitCode> {
         },
     };
     let out = &args.out;
-    open_run(app, out, overlay::to_toml(&config)?, steps_done(out)?, config.steps())?;
+    open_run(app, out, &overlay::to_toml(&config)?, steps_done(out)?, config.steps())?;
     app.reporter.note(&format!(
         "{} images to train on ({removed} left out, which calibration or test also has), {} held out",
         train.len(),

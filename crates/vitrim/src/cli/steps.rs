@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use vitrim::VitrimError;
-use vitrim::error::write_whole;
+use vitrim::training::open_run_of_steps;
 
 use super::{App, INTERRUPTED};
 
@@ -12,16 +12,14 @@ use super::{App, INTERRUPTED};
 pub fn open_run(
     app: &App,
     out: &Path,
-    config: String,
+    config: &str,
     done: Option<usize>,
     steps: usize,
 ) -> Result<(), VitrimError> {
-    if let Some(done) = done {
-        app.reporter.note(&format!("going on in {} from step {done} of {steps}", out.display()));
-        return Ok(());
+    if let Some(line) = open_run_of_steps(out, config, done, steps)? {
+        app.reporter.note(&line);
     }
-    std::fs::create_dir_all(out).map_err(|source| VitrimError::Write { path: out.to_owned(), source })?;
-    write_whole(&out.join("config.toml"), config.as_bytes())
+    Ok(())
 }
 
 /// Says what a run that was asked to stop has saved.

@@ -4,7 +4,8 @@
 //! on the images of the comparison, image by image. Two studies go with a policy: its selection with its mean budgets
 //! for every image (what adapting to the image is worth), and the hand-made selections with its budgets of each image
 //! (what its selection is worth). Policies may be given for several seeds, and other trained policies as rivals: those of
-//! one name are compared by their means.
+//! one name are compared by their means. One that samples has no setting: it is one point, and what mixtures of it and
+//! the dense model come to.
 //!
 //! The folder keeps every method's figures as they are done, so that an interrupted comparison goes on.
 
@@ -20,8 +21,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use vitrim_data::{Dataset, OnBadImage};
-use vitrim_prune::Policy;
-use vitrim_vit::cost;
+use vitrim_hub::{self as hub, local};
+use vitrim_prune::{Policy, ReadOut};
+use vitrim_vit::{Precision, cost};
 
 pub use analysis::{
     AtCost, AtDrop, Interval, MethodAtCost, MethodAtDrop, MethodFigures, PointFigures, with_spread,
@@ -35,7 +37,7 @@ use crate::bench_images::BenchImages;
 use crate::calibrate::{Calibration, grid, record};
 use crate::error::{Result, VitrimError, write_whole};
 use crate::loaded::Loaded;
-use crate::methods::{Method, can_act};
+use crate::methods::{Method, can_act, open_policy};
 use crate::speed::{SpeedOptions, speed_up};
 use crate::watch::Watch;
 
@@ -85,6 +87,26 @@ pub struct Contender {
     pub folder: PathBuf,
 }
 
+impl Contender {
+    /// Reads the policy in `folder`, which may be an `hf://` reference, to be compared on `loaded` as `name`.
+    ///
+    /// # Errors
+    /// As [`open_policy`].
+    pub fn open(name: &str, folder: &Path, loaded: &Loaded) -> Result<Self> {
+        let folder = local(folder, hub::Kind::Policy)?.into_owned();
+        Ok(Contender { name: name.to_owned(), policy: open_policy(&folder, loaded)?, folder })
+    }
+
+    fn samples(&self) -> bool {
+        matches!(self.policy.read_out, ReadOut::Sample { .. })
+    }
+
+    /// Its calibration record; `None` if it samples, which nothing is chosen for.
+    fn record(&self) -> Result<Option<Calibration>> {
+        (!self.samples()).then(|| record(&self.policy, &self.folder)).transpose()
+    }
+}
+
 /// What is compared on what.
 #[derive(Clone, Copy)]
 pub struct Compared<'a> {
@@ -106,6 +128,9 @@ pub struct Compared<'a> {
 pub struct Comparison {
     /// The backbone.
     pub model: String,
+    /// In what it multiplied, dense and pruned.
+    #[serde(with = "crate::dtype", default)]
+    pub dtype: Precision,
     /// Images compared on.
     pub images: usize,
     /// Whether right and wrong were judged by labels; else by the dense model.
@@ -127,6 +152,9 @@ pub struct Comparison {
 struct Identity {
     version: u32,
     backbone: String,
+    /// Figures from before there was a choice are in f32.
+    #[serde(with = "crate::dtype", default)]
+    dtype: Precision,
     /// Hash of the policy's file.
     policy: Option<u64>,
     data: String,
@@ -169,16 +197,15 @@ pub fn compare(
     check_names(contenders)?;
     std::fs::create_dir_all(folder)
         .map_err(|source| VitrimError::Write { path: folder.to_owned(), source })?;
-    let mut records = Vec::with_capacity(contenders.len());
-    for contender in contenders {
-        records.push(record(&contender.policy, &contender.folder)?);
-    }
+    let records: Vec<Option<Calibration>> =
+        contenders.iter().map(Contender::record).collect::<Result<_>>()?;
 
     let mut all: Vec<(Kind, Measured)> = Vec::new();
     for kind in kinds(options, contenders) {
         let path = folder.join(format!("{kind}.json"));
         let place = if let Kind::Learned { place, .. } = kind { place } else { 0 };
-        let (policy, record) = (contenders.get(place).map(|contender| &contender.policy), records.get(place));
+        let policy = contenders.get(place).map(|contender| &contender.policy);
+        let record = records.get(place).and_then(Option::as_ref);
         let identity = identity(compared, place, options)?;
         if let Some(measured) = kept(&path, &identity)? {
             note(&format!("{kind}: kept from before"));
@@ -231,6 +258,7 @@ pub fn compare(
     }
     Ok(Comparison {
         model: loaded.origin.clone(),
+        dtype: loaded.model.precision(),
         images,
         labelled,
         dense_top1: dense.top1,
@@ -280,7 +308,7 @@ fn kinds(options: &CompareOptions, contenders: &[Contender]) -> Vec<Kind> {
     }
     let rivals = kinds.iter().take_while(|kind| matches!(kind, Kind::Learned { .. })).count();
     kinds.splice(rivals..rivals, of_name(false));
-    let leads = contenders.first().filter(|first| first.name == POLICY);
+    let leads = contenders.first().filter(|first| first.name == POLICY && !first.samples());
     if let (true, Some(Contender { policy, .. })) =
         (options.studies && options.methods.contains(&Method::Policy), leads)
     {
@@ -344,6 +372,7 @@ fn identity(compared: Compared<'_>, place: usize, options: &CompareOptions) -> R
     Ok(Identity {
         version: VERSION,
         backbone: compared.loaded.id.fingerprint.clone(),
+        dtype: compared.loaded.model.precision(),
         policy: policy.transpose()?,
         data: compared.data.to_owned(),
         sweep: images(compared.sweep, options.sweep_images),
@@ -361,7 +390,7 @@ fn kept(path: &Path, identity: &Identity) -> Result<Option<Measured>> {
     let kept: Kept = serde_json::from_slice(&text)
         .map_err(|error| bad(format!("damaged ({error}); remove it, and it is measured again")))?;
     if kept.identity != *identity {
-        let reason = "was measured with another backbone, policy or other images; give another folder";
+        let reason = "was measured with another backbone, dtype, policy or other images; give another folder";
         return Err(bad(reason.to_owned()));
     }
     Ok(Some(kept.measured))

@@ -77,6 +77,8 @@ pub enum Setting {
     Dense,
     /// The policy's threshold.
     Threshold(f64),
+    /// The policy's own chances, by this seed.
+    Sampled(u64),
     /// Shares of N0 that the policy's most probable tokens are left at, `[K]`.
     TopR(Vec<f64>),
     /// Stages, and the share of N0 left after each.
@@ -96,6 +98,7 @@ impl fmt::Display for Setting {
         match self {
             Setting::Dense => f.write_str("dense"),
             Setting::Threshold(threshold) => write!(f, "threshold={threshold}"),
+            Setting::Sampled(seed) => write!(f, "sample={seed}"),
             Setting::TopR(keep) => f.write_str(&read_out_name(&ReadOut::TopR { keep: keep.clone() })),
             Setting::Merged(r) => write!(f, "r={r}"),
             Setting::Profile { stages, keep } => write!(
@@ -119,6 +122,10 @@ impl Setting {
                 let read_out = ReadOut::Threshold { threshold: *threshold };
                 Ok(Box::new(LearnedPruner::new(spec, policy).with_read_out(read_out)))
             }
+            (Setting::Sampled(seed), Method::Policy, Some(policy)) => {
+                let read_out = ReadOut::Sample { seed: *seed };
+                Ok(Box::new(LearnedPruner::new(spec, policy).with_read_out(read_out)))
+            }
             (Setting::TopR(keep), Method::Policy, Some(policy)) => {
                 let read_out = ReadOut::TopR { keep: keep.clone() };
                 Ok(Box::new(LearnedPruner::new(spec, policy).with_read_out(read_out)))
@@ -133,11 +140,12 @@ impl Setting {
 }
 
 /// What `method` is swept over on images for calibration. The hand-made methods get the stages that are usual, those of
-/// the policy, and single and early ones, each with the same ratios; `thresholds` are the policy's.
+/// the policy, and single and early ones, each with the same ratios; `thresholds` are the policy's, unless it samples.
 pub fn swept(method: Method, spec: &VitSpec, policy: Option<&Policy>, thresholds: &[f64]) -> Vec<Setting> {
-    match method {
-        Method::Policy => thresholds.iter().map(|threshold| Setting::Threshold(*threshold)).collect(),
-        Method::Tome | Method::TomePlain => {
+    match (method, policy.map(|policy| &policy.read_out)) {
+        (Method::Policy, Some(ReadOut::Sample { seed })) => vec![Setting::Sampled(*seed)],
+        (Method::Policy, _) => thresholds.iter().map(|threshold| Setting::Threshold(*threshold)).collect(),
+        (Method::Tome | Method::TomePlain, _) => {
             let most = spec.num_patches() / spec.depth + 1;
             let mut merges: Vec<usize> = (1..=MERGES).map(|i| (i * most).div_ceil(MERGES)).collect();
             merges.dedup();

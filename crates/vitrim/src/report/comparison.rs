@@ -56,7 +56,7 @@ pub fn lay_out(comparison: &Comparison, command: &str) -> Result<Page> {
             (settings(comparison))
         }
     };
-    let title = format!("vitrim compare: {}", comparison.model);
+    let title = format!("vitrim compare: {} in {}", comparison.model, comparison.dtype);
     let result = format!(
         "Dense top-1 {:.2} % on {images} images{}, {:.3} GMACs.",
         comparison.dense_top1,

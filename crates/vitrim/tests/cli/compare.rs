@@ -40,7 +40,7 @@ fn every_method_has_a_front_and_a_second_run_goes_on() {
 
     // The browser looks at the page; what was measured is not measured again.
     let page = std::fs::read_to_string(scratch.path("cmp/report.html")).unwrap();
-    for word in ["--sweep-split", "0.9,0.7", "--no-speed", "run/policy"] {
+    for word in ["--dtype f32", "--sweep-split", "0.9,0.7", "--no-speed", "run/policy"] {
         assert!(page.contains(word), "the page's command lacks {word}");
     }
     let before = scratch.snapshot("cmp");
@@ -56,6 +56,8 @@ fn every_method_has_a_front_and_a_second_run_goes_on() {
     // Other images do not go with these figures.
     let other = scratch.run(&[&args[..], &["--no-speed", "--images", "9"]].concat());
     other.refused(&["cmp/policy.json", "give another folder"]);
+    let bf16 = scratch.run(&[&args[..], &["--no-speed", "--dtype", "bf16"]].concat());
+    bf16.refused(&["cmp/policy.json", "another backbone, dtype"]);
     std::fs::rename(scratch.path("data"), scratch.path("data2")).unwrap();
     let moved = [&args[..2], &["model", "--data", "data2"], &args[5..], &["--no-speed"]].concat();
     scratch.run(&moved).refused(&["cmp/policy.json", "give another folder"]);
@@ -88,6 +90,29 @@ fn seeds_and_rivals_stand_beside_each_other() {
     for name in ["policy", "policy-2", "gumbel"] {
         assert!(scratch.path(&format!("cmp/{name}.json")).is_file(), "{name}");
     }
+
+    // A policy that samples needs no calibration, and is a single point.
+    let train = [
+        "train",
+        "--model",
+        "model",
+        "--data",
+        "data",
+        "--updates",
+        "1",
+        "--out",
+        "sampling",
+        "--no-calibrate",
+    ];
+    let paper = ["--preset", "paper", "--set", "actor.hidden=[4]", "--seed", "5"];
+    scratch.run(&[&train[..], &TINY[..], &paper[..]].concat()).good();
+    let rival = ["--rival", "paper=sampling/policy", "--methods", "policy"];
+    let comparison = &scratch.run(&[&args[..], &policies[..2], &rival[..]].concat()).json()[0];
+    let paper = &comparison["methods"][1];
+    assert_eq!(paper["method"], "paper");
+    assert_eq!(paper["points"].as_array().unwrap().len(), 1, "{paper}");
+    assert_eq!(paper["points"][0]["setting"], "sample=5");
+
     let called = |name: &str| {
         let rival = format!("{name}=gates/policy");
         scratch.run(&[&args[..7], &["--policy", "run/policy", "--rival", &rival]].concat())

@@ -91,6 +91,9 @@ pub struct CompareArgs {
     pub model: PathBuf,
     #[command(flatten)]
     pub size: SizeArgs,
+    /// In what the backbone multiplies, dense and pruned: f32, bf16 or int8.
+    #[arg(long, default_value = "f32", value_name = "TYPE")]
+    pub dtype: Precision,
     /// Data set, or hf://datasets/owner/name.
     #[arg(long, value_name = "PATH")]
     pub data: PathBuf,
@@ -98,8 +101,8 @@ pub struct CompareArgs {
     /// policies of several seeds, means over them are compared.
     #[arg(long, value_name = "FOLDER")]
     pub policy: Vec<PathBuf>,
-    /// Another calibrated policy to compare with, by name, as in gumbel=runs/gumbel/policy; may be repeated, also with one
-    /// name for several seeds.
+    /// Another policy to compare with, by name, as in gumbel=runs/gumbel/policy: calibrated, or one that samples; may be
+    /// repeated, also with one name for several seeds.
     #[arg(long, value_name = "NAME=FOLDER", value_parser = rival)]
     pub rival: Vec<(String, PathBuf)>,
     /// Methods to compare.
