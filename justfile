@@ -40,7 +40,7 @@ cifar:
     for preset in gumbel dynamicvit; do cargo run --release -- train $of --max-drop 1 --preset $preset --out runs/$preset-0; done
     cargo run --release -- compare $of --split test --policy runs/cifar-0/policy --policy runs/cifar-1/policy \
         --policy runs/cifar-2/policy --rival gumbel=runs/gumbel-0/policy --rival dynamicvit=runs/dynamicvit-0/policy \
-        --methods policy,tome,evit,similarity --sweep-images 500 --no-studies --no-speed --report runs/compare-cifar
+        --sweep-images 500 --no-studies --no-speed --report runs/compare-cifar
 
 # What a shift of the images costs a calibrated policy.
 shift:
