@@ -87,24 +87,12 @@ pub fn finetune<'py>(
         split,
         held_out_split,
         device: device.parse().map_err(refused)?,
-        weight_type: weight_type(weights)?,
+        weight_type: weights.parse().map_err(refused)?,
         on_bad_image: self::on_bad_image(on_bad_image)?,
     };
     let threads = model.threads().started()?;
     let finished = interruptible(teller, |stop, events| threads.install(|| job.run(stop, events)))?;
     plain(py, &finished)
-}
-
-/// In what type weights are written.
-///
-/// # Errors
-/// For any word but "f32" and "bf16".
-fn weight_type(word: &str) -> PyResult<WeightType> {
-    match word {
-        "f32" => Ok(WeightType::F32),
-        "bf16" => Ok(WeightType::Bf16),
-        other => Err(refused(format!("weights={other:?}: use \"f32\" or \"bf16\""))),
-    }
 }
 
 impl Job<'_> {

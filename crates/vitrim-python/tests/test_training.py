@@ -295,6 +295,8 @@ def test_a_backbone_is_tuned_under_its_policy(
     assert control.policy is None and control.held_out["cost"] == pytest.approx(1.0)
     with pytest.raises(vitrim.VitrimError, match="trained policy"):
         vitrim.finetune(vitrim.load(tiny, "evit:0.5"), data, out=tmp_path / "no", progress=False)
+    with pytest.raises(vitrim.VitrimError, match="f32 or bf16, not in 'int8'"):
+        vitrim.finetune(model, data, out=tmp_path / "no", weights="int8", progress=False)  # type: ignore[arg-type]
     with pytest.raises(vitrim.VitrimError, match="label_weigth"):
         vitrim.finetune(model, data, out=tmp_path / "no", label_weigth=1.0, progress=False)
     with pytest.raises(vitrim.VitrimError, match="without img_size"):

@@ -11,6 +11,9 @@ pub enum TrainError {
     /// A device of an unknown name.
     #[error("unknown device '{0}'; use 'cpu' or 'gpu'")]
     UnknownDevice(String),
+    /// Neither `f32` nor `bf16`.
+    #[error("weights are written in f32 or bf16, not in '{0}'")]
+    UnknownWeightType(String),
     /// The build cannot use a GPU.
     #[error("this build has no GPU support; build with `--features vulkan`, or use the device 'cpu'")]
     NoGpuSupport,

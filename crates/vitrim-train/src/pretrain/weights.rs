@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::str::FromStr;
 
 use half::bf16;
 use safetensors::tensor::{Dtype, TensorView};
@@ -29,6 +30,22 @@ pub enum WeightType {
     F32,
     /// Rounded to half the size.
     Bf16,
+}
+
+impl FromStr for WeightType {
+    type Err = TrainError;
+
+    /// Reads "f32" or "bf16".
+    ///
+    /// # Errors
+    /// [`TrainError::UnknownWeightType`] for anything else.
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "f32" => Ok(WeightType::F32),
+            "bf16" => Ok(WeightType::Bf16),
+            other => Err(TrainError::UnknownWeightType(other.to_owned())),
+        }
+    }
 }
 
 /// Initial weights from which a small ViT learns quickly on few images; a pure function of `seed`.

@@ -63,7 +63,7 @@ pub fn run(app: &App, args: &FinetuneArgs) -> anyhow::Result<ExitCode> {
         on_bad_image: args.reading.images.on_bad_image(),
         device: args.run.device,
         threads: rayon::current_num_threads(),
-        weight_type: args.run.weights.into(),
+        weight_type: args.run.weights,
         folder: out,
     };
     let (mut progress, mut last) = (app.reporter.steps("fine-tuning"), None);

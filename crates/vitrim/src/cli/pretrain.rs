@@ -73,7 +73,7 @@ pub fn run(app: &App, args: &PretrainArgs) -> anyhow::Result<ExitCode> {
         on_bad_image: args.reading.on_bad_image(),
         device: args.run.device,
         threads: rayon::current_num_threads(),
-        weight_type: args.run.weights.into(),
+        weight_type: args.run.weights,
         folder: out,
     };
     let (mut progress, mut last) = (app.reporter.steps("pre-training"), None);

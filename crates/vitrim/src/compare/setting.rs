@@ -112,28 +112,29 @@ impl fmt::Display for Setting {
 }
 
 impl Setting {
+    /// How a policy is read out that is so set; `None` for what is no setting of a policy.
+    fn read_out(&self) -> Option<ReadOut> {
+        match self {
+            Setting::Threshold(threshold) => Some(ReadOut::Threshold { threshold: *threshold }),
+            Setting::Sampled(seed) => Some(ReadOut::Sample { seed: *seed }),
+            Setting::TopR(keep) => Some(ReadOut::TopR { keep: keep.clone() }),
+            Setting::Dense | Setting::Profile { .. } | Setting::Merged(_) => None,
+        }
+    }
+
     /// `method` so set.
     ///
     /// # Errors
     /// If the two do not go together.
     pub fn pruner(&self, method: Method, spec: &VitSpec, policy: Option<&Policy>) -> Result<Box<dyn Pruner>> {
-        match (self, method, policy) {
-            (Setting::Threshold(threshold), Method::Policy, Some(policy)) => {
-                let read_out = ReadOut::Threshold { threshold: *threshold };
-                Ok(Box::new(LearnedPruner::new(spec, policy).with_read_out(read_out)))
-            }
-            (Setting::Sampled(seed), Method::Policy, Some(policy)) => {
-                let read_out = ReadOut::Sample { seed: *seed };
-                Ok(Box::new(LearnedPruner::new(spec, policy).with_read_out(read_out)))
-            }
-            (Setting::TopR(keep), Method::Policy, Some(policy)) => {
-                let read_out = ReadOut::TopR { keep: keep.clone() };
-                Ok(Box::new(LearnedPruner::new(spec, policy).with_read_out(read_out)))
-            }
-            (Setting::Merged(r), Method::Tome | Method::TomePlain, _) => {
+        if let (Some(read_out), Method::Policy, Some(policy)) = (self.read_out(), method, policy) {
+            return Ok(Box::new(LearnedPruner::new(spec, policy).with_read_out(read_out)));
+        }
+        match (self, method) {
+            (Setting::Merged(r), Method::Tome | Method::TomePlain) => {
                 Ok(Box::new(TomePruner::new(spec, *r, method == Method::Tome)))
             }
-            (Setting::Profile { stages, keep }, _, _) => hand_made(method, spec, stages, keep),
+            (Setting::Profile { stages, keep }, _) => hand_made(method, spec, stages, keep),
             _ => Err(VitrimError::Setting(format!("{method} has no setting '{self}'"))),
         }
     }

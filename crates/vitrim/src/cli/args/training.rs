@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use clap::ValueEnum;
 use vitrim::stats::Confidence;
 use vitrim_train::DeviceChoice;
 use vitrim_train::pretrain::WeightType;
@@ -79,24 +78,6 @@ pub struct TrainArgs {
     pub reading: DatasetArgs,
 }
 
-/// Type of the weights of a backbone that is written.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum Weights {
-    /// As they were trained.
-    F32,
-    /// Half the size.
-    Bf16,
-}
-
-impl From<Weights> for WeightType {
-    fn from(weights: Weights) -> Self {
-        match weights {
-            Weights::F32 => WeightType::F32,
-            Weights::Bf16 => WeightType::Bf16,
-        }
-    }
-}
-
 /// How a backbone is trained.
 #[derive(Debug, clap::Args)]
 pub struct BackboneRunArgs {
@@ -108,9 +89,9 @@ pub struct BackboneRunArgs {
     /// Seed of everything random (`seed`).
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
-    /// Type of the weights that are written.
-    #[arg(long, value_enum, default_value = "f32")]
-    pub weights: Weights,
+    /// Type of the weights that are written: f32 or bf16.
+    #[arg(long, default_value = "f32", value_name = "TYPE")]
+    pub weights: WeightType,
     /// Where gradients are computed: cpu or gpu.
     #[arg(long, default_value = "cpu", value_name = "DEVICE")]
     pub device: DeviceChoice,
