@@ -126,6 +126,7 @@ pub fn evaluate<'py>(
         on_bad_image: self::on_bad_image(on_bad_image)?,
         corruption: None,
         methods,
+        hand_made_images: None,
         profile,
         speed,
     };

@@ -35,9 +35,8 @@ const LAST_LOGIT: f64 = 13.82;
 const STEPS: f64 = 1e6;
 
 /// Where a pilot's thresholds lie: shares of the dense MACs beyond the cost that it comes to. The first ones are
-/// mild, since a threshold is tested only if all before it passed; the last is bolder than the pilot, which may be wrong
-/// either way.
-const PILOT_COSTS: [f64; 4] = [0.11, 0.035, 0.005, -0.02];
+/// mild, since a threshold is tested only if all before it passed, and a pilot may be wrong either way.
+const PILOT_COSTS: [f64; 3] = [0.1, 0.045, 0.005];
 /// The share of the drop asked for that a pilot aims at: the rest is what certainty takes.
 const PILOT_SHARE: f64 = 0.85;
 

@@ -40,6 +40,8 @@ pub struct EvalOptions {
     pub corruption: Option<Corruption>,
     /// Methods to compare.
     pub methods: Vec<Method>,
+    /// The hand-made methods see the first so many images alone, in whole batches; none for all of them.
+    pub hand_made_images: Option<usize>,
     /// Stages and shares of N0 for the hand-made methods where there is no policy to match.
     pub profile: Option<(Vec<usize>, Vec<f64>)>,
     /// Seconds to measure each method's images/s for at each batch size; none for not at all.
@@ -70,6 +72,9 @@ pub struct Evaluation {
 pub struct MethodReport {
     /// Its name.
     pub method: String,
+    /// The first images of the evaluation's that it saw; null for all of them.
+    #[serde(default)]
+    pub images: Option<usize>,
     /// Top-1, percent; null without labels.
     pub top1: Option<f64>,
     /// Dense minus pruned top-1, pp; null without labels.
@@ -107,6 +112,14 @@ impl Evaluation {
 }
 
 impl MethodReport {
+    /// Its name, and on how many images it was measured if not on all, as tables have it.
+    pub fn label(&self) -> String {
+        match self.images {
+            None => self.method.clone(),
+            Some(images) => format!("{} (first {images})", self.method),
+        }
+    }
+
     /// What it loses: the drop, else the drift, else the disagreement.
     pub fn loss(&self) -> f64 {
         self.drop_pp.or(self.drift).or(self.disagreement).unwrap_or_default()
@@ -147,8 +160,8 @@ pub struct Details {
 }
 
 /// Measures the dense model and `policy` on `dataset` in one pass, then the hand-made methods at the
-/// policy's measured keep ratios in a second. The keep ratios need no label. The details are the policy's,
-/// empty without one.
+/// policy's measured keep ratios in a second, over fewer images if so asked. The keep ratios need no label. The
+/// details are the policy's, empty without one.
 ///
 /// # Errors
 /// If images cannot be read, there are none, or it was ended.
@@ -256,8 +269,12 @@ fn second_pass(
     }
     let (site, taps) = start(contenders, loaded);
     let model = &loaded.model;
+    let wanted = options.hand_made_images.unwrap_or(usize::MAX);
     let mut loader = loader(loaded, dataset, options)?;
     for answer in &dense.answers {
+        if contenders[0].tally.images() >= wanted {
+            break;
+        }
         let Some(batch) = loader.next().transpose()? else { break };
         let mut state = model.embed(PixelBatch::new(&batch.pixels, batch.len()))?;
         model.advance(&mut state, site, taps)?;
@@ -316,6 +333,7 @@ impl Contender {
         };
         Ok(MethodReport {
             method: self.method.to_string(),
+            images: (tally.images() < dense.images).then(|| tally.images()),
             top1: tally.top1(),
             drop_pp: labelled.then(|| loss.measured()),
             interval_pp: loss.interval(Confidence::new(0.95)?),

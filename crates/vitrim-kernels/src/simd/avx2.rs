@@ -118,9 +118,16 @@ impl Simd for Avx2 {
         dst_stride: usize,
     ) {
         let mut v = [self.splat(0.0); 8];
-        for (r, v) in v.iter_mut().enumerate().take(rows) {
-            // SAFETY: row r of src holds `columns` words.
-            *v = unsafe { self.load_first(src.add(r * stride), columns) };
+        if rows == 8 && columns == 8 {
+            for (r, v) in v.iter_mut().enumerate() {
+                // SAFETY: row r of src holds a register.
+                *v = unsafe { self.load_all(src.add(r * stride)) };
+            }
+        } else {
+            for (r, v) in v.iter_mut().enumerate().take(rows) {
+                // SAFETY: row r of src holds `columns` words.
+                *v = unsafe { self.load_first(src.add(r * stride), columns) };
+            }
         }
         on_registers!({
             // Pairs of lanes of two rows, then quads of four, within each 128-bit part; then the parts.

@@ -360,10 +360,11 @@ unsafe fn finish<S: Simd, D: Dot, const ADD: bool, const MR: usize, const NV: us
     }
 }
 
-/// `[[Tile; vectors]; rows]` of a generic function `$tile::<Dot, ADD, rows, vectors>`.
+/// `&[[Tile; vectors]; rows]` of a generic function `$tile::<Dot, ADD, rows, vectors>`: a constant, since a table that were
+/// built on the stack for each tile would cost as much as a few of its steps.
 macro_rules! tiles {
     ($tile:ident, $dot:ty, $add:literal, [$($rows:literal)*], $vectors:tt) => {
-        [$(crate::simd::tiles!(@row $tile, $dot, $add, $rows, $vectors)),*]
+        const { &[$(crate::simd::tiles!(@row $tile, $dot, $add, $rows, $vectors)),*] }
     };
     (@row $tile:ident, $dot:ty, $add:literal, $rows:literal, [$($vectors:literal)*]) => {
         [$($tile::<$dot, $add, $rows, $vectors> as crate::simd::Tile),*]

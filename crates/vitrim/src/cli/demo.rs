@@ -35,14 +35,18 @@ struct Size {
     pilot: usize,
     /// Images to calibrate on, and as many others to evaluate on.
     held_out: usize,
+    /// The first of those that the hand-made methods are evaluated on.
+    hand_made: usize,
     /// Images that fronts are measured on.
     front: usize,
     /// Seconds to time a method for at each batch size.
     speed_seconds: f64,
 }
 
-const FULL: Size = Size { updates: 100, pilot: 600, held_out: 20_000, front: 700, speed_seconds: 1.0 };
-const QUICK: Size = Size { updates: 30, pilot: 300, held_out: 2_400, front: 200, speed_seconds: 0.7 };
+const FULL: Size =
+    Size { updates: 60, pilot: 600, held_out: 20_000, hand_made: 5_000, front: 700, speed_seconds: 1.0 };
+const QUICK: Size =
+    Size { updates: 30, pilot: 300, held_out: 2_400, hand_made: 2_400, front: 200, speed_seconds: 0.7 };
 
 pub fn run(app: &App, args: &DemoArgs) -> anyhow::Result<ExitCode> {
     let stop = interrupt::listen()?;
@@ -110,6 +114,7 @@ fn show(app: &App, args: &DemoArgs, max_drop: f64, stop: &AtomicBool) -> anyhow:
             on_bad_image: OnBadImage::Fail,
             corruption: None,
             methods: vec![Method::Policy, Method::Random, Method::ClsAttention],
+            hand_made_images: Some(size.hand_made),
             profile: None,
             speed: Some(size.speed_seconds),
         },

@@ -56,6 +56,7 @@ pub fn run(app: &App, args: &EvalArgs) -> anyhow::Result<ExitCode> {
         on_bad_image: args.reading.images.on_bad_image(),
         corruption: args.corrupt,
         methods: args.methods.clone(),
+        hand_made_images: None,
         profile,
         speed: (!args.no_speed).then_some(SPEED_SECONDS),
     };
@@ -213,7 +214,7 @@ fn quality(method: &MethodReport) -> Vec<String> {
     let (low, high) = method.interval_pp;
     let spread = &method.cost_spread;
     vec![
-        method.method.clone(),
+        method.label(),
         method.top1.map_or_else(|| "-".to_owned(), |top1| format!("{top1:.2}")),
         format!("{:.2} [{low:.2}, {high:.2}]", method.loss()),
         method.disagreement.map_or_else(|| "-".to_owned(), |share| format!("{share:.2}")),

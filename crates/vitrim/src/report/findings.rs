@@ -13,7 +13,7 @@ use crate::front::{Front, FrontPoint};
 /// Its name in a run folder.
 pub const FILE: &str = "evaluation.json";
 
-/// Figures of one evaluation, all on the same images.
+/// Figures of one evaluation, all on the same images, or on the first of them.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Findings {

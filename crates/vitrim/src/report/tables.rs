@@ -41,7 +41,7 @@ pub fn quality(evaluation: &Evaluation) -> Markup {
             shares.iter().map(|share| format!("{:.1}", 100.0 * share)).collect::<Vec<_>>().join(" / ")
         };
         vec![
-            method.method.clone(),
+            method.label(),
             top1(method.top1),
             format!("{:.2} [{low:.2}, {high:.2}]", method.loss()),
             format!("{:.4}", method.fidelity),
@@ -53,7 +53,7 @@ pub fn quality(evaluation: &Evaluation) -> Markup {
     };
     let rows: Vec<_> = std::iter::once(dense).chain(evaluation.methods.iter().map(row)).collect();
     let images = grouped(evaluation.images);
-    table(&format!("Cost and quality on the same {images} images"), &header, &rows)
+    table(&format!("Cost and quality on {images} images"), &header, &rows)
 }
 
 /// Images/s of each method at each batch size. None if speed was not measured.

@@ -210,6 +210,7 @@ fn method(name: &str) -> MethodReport {
     };
     MethodReport {
         method: name.into(),
+        images: None,
         top1: Some(89.75),
         drop_pp: Some(0.25),
         interval_pp: (-0.6, 1.1),
