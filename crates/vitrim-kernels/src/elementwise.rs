@@ -238,15 +238,22 @@ impl Kernel for SoftmaxBackward<'_> {
     fn run<S: Simd>(self, s: S) {
         let rows = self.y.chunks_exact(self.width).zip(self.gradient.chunks_exact_mut(self.width));
         for (y, gradient) in rows {
-            let mut sum = s.splat(0.0);
-            for (y, gradient) in y.chunks(S::LANES).zip(gradient.chunks(S::LANES)) {
-                sum = s.fma(s.load(y), s.load(gradient), sum);
-            }
-            let mean = s.splat(s.sum(sum));
-            for (y, gradient) in y.chunks(S::LANES).zip(gradient.chunks_mut(S::LANES)) {
-                s.store(gradient, s.mul(s.load(y), s.sub(s.load(gradient), mean)));
-            }
+            softmax_backward_row(s, y, gradient, 1.0);
         }
+    }
+}
+
+/// `gradient` becomes `scale y (gradient - sum(y gradient))`.
+#[inline(always)]
+pub(crate) fn softmax_backward_row<S: Simd>(s: S, y: &[f32], gradient: &mut [f32], scale: f32) {
+    let mut sum = s.splat(0.0);
+    for (y, gradient) in y.chunks(S::LANES).zip(gradient.chunks(S::LANES)) {
+        sum = s.fma(s.load(y), s.load(gradient), sum);
+    }
+    let (mean, scale) = (s.splat(s.sum(sum)), s.splat(scale));
+    for (y, gradient) in y.chunks(S::LANES).zip(gradient.chunks_mut(S::LANES)) {
+        let y = s.mul(s.load(y), scale);
+        s.store(gradient, s.mul(y, s.sub(s.load(gradient), mean)));
     }
 }
 

@@ -178,3 +178,34 @@ pub fn biased_attention(qkv: &[f32], bias: &[f32], heads: usize) -> (Vec<f32>, V
     }
     (out, probabilities)
 }
+
+/// The gradient of [`attention`] of one image in `qkv: [n, 3, heads, d]`, from `gradient: [n, heads * d]` in its output: query by
+/// query, by [`softmax_backward`].
+pub fn attention_backward(qkv: &[f32], gradient: &[f32], n: usize, heads: usize) -> Vec<f32> {
+    let dim = gradient.len() / n.max(1);
+    let d = dim / heads;
+    let (_, probabilities) = attention(qkv, &vec![true; n], heads);
+    let at = |t: usize, part: usize, h: usize| t * 3 * dim + part * dim + h * d;
+    let scale = 1.0 / (d as f64).sqrt();
+    let mut into = vec![0.0; qkv.len()];
+    for h in 0..heads {
+        for q in 0..n {
+            let out = &gradient[q * dim + h * d..][..d];
+            let p = &probabilities[(h * n + q) * n..][..n];
+            let value = |k: usize| &qkv[at(k, 2, h)..][..d];
+            let dot = |k: usize| {
+                out.iter().zip(value(k)).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>() as f32
+            };
+            let dp: Vec<f32> = (0..n).map(dot).collect();
+            for (k, ds) in softmax_backward(p, &dp).into_iter().enumerate() {
+                let ds = f64::from(ds) * scale;
+                for i in 0..d {
+                    into[at(q, 0, h) + i] += ds * f64::from(qkv[at(k, 1, h) + i]);
+                    into[at(k, 1, h) + i] += ds * f64::from(qkv[at(q, 0, h) + i]);
+                    into[at(k, 2, h) + i] += f64::from(p[k]) * f64::from(out[i]);
+                }
+            }
+        }
+    }
+    into.into_iter().map(|v| v as f32).collect()
+}

@@ -229,6 +229,11 @@ pub(crate) fn words(x: &[f32]) -> &[u32] {
     unsafe { std::slice::from_raw_parts(x.as_ptr().cast(), x.len()) }
 }
 
+pub(crate) fn floats(words: &[u32]) -> &[f32] {
+    // SAFETY: as in `words`.
+    unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), words.len()) }
+}
+
 pub(crate) fn floats_mut(words: &mut [u32]) -> &mut [f32] {
     // SAFETY: as in `words`.
     unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), words.len()) }

@@ -153,11 +153,11 @@ pub fn evaluate<'py>(
                 data: parts.path(),
                 split: split.clone(),
             };
-            let front = record(policy, folder)?.front;
+            let record = record(policy, folder)?;
             let options =
                 GatherOptions { about, run: run.clone(), eval: options, front_images: FRONT_IMAGES };
             let started = Instant::now();
-            let mut findings = gather(loaded, policy, &front, &dataset, &options, &mut watch)?;
+            let mut findings = gather(loaded, policy, record.widest(), &dataset, &options, &mut watch)?;
             findings.seconds.push(("evaluation".to_owned(), started.elapsed().as_secs_f64()));
             findings.write(run)?;
             send(events, Event::Note(format!("report: {}", lay_out(run)?.page.display())));
@@ -212,6 +212,7 @@ pub fn calibrate<'py>(
     let before = || record(policy, folder).map(|record| record.max_drop).ok();
     let options = CalibrationOptions {
         thresholds: grid(),
+        pilot: None,
         max_drop: given.or_else(before).unwrap_or(MAX_DROP),
         confidence: Confidence::new(confidence).map_err(refused)?,
         images,

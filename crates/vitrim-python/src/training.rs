@@ -112,6 +112,7 @@ impl Job<'_> {
         if let (Some(dataset), Some(split)) = (&images.calibration, &self.calibration_split) {
             let options = CalibrationOptions {
                 thresholds: grid(),
+                pilot: None,
                 max_drop: self.config.constraint.max_drop,
                 confidence: self.confidence,
                 images: self.calibration_images,

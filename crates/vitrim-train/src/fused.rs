@@ -1,8 +1,8 @@
 //! Operations of the networks whose derivative is a kernel of its own.
 //!
 //! Burn differentiates a softmax or a LayerNorm as the dozen operations that it consists of, each of which walks through
-//! memory, and its Flex backend copies the result of every product. On the CPU, softmax, LayerNorm, GELU and linear layers
-//! are therefore single nodes of the graph over the kernels of `vitrim-kernels`; elsewhere they are Burn's.
+//! memory, and its Flex backend copies the result of every product. On the CPU, softmax, LayerNorm, GELU, linear layers
+//! and attention are therefore single nodes of the graph over the kernels of `vitrim-kernels`; elsewhere they are Burn's.
 
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
@@ -60,8 +60,15 @@ pub fn linear(x: Tensor<2>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tenso
     ))
 }
 
+/// Attention of `heads` heads for `qkv: [T, 3D]`, `[T, D]`, of whole images of `tokens` tokens each; only where `qkv` is
+/// [`here`].
+pub fn attention(qkv: Tensor<2>, heads: usize, tokens: usize) -> Tensor<2> {
+    assert!(here(&qkv), "only the CPU has a kernel for it");
+    Tensor::from_dispatch(<Dispatch as Fused>::fused_attention(qkv.into_dispatch(), heads, tokens))
+}
+
 /// Whether `x` is f32 on the CPU.
-fn here<const R: usize>(x: &Tensor<R>) -> bool {
+pub fn here<const R: usize>(x: &Tensor<R>) -> bool {
     x.device().without_autodiff() == Device::flex() && x.dtype() == DType::F32
 }
 
@@ -84,6 +91,8 @@ trait Fused: Backend {
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
     ) -> FloatTensor<Self>;
+    /// Attention of `heads` heads for `qkv: [T, 3D]`, in images of `tokens` tokens.
+    fn fused_attention(qkv: FloatTensor<Self>, heads: usize, tokens: usize) -> FloatTensor<Self>;
 }
 
 /// A tensor of Flex, dense and row-major.
@@ -169,6 +178,21 @@ impl Fused for Flex {
     ) -> FloatTensor<Self> {
         product(&Rows::of(x), &Rows::of(weight), Some(&Rows::of(bias)))
     }
+
+    fn fused_attention(qkv: FloatTensor<Self>, heads: usize, tokens: usize) -> FloatTensor<Self> {
+        let qkv = Rows::of(qkv);
+        let (attention, offsets) = heads_over(&qkv, heads, tokens);
+        let mut y = vec![0.0; qkv.values().len() / 3];
+        attention.forward(qkv.values(), &offsets, &mut y, kernels::AttentionOptions::default());
+        tensor(y, Shape::new([qkv.shape()[0], attention.dim()]))
+    }
+}
+
+/// Attention over `qkv: [T, 3D]`, and where its images of `tokens` tokens each start.
+fn heads_over(qkv: &Rows, heads: usize, tokens: usize) -> (kernels::Attention, Vec<usize>) {
+    let head_dim = qkv.width() / (3 * heads);
+    let offsets = (0..=qkv.shape()[0] / tokens).map(|image| image * tokens).collect();
+    (kernels::Attention { heads, head_dim, class_token: false }, offsets)
 }
 
 #[derive(Debug)]
@@ -250,6 +274,25 @@ impl Backward<Flex, 3> for Linear {
     }
 }
 
+#[derive(Debug)]
+struct Attention;
+
+impl Backward<Flex, 1> for Attention {
+    /// Its queries, keys and values, its heads, and the tokens of an image.
+    type State = (FloatTensor<Flex>, usize, usize);
+
+    fn backward(self, ops: Ops<Self::State, 1>, gradients: &mut Gradients, _: &mut Checkpointer) {
+        unary::<Flex, _>(ops.parents, ops.node, gradients, |gradient| {
+            let (qkv, heads, tokens) = ops.state;
+            let (qkv, gradient) = (Rows::of(qkv), Rows::of(gradient));
+            let (attention, offsets) = heads_over(&qkv, heads, tokens);
+            let mut into = vec![0.0; qkv.values().len()];
+            attention.backward(qkv.values(), &offsets, gradient.values(), &mut into);
+            tensor(into, qkv.shape())
+        });
+    }
+}
+
 impl<C: CheckpointStrategy> Fused for Autodiff<Flex, C> {
     fn fused_gelu(x: FloatTensor<Self>) -> FloatTensor<Self> {
         let (x, node) = x.into_parts();
@@ -298,6 +341,15 @@ impl<C: CheckpointStrategy> Fused for Autodiff<Flex, C> {
         let y = Flex::fused_linear(x.clone(), weight.clone(), bias);
         match Linear.prepare::<C>([x_node, weight_node, bias_node]).compute_bound().stateful() {
             OpsKind::Tracked(prepared) => prepared.finish([x, weight], y),
+            OpsKind::UnTracked(prepared) => prepared.finish(y),
+        }
+    }
+
+    fn fused_attention(qkv: FloatTensor<Self>, heads: usize, tokens: usize) -> FloatTensor<Self> {
+        let (qkv, node) = qkv.into_parts();
+        let y = Flex::fused_attention(qkv.clone(), heads, tokens);
+        match Attention.prepare::<C>([node]).compute_bound().stateful() {
+            OpsKind::Tracked(prepared) => prepared.finish((qkv, heads, tokens), y),
             OpsKind::UnTracked(prepared) => prepared.finish(y),
         }
     }
@@ -388,5 +440,24 @@ mod tests {
         let y = softmax(gelu(x.clone()));
         let expected = activation::softmax(activation::gelu(x), 1);
         assert!((y - expected).abs().max().into_scalar::<f32>() < 1e-5);
+    }
+
+    #[test]
+    fn attention_is_burns() {
+        const HEADS: usize = 2;
+        const TOKENS: usize = 5;
+        let theirs = |qkv: &Tensor<2>| {
+            let part = |i: i32| {
+                let x = qkv.clone().reshape([2, TOKENS, 3, HEADS, 3]).slice([0..2, 0..5, i..i + 1]);
+                x.reshape([2, TOKENS, HEADS, 3]).swap_dims(1, 2)
+            };
+            let scores = part(0).mul_scalar(3f64.powf(-0.5)).matmul(part(1).swap_dims(2, 3));
+            activation::softmax(scores, 3).matmul(part(2)).swap_dims(1, 2).reshape([2 * TOKENS, 3 * HEADS])
+        };
+        assert_alike(
+            [leaf(2 * TOKENS, 9 * HEADS, 1)],
+            |[qkv]| attention(qkv.clone(), HEADS, TOKENS),
+            |[qkv]| theirs(qkv),
+        );
     }
 }

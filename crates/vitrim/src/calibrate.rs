@@ -64,6 +64,16 @@ pub struct Calibration {
     pub choice: String,
     /// What was measured.
     pub front: Front,
+    /// What the [`pilot`] measured that chose the thresholds, where one did: on few images, and nothing is certified by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pilot: Option<Front>,
+}
+
+impl Calibration {
+    /// The front that spans the most costs: the pilot's where there was one.
+    pub fn widest(&self) -> &Front {
+        self.pilot.as_ref().unwrap_or(&self.front)
+    }
 }
 
 /// How to calibrate.
@@ -72,6 +82,8 @@ pub struct CalibrationOptions {
     /// Thresholds to measure, ascending, fixed before any of the images is seen: [`grid`], or what a
     /// [`pilot`] on other images left of it.
     pub thresholds: Vec<f64>,
+    /// The pilot's front, for the record.
+    pub pilot: Option<Front>,
     /// The drop allowed, pp; of a backbone without classes the drift, percent.
     pub max_drop: f64,
     /// How sure to be.
@@ -111,6 +123,7 @@ pub fn calibrate(
         threshold: threshold(&choice),
         choice: choice.to_string(),
         front,
+        pilot: options.pilot.clone(),
     };
     policy.read_out = ReadOut::Threshold { threshold: record.threshold };
     let value = serde_json::to_value(&record);
@@ -269,7 +282,7 @@ pub fn grid() -> Vec<f64> {
 
 /// A few thresholds around the one that `options.max_drop` will come to, judged by a pilot over
 /// `options.thresholds` on `dataset`, whose images must not be those that are calibrated on: so that many images
-/// can be calibrated on in little time.
+/// can be calibrated on in little time. With them the front that the pilot measured.
 ///
 /// # Errors
 /// As [`calibrate`].
@@ -279,7 +292,7 @@ pub fn pilot(
     dataset: &Dataset,
     options: &CalibrationOptions,
     watch: &mut Watch<'_>,
-) -> Result<Vec<f64>> {
+) -> Result<(Vec<f64>, Front)> {
     let front = measure(loaded, policy, dataset, options, watch)?;
     // Few images say little about a drop, but it grows in proportion to D, which they do tell.
     let (mut drops, mut divergences) = (0.0, 0.0);
@@ -299,7 +312,7 @@ pub fn pilot(
     };
     let mut thresholds: Vec<f64> = PILOT_COSTS.iter().map(threshold).collect();
     thresholds.dedup();
-    Ok(thresholds)
+    Ok((thresholds, front))
 }
 
 fn probability(logit: f64) -> f64 {

@@ -60,8 +60,8 @@ pub struct GatherOptions {
 
 /// Measures `policy` on `dataset` and draws the gallery into the run folder.
 ///
-/// `front` is the policy's calibration front: its thresholds, and the keep ratios at which the hand-made
-/// methods run beside them.
+/// `front` is one of the policy's on other images ([`crate::calibrate::Calibration::widest`]): its thresholds, and the keep ratios at which
+/// the hand-made methods run beside them.
 ///
 /// # Errors
 /// If images cannot be read, there are none, a picture cannot be written, or it was ended.
@@ -117,7 +117,7 @@ struct Contender {
     tally: Tally,
 }
 
-/// The policy at thresholds of its calibration front, and the hand-made methods at the same keep ratios.
+/// The policy at thresholds of `front`, and the hand-made methods at the same keep ratios.
 fn fronts(
     loaded: &Loaded,
     policy: &Policy,

@@ -287,6 +287,7 @@ mod tests {
             threshold: if certified { 0.5 } else { 0.0 },
             choice: "the choice in words".to_owned(),
             front: Front::new(labelled, 1000, points).unwrap(),
+            pilot: None,
         };
         policy.read_out = ReadOut::Threshold { threshold: record.threshold };
         (policy, record, loaded.spec)

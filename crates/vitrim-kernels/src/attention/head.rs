@@ -9,11 +9,10 @@ use crate::linear::panels::{Line, Panels, floats, words_mut, words_of};
 use crate::rows::{floats_mut, halves_mut, words};
 use crate::simd::{Bf16, Dot, F32, Kernel, MAX_LANES, Scales, Simd, Sink};
 
+use super::product::{TILE_LINES, product};
+
 /// Bytes of scores that stay in the L1 cache beside a panel of keys.
 const SCORE_BYTES: usize = 24 << 10;
-
-/// Lines that hold the largest tile of any level.
-const TILE_LINES: usize = 8 * 3;
 
 /// Buffers of one thread, reused by its next head.
 #[derive(Default)]
@@ -60,7 +59,7 @@ impl Strided {
     }
 
     /// The channels of row `i`.
-    fn row(&mut self, i: usize) -> &mut [f32] {
+    pub fn row(&mut self, i: usize) -> &mut [f32] {
         assert!(i < self.rows, "a row of the image");
         // SAFETY: the row is there, its channels are this value's alone, and it is borrowed as a whole.
         unsafe { std::slice::from_raw_parts_mut(self.first.add(i * self.row), self.width) }
@@ -87,6 +86,15 @@ impl<'a> Places<'a> {
         Places { out: out.as_mut_ptr(), taps: taps.as_mut_ptr(), tapped, borrowed: PhantomData }
     }
 
+    /// The `width` channels from `first` on in rows `start .. start + n`, which are `row` values long.
+    ///
+    /// # Safety
+    /// The rows are there, and nobody asks for the same channels of one of them again.
+    pub unsafe fn channels(&self, start: usize, n: usize, row: usize, first: usize, width: usize) -> Strided {
+        // SAFETY: the caller's promise.
+        unsafe { Strided::new(self.out.add(start * row), n, row, first, width) }
+    }
+
     /// The channels of `head`, of `width` each, in rows `start .. start + n`, and its `[n]` taps or none.
     ///
     /// # Safety
@@ -99,9 +107,8 @@ impl<'a> Places<'a> {
         width: usize,
         heads: usize,
     ) -> (Strided, &'a mut [f32]) {
-        let row = heads * width;
         // SAFETY: the rows are there, and the head's channels in them this caller's alone.
-        let out = unsafe { Strided::new(self.out.add(start * row), n, row, head * width, width) };
+        let out = unsafe { self.channels(start, n, heads * width, head * width, width) };
         if !self.tapped {
             return (out, &mut []);
         }
@@ -152,7 +159,11 @@ impl Kernel for Head<'_> {
         } else {
             keys.pack_transposed(s, words(&self.qkv[self.part..]), self.stride, &mut self.scratch.keys);
         }
-        self.pack_values(s, values, bf16);
+        if bf16 {
+            self.pack_pairs_of_values(s, values);
+        } else {
+            values.pack_rows(s, &self.qkv[2 * self.part..], self.stride, &mut self.scratch.values);
+        }
 
         // Scores lie in rows of whole vectors; their probabilities multiply the values.
         let stride = keys.padded_columns::<S>();
@@ -188,9 +199,9 @@ impl Head<'_> {
         }
     }
 
-    /// Packs the values: a row a step, or two interleaved in bf16.
+    /// Packs the values in bf16: two interleaved rows a step.
     #[inline(always)]
-    fn pack_values<S: Simd>(&mut self, s: S, panels: Panels, bf16: bool) {
+    fn pack_pairs_of_values<S: Simd>(&mut self, s: S, panels: Panels) {
         let (n, stride, d) = (self.n, self.stride, self.head_dim);
         let (qkv, part) = (self.qkv, self.part);
         let row = |t: usize| &qkv[t * stride + 2 * part..][..d];
@@ -199,16 +210,12 @@ impl Head<'_> {
             for step in 0..panels.steps {
                 for v in 0..panel.vectors {
                     let columns = panel.column + v * S::LANES..;
-                    let value = if bf16 {
-                        let high = if 2 * step + 1 < n {
-                            s.load(&row(2 * step + 1)[columns.clone()])
-                        } else {
-                            s.splat(0.0)
-                        };
-                        s.pair_bf16(s.load(&row(2 * step)[columns]), high)
+                    let high = if 2 * step + 1 < n {
+                        s.load(&row(2 * step + 1)[columns.clone()])
                     } else {
-                        s.load(&row(step)[columns])
+                        s.splat(0.0)
                     };
+                    let value = s.pair_bf16(s.load(&row(2 * step)[columns]), high);
                     panels.put(s, &mut self.scratch.values, panel, step, v, value);
                 }
             }
@@ -234,30 +241,16 @@ impl Head<'_> {
         } else {
             &words(self.qkv)[first * query_stride..]
         };
-        assert!(queries.len() >= (rows - 1) * query_stride + keys.steps, "queries of the block");
-        assert!(self.scratch.scores.len() >= rows * stride, "room for the block's scores");
-        let zeros = [0.0; TILE_LINES * MAX_LANES];
-        let (bias, quantised) = (zeros.as_ptr(), Scales::NONE);
-        let tiles = rows.div_ceil(S::MR);
-        let at = |t: usize| t * rows / tiles;
-        for p in 0..keys.count {
-            let panel = keys.panel::<S>(p);
-            for t in 0..tiles {
-                let kernel = S::tile::<D>(at(t + 1) - at(t), panel.vectors, false);
-                // SAFETY: the queries and scores of the block were just checked, and the keys hold the panel.
-                unsafe {
-                    let a = queries.as_ptr().add(at(t) * query_stride);
-                    let b = words_of(&self.scratch.keys).add(panel.start);
-                    let y = self.scratch.scores.as_mut_ptr().add(at(t) * stride + panel.column).cast();
-                    kernel(a, query_stride, b, keys.steps, &Sink { y, stride, bias, quantised });
-                }
-            }
-        }
+        product::<S, D>(queries, query_stride, rows, keys, &self.scratch.keys, &mut self.scratch.scores);
         self.softmax(s, first, rows, stride, values.steps);
 
         let (a, a_stride) =
             if bf16 { (&self.scratch.probabilities, values.steps) } else { (&self.scratch.scores, stride) };
         assert!(a.len() >= (rows - 1) * a_stride + values.steps, "probabilities of the block");
+        let zeros = [0.0; TILE_LINES * MAX_LANES];
+        let (bias, quantised) = (zeros.as_ptr(), Scales::NONE);
+        let tiles = rows.div_ceil(S::MR);
+        let at = |t: usize| t * rows / tiles;
         let mut tile = [Line::ZERO; TILE_LINES];
         assert!(S::MR * S::NV * S::LANES <= TILE_LINES * MAX_LANES, "room for a tile");
         for p in 0..values.count {

@@ -1,11 +1,14 @@
 //! Multi-head self-attention over a packed batch: each image attends to itself alone.
 
+mod backward;
 mod head;
+mod product;
 
 use rayon::prelude::*;
 
 use crate::simd::dispatch;
 use crate::{Level, Precision, rows_per_task};
+use backward::HeadBackward;
 use head::{Head, Places, SCRATCH};
 
 /// Attention of `heads` heads over `[T, 3, heads, head_dim]` rows (timm's `qkv` output).
@@ -116,6 +119,59 @@ impl Attention {
         }
     }
 
+    /// The gradient of [`Attention::forward`] in f32, without a bias, at `qkv: [T, 3 * dim]`: with `gradient: [T, dim]` in its
+    /// output, `into: [T, 3 * dim]` becomes that in `qkv`. Heads of images in parallel.
+    ///
+    /// # Panics
+    /// If a length does not match.
+    pub fn backward(&self, qkv: &[f32], offsets: &[usize], gradient: &[f32], into: &mut [f32]) {
+        self.backward_at(Level::current(), qkv, offsets, gradient, into);
+    }
+
+    /// [`Attention::backward`] with the instructions of `level`.
+    ///
+    /// # Panics
+    /// As [`Attention::backward`], or if the processor lacks the level.
+    pub fn backward_at(
+        &self,
+        level: Level,
+        qkv: &[f32],
+        offsets: &[usize],
+        gradient: &[f32],
+        into: &mut [f32],
+    ) {
+        let (dim, d) = (self.dim(), self.head_dim);
+        let total = offsets[offsets.len() - 1];
+        assert!(qkv.len() == total * 3 * dim && into.len() == qkv.len(), "qkv and its gradient are [T, 3D]");
+        assert_eq!(gradient.len(), total * dim, "the gradient is [T, D]");
+        assert!(offsets[0] == 0 && offsets.is_sorted(), "offsets ascend from 0");
+        let places = Places::new(into, &mut []);
+        (0..(offsets.len() - 1) * self.heads).into_par_iter().for_each(|task| {
+            let (image, head) = (task / self.heads, task % self.heads);
+            let (start, n) = (offsets[image], offsets[image + 1] - offsets[image]);
+            if n == 0 {
+                return;
+            }
+            // SAFETY: `into` is borrowed until the tasks are done; images ascend within it, as asserted above, so that
+            // no other image has these rows, nor another head or part these channels.
+            let out =
+                [0, 1, 2].map(|part| unsafe { places.channels(start, n, 3 * dim, part * dim + head * d, d) });
+            backward::SCRATCH.with_borrow_mut(|scratch| {
+                let head = HeadBackward {
+                    qkv: &qkv[start * 3 * dim + head * d..(start + n) * 3 * dim],
+                    n,
+                    stride: 3 * dim,
+                    part: dim,
+                    head_dim: d,
+                    gradient: &gradient[start * dim + head * d..(start + n) * dim],
+                    out,
+                    scratch,
+                };
+                dispatch(level, head);
+            });
+        });
+    }
+
     /// Mean keys over heads (`[T, head_dim]`) and norms of the values (`[T]`) of `qkv: [T, 3 * dim]`.
     pub fn tap_projections(&self, qkv: &[f32], keys: bool, value_norm: bool) -> AttentionTaps {
         let (dim, d) = (self.dim(), self.head_dim);
@@ -209,6 +265,34 @@ mod tests {
                 prop_assert!((keys[t * d] - key0).abs() < 1e-5);
                 let norm = row[2 * dim..].iter().map(|v| v * v).sum::<f32>().sqrt();
                 prop_assert!((norms[t] - norm).abs() < 1e-4);
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_gradient_equals_the_reference(
+            lengths in proptest::collection::vec(0usize..40, 1..4), heads in 1usize..4, d in 1usize..40, seed: u64,
+        ) {
+            let attention = Attention { heads, head_dim: d, class_token: true };
+            let dim = heads * d;
+            let mut offsets = vec![0];
+            lengths.iter().for_each(|n| offsets.push(offsets[offsets.len() - 1] + n));
+            let total = offsets[lengths.len()];
+            let mut values = reference::values(seed);
+            let qkv: Vec<f32> = (0..total * 3 * dim).map(|_| values() * 2.0).collect();
+            let gradient: Vec<f32> = (0..total * dim).map(|_| values()).collect();
+            let expected: Vec<f32> = offsets
+                .windows(2)
+                .flat_map(|image| {
+                    let (qkv, gradient) = (&qkv[image[0] * 3 * dim..image[1] * 3 * dim], &gradient[image[0] * dim..image[1] * dim]);
+                    reference::attention_backward(qkv, gradient, image[1] - image[0], heads)
+                })
+                .collect();
+            for level in Level::supported() {
+                let mut into = vec![f32::NAN; total * 3 * dim];
+                attention.backward_at(level, &qkv, &offsets, &gradient, &mut into);
+                prop_assert!(reference::max_difference(&into, &expected) < 2e-5, "{level}");
             }
         }
     }

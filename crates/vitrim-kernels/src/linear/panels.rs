@@ -92,6 +92,23 @@ impl Panels {
         }
     }
 
+    /// Packs `source`, whose row `k`, `stride` values from the next, holds step `k` of all columns.
+    ///
+    /// # Panics
+    /// If `source` or `lines` is too short.
+    #[inline(always)]
+    pub fn pack_rows<S: Simd>(&self, s: S, source: &[f32], stride: usize, lines: &mut [Line]) {
+        for i in 0..self.count {
+            let panel = self.panel::<S>(i);
+            for step in 0..self.steps {
+                let row = &source[step * stride..][..self.columns];
+                for v in 0..panel.vectors {
+                    self.put(s, lines, panel, step, v, s.load(&row[panel.column + v * S::LANES..]));
+                }
+            }
+        }
+    }
+
     /// Puts a vector of the matrix at step `step` of vector `v` of `panel`.
     ///
     /// # Panics

@@ -56,8 +56,8 @@ pub(super) struct Attended {
 impl Block {
     /// `x: [T, D]` to `[T, D]`.
     pub fn forward(&self, x: Tensor<2>, layout: &Layout) -> Tensor<2> {
-        let (x, _) = self.attend(x, layout);
-        self.transform(x)
+        let y = self.attn.answer(self.norm1.forward(x.clone()), layout);
+        self.transform(x + scaled(y, &self.ls1))
     }
 
     /// The first half: attention and its residual.
@@ -97,6 +97,17 @@ impl Mlp {
 }
 
 impl Attention {
+    /// `x: [T, D]` to `[T, D]` as [`Attention::forward`] gives it, for who asks for nothing else: where there is a kernel for the
+    /// whole of it, by that.
+    fn answer(&self, x: Tensor<2>, layout: &Layout) -> Tensor<2> {
+        match layout.uniform() {
+            Some(tokens) if self.q_norm.is_none() && self.k_norm.is_none() && fused::here(&x) => {
+                self.proj.forward(fused::attention(self.qkv.forward(x), self.heads, tokens))
+            }
+            _ => self.forward(x, layout).0,
+        }
+    }
+
     /// `x: [T, D]` to `[T, D]`; tokens of an image attend to its tokens that are alive.
     fn forward(&self, x: Tensor<2>, layout: &Layout) -> (Tensor<2>, Attended) {
         let [_, dim] = x.dims();

@@ -120,6 +120,12 @@ impl Layout {
         }
     }
 
+    /// Tokens of each image, where all images have as many and every token counts once.
+    pub fn uniform(&self) -> Option<usize> {
+        let plain = self.padding.is_none() && self.key_bias.is_none() && self.key_weights.is_none();
+        plain.then_some(self.longest)
+    }
+
     pub fn dead(&self) -> Option<Tensor<4, Bool>> {
         self.dead.clone()
     }

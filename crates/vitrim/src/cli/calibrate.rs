@@ -42,6 +42,7 @@ pub fn run(app: &App, args: &CalibrateArgs) -> anyhow::Result<ExitCode> {
     loaded.check_classes(&parts.path(), &dataset)?;
     let options = CalibrationOptions {
         thresholds: grid(),
+        pilot: None,
         max_drop,
         confidence: args.confidence,
         images: args.calibration_images,

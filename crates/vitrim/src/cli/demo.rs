@@ -44,7 +44,7 @@ struct Size {
 }
 
 const FULL: Size =
-    Size { updates: 60, pilot: 600, held_out: 20_000, hand_made: 5_000, front: 700, speed_seconds: 1.0 };
+    Size { updates: 60, pilot: 600, held_out: 20_000, hand_made: 5_000, front: 500, speed_seconds: 1.0 };
 const QUICK: Size =
     Size { updates: 30, pilot: 300, held_out: 2_400, hand_made: 2_400, front: 200, speed_seconds: 0.7 };
 
@@ -122,7 +122,7 @@ fn show(app: &App, args: &DemoArgs, max_drop: f64, stop: &AtomicBool) -> anyhow:
     };
     let bar = app.reporter.bar("evaluating");
     let mut watch = Watch { stop, progress: &mut |done, all| bar.set(done, all) };
-    let mut findings = gather(&loaded, &policy, &record.front, &test, &options, &mut watch)?;
+    let mut findings = gather(&loaded, &policy, record.widest(), &test, &options, &mut watch)?;
     drop(bar);
     findings.seconds = vec![
         ("training".to_owned(), training_seconds(out, &config)?),
@@ -196,6 +196,7 @@ fn calibrated(
     let mut options = CalibrationOptions {
         // Coarse: between them, the pilot interpolates.
         thresholds: grid().into_iter().step_by(2).collect(),
+        pilot: None,
         max_drop,
         confidence,
         images: size.pilot,
@@ -208,7 +209,8 @@ fn calibrated(
     // The policy may have learned from some of these: that moves the thresholds that are tried, not what the
     // held-out scenes then certify.
     let train = Dataset::scenes("train")?;
-    options.thresholds = pilot(loaded, &policy, &train, &options, &mut watch)?;
+    let (thresholds, front) = pilot(loaded, &policy, &train, &options, &mut watch)?;
+    (options.thresholds, options.pilot) = (thresholds, Some(front));
     options.images = size.held_out;
     let held_out = Dataset::scenes("validation")?.first(size.held_out);
     calibrate(loaded, &mut policy, (DATA, "calibration"), &held_out, &options, &mut watch)?;

@@ -73,11 +73,11 @@ pub fn run(app: &App, args: &EvalArgs) -> anyhow::Result<ExitCode> {
                 data: parts.path(),
                 split: split.to_owned(),
             };
-            let front = record(policy, args.policy.policy.as_deref().unwrap_or(run))?.front;
+            let record = record(policy, args.policy.policy.as_deref().unwrap_or(run))?;
             let options =
                 GatherOptions { about, run: run.clone(), eval: options, front_images: FRONT_IMAGES };
             let started = Instant::now();
-            let mut findings = gather(&loaded, policy, &front, &dataset, &options, &mut watch)?;
+            let mut findings = gather(&loaded, policy, record.widest(), &dataset, &options, &mut watch)?;
             findings.seconds.push(("evaluation".to_owned(), started.elapsed().as_secs_f64()));
             findings.write(run)?;
             let page = report(run)?.page;

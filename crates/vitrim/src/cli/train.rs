@@ -66,6 +66,7 @@ pub fn run(app: &App, args: &TrainArgs) -> anyhow::Result<ExitCode> {
     };
     let options = CalibrationOptions {
         thresholds: grid(),
+        pilot: None,
         max_drop: config.constraint.max_drop,
         confidence: args.confidence,
         images: args.calibration_images,

@@ -44,6 +44,11 @@ fn the_quick_demo_survives_an_interruption_and_holds_what_it_promises() {
     assert!(random.drop_pp.unwrap() > policy.drop_pp.unwrap() + 1.0, "{random:?}");
     assert_eq!(findings.object_sizes.as_ref().map(Vec::len), Some(findings.evaluation.images));
     assert_eq!((findings.gallery.len(), findings.fronts.len()), (9, 3));
+    let points: Vec<usize> = findings.fronts.iter().map(|front| front.points.len()).collect();
+    assert!(
+        points.iter().all(|&points| points >= 5),
+        "a front is more than what was calibrated over: {points:?}"
+    );
 
     if let Some(mut browser) = Browser::open() {
         let faults = browser.faults(&scratch.path("demo/report.html"));

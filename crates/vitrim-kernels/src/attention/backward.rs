@@ -1,0 +1,133 @@
+//! The gradient of attention of one head of one image, in f32.
+
+use std::cell::RefCell;
+
+use super::head::Strided;
+use super::product::product;
+use crate::elementwise::{exp_row, greatest_of, softmax_backward_row};
+use crate::linear::panels::{Line, Panels};
+use crate::rows::{floats, floats_mut, words};
+use crate::simd::{F32, Kernel, Simd};
+
+/// Buffers of one thread, reused by its next head.
+#[derive(Default)]
+pub(super) struct Scratch {
+    panels: Vec<Line>,
+    /// `[n, stride]`.
+    probabilities: Vec<u32>,
+    /// The gradient in the probabilities, then in the scores, `[n, stride]`.
+    gradient: Vec<u32>,
+    /// One of the two, `[n, stride]`.
+    transposed: Vec<u32>,
+    /// `[n, padded head_dim]`.
+    sums: Vec<u32>,
+}
+
+thread_local! {
+    pub(super) static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// One head over `n` tokens. Scores and probabilities are computed again, which costs a sixth of the products and saves
+/// keeping them.
+pub(super) struct HeadBackward<'a> {
+    /// As [`super::head::Head::qkv`], which `stride` and `part` belong to.
+    pub qkv: &'a [f32],
+    pub n: usize,
+    pub stride: usize,
+    pub part: usize,
+    pub head_dim: usize,
+    /// `[n, part]` from the head's first channel on: the gradient in its output.
+    pub gradient: &'a [f32],
+    /// Where the gradients in queries, keys and values go.
+    pub out: [Strided; 3],
+    pub scratch: &'a mut Scratch,
+}
+
+impl Kernel for HeadBackward<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let HeadBackward { qkv, n, stride: row, part, head_dim, gradient, out, scratch } = self;
+        let [mut dq, mut dk, mut dv] = out;
+        let (queries, keys, values) = (qkv, &qkv[part..], &qkv[2 * part..]);
+        let by_token = Panels::new::<S>(n, head_dim);
+        let by_channel = Panels::new::<S>(head_dim, n);
+        let (stride, width) = (by_token.padded_columns::<S>(), by_channel.padded_columns::<S>());
+        let Scratch { panels, probabilities, gradient: ds, transposed, sums } = scratch;
+        panels.resize(by_token.lines::<S>().max(by_channel.lines::<S>()), Line::ZERO);
+        for buffer in [&mut *probabilities, ds, transposed] {
+            buffer.resize(n * stride, 0);
+        }
+        sums.resize(n * width, 0);
+        let scale = (head_dim as f32).sqrt().recip();
+
+        // P = softmax(scale Q K^T)
+        by_token.pack_transposed(s, words(keys), row, panels);
+        product::<S, F32>(words(queries), row, n, by_token, panels, probabilities);
+        for row in floats_mut(probabilities).chunks_exact_mut(stride) {
+            let row = &mut row[..n];
+            let greatest = greatest_of(s, row);
+            let share = s.splat(exp_row(s, row, greatest, scale).recip());
+            for x in row.chunks_mut(S::LANES) {
+                s.store(x, s.mul(s.load(x), share));
+            }
+        }
+
+        // dV = P^T dO
+        transpose(s, probabilities, stride, n, transposed);
+        by_channel.pack_rows(s, gradient, part, panels);
+        product::<S, F32>(transposed, stride, n, by_channel, panels, sums);
+        place(sums, width, &mut dv);
+
+        // dS = scale P (dP - sum(P dP)) with dP = dO V^T
+        by_token.pack_transposed(s, words(values), row, panels);
+        product::<S, F32>(words(gradient), part, n, by_token, panels, ds);
+        let rows = floats(probabilities).chunks_exact(stride).zip(floats_mut(ds).chunks_exact_mut(stride));
+        for (p, ds) in rows {
+            softmax_backward_row(s, &p[..n], &mut ds[..n], scale);
+        }
+
+        // dQ = dS K
+        by_channel.pack_rows(s, keys, row, panels);
+        product::<S, F32>(ds, stride, n, by_channel, panels, sums);
+        place(sums, width, &mut dq);
+
+        // dK = dS^T Q
+        transpose(s, ds, stride, n, transposed);
+        by_channel.pack_rows(s, queries, row, panels);
+        product::<S, F32>(transposed, stride, n, by_channel, panels, sums);
+        place(sums, width, &mut dk);
+    }
+}
+
+/// `to[j][i] = from[i][j]` of `[n, stride]` with `stride` whole vectors.
+#[inline(always)]
+fn transpose<S: Simd>(s: S, from: &[u32], stride: usize, n: usize, to: &mut [u32]) {
+    assert!(stride.is_multiple_of(S::LANES) && stride >= n, "rows of whole vectors");
+    assert!(from.len() >= n * stride && to.len() >= n * stride, "both are [n, stride]");
+    for i in (0..n).step_by(S::LANES) {
+        for j in (0..n).step_by(S::LANES) {
+            // SAFETY: rows i.. and columns j.. lie within `from` as far as n; a register at i of each row j.. lies within
+            // `to`, whose rows are whole vectors.
+            unsafe {
+                s.transpose(
+                    from.as_ptr().add(i * stride + j),
+                    stride,
+                    (n - i).min(S::LANES),
+                    (n - j).min(S::LANES),
+                    to.as_mut_ptr().add(j * stride + i),
+                    stride,
+                );
+            }
+        }
+    }
+}
+
+/// Takes the rows of `sums: [n, width]` to where they belong.
+fn place(sums: &[u32], width: usize, out: &mut Strided) {
+    for (i, sums) in floats(sums).chunks_exact(width).enumerate() {
+        let out = out.row(i);
+        out.copy_from_slice(&sums[..out.len()]);
+    }
+}

@@ -1,0 +1,50 @@
+//! A product of rows and packed panels.
+
+use crate::linear::panels::{Line, Panels, words_of};
+use crate::simd::{Dot, MAX_LANES, Scales, Simd, Sink};
+
+/// Lines that hold the largest tile of any level.
+pub(super) const TILE_LINES: usize = 8 * 3;
+
+/// `y = a b`: `a` holds `rows` rows of the steps of `panels`, `a_stride` words apart, `b` the panels, and `y` rows of
+/// whole vectors.
+///
+/// # Panics
+/// If one of the three is too short.
+#[inline(always)]
+pub(super) fn product<S: Simd, D: Dot>(
+    a: &[u32],
+    a_stride: usize,
+    rows: usize,
+    panels: Panels,
+    b: &[Line],
+    y: &mut [u32],
+) {
+    let stride = panels.padded_columns::<S>();
+    assert!(rows > 0 && a.len() >= (rows - 1) * a_stride + panels.steps, "rows of all steps");
+    assert!(b.len() >= panels.lines::<S>(), "all panels");
+    assert!(y.len() >= rows * stride, "room for the product");
+    const { assert!(S::NV * S::LANES <= TILE_LINES * MAX_LANES) };
+    let zeros = [0.0; TILE_LINES * MAX_LANES];
+    let (bias, quantised) = (zeros.as_ptr(), Scales::NONE);
+    let tiles = rows.div_ceil(S::MR);
+    let at = |t: usize| t * rows / tiles;
+    for p in 0..panels.count {
+        let panel = panels.panel::<S>(p);
+        for t in 0..tiles {
+            let kernel = S::tile::<D>(at(t + 1) - at(t), panel.vectors, false);
+            // SAFETY: rows, panel and the place in y are there, as just checked; the bias is as wide as any tile.
+            unsafe {
+                let y = y.as_mut_ptr().add(at(t) * stride + panel.column).cast();
+                let sink = Sink { y, stride, bias, quantised };
+                kernel(
+                    a.as_ptr().add(at(t) * a_stride),
+                    a_stride,
+                    words_of(b).add(panel.start),
+                    panels.steps,
+                    &sink,
+                );
+            }
+        }
+    }
+}
