@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use crossbeam_channel::Sender;
 use pyo3::prelude::*;
 use serde::Serialize;
-use vitrim::loaded::{open_checkpoint, timm_config};
+use vitrim::loaded::open_checkpoint;
 use vitrim::parts::DataParts;
 use vitrim::training::{RunImages, Splits, describe_finetuning, open_run_of_steps};
 use vitrim::{VitrimError as LibraryError, overlay};
@@ -105,7 +105,6 @@ impl Job<'_> {
                 loaded.origin
             )));
         }
-        let checkpoint_config = timm_config(&checkpoint)?;
         let parts = DataParts::for_backbone(&self.data, loaded)?;
         let splits = Splits { train: &self.split, calibration: Some(&self.held_out_split) };
         let found = RunImages::open(loaded, &parts, splits, &mut steps(events, "hashing images"))?;
@@ -117,9 +116,7 @@ impl Job<'_> {
         }
         let run = Finetuning {
             config,
-            spec: &loaded.spec,
-            weights: &checkpoint.tensors,
-            checkpoint_config: &checkpoint_config,
+            checkpoint: &checkpoint,
             policy: self.policy,
             train: &found.train,
             held_out,

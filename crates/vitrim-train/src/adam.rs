@@ -7,10 +7,9 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::{Adam, AdamConfig, AdamState, AdaptiveMomentumState, GradientsParams, Optimizer};
 use burn::tensor::{Device, Tensor, TensorData};
 
-use crate::error::{Result, TrainError};
+pub use vitrim_vit::NamedTensor;
 
-/// A named tensor: name, shape, row-major values.
-pub type NamedTensor = (String, Vec<usize>, Vec<f32>);
+use crate::error::{Result, TrainError};
 
 /// Adam (Kingma and Ba, 2015) with betas 0.9 and 0.999, and decoupled weight decay (AdamW: Loshchilov and
 /// Hutter, 2019) where it is asked for.

@@ -4,7 +4,7 @@
 //! Tokens are removed while it learns, as they are when it runs; each evaluation checks that both forwards agree. Without a
 //! policy, the same is done to the dense model: the control that says what of a gain is the policy's.
 //!
-//! A run folder holds `model/` (the best weights so far by held-out fidelity, in timm's layout), `policy/` (the policy, for these
+//! A run folder holds `model/` (the best weights so far by held-out fidelity, in the layout of the checkpoint that it began with), `policy/` (the policy, for these
 //! weights), `log.jsonl`, TensorBoard event files and `checkpoint.safetensors`.
 
 use std::fs;
@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use vitrim_data::{Batch, Dataset, Loader, LoaderOptions, OnBadImage, Order, Transform};
 use vitrim_prune::policy::BackboneId;
 use vitrim_prune::{ImageKey, LearnedPruner, NoPruner, Policy, Pruned, Pruner, run};
-use vitrim_vit::{Backbone, CpuBackbone, Output, PixelBatch, Site, Taps, Tensors, VitSpec, Want, cost};
+use vitrim_vit::{Backbone, Checkpoint, CpuBackbone, Output, PixelBatch, Site, Taps, Tensors, Want, cost};
 
 use crate::burn_vit::BurnVit;
 use crate::checkpoint;
@@ -31,7 +31,7 @@ use crate::device::{DeviceChoice, host};
 use crate::epochs::Epochs;
 use crate::error::{Result, TrainError};
 use crate::pretrain::learner::Learner;
-use crate::pretrain::weights::{save_weights, write};
+use crate::pretrain::weights::save_as;
 use crate::pretrain::{AugmentConfig, WeightType};
 use crate::replica::replica;
 use crate::rewards::{divergence, divergences_of_logits};
@@ -137,12 +137,8 @@ impl FinetuneConfig {
 pub struct Finetuning<'a> {
     /// The configuration.
     pub config: &'a FinetuneConfig,
-    /// The geometry.
-    pub spec: &'a VitSpec,
-    /// The weights to start from, those of the teacher.
-    pub weights: &'a Tensors,
-    /// The checkpoint's `config.json`, which the result keeps.
-    pub checkpoint_config: &'a [u8],
+    /// The weights to start from, those of the teacher, and the layout that the result keeps.
+    pub checkpoint: &'a Checkpoint,
     /// The frozen policy, read out as it says; `None` for the dense control.
     pub policy: Option<&'a Policy>,
     /// Training images.
@@ -254,19 +250,25 @@ pub fn finetune(
 ) -> Result<(Outcome, Option<HeldOut>)> {
     let config = run.config;
     config.check().map_err(TrainError::Config)?;
-    if run.spec.num_classes == 0 {
+    if run.checkpoint.spec.num_classes == 0 {
         return Err(TrainError::Config(
             "fine-tuning compares answers, and the backbone has no classes".into(),
         ));
     }
     let device = run.device.device()?;
-    let teacher = CpuBackbone::new(run.spec, run.weights)?;
-    let mut learner = Learner::with(run.spec.clone(), run.weights, None, config.weight_decay, &device)?;
+    let teacher = CpuBackbone::new(&run.checkpoint.spec, &run.checkpoint.tensors)?;
+    let mut learner = Learner::with(
+        run.checkpoint.spec.clone(),
+        &run.checkpoint.tensors,
+        None,
+        config.weight_decay,
+        &device,
+    )?;
     fs::create_dir_all(run.folder).map_err(TrainError::file("create", run.folder))?;
     let path = run.folder.join(checkpoint::FILE);
     let mut saved = Saved {
         config: config.clone(),
-        start: run.weights.fingerprint(run.spec)?,
+        start: run.checkpoint.tensors.fingerprint(&run.checkpoint.spec)?,
         policy: run.policy.map(Policy::identity),
         images: run.train.len(),
         at: Standing { step: 0, epoch: 0, position: 0, best: None },
@@ -364,14 +366,14 @@ impl Finetuning<'_> {
 
     fn pruner(&self) -> Box<dyn Pruner> {
         match self.policy {
-            Some(policy) => Box::new(LearnedPruner::new(self.spec, policy)),
+            Some(policy) => Box::new(LearnedPruner::new(&self.checkpoint.spec, policy)),
             None => Box::new(NoPruner),
         }
     }
 
     /// The weights as they are on held-out images, by the CPU executor.
     fn evaluate(&self, learner: &Learner, teacher: &CpuBackbone) -> Result<HeldOut> {
-        let student = CpuBackbone::new(self.spec, &learner.student.vit.tensors())?;
+        let student = CpuBackbone::new(&self.checkpoint.spec, &learner.student.vit.tensors())?;
         let mut pruner = self.pruner();
         let options = LoaderOptions {
             batch: EVALUATION_BATCH,
@@ -407,7 +409,7 @@ impl Finetuning<'_> {
             top1: 100.0 * right as f64 / count,
             teacher_top1: 100.0 * teacher_right as f64 / count,
             divergence: sum_of_divergences / count,
-            cost: macs / count / cost::dense_macs(self.spec) as f64,
+            cost: macs / count / cost::dense_macs(&self.checkpoint.spec) as f64,
             disagreement: f64::from(disagreement.unwrap_or(0.0)),
         })
     }
@@ -438,13 +440,11 @@ impl Finetuning<'_> {
     /// Writes `model/` and, with a policy, `policy/` for it.
     fn save(&self, tensors: &Tensors) -> Result<()> {
         let model = self.folder.join("model");
-        fs::create_dir_all(&model).map_err(TrainError::file("create", &model))?;
-        save_weights(&model, self.spec, tensors, self.weight_type)?;
-        write(&model.join("config.json"), self.checkpoint_config)?;
+        save_as(&model, self.checkpoint, tensors, self.weight_type)?;
         let Some(policy) = self.policy else { return Ok(()) };
-        let stored = vitrim_vit::Checkpoint::open(&model)?;
+        let stored = Checkpoint::open(&model)?;
         // The record is of other weights.
-        let backbone = BackboneId::of(self.spec, &stored.tensors)?;
+        let backbone = BackboneId::of(&self.checkpoint.spec, &stored.tensors)?;
         let policy = Policy { backbone, calibration: None, ..policy.clone() };
         Ok(policy.save(&self.folder.join("policy"))?)
     }

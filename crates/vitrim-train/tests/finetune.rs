@@ -79,9 +79,7 @@ impl Setting {
     ) -> (Outcome, Vec<HeldOut>) {
         let run = Finetuning {
             config,
-            spec: self.spec(),
-            weights: &self.checkpoint.tensors,
-            checkpoint_config: &std::fs::read(self.folder.path().join("config.json")).unwrap(),
+            checkpoint: &self.checkpoint,
             policy,
             train: &self.train,
             held_out: &self.held_out,

@@ -44,6 +44,6 @@ pub use packed::{Origin, PackedBatch, Reduction};
 pub use profile::{Operation, Profile};
 pub use spec::{Activation, Pool, Positions, VitSpec};
 pub use state::HostState;
-pub use tensors::Tensors;
+pub use tensors::{NamedTensor, Tensors};
 pub use vitrim_kernels::{AttentionTaps, Precision};
 pub use weight_files::WeightFiles;

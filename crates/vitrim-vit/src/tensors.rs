@@ -19,6 +19,9 @@ pub enum Tensors {
     Owned(BTreeMap<String, (Vec<usize>, Vec<f32>)>),
 }
 
+/// A tensor's name, shape and values, row-major.
+pub type NamedTensor = (String, Vec<usize>, Vec<f32>);
+
 /// Files, and where in them each tensor of ours is.
 pub struct StoredTensors {
     files: WeightFiles,
@@ -97,6 +100,36 @@ impl Tensors {
             }
             Tensors::Stored(stored) => stored.get(name, shape).map(Cow::Owned),
         }
+    }
+
+    /// The values of `tensors`, of geometry `spec`, under the names and in the shapes that these are stored with, then what is
+    /// stored beside them that inference does not need, as it is.
+    ///
+    /// # Errors
+    /// If one of `tensors` is missing or misshapen, or what is not needed cannot be read.
+    pub(crate) fn translate(&self, spec: &VitSpec, tensors: &Tensors) -> Result<Vec<NamedTensor>> {
+        let mut stored = Vec::new();
+        for (name, mut shape) in spec.tensor_shapes() {
+            let values = tensors.get(&name, &shape)?;
+            let parts = match self {
+                Tensors::Owned(_) => None,
+                Tensors::Stored(stored) => stored.layout.parts.get(&name),
+            };
+            let parts = parts.cloned().unwrap_or_else(|| vec![name]);
+            shape[0] /= parts.len();
+            let each = values.chunks_exact(values.len() / parts.len());
+            stored.extend(
+                parts.into_iter().zip(each).map(|(part, values)| (part, shape.clone(), values.to_vec())),
+            );
+        }
+        if let Tensors::Stored(StoredTensors { files, layout }) = self {
+            for name in &layout.ignored {
+                if let Some(shape) = files.shape(name) {
+                    stored.push((name.clone(), shape.to_vec(), files.read(name, shape)?));
+                }
+            }
+        }
+        Ok(stored)
     }
 
     /// Checks that every tensor of `spec` is there in its shape, and no other.

@@ -138,25 +138,6 @@ pub fn open_checkpoint(path: &Path, img_size: Option<[usize; 2]>) -> Result<Chec
     Ok(Checkpoint::open_at(&local(path, Kind::Model)?, img_size)?)
 }
 
-/// The `config.json` of `checkpoint`, which fine-tuned weights keep.
-///
-/// # Errors
-/// [`VitrimError::Part`] if it is not in timm's layout.
-pub fn timm_config(checkpoint: &Checkpoint) -> Result<Vec<u8>> {
-    let bytes = std::fs::read(checkpoint.path.join("config.json")).ok();
-    let named = bytes.as_ref().and_then(|bytes| serde_json::from_slice::<serde_json::Value>(bytes).ok());
-    match (bytes, named) {
-        (Some(bytes), Some(config)) if config.get("architecture").is_some() => Ok(bytes),
-        _ => Err(VitrimError::Part {
-            data: checkpoint.path.display().to_string(),
-            reason:
-                "not a folder in timm's layout, in which fine-tuned weights are written; save the model with \
-                     timm's save_for_hf, and train a policy for that"
-                    .to_owned(),
-        }),
-    }
-}
-
 /// How images become the checkpoint's pixels, at the size that is stored: as transformers' image processor says, where
 /// there is one, else as timm's `pretrained_cfg` does, which has a default for all that is missing.
 ///

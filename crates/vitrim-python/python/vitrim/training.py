@@ -165,8 +165,8 @@ def finetune(
     an exception that ``callback`` raises.
 
     Args:
-        model: A model that was loaded from a checkpoint in timm's layout, with a trained policy, which is read out as it is
-            dialled; without a policy, it is the dense control.
+        model: A model that was loaded from a checkpoint, whose layout (timm's or transformers') the result keeps, with a trained
+            policy, which is read out as it is dialled; without a policy, it is the dense control.
         data: Data set; labels are used where ``label_weight`` is above 0, and to report top-1.
         out: Run folder; the backbone goes to its ``model/``, and the policy, for it, to ``policy/``.
         config: TOML file laid over the defaults.

@@ -23,7 +23,7 @@ use vitrim_data::{Batch, Dataset, Loader, LoaderOptions, OnBadImage, Order, Tran
 use vitrim_vit::{Backbone, CpuBackbone, PixelBatch, Site, Taps, Tensors, VitSpec, Want};
 
 pub use config::{AugmentConfig, ModelConfig, PretrainConfig};
-pub use weights::{WeightType, initial_weights, save_backbone};
+pub use weights::{WeightType, initial_weights, save_as, save_backbone};
 
 use crate::checkpoint;
 use crate::device::DeviceChoice;

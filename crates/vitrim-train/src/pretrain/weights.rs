@@ -1,4 +1,4 @@
-//! The first weights, and the last ones in timm's Hub layout.
+//! The first weights, and the last ones as a library lays them out on the Hub.
 
 use std::fs;
 use std::path::Path;
@@ -6,9 +6,9 @@ use std::str::FromStr;
 
 use half::bf16;
 use safetensors::tensor::{Dtype, TensorView};
-use serde_json::json;
+use serde_json::{Value, json};
 use vitrim_data::{Interpolation, Preprocess};
-use vitrim_vit::{Tensors, VitSpec};
+use vitrim_vit::{Checkpoint, NamedTensor, Tensors, VitSpec};
 
 use crate::error::{Result, TrainError};
 use crate::perceptron::orthogonal;
@@ -166,30 +166,45 @@ pub fn save_backbone(
             "label_names": class_names,
         },
     });
-    save_weights(folder, spec, tensors, weight_type)?;
+    let shapes = spec.tensor_shapes().into_iter();
+    let named = shapes
+        .map(|(name, shape)| Ok((name.clone(), shape.clone(), tensors.get(&name, &shape)?.into_owned())));
+    save_weights(folder, &named.collect::<Result<Vec<_>>>()?, weight_type)?;
     let config = serde_json::to_string_pretty(&config).expect("plain data");
     write(&folder.join("config.json"), (config + "\n").as_bytes())
 }
 
-/// Writes `model.safetensors` into `folder`, under timm's names.
+/// Writes `tensors`, which are other values for the geometry of `checkpoint`, into `folder` as its own library lays it out.
 ///
 /// # Errors
-/// If it cannot be written.
-pub fn save_weights(folder: &Path, spec: &VitSpec, tensors: &Tensors, weight_type: WeightType) -> Result<()> {
-    let shapes = spec.tensor_shapes();
-    let mut bytes = Vec::with_capacity(shapes.len());
-    for (name, shape) in &shapes {
-        let values = tensors.get(name, shape)?;
-        bytes.push(match weight_type {
-            WeightType::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>(),
-            WeightType::Bf16 => values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect(),
-        });
+/// If a tensor is missing, or a file cannot be written.
+pub fn save_as(
+    folder: &Path,
+    checkpoint: &Checkpoint,
+    tensors: &Tensors,
+    weight_type: WeightType,
+) -> Result<()> {
+    fs::create_dir_all(folder).map_err(TrainError::file("create", folder))?;
+    save_weights(folder, &checkpoint.in_its_layout(tensors)?, weight_type)?;
+    let json = |value: &Value| serde_json::to_string_pretty(value).expect("plain data") + "\n";
+    if let Some(processor) = &checkpoint.preprocessor_config {
+        write(&folder.join("preprocessor_config.json"), json(processor).as_bytes())?;
     }
+    write(&folder.join("config.json"), json(&checkpoint.config).as_bytes())
+}
+
+/// Writes `model.safetensors` into `folder`.
+fn save_weights(folder: &Path, tensors: &[NamedTensor], weight_type: WeightType) -> Result<()> {
+    let bytes = |values: &[f32]| match weight_type {
+        WeightType::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>(),
+        WeightType::Bf16 => values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect(),
+    };
+    let bytes: Vec<Vec<u8>> = tensors.iter().map(|(_, _, values)| bytes(values)).collect();
     let dtype = match weight_type {
         WeightType::F32 => Dtype::F32,
         WeightType::Bf16 => Dtype::BF16,
     };
-    let views = shapes.iter().zip(&bytes).map(|((name, shape), bytes)| {
+    let views = tensors.iter().zip(&bytes).map(|((name, shape, _), bytes)| {
         (name, TensorView::new(dtype, shape.clone(), bytes).expect("as many bytes as the shape says"))
     });
     let metadata = [("format".to_owned(), "pt".to_owned())];

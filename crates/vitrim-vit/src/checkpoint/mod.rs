@@ -14,7 +14,7 @@ use crate::error::{Result, VitError};
 use crate::executor::CpuBackbone;
 use crate::positions::Bicubic;
 use crate::spec::VitSpec;
-use crate::tensors::{Layout, StoredPositions, Tensors};
+use crate::tensors::{Layout, NamedTensor, StoredPositions, Tensors};
 use crate::weight_files::WeightFiles;
 
 /// What weights are called on the Hub, in the order in which they are looked for.
@@ -33,6 +33,8 @@ pub struct Checkpoint {
     pub spec: VitSpec,
     /// The weights.
     pub tensors: Tensors,
+    /// The library's `config.json`, at the size of input in use.
+    pub config: Value,
     /// timm's `pretrained_cfg`: how images are preprocessed; an empty object if there is none.
     pub pretrained_cfg: Value,
     /// transformers' `preprocessor_config.json`, which says the same otherwise.
@@ -69,7 +71,7 @@ impl Checkpoint {
     pub fn open_at(path: &Path, img_size: Option<[usize; 2]>) -> Result<Self> {
         let weights = find_weights(path)?;
         let beside = weights.with_file_name("config.json");
-        let config = match read_json(&beside)? {
+        let mut config = match read_json(&beside)? {
             Some(config) => config,
             None => config_by_name(path, &weights)?,
         };
@@ -91,6 +93,7 @@ impl Checkpoint {
         if spec.grid() != stored {
             let (prefix, to) = (spec.embedded_prefix(), spec.grid());
             layout.positions = Some(StoredPositions { prefix, from: stored, to, how: bicubic });
+            resize(&mut config, size);
         }
         let tensors = Tensors::stored(files, layout);
         tensors.check(&spec)?;
@@ -100,6 +103,7 @@ impl Checkpoint {
             path: path.to_owned(),
             spec,
             tensors,
+            config,
             pretrained_cfg,
             preprocessor_config,
             class_names,
@@ -114,9 +118,27 @@ impl Checkpoint {
         CpuBackbone::in_precision(&self.spec, &self.tensors, precision)
     }
 
+    /// `tensors`, which are other values of this geometry, under the names and in the shapes that the checkpoint's own library
+    /// gives them, with what it stores beside them: written next to [`Checkpoint::config`], that library loads them.
+    ///
+    /// # Errors
+    /// If one of `tensors` is missing or misshapen, or the rest cannot be read.
+    pub fn in_its_layout(&self, tensors: &Tensors) -> Result<Vec<NamedTensor>> {
+        self.tensors.translate(&self.spec, tensors)
+    }
+
     /// The name of each class, from timm's `label_names` or transformers' `id2label`; empty where nobody named them.
     pub fn class_names(&self) -> Vec<String> {
         self.class_names.clone()
+    }
+}
+
+/// Makes a library's configuration say that inputs are of `size` (height, width), pixels.
+fn resize(config: &mut Value, size: [usize; 2]) {
+    if config.get("architecture").is_some() {
+        config["model_args"]["img_size"] = json!(size);
+    } else {
+        config["image_size"] = if size[0] == size[1] { json!(size[0]) } else { json!(size) };
     }
 }
 

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::anyhow;
 use serde_json::json;
-use vitrim::loaded::{open_checkpoint, timm_config};
+use vitrim::loaded::open_checkpoint;
 use vitrim::training::{RunImages, Splits, describe_finetuning};
 use vitrim::{Loaded, overlay};
 use vitrim_train::Outcome;
@@ -40,7 +40,6 @@ pub fn run(app: &App, args: &FinetuneArgs) -> anyhow::Result<ExitCode> {
     let loaded = Loaded::open_in(model, Precision::F32)?;
     let policy = policy::open(app, &args.policy, args.keep.keep, &loaded)?;
     let checkpoint = open_checkpoint(model, None)?;
-    let checkpoint_config = timm_config(&checkpoint)?;
     let parts = args.reading.open(data, &loaded)?;
     let bar = app.reporter.bar("hashing images");
     let splits = Splits { train: &args.run.split, calibration: Some(&args.run.held_out_split) };
@@ -52,9 +51,7 @@ pub fn run(app: &App, args: &FinetuneArgs) -> anyhow::Result<ExitCode> {
     app.reporter.note(&found.describe_held_out(config.held_out_images));
     let run = Finetuning {
         config: &config,
-        spec: &loaded.spec,
-        weights: &checkpoint.tensors,
-        checkpoint_config: &checkpoint_config,
+        checkpoint: &checkpoint,
         policy: policy.as_ref(),
         train: &found.train,
         held_out,

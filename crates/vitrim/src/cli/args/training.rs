@@ -125,7 +125,7 @@ pub struct PretrainArgs {
 
 #[derive(Debug, clap::Args)]
 pub struct FinetuneArgs {
-    /// Checkpoint folder of the backbone, in timm's layout, or hf://owner/name.
+    /// Checkpoint folder of the backbone, in timm's or transformers' layout, which the result keeps, or hf://owner/name.
     #[arg(long, value_name = "FOLDER", required_unless_present = "print_config")]
     pub model: Option<PathBuf>,
     #[command(flatten)]
