@@ -17,7 +17,9 @@ pub const FILE: &str = "log.jsonl";
 pub struct RunLog {
     path: PathBuf,
     lines: fs::File,
-    events: EventWriter,
+    /// Made by the first entry, so that a run that has nothing left to do leaves no empty file.
+    events: Option<EventWriter>,
+    folder: PathBuf,
 }
 
 impl RunLog {
@@ -37,7 +39,7 @@ impl RunLog {
         fs::rename(&part, &path).map_err(TrainError::file("write", &path))?;
         let lines =
             fs::OpenOptions::new().append(true).open(&path).map_err(TrainError::file("write", &path))?;
-        Ok(RunLog { path, lines, events: EventWriter::create(folder)? })
+        Ok(RunLog { path, lines, events: None, folder: folder.to_owned() })
     }
 
     /// Writes `entry`, a struct of numbers and lists of numbers; in TensorBoard its fields are
@@ -48,23 +50,24 @@ impl RunLog {
     pub fn write(&mut self, step: usize, tag: &str, entry: &impl Serialize) -> Result<()> {
         let value = serde_json::to_value(entry).expect("an entry is plain data");
         writeln!(self.lines, "{value}").map_err(TrainError::file("write", &self.path))?;
+        let events = match &mut self.events {
+            Some(events) => events,
+            none => none.insert(EventWriter::create(&self.folder)?),
+        };
+        let mut scalar = |tag: String, value: &Value| match value.as_f64() {
+            Some(value) => events.scalar(step as i64, &tag, value),
+            None => Ok(()),
+        };
         for (field, value) in value.as_object().into_iter().flatten() {
             match value {
                 Value::Array(values) => {
                     for (i, value) in values.iter().enumerate() {
-                        self.scalar(step, &format!("{tag}/{field}/{}", i + 1), value)?;
+                        scalar(format!("{tag}/{field}/{}", i + 1), value)?;
                     }
                 }
-                value => self.scalar(step, &format!("{tag}/{field}"), value)?,
+                value => scalar(format!("{tag}/{field}"), value)?,
             }
         }
-        Ok(self.events.flush()?)
-    }
-
-    fn scalar(&mut self, step: usize, tag: &str, value: &Value) -> Result<()> {
-        match value.as_f64() {
-            Some(value) => Ok(self.events.scalar(step as i64, tag, value)?),
-            None => Ok(()),
-        }
+        Ok(events.flush()?)
     }
 }

@@ -1,5 +1,7 @@
 //! Token merging.
 
+use rayon::prelude::*;
+use vitrim_kernels::{Linear, greatest_of_rows, normalise_rows};
 use vitrim_vit::{Reduction, Site, Taps, View, VitSpec, cost};
 
 use crate::pruner::{ImageKey, PruneError, Pruner, Result};
@@ -65,6 +67,7 @@ impl Pruner for TomePruner {
         let keys =
             view.keys.ok_or_else(|| PruneError::KeepProfile("tome needs a view that carries keys".into()))?;
         let images: Vec<Vec<Vec<(usize, f32)>>> = (0..view.batch())
+            .into_par_iter()
             .map(|b| {
                 let rows = view.rows(b);
                 let keys = &keys[rows.start * self.head_dim..rows.end * self.head_dim];
@@ -92,25 +95,22 @@ fn weighted(group: &[usize], start: usize, sizes: &[f32]) -> Vec<(usize, f32)> {
 /// output token, the one that stays first; outputs in the order of those.
 fn matching(keys: &[f32], d: usize, prefix: usize, r: usize) -> Vec<Vec<usize>> {
     let n = keys.len() / d;
-    let normed: Vec<f32> = keys
-        .chunks_exact(d)
-        .flat_map(|key| {
-            let norm = key.iter().map(|v| v * v).sum::<f32>().sqrt().max(f32::MIN_POSITIVE);
-            key.iter().map(move |v| v / norm)
-        })
-        .collect();
-    let key = |i: usize| &normed[i * d..(i + 1) * d];
-    let similarity = |a: usize, b: usize| key(a).iter().zip(key(b)).map(|(x, y)| x * y).sum::<f32>();
+    let mut normed = keys.to_vec();
+    normalise_rows(&mut normed, d);
     // Alternate places, as the paper has it: even ones look for a partner among the odd ones.
-    let movable = |parity: usize| (0..n).filter(move |place| place % 2 == parity && *place >= prefix);
-    let mut pairs: Vec<(f32, usize, usize)> = movable(0)
-        .filter_map(|a| {
-            let best = movable(1)
-                .map(|b| (similarity(a, b), b))
-                .max_by(|x, y| x.0.total_cmp(&y.0).then(y.1.cmp(&x.1)));
-            best.map(|(similarity, b)| (similarity, a, b))
-        })
-        .collect();
+    let movable = |parity: usize| (prefix..n).filter(move |place| place % 2 == parity).collect::<Vec<_>>();
+    let (movers, partners) = (movable(0), movable(1));
+    let mut pairs: Vec<(f32, usize, usize)> = Vec::with_capacity(movers.len());
+    if !partners.is_empty() {
+        let rows = |places: &[usize]| -> Vec<f32> {
+            places.iter().flat_map(|place| &normed[place * d..(place + 1) * d]).copied().collect()
+        };
+        let mut cosines = vec![0.0; movers.len() * partners.len()];
+        Linear::new(&rows(&partners), None, partners.len(), d).forward(&rows(&movers), &mut cosines);
+        let mut nearest = vec![(0.0, 0); movers.len()];
+        greatest_of_rows(&cosines, partners.len(), &mut nearest);
+        pairs.extend(movers.iter().zip(nearest).map(|(a, (cosine, b))| (cosine, *a, partners[b])));
+    }
     pairs.sort_by(|x, y| y.0.total_cmp(&x.0).then(x.1.cmp(&y.1)));
     pairs.truncate(most_merged(n, prefix, r));
     let mut groups: Vec<Vec<usize>> = (0..n).map(|place| vec![place]).collect();

@@ -41,7 +41,11 @@ fn finetunes_under_a_policy_and_without() {
     scratch.run(&[&eval[..], &["run/policy"]].concat()).refused(&["run/policy", "not for this backbone"]);
 
     // The finished run says the same again; another one does not go on in its folder.
-    let written = || (scratch.snapshot("ft/model"), scratch.snapshot("ft/policy"));
+    let events = || {
+        let names = std::fs::read_dir(scratch.path("ft")).unwrap().map(|entry| entry.unwrap().file_name());
+        names.filter(|name| name.to_string_lossy().starts_with("events.")).count()
+    };
+    let written = || (scratch.snapshot("ft/model"), scratch.snapshot("ft/policy"), events());
     let before = written();
     let again = scratch.run(&[&args[..], &policy[..], &["--out", "ft", "--json"]].concat());
     assert!(again.stderr().contains("from step 3 of 3"), "{}", again.stderr());
