@@ -207,6 +207,14 @@ mod tests {
     use super::*;
     use crate::reference;
 
+    /// Where images of these lengths start, and the tokens in all.
+    fn offsets(lengths: &[usize]) -> (Vec<usize>, usize) {
+        let mut offsets = vec![0];
+        lengths.iter().for_each(|n| offsets.push(offsets[offsets.len() - 1] + n));
+        let total = offsets[lengths.len()];
+        (offsets, total)
+    }
+
     /// Rows of `qkv` with what a precision rounds, rounded.
     fn rounded(qkv: &[f32], precision: Precision) -> Vec<f32> {
         match precision {
@@ -223,9 +231,7 @@ mod tests {
         ) {
             let attention = Attention { heads, head_dim: d, class_token };
             let dim = heads * d;
-            let mut offsets = vec![0];
-            lengths.iter().for_each(|n| offsets.push(offsets[offsets.len() - 1] + n));
-            let total = offsets[lengths.len()];
+            let (offsets, total) = offsets(&lengths);
             let mut values = reference::values(seed);
             let qkv: Vec<f32> = (0..total * 3 * dim).map(|_| values() * 2.0).collect();
             let bias: Vec<f32> = (0..total).map(|_| if biased { values() * 2.0 } else { 0.0 }).collect();
@@ -276,16 +282,15 @@ mod tests {
         ) {
             let attention = Attention { heads, head_dim: d, class_token: true };
             let dim = heads * d;
-            let mut offsets = vec![0];
-            lengths.iter().for_each(|n| offsets.push(offsets[offsets.len() - 1] + n));
-            let total = offsets[lengths.len()];
+            let (offsets, total) = offsets(&lengths);
             let mut values = reference::values(seed);
             let qkv: Vec<f32> = (0..total * 3 * dim).map(|_| values() * 2.0).collect();
             let gradient: Vec<f32> = (0..total * dim).map(|_| values()).collect();
             let expected: Vec<f32> = offsets
                 .windows(2)
                 .flat_map(|image| {
-                    let (qkv, gradient) = (&qkv[image[0] * 3 * dim..image[1] * 3 * dim], &gradient[image[0] * dim..image[1] * dim]);
+                    let qkv = &qkv[image[0] * 3 * dim..image[1] * 3 * dim];
+                    let gradient = &gradient[image[0] * dim..image[1] * dim];
                     reference::attention_backward(qkv, gradient, image[1] - image[0], heads)
                 })
                 .collect();

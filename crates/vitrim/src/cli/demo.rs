@@ -46,7 +46,7 @@ struct Size {
 const FULL: Size =
     Size { updates: 60, pilot: 600, held_out: 20_000, hand_made: 5_000, front: 500, speed_seconds: 1.0 };
 const QUICK: Size =
-    Size { updates: 30, pilot: 300, held_out: 2_400, hand_made: 2_400, front: 200, speed_seconds: 0.7 };
+    Size { updates: 30, pilot: 300, held_out: 2_400, hand_made: 1_600, front: 200, speed_seconds: 0.7 };
 
 pub fn run(app: &App, args: &DemoArgs) -> anyhow::Result<ExitCode> {
     let stop = interrupt::listen()?;

@@ -40,6 +40,7 @@ fn the_quick_demo_survives_an_interruption_and_holds_what_it_promises() {
     assert!(policy.cost < 0.98, "{}", policy.cost);
     // The calibration promises 0.4 pp at confidence 0.9; this many images measure it to +- 0.7 pp.
     assert!(policy.interval_pp.0 <= 0.4, "{policy:?}");
+    assert_eq!((policy.images, random.images), (None, Some(1_600)), "hand-made methods see a part");
     // At a tenth to a fifth of the compute gone; at the full demo's cost, random loses ten.
     assert!(random.drop_pp.unwrap() > policy.drop_pp.unwrap() + 1.0, "{random:?}");
     assert_eq!(findings.object_sizes.as_ref().map(Vec::len), Some(findings.evaluation.images));
