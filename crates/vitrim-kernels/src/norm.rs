@@ -70,7 +70,7 @@ impl LayerNorm {
         dim: usize,
     ) {
         self.check(x, dim);
-        y.reset(precision, x.len() / dim, dim);
+        y.reset(level, precision, x.len() / dim, dim);
         let mut staging = y.take_staging(dim);
         dispatch(level, Normalise { norm: self, x, dim, to: Target::Rows(y, &mut staging) });
         y.put_staging(staging);
@@ -137,6 +137,7 @@ impl Kernel for Normalise<'_> {
                     Target::F32(y) => norm.write(s, x, moments[i], &mut y[row * dim..][..dim]),
                     Target::Rows(y, staging) => match y.row(row) {
                         RowMut::F32(y) => norm.write(s, x, moments[i], y),
+                        RowMut::WideBf16(y) => norm.write(s, x, moments[i], y),
                         RowMut::Bf16(y) => norm.write(s, x, moments[i], y),
                         RowMut::Int8 => {
                             norm.write(s, x, moments[i], staging);

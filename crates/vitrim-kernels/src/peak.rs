@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::simd::{Bf16, Dot, F32, Kernel, MAX_LANES, Simd, U8S8, dispatch};
+use crate::precision::Layout;
+use crate::simd::{Bf16, Dot, F32, I16, Kernel, MAX_LANES, Simd, U8S8, dispatch};
 use crate::{Level, Precision};
 
 /// MAC/s of one thread that does nothing but the multiply-adds of `level` for `precision`, in as many independent
@@ -13,11 +14,11 @@ use crate::{Level, Precision};
 /// # Panics
 /// If the processor lacks the level.
 pub fn fma_peak(level: Level, precision: Precision, time: Duration) -> f64 {
-    dispatch(level, Chains { precision, time })
+    dispatch(level, Chains { layout: Layout::new(precision, level), time })
 }
 
 struct Chains {
-    precision: Precision,
+    layout: Layout,
     time: Duration,
 }
 
@@ -26,28 +27,28 @@ impl Kernel for Chains {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> f64 {
-        match self.precision {
-            Precision::Bf16 if S::BF16_PARTS == 1 => self.tile::<S, Bf16>(s, 2),
-            // Without an instruction for it, bf16 is widened and multiplied as f32.
-            Precision::F32 | Precision::Bf16 => self.tile::<S, F32>(s, 1),
-            Precision::Int8 => self.tile::<S, U8S8>(s, 4),
+        match self.layout {
+            Layout::F32 | Layout::WideBf16 => self.tile::<S, F32>(s),
+            Layout::Bf16Pair => self.tile::<S, Bf16>(s),
+            Layout::WideIntPair => self.tile::<S, I16>(s),
+            Layout::IntQuad => self.tile::<S, U8S8>(s),
         }
     }
 }
 
 impl Chains {
-    /// Chains of a tile's shape, of dot products of `elements` a lane.
+    /// Chains of a tile's shape.
     #[inline(always)]
-    fn tile<S: Simd, D: Dot>(&self, s: S, elements: usize) -> f64 {
+    fn tile<S: Simd, D: Dot>(&self, s: S) -> f64 {
         match S::NV {
-            3 => self.measure::<S, D, 8, 3>(s, elements),
-            2 => self.measure::<S, D, 6, 2>(s, elements),
-            _ => self.measure::<S, D, 6, 1>(s, elements),
+            3 => self.measure::<S, D, 8, 3>(s),
+            2 => self.measure::<S, D, 6, 2>(s),
+            _ => self.measure::<S, D, 6, 1>(s),
         }
     }
 
     #[inline(always)]
-    fn measure<S: Simd, D: Dot, const MR: usize, const NV: usize>(&self, s: S, elements: usize) -> f64 {
+    fn measure<S: Simd, D: Dot, const MR: usize, const NV: usize>(&self, s: S) -> f64 {
         /// A burst: some 30 us at 16 lanes and 24 chains.
         const STEPS: usize = 10_000;
         let operands = [[1e-3; MAX_LANES]; 8];
@@ -72,7 +73,7 @@ impl Chains {
             total = s.add(total, *acc);
         }
         std::hint::black_box(s.sum(total));
-        let macs = STEPS * MR * NV * S::LANES * elements;
+        let macs = STEPS * MR * NV * S::LANES * self.layout.elements();
         macs as f64 / shortest.as_secs_f64()
     }
 }

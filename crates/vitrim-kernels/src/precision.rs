@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::Level;
+
 /// In what a layer multiplies; sums, biases and what is stored are f32 all the same.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Precision {
@@ -19,13 +21,42 @@ pub enum Precision {
 impl Precision {
     /// All of them.
     pub const ALL: [Precision; 3] = [Precision::F32, Precision::Bf16, Precision::Int8];
+}
 
-    /// Elements of a 32-bit word.
-    pub(crate) fn elements_per_word(self) -> usize {
+/// How elements of a [`Precision`] lie in the 32-bit words that a [`Level`] multiplies: as many in a word as one of its
+/// instructions takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Layout {
+    /// One f32.
+    F32,
+    /// One bf16, widened to f32: as quick as f32, where no instruction takes two bf16.
+    WideBf16,
+    /// Two bf16, the first in the low half.
+    Bf16Pair,
+    /// Two 8-bit integers, widened to 16 bits, the first in the low half.
+    WideIntPair,
+    /// Four 8-bit integers, the first lowest.
+    IntQuad,
+}
+
+impl Layout {
+    /// Of `precision` at `level`.
+    pub fn new(precision: Precision, level: Level) -> Self {
+        match (precision, level) {
+            (Precision::F32, _) => Layout::F32,
+            (Precision::Bf16, Level::Avx2 | Level::Avx512) => Layout::WideBf16,
+            (Precision::Bf16, Level::Scalar | Level::Avx512Bf16Vnni) => Layout::Bf16Pair,
+            (Precision::Int8, Level::Avx2 | Level::Avx512) => Layout::WideIntPair,
+            (Precision::Int8, Level::Scalar | Level::Avx512Bf16Vnni) => Layout::IntQuad,
+        }
+    }
+
+    /// Elements of a word.
+    pub fn elements(self) -> usize {
         match self {
-            Precision::F32 => 1,
-            Precision::Bf16 => 2,
-            Precision::Int8 => 4,
+            Layout::F32 | Layout::WideBf16 => 1,
+            Layout::Bf16Pair | Layout::WideIntPair => 2,
+            Layout::IntQuad => 4,
         }
     }
 }

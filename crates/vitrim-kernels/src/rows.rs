@@ -1,6 +1,7 @@
 //! Rows of activations in the precision of the layer that multiplies them.
 
-use crate::simd::{Kernel, Simd, dispatch};
+use crate::precision::Layout;
+use crate::simd::{Element, Kernel, Simd, WideBf16, dispatch};
 use crate::{Level, Precision};
 
 /// Rows `[rows, columns]` converted once for a layer of a [`Precision`], in a buffer that is reused: nothing is
@@ -11,6 +12,7 @@ use crate::{Level, Precision};
 #[derive(Clone, Debug)]
 pub struct RowBuffer {
     precision: Precision,
+    layout: Layout,
     rows: usize,
     columns: usize,
     /// `[rows, stride]`, each row zero after its last element.
@@ -31,6 +33,7 @@ pub(crate) struct RowScale {
 /// The elements of a row; one in 8 bits is quantised whole, by [`RowBuffer::quantise`].
 pub(crate) enum RowMut<'a> {
     F32(&'a mut [f32]),
+    WideBf16(&'a mut [WideBf16]),
     Bf16(&'a mut [u16]),
     Int8,
 }
@@ -60,6 +63,7 @@ impl Default for RowBuffer {
     fn default() -> Self {
         RowBuffer {
             precision: Precision::F32,
+            layout: Layout::F32,
             rows: 0,
             columns: 0,
             words: Vec::new(),
@@ -99,7 +103,7 @@ impl RowBuffer {
     /// As [`RowBuffer::fill`], or if the processor lacks the level.
     pub fn fill_at(&mut self, level: Level, precision: Precision, x: &[f32], columns: usize) {
         assert!(columns > 0 && x.len().is_multiple_of(columns), "x is [rows, columns]");
-        self.reset(precision, x.len() / columns, columns);
+        self.reset(level, precision, x.len() / columns, columns);
         dispatch(level, Fill { x, rows: self });
     }
 
@@ -107,32 +111,36 @@ impl RowBuffer {
     pub fn to_f32(&self) -> Vec<f32> {
         let mut x = Vec::with_capacity(self.rows * self.columns);
         for (r, row) in self.words.chunks(self.stride().max(1)).enumerate() {
-            x.extend((0..self.columns).map(|i| match self.precision {
-                Precision::F32 => f32::from_bits(row[i]),
-                Precision::Bf16 => f32::from_bits(u32::from(halves(row)[i]) << 16),
-                Precision::Int8 => {
-                    let RowScale { scale, zero } = self.scales[r];
-                    scale * (f32::from(bytes(row)[i]) - zero)
-                }
+            let integer = |q: f32| self.scales[r].scale * (q - self.scales[r].zero);
+            x.extend((0..self.columns).map(|i| match self.layout {
+                Layout::F32 | Layout::WideBf16 => f32::from_bits(row[i]),
+                Layout::Bf16Pair => f32::from_bits(u32::from(halves(row)[i]) << 16),
+                Layout::WideIntPair => integer(f32::from(halves(row)[i])),
+                Layout::IntQuad => integer(f32::from(bytes(row)[i])),
             }));
         }
         x
     }
 
-    /// Takes a shape, with unspecified elements.
-    pub(crate) fn reset(&mut self, precision: Precision, rows: usize, columns: usize) {
-        (self.precision, self.rows, self.columns) = (precision, rows, columns);
+    /// Takes a shape, with unspecified elements, for layers of `precision` at `level`.
+    pub(crate) fn reset(&mut self, level: Level, precision: Precision, rows: usize, columns: usize) {
+        (self.precision, self.layout) = (precision, Layout::new(precision, level));
+        (self.rows, self.columns) = (rows, columns);
         let stride = self.stride();
         self.words.resize(rows * stride, 0);
         self.scales.resize(if precision == Precision::Int8 { rows } else { 0 }, RowScale::default());
-        if !columns.is_multiple_of(precision.elements_per_word()) {
+        if !columns.is_multiple_of(self.layout.elements()) {
             self.words.chunks_exact_mut(stride).for_each(|row| row[stride - 1] = 0);
         }
     }
 
     /// Words of a row.
     pub(crate) fn stride(&self) -> usize {
-        self.columns.div_ceil(self.precision.elements_per_word())
+        self.columns.div_ceil(self.layout.elements())
+    }
+
+    pub(crate) fn layout(&self) -> Layout {
+        self.layout
     }
 
     pub(crate) fn words(&self) -> &[u32] {
@@ -160,10 +168,11 @@ impl RowBuffer {
     pub(crate) fn row(&mut self, row: usize) -> RowMut<'_> {
         let stride = self.stride();
         let words = &mut self.words[row * stride..][..stride];
-        match self.precision {
-            Precision::F32 => RowMut::F32(&mut floats_mut(words)[..self.columns]),
-            Precision::Bf16 => RowMut::Bf16(&mut halves_mut(words)[..self.columns]),
-            Precision::Int8 => RowMut::Int8,
+        match self.layout {
+            Layout::F32 => RowMut::F32(&mut floats_mut(words)[..self.columns]),
+            Layout::WideBf16 => RowMut::WideBf16(&mut WideBf16::of(words)[..self.columns]),
+            Layout::Bf16Pair => RowMut::Bf16(&mut halves_mut(words)[..self.columns]),
+            Layout::WideIntPair | Layout::IntQuad => RowMut::Int8,
         }
     }
 
@@ -172,11 +181,8 @@ impl RowBuffer {
     pub(crate) fn set<S: Simd>(&mut self, s: S, row: usize, x: &[f32]) {
         match self.row(row) {
             RowMut::F32(row) => row.copy_from_slice(x),
-            RowMut::Bf16(row) => {
-                for (row, x) in row.chunks_mut(S::LANES).zip(x.chunks(S::LANES)) {
-                    s.store_bf16(row, s.load(x));
-                }
-            }
+            RowMut::WideBf16(row) => convert_row(s, x, row),
+            RowMut::Bf16(row) => convert_row(s, x, row),
             RowMut::Int8 => self.quantise(s, row, x),
         }
     }
@@ -185,7 +191,7 @@ impl RowBuffer {
     #[inline(always)]
     pub(crate) fn quantise<S: Simd>(&mut self, s: S, row: usize, x: &[f32]) {
         let stride = self.stride();
-        let bytes = &mut bytes_mut(&mut self.words[row * stride..][..stride])[..self.columns];
+        let words = &mut self.words[row * stride..][..stride];
         let (mut greatest, mut least) = (s.splat(0.0), s.splat(0.0));
         for x in x.chunks(S::LANES) {
             // The zeros beyond a short chunk change nothing, since the range holds zero.
@@ -198,10 +204,33 @@ impl RowBuffer {
         let scale = if range > 0.0 { range / 255.0 } else { 1.0 };
         let inverse = scale.recip();
         let zero = (-least * inverse).round_ties_even();
-        for (q, x) in bytes.chunks_mut(S::LANES).zip(x.chunks(S::LANES)) {
-            s.store_u8(q, s.fma(s.load(x), s.splat(inverse), s.splat(zero)));
+        let (inverse, zeros) = (s.splat(inverse), s.splat(zero));
+        if self.layout == Layout::IntQuad {
+            let bytes = &mut bytes_mut(words)[..self.columns];
+            for (q, x) in bytes.chunks_mut(S::LANES).zip(x.chunks(S::LANES)) {
+                s.store_u8(q, clamped(s, s.fma(s.load(x), inverse, zeros)));
+            }
+        } else {
+            let halves = &mut halves_mut(words)[..self.columns];
+            for (q, x) in halves.chunks_mut(S::LANES).zip(x.chunks(S::LANES)) {
+                s.store_u16(q, clamped(s, s.fma(s.load(x), inverse, zeros)));
+            }
         }
         self.scales[row] = RowScale { scale, zero };
+    }
+}
+
+/// `q` in 0..=255, beyond which rounding may have led it.
+#[inline(always)]
+fn clamped<S: Simd>(s: S, q: S::V) -> S::V {
+    s.min(s.max(q, s.splat(0.0)), s.splat(255.0))
+}
+
+/// Stores the values of `x` as `T`.
+#[inline(always)]
+pub(crate) fn convert_row<S: Simd, T: Element>(s: S, x: &[f32], to: &mut [T]) {
+    for (to, x) in to.chunks_mut(S::LANES).zip(x.chunks(S::LANES)) {
+        T::store(s, to, s.load(x));
     }
 }
 
@@ -287,7 +316,8 @@ mod tests {
                     let range = x.iter().fold(0f32, |m, v| m.max(*v)) - x.iter().fold(0f32, |m, v| m.min(*v));
                     prop_assert!(reference::max_difference(x, q) <= 0.501 * range / 255.0);
                 }
-                let (stride, spare) = (buffer.stride(), buffer.stride() * 4 - columns);
+                let (stride, elements) = (buffer.stride(), buffer.layout().elements());
+                let spare = (stride * elements - columns) * (4 / elements);
                 for row in buffer.words().chunks(stride.max(1)) {
                     prop_assert!(bytes(row).iter().rev().take(spare).all(|v| *v == 0));
                 }

@@ -3,11 +3,11 @@
 use std::cell::RefCell;
 use std::marker::PhantomData;
 
-use crate::Precision;
 use crate::elementwise::{exp_row, greatest_of};
 use crate::linear::panels::{Line, Panels, floats, words_mut, words_of};
-use crate::rows::{floats_mut, halves_mut, words};
-use crate::simd::{Bf16, Dot, F32, Kernel, MAX_LANES, Scales, Simd, Sink};
+use crate::precision::Layout;
+use crate::rows::{self, convert_row, floats_mut, halves_mut, words};
+use crate::simd::{Bf16, Dot, F32, Kernel, MAX_LANES, Scales, Simd, Sink, WideBf16};
 
 use super::product::{TILE_LINES, product};
 
@@ -19,7 +19,7 @@ const SCORE_BYTES: usize = 24 << 10;
 pub(super) struct Scratch {
     keys: Vec<Line>,
     values: Vec<Line>,
-    /// bf16 keys, then bf16 queries, `[n, steps]`.
+    /// Keys, then queries, `[n, steps]` in pairs of bf16; or `[n, 3, head_dim]` in widened bf16.
     rounded: Vec<u32>,
     /// `[block, stride]`.
     scores: Vec<u32>,
@@ -126,7 +126,8 @@ pub(super) struct Head<'a> {
     pub stride: usize,
     pub part: usize,
     pub head_dim: usize,
-    pub precision: Precision,
+    /// [`Layout::F32`] or one of bf16.
+    pub layout: Layout,
     /// `[n]`: added to every query's scores.
     pub key_bias: Option<&'a [f32]>,
     pub out: Strided,
@@ -140,26 +141,42 @@ impl Kernel for Head<'_> {
     type Out = ();
 
     #[inline(always)]
-    fn run<S: Simd>(mut self, s: S) {
-        let bf16 = match self.precision {
-            Precision::F32 => false,
-            // Scores and probabilities in 8 bits would need scales of their own for what is a tenth of the work.
-            Precision::Bf16 | Precision::Int8 => true,
+    fn run<S: Simd>(self, s: S) {
+        let Head { qkv, n, stride, part, head_dim, layout, .. } = self;
+        assert!(qkv.len() >= (n - 1) * stride + 2 * part + head_dim, "qkv is [n, 3D]");
+        let mut rounded = std::mem::take(&mut self.scratch.rounded);
+        let (qkv, stride, part) = if layout == Layout::WideBf16 {
+            rounded.resize(n * 3 * head_dim, 0);
+            for (i, row) in rounded.chunks_exact_mut(head_dim).enumerate() {
+                convert_row(s, &qkv[i / 3 * stride + i % 3 * part..][..head_dim], WideBf16::of(row));
+            }
+            (rows::floats(&rounded), 3 * head_dim, head_dim)
+        } else {
+            (qkv, stride, part)
         };
+        Head { qkv, stride, part, scratch: &mut *self.scratch, tap: &mut *self.tap, ..self }.attend(s);
+        self.scratch.rounded = rounded;
+    }
+}
+
+impl Head<'_> {
+    /// Block of queries after block.
+    #[inline(always)]
+    fn attend<S: Simd>(mut self, s: S) {
         let Head { n, head_dim, .. } = self;
-        assert!(self.qkv.len() >= (n - 1) * self.stride + 2 * self.part + head_dim, "qkv is [n, 3D]");
-        let steps = if bf16 { head_dim.div_ceil(2) } else { head_dim };
+        let pairs = self.layout == Layout::Bf16Pair;
+        let steps = head_dim.div_ceil(self.layout.elements());
         let keys = Panels::new::<S>(n, steps);
-        let values = Panels::new::<S>(head_dim, if bf16 { n.div_ceil(2) } else { n });
+        let values = Panels::new::<S>(head_dim, n.div_ceil(self.layout.elements()));
         self.scratch.keys.resize(keys.lines::<S>(), Line::ZERO);
         self.scratch.values.resize(values.lines::<S>(), Line::ZERO);
-        if bf16 {
+        if pairs {
             self.round(s, steps);
             keys.pack_transposed(s, &self.scratch.rounded, steps, &mut self.scratch.keys);
         } else {
             keys.pack_transposed(s, words(&self.qkv[self.part..]), self.stride, &mut self.scratch.keys);
         }
-        if bf16 {
+        if pairs {
             self.pack_pairs_of_values(s, values);
         } else {
             values.pack_rows(s, &self.qkv[2 * self.part..], self.stride, &mut self.scratch.values);
@@ -172,16 +189,14 @@ impl Kernel for Head<'_> {
         self.scratch.scales.resize(block, 0.0);
         for first in (0..n).step_by(block) {
             let rows = block.min(n - first);
-            if bf16 {
+            if pairs {
                 self.block::<S, Bf16>(s, keys, values, first, rows, steps);
             } else {
                 self.block::<S, F32>(s, keys, values, first, rows, self.stride);
             }
         }
     }
-}
 
-impl Head<'_> {
     /// Rounds keys, then queries, to bf16 words, `[n, steps]` each.
     #[inline(always)]
     fn round<S: Simd>(&mut self, s: S, steps: usize) {
@@ -191,10 +206,7 @@ impl Head<'_> {
         for (rounded, part) in [(keys, self.part), (queries, 0)] {
             for (t, row) in rounded.chunks_exact_mut(steps).enumerate() {
                 row[steps - 1] = 0;
-                let x = &self.qkv[t * self.stride + part..][..d];
-                for (to, x) in halves_mut(row)[..d].chunks_mut(S::LANES).zip(x.chunks(S::LANES)) {
-                    s.store_bf16(to, s.load(x));
-                }
+                convert_row(s, &self.qkv[t * self.stride + part..][..d], &mut halves_mut(row)[..d]);
             }
         }
     }
@@ -234,9 +246,9 @@ impl Head<'_> {
         query_stride: usize,
     ) {
         let stride = keys.padded_columns::<S>();
-        let bf16 = self.precision != Precision::F32;
+        let pairs = self.layout == Layout::Bf16Pair;
         let n = self.n;
-        let queries = if bf16 {
+        let queries = if pairs {
             &self.scratch.rounded[(n + first) * query_stride..]
         } else {
             &words(self.qkv)[first * query_stride..]
@@ -245,7 +257,7 @@ impl Head<'_> {
         self.softmax(s, first, rows, stride, values.steps);
 
         let (a, a_stride) =
-            if bf16 { (&self.scratch.probabilities, values.steps) } else { (&self.scratch.scores, stride) };
+            if pairs { (&self.scratch.probabilities, values.steps) } else { (&self.scratch.scores, stride) };
         assert!(a.len() >= (rows - 1) * a_stride + values.steps, "probabilities of the block");
         let zeros = [0.0; TILE_LINES * MAX_LANES];
         let (bias, quantised) = (zeros.as_ptr(), Scales::NONE);
@@ -284,8 +296,7 @@ impl Head<'_> {
     /// takes what it is due.
     #[inline(always)]
     fn softmax<S: Simd>(&mut self, s: S, first: usize, rows: usize, stride: usize, value_steps: usize) {
-        let Head { n, key_bias, class_token, .. } = *self;
-        let bf16 = self.precision != Precision::F32;
+        let Head { n, key_bias, class_token, layout, .. } = *self;
         let scale = (self.head_dim as f32).sqrt().recip();
         let Scratch { scores, probabilities, scales, .. } = &mut *self.scratch;
         let scores = &mut floats_mut(scores)[..rows * stride];
@@ -318,15 +329,21 @@ impl Head<'_> {
                 }
             }
         }
-        if bf16 {
-            probabilities.resize(rows * value_steps, 0);
-            for (row, to) in scores.chunks_exact(stride).zip(probabilities.chunks_exact_mut(value_steps)) {
-                to[value_steps - 1] = 0;
-                let to = halves_mut(to)[..n].chunks_mut(S::LANES);
-                for (to, x) in to.zip(row[..n].chunks(S::LANES)) {
-                    s.store_bf16(to, s.load(x));
+        match layout {
+            Layout::WideBf16 => {
+                for x in scores.chunks_exact_mut(stride).flat_map(|row| row[..n].chunks_mut(S::LANES)) {
+                    s.store(x, s.round_bf16(s.load(x)));
                 }
             }
+            Layout::Bf16Pair => {
+                probabilities.resize(rows * value_steps, 0);
+                for (row, to) in scores.chunks_exact(stride).zip(probabilities.chunks_exact_mut(value_steps))
+                {
+                    to[value_steps - 1] = 0;
+                    convert_row(s, &row[..n], &mut halves_mut(to)[..n]);
+                }
+            }
+            _ => (),
         }
     }
 }

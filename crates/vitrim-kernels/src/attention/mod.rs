@@ -6,6 +6,7 @@ mod product;
 
 use rayon::prelude::*;
 
+use crate::precision::Layout;
 use crate::simd::dispatch;
 use crate::{Level, Precision, rows_per_task};
 use backward::HeadBackward;
@@ -76,6 +77,11 @@ impl Attention {
         assert!(qkv.len() == total * 3 * dim && out.len() == total * dim, "qkv is [T, 3D], out is [T, D]");
         assert!(offsets[0] == 0 && offsets.is_sorted(), "offsets ascend from 0");
         assert!(key_bias.is_none_or(|bias| bias.len() == total), "the key bias is [T]");
+        let layout = match precision {
+            Precision::F32 => Layout::F32,
+            // Scores and probabilities in 8 bits would need scales of their own for what is a tenth of the work.
+            Precision::Bf16 | Precision::Int8 => Layout::new(Precision::Bf16, level),
+        };
         let mut received = vec![0.0; if cls_attention.is_some() { total * self.heads } else { 0 }];
 
         // One task an image and head, by number: a list of them would be allocated for each block.
@@ -96,7 +102,7 @@ impl Attention {
                     stride: 3 * dim,
                     part: dim,
                     head_dim: d,
-                    precision,
+                    layout,
                     key_bias: key_bias.map(|bias| &bias[start..start + n]),
                     out,
                     tap,

@@ -4,8 +4,9 @@ use super::panels::{Line, Panel, Panels, floats, words_mut, words_of};
 use super::{Linear, Output};
 use crate::Precision;
 use crate::elementwise::{gelu_row, swiglu_row};
+use crate::precision::Layout;
 use crate::rows::{RowBuffer, RowMut, RowScale};
-use crate::simd::{Bf16, F32, Kernel, MAX_LANES, Scales, Simd, Sink, U8S8, dispatch};
+use crate::simd::{Bf16, F32, I16, Kernel, MAX_LANES, Scales, Simd, Sink, U8S8, dispatch};
 
 /// Bytes of activations that stay in a 1 MiB L2 cache beside a panel of the weight.
 const ROW_BLOCK_BYTES: usize = 512 << 10;
@@ -44,13 +45,13 @@ impl Linear {
                 // The halves of a row lie in different tiles.
                 let mut staging = next.take_staging(rows * self.outputs());
                 self.multiply(words, scales, Output::Store(&mut staging));
-                next.reset(precision, rows, self.outputs() / 2);
+                next.reset(self.level, precision, rows, self.outputs() / 2);
                 dispatch(self.level, Swiglu { x: &mut staging, rows: next });
                 next.put_staging(staging);
                 return;
             }
             Output::GeluRows(next, precision) => {
-                next.reset(precision, rows, self.outputs());
+                next.reset(self.level, precision, rows, self.outputs());
                 (Target::GeluRows(next), false)
             }
         };
@@ -102,7 +103,7 @@ impl Kernel for Apply<'_> {
     /// L2 beside it.
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) {
-        let Linear { panels, weight, bias, quantised, precision, .. } = self.layer;
+        let Linear { panels, weight, bias, quantised, layout, .. } = self.layer;
         let Panels { steps, count, columns, .. } = *panels;
         let padded = panels.padded_columns::<S>();
         assert!(self.words.len() >= self.rows * steps, "x is [rows, in]");
@@ -132,10 +133,11 @@ impl Kernel for Apply<'_> {
                         }
                         _ => (words_mut(&mut tile).cast(), width, false),
                     };
-                    let kernel = match precision {
-                        Precision::F32 => S::tile::<F32>(rows, panel.vectors, add),
-                        Precision::Bf16 => S::tile::<Bf16>(rows, panel.vectors, add),
-                        Precision::Int8 => S::tile::<U8S8>(rows, panel.vectors, add),
+                    let kernel = match layout {
+                        Layout::F32 | Layout::WideBf16 => S::tile::<F32>(rows, panel.vectors, add),
+                        Layout::Bf16Pair => S::tile::<Bf16>(rows, panel.vectors, add),
+                        Layout::WideIntPair => S::tile::<I16>(rows, panel.vectors, add),
+                        Layout::IntQuad => S::tile::<U8S8>(rows, panel.vectors, add),
                     };
                     let quantised = quantised.as_ref().map_or(Scales::NONE, |q| Scales {
                         rows: self.scales[row..].as_ptr(),
@@ -180,6 +182,7 @@ impl Apply<'_> {
                 Target::Gelu(y) => gelu_row(s, x, &mut y[start..][columns.clone()]),
                 Target::GeluRows(y) => match y.row(row + i) {
                     RowMut::F32(y) => gelu_row(s, x, &mut y[columns.clone()]),
+                    RowMut::WideBf16(y) => gelu_row(s, x, &mut y[columns.clone()]),
                     RowMut::Bf16(y) => gelu_row(s, x, &mut y[columns.clone()]),
                     RowMut::Int8 => unreachable!("8-bit rows are quantised once they are whole"),
                 },

@@ -5,6 +5,7 @@ pub(crate) mod panels;
 
 use std::cell::RefCell;
 
+use crate::precision::Layout;
 use crate::rows::{Operand, RowBuffer, words};
 use crate::simd::{Kernel, Simd, dispatch};
 use crate::{Level, Precision, reference};
@@ -33,6 +34,7 @@ pub struct Linear {
     inputs: usize,
     precision: Precision,
     level: Level,
+    layout: Layout,
     panels: Panels,
     weight: Vec<Line>,
     /// `[out]`, zero where the layer has none.
@@ -148,7 +150,7 @@ impl Linear {
     ///
     /// # Panics
     /// If `x` is not whole rows of this layer's inputs, the output not as many rows, converted rows not of
-    /// the layer's precision, or SwiGLU is wanted of an odd number of outputs.
+    /// the layer's precision or for another level, or SwiGLU is wanted of an odd number of outputs.
     pub fn apply<'a>(&self, x: impl Into<Operand<'a>>, output: Output<'_>) {
         match x.into() {
             Operand::F32(x) => {
@@ -165,6 +167,7 @@ impl Linear {
             Operand::Rows(rows) => {
                 assert_eq!(rows.columns(), self.inputs, "x is [rows, in]");
                 assert_eq!(rows.precision(), self.precision, "x is in the layer's precision");
+                assert_eq!(rows.layout(), self.layout, "x is as the layer's level multiplies it");
                 self.multiply(rows.words(), rows.scales(), output);
             }
         }
@@ -187,7 +190,8 @@ impl Kernel for Pack<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> Linear {
         let Pack { weight, mut bias, outputs, inputs, precision, level } = self;
-        let panels = Panels::new::<S>(outputs, inputs.div_ceil(precision.elements_per_word()));
+        let layout = Layout::new(precision, level);
+        let panels = Panels::new::<S>(outputs, inputs.div_ceil(layout.elements()));
         let mut lines = vec![Line::ZERO; panels.lines::<S>()];
         let padded = panels.padded_columns::<S>();
         bias.resize(padded, 0.0);
@@ -208,10 +212,12 @@ impl Kernel for Pack<'_> {
                     let sum: i32 = integers.iter().map(|v| i32::from(*v)).sum();
                     q.scales.push(scale);
                     q.sums.push(sum as f32);
-                    rows.extend(integers.chunks(4).map(|quad| {
-                        let mut bytes = [0; 4];
-                        bytes.iter_mut().zip(quad).for_each(|(b, v)| *b = *v as u8);
-                        u32::from_le_bytes(bytes)
+                    let bits = 32 / layout.elements();
+                    rows.extend(integers.chunks(layout.elements()).map(|word| {
+                        let shifted = |(i, v): (usize, &i8)| {
+                            (i32::from(*v) as u32) << (32 - bits) >> (32 - bits) << (i * bits)
+                        };
+                        word.iter().enumerate().map(shifted).fold(0, |word, v| word | v)
                     }));
                 }
                 panels.pack_transposed(s, &rows, panels.steps, &mut lines);
@@ -220,7 +226,7 @@ impl Kernel for Pack<'_> {
                 quantised = Some(q);
             }
         }
-        Linear { inputs, precision, level, panels, weight: lines, bias, quantised }
+        Linear { inputs, precision, level, layout, panels, weight: lines, bias, quantised }
     }
 }
 

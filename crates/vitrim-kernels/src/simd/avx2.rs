@@ -43,25 +43,11 @@ fn first(n: usize) -> __m256i {
     on_registers!(_mm256_cmpgt_epi32(_mm256_set1_epi32(n as i32), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)))
 }
 
-/// Rounds to bf16 in the high half of each lane; the low half is left over.
-#[inline(always)]
-fn round_bf16(v: __m256) -> __m256i {
-    on_registers!({
-        let bits = _mm256_castps_si256(v);
-        let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
-        let rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
-        let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x0040_0000));
-        let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(v, v));
-        _mm256_blendv_epi8(rounded, quiet, nan)
-    })
-}
-
 impl Simd for Avx2 {
     type V = __m256;
     const LANES: usize = 8;
     const MR: usize = 6;
     const NV: usize = 2;
-    const BF16_PARTS: usize = 2;
 
     fn tile<D: Dot>(rows: usize, vectors: usize, add: bool) -> Tile {
         let tiles = if add {
@@ -221,34 +207,6 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn part_bf16(self, i: usize, v: __m256) -> __m256 {
-        if i == 0 {
-            on_registers!(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_castps_si256(v))))
-        } else {
-            on_registers!(_mm256_and_ps(v, _mm256_castsi256_ps(_mm256_set1_epi32(0xffff_0000_u32 as i32))))
-        }
-    }
-
-    #[inline(always)]
-    fn dot_bf16(self, acc: __m256, a: __m256, b: __m256) -> __m256 {
-        self.fma(a, b, acc)
-    }
-
-    #[inline(always)]
-    fn dot_u8s8(self, acc: __m256, a: __m256, b: __m256) -> __m256 {
-        on_registers!({
-            let (acc, a, b) = (_mm256_castps_si256(acc), _mm256_castps_si256(a), _mm256_castps_si256(b));
-            // Bytes 0 and 2 of each word, then 1 and 3, as i16: unlike vpmaddubsw, nothing saturates.
-            let even = _mm256_madd_epi16(
-                _mm256_and_si256(a, _mm256_set1_epi16(0xff)),
-                _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(b)),
-            );
-            let odd = _mm256_madd_epi16(_mm256_srli_epi16::<8>(a), _mm256_srai_epi16::<8>(b));
-            _mm256_castsi256_ps(_mm256_add_epi32(acc, _mm256_add_epi32(even, odd)))
-        })
-    }
-
-    #[inline(always)]
     fn first(self, n: usize, v: __m256, rest: __m256) -> __m256 {
         on_registers!(_mm256_blendv_ps(rest, v, _mm256_castsi256_ps(first(n))))
     }
@@ -259,40 +217,37 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn pair_bf16(self, low: __m256, high: __m256) -> __m256 {
+    fn round_bf16(self, v: __m256) -> __m256 {
         on_registers!({
-            let low = _mm256_srli_epi32::<16>(round_bf16(low));
-            _mm256_castsi256_ps(_mm256_blend_epi16::<0xaa>(low, round_bf16(high)))
+            let bits = _mm256_castps_si256(v);
+            let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+            let rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+            let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x0040_0000));
+            let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(v, v));
+            let bf16 = _mm256_blendv_epi8(rounded, quiet, nan);
+            _mm256_castsi256_ps(_mm256_and_si256(bf16, _mm256_set1_epi32(0xffff_0000_u32 as i32)))
         })
     }
 
     #[inline(always)]
-    fn store_bf16(self, dst: &mut [u16], v: __m256) {
+    fn dot_i16(self, acc: __m256, a: __m256, b: __m256) -> __m256 {
+        on_registers!({
+            let products = _mm256_madd_epi16(_mm256_castps_si256(a), _mm256_castps_si256(b));
+            _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(acc), products))
+        })
+    }
+
+    #[inline(always)]
+    fn store_u16(self, dst: &mut [u16], v: __m256) {
         let mut lanes = [0u16; 8];
         // SAFETY: `lanes` holds one 128-bit register.
         unsafe {
-            let words = _mm256_srli_epi32::<16>(round_bf16(v));
+            let words = _mm256_cvtps_epi32(v);
             let (low, high) = (_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
             _mm_storeu_si128(lanes.as_mut_ptr().cast(), _mm_packus_epi32(low, high));
         }
         match <&mut [u16; 8]>::try_from(&mut *dst) {
             Ok(dst) => *dst = lanes,
-            Err(_) => dst.copy_from_slice(&lanes[..dst.len()]),
-        }
-    }
-
-    #[inline(always)]
-    fn store_u8(self, dst: &mut [u8], v: __m256) {
-        let mut lanes = [0u8; 16];
-        // SAFETY: `lanes` holds one 128-bit register.
-        unsafe {
-            let words = _mm256_cvtps_epi32(v);
-            let (low, high) = (_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
-            let halves = _mm_packs_epi32(low, high);
-            _mm_storeu_si128(lanes.as_mut_ptr().cast(), _mm_packus_epi16(halves, halves));
-        }
-        match <&mut [u8; 8]>::try_from(&mut *dst) {
-            Ok(dst) => dst.copy_from_slice(&lanes[..8]),
             Err(_) => dst.copy_from_slice(&lanes[..dst.len()]),
         }
     }

@@ -61,18 +61,6 @@ macro_rules! on_registers {
     };
 }
 
-/// Rounds to bf16 in the high half of each lane; the low half is left over.
-#[inline(always)]
-fn round_bf16(v: __m512) -> __m512i {
-    on_registers!({
-        let bits = _mm512_castps_si512(v);
-        let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
-        let rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
-        let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v);
-        _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x0040_0000))
-    })
-}
-
 /// The low pairs of lanes of each 128-bit part of `a` and `b`.
 #[inline(always)]
 fn unpacklo(a: __m512, b: __m512) -> __m512 {
@@ -96,7 +84,6 @@ impl<const DOTS: bool> Simd for Avx512<DOTS> {
     const LANES: usize = 16;
     const MR: usize = 8;
     const NV: usize = 3;
-    const BF16_PARTS: usize = if DOTS { 1 } else { 2 };
 
     fn tile<D: Dot>(rows: usize, vectors: usize, add: bool) -> Tile {
         let tiles = match (DOTS, add) {
@@ -246,51 +233,6 @@ impl<const DOTS: bool> Simd for Avx512<DOTS> {
     }
 
     #[inline(always)]
-    fn part_bf16(self, i: usize, v: __m512) -> __m512 {
-        match (DOTS, i) {
-            (true, _) => v,
-            (false, 0) => {
-                on_registers!(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_castps_si512(v))))
-            }
-            (false, _) => {
-                on_registers!(_mm512_and_ps(
-                    v,
-                    _mm512_castsi512_ps(_mm512_set1_epi32(0xffff_0000_u32 as i32))
-                ))
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn dot_bf16(self, acc: __m512, a: __m512, b: __m512) -> __m512 {
-        if DOTS {
-            on_registers!({
-                let (a, b) = (transmute::<__m512, __m512bh>(a), transmute::<__m512, __m512bh>(b));
-                _mm512_dpbf16_ps(acc, a, b)
-            })
-        } else {
-            self.fma(a, b, acc)
-        }
-    }
-
-    #[inline(always)]
-    fn dot_u8s8(self, acc: __m512, a: __m512, b: __m512) -> __m512 {
-        on_registers!({
-            let (acc, a, b) = (_mm512_castps_si512(acc), _mm512_castps_si512(a), _mm512_castps_si512(b));
-            if DOTS {
-                return _mm512_castsi512_ps(_mm512_dpbusd_epi32(acc, a, b));
-            }
-            // Bytes 0 and 2 of each word, then 1 and 3, as i16: unlike vpmaddubsw, nothing saturates.
-            let even = _mm512_madd_epi16(
-                _mm512_and_si512(a, _mm512_set1_epi16(0xff)),
-                _mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(b)),
-            );
-            let odd = _mm512_madd_epi16(_mm512_srli_epi16::<8>(a), _mm512_srai_epi16::<8>(b));
-            _mm512_castsi512_ps(_mm512_add_epi32(acc, _mm512_add_epi32(even, odd)))
-        })
-    }
-
-    #[inline(always)]
     fn first(self, n: usize, v: __m512, rest: __m512) -> __m512 {
         on_registers!(_mm512_mask_mov_ps(rest, first(n), v))
     }
@@ -301,35 +243,39 @@ impl<const DOTS: bool> Simd for Avx512<DOTS> {
     }
 
     #[inline(always)]
-    fn pair_bf16(self, low: __m512, high: __m512) -> __m512 {
-        if DOTS {
-            // All of `low`, then all of `high`: interleave the two.
-            let halves = on_registers!(transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low)));
-            let mut order = [0u16; 32];
-            for (i, lane) in order.iter_mut().enumerate() {
-                *lane = (i / 2 + i % 2 * 16) as u16;
-            }
-            // SAFETY: the array is a register of 16-bit lanes.
-            let order = unsafe { _mm512_loadu_si512(order.as_ptr().cast()) };
-            on_registers!(_mm512_castsi512_ps(_mm512_permutexvar_epi16(order, halves)))
-        } else {
-            on_registers!({
-                let low = _mm512_srli_epi32::<16>(round_bf16(low));
-                // The high half of every pair of 16-bit lanes from `high`.
-                let words = _mm512_mask_blend_epi16(0xaaaa_aaaa, low, round_bf16(high));
-                _mm512_castsi512_ps(words)
-            })
+    fn dot_bf16(self, acc: __m512, a: __m512, b: __m512) -> __m512 {
+        if !DOTS {
+            unreachable!("bf16 is widened at this level");
         }
+        on_registers!({
+            let (a, b) = (transmute::<__m512, __m512bh>(a), transmute::<__m512, __m512bh>(b));
+            _mm512_dpbf16_ps(acc, a, b)
+        })
+    }
+
+    #[inline(always)]
+    fn pair_bf16(self, low: __m512, high: __m512) -> __m512 {
+        if !DOTS {
+            unreachable!("bf16 is widened at this level");
+        }
+        // All of `low`, then all of `high`: interleave the two.
+        let halves = on_registers!(transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low)));
+        let mut order = [0u16; 32];
+        for (i, lane) in order.iter_mut().enumerate() {
+            *lane = (i / 2 + i % 2 * 16) as u16;
+        }
+        // SAFETY: the array is a register of 16-bit lanes.
+        let order = unsafe { _mm512_loadu_si512(order.as_ptr().cast()) };
+        on_registers!(_mm512_castsi512_ps(_mm512_permutexvar_epi16(order, halves)))
     }
 
     #[inline(always)]
     fn store_bf16(self, dst: &mut [u16], v: __m512) {
+        if !DOTS {
+            unreachable!("bf16 is widened at this level");
+        }
         assert!(dst.len() <= 16, "a register is 16 lanes");
-        let half = if DOTS {
-            on_registers!(transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(v)))
-        } else {
-            on_registers!(_mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(round_bf16(v))))
-        };
+        let half = on_registers!(transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(v)));
         let n = dst.len();
         let dst = dst.as_mut_ptr();
         // SAFETY: dst holds n values, as many as the mask has bits.
@@ -343,16 +289,49 @@ impl<const DOTS: bool> Simd for Avx512<DOTS> {
     }
 
     #[inline(always)]
+    fn round_bf16(self, v: __m512) -> __m512 {
+        on_registers!({
+            let bits = _mm512_castps_si512(v);
+            let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+            let rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+            let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v);
+            let bf16 = _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x0040_0000));
+            _mm512_castsi512_ps(_mm512_and_si512(bf16, _mm512_set1_epi32(0xffff_0000_u32 as i32)))
+        })
+    }
+
+    #[inline(always)]
+    fn dot_u8s8(self, acc: __m512, a: __m512, b: __m512) -> __m512 {
+        if !DOTS {
+            unreachable!("8-bit integers are widened at this level");
+        }
+        on_registers!({
+            let (acc, a, b) = (_mm512_castps_si512(acc), _mm512_castps_si512(a), _mm512_castps_si512(b));
+            _mm512_castsi512_ps(_mm512_dpbusd_epi32(acc, a, b))
+        })
+    }
+
+    #[inline(always)]
     fn store_u8(self, dst: &mut [u8], v: __m512) {
         assert!(dst.len() <= 16, "a register is 16 lanes");
-        let v = self.max(v, self.splat(0.0));
+        let words = on_registers!(_mm512_cvtps_epi32(v));
         // SAFETY: dst holds as many values as the mask has bits.
-        unsafe {
-            _mm512_mask_cvtusepi32_storeu_epi8(
-                dst.as_mut_ptr().cast(),
-                first(dst.len()),
-                _mm512_cvtps_epi32(v),
-            )
-        }
+        unsafe { _mm512_mask_cvtepi32_storeu_epi8(dst.as_mut_ptr().cast(), first(dst.len()), words) }
+    }
+
+    #[inline(always)]
+    fn dot_i16(self, acc: __m512, a: __m512, b: __m512) -> __m512 {
+        on_registers!({
+            let products = _mm512_madd_epi16(_mm512_castps_si512(a), _mm512_castps_si512(b));
+            _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(acc), products))
+        })
+    }
+
+    #[inline(always)]
+    fn store_u16(self, dst: &mut [u16], v: __m512) {
+        assert!(dst.len() <= 16, "a register is 16 lanes");
+        let words = on_registers!(_mm512_cvtps_epi32(v));
+        // SAFETY: dst holds as many values as the mask has bits.
+        unsafe { _mm512_mask_cvtepi32_storeu_epi16(dst.as_mut_ptr().cast(), first(dst.len()), words) }
     }
 }

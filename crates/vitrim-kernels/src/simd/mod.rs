@@ -52,32 +52,16 @@ impl Scales {
     pub const NONE: Scales = Scales { rows: null(), columns: null(), sums: null() };
 }
 
-/// How a word of an operand multiplies: one f32, two bf16 or four 8-bit integers. Where no instruction takes a
-/// whole word, it is multiplied part by part.
+/// How a word of an operand multiplies ([`crate::precision::Layout`]).
 pub(crate) trait Dot {
     /// Whether sums are i32 that [`Scales`] turn into f32.
     const QUANTISED: bool = false;
 
-    /// Parts of a word.
-    #[inline(always)]
-    fn parts<S: Simd>() -> usize {
-        1
-    }
+    /// Steps of a tile without a branch between them: their addresses are constants beside one register a row, which leaves
+    /// the front end of the processor little to do but multiply.
+    const UNROLL: usize = 4;
 
-    /// Part `i` of words.
-    #[inline(always)]
-    fn part<S: Simd>(_: S, _i: usize, v: S::V) -> S::V {
-        v
-    }
-
-    /// Steps between two branches of a tile: one where a product takes several instructions, whose operands would then not
-    /// stay in registers. What multiplies bf16 in one multiplies 8-bit integers in one.
-    #[inline(always)]
-    fn unrolled<S: Simd>() -> usize {
-        if S::BF16_PARTS == 1 { UNROLL } else { 1 }
-    }
-
-    /// `acc + a . b` of two parts, lane by lane; i32 lanes if quantised, else f32.
+    /// `acc + a . b` of two words, lane by lane; i32 lanes if quantised, else f32.
     fn dot<S: Simd>(s: S, acc: S::V, a: S::V, b: S::V) -> S::V;
 }
 
@@ -85,15 +69,12 @@ pub(crate) trait Dot {
 pub(crate) struct F32;
 /// Two bf16 a word, the first in the low half.
 pub(crate) struct Bf16;
+/// Two 16-bit integers a word, the first in the low half.
+pub(crate) struct I16;
 /// Four integers a word, the first lowest: `a` unsigned, `b` signed.
 pub(crate) struct U8S8;
 
 impl Dot for F32 {
-    #[inline(always)]
-    fn unrolled<S: Simd>() -> usize {
-        UNROLL
-    }
-
     #[inline(always)]
     fn dot<S: Simd>(s: S, acc: S::V, a: S::V, b: S::V) -> S::V {
         s.fma(a, b, acc)
@@ -102,18 +83,19 @@ impl Dot for F32 {
 
 impl Dot for Bf16 {
     #[inline(always)]
-    fn parts<S: Simd>() -> usize {
-        S::BF16_PARTS
+    fn dot<S: Simd>(s: S, acc: S::V, a: S::V, b: S::V) -> S::V {
+        s.dot_bf16(acc, a, b)
     }
+}
 
-    #[inline(always)]
-    fn part<S: Simd>(s: S, i: usize, a: S::V) -> S::V {
-        s.part_bf16(i, a)
-    }
+impl Dot for I16 {
+    const QUANTISED: bool = true;
+    /// Additions of integers may be reordered, and over several steps the compiler does so until registers run out.
+    const UNROLL: usize = 1;
 
     #[inline(always)]
     fn dot<S: Simd>(s: S, acc: S::V, a: S::V, b: S::V) -> S::V {
-        s.dot_bf16(acc, a, b)
+        s.dot_i16(acc, a, b)
     }
 }
 
@@ -136,8 +118,6 @@ pub(crate) trait Simd: Copy {
     const MR: usize;
     /// Vectors a row of the largest tile.
     const NV: usize;
-    /// Parts that a word of bf16 is multiplied in.
-    const BF16_PARTS: usize;
 
     /// The tile of `rows` in `1..=MR` and `vectors` in `1..=NV`, which writes its sums, or adds them to what is
     /// there.
@@ -194,22 +174,48 @@ pub(crate) trait Simd: Copy {
     fn sum(self, v: Self::V) -> f32;
     fn greatest(self, v: Self::V) -> f32;
 
-    /// Part `i` of words of two bf16: the words themselves, or one of the two as f32.
-    fn part_bf16(self, i: usize, v: Self::V) -> Self::V;
-    /// `acc` and the products of a part's bf16.
-    fn dot_bf16(self, acc: Self::V, a: Self::V, b: Self::V) -> Self::V;
-    /// `acc + a0 b0 + .. + a3 b3` of four integers a lane, `a` unsigned, `b` signed, in i32.
-    fn dot_u8s8(self, acc: Self::V, a: Self::V, b: Self::V) -> Self::V;
     /// The first `n <= LANES` lanes of `v`, the others of `rest`.
     fn first(self, n: usize, v: Self::V, rest: Self::V) -> Self::V;
     /// i32 to f32, to nearest even.
     fn float(self, v: Self::V) -> Self::V;
+
+    // What one of the two layouts of bf16 needs, and so the levels that have it.
+
+    /// `acc + a0 b0 + a1 b1` of two bf16 a lane.
+    fn dot_bf16(self, _acc: Self::V, _a: Self::V, _b: Self::V) -> Self::V {
+        unreachable!("bf16 is widened at this level")
+    }
     /// Words of two bf16: `low` rounded in the low half, `high` in the high.
-    fn pair_bf16(self, low: Self::V, high: Self::V) -> Self::V;
+    fn pair_bf16(self, _low: Self::V, _high: Self::V) -> Self::V {
+        unreachable!("bf16 is widened at this level")
+    }
     /// Rounds the first `dst.len() <= LANES` lanes to bf16, to nearest even.
-    fn store_bf16(self, dst: &mut [u16], v: Self::V);
-    /// Rounds the first `dst.len() <= LANES` lanes, integers or not, to nearest even and clamps to 0..=255.
-    fn store_u8(self, dst: &mut [u8], v: Self::V);
+    fn store_bf16(self, _dst: &mut [u16], _v: Self::V) {
+        unreachable!("bf16 is widened at this level")
+    }
+    /// Rounds to bf16, to nearest even, and back to f32.
+    fn round_bf16(self, _v: Self::V) -> Self::V {
+        unreachable!("bf16 lies in pairs at this level")
+    }
+
+    // The same of 8-bit integers.
+
+    /// `acc + a0 b0 + .. + a3 b3` of four integers a lane, `a` unsigned, `b` signed, in i32.
+    fn dot_u8s8(self, _acc: Self::V, _a: Self::V, _b: Self::V) -> Self::V {
+        unreachable!("8-bit integers are widened at this level")
+    }
+    /// Rounds the first `dst.len() <= LANES` lanes, all in 0..=255, to integers, to nearest even.
+    fn store_u8(self, _dst: &mut [u8], _v: Self::V) {
+        unreachable!("8-bit integers are widened at this level")
+    }
+    /// `acc + a0 b0 + a1 b1` of two 16-bit integers a lane, in i32.
+    fn dot_i16(self, _acc: Self::V, _a: Self::V, _b: Self::V) -> Self::V {
+        unreachable!("8-bit integers lie in quads at this level")
+    }
+    /// [`Simd::store_u8`], widened to 16 bits.
+    fn store_u16(self, _dst: &mut [u16], _v: Self::V) {
+        unreachable!("8-bit integers lie in quads at this level")
+    }
 
     /// The first `min(LANES, x.len())` values; the other lanes are zero.
     #[inline(always)]
@@ -257,6 +263,28 @@ impl Element for u16 {
     }
 }
 
+/// bf16, widened to f32.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub(crate) struct WideBf16(f32);
+
+impl WideBf16 {
+    /// The words of [`crate::precision::Layout::WideBf16`].
+    pub fn of(words: &mut [u32]) -> &mut [WideBf16] {
+        // SAFETY: the type is an f32, whose size and alignment are a word's, and every bit pattern is a value of both.
+        unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), words.len()) }
+    }
+}
+
+impl Element for WideBf16 {
+    #[inline(always)]
+    fn store<S: Simd>(s: S, to: &mut [WideBf16], v: S::V) {
+        // SAFETY: as in `of`.
+        let to = unsafe { std::slice::from_raw_parts_mut(to.as_mut_ptr().cast(), to.len()) };
+        s.store(to, s.round_bf16(v));
+    }
+}
+
 /// Something to run at a level. `run` and what it calls are `#[inline(always)]`: a call that stays a call, as that
 /// of a closure may, leaves the level's instructions behind.
 pub(crate) trait Kernel {
@@ -284,10 +312,6 @@ pub(crate) fn dispatch<K: Kernel>(level: Level, kernel: K) -> K::Out {
     }
 }
 
-/// Steps of a tile without a branch between them ([`Dot::unrolled`]): their addresses are constants beside one register a row, which leaves the
-/// front end of the processor little to do but multiply.
-const UNROLL: usize = 4;
-
 /// Multiplies one step of a tile: a word of each row of `a` with the vectors of `b`.
 ///
 /// # Safety
@@ -296,7 +320,6 @@ const UNROLL: usize = 4;
 unsafe fn step<S: Simd, D: Dot, const MR: usize, const NV: usize>(
     s: S,
     acc: &mut [[S::V; NV]; MR],
-    part: usize,
     a: *const u32,
     a_stride: usize,
     b: *const u32,
@@ -304,11 +327,11 @@ unsafe fn step<S: Simd, D: Dot, const MR: usize, const NV: usize>(
     let mut row = [s.splat(0.0); NV];
     for (j, v) in row.iter_mut().enumerate() {
         // SAFETY: the caller's NV vectors.
-        *v = D::part(s, part, unsafe { s.load_all(b.add(j * S::LANES)) });
+        *v = unsafe { s.load_all(b.add(j * S::LANES)) };
     }
     for (i, acc) in acc.iter_mut().enumerate() {
         // SAFETY: the caller's MR rows.
-        let word = D::part(s, part, unsafe { s.broadcast(a.add(i * a_stride)) });
+        let word = unsafe { s.broadcast(a.add(i * a_stride)) };
         for (acc, v) in acc.iter_mut().zip(row) {
             *acc = D::dot(s, *acc, word, v);
         }
@@ -323,32 +346,26 @@ unsafe fn step<S: Simd, D: Dot, const MR: usize, const NV: usize>(
 #[inline(always)]
 unsafe fn tile<S: Simd, D: Dot, const ADD: bool, const MR: usize, const NV: usize>(
     s: S,
-    a: *const u32,
+    mut a: *const u32,
     a_stride: usize,
-    b: *const u32,
+    mut b: *const u32,
     steps: usize,
     sink: &Sink,
 ) {
     let mut acc = [[s.splat(0.0); NV]; MR];
-    // All steps of one part before the next: both parts of a step at once need more registers than there are.
-    for part in 0..D::parts::<S>() {
-        let (mut a, mut b, mut left) = (a, b, steps);
-        let unrolled = D::unrolled::<S>();
-        while left >= unrolled {
-            for k in 0..unrolled {
-                // SAFETY: as many steps are left of a's rows and of b.
-                unsafe {
-                    step::<S, D, MR, NV>(s, &mut acc, part, a.add(k), a_stride, b.add(k * NV * S::LANES))
-                };
-            }
-            // SAFETY: as above.
-            unsafe { (a, b) = (a.add(unrolled), b.add(unrolled * NV * S::LANES)) };
-            left -= unrolled;
+    let mut left = steps;
+    while left >= D::UNROLL {
+        for k in 0..D::UNROLL {
+            // SAFETY: as many steps are left of a's rows and of b.
+            unsafe { step::<S, D, MR, NV>(s, &mut acc, a.add(k), a_stride, b.add(k * NV * S::LANES)) };
         }
-        for k in 0..left {
-            // SAFETY: `left` steps are left.
-            unsafe { step::<S, D, MR, NV>(s, &mut acc, part, a.add(k), a_stride, b.add(k * NV * S::LANES)) };
-        }
+        // SAFETY: as above.
+        unsafe { (a, b) = (a.add(D::UNROLL), b.add(D::UNROLL * NV * S::LANES)) };
+        left -= D::UNROLL;
+    }
+    for k in 0..left {
+        // SAFETY: `left` steps are left.
+        unsafe { step::<S, D, MR, NV>(s, &mut acc, a.add(k), a_stride, b.add(k * NV * S::LANES)) };
     }
     // One call a vector instead of a loop, which would index the accumulators and so put them into memory.
     const { assert!(NV <= 3) };

@@ -46,7 +46,6 @@ impl Simd for Scalar {
     const LANES: usize = LANES;
     const MR: usize = 6;
     const NV: usize = 1;
-    const BF16_PARTS: usize = 2;
 
     fn tile<D: Dot>(rows: usize, vectors: usize, add: bool) -> Tile {
         let tiles = if add {
@@ -171,17 +170,10 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
-    fn part_bf16(self, i: usize, v: Self::V) -> Self::V {
-        if i == 0 {
-            map(|i| f32::from_bits(v[i].to_bits() << 16))
-        } else {
-            map(|i| f32::from_bits(v[i].to_bits() & 0xffff_0000))
-        }
-    }
-
-    #[inline(always)]
     fn dot_bf16(self, acc: Self::V, a: Self::V, b: Self::V) -> Self::V {
-        self.fma(a, b, acc)
+        let low = |v: f32| f32::from_bits(v.to_bits() << 16);
+        let high = |v: f32| f32::from_bits(v.to_bits() & 0xffff_0000);
+        map(|i| fma(high(a[i]), high(b[i]), fma(low(a[i]), low(b[i]), acc[i])))
     }
 
     #[inline(always)]
