@@ -1,5 +1,6 @@
 //! `vitrim.evaluate`, `calibrate`, `compare` and `report`: what the commands of these names do.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -243,8 +244,8 @@ pub fn calibrate<'py>(
 /// Compares whole fronts of methods, and methods at the same cost and the same drop; the folder gets the page.
 #[pyfunction]
 #[pyo3(signature = (
-    model, data, *, report, policies, rivals, split, images, sweep_split, sweep_images, methods, costs, drops, studies,
-    speed, batch, on_bad_image, command, teller
+    model, data, *, report, policies, rivals, split, images, sweep_split, sweep_images, methods, costs, drops, near,
+    studies, speed, batch, on_bad_image, command, teller
 ))]
 #[expect(clippy::too_many_arguments, reason = "they are the command line's flags, by keyword")]
 pub fn compare<'py>(
@@ -261,6 +262,7 @@ pub fn compare<'py>(
     methods: Vec<String>,
     costs: Vec<f64>,
     drops: Vec<f64>,
+    near: Option<NonZeroUsize>,
     studies: bool,
     speed: Option<f64>,
     batch: usize,
@@ -288,6 +290,7 @@ pub fn compare<'py>(
         images,
         costs,
         drops,
+        near,
         speed,
     };
     let comparison = interruptible(teller, |stop, events| {

@@ -271,6 +271,7 @@ def compare(
     methods: list[str],
     costs: list[float],
     drops: list[float],
+    near: Optional[int],
     studies: bool,
     speed: Optional[float],
     batch: int,

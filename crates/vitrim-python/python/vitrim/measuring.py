@@ -125,6 +125,7 @@ def compare(
     methods: Sequence[str] = ALL_METHODS,
     costs: Sequence[float] = (0.9, 0.8, 0.7, 0.6, 0.5),
     drops: Sequence[float] = (0.4, 1.0),
+    near: Optional[int] = None,
     studies: bool = True,
     speed: Optional[float] = None,
     batch: int = 64,
@@ -144,6 +145,7 @@ def compare(
         methods: Methods to compare.
         costs: Costs to compare at, as shares of the dense MACs.
         drops: Drops to compare at, percentage points.
+        near: Settings to measure on either side of each of these costs and drops; whole fronts if left out.
         studies: Whether the policy's budgets and its selection are studied.
         speed: Seconds to measure each setting's images/s for; not at all if left out.
         batch: Images a batch.
@@ -168,6 +170,7 @@ def compare(
         methods=list(methods),
         costs=list(costs),
         drops=list(drops),
+        near=near,
         studies=studies,
         speed=speed,
         batch=batch,

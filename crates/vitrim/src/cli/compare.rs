@@ -52,6 +52,7 @@ pub fn run(app: &App, args: &CompareArgs) -> anyhow::Result<ExitCode> {
         images: args.images,
         costs: args.costs.clone(),
         drops: args.drops.clone(),
+        near: args.near,
         speed: (!args.no_speed).then_some(SPEED),
     };
     let data = parts.path();
@@ -110,6 +111,9 @@ fn command(args: &CompareArgs, split: &str) -> String {
     );
     if let Some(images) = args.images {
         command += &format!(" --images {images}");
+    }
+    if let Some(near) = args.near {
+        command += &format!(" --near {near}");
     }
     for (flag, given) in [("--no-studies", args.no_studies), ("--no-speed", args.no_speed)] {
         if given {

@@ -47,6 +47,17 @@ pub fn at_drop(front: &[Mean], drop: f64) -> Mean {
     crossing(front, |mean| mean.top1 - allowed).unwrap_or(front[front.len() - 1])
 }
 
+/// The places on `hull` (from the costliest to the cheapest) of the `each` settings on either side of each of `costs`, and of
+/// where top-1 has fallen from `dense` by each of `drops`, in order.
+pub fn near(hull: &[Mean], dense: f64, costs: &[f64], drops: &[f64], each: usize) -> Vec<usize> {
+    let past = |beyond: &dyn Fn(&Mean) -> bool| hull.iter().position(beyond).unwrap_or(hull.len());
+    let by_cost = costs.iter().map(|&cost| past(&|mean| mean.cost <= cost));
+    let by_drop = drops.iter().map(|&drop| past(&|mean| mean.top1 <= dense - drop));
+    let crossings: Vec<usize> = by_cost.chain(by_drop).collect();
+    let is_near = |place: &usize| crossings.iter().any(|&at| at <= place + each && *place < at + each);
+    (0..hull.len()).filter(is_near).collect()
+}
+
 /// Where `height` falls to 0 on the way along `front`.
 fn crossing(front: &[Mean], height: impl Fn(&Mean) -> f64) -> Option<Mean> {
     if front.first().is_some_and(|first| height(first) <= 0.0) {
@@ -74,6 +85,16 @@ mod tests {
         assert_eq!(hull(&[mean(0.9, 0.01), mean(0.8, 0.03)]), [0, 1]);
         assert_eq!(hull(&[mean(0.9, 0.5), mean(0.9, 0.2)]), [1], "at one cost, the lower D");
         assert_eq!(hull(&[]), Vec::<usize>::new());
+    }
+
+    #[test]
+    fn settings_on_either_side_are_near() {
+        let hull = [mean(0.9, 0.01), mean(0.8, 0.03), mean(0.7, 0.06), mean(0.6, 0.1), mean(0.5, 0.2)];
+        assert_eq!(near(&hull, 90.0, &[0.75], &[], 1), [1, 2]);
+        assert_eq!(near(&hull, 90.0, &[], &[0.5], 2), [0, 1, 2, 3], "a drop of 0.5 lies between 0.3 and 0.6");
+        assert_eq!(near(&hull, 90.0, &[0.95, 0.1], &[], 1), [0, 4], "beyond either end, what is next to it");
+        assert_eq!(near(&hull, 90.0, &[0.6], &[1.0], 1), [2, 3], "what two ask for is there once");
+        assert_eq!(near(&[], 90.0, &[0.6], &[1.0], 3), Vec::<usize>::new());
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod outcome;
 mod setting;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -69,6 +70,8 @@ pub struct CompareOptions {
     pub costs: Vec<f64>,
     /// Drops to compare at, pp.
     pub drops: Vec<f64>,
+    /// Settings to measure on either side of each of these costs and drops; none for whole fronts.
+    pub near: Option<NonZeroUsize>,
     /// Time to measure the images/s of each point for; none for not at all.
     pub speed: Option<Duration>,
 }
@@ -161,6 +164,9 @@ struct Identity {
     /// Split and number of images.
     sweep: (String, usize),
     images: (String, usize),
+    /// Where the settings lie, if not all over the front: how many on either side of which costs and drops.
+    #[serde(default)]
+    near: Option<(usize, Vec<f64>, Vec<f64>)>,
 }
 
 /// A method's figures, kept.
@@ -218,7 +224,7 @@ pub fn compare(
                 let settings = swept(method, &loaded.spec, policy, &thresholds(record));
                 note(&format!("{kind}: sweeping {} settings", settings.len()));
                 let images = (compared.sweep, Some(options.sweep_images));
-                front(measure(loaded, policy, images, (&kind, settings), options, watch)?)
+                front(&measure(loaded, policy, images, (&kind, settings), options, watch)?, options)
             }
             Kind::FixedBudgets | Kind::Selection(_) => of_policy(&kind, &all, record),
         };
@@ -329,13 +335,20 @@ fn thresholds(record: Option<&Calibration>) -> Vec<f64> {
     thresholds
 }
 
-/// The settings on the front of what was swept, evenly thinned.
-fn front(swept: Measured) -> Vec<Setting> {
+/// The settings on the front of what was swept: evenly thinned, or those near what is asked for.
+fn front(swept: &Measured, options: &CompareOptions) -> Vec<Setting> {
     let means: Vec<Mean> = swept.outcomes.iter().map(Outcome::all).collect();
     let hull = matched::hull(&means);
-    let wanted = FRONT_POINTS.min(hull.len());
-    let place = |i: usize| (i * hull.len().saturating_sub(1)).checked_div(wanted - 1).unwrap_or(0);
-    (0..wanted).map(|i| swept.outcomes[hull[place(i)]].setting.clone()).collect()
+    let on_hull: Vec<Mean> = hull.iter().map(|&place| means[place]).collect();
+    let places = match options.near {
+        Some(near) => matched::near(&on_hull, swept.dense.all().top1, &options.costs, &options.drops, near.get()),
+        None => {
+            let wanted = FRONT_POINTS.min(hull.len());
+            let place = |i: usize| (i * hull.len().saturating_sub(1)).checked_div(wanted - 1).unwrap_or(0);
+            (0..wanted).map(place).collect()
+        }
+    };
+    places.into_iter().map(|place| swept.outcomes[hull[place]].setting.clone()).collect()
 }
 
 /// The settings of a study of the policy, whose figures are among `all`.
@@ -377,6 +390,7 @@ fn identity(compared: Compared<'_>, place: usize, options: &CompareOptions) -> R
         data: compared.data.to_owned(),
         sweep: images(compared.sweep, options.sweep_images),
         images: images(compared.images, options.images.unwrap_or(usize::MAX)),
+        near: options.near.map(|near| (near.get(), options.costs.clone(), options.drops.clone())),
     })
 }
 
@@ -390,7 +404,8 @@ fn kept(path: &Path, identity: &Identity) -> Result<Option<Measured>> {
     let kept: Kept = serde_json::from_slice(&text)
         .map_err(|error| bad(format!("damaged ({error}); remove it, and it is measured again")))?;
     if kept.identity != *identity {
-        let reason = "was measured with another backbone, dtype, policy or other images; give another folder";
+        let reason =
+            "was measured with another backbone, dtype, policy, other images or other settings; give another folder";
         return Err(bad(reason.to_owned()));
     }
     Ok(Some(kept.measured))

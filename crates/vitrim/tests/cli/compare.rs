@@ -67,6 +67,26 @@ fn every_method_has_a_front_and_a_second_run_goes_on() {
 }
 
 #[test]
+fn near_measures_what_is_asked_for_alone() {
+    let scratch = Scratch::new();
+    let args = ["compare", "--model", "model", "--data", "data", "--methods", "random", "--no-speed", "--json"];
+    let points = |more: &[&str]| {
+        let comparison = scratch.run(&[&args[..], more].concat()).json()[0].clone();
+        (comparison["methods"][0]["points"].as_array().unwrap().len(), comparison["at_cost"].clone())
+    };
+    let near = ["--near", "1", "--costs", "0.8", "--drops", "100", "--report", "near"];
+    let ((few, at), (all, everywhere)) = (points(&near), points(&["--costs", "0.8", "--report", "whole"]));
+    // Two about the cost, and the last before a drop that nothing reaches.
+    assert!(few <= 3 && all > few, "{few} of {all}");
+    // A thinned front may lack the very settings next to the cost.
+    let divergence = |at: &serde_json::Value| at[0]["methods"][0]["divergence"].as_f64().unwrap();
+    assert!(divergence(&at) > 0.0 && divergence(&everywhere) > 0.0);
+    let others = ["--near", "1", "--costs", "0.5", "--report", "near"];
+    scratch.run(&[&args[..], &others].concat()).refused(&["near/random.json", "other settings"]);
+    scratch.run(&[&args[..], &["--near", "0"]].concat()).refused(&["--near", "zero"]);
+}
+
+#[test]
 fn seeds_and_rivals_stand_beside_each_other() {
     let scratch = Scratch::new();
     scratch.train(&[]).good();

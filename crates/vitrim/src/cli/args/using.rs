@@ -1,5 +1,6 @@
 //! Arguments of the commands that use a policy, measure it, and show what it does.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::ValueEnum;
@@ -134,6 +135,9 @@ pub struct CompareArgs {
     /// Drops to compare at, pp.
     #[arg(long, value_delimiter = ',', default_value = "0.4,1.0", value_name = "PP")]
     pub drops: Vec<f64>,
+    /// Measure only the N settings on either side of each of these costs and drops, not whole fronts.
+    #[arg(long, value_name = "N")]
+    pub near: Option<NonZeroUsize>,
     /// Leave out the studies of the policy's budgets and of its selection.
     #[arg(long)]
     pub no_studies: bool,
