@@ -65,6 +65,7 @@ def arguments():
     parser.add_argument("--rounds", type=int, default=5, help="rounds over all engines")
     parser.add_argument("--seconds", type=float, default=2.0, help="time for each engine in each round")
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=ENGINES)
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=DTYPES)
     parser.add_argument("--keep", default="0.7", help="keep ratios of the pruned runs, as in `vitrim bench`")
     parser.add_argument("--out", help="file that JSON lines are appended to")
     parser.add_argument("--venv", default=".peers", help="virtual environment of the peers")
@@ -110,7 +111,7 @@ def measure_cell(args, model, batch, folder):
 
 def run_vitrim(args, model, batch):
     command = [args.vitrim, "bench", "--json", "--quiet", "--model", model, "--batch", str(batch)]
-    command += ["--dtype", ",".join(DTYPES), "--keep", args.keep, "--threads", str(args.threads)]
+    command += ["--dtype", ",".join(args.dtypes), "--keep", args.keep, "--threads", str(args.threads)]
     command += ["--rounds", "1", "--seconds", str(2 * args.seconds)]  # dense and pruned
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
 
@@ -151,6 +152,8 @@ def load_peers(args, model, batch, folder):
     for peers in loaders:
         try:
             for engine, dtype, images, run in peers:
+                if dtype not in args.dtypes:
+                    continue
                 run()
                 note(f"loaded {engine} {dtype}")
                 yield engine, dtype, images, run

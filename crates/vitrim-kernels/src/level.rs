@@ -92,6 +92,12 @@ impl Level {
         self <= Level::detected()
     }
 
+    /// Whether 8-bit products are added in pairs, in 16 bits, before they are in 32: weights are then quantised so that no pair
+    /// can overflow ([`crate::reference::quantise`]), to some tenths of a bit less.
+    pub(crate) fn adds_pairs_in_16_bits(self) -> bool {
+        matches!(self, Level::Avx2 | Level::Avx512)
+    }
+
     /// The level that `VITRIM_SIMD` names (`scalar`, `avx2`, `avx512`, or `native` for the highest), and
     /// the highest where it is unset or empty.
     ///

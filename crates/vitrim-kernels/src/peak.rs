@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::precision::Layout;
-use crate::simd::{Bf16, Dot, F32, I16, Kernel, MAX_LANES, Simd, U8S8, dispatch};
+use crate::simd::{Bf16, Dot, F32, Kernel, MAX_LANES, Simd, U8S8, dispatch};
 use crate::{Level, Precision};
 
 /// MAC/s of one thread that does nothing but the multiply-adds of `level` for `precision`, in as many independent
@@ -30,7 +30,6 @@ impl Kernel for Chains {
         match self.layout {
             Layout::F32 | Layout::WideBf16 => self.tile::<S, F32>(s),
             Layout::Bf16Pair => self.tile::<S, Bf16>(s),
-            Layout::WideIntPair => self.tile::<S, I16>(s),
             Layout::IntQuad => self.tile::<S, U8S8>(s),
         }
     }

@@ -33,8 +33,6 @@ pub(crate) enum Layout {
     WideBf16,
     /// Two bf16, the first in the low half.
     Bf16Pair,
-    /// Two 8-bit integers, widened to 16 bits, the first in the low half.
-    WideIntPair,
     /// Four 8-bit integers, the first lowest.
     IntQuad,
 }
@@ -46,8 +44,7 @@ impl Layout {
             (Precision::F32, _) => Layout::F32,
             (Precision::Bf16, Level::Avx2 | Level::Avx512) => Layout::WideBf16,
             (Precision::Bf16, Level::Scalar | Level::Avx512Bf16Vnni) => Layout::Bf16Pair,
-            (Precision::Int8, Level::Avx2 | Level::Avx512) => Layout::WideIntPair,
-            (Precision::Int8, Level::Scalar | Level::Avx512Bf16Vnni) => Layout::IntQuad,
+            (Precision::Int8, _) => Layout::IntQuad,
         }
     }
 
@@ -55,7 +52,7 @@ impl Layout {
     pub fn elements(self) -> usize {
         match self {
             Layout::F32 | Layout::WideBf16 => 1,
-            Layout::Bf16Pair | Layout::WideIntPair => 2,
+            Layout::Bf16Pair => 2,
             Layout::IntQuad => 4,
         }
     }

@@ -44,9 +44,16 @@ pub fn bf16(v: f32) -> f32 {
     if v.is_finite() && up { f32::from_bits(below + 0x1_0000) } else { f32::from_bits(below) }
 }
 
-/// One output's weights as integers in -127..=127 and their scale.
-pub fn quantise(row: &[f32]) -> (Vec<i8>, f32) {
-    let greatest = row.iter().fold(0f32, |m, v| m.max(v.abs()));
+/// One output's weights as integers in -127..=127 and their scale. With `pairs`, two neighbours, the first of them even, add up
+/// to 128 at most where their signs agree, so that their products with 0..=255 add up to 32640 at most, an i16.
+pub fn quantise(row: &[f32], pairs: bool) -> (Vec<i8>, f32) {
+    let mut greatest = row.iter().fold(0f32, |m, v| m.max(v.abs()));
+    if pairs {
+        // Each of the two may be rounded up by a half.
+        for pair in row.chunks_exact(2).filter(|pair| pair[0] * pair[1] > 0.0) {
+            greatest = greatest.max((pair[0] + pair[1]).abs());
+        }
+    }
     let scale = if greatest > 0.0 { greatest / 127.0 } else { 1.0 };
     (row.iter().map(|v| (v / scale).round_ties_even() as i8).collect(), scale)
 }

@@ -104,19 +104,25 @@ impl RowBuffer {
     pub fn fill_at(&mut self, level: Level, precision: Precision, x: &[f32], columns: usize) {
         assert!(columns > 0 && x.len().is_multiple_of(columns), "x is [rows, columns]");
         self.reset(level, precision, x.len() / columns, columns);
-        dispatch(level, Fill { x, rows: self });
+        self.convert_from(level, 0, x);
+    }
+
+    /// Rows from `first` on become those of `x`, converted with the instructions of the level that they are for.
+    pub(crate) fn convert_from(&mut self, level: Level, first: usize, x: &[f32]) {
+        dispatch(level, Fill { x, rows: self, first });
     }
 
     /// The rows as f32, `[rows, columns]`: what a layer's multiplications see.
     pub fn to_f32(&self) -> Vec<f32> {
         let mut x = Vec::with_capacity(self.rows * self.columns);
         for (r, row) in self.words.chunks(self.stride().max(1)).enumerate() {
-            let integer = |q: f32| self.scales[r].scale * (q - self.scales[r].zero);
             x.extend((0..self.columns).map(|i| match self.layout {
                 Layout::F32 | Layout::WideBf16 => f32::from_bits(row[i]),
                 Layout::Bf16Pair => f32::from_bits(u32::from(halves(row)[i]) << 16),
-                Layout::WideIntPair => integer(f32::from(halves(row)[i])),
-                Layout::IntQuad => integer(f32::from(bytes(row)[i])),
+                Layout::IntQuad => {
+                    let RowScale { scale, zero } = self.scales[r];
+                    scale * (f32::from(bytes(row)[i]) - zero)
+                }
             }));
         }
         x
@@ -151,7 +157,7 @@ impl RowBuffer {
         &self.scales
     }
 
-    /// Takes the staging buffer, at `len` unspecified values, to be put back with [`RowBuffer::stage`].
+    /// Takes the staging buffer, at `len` unspecified values, to be put back with [`RowBuffer::put_staging`].
     pub(crate) fn take_staging(&mut self, len: usize) -> Vec<f32> {
         let mut staging = std::mem::take(&mut self.staging);
         staging.resize(len, 0.0);
@@ -172,7 +178,7 @@ impl RowBuffer {
             Layout::F32 => RowMut::F32(&mut floats_mut(words)[..self.columns]),
             Layout::WideBf16 => RowMut::WideBf16(&mut WideBf16::of(words)[..self.columns]),
             Layout::Bf16Pair => RowMut::Bf16(&mut halves_mut(words)[..self.columns]),
-            Layout::WideIntPair | Layout::IntQuad => RowMut::Int8,
+            Layout::IntQuad => RowMut::Int8,
         }
     }
 
@@ -191,7 +197,7 @@ impl RowBuffer {
     #[inline(always)]
     pub(crate) fn quantise<S: Simd>(&mut self, s: S, row: usize, x: &[f32]) {
         let stride = self.stride();
-        let words = &mut self.words[row * stride..][..stride];
+        let bytes = &mut bytes_mut(&mut self.words[row * stride..][..stride])[..self.columns];
         let (mut greatest, mut least) = (s.splat(0.0), s.splat(0.0));
         for x in x.chunks(S::LANES) {
             // The zeros beyond a short chunk change nothing, since the range holds zero.
@@ -205,25 +211,11 @@ impl RowBuffer {
         let inverse = scale.recip();
         let zero = (-least * inverse).round_ties_even();
         let (inverse, zeros) = (s.splat(inverse), s.splat(zero));
-        if self.layout == Layout::IntQuad {
-            let bytes = &mut bytes_mut(words)[..self.columns];
-            for (q, x) in bytes.chunks_mut(S::LANES).zip(x.chunks(S::LANES)) {
-                s.store_u8(q, clamped(s, s.fma(s.load(x), inverse, zeros)));
-            }
-        } else {
-            let halves = &mut halves_mut(words)[..self.columns];
-            for (q, x) in halves.chunks_mut(S::LANES).zip(x.chunks(S::LANES)) {
-                s.store_u16(q, clamped(s, s.fma(s.load(x), inverse, zeros)));
-            }
+        for (q, x) in bytes.chunks_mut(S::LANES).zip(x.chunks(S::LANES)) {
+            s.store_u8(q, s.fma(s.load(x), inverse, zeros));
         }
         self.scales[row] = RowScale { scale, zero };
     }
-}
-
-/// `q` in 0..=255, beyond which rounding may have led it.
-#[inline(always)]
-fn clamped<S: Simd>(s: S, q: S::V) -> S::V {
-    s.min(s.max(q, s.splat(0.0)), s.splat(255.0))
 }
 
 /// Stores the values of `x` as `T`.
@@ -234,10 +226,11 @@ pub(crate) fn convert_row<S: Simd, T: Element>(s: S, x: &[f32], to: &mut [T]) {
     }
 }
 
-/// Converts `x` into rows of its shape.
+/// Converts `x` into the rows from `first` on.
 struct Fill<'a> {
     x: &'a [f32],
     rows: &'a mut RowBuffer,
+    first: usize,
 }
 
 impl Kernel for Fill<'_> {
@@ -247,7 +240,7 @@ impl Kernel for Fill<'_> {
     fn run<S: Simd>(self, s: S) {
         let columns = self.rows.columns;
         for (r, x) in self.x.chunks_exact(columns).enumerate() {
-            self.rows.set(s, r, x);
+            self.rows.set(s, self.first + r, x);
         }
     }
 }

@@ -6,10 +6,13 @@ use crate::Precision;
 use crate::elementwise::{gelu_row, swiglu_row};
 use crate::precision::Layout;
 use crate::rows::{RowBuffer, RowMut, RowScale};
-use crate::simd::{Bf16, F32, I16, Kernel, MAX_LANES, Scales, Simd, Sink, U8S8, dispatch};
+use crate::simd::{Bf16, F32, Kernel, MAX_LANES, Scales, Simd, Sink, U8S8, dispatch};
 
 /// Bytes of activations that stay in a 1 MiB L2 cache beside a panel of the weight.
 const ROW_BLOCK_BYTES: usize = 512 << 10;
+
+/// Bytes of f32 rows that stay in a 512 KiB L2 cache, shared with another thread at that, on their way to where they go.
+const STAGING_BYTES: usize = 256 << 10;
 
 /// Lines that hold the largest tile of any level.
 const TILE_LINES: usize = 8 * 3;
@@ -34,21 +37,20 @@ impl Linear {
             }
             Output::GeluRows(next, Precision::Int8) => {
                 // A row's scale is known once it is whole.
-                let mut staging = next.take_staging(rows * self.outputs());
-                self.multiply(words, scales, Output::Gelu(&mut staging));
-                next.fill_at(self.level, Precision::Int8, &staging, self.outputs());
-                next.put_staging(staging);
-                return;
+                next.reset(self.level, Precision::Int8, rows, self.outputs());
+                return self.staged(words, scales, next, |words, scales, staging, next, first| {
+                    self.multiply(words, scales, Output::Gelu(staging));
+                    next.convert_from(self.level, first, staging);
+                });
             }
             Output::SwigluRows(next, precision) => {
                 assert!(self.outputs().is_multiple_of(2), "SwiGLU has two halves");
                 // The halves of a row lie in different tiles.
-                let mut staging = next.take_staging(rows * self.outputs());
-                self.multiply(words, scales, Output::Store(&mut staging));
                 next.reset(self.level, precision, rows, self.outputs() / 2);
-                dispatch(self.level, Swiglu { x: &mut staging, rows: next });
-                next.put_staging(staging);
-                return;
+                return self.staged(words, scales, next, |words, scales, staging, next, first| {
+                    self.multiply(words, scales, Output::Store(staging));
+                    dispatch(self.level, Swiglu { x: staging, rows: next, first });
+                });
             }
             Output::GeluRows(next, precision) => {
                 next.reset(self.level, precision, rows, self.outputs());
@@ -57,12 +59,36 @@ impl Linear {
         };
         dispatch(self.level, Apply { layer: self, words, rows, scales, y, add });
     }
+
+    /// Calls `each` for blocks of rows: their words and scales, room for as many rows of outputs in f32, `next`, and which of
+    /// its rows the first is.
+    fn staged(
+        &self,
+        words: &[u32],
+        scales: &[RowScale],
+        next: &mut RowBuffer,
+        each: impl Fn(&[u32], &[RowScale], &mut [f32], &mut RowBuffer, usize),
+    ) {
+        let (steps, outputs) = (self.panels.steps, self.outputs());
+        let rows = words.len() / steps;
+        let blocks = (4 * rows * outputs).div_ceil(STAGING_BYTES).max(1);
+        let block = rows.div_ceil(blocks).max(1);
+        let mut staging = next.take_staging(block * outputs);
+        for (i, words) in words.chunks(block * steps).enumerate() {
+            let (first, count) = (i * block, words.len() / steps);
+            // 8-bit rows alone have scales.
+            let scales = scales.get(first..first + count).unwrap_or(scales);
+            each(words, scales, &mut staging[..count * outputs], next, first);
+        }
+        next.put_staging(staging);
+    }
 }
 
-/// SwiGLU of `x: [rows, 2 columns]`.
+/// SwiGLU of `x: [rows, 2 columns]`, to rows from `first` on.
 struct Swiglu<'a> {
     x: &'a mut [f32],
     rows: &'a mut RowBuffer,
+    first: usize,
 }
 
 impl Kernel for Swiglu<'_> {
@@ -73,7 +99,7 @@ impl Kernel for Swiglu<'_> {
         let width = 2 * self.rows.columns();
         for (r, x) in self.x.chunks_exact_mut(width).enumerate() {
             let x = swiglu_row(s, x);
-            self.rows.set(s, r, x);
+            self.rows.set(s, self.first + r, x);
         }
     }
 }
@@ -136,7 +162,6 @@ impl Kernel for Apply<'_> {
                     let kernel = match layout {
                         Layout::F32 | Layout::WideBf16 => S::tile::<F32>(rows, panel.vectors, add),
                         Layout::Bf16Pair => S::tile::<Bf16>(rows, panel.vectors, add),
-                        Layout::WideIntPair => S::tile::<I16>(rows, panel.vectors, add),
                         Layout::IntQuad => S::tile::<U8S8>(rows, panel.vectors, add),
                     };
                     let quantised = quantised.as_ref().map_or(Scales::NONE, |q| Scales {

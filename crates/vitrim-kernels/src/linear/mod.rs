@@ -208,16 +208,14 @@ impl Kernel for Pack<'_> {
                     Quantised { scales: Vec::with_capacity(padded), sums: Vec::with_capacity(padded) };
                 let mut rows = Vec::with_capacity(outputs * panels.steps);
                 for row in weight.chunks_exact(inputs) {
-                    let (integers, scale) = reference::quantise(row);
+                    let (integers, scale) = reference::quantise(row, level.adds_pairs_in_16_bits());
                     let sum: i32 = integers.iter().map(|v| i32::from(*v)).sum();
                     q.scales.push(scale);
                     q.sums.push(sum as f32);
-                    let bits = 32 / layout.elements();
-                    rows.extend(integers.chunks(layout.elements()).map(|word| {
-                        let shifted = |(i, v): (usize, &i8)| {
-                            (i32::from(*v) as u32) << (32 - bits) >> (32 - bits) << (i * bits)
-                        };
-                        word.iter().enumerate().map(shifted).fold(0, |word, v| word | v)
+                    rows.extend(integers.chunks(4).map(|quad| {
+                        let mut bytes = [0; 4];
+                        bytes.iter_mut().zip(quad).for_each(|(b, v)| *b = *v as u8);
+                        u32::from_le_bytes(bytes)
                     }));
                 }
                 panels.pack_transposed(s, &rows, panels.steps, &mut lines);

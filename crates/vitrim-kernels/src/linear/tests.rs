@@ -36,7 +36,8 @@ impl Case {
             Precision::F32 => self.weight.clone(),
             Precision::Bf16 => self.weight.iter().map(|w| reference::bf16(*w)).collect(),
             Precision::Int8 => {
-                let rows = self.weight.chunks(self.inputs).map(reference::quantise);
+                let pairs = layer.level().adds_pairs_in_16_bits();
+                let rows = self.weight.chunks(self.inputs).map(|row| reference::quantise(row, pairs));
                 rows.flat_map(|(q, scale)| q.into_iter().map(move |q| f32::from(q) * scale)).collect()
             }
         };
@@ -159,6 +160,20 @@ fn rounding_stays_small() {
         };
         let error = reference::relative_difference(&y, &exact);
         assert!(error < bound, "{precision:?} {level}: {error}");
+    }
+}
+
+/// The greatest sums that 8-bit products come to, which must not saturate where pairs of them are added in 16 bits.
+#[test]
+fn the_greatest_products_are_exact() {
+    for level in Level::supported() {
+        for weight in [[1.0; 70], [-1.0; 70]] {
+            let packing = Packing { precision: Precision::Int8, level, gamma: None };
+            let layer = Linear::packed(&weight, None, 1, 70, packing);
+            let mut y = [0.0];
+            layer.forward(&[3.0; 70], &mut y);
+            assert!((y[0] - 210.0 * weight[0]).abs() < 210.0 / 120.0, "{level}: {}", y[0]);
+        }
     }
 }
 

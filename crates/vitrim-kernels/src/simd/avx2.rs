@@ -48,6 +48,7 @@ impl Simd for Avx2 {
     const LANES: usize = 8;
     const MR: usize = 6;
     const NV: usize = 2;
+    const VNNI: bool = false;
 
     fn tile<D: Dot>(rows: usize, vectors: usize, add: bool) -> Tile {
         let tiles = if add {
@@ -230,24 +231,26 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn dot_i16(self, acc: __m256, a: __m256, b: __m256) -> __m256 {
+    fn dot_u8s8(self, acc: __m256, a: __m256, b: __m256) -> __m256 {
         on_registers!({
-            let products = _mm256_madd_epi16(_mm256_castps_si256(a), _mm256_castps_si256(b));
-            _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(acc), products))
+            let pairs = _mm256_maddubs_epi16(_mm256_castps_si256(a), _mm256_castps_si256(b));
+            let quads = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+            _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(acc), quads))
         })
     }
 
     #[inline(always)]
-    fn store_u16(self, dst: &mut [u16], v: __m256) {
-        let mut lanes = [0u16; 8];
+    fn store_u8(self, dst: &mut [u8], v: __m256) {
+        let mut lanes = [0u8; 16];
         // SAFETY: `lanes` holds one 128-bit register.
         unsafe {
             let words = _mm256_cvtps_epi32(v);
             let (low, high) = (_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
-            _mm_storeu_si128(lanes.as_mut_ptr().cast(), _mm_packus_epi32(low, high));
+            let halves = _mm_packs_epi32(low, high);
+            _mm_storeu_si128(lanes.as_mut_ptr().cast(), _mm_packus_epi16(halves, halves));
         }
-        match <&mut [u16; 8]>::try_from(&mut *dst) {
-            Ok(dst) => *dst = lanes,
+        match <&mut [u8; 8]>::try_from(&mut *dst) {
+            Ok(dst) => dst.copy_from_slice(&lanes[..8]),
             Err(_) => dst.copy_from_slice(&lanes[..dst.len()]),
         }
     }

@@ -84,6 +84,7 @@ impl<const DOTS: bool> Simd for Avx512<DOTS> {
     const LANES: usize = 16;
     const MR: usize = 8;
     const NV: usize = 3;
+    const VNNI: bool = DOTS;
 
     fn tile<D: Dot>(rows: usize, vectors: usize, add: bool) -> Tile {
         let tiles = match (DOTS, add) {
@@ -302,36 +303,28 @@ impl<const DOTS: bool> Simd for Avx512<DOTS> {
 
     #[inline(always)]
     fn dot_u8s8(self, acc: __m512, a: __m512, b: __m512) -> __m512 {
-        if !DOTS {
-            unreachable!("8-bit integers are widened at this level");
-        }
         on_registers!({
             let (acc, a, b) = (_mm512_castps_si512(acc), _mm512_castps_si512(a), _mm512_castps_si512(b));
-            _mm512_castsi512_ps(_mm512_dpbusd_epi32(acc, a, b))
+            _mm512_castsi512_ps(if DOTS {
+                _mm512_dpbusd_epi32(acc, a, b)
+            } else {
+                let quads = _mm512_madd_epi16(_mm512_maddubs_epi16(a, b), _mm512_set1_epi16(1));
+                _mm512_add_epi32(acc, quads)
+            })
         })
     }
 
     #[inline(always)]
     fn store_u8(self, dst: &mut [u8], v: __m512) {
         assert!(dst.len() <= 16, "a register is 16 lanes");
-        let words = on_registers!(_mm512_cvtps_epi32(v));
+        let v = self.max(v, self.splat(0.0));
         // SAFETY: dst holds as many values as the mask has bits.
-        unsafe { _mm512_mask_cvtepi32_storeu_epi8(dst.as_mut_ptr().cast(), first(dst.len()), words) }
-    }
-
-    #[inline(always)]
-    fn dot_i16(self, acc: __m512, a: __m512, b: __m512) -> __m512 {
-        on_registers!({
-            let products = _mm512_madd_epi16(_mm512_castps_si512(a), _mm512_castps_si512(b));
-            _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(acc), products))
-        })
-    }
-
-    #[inline(always)]
-    fn store_u16(self, dst: &mut [u16], v: __m512) {
-        assert!(dst.len() <= 16, "a register is 16 lanes");
-        let words = on_registers!(_mm512_cvtps_epi32(v));
-        // SAFETY: dst holds as many values as the mask has bits.
-        unsafe { _mm512_mask_cvtepi32_storeu_epi16(dst.as_mut_ptr().cast(), first(dst.len()), words) }
+        unsafe {
+            _mm512_mask_cvtusepi32_storeu_epi8(
+                dst.as_mut_ptr().cast(),
+                first(dst.len()),
+                _mm512_cvtps_epi32(v),
+            )
+        }
     }
 }

@@ -59,7 +59,10 @@ pub(crate) trait Dot {
 
     /// Steps of a tile without a branch between them: their addresses are constants beside one register a row, which leaves
     /// the front end of the processor little to do but multiply.
-    const UNROLL: usize = 4;
+    #[inline(always)]
+    fn unrolled<S: Simd>() -> usize {
+        4
+    }
 
     /// `acc + a . b` of two words, lane by lane; i32 lanes if quantised, else f32.
     fn dot<S: Simd>(s: S, acc: S::V, a: S::V, b: S::V) -> S::V;
@@ -69,8 +72,6 @@ pub(crate) trait Dot {
 pub(crate) struct F32;
 /// Two bf16 a word, the first in the low half.
 pub(crate) struct Bf16;
-/// Two 16-bit integers a word, the first in the low half.
-pub(crate) struct I16;
 /// Four integers a word, the first lowest: `a` unsigned, `b` signed.
 pub(crate) struct U8S8;
 
@@ -88,19 +89,15 @@ impl Dot for Bf16 {
     }
 }
 
-impl Dot for I16 {
-    const QUANTISED: bool = true;
-    /// Additions of integers may be reordered, and over several steps the compiler does so until registers run out.
-    const UNROLL: usize = 1;
-
-    #[inline(always)]
-    fn dot<S: Simd>(s: S, acc: S::V, a: S::V, b: S::V) -> S::V {
-        s.dot_i16(acc, a, b)
-    }
-}
-
 impl Dot for U8S8 {
     const QUANTISED: bool = true;
+
+    /// Additions of integers may be reordered: where they are instructions of their own, the compiler does so over steps, until
+    /// registers run out.
+    #[inline(always)]
+    fn unrolled<S: Simd>() -> usize {
+        if S::VNNI { 4 } else { 1 }
+    }
 
     #[inline(always)]
     fn dot<S: Simd>(s: S, acc: S::V, a: S::V, b: S::V) -> S::V {
@@ -118,6 +115,8 @@ pub(crate) trait Simd: Copy {
     const MR: usize;
     /// Vectors a row of the largest tile.
     const NV: usize;
+    /// Whether 8-bit integers are multiplied and added in one instruction.
+    const VNNI: bool;
 
     /// The tile of `rows` in `1..=MR` and `vectors` in `1..=NV`, which writes its sums, or adds them to what is
     /// there.
@@ -179,6 +178,12 @@ pub(crate) trait Simd: Copy {
     /// i32 to f32, to nearest even.
     fn float(self, v: Self::V) -> Self::V;
 
+    /// `acc + a0 b0 + .. + a3 b3` of four integers a lane, `a` unsigned, `b` signed, in i32. Where
+    /// [`Level::adds_pairs_in_16_bits`], no `a0 b0 + a1 b1` nor `a2 b2 + a3 b3` may overflow an i16.
+    fn dot_u8s8(self, acc: Self::V, a: Self::V, b: Self::V) -> Self::V;
+    /// Rounds the first `dst.len() <= LANES` lanes, integers or not, to nearest even and clamps to 0..=255.
+    fn store_u8(self, dst: &mut [u8], v: Self::V);
+
     // What one of the two layouts of bf16 needs, and so the levels that have it.
 
     /// `acc + a0 b0 + a1 b1` of two bf16 a lane.
@@ -196,25 +201,6 @@ pub(crate) trait Simd: Copy {
     /// Rounds to bf16, to nearest even, and back to f32.
     fn round_bf16(self, _v: Self::V) -> Self::V {
         unreachable!("bf16 lies in pairs at this level")
-    }
-
-    // The same of 8-bit integers.
-
-    /// `acc + a0 b0 + .. + a3 b3` of four integers a lane, `a` unsigned, `b` signed, in i32.
-    fn dot_u8s8(self, _acc: Self::V, _a: Self::V, _b: Self::V) -> Self::V {
-        unreachable!("8-bit integers are widened at this level")
-    }
-    /// Rounds the first `dst.len() <= LANES` lanes, all in 0..=255, to integers, to nearest even.
-    fn store_u8(self, _dst: &mut [u8], _v: Self::V) {
-        unreachable!("8-bit integers are widened at this level")
-    }
-    /// `acc + a0 b0 + a1 b1` of two 16-bit integers a lane, in i32.
-    fn dot_i16(self, _acc: Self::V, _a: Self::V, _b: Self::V) -> Self::V {
-        unreachable!("8-bit integers lie in quads at this level")
-    }
-    /// [`Simd::store_u8`], widened to 16 bits.
-    fn store_u16(self, _dst: &mut [u16], _v: Self::V) {
-        unreachable!("8-bit integers lie in quads at this level")
     }
 
     /// The first `min(LANES, x.len())` values; the other lanes are zero.
@@ -353,15 +339,15 @@ unsafe fn tile<S: Simd, D: Dot, const ADD: bool, const MR: usize, const NV: usiz
     sink: &Sink,
 ) {
     let mut acc = [[s.splat(0.0); NV]; MR];
-    let mut left = steps;
-    while left >= D::UNROLL {
-        for k in 0..D::UNROLL {
+    let (mut left, unrolled) = (steps, D::unrolled::<S>());
+    while left >= unrolled {
+        for k in 0..unrolled {
             // SAFETY: as many steps are left of a's rows and of b.
             unsafe { step::<S, D, MR, NV>(s, &mut acc, a.add(k), a_stride, b.add(k * NV * S::LANES)) };
         }
         // SAFETY: as above.
-        unsafe { (a, b) = (a.add(D::UNROLL), b.add(D::UNROLL * NV * S::LANES)) };
-        left -= D::UNROLL;
+        unsafe { (a, b) = (a.add(unrolled), b.add(unrolled * NV * S::LANES)) };
+        left -= unrolled;
     }
     for k in 0..left {
         // SAFETY: `left` steps are left.

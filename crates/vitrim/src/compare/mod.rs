@@ -341,7 +341,9 @@ fn front(swept: &Measured, options: &CompareOptions) -> Vec<Setting> {
     let hull = matched::hull(&means);
     let on_hull: Vec<Mean> = hull.iter().map(|&place| means[place]).collect();
     let places = match options.near {
-        Some(near) => matched::near(&on_hull, swept.dense.all().top1, &options.costs, &options.drops, near.get()),
+        Some(near) => {
+            matched::near(&on_hull, swept.dense.all().top1, &options.costs, &options.drops, near.get())
+        }
         None => {
             let wanted = FRONT_POINTS.min(hull.len());
             let place = |i: usize| (i * hull.len().saturating_sub(1)).checked_div(wanted - 1).unwrap_or(0);
@@ -404,8 +406,7 @@ fn kept(path: &Path, identity: &Identity) -> Result<Option<Measured>> {
     let kept: Kept = serde_json::from_slice(&text)
         .map_err(|error| bad(format!("damaged ({error}); remove it, and it is measured again")))?;
     if kept.identity != *identity {
-        let reason =
-            "was measured with another backbone, dtype, policy, other images or other settings; give another folder";
+        let reason = "was measured with another backbone, dtype, policy, other images or other settings; give another folder";
         return Err(bad(reason.to_owned()));
     }
     Ok(Some(kept.measured))

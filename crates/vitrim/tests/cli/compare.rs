@@ -69,7 +69,8 @@ fn every_method_has_a_front_and_a_second_run_goes_on() {
 #[test]
 fn near_measures_what_is_asked_for_alone() {
     let scratch = Scratch::new();
-    let args = ["compare", "--model", "model", "--data", "data", "--methods", "random", "--no-speed", "--json"];
+    let args =
+        ["compare", "--model", "model", "--data", "data", "--methods", "random", "--no-speed", "--json"];
     let points = |more: &[&str]| {
         let comparison = scratch.run(&[&args[..], more].concat()).json()[0].clone();
         (comparison["methods"][0]["points"].as_array().unwrap().len(), comparison["at_cost"].clone())
