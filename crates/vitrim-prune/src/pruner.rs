@@ -52,7 +52,7 @@ pub enum PruneError {
 }
 
 /// Decides, site by site, which tokens of a packed batch stay.
-pub trait Pruner {
+pub trait Pruner: Send {
     /// Where it acts, in order, and what it wants to see there.
     fn sites(&self, spec: &VitSpec) -> Vec<(Site, Taps)>;
 

@@ -13,7 +13,7 @@ use crate::budgets::Budgets;
 use crate::error::Result;
 use crate::loaded::Loaded;
 use crate::peak_memory;
-use crate::speed::{Entrant, Race, Rate, SpeedOptions, Timing, race};
+use crate::speed::{Entrant, Race, Rate, SpeedOptions, Streams, Timing, race};
 
 /// Time to look for the processor's peak for.
 const PEAK_TIME: Duration = Duration::from_millis(300);
@@ -22,8 +22,8 @@ const PEAK_TIME: Duration = Duration::from_millis(300);
 pub struct Subject {
     /// The backbone.
     pub loaded: Loaded,
-    /// Its pruner.
-    pub pruner: Box<dyn Pruner>,
+    /// What prunes it, alike, one for each stream.
+    pub pruners: Vec<Box<dyn Pruner>>,
 }
 
 /// What to measure.
@@ -35,6 +35,8 @@ pub struct BenchOptions {
     pub time: Duration,
     /// Least rounds of all models at each batch size.
     pub rounds: usize,
+    /// Batches in flight at once, among which the threads are shared out.
+    pub streams: usize,
     /// Whether to say where the time goes.
     pub profile: bool,
     /// Stages and shares of N0 to compare budgets that differ between images with equal ones at, if at all.
@@ -52,6 +54,8 @@ pub struct BenchReport {
     pub simd: String,
     /// Threads that compute.
     pub threads: usize,
+    /// Batches in flight at once.
+    pub streams: usize,
     /// MACs of the dense model an image, in units of 1e9.
     pub dense_gmacs: f64,
     /// One for each precision.
@@ -67,7 +71,7 @@ pub struct BenchReport {
 pub struct Memory {
     /// Packed weights of all precisions.
     pub weights: usize,
-    /// `8 T D` f32 values at the greatest batch: what a forward pass may hold.
+    /// `8 T D` f32 values at the greatest batch, for each stream: what its forward pass may hold.
     pub activations: usize,
     /// Images to time with.
     pub pixels: usize,
@@ -172,10 +176,10 @@ pub struct Share {
 /// `images`. At each batch size, rounds alternate between all of them.
 ///
 /// # Errors
-/// If a pruner does not fit the backbone.
+/// If a pruner does not fit the backbone, or there are fewer threads than streams.
 ///
 /// # Panics
-/// If there is no subject.
+/// If there is no subject, or one has not a pruner for each stream.
 pub fn bench(
     subjects: &mut [Subject],
     method: String,
@@ -183,6 +187,7 @@ pub fn bench(
     options: &BenchOptions,
     progress: &mut dyn FnMut(usize),
 ) -> Result<BenchReport> {
+    let streams = Streams::new(options.streams)?;
     return_freed_memory();
     let resettable = peak_memory::reset();
     let largest = options.batches.iter().copied().max().unwrap_or(1);
@@ -194,28 +199,29 @@ pub fn bench(
         progress(batch);
         let mut budgets = vec![budgets(options, &spec, batch)?; subjects.len()];
         let mut entrants = Vec::new();
-        for (Subject { loaded, pruner }, budgets) in subjects.iter_mut().zip(&mut budgets) {
+        for (Subject { loaded, pruners }, budgets) in subjects.iter_mut().zip(&mut budgets) {
             entrants.push(Entrant::dense(&loaded.model));
-            entrants.push(Entrant::pruned(&loaded.model, pruner.as_mut()));
+            entrants.push(Entrant::pruned(&loaded.model, pruners.iter_mut().map(|p| &mut **p as _)));
             for budgets in budgets.iter_mut().flatten() {
-                entrants.push(Entrant::pruned(&loaded.model, budgets));
+                entrants.push(Entrant::pruned(&loaded.model, budgets.iter_mut().map(|p| p as _)));
             }
         }
         let time = options.time * dtypes.len() as u32;
         let speed_options = SpeedOptions { rounds: options.rounds, time, batches: usize::MAX };
-        let race = race(&mut entrants, images.pixels(), batch, speed_options)?;
+        let race = race(&mut entrants, images.pixels(), batch, &streams, speed_options)?;
         let each = race.timings.len() / dtypes.len();
         let timings = race.timings.chunks_exact(each).zip(&dtypes);
         cells.extend(timings.map(|(timings, dtype)| cell(timings, dtype, batch, &spec, &race, options)));
     }
     let weights = subjects.iter().map(|subject| subject.loaded.model.weight_bytes()).sum::<usize>();
-    let activations = 8 * largest * spec.num_tokens() * spec.dim * size_of::<f32>();
+    let activations = options.streams * 8 * largest * spec.num_tokens() * spec.dim * size_of::<f32>();
     let pixels = size_of_val(images.data.as_slice());
     Ok(BenchReport {
         model: subjects[0].loaded.origin.clone(),
         method,
         simd: Level::current().to_string(),
         threads: rayon::current_num_threads(),
+        streams: streams.count(),
         dense_gmacs: dense_gmacs(&spec),
         dtypes,
         cells,
@@ -229,12 +235,13 @@ pub fn bench(
     })
 }
 
-/// Equal and varied budgets for batches of `batch`, if they are to be compared.
-fn budgets(options: &BenchOptions, spec: &VitSpec, batch: usize) -> Result<Option<[Budgets; 2]>> {
+/// Equal and varied budgets for batches of `batch`, each for every stream, if they are to be compared.
+fn budgets(options: &BenchOptions, spec: &VitSpec, batch: usize) -> Result<Option<[Vec<Budgets>; 2]>> {
+    let each = |budgets: Budgets| vec![budgets; options.streams];
     match &options.ragged {
         Some((stages, shares)) if batch > 1 => Ok(Some([
-            Budgets::equal(spec, stages, shares, batch)?,
-            Budgets::varied(spec, stages, shares, batch)?,
+            each(Budgets::equal(spec, stages, shares, batch)?),
+            each(Budgets::varied(spec, stages, shares, batch)?),
         ])),
         _ => Ok(None),
     }
@@ -274,14 +281,14 @@ fn cell(
 
 /// What `subject` costs, over the first images, in batches of at most `largest`.
 fn costs(subject: &mut Subject, images: &BenchImages, largest: usize) -> Result<DtypeReport> {
-    let Subject { loaded, pruner } = subject;
+    let Subject { loaded, pruners } = subject;
     let values = loaded.transform.pixel_count();
     let count = images.keys.len().min(BENCH_IMAGES);
     let (mut macs, mut survivors) = (0.0, Vec::new());
     for first in (0..count).step_by(largest) {
         let batch = largest.min(count - first);
         let pixels = PixelBatch::new(&images.data[first * values..(first + batch) * values], batch);
-        let (model, pruner) = (&loaded.model, pruner.as_mut());
+        let (model, pruner) = (&loaded.model, pruners[0].as_mut());
         let stages =
             run_to_end(model, pruner, &mut model.embed(pixels)?, &images.keys[first..first + batch])?;
         macs += (0..batch).map(|b| image_macs(model, pruner, &stages, b) as f64).sum::<f64>();

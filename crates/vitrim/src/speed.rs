@@ -3,8 +3,10 @@
 //! Rounds alternate between the models over the same pixels in memory, so that whatever else the
 //! machine does hits all alike; medians over the rounds are reported.
 
+use std::thread;
 use std::time::{Duration, Instant};
 
+use rayon::{ThreadPool, ThreadPoolBuilder};
 use serde::{Deserialize, Serialize};
 use vitrim_prune::{ImageKey, Pruner, run_to_end};
 use vitrim_vit::{Backbone, CpuBackbone, Operation, PixelBatch, Reduction, Site, Taps, View, VitSpec, Want};
@@ -75,40 +77,118 @@ impl<'a> Pixels<'a> {
     }
 }
 
+/// Batches in flight at once, each on threads of its own: what a service does that answers several requests. More batches
+/// are done in a second than by all threads on one at a time, as nobody waits for anybody; each takes longer.
+pub struct Streams {
+    /// Of each stream; none where batches follow each other on the caller's threads.
+    pools: Vec<ThreadPool>,
+}
+
+impl Streams {
+    /// One batch after the other, on the caller's threads.
+    pub const ONE: Streams = Streams { pools: Vec::new() };
+
+    /// `count` streams, among which the caller's number of threads is shared out.
+    ///
+    /// # Errors
+    /// If there are fewer threads than streams, or they cannot be started.
+    pub fn new(count: usize) -> Result<Self> {
+        if count <= 1 {
+            return Ok(Streams::ONE);
+        }
+        let threads = rayon::current_num_threads();
+        if count > threads {
+            return Err(VitrimError::Setting(format!(
+                "{count} streams need a thread each, and there are {threads}: ask for fewer, or for more threads"
+            )));
+        }
+        let pool = |i: usize| {
+            let own = (i + 1) * threads / count - i * threads / count;
+            ThreadPoolBuilder::new().num_threads(own).build()
+        };
+        let pools = (0..count).map(pool).collect::<std::result::Result<_, _>>();
+        Ok(Streams {
+            pools: pools.map_err(|error| VitrimError::Setting(format!("{count} streams: {error}")))?,
+        })
+    }
+
+    /// How many.
+    pub fn count(&self) -> usize {
+        self.pools.len().max(1)
+    }
+
+    /// Does `work` on each of `lanes` at once, a stream each.
+    fn run<L: Send, T: Send>(&self, lanes: Vec<L>, work: impl Fn(L) -> Result<T> + Sync) -> Result<Vec<T>> {
+        if self.pools.is_empty() {
+            return lanes.into_iter().map(work).collect();
+        }
+        assert_eq!(lanes.len(), self.pools.len(), "a lane a stream");
+        let work = &work;
+        thread::scope(|scope| {
+            let streams: Vec<_> = lanes
+                .into_iter()
+                .zip(&self.pools)
+                .map(|(lane, pool)| scope.spawn(move || pool.install(|| work(lane))))
+                .collect();
+            streams.into_iter().map(|stream| stream.join().expect("no stream panics")).collect()
+        })
+    }
+}
+
 /// A model to be timed, dense or pruned.
 pub struct Entrant<'a> {
     model: &'a CpuBackbone,
-    pruner: Option<Timed<'a>>,
+    /// One for each stream; none for a dense model.
+    pruners: Vec<Timed<'a>>,
+}
+
+/// An entrant on one stream.
+struct Lane<'l, 'a> {
+    model: &'a CpuBackbone,
+    pruner: Option<&'l mut Timed<'a>>,
 }
 
 impl<'a> Entrant<'a> {
     /// `model` as it is.
     pub fn dense(model: &'a CpuBackbone) -> Self {
-        Entrant { model, pruner: None }
+        Entrant { model, pruners: Vec::new() }
     }
 
-    /// `model` pruned by `pruner`.
-    pub fn pruned(model: &'a CpuBackbone, pruner: &'a mut dyn Pruner) -> Self {
-        Entrant { model, pruner: Some(Timed { pruner, scoring: Duration::ZERO }) }
+    /// `model` pruned by `pruners`, alike, one for each stream.
+    pub fn pruned(model: &'a CpuBackbone, pruners: impl IntoIterator<Item = &'a mut dyn Pruner>) -> Self {
+        let timed = |pruner| Timed { pruner, scoring: Duration::ZERO };
+        Entrant { model, pruners: pruners.into_iter().map(timed).collect() }
     }
 
+    /// One for each of `streams`.
+    fn lanes(&mut self, streams: usize) -> Vec<Lane<'_, 'a>> {
+        let model = self.model;
+        if self.pruners.is_empty() {
+            return (0..streams).map(|_| Lane { model, pruner: None }).collect();
+        }
+        assert_eq!(self.pruners.len(), streams, "a pruner a stream");
+        self.pruners.iter_mut().map(|pruner| Lane { model, pruner: Some(pruner) }).collect()
+    }
+
+    /// What was spent on each operation, and on scoring, since the last call.
+    fn take_times(&mut self) -> ([Duration; Operation::ALL.len()], Duration) {
+        let scoring = self.pruners.iter_mut().map(|pruner| std::mem::take(&mut pruner.scoring));
+        (self.model.profile().take(), scoring.sum())
+    }
+}
+
+impl Lane<'_, '_> {
     fn pass(&mut self, (pixels, keys): (PixelBatch<'_>, &[ImageKey])) -> Result<()> {
         let want = Want::answer(self.model.spec());
         match &mut self.pruner {
             None => drop(self.model.dense(pixels, want)?),
             Some(pruner) => {
                 let mut state = self.model.embed(pixels)?;
-                run_to_end(self.model, pruner, &mut state, keys)?;
+                run_to_end(self.model, *pruner, &mut state, keys)?;
                 self.model.finish(&state, want)?;
             }
         }
         Ok(())
-    }
-
-    /// What was spent on each operation, and on scoring, since the last call.
-    fn take_times(&mut self) -> ([Duration; Operation::ALL.len()], Duration) {
-        let scoring = self.pruner.as_mut().map(|pruner| std::mem::take(&mut pruner.scoring));
-        (self.model.profile().take(), scoring.unwrap_or_default())
     }
 }
 
@@ -175,14 +255,18 @@ pub struct Race {
     pub images: usize,
 }
 
-/// Measures `entrants`, `batch` images at a time.
+/// Measures `entrants`, `batch` images at a time, in as many `streams`.
 ///
 /// # Errors
 /// If there are fewer images than a batch, or a model refuses.
+///
+/// # Panics
+/// If an entrant has pruners, but not one for each stream.
 pub fn race(
     entrants: &mut [Entrant<'_>],
     pixels: Pixels<'_>,
     batch: usize,
+    streams: &Streams,
     options: SpeedOptions,
 ) -> Result<Race> {
     let available = pixels.keys.len().checked_div(batch).unwrap_or(0).min(options.batches);
@@ -195,7 +279,8 @@ pub fn race(
     let mut warm = 0;
     while warm < 2 || (started.elapsed() < options.time / 10 && warm < available) {
         for entrant in &mut *entrants {
-            entrant.pass(pixels.batch(warm % available, batch))?;
+            let lanes = entrant.lanes(streams.count());
+            streams.run(lanes, |mut lane| lane.pass(pixels.batch(warm % available, batch)))?;
         }
         warm += 1;
     }
@@ -208,26 +293,27 @@ pub fn race(
     let mut rounds = 0;
     while rounds < options.rounds || started.elapsed() < options.time {
         for (entrant, clock) in entrants.iter_mut().zip(&mut clocks) {
-            clock.round(entrant, pixels, batches, batch)?;
+            clock.round(entrant, pixels, batches, batch, streams)?;
         }
         rounds += 1;
     }
-    Ok(Race { timings: clocks.iter().map(Clock::timing).collect(), rounds, images: batches * batch })
+    let images = streams.count() * batches * batch;
+    Ok(Race { timings: clocks.iter().map(Clock::timing).collect(), rounds, images })
 }
 
 /// Measures `model` dense and pruned by `pruner`, `batch` images at a time.
 ///
 /// # Errors
 /// As [`race`].
-pub fn speed_up(
-    model: &CpuBackbone,
-    pruner: &mut dyn Pruner,
+pub fn speed_up<'a>(
+    model: &'a CpuBackbone,
+    pruner: &'a mut dyn Pruner,
     pixels: Pixels<'_>,
     batch: usize,
     options: SpeedOptions,
 ) -> Result<SpeedUp> {
-    let mut entrants = [Entrant::dense(model), Entrant::pruned(model, pruner)];
-    let Race { timings, rounds, images } = race(&mut entrants, pixels, batch, options)?;
+    let mut entrants = [Entrant::dense(model), Entrant::pruned(model, [pruner])];
+    let Race { timings, rounds, images } = race(&mut entrants, pixels, batch, &Streams::ONE, options)?;
     let (dense, pruned) = (timings[0].rate, timings[1].rate);
     Ok(SpeedUp { batch, dense, pruned, speed_up: pruned.images_per_s / dense.images_per_s, rounds, images })
 }
@@ -250,16 +336,24 @@ impl Clock {
         pixels: Pixels<'_>,
         batches: usize,
         batch: usize,
+        streams: &Streams,
     ) -> Result<()> {
         // Entrants may share a model, and so its profile.
         entrant.take_times();
+        let lanes = entrant.lanes(streams.count());
         let started = Instant::now();
-        for at in 0..batches {
-            let batch_started = Instant::now();
-            entrant.pass(pixels.batch(at, batch))?;
-            self.batches.push(1e3 * batch_started.elapsed().as_secs_f64());
-        }
-        self.rounds.push((batches * batch) as f64 / started.elapsed().as_secs_f64());
+        let times = streams.run(lanes, |mut lane| {
+            let mut times = Vec::with_capacity(batches);
+            for at in 0..batches {
+                let batch_started = Instant::now();
+                lane.pass(pixels.batch(at, batch))?;
+                times.push(1e3 * batch_started.elapsed().as_secs_f64());
+            }
+            Ok(times)
+        })?;
+        let images = streams.count() * batches * batch;
+        self.rounds.push(images as f64 / started.elapsed().as_secs_f64());
+        self.batches.extend(times.into_iter().flatten());
         let (operations, scoring) = entrant.take_times();
         self.operations.iter_mut().zip(operations).for_each(|(sum, time)| *sum += time);
         self.scoring += scoring;

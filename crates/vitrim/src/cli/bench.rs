@@ -27,15 +27,20 @@ pub fn run(app: &App, args: &BenchArgs) -> anyhow::Result<ExitCode> {
         if subjects.is_empty() {
             trained = policy::open(app, &args.policy, None, &loaded)?;
         }
-        let (pruner, named) = pruner(&loaded, trained.clone(), args)?;
-        subjects.push(Subject { loaded, pruner });
-        method = named;
+        let mut pruners = Vec::new();
+        for _ in 0..args.streams {
+            let (pruner, named) = pruner(&loaded, trained.clone(), args)?;
+            pruners.push(pruner);
+            method = named;
+        }
+        subjects.push(Subject { loaded, pruners });
     }
     let ragged = if args.ragged { Some(profile(&subjects[0].loaded, trained.as_ref(), args)?) } else { None };
     let options = BenchOptions {
         batches: args.batch.iter().map(|batch| usize::from(*batch)).collect(),
         time: Duration::from_secs_f64(args.seconds),
         rounds: usize::from(args.rounds),
+        streams: usize::from(args.streams),
         profile: args.profile,
         ragged,
     };
@@ -116,8 +121,9 @@ fn pruner(
 }
 
 fn print(report: &BenchReport) -> anyhow::Result<()> {
+    let streams = if report.streams > 1 { format!(" in {} streams", report.streams) } else { String::new() };
     print::line(&format!(
-        "{}, {}; {} threads, {}; dense {:.3} GMACs",
+        "{}, {}; {} threads{streams}, {}; dense {:.3} GMACs",
         report.model, report.method, report.threads, report.simd, report.dense_gmacs
     ))?;
     for dtype in &report.dtypes {

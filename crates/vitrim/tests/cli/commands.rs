@@ -182,6 +182,7 @@ fn benches(scratch: &Scratch) {
     assert_eq!((cells[0]["batch"].as_u64(), cells[1]["batch"].as_u64()), (Some(1), Some(8)));
     assert!(cells[0]["rounds"].as_u64().unwrap() >= 5);
     every_dtype_side_by_side(scratch);
+    several_streams(scratch);
     for method in ["random", "cls-attention", "policy"] {
         let args =
             ["bench", "--model", "model", "--batch", "2", "--seconds", "0.01", "--keep", "0.5,0.4,0.3"];
@@ -202,6 +203,19 @@ fn benches(scratch: &Scratch) {
         "0.01",
     ];
     scratch.run(&trained).good();
+}
+
+fn several_streams(scratch: &Scratch) {
+    let args = ["bench", "--model", "model", "--seconds", "0.02", "--rounds", "3", "--threads", "2"];
+    let more = ["--batch", "2", "--streams", "2", "--ragged", "--json"];
+    let report = &scratch.run(&[&args[..], &more].concat()).json()[0];
+    assert_eq!((report["threads"].as_u64(), report["streams"].as_u64()), (Some(2), Some(2)));
+    let cell = &report["cells"][0];
+    assert_eq!(cell["images"].as_u64().unwrap() % 4, 0, "whole batches in both streams: {cell}");
+    for speed in [&cell["dense"], &cell["pruned"], &cell["ragged"]["varied"]] {
+        assert!(speed["images_per_s"].as_f64().unwrap() > 0.0, "{cell}");
+    }
+    scratch.run(&[&args[..], &["--streams", "3"]].concat()).refused(&["3 streams", "2: ask for fewer"]);
 }
 
 fn every_dtype_side_by_side(scratch: &Scratch) {

@@ -263,6 +263,10 @@ pub struct BenchArgs {
     /// Rounds at least, in which all models take turns.
     #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub rounds: u16,
+    /// Batches in flight at once, among which the threads are shared out: with one a thread, more images a second at
+    /// batch 1, each after a longer wait.
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub streams: u16,
     /// Say where the time goes, by operation.
     #[arg(long)]
     pub profile: bool,
