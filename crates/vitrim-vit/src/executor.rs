@@ -1,15 +1,18 @@
 //! The CPU executor: packed weights, packed batches, no padding anywhere.
 //!
-//! LayerNorm, the linear layers and the MLP are row-wise: each thread carries a chunk of rows through a
-//! whole chain of them while it is in cache. Only attention knows where images begin.
+//! Images do not see each other, so that a thread carries a few of them through all blocks up to the next pruning site, and
+//! waits for nobody on the way. LayerNorm, the linear layers and the MLP are row-wise: a chunk of rows goes through a whole
+//! chain of them while it is in cache. Only attention knows where images begin. Threads that have run out of images help
+//! with the chunks and heads of others', which is how a single image is shared, too.
 
 use std::cell::RefCell;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use rayon::prelude::*;
 use vitrim_kernels::{
-    Attention, AttentionOptions, LayerNorm, Linear, Output as To, Packing, Precision, RowBuffer,
-    rows_per_task,
+    Attention, AttentionOptions, AttentionTaps, LayerNorm, Linear, Output as To, Packing, Precision,
+    ROW_CHUNK, RowBuffer, rows_per_task,
 };
 
 use crate::backbone::{At, Backbone, Output, PixelBatch, Site, Taps, View, Want};
@@ -58,7 +61,86 @@ struct Block {
     fc2: Linear,
 }
 
-/// Buffers of one running forward pass, reused by the next, of whichever backbone.
+/// Rows of a part of a batch that a thread carries through blocks, unless a single image has more.
+const PART_ROWS: usize = 384;
+
+/// Parts a thread at least, where there are as many images: who is done early takes over from who is late.
+const PARTS_PER_THREAD: usize = 4;
+
+/// Images of a batch, side by side, on their way through blocks.
+struct Part<'a> {
+    /// `[t, D]`.
+    tokens: &'a mut [f32],
+    /// `[b + 1]`, of the whole batch.
+    offsets: &'a [usize],
+    /// `[t]`.
+    key_bias: Option<&'a [f32]>,
+    /// `[t]`, `[t, head_dim]` and `[t]`: what the last attention is to leave behind.
+    cls_attention: Option<&'a mut [f32]>,
+    keys: Option<&'a mut [f32]>,
+    value_norm: Option<&'a mut [f32]>,
+}
+
+impl Part<'_> {
+    fn images(&self) -> usize {
+        self.offsets.len() - 1
+    }
+
+    fn rows(&self) -> usize {
+        self.offsets[self.images()] - self.offsets[0]
+    }
+
+    /// Two of about as many rows each, of which there are at least two images.
+    fn halve(self, dim: usize, head_dim: usize) -> [Self; 2] {
+        let (first, half) = (self.offsets[0], self.rows() / 2);
+        let image = self.offsets.partition_point(|offset| offset - first < half).clamp(1, self.images() - 1);
+        let row = self.offsets[image] - first;
+        let (tokens, other_tokens) = self.tokens.split_at_mut(row * dim);
+        let (key_bias, other_bias) = self.key_bias.map(|bias| bias.split_at(row)).unzip();
+        let (cls_attention, other_attention) = self.cls_attention.map(|tap| tap.split_at_mut(row)).unzip();
+        let (keys, other_keys) = self.keys.map(|tap| tap.split_at_mut(row * head_dim)).unzip();
+        let (value_norm, other_norm) = self.value_norm.map(|tap| tap.split_at_mut(row)).unzip();
+        [
+            Part { tokens, offsets: &self.offsets[..=image], key_bias, cls_attention, keys, value_norm },
+            Part {
+                tokens: other_tokens,
+                offsets: &self.offsets[image..],
+                key_bias: other_bias,
+                cls_attention: other_attention,
+                keys: other_keys,
+                value_norm: other_norm,
+            },
+        ]
+    }
+}
+
+/// Where parts of a batch go.
+struct Way {
+    from: Site,
+    to: Site,
+    /// Rows of a part at most.
+    rows: usize,
+    /// Of all parts.
+    profile: Profile,
+}
+
+impl Way {
+    /// Whether attention lies on it.
+    fn attends(&self) -> bool {
+        self.from < self.to
+            && (self.from.at == At::BlockInput || self.to > Site::input_of(self.from.block + 1))
+    }
+
+    /// Rows of a chunk of a part of `rows`.
+    fn chunk(&self, rows: usize) -> usize {
+        if rows > self.rows {
+            return rows_per_task(rows);
+        }
+        rows.div_ceil(rows.div_ceil(ROW_CHUNK).max(1)).max(1)
+    }
+}
+
+/// Buffers of one part of a batch, reused by the next, of whichever backbone.
 #[derive(Default)]
 struct Scratch {
     qkv: Vec<f32>,
@@ -228,17 +310,40 @@ impl CpuBackbone {
         HostState::embedded(&self.spec, tokens, pixels.batch)
     }
 
-    /// Block `l` up to and with its attention's residual.
-    fn attend(&self, l: usize, state: &mut HostState, scratch: &mut Scratch, taps: Taps) {
-        let (d, block) = (self.spec.dim, &self.blocks[l]);
-        let packed = &mut state.packed;
-        let total = packed.total();
-        let chunk = rows_per_task(total) * d;
-        let qkv = room(&mut scratch.qkv, total * 3 * d);
-        let attended = room(&mut scratch.attended, total * d);
+    /// Carries `part` along: in halves, as long as they are too large.
+    fn carry(&self, mut part: Part<'_>, way: &Way) {
+        if part.rows() > way.rows && part.images() > 1 {
+            let [part, other] = part.halve(self.spec.dim, self.spec.head_dim());
+            rayon::join(|| self.carry(part, way), || self.carry(other, way));
+            return;
+        }
+        let mut scratch = lock_scratch().pop().unwrap_or_default();
+        let mut site = way.from;
+        while site < way.to {
+            let l = site.block;
+            match site.at {
+                At::BlockInput => {
+                    self.attend(l, &mut part, &mut scratch, way);
+                    site = Site::after_attention_of(l);
+                }
+                At::AfterAttention => {
+                    self.mlp(l, &mut part, way);
+                    site = Site::input_of(l + 1);
+                }
+            }
+        }
+        lock_scratch().push(scratch);
+    }
 
-        let chunks = packed.tokens.par_chunks(chunk).zip(qkv.par_chunks_mut(3 * chunk));
-        self.profile.time(Operation::NormQkv, || {
+    /// Block `l` up to and with its attention's residual.
+    fn attend(&self, l: usize, part: &mut Part<'_>, scratch: &mut Scratch, way: &Way) {
+        let (d, block, rows) = (self.spec.dim, &self.blocks[l], part.rows());
+        let chunk = way.chunk(rows) * d;
+        let qkv = room(&mut scratch.qkv, rows * 3 * d);
+        let attended = room(&mut scratch.attended, rows * d);
+
+        let chunks = part.tokens.par_chunks(chunk).zip(qkv.par_chunks_mut(3 * chunk));
+        way.profile.time(Operation::NormQkv, || {
             chunks.for_each(|(x, qkv)| {
                 ROWS.with_borrow_mut(|(normed, _)| {
                     block.norm1.forward_rows(x, normed, self.precision, d);
@@ -249,31 +354,35 @@ impl CpuBackbone {
                 }
             });
         });
-        let mut cls_attention = taps.cls_attention.then(|| vec![0.0; total]);
-        let key_bias = packed.key_bias();
-        let options = AttentionOptions {
-            precision: self.precision,
-            key_bias: key_bias.as_deref(),
-            cls_attention: cls_attention.as_deref_mut(),
-            ..AttentionOptions::default()
-        };
-        self.profile.time(Operation::Attention, || {
-            self.attention.forward(qkv, &packed.offsets, attended, options);
-            state.taps = self.attention.tap_projections(qkv, taps.keys, taps.value_norm);
+        // Taps are of the last attention before the target.
+        let last = way.to <= Site::input_of(l + 1);
+        way.profile.time(Operation::Attention, || {
+            let options = AttentionOptions {
+                precision: self.precision,
+                key_bias: part.key_bias,
+                cls_attention: part.cls_attention.as_deref_mut().filter(|_| last),
+                ..AttentionOptions::default()
+            };
+            self.attention.forward(qkv, part.offsets, attended, options);
+            if let Some(keys) = part.keys.as_deref_mut().filter(|_| last) {
+                self.attention.mean_keys(qkv, keys);
+            }
+            if let Some(norms) = part.value_norm.as_deref_mut().filter(|_| last) {
+                self.attention.value_norms(qkv, norms);
+            }
         });
-        state.taps.cls_attention = cls_attention;
-        let chunks = packed.tokens.par_chunks_mut(chunk).zip(attended.par_chunks(chunk));
-        self.profile.time(Operation::Projection, || {
+        let chunks = part.tokens.par_chunks_mut(chunk).zip(attended.par_chunks(chunk));
+        way.profile.time(Operation::Projection, || {
             chunks.for_each(|(x, attended)| block.proj.apply(attended, To::Add(x)));
         });
     }
 
     /// Block `l` from its attention's residual to its end.
-    fn mlp(&self, l: usize, state: &mut HostState) {
+    fn mlp(&self, l: usize, part: &mut Part<'_>, way: &Way) {
         let (d, block, activation) = (self.spec.dim, &self.blocks[l], self.spec.activation);
-        let chunk = rows_per_task(state.packed.total()) * d;
-        self.profile.time(Operation::NormMlp, || {
-            state.packed.tokens.par_chunks_mut(chunk).for_each(|x| {
+        let chunk = way.chunk(part.rows()) * d;
+        way.profile.time(Operation::NormMlp, || {
+            part.tokens.par_chunks_mut(chunk).for_each(|x| {
                 ROWS.with_borrow_mut(|(normed, hidden)| {
                     block.norm2.forward_rows(x, normed, self.precision, d);
                     let to = match activation {
@@ -396,26 +505,32 @@ impl Backbone for CpuBackbone {
 
     fn advance(&self, state: &mut HostState, to: Site, taps: Taps) -> Result<()> {
         state.site.check_forward(to, &self.spec)?;
-        let mut scratch = lock_scratch().pop().unwrap_or_default();
+        let started = Instant::now();
+        let packed = &mut state.packed;
+        let total = packed.total();
+        let rows = total.div_ceil(PARTS_PER_THREAD * rayon::current_num_threads());
+        let way = Way { from: state.site, to, rows: rows.min(PART_ROWS), profile: Profile::default() };
+        if way.attends() {
+            let tap = |wanted: bool, width: usize| wanted.then(|| vec![0.0; total * width]);
+            state.taps = AttentionTaps {
+                cls_attention: tap(taps.cls_attention, 1),
+                keys: tap(taps.keys, self.spec.head_dim()),
+                value_norm: tap(taps.value_norm, 1),
+            };
+        }
+        let key_bias = packed.key_bias();
+        let part = Part {
+            tokens: &mut packed.tokens,
+            offsets: &packed.offsets,
+            key_bias: key_bias.as_deref(),
+            cls_attention: state.taps.cls_attention.as_deref_mut(),
+            keys: state.taps.keys.as_deref_mut(),
+            value_norm: state.taps.value_norm.as_deref_mut(),
+        };
         // Entered once, the thread pool then runs every parallel step without a hand-over from outside it.
-        rayon::scope(|_| {
-            while state.site < to {
-                let l = state.site.block;
-                match state.site.at {
-                    At::BlockInput => {
-                        // Tapped attention is the last that runs before the target.
-                        let last = to == Site::after_attention_of(l) || to == Site::input_of(l + 1);
-                        self.attend(l, state, &mut scratch, if last { taps } else { Taps::NONE });
-                        state.site = Site::after_attention_of(l);
-                    }
-                    At::AfterAttention => {
-                        self.mlp(l, state);
-                        state.site = Site::input_of(l + 1);
-                    }
-                }
-            }
-        });
-        lock_scratch().push(scratch);
+        rayon::scope(|_| self.carry(part, &way));
+        state.site = to;
+        self.profile.share_out(started.elapsed(), &way.profile);
         Ok(())
     }
 

@@ -66,6 +66,16 @@ impl Profile {
         done
     }
 
+    /// Counts `elapsed` as that of the operations in `parts`, which ran side by side, in the ratio of their times there.
+    pub(crate) fn share_out(&self, elapsed: Duration, parts: &Profile) {
+        let times = parts.take();
+        let all: Duration = times.iter().sum();
+        let share = elapsed.as_secs_f64() / all.as_secs_f64().max(f64::MIN_POSITIVE);
+        for (counter, time) in self.nanoseconds.iter().zip(times) {
+            counter.fetch_add((share * time.as_nanos() as f64) as u64, Relaxed);
+        }
+    }
+
     /// The time of each of [`Operation::ALL`] since the last call.
     pub fn take(&self) -> [Duration; Operation::ALL.len()] {
         self.nanoseconds.each_ref().map(|counter| Duration::from_nanos(counter.swap(0, Relaxed)))
@@ -85,6 +95,19 @@ mod tests {
         for (operation, time) in Operation::ALL.into_iter().zip(profile.take()) {
             assert_eq!(time >= 2 * pause, operation == Operation::Attention, "{operation}: {time:?}");
         }
+        assert_eq!(profile.take(), [Duration::ZERO; Operation::ALL.len()]);
+    }
+
+    #[test]
+    fn parts_share_the_time_that_passed() {
+        let (profile, parts) = (Profile::default(), Profile::default());
+        parts.nanoseconds[Operation::Attention as usize].store(3000, Relaxed);
+        parts.nanoseconds[Operation::NormMlp as usize].store(1000, Relaxed);
+        profile.share_out(Duration::from_nanos(2000), &parts);
+        let times = profile.take();
+        assert_eq!(times[Operation::Attention as usize], Duration::from_nanos(1500));
+        assert_eq!(times[Operation::NormMlp as usize], Duration::from_nanos(500));
+        profile.share_out(Duration::from_nanos(2000), &Profile::default());
         assert_eq!(profile.take(), [Duration::ZERO; Operation::ALL.len()]);
     }
 }

@@ -24,7 +24,7 @@ pub struct Attention {
     pub class_token: bool,
 }
 
-/// What attention leaves behind on request, see [`Attention::forward`] and [`Attention::tap_projections`].
+/// What attention leaves behind on request, see [`Attention::forward`], [`Attention::mean_keys`] and [`Attention::value_norms`].
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct AttentionTaps {
     /// `[T]`: mean over heads of the class token's attention (or of the attention received).
@@ -66,16 +66,18 @@ impl Attention {
         self.heads * self.head_dim
     }
 
-    /// `out: [T, dim]` for `qkv: [T, 3 * dim]` and `offsets: [B + 1]`, heads of images in parallel.
+    /// `out: [T, dim]` for `qkv: [T, 3 * dim]` and `offsets: [B + 1]`, counted from the first of them; heads of images in
+    /// parallel.
     ///
     /// # Panics
     /// If a length does not match, or the processor lacks the level.
     pub fn forward(&self, qkv: &[f32], offsets: &[usize], out: &mut [f32], options: AttentionOptions<'_>) {
         let (dim, d) = (self.dim(), self.head_dim);
         let AttentionOptions { precision, level, key_bias, cls_attention } = options;
-        let total = offsets[offsets.len() - 1];
+        assert!(offsets.is_sorted(), "offsets ascend");
+        let base = offsets[0];
+        let total = offsets[offsets.len() - 1] - base;
         assert!(qkv.len() == total * 3 * dim && out.len() == total * dim, "qkv is [T, 3D], out is [T, D]");
-        assert!(offsets[0] == 0 && offsets.is_sorted(), "offsets ascend from 0");
         assert!(key_bias.is_none_or(|bias| bias.len() == total), "the key bias is [T]");
         let layout = match precision {
             Precision::F32 => Layout::F32,
@@ -88,7 +90,7 @@ impl Attention {
         let places = Places::new(out, &mut received);
         (0..(offsets.len() - 1) * self.heads).into_par_iter().for_each(|task| {
             let (image, head) = (task / self.heads, task % self.heads);
-            let (start, n) = (offsets[image], offsets[image + 1] - offsets[image]);
+            let (start, n) = (offsets[image] - base, offsets[image + 1] - offsets[image]);
             if n == 0 {
                 return;
             }
@@ -115,9 +117,9 @@ impl Attention {
 
         if let Some(tap) = cls_attention {
             for image in offsets.windows(2) {
-                let n = image[1] - image[0];
-                let heads = &received[image[0] * self.heads..image[1] * self.heads];
-                for (t, value) in tap[image[0]..image[1]].iter_mut().enumerate() {
+                let (rows, n) = (image[0] - base..image[1] - base, image[1] - image[0]);
+                let heads = &received[rows.start * self.heads..rows.end * self.heads];
+                for (t, value) in tap[rows].iter_mut().enumerate() {
                     let sum: f32 = (0..self.heads).map(|h| heads[h * n + t]).sum();
                     *value = sum / self.heads as f32;
                 }
@@ -178,31 +180,26 @@ impl Attention {
         });
     }
 
-    /// Mean keys over heads (`[T, head_dim]`) and norms of the values (`[T]`) of `qkv: [T, 3 * dim]`.
-    pub fn tap_projections(&self, qkv: &[f32], keys: bool, value_norm: bool) -> AttentionTaps {
-        let (dim, d) = (self.dim(), self.head_dim);
-        let total = qkv.len() / (3 * dim);
-        AttentionTaps {
-            cls_attention: None,
-            keys: keys.then(|| {
-                let scale = 1.0 / self.heads as f32;
-                let mut keys = vec![0.0; total * d];
-                let each = rows_per_task(total);
-                keys.par_chunks_mut(each * d).zip(qkv.par_chunks(each * 3 * dim)).for_each(|(keys, qkv)| {
-                    for (mean, row) in keys.chunks_exact_mut(d).zip(qkv.chunks_exact(3 * dim)) {
-                        for key in row[dim..2 * dim].chunks_exact(d) {
-                            mean.iter_mut().zip(key).for_each(|(mean, k)| *mean += k);
-                        }
-                        mean.iter_mut().for_each(|mean| *mean *= scale);
-                    }
-                });
-                keys
-            }),
-            value_norm: value_norm.then(|| {
-                let norm = |row: &[f32]| row[2 * dim..].iter().map(|v| v * v).sum::<f32>().sqrt();
-                qkv.par_chunks_exact(3 * dim).map(norm).collect()
-            }),
-        }
+    /// `mean: [T, head_dim]` becomes the mean over heads of the keys of `qkv: [T, 3 * dim]`.
+    pub fn mean_keys(&self, qkv: &[f32], mean: &mut [f32]) {
+        let (dim, d, scale) = (self.dim(), self.head_dim, 1.0 / self.heads as f32);
+        let each = rows_per_task(qkv.len() / (3 * dim));
+        mean.par_chunks_mut(each * d).zip(qkv.par_chunks(each * 3 * dim)).for_each(|(mean, qkv)| {
+            for (mean, row) in mean.chunks_exact_mut(d).zip(qkv.chunks_exact(3 * dim)) {
+                mean.fill(0.0);
+                for key in row[dim..2 * dim].chunks_exact(d) {
+                    mean.iter_mut().zip(key).for_each(|(mean, k)| *mean += k);
+                }
+                mean.iter_mut().for_each(|mean| *mean *= scale);
+            }
+        });
+    }
+
+    /// `norms: [T]` become the norms, over all heads, of the values of `qkv: [T, 3 * dim]`.
+    pub fn value_norms(&self, qkv: &[f32], norms: &mut [f32]) {
+        let dim = self.dim();
+        let norm = |row: &[f32]| row[2 * dim..].iter().map(|v| v * v).sum::<f32>().sqrt();
+        norms.par_iter_mut().zip(qkv.par_chunks_exact(3 * dim)).for_each(|(to, row)| *to = norm(row));
     }
 }
 
@@ -233,7 +230,7 @@ mod tests {
         #[test]
         fn equals_the_reference(
             lengths in proptest::collection::vec(0usize..60, 1..5), heads in 1usize..4, d in 1usize..40,
-            class_token: bool, biased: bool, seed: u64,
+            class_token: bool, biased: bool, base in 0usize..3, seed: u64,
         ) {
             let attention = Attention { heads, head_dim: d, class_token };
             let dim = heads * d;
@@ -241,11 +238,14 @@ mod tests {
             let mut values = reference::values(seed);
             let qkv: Vec<f32> = (0..total * 3 * dim).map(|_| values() * 2.0).collect();
             let bias: Vec<f32> = (0..total).map(|_| if biased { values() * 2.0 } else { 0.0 }).collect();
-            let projections = attention.tap_projections(&qkv, true, true);
-            let (keys, norms) = (projections.keys.unwrap(), projections.value_norm.unwrap());
+            let (mut keys, mut norms) = (vec![f32::NAN; total * d], vec![f32::NAN; total]);
+            attention.mean_keys(&qkv, &mut keys);
+            attention.value_norms(&qkv, &mut norms);
             for (level, precision) in Level::supported().flat_map(|l| [(l, Precision::F32), (l, Precision::Bf16)]) {
                 let (mut out, mut tap) = (vec![f32::NAN; total * dim], vec![f32::NAN; total]);
-                attention.forward(&qkv, &offsets, &mut out, AttentionOptions {
+                // A part of a batch begins anywhere.
+                let placed: Vec<usize> = offsets.iter().map(|offset| offset + base).collect();
+                attention.forward(&qkv, &placed, &mut out, AttentionOptions {
                     precision,
                     level,
                     key_bias: biased.then_some(&bias),
