@@ -5,7 +5,7 @@ mod reference;
 use proptest::prelude::*;
 use vitrim_kernels::reference::{max_difference, relative_difference, values};
 use vitrim_vit::{
-    Activation, At, Backbone, CpuBackbone, PixelBatch, Pool, Positions, Reduction, Site, Taps, Tensors,
+    Activation, At, Backbone, CpuBackbone, HostState, PixelBatch, Pool, Positions, Reduction, Site, Taps, Tensors,
     VitSpec, Want,
 };
 
@@ -137,6 +137,52 @@ proptest! {
             let alone: Vec<Vec<Vec<bool>>> = masks.iter().map(|m| vec![m[b].clone()]).collect();
             let alone = removed(&model, image, 1, &blocks, &alone);
             prop_assert!(max_difference(ours, &alone) < 1e-5);
+        }
+    }
+}
+
+/// Threads carry parts of a batch by themselves: whatever the parts, an image's tokens and taps are what it has alone, bit for
+/// bit, with budgets and sizes that differ between images.
+#[test]
+fn images_of_a_batch_do_not_see_each_other() {
+    const TAPS: Taps = Taps { cls_attention: true, keys: true, value_norm: true };
+    let batch = 5;
+    // Image b merges its first b + 1 pairs of patch tokens; attention then counts sizes.
+    let merged = |offsets: &[usize], prefix: usize, pairs: &[usize], sizes: &[f32]| {
+        let mut into: Vec<usize> = (0..offsets[offsets.len() - 1]).collect();
+        for (start, pairs) in offsets.iter().zip(pairs) {
+            (0..*pairs).for_each(|i| into[start + prefix + 2 * i] = start + prefix + 2 * i + 1);
+        }
+        Reduction::join(offsets, &into, sizes).with_proportional_attention()
+    };
+    let run = |model: &CpuBackbone, pixels: &[f32], pairs: &[usize]| {
+        let mut state = model.embed(PixelBatch::new(pixels, pairs.len())).unwrap();
+        model.advance(&mut state, Site::after_attention_of(1), Taps::NONE).unwrap();
+        let view = model.view(&state).unwrap();
+        let reduction = merged(view.offsets, view.prefix, pairs, view.sizes);
+        model.reduce(&mut state, &reduction).unwrap();
+        model.advance(&mut state, Site::after_attention_of(3), TAPS).unwrap();
+        state
+    };
+    for (i, spec) in kinds([4, 4]).into_iter().enumerate() {
+        let model = CpuBackbone::new(&spec, &tensors(&spec, i as u64)).unwrap();
+        let pixels = pixels(&spec, batch, 9);
+        let pairs: Vec<usize> = (1..=batch).collect();
+        let together = run(&model, &pixels, &pairs);
+        for (b, pixels) in pixels.chunks_exact(pixels.len() / batch).enumerate() {
+            let alone = run(&model, pixels, &pairs[b..=b]);
+            let rows = together.packed.offsets[b]..together.packed.offsets[b + 1];
+            assert_eq!(rows.len(), alone.packed.total());
+            let same = |all: &[f32], one: &[f32]| {
+                let width = one.len() / rows.len();
+                assert_eq!(&all[rows.start * width..rows.end * width], one, "image {b} of {}", spec.num_tokens());
+            };
+            same(&together.packed.tokens, &alone.packed.tokens);
+            let taps = |state: &HostState| {
+                let taps = state.taps.clone();
+                [taps.cls_attention.unwrap(), taps.keys.unwrap(), taps.value_norm.unwrap()]
+            };
+            taps(&together).iter().zip(taps(&alone)).for_each(|(all, one)| same(all, &one));
         }
     }
 }

@@ -377,3 +377,33 @@ impl Clock {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    #[test]
+    fn streams_run_at_once_and_share_the_threads_out() {
+        let pool = ThreadPoolBuilder::new().num_threads(5).build().unwrap();
+        let streams = pool.install(|| Streams::new(2)).unwrap();
+        // Each waits for what the other sends, which one after the other could not.
+        let ((to_second, from_first), (to_first, from_second)) = (channel(), channel());
+        let lanes = vec![(to_second, from_second), (to_first, from_first)];
+        let threads = streams.run(lanes, |(send, receive)| {
+            send.send(()).unwrap();
+            receive.recv_timeout(Duration::from_secs(60)).expect("the other stream runs");
+            Ok(rayon::current_num_threads())
+        });
+        assert_eq!(threads.unwrap(), [2, 3]);
+        assert!(pool.install(|| Streams::new(6)).is_err(), "a thread each");
+    }
+
+    #[test]
+    fn one_stream_stays_on_the_callers_threads() {
+        let pool = ThreadPoolBuilder::new().num_threads(3).build().unwrap();
+        let threads = pool.install(|| Streams::ONE.run(vec![()], |()| Ok(rayon::current_num_threads())));
+        assert_eq!(threads.unwrap(), [3]);
+    }
+}

@@ -181,8 +181,12 @@ impl Attention {
     }
 
     /// `mean: [T, head_dim]` becomes the mean over heads of the keys of `qkv: [T, 3 * dim]`.
+    ///
+    /// # Panics
+    /// If a length does not match.
     pub fn mean_keys(&self, qkv: &[f32], mean: &mut [f32]) {
         let (dim, d, scale) = (self.dim(), self.head_dim, 1.0 / self.heads as f32);
+        assert_eq!(qkv.len() * d, mean.len() * 3 * dim, "qkv is [T, 3D], the mean is [T, head_dim]");
         let each = rows_per_task(qkv.len() / (3 * dim));
         mean.par_chunks_mut(each * d).zip(qkv.par_chunks(each * 3 * dim)).for_each(|(mean, qkv)| {
             for (mean, row) in mean.chunks_exact_mut(d).zip(qkv.chunks_exact(3 * dim)) {
@@ -196,8 +200,12 @@ impl Attention {
     }
 
     /// `norms: [T]` become the norms, over all heads, of the values of `qkv: [T, 3 * dim]`.
+    ///
+    /// # Panics
+    /// If a length does not match.
     pub fn value_norms(&self, qkv: &[f32], norms: &mut [f32]) {
         let dim = self.dim();
+        assert_eq!(qkv.len(), norms.len() * 3 * dim, "qkv is [T, 3D], the norms are [T]");
         let norm = |row: &[f32]| row[2 * dim..].iter().map(|v| v * v).sum::<f32>().sqrt();
         norms.par_iter_mut().zip(qkv.par_chunks_exact(3 * dim)).for_each(|(to, row)| *to = norm(row));
     }
