@@ -5,8 +5,8 @@ mod reference;
 use proptest::prelude::*;
 use vitrim_kernels::reference::{max_difference, relative_difference, values};
 use vitrim_vit::{
-    Activation, At, Backbone, CpuBackbone, HostState, PixelBatch, Pool, Positions, Reduction, Site, Taps, Tensors,
-    VitSpec, Want,
+    Activation, At, Backbone, CpuBackbone, HostState, PixelBatch, Pool, Positions, Reduction, Site, Taps,
+    Tensors, VitSpec, Want,
 };
 
 fn small(class_token: bool, distilled: bool, pool: Pool, grid: [usize; 2]) -> VitSpec {
@@ -175,7 +175,12 @@ fn images_of_a_batch_do_not_see_each_other() {
             assert_eq!(rows.len(), alone.packed.total());
             let same = |all: &[f32], one: &[f32]| {
                 let width = one.len() / rows.len();
-                assert_eq!(&all[rows.start * width..rows.end * width], one, "image {b} of {}", spec.num_tokens());
+                assert_eq!(
+                    &all[rows.start * width..rows.end * width],
+                    one,
+                    "image {b} of {}",
+                    spec.num_tokens()
+                );
             };
             same(&together.packed.tokens, &alone.packed.tokens);
             let taps = |state: &HostState| {
