@@ -6,8 +6,8 @@ use std::marker::PhantomData;
 use crate::elementwise::{exp_row, greatest_of};
 use crate::linear::panels::{Line, Panels, floats, words_mut, words_of};
 use crate::precision::Layout;
-use crate::rows::{self, convert_row, floats_mut, halves_mut, words};
-use crate::simd::{Bf16, Dot, F32, Kernel, MAX_LANES, Scales, Simd, Sink, WideBf16};
+use crate::rows::{convert_row, floats_mut, halves_mut, words};
+use crate::simd::{Bf16, Dot, F32, Kernel, MAX_LANES, Scales, Simd, Sink};
 
 use super::product::{TILE_LINES, product};
 
@@ -19,7 +19,7 @@ const SCORE_BYTES: usize = 24 << 10;
 pub(super) struct Scratch {
     keys: Vec<Line>,
     values: Vec<Line>,
-    /// Keys, then queries, `[n, steps]` in pairs of bf16; or `[n, 3, head_dim]` in widened bf16.
+    /// Keys, then queries, `[n, steps]` in pairs of bf16.
     rounded: Vec<u32>,
     /// `[block, stride]`.
     scores: Vec<u32>,
@@ -126,7 +126,7 @@ pub(super) struct Head<'a> {
     pub stride: usize,
     pub part: usize,
     pub head_dim: usize,
-    /// [`Layout::F32`] or one of bf16.
+    /// [`Layout::F32`] or [`Layout::Bf16Pair`].
     pub layout: Layout,
     /// `[n]`: added to every query's scores.
     pub key_bias: Option<&'a [f32]>,
@@ -140,30 +140,11 @@ pub(super) struct Head<'a> {
 impl Kernel for Head<'_> {
     type Out = ();
 
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let Head { qkv, n, stride, part, head_dim, layout, .. } = self;
-        assert!(qkv.len() >= (n - 1) * stride + 2 * part + head_dim, "qkv is [n, 3D]");
-        let mut rounded = std::mem::take(&mut self.scratch.rounded);
-        let (qkv, stride, part) = if layout == Layout::WideBf16 {
-            rounded.resize(n * 3 * head_dim, 0);
-            for (i, row) in rounded.chunks_exact_mut(head_dim).enumerate() {
-                convert_row(s, &qkv[i / 3 * stride + i % 3 * part..][..head_dim], WideBf16::of(row));
-            }
-            (rows::floats(&rounded), 3 * head_dim, head_dim)
-        } else {
-            (qkv, stride, part)
-        };
-        Head { qkv, stride, part, scratch: &mut *self.scratch, tap: &mut *self.tap, ..self }.attend(s);
-        self.scratch.rounded = rounded;
-    }
-}
-
-impl Head<'_> {
     /// Block of queries after block.
     #[inline(always)]
-    fn attend<S: Simd>(mut self, s: S) {
-        let Head { n, head_dim, .. } = self;
+    fn run<S: Simd>(mut self, s: S) {
+        let Head { qkv, n, stride, part, head_dim, .. } = self;
+        assert!(qkv.len() >= (n - 1) * stride + 2 * part + head_dim, "qkv is [n, 3D]");
         let pairs = self.layout == Layout::Bf16Pair;
         let steps = head_dim.div_ceil(self.layout.elements());
         let keys = Panels::new::<S>(n, steps);
@@ -196,7 +177,9 @@ impl Head<'_> {
             }
         }
     }
+}
 
+impl Head<'_> {
     /// Rounds keys, then queries, to bf16 words, `[n, steps]` each.
     #[inline(always)]
     fn round<S: Simd>(&mut self, s: S, steps: usize) {
@@ -329,21 +312,12 @@ impl Head<'_> {
                 }
             }
         }
-        match layout {
-            Layout::WideBf16 => {
-                for x in scores.chunks_exact_mut(stride).flat_map(|row| row[..n].chunks_mut(S::LANES)) {
-                    s.store(x, s.round_bf16(s.load(x)));
-                }
+        if layout == Layout::Bf16Pair {
+            probabilities.resize(rows * value_steps, 0);
+            for (row, to) in scores.chunks_exact(stride).zip(probabilities.chunks_exact_mut(value_steps)) {
+                to[value_steps - 1] = 0;
+                convert_row(s, &row[..n], &mut halves_mut(to)[..n]);
             }
-            Layout::Bf16Pair => {
-                probabilities.resize(rows * value_steps, 0);
-                for (row, to) in scores.chunks_exact(stride).zip(probabilities.chunks_exact_mut(value_steps))
-                {
-                    to[value_steps - 1] = 0;
-                    convert_row(s, &row[..n], &mut halves_mut(to)[..n]);
-                }
-            }
-            _ => (),
         }
     }
 }
