@@ -34,9 +34,9 @@ const LAST_LOGIT: f64 = 13.82;
 /// Thresholds are rounded to six digits, so that they can be typed.
 const STEPS: f64 = 1e6;
 
-/// Where a pilot's thresholds lie: shares of the dense MACs beyond the cost that it comes to. The first ones are
-/// mild, since a threshold is tested only if all before it passed, and a pilot may be wrong either way.
-const PILOT_COSTS: [f64; 3] = [0.1, 0.045, 0.005];
+/// Where a pilot's thresholds lie: shares of the dense MACs beyond the cost that it comes to. The first one is
+/// mild, since a pilot may be wrong, and a threshold is tested only if all before it passed.
+const PILOT_COSTS: [f64; 2] = [0.06, 0.005];
 /// The share of the drop asked for that a pilot aims at: the rest is what certainty takes.
 const PILOT_SHARE: f64 = 0.85;
 
