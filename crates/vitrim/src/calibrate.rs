@@ -34,9 +34,6 @@ const LAST_LOGIT: f64 = 13.82;
 /// Thresholds are rounded to six digits, so that they can be typed.
 const STEPS: f64 = 1e6;
 
-/// Where a pilot's thresholds lie: shares of the dense MACs beyond the cost that it comes to. The first one is
-/// mild, since a pilot may be wrong, and a threshold is tested only if all before it passed.
-const PILOT_COSTS: [f64; 2] = [0.06, 0.005];
 /// The share of the drop asked for that a pilot aims at: the rest is what certainty takes.
 const PILOT_SHARE: f64 = 0.85;
 
@@ -284,12 +281,16 @@ pub fn grid() -> Vec<f64> {
 /// `options.thresholds` on `dataset`, whose images must not be those that are calibrated on: so that many images
 /// can be calibrated on in little time. With them the front that the pilot measured.
 ///
+/// `beyond`, descending, says where they lie: shares of the dense MACs beyond the cost that the pilot comes to. The first
+/// should be mild, since a pilot may be wrong, and a threshold is tested only if all before it passed.
+///
 /// # Errors
 /// As [`calibrate`].
 pub fn pilot(
     loaded: &Loaded,
     policy: &Policy,
     dataset: &Dataset,
+    beyond: &[f64],
     options: &CalibrationOptions,
     watch: &mut Watch<'_>,
 ) -> Result<(Vec<f64>, Front)> {
@@ -310,7 +311,7 @@ pub fn pilot(
             |point| logit(point.setting),
         )))
     };
-    let mut thresholds: Vec<f64> = PILOT_COSTS.iter().map(threshold).collect();
+    let mut thresholds: Vec<f64> = beyond.iter().map(threshold).collect();
     thresholds.dedup();
     Ok((thresholds, front))
 }

@@ -83,6 +83,7 @@ pub fn gather(
         command,
         command_trains,
         model: loaded.origin.clone(),
+        dtype: Some(loaded.model.precision().to_string()),
         data,
         split,
         read_out: read_out_name(&policy.read_out),

@@ -33,6 +33,8 @@ struct Size {
     updates: usize,
     /// Training images that the thresholds to calibrate are chosen on.
     pilot: usize,
+    /// Where those lie, see [`pilot`]: the fewer images there are, the milder a threshold must be to be certified.
+    beyond: &'static [f64],
     /// Images to calibrate on, and as many others to evaluate on.
     held_out: usize,
     /// The first of those that the hand-made methods are evaluated on.
@@ -43,10 +45,24 @@ struct Size {
     speed_seconds: f64,
 }
 
-const FULL: Size =
-    Size { updates: 60, pilot: 600, held_out: 20_000, hand_made: 4_000, front: 500, speed_seconds: 1.0 };
-const QUICK: Size =
-    Size { updates: 30, pilot: 300, held_out: 2_400, hand_made: 1_600, front: 200, speed_seconds: 0.7 };
+const FULL: Size = Size {
+    updates: 60,
+    pilot: 600,
+    beyond: &[0.06, 0.005],
+    held_out: 20_000,
+    hand_made: 4_000,
+    front: 500,
+    speed_seconds: 1.0,
+};
+const QUICK: Size = Size {
+    updates: 30,
+    pilot: 300,
+    beyond: &[0.2, 0.1, 0.045, 0.005],
+    held_out: 2_400,
+    hand_made: 1_600,
+    front: 200,
+    speed_seconds: 0.7,
+};
 
 pub fn run(app: &App, args: &DemoArgs) -> anyhow::Result<ExitCode> {
     let stop = interrupt::listen()?;
@@ -214,7 +230,7 @@ fn calibrated(
     // The policy may have learned from some of these: that moves the thresholds that are tried, not what the
     // held-out scenes then certify.
     let train = Dataset::scenes("train")?;
-    let (thresholds, front) = pilot(loaded, &policy, &train, &options, &mut watch)?;
+    let (thresholds, front) = pilot(loaded, &policy, &train, size.beyond, &options, &mut watch)?;
     (options.thresholds, options.pilot) = (thresholds, Some(front));
     options.images = size.held_out;
     let held_out = Dataset::scenes("validation")?.first(size.held_out);

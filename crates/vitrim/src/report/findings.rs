@@ -25,6 +25,9 @@ pub struct Findings {
     pub command_trains: bool,
     /// The backbone's checkpoint folder.
     pub model: String,
+    /// In what it multiplied, dense and pruned; null in runs of before it was noted.
+    #[serde(default)]
+    pub dtype: Option<String>,
     /// The data set.
     pub data: String,
     /// The part of it that was evaluated on.

@@ -59,6 +59,7 @@ fn a_report_opens_in_a_browser_and_holds_all_it_shows() {
         "Spearman's rank correlation of size and cost is 1.00",
         "images_per_update = 8",
         "measured by <hand>",
+        "frozen, in int8",
     ] {
         assert!(text.contains(words), "no `{words}`");
     }
@@ -175,6 +176,7 @@ fn findings() -> Findings {
         command: "measured by <hand>".into(),
         command_trains: false,
         model: "model".into(),
+        dtype: Some("int8".into()),
         data: "data".into(),
         split: "test".into(),
         read_out: "threshold=0.5".into(),
