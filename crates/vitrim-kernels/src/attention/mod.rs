@@ -37,9 +37,9 @@ pub struct AttentionTaps {
 
 /// How [`Attention::forward`] runs.
 pub struct AttentionOptions<'a> {
-    /// In what queries, keys, probabilities and values are multiplied: [`Precision::Bf16`] and [`Precision::Int8`] in bf16 at
-    /// a level with instructions for pairs of them (and in the scalar reference), else in f32, which is as quick and needs no rounding. Sums and softmax are
-    /// f32.
+    /// In what queries, keys, probabilities and values are multiplied: for [`Precision::Bf16`] and [`Precision::Int8`] in
+    /// bf16 at a level with instructions for pairs of them (and in portable code), else in f32, which is as quick and needs
+    /// no rounding. Sums and softmax are f32.
     pub precision: Precision,
     /// With which instructions.
     pub level: Level,
@@ -233,6 +233,16 @@ mod tests {
     /// Rows of `qkv`, rounded where they are multiplied in bf16.
     fn rounded(qkv: &[f32], layout: Layout) -> Vec<f32> {
         if layout == Layout::F32 { qkv.to_vec() } else { qkv.iter().map(|v| reference::bf16(*v)).collect() }
+    }
+
+    #[test]
+    fn only_pairs_are_worth_rounding() {
+        use Level::{Avx2, Avx512, Avx512Bf16Vnni, Scalar};
+        for precision in [Precision::Bf16, Precision::Int8] {
+            assert_eq!([Avx2, Avx512].map(|level| layout(precision, level)), [Layout::F32; 2]);
+            assert_eq!([Scalar, Avx512Bf16Vnni].map(|level| layout(precision, level)), [Layout::Bf16Pair; 2]);
+        }
+        assert_eq!(layout(Precision::F32, Avx512Bf16Vnni), Layout::F32);
     }
 
     proptest! {

@@ -112,7 +112,10 @@ fn facts(findings: &Findings) -> Markup {
     let unlabelled = evaluation.images - evaluation.labelled.min(evaluation.images);
     html! {
         dl.facts {
-            dt { "Backbone" } dd { code { (findings.model) } ", frozen" @if let Some(dtype) = &findings.dtype { ", in " (dtype) } }
+            dt { "Backbone" } dd {
+                code { (findings.model) } ", frozen"
+                @if let Some(dtype) = &findings.dtype { ", in " (dtype) }
+            }
             dt { "Images" } dd {
                 (grouped(evaluation.images)) " of the " (findings.split) " split of " code { (findings.data) }
                 @if unlabelled > 0 { ", " (grouped(unlabelled)) " of them without a label" }

@@ -253,6 +253,7 @@ fn eval_gathers_what_a_report_shows() {
     // What the table says is what the page says.
     assert_eq!(printed, scratch.run(&[&eval[..], &["--read-out", "top-r=0.5"]].concat()).good());
     assert_eq!(findings.evaluation.images, 18);
+    assert_eq!(findings.dtype.as_deref(), Some("f32"));
     let policy = &findings.evaluation.methods[0];
     let mean = findings.costs.iter().map(|cost| f64::from(*cost)).sum::<f64>() / 18.0;
     assert!((mean - policy.cost).abs() < 1e-6, "{mean} {}", policy.cost);
