@@ -289,6 +289,7 @@ mod tests {
             costs: vec![cost; images],
             divergences: (0..images).map(|i| level * figure(i)).collect(),
             right: (0..images).map(|i| wrong == 0 || i % wrong != 0).collect(),
+            patch_tokens: Vec::new(),
         };
         Measured {
             labelled: true,

@@ -47,7 +47,7 @@ const FRONT_POINTS: usize = 12;
 /// Images a batch where speed is measured.
 const SPEED_BATCH: usize = 32;
 /// What the folder keeps is of this version.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// How to compare.
 #[derive(Clone, Debug)]
@@ -226,7 +226,16 @@ pub fn compare(
                 let images = (compared.sweep, Some(options.sweep_images));
                 front(&measure(loaded, policy, images, (&kind, settings), options, watch)?, options)
             }
-            Kind::FixedBudgets | Kind::Selection(_) => of_policy(&kind, &all, record),
+            Kind::Selection(_) => of_policy(&all),
+            Kind::FixedBudgets => {
+                let settings = of_policy(&all);
+                note(&format!("{kind}: the mean budgets of {} settings", settings.len()));
+                let images = (compared.sweep, Some(options.sweep_images));
+                let leader = Kind::Learned { name: POLICY.to_owned(), seed: 0, place: 0 };
+                let swept = measure(loaded, policy, images, (&leader, settings), options, watch)?;
+                let budgets = |outcome: &Outcome| Setting::TopR(outcome.keep_ratios(&loaded.spec));
+                swept.outcomes.iter().map(budgets).collect()
+            }
         };
         note(&format!("{kind}: measuring {} settings", settings.len()));
         let images = (compared.images, options.images);
@@ -353,22 +362,11 @@ fn front(swept: &Measured, options: &CompareOptions) -> Vec<Setting> {
     places.into_iter().map(|place| swept.outcomes[hull[place]].setting.clone()).collect()
 }
 
-/// The settings of a study of the policy, whose figures are among `all`.
-fn of_policy(kind: &Kind, all: &[(Kind, Measured)], record: Option<&Calibration>) -> Vec<Setting> {
+/// The settings of the policy that is studied, which are among `all`.
+fn of_policy(all: &[(Kind, Measured)]) -> Vec<Setting> {
     let policy = all.iter().find(|(kind, _)| matches!(kind, Kind::Learned { place: 0, .. }));
-    let settings =
-        policy.into_iter().flat_map(|(_, measured)| &measured.outcomes).map(|outcome| &outcome.setting);
-    let points = record.map(|record| record.front.points()).unwrap_or_default();
-    settings
-        .filter_map(|setting| match (kind, setting) {
-            // The mean budgets are those of the images that the policy was calibrated on.
-            (Kind::FixedBudgets, Setting::Threshold(threshold)) => {
-                let point = points.iter().find(|point| point.setting == *threshold)?;
-                Some(Setting::TopR(point.keep_ratio.clone()))
-            }
-            _ => Some(setting.clone()),
-        })
-        .collect()
+    let outcomes = policy.into_iter().flat_map(|(_, measured)| &measured.outcomes);
+    outcomes.map(|outcome| outcome.setting.clone()).collect()
 }
 
 /// Of what is measured with the policy at `place`.

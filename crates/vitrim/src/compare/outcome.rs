@@ -19,23 +19,42 @@ pub struct Outcome {
     pub divergences: Vec<f32>,
     /// Whether the pruned model is right; without a label, whether it agrees with the dense one.
     pub right: Vec<bool>,
+    /// Patch tokens left after each stage, summed over all images, `[K]`; not kept in the folder.
+    #[serde(skip)]
+    pub patch_tokens: Vec<usize>,
 }
 
 impl Outcome {
     /// Nothing seen yet.
     pub fn new(setting: Setting) -> Self {
-        Outcome { setting, costs: Vec::new(), divergences: Vec::new(), right: Vec::new() }
+        Outcome {
+            setting,
+            costs: Vec::new(),
+            divergences: Vec::new(),
+            right: Vec::new(),
+            patch_tokens: Vec::new(),
+        }
     }
 
     /// Adds a batch: `dense` and `pruned` logits `[B, C]`, `labels: [B]`.
     pub fn add(&mut self, spec: &VitSpec, dense: &Output, pruned: &Pruned, labels: &[Option<u32>]) {
         let dense_macs = cost::dense_macs(spec) as f64;
         self.costs.extend(pruned.macs.iter().map(|macs| (*macs as f64 / dense_macs) as f32));
+        self.patch_tokens.resize(pruned.stages.len(), 0);
+        for (sum, stage) in self.patch_tokens.iter_mut().zip(&pruned.stages) {
+            *sum += (0..labels.len()).map(|b| stage.patch_tokens(b)).sum::<usize>();
+        }
         let classes = dense.argmax().into_iter().zip(pruned.answer.argmax());
         for (b, ((dense_class, class), label)) in classes.zip(labels).enumerate() {
             self.divergences.push(divergence(dense.row(b), pruned.answer.row(b)) as f32);
             self.right.push(label.map_or(class == dense_class, |label| label as usize == class));
         }
+    }
+
+    /// Mean share of N0 left after each stage, `[K]`.
+    pub fn keep_ratios(&self, spec: &VitSpec) -> Vec<f64> {
+        let all = (self.costs.len() * spec.num_patches()) as f64;
+        self.patch_tokens.iter().map(|tokens| *tokens as f64 / all).collect()
     }
 
     /// Means over all images.

@@ -87,6 +87,27 @@ fn near_measures_what_is_asked_for_alone() {
 }
 
 #[test]
+fn fixed_budgets_stand_beside_each_setting_calibrated_or_not() {
+    let scratch = Scratch::new();
+    scratch.train(&[]).good();
+    // A calibration that walked over a single threshold.
+    let path = scratch.path("run/policy/policy.json");
+    let mut policy: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    policy["calibration"]["front"]["points"].as_array_mut().unwrap().truncate(1);
+    std::fs::write(&path, policy.to_string()).unwrap();
+    let args = ["compare", "--model", "model", "--data", "data", "--policy", "run/policy", "--report", "cmp"];
+    let run = scratch.run(&[&args[..], &["--methods", "policy", "--no-speed", "--json"]].concat());
+    let methods = &run.json()[0]["methods"];
+    let costs = |method: usize| -> Vec<f64> {
+        let points = methods[method]["points"].as_array().unwrap().iter();
+        points.map(|point| point["mean"]["cost"].as_f64().unwrap()).collect()
+    };
+    let (own, fixed) = (costs(0), costs(1));
+    assert!(own.len() > 1 && own.len() == fixed.len(), "{own:?}, {fixed:?}");
+    assert!(own.iter().zip(&fixed).all(|(own, fixed)| (own - fixed).abs() < 0.1), "{own:?}, {fixed:?}");
+}
+
+#[test]
 fn seeds_and_rivals_stand_beside_each_other() {
     let scratch = Scratch::new();
     scratch.train(&[]).good();
