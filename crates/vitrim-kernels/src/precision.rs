@@ -42,7 +42,7 @@ impl Layout {
     pub fn new(precision: Precision, level: Level) -> Self {
         match (precision, level) {
             (Precision::F32, _) => Layout::F32,
-            (Precision::Bf16, Level::Avx2 | Level::Avx512) => Layout::WideBf16,
+            (Precision::Bf16, Level::Avx2 | Level::Avx512 | Level::Avx512Vnni) => Layout::WideBf16,
             (Precision::Bf16, Level::Scalar | Level::Avx512Bf16Vnni) => Layout::Bf16Pair,
             (Precision::Int8, _) => Layout::IntQuad,
         }

@@ -237,9 +237,9 @@ mod tests {
 
     #[test]
     fn only_pairs_are_worth_rounding() {
-        use Level::{Avx2, Avx512, Avx512Bf16Vnni, Scalar};
+        use Level::{Avx2, Avx512, Avx512Bf16Vnni, Avx512Vnni, Scalar};
         for precision in [Precision::Bf16, Precision::Int8] {
-            assert_eq!([Avx2, Avx512].map(|level| layout(precision, level)), [Layout::F32; 2]);
+            assert_eq!([Avx2, Avx512, Avx512Vnni].map(|level| layout(precision, level)), [Layout::F32; 3]);
             assert_eq!([Scalar, Avx512Bf16Vnni].map(|level| layout(precision, level)), [Layout::Bf16Pair; 2]);
         }
         assert_eq!(layout(Precision::F32, Avx512Bf16Vnni), Layout::F32);

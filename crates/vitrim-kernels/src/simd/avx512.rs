@@ -1,13 +1,13 @@
-//! 16 lanes of AVX-512, with or without its dot products of bf16 and 8-bit integers.
+//! 16 lanes of AVX-512, with or without its dot products of bf16 and of 8-bit integers.
 
 use std::arch::x86_64::*;
 use std::mem::transmute;
 
 use super::{Dot, Kernel, Simd, Sink, Tile, tile, tiles};
 
-/// A processor with AVX-512 F, BW, DQ and VL; with AVX512_BF16 and AVX512_VNNI if `DOTS`.
+/// A processor with AVX-512 F, BW, DQ and VL; with AVX512_BF16 if `BF16`, with AVX512_VNNI if `VNNI`.
 #[derive(Clone, Copy)]
-pub(super) struct Avx512<const DOTS: bool>(());
+pub(super) struct Avx512<const BF16: bool, const VNNI: bool>(());
 
 /// Runs `kernel` with AVX-512.
 ///
@@ -15,16 +15,25 @@ pub(super) struct Avx512<const DOTS: bool>(());
 /// The processor has [`crate::Level::Avx512`].
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
 pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Out {
-    kernel.run(Avx512::<false>(()))
+    kernel.run(Avx512::<false, false>(()))
 }
 
-/// Runs `kernel` with AVX-512 and its dot products.
+/// Runs `kernel` with AVX-512 and its dot products of 8-bit integers.
+///
+/// # Safety
+/// The processor has [`crate::Level::Avx512Vnni`].
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) unsafe fn run_with_vnni<K: Kernel>(kernel: K) -> K::Out {
+    kernel.run(Avx512::<false, true>(()))
+}
+
+/// Runs `kernel` with AVX-512 and all its dot products.
 ///
 /// # Safety
 /// The processor has [`crate::Level::Avx512Bf16Vnni`].
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni")]
 pub(super) unsafe fn run_with_dots<K: Kernel>(kernel: K) -> K::Out {
-    kernel.run(Avx512::<true>(()))
+    kernel.run(Avx512::<true, true>(()))
 }
 
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
@@ -35,7 +44,20 @@ unsafe fn plain<D: Dot, const ADD: bool, const MR: usize, const NV: usize>(
     steps: usize,
     sink: &Sink,
 ) {
-    let s = Avx512::<false>(());
+    let s = Avx512::<false, false>(());
+    // SAFETY: the caller keeps `Tile`'s contract.
+    unsafe { tile::<_, D, ADD, MR, NV>(s, a, a_stride, b, steps, sink) }
+}
+
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+unsafe fn vnni<D: Dot, const ADD: bool, const MR: usize, const NV: usize>(
+    a: *const u32,
+    a_stride: usize,
+    b: *const u32,
+    steps: usize,
+    sink: &Sink,
+) {
+    let s = Avx512::<false, true>(());
     // SAFETY: the caller keeps `Tile`'s contract.
     unsafe { tile::<_, D, ADD, MR, NV>(s, a, a_stride, b, steps, sink) }
 }
@@ -48,7 +70,7 @@ unsafe fn dots<D: Dot, const ADD: bool, const MR: usize, const NV: usize>(
     steps: usize,
     sink: &Sink,
 ) {
-    let s = Avx512::<true>(());
+    let s = Avx512::<true, true>(());
     // SAFETY: the caller keeps `Tile`'s contract.
     unsafe { tile::<_, D, ADD, MR, NV>(s, a, a_stride, b, steps, sink) }
 }
@@ -79,19 +101,21 @@ fn first(n: usize) -> __mmask16 {
     ((1u32 << n) - 1) as __mmask16
 }
 
-impl<const DOTS: bool> Simd for Avx512<DOTS> {
+impl<const BF16: bool, const VNNI: bool> Simd for Avx512<BF16, VNNI> {
     type V = __m512;
     const LANES: usize = 16;
     const MR: usize = 8;
     const NV: usize = 3;
-    const VNNI: bool = DOTS;
+    const VNNI: bool = VNNI;
 
     fn tile<D: Dot>(rows: usize, vectors: usize, add: bool) -> Tile {
-        let tiles = match (DOTS, add) {
-            (false, false) => tiles!(plain, D, false, [1 2 3 4 5 6 7 8], [1 2 3]),
-            (false, true) => tiles!(plain, D, true, [1 2 3 4 5 6 7 8], [1 2 3]),
-            (true, false) => tiles!(dots, D, false, [1 2 3 4 5 6 7 8], [1 2 3]),
-            (true, true) => tiles!(dots, D, true, [1 2 3 4 5 6 7 8], [1 2 3]),
+        let tiles = match (BF16, VNNI, add) {
+            (false, false, false) => tiles!(plain, D, false, [1 2 3 4 5 6 7 8], [1 2 3]),
+            (false, false, true) => tiles!(plain, D, true, [1 2 3 4 5 6 7 8], [1 2 3]),
+            (false, true, false) => tiles!(vnni, D, false, [1 2 3 4 5 6 7 8], [1 2 3]),
+            (false, true, true) => tiles!(vnni, D, true, [1 2 3 4 5 6 7 8], [1 2 3]),
+            (true, _, false) => tiles!(dots, D, false, [1 2 3 4 5 6 7 8], [1 2 3]),
+            (true, _, true) => tiles!(dots, D, true, [1 2 3 4 5 6 7 8], [1 2 3]),
         };
         tiles[rows - 1][vectors - 1]
     }
@@ -245,7 +269,7 @@ impl<const DOTS: bool> Simd for Avx512<DOTS> {
 
     #[inline(always)]
     fn dot_bf16(self, acc: __m512, a: __m512, b: __m512) -> __m512 {
-        if !DOTS {
+        if !BF16 {
             unreachable!("bf16 is widened at this level");
         }
         on_registers!({
@@ -256,7 +280,7 @@ impl<const DOTS: bool> Simd for Avx512<DOTS> {
 
     #[inline(always)]
     fn pair_bf16(self, low: __m512, high: __m512) -> __m512 {
-        if !DOTS {
+        if !BF16 {
             unreachable!("bf16 is widened at this level");
         }
         // All of `low`, then all of `high`: interleave the two.
@@ -272,7 +296,7 @@ impl<const DOTS: bool> Simd for Avx512<DOTS> {
 
     #[inline(always)]
     fn store_bf16(self, dst: &mut [u16], v: __m512) {
-        if !DOTS {
+        if !BF16 {
             unreachable!("bf16 is widened at this level");
         }
         assert!(dst.len() <= 16, "a register is 16 lanes");
@@ -305,7 +329,7 @@ impl<const DOTS: bool> Simd for Avx512<DOTS> {
     fn dot_u8s8(self, acc: __m512, a: __m512, b: __m512) -> __m512 {
         on_registers!({
             let (acc, a, b) = (_mm512_castps_si512(acc), _mm512_castps_si512(a), _mm512_castps_si512(b));
-            _mm512_castsi512_ps(if DOTS {
+            _mm512_castsi512_ps(if VNNI {
                 _mm512_dpbusd_epi32(acc, a, b)
             } else {
                 let quads = _mm512_madd_epi16(_mm512_maddubs_epi16(a, b), _mm512_set1_epi16(1));

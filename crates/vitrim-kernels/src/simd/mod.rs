@@ -290,6 +290,9 @@ pub(crate) fn dispatch<K: Kernel>(level: Level, kernel: K) -> K::Out {
         Level::Avx512Bf16Vnni => unsafe { avx512::run_with_dots(kernel) },
         // SAFETY: the level was just checked.
         #[cfg(target_arch = "x86_64")]
+        Level::Avx512Vnni => unsafe { avx512::run_with_vnni(kernel) },
+        // SAFETY: the level was just checked.
+        #[cfg(target_arch = "x86_64")]
         Level::Avx512 => unsafe { avx512::run(kernel) },
         // SAFETY: the level was just checked.
         #[cfg(target_arch = "x86_64")]

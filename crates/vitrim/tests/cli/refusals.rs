@@ -145,6 +145,9 @@ fn unknown_instructions_are_refused_in_one_line() {
     let run = |level: &str| {
         Run(scratch.command(&["info", "--model", "model"]).env("VITRIM_SIMD", level).output().unwrap())
     };
-    run("sse9").refused(&["VITRIM_SIMD=sse9", "expected scalar, avx2, avx512 or native"]);
+    run("sse9").refused(&[
+        "VITRIM_SIMD=sse9",
+        "expected scalar, avx2, avx512, avx512+vnni, avx512+bf16+vnni or native",
+    ]);
     run("scalar").good();
 }
