@@ -253,7 +253,7 @@ def test_rivals_are_compared_by_name(trained: vitrim.Run, tiny: Path, data: Path
     comparison = vitrim.compare(
         vitrim.load(tiny, trained.policy), data, report=tmp_path / "compare", policies=[trained.policy],
         rivals={"again": [trained.policy, trained.policy], "paper": sampling.policy}, methods=["policy"],
-        costs=[0.9], drops=[5.0], studies=False, progress=False,
+        costs=[0.9], drops=[5.0], studies=[], progress=False,
     )  # fmt: skip
     names = ["policy", "policy-2", "again", "again-2", "paper"]
     assert [method["method"] for method in comparison["methods"]] == names
@@ -307,7 +307,7 @@ def test_compare_writes_its_page(trained: vitrim.Run, tiny: Path, data: Path, tm
     model = vitrim.load(tiny, trained.policy)
     comparison = vitrim.compare(
         model, data, report=tmp_path / "compare", methods=["policy", "random"], costs=[0.8], drops=[5.0],
-        studies=False, progress=False,
+        studies=[], progress=False,
     )  # fmt: skip
     assert comparison["images"] == 36 and {m["method"] for m in comparison["methods"]} == {"policy", "random"}
     assert json.loads((tmp_path / "compare/comparison.json").read_text()) == comparison

@@ -272,7 +272,7 @@ def compare(
     costs: list[float],
     drops: list[float],
     near: Optional[int],
-    studies: bool,
+    studies: list[str],
     speed: Optional[float],
     batch: int,
     on_bad_image: str,

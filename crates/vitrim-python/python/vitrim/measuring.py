@@ -126,7 +126,7 @@ def compare(
     costs: Sequence[float] = (0.9, 0.8, 0.7, 0.6, 0.5),
     drops: Sequence[float] = (0.4, 1.0),
     near: Optional[int] = None,
-    studies: bool = True,
+    studies: Sequence[str] = ("fixed-budgets", "selection"),
     speed: Optional[float] = None,
     batch: int = 64,
     on_bad_image: OnBadImage = "fail",
@@ -146,7 +146,8 @@ def compare(
         costs: Costs to compare at, as shares of the dense MACs.
         drops: Drops to compare at, percentage points.
         near: Settings to measure on either side of each of these costs and drops; whole fronts if left out.
-        studies: Whether the policy's budgets and its selection are studied.
+        studies: What is studied of the policies: every image with their mean budgets (``fixed-budgets``), and hand-made
+            selections with their budgets of each image (``selection``).
         speed: Seconds to measure each setting's images/s for; not at all if left out.
         batch: Images a batch.
         on_bad_image: What a corrupt image does.
@@ -171,7 +172,7 @@ def compare(
         costs=list(costs),
         drops=list(drops),
         near=near,
-        studies=studies,
+        studies=list(studies),
         speed=speed,
         batch=batch,
         on_bad_image=on_bad_image,

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use vitrim::compare::{
-    CompareOptions, Compared, Comparison, Contender, Interval, POLICY, compare, with_spread,
+    CompareOptions, Compared, Comparison, Contender, Interval, POLICY, Study, compare, with_spread,
 };
 use vitrim::error::write_whole;
 use vitrim::parts::name;
@@ -47,7 +47,7 @@ pub fn run(app: &App, args: &CompareArgs) -> anyhow::Result<ExitCode> {
         workers: app.global.threads,
         on_bad_image: args.reading.images.on_bad_image(),
         methods: args.methods.clone(),
-        studies: !args.no_studies,
+        studies: if args.no_studies { Vec::new() } else { args.studies.clone() },
         sweep_images: args.sweep_images,
         images: args.images,
         costs: args.costs.clone(),
@@ -111,6 +111,10 @@ fn command(args: &CompareArgs, split: &str) -> String {
     );
     if let Some(images) = args.images {
         command += &format!(" --images {images}");
+    }
+    if !args.no_studies && args.studies != Study::ALL {
+        let studies: Vec<String> = args.studies.iter().map(ToString::to_string).collect();
+        command += &format!(" --studies {}", studies.join(","));
     }
     if let Some(near) = args.near {
         command += &format!(" --near {near}");

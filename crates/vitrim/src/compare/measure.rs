@@ -8,7 +8,7 @@ use vitrim_vit::{Backbone, HostState, PixelBatch, Site, Taps, VitSpec, Want, cos
 
 use super::CompareOptions;
 use super::outcome::Outcome;
-use super::setting::{Kind, Setting};
+use super::setting::{Kind, Setting, Variant};
 use crate::error::{Result, VitrimError};
 use crate::evaluate::keys;
 use crate::loaded::Loaded;
@@ -104,10 +104,14 @@ impl Runner {
     fn new(kind: &Kind, setting: &Setting, spec: &VitSpec, policy: Option<&Policy>) -> Result<Self> {
         match (kind, setting, policy) {
             (Kind::Method(method), _, _) => Ok(Runner::Alone(setting.pruner(*method, spec, policy)?)),
-            (Kind::Learned { .. } | Kind::FixedBudgets, _, _) => {
+            (Kind::Learned { .. } | Kind::Studied { variant: Variant::FixedBudgets, .. }, _, _) => {
                 Ok(Runner::Alone(setting.pruner(Method::Policy, spec, policy)?))
             }
-            (Kind::Selection(method), Setting::Threshold(threshold), Some(policy)) => {
+            (
+                Kind::Studied { variant: Variant::Selection(method), .. },
+                Setting::Threshold(threshold),
+                Some(policy),
+            ) => {
                 let read_out = ReadOut::Threshold { threshold: *threshold };
                 let leader = Box::new(LearnedPruner::new(spec, policy).with_read_out(read_out));
                 Ok(Runner::Following { method: *method, leader, stages: policy.drop_stages() })

@@ -32,7 +32,8 @@ pub use analysis::{
 use measure::{Measured, measure};
 pub use outcome::Mean;
 use outcome::Outcome;
-use setting::{Kind, Setting, swept};
+pub use setting::Study;
+use setting::{Kind, Setting, Variant, swept};
 
 use crate::bench_images::BenchImages;
 use crate::calibrate::{Calibration, grid, record};
@@ -60,8 +61,8 @@ pub struct CompareOptions {
     pub on_bad_image: OnBadImage,
     /// Methods to compare.
     pub methods: Vec<Method>,
-    /// Whether the policy's budgets and its selection are studied.
-    pub studies: bool,
+    /// What is studied of the policies called [`POLICY`].
+    pub studies: Vec<Study>,
     /// Images to sweep the settings on at most.
     pub sweep_images: usize,
     /// Images to compare on at most.
@@ -115,7 +116,7 @@ impl Contender {
 pub struct Compared<'a> {
     /// The backbone.
     pub loaded: &'a Loaded,
-    /// The policies, the first of which is studied, and whose stages the hand-made methods may have, too.
+    /// The policies; the hand-made methods may have the stages of the first, too.
     pub contenders: &'a [Contender],
     /// The data set that both are of.
     pub data: &'a str,
@@ -209,7 +210,10 @@ pub fn compare(
     let mut all: Vec<(Kind, Measured)> = Vec::new();
     for kind in kinds(options, contenders) {
         let path = folder.join(format!("{kind}.json"));
-        let place = if let Kind::Learned { place, .. } = kind { place } else { 0 };
+        let place = match kind {
+            Kind::Learned { place, .. } | Kind::Studied { place, .. } => place,
+            Kind::Method(_) => 0,
+        };
         let policy = contenders.get(place).map(|contender| &contender.policy);
         let record = records.get(place).and_then(Option::as_ref);
         let identity = identity(compared, place, options)?;
@@ -226,12 +230,12 @@ pub fn compare(
                 let images = (compared.sweep, Some(options.sweep_images));
                 front(&measure(loaded, policy, images, (&kind, settings), options, watch)?, options)
             }
-            Kind::Selection(_) => of_policy(&all),
-            Kind::FixedBudgets => {
-                let settings = of_policy(&all);
+            Kind::Studied { variant: Variant::Selection(_), .. } => of_policy(&all, place),
+            Kind::Studied { variant: Variant::FixedBudgets, seed, .. } => {
+                let settings = of_policy(&all, place);
                 note(&format!("{kind}: the mean budgets of {} settings", settings.len()));
                 let images = (compared.sweep, Some(options.sweep_images));
-                let leader = Kind::Learned { name: POLICY.to_owned(), seed: 0, place: 0 };
+                let leader = Kind::Learned { name: POLICY.to_owned(), seed, place };
                 let swept = measure(loaded, policy, images, (&leader, settings), options, watch)?;
                 let budgets = |outcome: &Outcome| Setting::TopR(outcome.keep_ratios(&loaded.spec));
                 swept.outcomes.iter().map(budgets).collect()
@@ -258,7 +262,7 @@ pub fn compare(
                 Kind::Method(method) => (*method, 0),
                 Kind::Learned { place, .. } => (Method::Policy, *place),
                 // The studies' own time is that of the policy which leads them.
-                Kind::FixedBudgets | Kind::Selection(_) => continue,
+                Kind::Studied { .. } => continue,
             };
             let policy = contenders.get(place).map(|contender| &contender.policy);
             note(&format!("{kind}: measuring images/s"));
@@ -303,10 +307,13 @@ fn check_names(contenders: &[Contender]) -> Result<()> {
     }
 }
 
-/// What is compared, in order: the rivals follow the policy, and so do the studies of it, last.
+/// What is compared, in order: the rivals follow the policies, and so do the studies of these, last.
 fn kinds(options: &CompareOptions, contenders: &[Contender]) -> Vec<Kind> {
+    let seed = |place: usize| {
+        contenders[..place].iter().filter(|before| before.name == contenders[place].name).count()
+    };
     let learned = |(place, contender): (usize, &Contender)| Kind::Learned {
-        seed: contenders[..place].iter().filter(|before| before.name == contender.name).count(),
+        seed: seed(place),
         name: contender.name.clone(),
         place,
     };
@@ -323,14 +330,20 @@ fn kinds(options: &CompareOptions, contenders: &[Contender]) -> Vec<Kind> {
     }
     let rivals = kinds.iter().take_while(|kind| matches!(kind, Kind::Learned { .. })).count();
     kinds.splice(rivals..rivals, of_name(false));
-    let leads = contenders.first().filter(|first| first.name == POLICY && !first.samples());
-    if let (true, Some(Contender { policy, .. })) =
-        (options.studies && options.methods.contains(&Method::Policy), leads)
-    {
-        kinds.extend(Kind::STUDIES.into_iter().filter(|kind| match kind {
-            Kind::Selection(method) => can_act(*method, &policy.drop_stages()),
-            _ => true,
-        }));
+    let studied = contenders.iter().enumerate().filter(|(_, contender)| {
+        contender.name == POLICY && !contender.samples() && options.methods.contains(&Method::Policy)
+    });
+    let studied: Vec<(usize, &Contender)> = studied.collect();
+    for variant in options.studies.iter().flat_map(|study| study.variants()) {
+        for (place, contender) in &studied {
+            let fits = match variant {
+                Variant::Selection(method) => can_act(*method, &contender.policy.drop_stages()),
+                Variant::FixedBudgets => true,
+            };
+            if fits {
+                kinds.push(Kind::Studied { variant: *variant, seed: seed(*place), place: *place });
+            }
+        }
     }
     kinds
 }
@@ -362,9 +375,9 @@ fn front(swept: &Measured, options: &CompareOptions) -> Vec<Setting> {
     places.into_iter().map(|place| swept.outcomes[hull[place]].setting.clone()).collect()
 }
 
-/// The settings of the policy that is studied, which are among `all`.
-fn of_policy(all: &[(Kind, Measured)]) -> Vec<Setting> {
-    let policy = all.iter().find(|(kind, _)| matches!(kind, Kind::Learned { place: 0, .. }));
+/// The settings of the policy at `place`, which are among `all`.
+fn of_policy(all: &[(Kind, Measured)], place: usize) -> Vec<Setting> {
+    let policy = all.iter().find(|(kind, _)| matches!(kind, Kind::Learned { place: p, .. } if *p == place));
     let outcomes = policy.into_iter().flat_map(|(_, measured)| &measured.outcomes);
     outcomes.map(|outcome| outcome.setting.clone()).collect()
 }

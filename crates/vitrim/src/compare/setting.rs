@@ -1,6 +1,7 @@
 //! Every method with every setting that it is tried with.
 
 use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use vitrim_prune::{LearnedPruner, Policy, Pruner, ReadOut, TomePruner};
@@ -28,43 +29,106 @@ pub enum Kind {
     },
     /// A hand-made method.
     Method(Method),
-    /// The policy's selection, every image with the mean budgets: what adapting to the image is worth.
+    /// A study of the policy.
+    Studied {
+        /// What is changed about it.
+        variant: Variant,
+        /// As the policy's.
+        seed: usize,
+        /// As the policy's.
+        place: usize,
+    },
+}
+
+/// What a study changes about the policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Variant {
+    /// Its selection, every image with its mean budgets.
     FixedBudgets,
-    /// A hand-made selection with the policy's budgets of each image: what the policy's selection is worth.
+    /// A hand-made selection with its budgets of each image.
     Selection(Method),
 }
 
-impl Kind {
-    /// What is studied beside the methods.
-    pub const STUDIES: [Kind; 4] = [
-        Kind::FixedBudgets,
-        Kind::Selection(Method::Random),
-        Kind::Selection(Method::ClsAttention),
-        Kind::Selection(Method::Similarity),
-    ];
+/// A study of the policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Study {
+    /// The policy's selection, every image with the mean budgets: what adapting to the image is worth.
+    FixedBudgets,
+    /// Hand-made selections with the policy's budgets of each image: what the policy's selection is worth.
+    Selection,
+}
 
+impl Study {
+    /// All there are.
+    pub const ALL: [Study; 2] = [Study::FixedBudgets, Study::Selection];
+
+    /// What it measures.
+    pub fn variants(self) -> &'static [Variant] {
+        match self {
+            Study::FixedBudgets => &[Variant::FixedBudgets],
+            Study::Selection => &[
+                Variant::Selection(Method::Random),
+                Variant::Selection(Method::ClsAttention),
+                Variant::Selection(Method::Similarity),
+            ],
+        }
+    }
+}
+
+impl fmt::Display for Study {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Study::FixedBudgets => "fixed-budgets",
+            Study::Selection => "selection",
+        })
+    }
+}
+
+impl FromStr for Study {
+    type Err = VitrimError;
+
+    fn from_str(name: &str) -> Result<Self> {
+        let known = Study::ALL.into_iter().find(|study| study.to_string() == name);
+        known.ok_or_else(|| {
+            let names = Study::ALL.map(|study| study.to_string()).join(", ");
+            VitrimError::Setting(format!("unknown study '{name}'; use one of {names}"))
+        })
+    }
+}
+
+impl Kind {
     /// What it counts as: policies that differ in their seed count as one.
     pub fn group(&self) -> String {
         match self {
             Kind::Learned { name, .. } => name.clone(),
-            other => other.to_string(),
+            Kind::Studied { variant, .. } => variant.to_string(),
+            Kind::Method(method) => method.to_string(),
         }
     }
 
     /// Whether it studies the policy.
     pub fn is_study(&self) -> bool {
-        matches!(self, Kind::FixedBudgets | Kind::Selection(_))
+        matches!(self, Kind::Studied { .. })
     }
 }
 
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.group())?;
         match self {
-            Kind::Learned { name, seed: 0, .. } => f.write_str(name),
-            Kind::Learned { name, seed, .. } => write!(f, "{name}-{}", seed + 1),
-            Kind::Method(method) => method.fmt(f),
-            Kind::FixedBudgets => f.write_str("policy-fixed-budgets"),
-            Kind::Selection(method) => write!(f, "policy-budgets-{method}"),
+            Kind::Learned { seed, .. } | Kind::Studied { seed, .. } if *seed > 0 => {
+                write!(f, "-{}", seed + 1)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Variant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Variant::FixedBudgets => f.write_str("policy-fixed-budgets"),
+            Variant::Selection(method) => write!(f, "policy-budgets-{method}"),
         }
     }
 }

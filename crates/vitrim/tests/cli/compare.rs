@@ -62,6 +62,9 @@ fn every_method_has_a_front_and_a_second_run_goes_on() {
     let moved = [&args[..2], &["model", "--data", "data2"], &args[5..], &["--no-speed"]].concat();
     scratch.run(&moved).refused(&["cmp/policy.json", "give another folder"]);
     std::fs::rename(scratch.path("data2"), scratch.path("data")).unwrap();
+    let study = scratch.run(&[&args[..], &["--studies", "budgets"]].concat());
+    assert_eq!(study.0.status.code(), Some(2), "{}", study.stderr());
+    assert!(study.stderr().contains("use one of fixed-budgets, selection"), "{}", study.stderr());
     let costs = scratch.run(&[&args[..], &["--costs", "1.5"]].concat());
     costs.refused(&["costs 1.5", "between 0 and 1"]);
 }
@@ -117,17 +120,19 @@ fn seeds_and_rivals_stand_beside_each_other() {
     }
     let args = ["compare", "--model", "model", "--data", "data", "--report", "cmp", "--no-speed", "--json"];
     let policies = ["--policy", "run/policy", "--policy", "run-2/policy", "--rival", "gumbel=gates/policy"];
-    let methods = ["--methods", "policy,random", "--costs", "0.99"];
+    let methods = ["--methods", "policy,random", "--costs", "0.99", "--studies", "fixed-budgets"];
     let comparison = &scratch.run(&[&args[..], &policies[..], &methods[..]].concat()).json()[0];
     let named = |list: &serde_json::Value| -> Vec<String> {
         list.as_array().unwrap().iter().map(|method| method["method"].as_str().unwrap().to_owned()).collect()
     };
     let all = named(&comparison["methods"]);
-    assert_eq!(all[..4], ["policy", "policy-2", "gumbel", "random"]);
-    assert_eq!(all[4], "policy-fixed-budgets");
+    let expected =
+        ["policy", "policy-2", "gumbel", "random", "policy-fixed-budgets", "policy-fixed-budgets-2"];
+    assert_eq!(all, expected, "the study asked for, of each seed");
     let at_drop = &comparison["at_drop"][0]["methods"];
-    assert_eq!(named(at_drop)[..3], ["policy", "gumbel", "random"], "seeds count as one");
+    assert_eq!(named(at_drop), ["policy", "gumbel", "random", "policy-fixed-budgets"], "seeds count as one");
     assert_eq!(at_drop[0]["of_seeds"].as_array().unwrap().len(), 2);
+    assert_eq!(at_drop[3]["of_seeds"].as_array().unwrap().len(), 2);
     for name in ["policy", "policy-2", "gumbel"] {
         assert!(scratch.path(&format!("cmp/{name}.json")).is_file(), "{name}");
     }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 use vitrim::Method;
+use vitrim::compare::Study;
 use vitrim::features::FeatureKind;
 use vitrim_data::Corruption;
 use vitrim_vit::Precision;
@@ -138,8 +139,11 @@ pub struct CompareArgs {
     /// Measure only the N settings on either side of each of these costs and drops, not whole fronts.
     #[arg(long, value_name = "N")]
     pub near: Option<NonZeroUsize>,
-    /// Leave out the studies of the policy's budgets and of its selection.
-    #[arg(long)]
+    /// What to study of the policies.
+    #[arg(long, value_delimiter = ',', default_values_t = Study::ALL, value_name = "STUDIES")]
+    pub studies: Vec<Study>,
+    /// Leave the studies out.
+    #[arg(long, conflicts_with = "studies")]
     pub no_studies: bool,
     /// Do not measure images/s.
     #[arg(long)]
