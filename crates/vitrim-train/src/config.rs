@@ -251,7 +251,7 @@ impl TrainConfig {
                     cls_attention: true,
                     pair: true,
                     pair_tokens: true,
-                    context: false,
+                    context: true,
                 },
                 hidden: vec![16, 16],
                 activation: Activation::Gelu,
@@ -301,6 +301,7 @@ impl TrainConfig {
                     position: true,
                     pair: false,
                     pair_tokens: false,
+                    context: false,
                     ..default.actor.observation
                 },
                 hidden: vec![32, 32],

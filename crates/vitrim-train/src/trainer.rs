@@ -5,7 +5,7 @@ use std::time::Instant;
 use burn::module::Module;
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
-use vitrim_prune::policy::BackboneId;
+use vitrim_prune::policy::{BackboneId, PerceptronSpec, PerceptronWeights};
 use vitrim_prune::{ImageKey, LearnedPruner, Policy, Pruner, ReadOut};
 use vitrim_vit::{Backbone, PixelBatch, Site, Taps, Tensors, VitSpec};
 
@@ -409,7 +409,10 @@ fn fresh(config: &TrainConfig, spec: &VitSpec, gate: Option<f32>, device: &Devic
     let slope = config.actor.gate as f32;
     let logit = gate.map_or_else(|| (keep / (1.0 - keep)).ln() as f32, |at| -slope * at);
     let (actor, critic) = (config.actor_spec(spec), config.critic_spec(spec));
-    let mut actor_weights = orthogonal_init(&actor, config.seed, config.actor.head_gain, &[0.0, logit]);
+    // As if they did not see the context, which they learn to look at.
+    let blind = PerceptronSpec { context: false, ..actor.clone() };
+    let mut actor_weights = orthogonal_init(&blind, config.seed, config.actor.head_gain, &[0.0, logit]);
+    actor_weights.context = PerceptronWeights::zeros(&actor).context;
     if gate.is_some() {
         // The logit of p_keep is the second output less the first.
         let unlikeness = actor.scalars + config.actor.observation.first_of_pair();
