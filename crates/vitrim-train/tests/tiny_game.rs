@@ -107,3 +107,21 @@ fn the_same_seed_gives_the_same_policy_and_another_another() {
     config.seed = 1;
     assert_ne!(policy.weights, play(&toy, &config).0.weights);
 }
+
+#[test]
+fn agents_start_blind_to_the_context_and_learn_to_see_it() {
+    let toy = Toy::new(Evidence::Contested);
+    let mut config = default_config();
+    config.updates = 2;
+    config.actor.observation.context = true;
+    let device = DeviceChoice::Cpu.device().unwrap();
+    let start =
+        |config: &TrainConfig| Trainer::new(&toy, id(&toy), None, config, &device).unwrap().policy().weights;
+    let seeing = start(&config);
+    assert!(!seeing.context.is_empty() && seeing.context.iter().all(|weight| *weight == 0.0));
+    let mut blind = config.clone();
+    blind.actor.observation.context = false;
+    assert_eq!(seeing.embedding, start(&blind).embedding, "all else is as without one");
+    let (learned, _) = play(&toy, &config);
+    assert!(learned.weights.context.iter().any(|weight| *weight != 0.0));
+}
