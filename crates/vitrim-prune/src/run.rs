@@ -53,7 +53,7 @@ pub fn run<B: Backbone>(
     pixels: PixelBatch<'_>,
     images: &[ImageKey],
 ) -> Result<Pruned> {
-    run_from(backbone, pruner, backbone.embed(pixels)?, images)
+    rayon::scope(|_| run_from(backbone, pruner, backbone.embed(pixels)?, images))
 }
 
 /// Like [`run`], from a `state` at or before the pruner's first site; at that site, it must carry the
@@ -84,22 +84,25 @@ pub fn run_to_end<B: Backbone>(
     state: &mut B::State,
     images: &[ImageKey],
 ) -> Result<Vec<StageRecord>> {
-    pruner.begin(images);
-    let mut stages = Vec::new();
-    for (stage, (site, taps)) in pruner.sites(backbone.spec()).into_iter().enumerate() {
-        backbone.advance(state, site, taps)?;
-        let reduction = pruner.decide(stage, &backbone.view(state)?)?;
-        backbone.reduce(state, &reduction)?;
-        let view = backbone.view(state)?;
-        stages.push(StageRecord {
-            site,
-            prefix: view.prefix,
-            offsets: view.offsets.to_vec(),
-            origins: view.origins.to_vec(),
-        });
-    }
-    backbone.advance(state, Site::end(backbone.spec()), Taps::NONE)?;
-    Ok(stages)
+    // Entered once, the thread pool then runs every parallel step without a hand-over from outside it.
+    rayon::scope(|_| {
+        pruner.begin(images);
+        let mut stages = Vec::new();
+        for (stage, (site, taps)) in pruner.sites(backbone.spec()).into_iter().enumerate() {
+            backbone.advance(state, site, taps)?;
+            let reduction = pruner.decide(stage, &backbone.view(state)?)?;
+            backbone.reduce(state, &reduction)?;
+            let view = backbone.view(state)?;
+            stages.push(StageRecord {
+                site,
+                prefix: view.prefix,
+                offsets: view.offsets.to_vec(),
+                origins: view.origins.to_vec(),
+            });
+        }
+        backbone.advance(state, Site::end(backbone.spec()), Taps::NONE)?;
+        Ok(stages)
+    })
 }
 
 /// Where a state may wait that all of `pruners` shall start from, and the taps that it must carry there: the first

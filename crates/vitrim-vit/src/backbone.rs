@@ -252,9 +252,9 @@ impl Output {
 /// A Vision Transformer that can be stopped at any [`Site`], looked at, reduced, forked and finished.
 ///
 /// `State: Clone` is what makes complete-prefix credit cheap: fork, advance without pruning, finish.
-pub trait Backbone {
+pub trait Backbone: Sync {
     /// A packed batch somewhere in the network.
-    type State: Clone;
+    type State: Clone + Send;
 
     /// The geometry.
     fn spec(&self) -> &VitSpec;

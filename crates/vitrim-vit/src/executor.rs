@@ -273,9 +273,12 @@ impl CpuBackbone {
     /// # Errors
     /// As [`Backbone::embed`] and [`Backbone::finish`].
     pub fn dense(&self, pixels: PixelBatch<'_>, want: Want) -> Result<Output> {
-        let mut state = self.embed(pixels)?;
-        self.advance(&mut state, Site::end(&self.spec), Taps::NONE)?;
-        self.finish(&state, want)
+        // Entered once, the thread pool then runs every parallel step without a hand-over from outside it.
+        rayon::scope(|_| {
+            let mut state = self.embed(pixels)?;
+            self.advance(&mut state, Site::end(&self.spec), Taps::NONE)?;
+            self.finish(&state, want)
+        })
     }
 
     /// Logits of an unpruned batch, `[B, C]`.
@@ -527,7 +530,6 @@ impl Backbone for CpuBackbone {
             keys: state.taps.keys.as_deref_mut(),
             value_norm: state.taps.value_norm.as_deref_mut(),
         };
-        // Entered once, the thread pool then runs every parallel step without a hand-over from outside it.
         rayon::scope(|_| self.carry(part, &way));
         state.site = to;
         self.profile.share_out(started.elapsed(), &way.profile);

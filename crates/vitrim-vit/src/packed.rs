@@ -1,5 +1,8 @@
 //! The packed batch: all images' survivors back to back, without padding, and how it shrinks.
 
+use rayon::prelude::*;
+use vitrim_kernels::ROW_CHUNK;
+
 use crate::error::{Result, VitError};
 use crate::spec::VitSpec;
 
@@ -97,24 +100,18 @@ impl PackedBatch {
             Sources::Merge { starts, rows, weights } => {
                 let total = starts.len() - 1;
                 let mut tokens = vec![0.0; total * dim];
-                let mut origins = Vec::with_capacity(total);
-                let mut sizes = Vec::with_capacity(total);
-                for (to, out) in tokens.chunks_exact_mut(dim).enumerate() {
-                    let range = starts[to]..starts[to + 1];
-                    let first = rows[range.start];
-                    origins.push(self.origins[first]);
-                    sizes.push(rows[range.clone()].iter().map(|&row| self.sizes[row]).sum());
-                    if range.len() == 1 && weights[range.start] == 1.0 {
-                        out.copy_from_slice(&self.tokens[first * dim..(first + 1) * dim]);
-                        continue;
-                    }
-                    for i in range {
-                        let source = &self.tokens[rows[i] * dim..(rows[i] + 1) * dim];
-                        for (o, s) in out.iter_mut().zip(source) {
-                            *o += weights[i] * s;
+                let sources = |to: usize| starts[to]..starts[to + 1];
+                tokens.par_chunks_mut(ROW_CHUNK * dim).enumerate().for_each(|(chunk, tokens)| {
+                    for (i, out) in tokens.chunks_exact_mut(dim).enumerate() {
+                        for i in sources(chunk * ROW_CHUNK + i) {
+                            let source = &self.tokens[rows[i] * dim..(rows[i] + 1) * dim];
+                            out.iter_mut().zip(source).for_each(|(o, s)| *o += weights[i] * s);
                         }
                     }
-                }
+                });
+                let origins = (0..total).map(|to| self.origins[rows[starts[to]]]).collect();
+                let size = |to| rows[sources(to)].iter().map(|&row| self.sizes[row]).sum();
+                let sizes = (0..total).map(size).collect();
                 self.tokens = tokens;
                 self.origins = origins;
                 self.sizes = sizes;

@@ -180,15 +180,16 @@ impl<'a> Entrant<'a> {
 impl Lane<'_, '_> {
     fn pass(&mut self, (pixels, keys): (PixelBatch<'_>, &[ImageKey])) -> Result<()> {
         let want = Want::answer(self.model.spec());
-        match &mut self.pruner {
-            None => drop(self.model.dense(pixels, want)?),
-            Some(pruner) => {
-                let mut state = self.model.embed(pixels)?;
-                run_to_end(self.model, *pruner, &mut state, keys)?;
-                self.model.finish(&state, want)?;
-            }
-        }
-        Ok(())
+        let Some(pruner) = &mut self.pruner else {
+            self.model.dense(pixels, want)?;
+            return Ok(());
+        };
+        rayon::scope(|_| {
+            let mut state = self.model.embed(pixels)?;
+            run_to_end(self.model, *pruner, &mut state, keys)?;
+            self.model.finish(&state, want)?;
+            Ok(())
+        })
     }
 }
 

@@ -1,11 +1,12 @@
-//! The actor's forward pass over a packed view, without an ML framework.
+//! The actor's forward pass over the agents of an image, without an ML framework.
 
-use rayon::prelude::*;
-use vitrim_kernels::{LayerNorm, Linear, gelu, rows_per_task, tanh};
+use std::borrow::Cow;
+
+use vitrim_kernels::{LayerNorm, Linear, gelu, tanh};
 use vitrim_vit::View;
 
 use crate::policy::actor::{Activation, Observation, PerceptronSpec, PerceptronWeights};
-use crate::policy::pairing::Pairing;
+use crate::policy::pairing::Roles;
 
 /// Epsilon of the parameter-free LayerNorm on the actor's inputs.
 pub const INPUT_NORM_EPS: f32 = 1e-5;
@@ -45,46 +46,23 @@ impl Perceptron {
         &self.spec
     }
 
-    /// Outputs `[A, outputs]` for the agents `rows: [A]` of `view`, with `scalars: [T, spec.scalars]` of all its tokens.
-    pub fn forward(&self, stage: usize, view: &View<'_>, rows: &[usize], scalars: &[f32]) -> Vec<f32> {
-        let h = self.spec.hidden[0];
-        let total = rows.len();
-        let image_bias = self.image_bias(stage, view);
-        let mut image_of = vec![0; view.total()];
-        for b in 0..view.batch() {
-            image_of[view.rows(b)].fill(b);
-        }
-        // Below about 5 us of work, handing it to another thread costs more than it saves.
-        let alone = total as u64 * self.spec.macs_per_agent() < 1 << 20;
-        let per_task = if alone { total.max(1) } else { rows_per_task(total) };
-        let mut outputs = vec![0.0; total * self.spec.outputs];
-        let score = |buffers: &mut [Vec<f32>; 3], (task, out): (usize, &mut [f32])| {
-            let rows = &rows[task * per_task..][..out.len() / self.spec.outputs];
-            let shared = |row: usize| &image_bias[image_of[row] * h..][..h];
-            self.score(view, rows, shared, scalars, buffers, out);
-        };
-        let chunks = per_task * self.spec.outputs;
-        if alone {
-            outputs.chunks_mut(chunks).enumerate().for_each(|chunk| score(&mut Default::default(), chunk));
-        } else {
-            outputs.par_chunks_mut(chunks).enumerate().for_each_init(Default::default, score);
-        }
-        outputs
-    }
-
-    /// Outputs of the agents `rows: [A]`, into `out: [A, outputs]`; `shared(row)` is what a row has in common with its
-    /// image, `[H]`.
-    fn score<'a>(
+    /// Outputs `[A, outputs]` for the agents `rows: [A]` of `view`, all of image `b`, with `scalars: [t, spec.scalars]` of
+    /// all that image's tokens. They stay in `buffers`.
+    pub(super) fn forward<'b>(
         &self,
+        stage: usize,
         view: &View<'_>,
+        b: usize,
         rows: &[usize],
-        shared: impl Fn(usize) -> &'a [f32],
         scalars: &[f32],
-        [tokens, x, y]: &mut [Vec<f32>; 3],
-        out: &mut [f32],
-    ) {
+        buffers: &'b mut Buffers,
+    ) -> &'b [f32] {
         let (d, h, n) = (self.spec.dim, self.spec.hidden[0], self.spec.scalars);
+        let Buffers { tokens, shared, x, y } = buffers;
+        self.shared(stage, view, b, tokens, shared);
         let count = rows.len();
+        let first = view.rows(b).start;
+        let scalars = |row: usize| &scalars[(row - first) * n..][..n];
         tokens.resize(count * d, 0.0);
         for (token, &row) in tokens.chunks_exact_mut(d).zip(rows) {
             match &self.norm {
@@ -95,50 +73,53 @@ impl Perceptron {
         x.resize(count * h, 0.0);
         self.embedding.forward(tokens, x);
         for (x, &row) in x.chunks_exact_mut(h).zip(rows) {
-            x.iter_mut().zip(shared(row)).for_each(|(x, b)| *x += b);
+            x.iter_mut().zip(&*shared).for_each(|(x, b)| *x += b);
             if let (Some(grid), true) = (view.origins[row].grid(), self.spec.positions > 0) {
                 let position = &self.weights.position[grid * h..][..h];
                 x.iter_mut().zip(position).for_each(|(x, p)| *x += p);
             }
-            for (value, weights) in scalars[row * n..(row + 1) * n].iter().zip(self.scalar.chunks_exact(h)) {
+            for (value, weights) in scalars(row).iter().zip(self.scalar.chunks_exact(h)) {
                 x.iter_mut().zip(weights).for_each(|(x, w)| *x += w * value);
             }
         }
-        let (last, hidden) = self.layers.split_last().expect("a perceptron has a head");
         self.activate(x);
+        let (last, hidden) = self.layers.split_last().expect("a perceptron has a head");
         for layer in hidden {
             y.resize(count * layer.outputs(), 0.0);
             layer.forward(x, y);
             self.activate(y);
             std::mem::swap(x, y);
         }
-        last.forward(x, out);
-        for (out, &row) in out.chunks_exact_mut(self.spec.outputs).zip(rows) {
-            let scalars = &scalars[row * n..(row + 1) * n];
+        y.resize(count * self.spec.outputs, 0.0);
+        last.forward(x, y);
+        for (out, &row) in y.chunks_exact_mut(self.spec.outputs).zip(rows) {
             for (o, weights) in out.iter_mut().zip(self.weights.shortcut.chunks_exact(n.max(1))) {
-                *o += weights.iter().zip(scalars).map(|(w, s)| w * s).sum::<f32>();
+                *o += weights.iter().zip(scalars(row)).map(|(w, s)| w * s).sum::<f32>();
             }
         }
+        y
     }
 
-    /// What all agents of an image share, `[B, H]`: bias, stage and context.
-    fn image_bias(&self, stage: usize, view: &View<'_>) -> Vec<f32> {
+    /// What all agents of image `b` share, `[H]`, into `shared`: bias, stage and context. `normed` is working space.
+    fn shared(&self, stage: usize, view: &View<'_>, b: usize, normed: &mut Vec<f32>, shared: &mut Vec<f32>) {
         let (d, h) = (self.spec.dim, self.spec.hidden[0]);
-        let mut shared = self.weights.bias.clone();
+        shared.clone_from(&self.weights.bias);
         if self.spec.stages > 0 {
             let table = &self.weights.stage[stage * h..][..h];
             shared.iter_mut().zip(table).for_each(|(s, t)| *s += t);
         }
-        let mut bias = shared.repeat(view.batch());
         if let Some(layer) = &self.context {
-            let mut context = contexts(view);
-            if let Some(norm) = &self.norm {
-                let raw = context.clone();
-                norm.forward(&raw, &mut context, d);
-            }
-            layer.forward_add(&context, &mut bias);
+            let context = context(view, b);
+            let context = match &self.norm {
+                Some(norm) => {
+                    normed.resize(d, 0.0);
+                    norm.forward(&context, normed, d);
+                    normed
+                }
+                None => &context[..],
+            };
+            layer.forward_add(context, shared);
         }
-        bias
     }
 
     fn activate(&self, x: &mut [f32]) {
@@ -149,65 +130,68 @@ impl Perceptron {
     }
 }
 
+/// What a [`Perceptron`] works in.
+#[derive(Default)]
+pub(super) struct Buffers {
+    tokens: Vec<f32>,
+    shared: Vec<f32>,
+    x: Vec<f32>,
+    y: Vec<f32>,
+}
+
 /// The global state's image-wide part, `[B, D]`: the class token's embedding; without prefix tokens,
 /// the mean of the image's tokens.
 pub fn contexts(view: &View<'_>) -> Vec<f32> {
-    let mut contexts = vec![0.0; view.batch() * view.dim];
-    for (b, context) in contexts.chunks_exact_mut(view.dim).enumerate() {
-        if view.prefix > 0 {
-            context.copy_from_slice(view.token(view.offsets[b]));
-        } else {
-            let rows = view.rows(b);
-            let scale = 1.0 / rows.len().max(1) as f32;
-            for t in rows {
-                context.iter_mut().zip(view.token(t)).for_each(|(c, x)| *c += scale * x);
-            }
-        }
-    }
-    contexts
+    (0..view.batch()).flat_map(|b| context(view, b).into_owned()).collect()
 }
 
-/// The actor's scalar inputs, `[T, n]`, in the order of [`Observation`]'s fields; logarithms are clipped to -4..4.
-/// `pairing` is the stage's, where leaving means merging.
-pub fn scalars(observation: &Observation, view: &View<'_>, pairing: Option<&Pairing>) -> Vec<f32> {
-    let width = observation.scalars();
-    let mut values = vec![0.0; view.total() * width];
-    if width == 0 {
-        return values;
+/// That of image `b`, `[D]`.
+fn context<'v>(view: &View<'v>, b: usize) -> Cow<'v, [f32]> {
+    let rows = view.rows(b);
+    if view.prefix > 0 {
+        return Cow::Borrowed(view.token(rows.start));
     }
-    let mut rest = &mut values[..];
-    let mut images = Vec::with_capacity(view.batch());
-    for b in 0..view.batch() {
-        let (own, after) = rest.split_at_mut(view.rows(b).len() * width);
-        images.push((view.rows(b), own));
-        rest = after;
+    let scale = 1.0 / rows.len().max(1) as f32;
+    let mut mean = vec![0.0; view.dim];
+    for t in rows {
+        mean.iter_mut().zip(view.token(t)).for_each(|(m, x)| *m += scale * x);
     }
-    images.into_par_iter().for_each(|(rows, values)| {
-        let n = rows.len() as f32;
-        let attention_of =
-            |row: usize| view.cls_attention.map_or(0.0, |attention| attention_scalar(attention[row], n));
-        for (row, values) in rows.zip(values.chunks_exact_mut(width)) {
-            if observation.cls_attention {
-                values[0] = attention_of(row);
-            }
-            let Some(pairing) = pairing.filter(|pairing| pairing.may_leave(row)) else { continue };
-            let mut place = observation.first_of_pair();
-            let mut put = |value: f32| {
-                values[place] = value;
-                place += 1;
-            };
-            if observation.pair {
-                put(unlikeness(pairing.similarity[row], 3.0));
-                put(view.sizes[row].ln());
-                put(view.sizes[pairing.partner[row]].ln());
-            }
-            if observation.pair_tokens {
-                put(unlikeness(pairing.token_similarity[row], 1.0));
-                put(attention_of(pairing.partner[row]));
-            }
+    Cow::Owned(mean)
+}
+
+/// The actor's scalar inputs for the tokens of image `b`, `[t, n]`, in the order of [`Observation`]'s fields, into `values`,
+/// where they are 0; logarithms are clipped to -4..4. `roles` are the image's, where leaving means merging.
+pub(super) fn scalars(
+    observation: &Observation,
+    view: &View<'_>,
+    b: usize,
+    roles: Option<&Roles<'_>>,
+    values: &mut [f32],
+) {
+    let rows = view.rows(b);
+    let (first, n) = (rows.start, rows.len() as f32);
+    let attention_of =
+        |row: usize| view.cls_attention.map_or(0.0, |attention| attention_scalar(attention[row], n));
+    for (i, values) in values.chunks_exact_mut(observation.scalars().max(1)).enumerate() {
+        if observation.cls_attention {
+            values[0] = attention_of(first + i);
         }
-    });
-    values
+        let Some(roles) = roles.filter(|roles| roles.may_leave(i)) else { continue };
+        let mut place = observation.first_of_pair();
+        let mut put = |value: f32| {
+            values[place] = value;
+            place += 1;
+        };
+        if observation.pair {
+            put(unlikeness(roles.similarity[i], 3.0));
+            put(view.sizes[first + i].ln());
+            put(view.sizes[roles.partner[i]].ln());
+        }
+        if observation.pair_tokens {
+            put(unlikeness(roles.token_similarity[i], 1.0));
+            put(attention_of(roles.partner[i]));
+        }
+    }
 }
 
 /// `ln(1 - cosine) + shift`, clipped.

@@ -1,13 +1,41 @@
 //! The trained policy as a pruner.
 
+use std::cell::RefCell;
+
+use rayon::prelude::*;
 use vitrim_vit::{Reduction, Site, Taps, View, VitSpec};
 
 use crate::policy::actor::{Departure, Observation, PerceptronSpec};
 use crate::policy::file::Policy;
-use crate::policy::inference::{Perceptron, scalars};
-use crate::policy::pairing::Pairing;
-use crate::policy::read_out::ReadOut;
+use crate::policy::inference::{Buffers, Perceptron, scalars};
+use crate::policy::pairing::{Pairing, Roles, per_image};
+use crate::policy::read_out::{ReadOut, Scored};
 use crate::pruner::{ImageKey, PruneError, Pruner, Result};
+
+thread_local! {
+    /// What a thread scores the agents of an image in.
+    static WORKSPACE: RefCell<Workspace> = RefCell::default();
+}
+
+#[derive(Default)]
+struct Workspace {
+    pairing: [Vec<f32>; 2],
+    agents: Vec<usize>,
+    actor: Buffers,
+}
+
+/// An image of a stage and what is to be found out of its t tokens.
+struct Image<'a> {
+    b: usize,
+    /// `[t]`.
+    logits: &'a mut [f32],
+    /// `[t, n]`.
+    scalars: &'a mut [f32],
+    /// Where leaving means merging.
+    roles: Option<Roles<'a>>,
+    /// `[t]`, or empty where nobody asked.
+    kept: &'a mut [bool],
+}
 
 /// Scores every agent with the actor and reads decisions out of its probabilities.
 pub struct LearnedPruner {
@@ -86,22 +114,66 @@ impl LearnedPruner {
     /// # Errors
     /// If the view lacks what was asked for.
     pub fn decision(&self, stage: usize, view: &View<'_>) -> Result<Decision> {
-        let pairing = match self.departure {
+        self.decide_each(stage, view, &mut [])
+    }
+
+    /// The decision; who stays by the read-out goes to `kept: [T]`, unless that is empty. Images do not see each other:
+    /// one thread carries each through all steps.
+    fn decide_each(&self, stage: usize, view: &View<'_>, kept: &mut [bool]) -> Result<Decision> {
+        let keys = match self.departure {
             Departure::Drop => None,
-            Departure::Merge => Some(Pairing::of(view, self.observation.pair_tokens).ok_or_else(|| {
+            Departure::Merge => Some(view.keys.ok_or_else(|| {
                 PruneError::KeepProfile("a policy that merges needs a view that carries keys".into())
             })?),
         };
-        let scalars = scalars(&self.observation, view, pairing.as_ref());
-        let mut decision = Decision { logits: vec![f32::INFINITY; view.total()], scalars, pairing };
-        let patches = (0..view.batch()).flat_map(|b| view.patch_rows(b));
-        let has_choice = |t: &usize| decision.pairing.as_ref().is_none_or(|pairing| pairing.may_leave(*t));
-        let agents: Vec<usize> = patches.filter(has_choice).collect();
-        let outputs = self.actor.forward(stage, view, &agents, &decision.scalars);
-        for (&t, o) in agents.iter().zip(outputs.chunks_exact(2)) {
-            decision.logits[t] = o[1] - o[0];
-        }
+        let (total, width) = (view.total(), self.observation.scalars());
+        let mut decision = Decision {
+            logits: vec![f32::INFINITY; total],
+            scalars: vec![0.0; total * width],
+            pairing: keys.map(|_| Pairing::of_none(total, self.observation.pair_tokens)),
+        };
+        let roles: Vec<Option<Roles<'_>>> = match &mut decision.pairing {
+            Some(pairing) => pairing.images(view).into_iter().map(Some).collect(),
+            None => (0..view.batch()).map(|_| None).collect(),
+        };
+        let logits = per_image(view.offsets, 1, &mut decision.logits);
+        let scalars = per_image(view.offsets, width, &mut decision.scalars);
+        let kept = per_image(view.offsets, usize::from(!kept.is_empty()), kept);
+        let images = logits.zip(scalars).zip(roles).zip(kept).enumerate();
+        let images =
+            images.map(|(b, (((logits, scalars), roles), kept))| Image { b, logits, scalars, roles, kept });
+        images.collect::<Vec<_>>().into_par_iter().for_each(|image| {
+            WORKSPACE.with_borrow_mut(|workspace| self.decide_one(stage, view, keys, image, workspace));
+        });
         Ok(decision)
+    }
+
+    fn decide_one(
+        &self,
+        stage: usize,
+        view: &View<'_>,
+        keys: Option<&[f32]>,
+        mut image: Image<'_>,
+        Workspace { pairing, agents, actor }: &mut Workspace,
+    ) {
+        let b = image.b;
+        if let (Some(roles), Some(keys)) = (&mut image.roles, keys) {
+            roles.deal(view, keys, pairing);
+        }
+        let roles = image.roles.as_ref();
+        scalars(&self.observation, view, b, roles, image.scalars);
+        let first = view.rows(b).start;
+        agents.clear();
+        agents
+            .extend(view.patch_rows(b).filter(|row| roles.is_none_or(|roles| roles.may_leave(row - first))));
+        let outputs = self.actor.forward(stage, view, b, agents, image.scalars, actor);
+        for (row, o) in agents.iter().zip(outputs.chunks_exact(2)) {
+            image.logits[row - first] = o[1] - o[0];
+        }
+        if !image.kept.is_empty() {
+            let scored = Scored { stage, view, b, key: self.images.get(b).copied(), logits: image.logits };
+            self.read_out.keep(&self.spec, &scored, image.kept);
+        }
     }
 }
 
@@ -120,8 +192,8 @@ impl Pruner for LearnedPruner {
     }
 
     fn decide(&mut self, stage: usize, view: &View<'_>) -> Result<Reduction> {
-        let decision = self.decision(stage, view)?;
-        let kept = self.read_out.kept(&self.spec, stage, view, &decision.logits, &self.images);
+        let mut kept = vec![true; view.total()];
+        let decision = self.decide_each(stage, view, &mut kept)?;
         Ok(decision.reduction(view, &kept))
     }
 

@@ -4,7 +4,8 @@
 //! that are like each other cannot both leave into the other, so that roles are dealt out before anybody acts:
 //! from the most alike pair to the least, one may leave and the other has to stay for it.
 
-use rayon::prelude::*;
+use std::ops::Range;
+
 use vitrim_kernels::{Linear, centred_cosine, greatest_of_rows, greatest_sum, normalise_rows};
 use vitrim_vit::View;
 
@@ -20,44 +21,80 @@ pub struct Pairing {
 }
 
 impl Pairing {
-    /// Deals the roles by the cosine of `view`'s keys (mean over heads, as ToMe has it). `None` where the view carries
-    /// no keys. `tokens`: whether the tokens themselves shall be compared, too.
-    pub fn of(view: &View<'_>, tokens: bool) -> Option<Self> {
-        let keys = view.keys?;
-        let width = keys.len() / view.total().max(1);
-        let mut pairing = Pairing {
-            partner: (0..view.total()).collect(),
-            similarity: vec![0.0; view.total()],
-            token_similarity: Vec::new(),
-        };
-        let mut rest = (&mut pairing.partner[..], &mut pairing.similarity[..]);
-        let mut images = Vec::with_capacity(view.batch());
-        for b in 0..view.batch() {
-            let (partner, after) = rest.0.split_at_mut(view.rows(b).len());
-            let (similarity, last) = rest.1.split_at_mut(view.rows(b).len());
-            rest = (after, last);
-            images.push((view.patch_rows(b), &mut partner[view.prefix..], &mut similarity[view.prefix..]));
+    /// `total` rows that have to stay, all of them. `tokens`: whether the tokens themselves shall be compared, too.
+    pub(super) fn of_none(total: usize, tokens: bool) -> Self {
+        Pairing {
+            partner: (0..total).collect(),
+            similarity: vec![0.0; total],
+            token_similarity: vec![0.0; if tokens { total } else { 0 }],
         }
-        images.into_par_iter().for_each_init(Default::default, |buffers, (rows, partner, similarity)| {
-            cosines(&keys[rows.start * width..rows.end * width], width, buffers);
-            let leaving = deal(&buffers[1], rows.len());
-            for (i, (to, s)) in leaving.into_iter().enumerate().filter_map(|(i, l)| Some((i, l?))) {
-                (partner[i], similarity[i]) = (rows.start + to, s);
-            }
+    }
+
+    /// The roles of each image of `view`, to be dealt.
+    pub(super) fn images<'p>(&'p mut self, view: &View<'_>) -> Vec<Roles<'p>> {
+        let tokens = usize::from(!self.token_similarity.is_empty());
+        let partners = per_image(view.offsets, 1, &mut self.partner);
+        let similarities = per_image(view.offsets, 1, &mut self.similarity);
+        let token_similarities = per_image(view.offsets, tokens, &mut self.token_similarity);
+        let images = partners.zip(similarities).zip(token_similarities).enumerate();
+        let roles = images.map(|(b, ((partner, similarity), token_similarity))| Roles {
+            rows: view.rows(b),
+            prefix: view.prefix,
+            partner,
+            similarity,
+            token_similarity,
         });
-        if tokens {
-            let similarity = |(row, &partner): (usize, &usize)| match partner == row {
-                true => 0.0,
-                false => centred_cosine(view.token(row), view.token(partner)),
-            };
-            pairing.token_similarity = pairing.partner.par_iter().enumerate().map(similarity).collect();
-        }
-        Some(pairing)
+        roles.collect()
     }
 
     /// Whether row `t` may leave.
     pub fn may_leave(&self, t: usize) -> bool {
         self.partner[t] != t
+    }
+}
+
+/// `values: [T, width]` of the rows of images that start at `offsets: [B + 1]`, image by image.
+pub(super) fn per_image<'v, T>(
+    offsets: &[usize],
+    width: usize,
+    values: &'v mut [T],
+) -> impl Iterator<Item = &'v mut [T]> {
+    let mut rest = values;
+    offsets.windows(2).map(move |image| {
+        let (own, others) = std::mem::take(&mut rest).split_at_mut((image[1] - image[0]) * width);
+        rest = others;
+        own
+    })
+}
+
+/// The roles of one image's `rows`, as a [`Pairing`] has them.
+pub(super) struct Roles<'p> {
+    rows: Range<usize>,
+    prefix: usize,
+    pub partner: &'p mut [usize],
+    pub similarity: &'p mut [f32],
+    pub token_similarity: &'p mut [f32],
+}
+
+impl Roles<'_> {
+    /// Deals them by the cosine of `keys: [T, head_dim]`, all of `view`'s (the mean over heads, as ToMe has it).
+    pub fn deal(&mut self, view: &View<'_>, keys: &[f32], buffers: &mut [Vec<f32>; 2]) {
+        let (first, width) = (self.rows.start + self.prefix, keys.len() / view.total().max(1));
+        let patches = first..self.rows.end;
+        cosines(&keys[patches.start * width..patches.end * width], width, buffers);
+        let leaving = deal(&buffers[1], patches.len());
+        for (i, (to, cosine)) in leaving.into_iter().enumerate().filter_map(|(i, l)| Some((i, l?))) {
+            let own = self.prefix + i;
+            (self.partner[own], self.similarity[own]) = (first + to, cosine);
+            if !self.token_similarity.is_empty() {
+                self.token_similarity[own] = centred_cosine(view.token(first + i), view.token(first + to));
+            }
+        }
+    }
+
+    /// Whether the image's own `i`-th row may leave.
+    pub fn may_leave(&self, i: usize) -> bool {
+        self.partner[i] != self.rows.start + i
     }
 }
 

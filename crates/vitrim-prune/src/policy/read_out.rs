@@ -5,7 +5,7 @@ use vitrim_vit::{View, VitSpec};
 
 use crate::keyed::uniform;
 use crate::pruner::ImageKey;
-use crate::ranking::{at_least_kept, top_kept};
+use crate::ranking::rank;
 
 /// A deterministic or random rule from p_keep to keep or prune.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -28,38 +28,50 @@ pub enum ReadOut {
     },
 }
 
+/// An image's tokens at a stage.
+pub(crate) struct Scored<'a> {
+    pub stage: usize,
+    pub view: &'a View<'a>,
+    /// Which image of the view.
+    pub b: usize,
+    pub key: Option<ImageKey>,
+    /// Of p_keep, `[t]`: prefix rows are ignored, infinite ones always stay.
+    pub logits: &'a [f32],
+}
+
 impl ReadOut {
-    /// Who stays at `stage`, `[T]`, for logits of p_keep, `[T]` (prefix rows ignored; infinite ones always stay).
-    pub(crate) fn kept(
-        &self,
-        spec: &VitSpec,
-        stage: usize,
-        view: &View<'_>,
-        logits: &[f32],
-        images: &[ImageKey],
-    ) -> Vec<bool> {
-        let at_least = spec.min_patch_tokens();
+    /// Who stays, into `kept: [t]`.
+    pub(crate) fn keep(&self, spec: &VitSpec, image: &Scored<'_>, kept: &mut [bool]) {
+        let &Scored { stage, view, b, key, logits } = image;
+        let (prefix, at_least) = (view.prefix, spec.min_patch_tokens());
+        kept.fill(true);
         match self {
             ReadOut::Sample { seed } => {
-                let mut flags = vec![true; view.total()];
-                for (b, image) in images.iter().enumerate() {
-                    for row in view.patch_rows(b) {
-                        let token = view.origins[row].grid().unwrap_or(usize::MAX) as u64;
-                        flags[row] =
-                            uniform(&[*seed, *image, stage as u64, token]) < keep_probability(logits[row]);
-                    }
+                let Some(key) = key else { return };
+                let first = view.rows(b).start;
+                for i in prefix..kept.len() {
+                    let token = view.origins[first + i].grid().unwrap_or(usize::MAX) as u64;
+                    let drawn = uniform(&[*seed, key, stage as u64, token]);
+                    kept[i] = drawn < keep_probability(logits[i]);
                 }
-                at_least_kept(view, logits, flags, at_least)
             }
             ReadOut::Threshold { threshold } => {
-                let stays = |l: &f32| *l == f32::INFINITY || keep_probability(*l) > *threshold;
-                at_least_kept(view, logits, logits.iter().map(stays).collect(), at_least)
+                for (kept, l) in kept.iter_mut().zip(logits).skip(prefix) {
+                    *kept = *l == f32::INFINITY || keep_probability(*l) > *threshold;
+                }
             }
             ReadOut::TopR { keep } => {
                 let count = (keep[stage] * spec.num_patches() as f64).round() as usize;
-                let mut flags = top_kept(view, logits, |_| count.max(at_least));
-                flags.iter_mut().zip(logits).for_each(|(kept, l)| *kept |= *l == f32::INFINITY);
-                flags
+                let behind = rank(prefix..logits.len(), logits).into_iter().skip(count.max(at_least));
+                behind.for_each(|i| kept[i] = logits[i] == f32::INFINITY);
+            }
+        }
+        // Where the network needs more, those stay that are likeliest to.
+        let staying = kept[prefix..].iter().filter(|kept| **kept).count();
+        for _ in staying..at_least {
+            let leaving = (prefix..kept.len()).filter(|&i| !kept[i]);
+            if let Some(i) = leaving.max_by(|&i, &j| logits[i].total_cmp(&logits[j]).then(j.cmp(&i))) {
+                kept[i] = true;
             }
         }
     }
