@@ -1,6 +1,8 @@
 //! The trained policy as a pruner.
 
 use std::cell::RefCell;
+use std::hint;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rayon::prelude::*;
 use vitrim_vit::{Reduction, Site, Taps, View, VitSpec};
@@ -142,9 +144,15 @@ impl LearnedPruner {
         let images = logits.zip(scalars).zip(roles).zip(kept).enumerate();
         let images =
             images.map(|(b, (((logits, scalars), roles), kept))| Image { b, logits, scalars, roles, kept });
-        images.collect::<Vec<_>>().into_par_iter().for_each(|image| {
-            WORKSPACE.with_borrow_mut(|workspace| self.decide_one(stage, view, keys, image, workspace));
-        });
+        let images: Vec<_> = images.collect();
+        let decide_one = |image| {
+            WORKSPACE.with_borrow_mut(|workspace| self.decide_one(stage, view, keys, image, workspace))
+        };
+        if images.len() > 1 {
+            images.into_par_iter().for_each(decide_one);
+        } else {
+            while_others_wait(|| images.into_iter().for_each(decide_one));
+        }
         Ok(decision)
     }
 
@@ -175,6 +183,29 @@ impl LearnedPruner {
             self.read_out.keep(&self.spec, &scored, image.kept);
         }
     }
+}
+
+/// Does `work`, too short to be shared, while the other threads of the pool spin: they would fall asleep, and have to be
+/// woken for the block that follows.
+fn while_others_wait<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    struct Raised<'a>(&'a AtomicBool);
+    impl Drop for Raised<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    let done = AtomicBool::new(false);
+    rayon::scope(|scope| {
+        let _raised = Raised(&done);
+        for _ in 1..rayon::current_num_threads() {
+            scope.spawn(|_| {
+                while !done.load(Ordering::Relaxed) {
+                    hint::spin_loop();
+                }
+            });
+        }
+        work()
+    })
 }
 
 impl Pruner for LearnedPruner {
