@@ -247,6 +247,33 @@ fn somebody_stays_where_the_network_needs_it() {
 }
 
 #[test]
+fn an_image_alone_is_decided_as_in_a_batch() {
+    for class_token in [true, false] {
+        let spec = spec(class_token);
+        let (model, pixels) = (backbone(&spec), pixels(&spec, 4));
+        let image = pixels.len() / 4;
+        for observation in [FULL, MERGING_BY_TOKENS] {
+            let policy =
+                policy(&spec, Observation { cls_attention: class_token, ..observation }, Activation::Tanh);
+            for read_out in [ReadOut::Threshold { threshold: 0.5 }, ReadOut::Sample { seed: 7 }] {
+                let mut pruner = LearnedPruner::new(&spec, &policy).with_read_out(read_out);
+                let together = run(&model, &mut pruner, PixelBatch::new(&pixels, 4), &[3, 1, 4, 2]).unwrap();
+                for (b, key) in [3, 1, 4, 2].into_iter().enumerate() {
+                    let pixels = PixelBatch::new(&pixels[b * image..(b + 1) * image], 1);
+                    // Whatever the pool has to keep awake meanwhile.
+                    let pool = rayon::ThreadPoolBuilder::new().num_threads(1 + b).build().unwrap();
+                    let alone = pool.install(|| run(&model, &mut pruner, pixels, &[key])).unwrap();
+                    assert_eq!(alone.answer.row(0), together.answer.row(b));
+                    for (alone, together) in alone.stages.iter().zip(&together.stages) {
+                        assert_eq!(alone.grid_positions(0), together.grid_positions(b));
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn one_patch_token_works() {
     let spec = spec(true).with_img_size([16, 16]);
     let model = backbone(&spec);

@@ -120,6 +120,8 @@ struct Way {
     to: Site,
     /// Rows of a part at most.
     rows: usize,
+    /// Threads there are for each image.
+    threads: usize,
     /// Of all parts.
     profile: Profile,
 }
@@ -364,6 +366,7 @@ impl CpuBackbone {
                 precision: self.precision,
                 key_bias: part.key_bias,
                 cls_attention: part.cls_attention.as_deref_mut().filter(|_| last),
+                threads: way.threads,
                 ..AttentionOptions::default()
             };
             self.attention.forward(qkv, part.offsets, attended, options);
@@ -510,9 +513,14 @@ impl Backbone for CpuBackbone {
         state.site.check_forward(to, &self.spec)?;
         let started = Instant::now();
         let packed = &mut state.packed;
-        let total = packed.total();
-        let rows = total.div_ceil(PARTS_PER_THREAD * rayon::current_num_threads());
-        let way = Way { from: state.site, to, rows: rows.min(PART_ROWS), profile: Profile::default() };
+        let (total, threads) = (packed.total(), rayon::current_num_threads());
+        let way = Way {
+            from: state.site,
+            to,
+            rows: total.div_ceil(PARTS_PER_THREAD * threads).min(PART_ROWS),
+            threads: (threads / packed.batch().max(1)).max(1),
+            profile: Profile::default(),
+        };
         if way.attends() {
             let tap = |wanted: bool, width: usize| wanted.then(|| vec![0.0; total * width]);
             state.taps = AttentionTaps {

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::marker::PhantomData;
+use std::ops::Range;
 
 use crate::elementwise::{exp_row, greatest_of};
 use crate::linear::panels::{Line, Panels, floats, words_mut, words_of};
@@ -76,7 +77,7 @@ pub(super) struct Places<'a> {
     borrowed: PhantomData<&'a mut [f32]>,
 }
 
-// SAFETY: what it is asked for is disjoint (see `Places::head`), whichever thread asks.
+// SAFETY: what it is asked for is disjoint (see `Places::head` and `Places::tap`), whichever thread asks.
 unsafe impl Sync for Places<'_> {}
 
 impl<'a> Places<'a> {
@@ -95,34 +96,26 @@ impl<'a> Places<'a> {
         unsafe { Strided::new(self.out.add(start * row), n, row, first, width) }
     }
 
-    /// The channels of `head`, of `width` each, in rows `start .. start + n`, and its `[n]` taps or none.
+    /// The `[n]` taps of `head` of `heads` in the image whose rows are `start .. start + n`, or none.
     ///
     /// # Safety
-    /// The rows are among the T, and nobody asks for the same head of one of them again.
-    pub unsafe fn head(
-        &self,
-        start: usize,
-        n: usize,
-        head: usize,
-        width: usize,
-        heads: usize,
-    ) -> (Strided, &'a mut [f32]) {
-        // SAFETY: the rows are there, and the head's channels in them this caller's alone.
-        let out = unsafe { self.channels(start, n, heads * width, head * width, width) };
+    /// The rows are among the T, and nobody asks for the same head of the same image again.
+    pub unsafe fn tap(&self, start: usize, n: usize, head: usize, heads: usize) -> &'a mut [f32] {
         if !self.tapped {
-            return (out, &mut []);
+            return &mut [];
         }
         // SAFETY: an image's taps lie where its rows would, `heads` values each, and the head's among them.
-        let taps = unsafe { std::slice::from_raw_parts_mut(self.taps.add(start * heads + head * n), n) };
-        (out, taps)
+        unsafe { std::slice::from_raw_parts_mut(self.taps.add(start * heads + head * n), n) }
     }
 }
 
-/// One head over `n` tokens.
+/// Some queries of one head over `n` tokens.
 pub(super) struct Head<'a> {
     /// `[n, stride]` from the head's first query channel on: queries, keys `part` further, values twice that.
     pub qkv: &'a [f32],
     pub n: usize,
+    /// Which of the tokens ask.
+    pub queries: Range<usize>,
     pub stride: usize,
     pub part: usize,
     pub head_dim: usize,
@@ -130,8 +123,10 @@ pub(super) struct Head<'a> {
     pub layout: Layout,
     /// `[n]`: added to every query's scores.
     pub key_bias: Option<&'a [f32]>,
+    /// The rows of the queries.
     pub out: Strided,
-    /// `[n]` or empty: what row 0 attends to, or what each token receives on average.
+    /// `[n]` or empty: what row 0 attends to, where it is among the queries, or what each token receives of all of them on
+    /// average.
     pub tap: &'a mut [f32],
     pub class_token: bool,
     pub scratch: &'a mut Scratch,
@@ -165,11 +160,13 @@ impl Kernel for Head<'_> {
 
         // Scores lie in rows of whole vectors; their probabilities multiply the values.
         let stride = keys.padded_columns::<S>();
-        let block = (SCORE_BYTES / (4 * stride)).max(S::MR).min(n.next_multiple_of(S::MR)) / S::MR * S::MR;
+        let queries = self.queries.clone();
+        let all = queries.len().next_multiple_of(S::MR);
+        let block = (SCORE_BYTES / (4 * stride)).max(S::MR).min(all) / S::MR * S::MR;
         self.scratch.scores.resize(block * stride, 0);
         self.scratch.scales.resize(block, 0.0);
-        for first in (0..n).step_by(block) {
-            let rows = block.min(n - first);
+        for first in queries.clone().step_by(block) {
+            let rows = block.min(queries.end - first);
             if pairs {
                 self.block::<S, Bf16>(s, keys, values, first, rows, steps);
             } else {
@@ -180,14 +177,15 @@ impl Kernel for Head<'_> {
 }
 
 impl Head<'_> {
-    /// Rounds keys, then queries, to bf16 words, `[n, steps]` each.
+    /// Rounds keys, then queries (those that ask), to bf16 words, `[n, steps]` each.
     #[inline(always)]
     fn round<S: Simd>(&mut self, s: S, steps: usize) {
         let (n, d) = (self.n, self.head_dim);
         self.scratch.rounded.resize(2 * n * steps, 0);
         let (keys, queries) = self.scratch.rounded.split_at_mut(n * steps);
-        for (rounded, part) in [(keys, self.part), (queries, 0)] {
-            for (t, row) in rounded.chunks_exact_mut(steps).enumerate() {
+        for (rounded, part, tokens) in [(keys, self.part, 0..n), (queries, 0, self.queries.clone())] {
+            let rows = rounded.chunks_exact_mut(steps).enumerate().take(tokens.end).skip(tokens.start);
+            for (t, row) in rows {
                 row[steps - 1] = 0;
                 convert_row(s, &self.qkv[t * self.stride + part..][..d], &mut halves_mut(row)[..d]);
             }
@@ -264,7 +262,7 @@ impl Head<'_> {
                 }
                 for i in 0..count {
                     let scale = s.splat(self.scratch.scales[row + i]);
-                    let out = &mut self.out.row(first + row + i)[panel.column..];
+                    let out = &mut self.out.row(first - self.queries.start + row + i)[panel.column..];
                     let end = out.len().min(width);
                     let sums = &floats(&tile)[i * width..][..end];
                     for (out, sum) in out[..end].chunks_mut(S::LANES).zip(sums.chunks(S::LANES)) {

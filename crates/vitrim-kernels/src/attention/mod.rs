@@ -48,6 +48,9 @@ pub struct AttentionOptions<'a> {
     pub key_bias: Option<&'a [f32]>,
     /// `[T]`, filled as [`AttentionTaps::cls_attention`] says.
     pub cls_attention: Option<&'a mut [f32]>,
+    /// Threads that have nothing else to do, this one among them: where they outnumber the heads, or the last of
+    /// those would leave some of them idle, a head's queries are cut.
+    pub threads: usize,
 }
 
 impl Default for AttentionOptions<'_> {
@@ -57,6 +60,7 @@ impl Default for AttentionOptions<'_> {
             level: Level::current(),
             key_bias: None,
             cls_attention: None,
+            threads: 1,
         }
     }
 }
@@ -74,7 +78,7 @@ impl Attention {
     /// If a length does not match, or the processor lacks the level.
     pub fn forward(&self, qkv: &[f32], offsets: &[usize], out: &mut [f32], options: AttentionOptions<'_>) {
         let (dim, d) = (self.dim(), self.head_dim);
-        let AttentionOptions { precision, level, key_bias, cls_attention } = options;
+        let AttentionOptions { precision, level, key_bias, cls_attention, threads } = options;
         assert!(offsets.is_sorted(), "offsets ascend");
         let base = offsets[0];
         let total = offsets[offsets.len() - 1] - base;
@@ -83,21 +87,31 @@ impl Attention {
         let layout = layout(precision, level);
         let mut received = vec![0.0; if cls_attention.is_some() { total * self.heads } else { 0 }];
 
-        // One task an image and head, by number: a list of them would be allocated for each block.
+        // One task an image, head and share of its queries, by number: a list of them would be allocated for each block.
+        let (heads, images) = (self.heads, offsets.len() - 1);
+        let whole = cls_attention.is_some() && !self.class_token;
+        let shares = if whole { 1 } else { shares(images * heads, threads) };
         let places = Places::new(out, &mut received);
-        (0..(offsets.len() - 1) * self.heads).into_par_iter().for_each(|task| {
-            let (image, head) = (task / self.heads, task % self.heads);
+        (0..images * heads * shares).into_par_iter().for_each(|task| {
+            let (image, head, share) = (task / (heads * shares), task / shares % heads, task % shares);
             let (start, n) = (offsets[image] - base, offsets[image + 1] - offsets[image]);
-            if n == 0 {
+            let queries = share * n / shares..(share + 1) * n / shares;
+            if queries.is_empty() {
                 return;
             }
             // SAFETY: both buffers are borrowed until the tasks are done; images ascend within them, as asserted
-            // above, so that no other image has these rows, nor another head these channels.
-            let (out, tap) = unsafe { places.head(start, n, head, d, self.heads) };
+            // above, so that no other image has these rows, nor another head these channels, nor another share these
+            // queries; what writes the taps is the share that has the class token, or the only one.
+            let (out, tap) = unsafe {
+                let rows = (start + queries.start, queries.len());
+                let out = places.channels(rows.0, rows.1, dim, head * d, d);
+                (out, if queries.start == 0 { places.tap(start, n, head, heads) } else { &mut [] })
+            };
             SCRATCH.with_borrow_mut(|scratch| {
                 let head = Head {
                     qkv: &qkv[start * 3 * dim + head * d..(start + n) * 3 * dim],
                     n,
+                    queries,
                     stride: 3 * dim,
                     part: dim,
                     head_dim: d,
@@ -208,6 +222,13 @@ impl Attention {
     }
 }
 
+/// In how many shares the queries of each of `heads` are cut, for `threads` to be done soonest: packing a head's keys and
+/// values, which each share does anew, takes about a tenth of a head's time.
+fn shares(heads: usize, threads: usize) -> usize {
+    let time = |shares: &usize| (heads * shares).div_ceil(threads) * (10 + shares) * 840 / shares;
+    (1..=8).min_by_key(time).expect("there is one to begin with")
+}
+
 /// How queries, keys, probabilities and values lie: see [`AttentionOptions::precision`].
 fn layout(precision: Precision, level: Level) -> Layout {
     // Scores and probabilities in 8 bits would need scales of their own for what is a tenth of the work.
@@ -236,6 +257,15 @@ mod tests {
     }
 
     #[test]
+    fn queries_are_cut_where_heads_do_not_go_round() {
+        assert_eq!(
+            [(6, 1), (6, 2), (12, 4), (3, 2), (6, 4), (6, 12)].map(|(h, t)| shares(h, t)),
+            [1, 1, 1, 2, 2, 2]
+        );
+        assert!(shares(3, 16) >= 5, "nobody is left idle");
+    }
+
+    #[test]
     fn only_pairs_are_worth_rounding() {
         use Level::{Avx2, Avx512, Avx512Bf16Vnni, Avx512Vnni, Scalar};
         for precision in [Precision::Bf16, Precision::Int8] {
@@ -249,7 +279,7 @@ mod tests {
         #[test]
         fn equals_the_reference(
             lengths in proptest::collection::vec(0usize..60, 1..5), heads in 1usize..4, d in 1usize..40,
-            class_token: bool, biased: bool, base in 0usize..3, seed: u64,
+            class_token: bool, biased: bool, base in 0usize..3, threads in 1usize..9, seed: u64,
         ) {
             let attention = Attention { heads, head_dim: d, class_token };
             let dim = heads * d;
@@ -269,7 +299,18 @@ mod tests {
                     level,
                     key_bias: biased.then_some(&bias),
                     cls_attention: Some(&mut tap),
+                    threads,
                 });
+                if threads > 1 {
+                    let mut alone = vec![f32::NAN; total * dim];
+                    attention.forward(&qkv, &placed, &mut alone, AttentionOptions {
+                        precision,
+                        level,
+                        key_bias: biased.then_some(&bias),
+                        ..AttentionOptions::default()
+                    });
+                    prop_assert_eq!(&alone, &out, "whoever shares the queries");
+                }
                 let layout = layout(precision, level);
                 let qkv = rounded(&qkv, layout);
                 for image in offsets.windows(2) {

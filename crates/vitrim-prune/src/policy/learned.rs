@@ -242,3 +242,21 @@ impl Pruner for LearnedPruner {
         spec.macs_per_image() + spec.macs_per_agent() * tokens as u64 + pairing
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+
+    #[test]
+    fn others_wait_no_longer_than_the_work_takes() {
+        for threads in 1..4 {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            assert_eq!(pool.install(|| while_others_wait(|| 7)), 7);
+            let work = AssertUnwindSafe(|| pool.install(|| while_others_wait(|| panic!("at work"))));
+            let failed = catch_unwind(work);
+            assert!(failed.is_err(), "it comes back, and says so");
+        }
+    }
+}
