@@ -55,7 +55,7 @@ shift:
             --policy runs/cifar-0/policy --max-drop 1 --methods policy --no-speed --corrupt $corruption
     done
 
-# The bundled backbone, from scratch: over an hour on two cores.
+# The bundled backbone, from scratch: three quarters of an hour to two hours on two cores.
 backbone:
     cargo run --release -- pretrain --preset scenes --data scenes --weights bf16 --threads 2 --out runs/backbone
 
