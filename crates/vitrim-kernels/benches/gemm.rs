@@ -9,7 +9,9 @@ use rayon::prelude::*;
 use rten_gemm::{GemmExecutor, GemmInputA, GemmInputB, GemmOptions};
 use rten_tensor::NdTensorView;
 use vitrim_kernels::reference::values;
-use vitrim_kernels::{Level, Linear, Packing, Precision, fma_peak, rows_per_task};
+use vitrim_kernels::{
+    Level, Linear, Output, Packing, Precision, ROW_CHUNK, RowBuffer, fma_peak, rows_per_task,
+};
 
 /// (rows, inputs, outputs): QKV, projection, MLP in and out of DeiT-S at batch 1 and 32.
 const SHAPES: [(usize, usize, usize); 8] = [
@@ -83,6 +85,33 @@ fn rten<const THREADS: usize>(bencher: Bencher, shape: (usize, usize, usize)) {
         };
         if THREADS == 1 { alone.install(|| run(&GemmExecutor::new(), y)) } else { run(&gemm, y) }
     });
+}
+
+/// The MLPs of a model's twelve blocks, `width` wide, over the tokens of two images of 197 a thread: weights that no cache
+/// holds, as in a forward pass. The threads are half a pass apart.
+#[divan::bench(args = [384, 768], consts = [1, 2])]
+fn mlps<const THREADS: usize>(bencher: Bencher, width: usize) {
+    const BLOCKS: usize = 12;
+    const ROWS: usize = 394;
+    let layer = |outputs: usize, inputs: usize| {
+        Linear::new(&draw(outputs * inputs), Some(&draw(outputs)), outputs, inputs)
+    };
+    let blocks: Vec<_> = (0..BLOCKS).map(|_| (layer(4 * width, width), layer(width, 4 * width))).collect();
+    let chunk = ROWS.div_ceil(ROWS.div_ceil(ROW_CHUNK)) * width;
+    let x = draw(ROWS * width);
+    let pass = |thread: usize| {
+        let (mut y, mut hidden) = (vec![0.0; chunk], RowBuffer::default());
+        for i in 0..BLOCKS {
+            let (fc1, fc2) = &blocks[(i + thread * BLOCKS / 2) % BLOCKS];
+            for x in x.chunks(chunk) {
+                fc1.apply(x, Output::GeluRows(&mut hidden, Precision::F32));
+                fc2.apply(&hidden, Output::Store(&mut y[..x.len()]));
+            }
+        }
+        black_box(y);
+    };
+    let macs = THREADS * BLOCKS * ROWS * 8 * width * width;
+    bencher.counter(ItemsCount::new(macs)).bench_local(|| (0..THREADS).into_par_iter().for_each(pass));
 }
 
 fn main() {

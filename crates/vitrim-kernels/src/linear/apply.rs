@@ -11,6 +11,13 @@ use crate::simd::{Bf16, F32, Kernel, MAX_LANES, Scales, Simd, Sink, U8S8, dispat
 /// Bytes of activations that stay in a 1 MiB L2 cache beside a panel of the weight.
 const ROW_BLOCK_BYTES: usize = 512 << 10;
 
+/// Words of a row at most that are multiplied in one go, so that a block has as many rows as a chunk. It hangs on the layer alone:
+/// whatever rows stand beside it, a row's sums are the same.
+const SLICE_STEPS: usize = 1024;
+
+/// The bias of all slices of a row's words but the first.
+static NO_BIAS: [Line; TILE_LINES] = [Line::ZERO; TILE_LINES];
+
 /// Bytes of f32 rows that stay in a 512 KiB L2 cache, shared with another thread at that, on their way to where they go.
 const STAGING_BYTES: usize = 256 << 10;
 
@@ -126,7 +133,8 @@ impl Kernel for Apply<'_> {
     type Out = ();
 
     /// A panel of the weight stays in cache while the rows of a block stream past it; a block is what stays in
-    /// L2 beside it.
+    /// L2 beside it. Since each block reads the whole weight, it must have many rows: long ones pass in slices, whose sums
+    /// add up where they go.
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) {
         let Linear { panels, weight, bias, quantised, layout, .. } = self.layer;
@@ -139,11 +147,15 @@ impl Kernel for Apply<'_> {
             assert!(q.scales.len() >= padded && q.sums.len() >= padded, "scales of all outputs");
             assert!(self.scales.len() >= self.rows, "a scale a row");
         }
-        let block = (ROW_BLOCK_BYTES / (4 * steps)).max(S::MR) / S::MR * S::MR;
+        let sums = matches!(self.y, Target::Sums(_)) && quantised.is_none();
+        let slices = if sums { steps.div_ceil(SLICE_STEPS) } else { 1 };
+        let block = (ROW_BLOCK_BYTES / (4 * steps.div_ceil(slices))).max(S::MR) / S::MR * S::MR;
         let mut tile = [Line::ZERO; TILE_LINES];
         let blocks = self.rows.div_ceil(block);
-        for b in 0..blocks {
+        for (b, k) in (0..blocks).flat_map(|b| (0..slices).map(move |k| (b, k))) {
             let (first, last) = (b * self.rows / blocks, (b + 1) * self.rows / blocks);
+            let (step, end) = (k * steps / slices, (k + 1) * steps / slices);
+            let adds = self.add || k > 0;
             let tiles = (last - first).div_ceil(S::MR);
             for p in 0..count {
                 let panel = panels.panel::<S>(p);
@@ -155,7 +167,7 @@ impl Kernel for Apply<'_> {
                     // What needs more than the micro-kernel does, or is narrower than it writes, goes by the tile.
                     let (y, stride, add) = match &mut self.y {
                         Target::Sums(y) if panel.column + width <= columns => {
-                            (y[row * columns + panel.column..].as_mut_ptr(), columns, self.add)
+                            (y[row * columns + panel.column..].as_mut_ptr(), columns, adds)
                         }
                         _ => (words_mut(&mut tile).cast(), width, false),
                     };
@@ -169,17 +181,19 @@ impl Kernel for Apply<'_> {
                         columns: q.scales[panel.column..].as_ptr(),
                         sums: q.sums[panel.column..].as_ptr(),
                     });
-                    let sink = Sink { y, stride, bias: bias[panel.column..].as_ptr(), quantised };
-                    // SAFETY: `rows` rows of `steps` words start at `row`; the weight holds the panel; bias and
-                    // scales its columns, padded to whole vectors; and y or the tile the rows that are written:
-                    // all as asserted above, and by who checked y's shape.
+                    let bias = if k > 0 { floats(&NO_BIAS) } else { &bias[panel.column..] };
+                    let sink = Sink { y, stride, bias: bias.as_ptr(), quantised };
+                    // SAFETY: `rows` rows of `steps` words start at `row`; the weight holds the panel, of both the
+                    // slice is a part; bias and scales hold its columns, padded to whole vectors; and y or the
+                    // tile the rows that are written: all as asserted above, and by who checked y's shape.
                     unsafe {
-                        let a = self.words.as_ptr().add(row * steps);
-                        kernel(a, steps, words_of(weight).add(panel.start), steps, &sink);
+                        let a = self.words.as_ptr().add(row * steps + step);
+                        let b = words_of(weight).add(panel.start + step * width);
+                        kernel(a, steps, b, end - step, &sink);
                     }
                     let direct = matches!(self.y, Target::Sums(_)) && panel.column + width <= columns;
                     if !direct {
-                        self.take(s, &tile, row, rows, panel);
+                        self.take(s, &tile, row, rows, panel, adds);
                     }
                 }
             }
@@ -190,7 +204,15 @@ impl Kernel for Apply<'_> {
 impl Apply<'_> {
     /// Takes a tile to where it belongs.
     #[inline(always)]
-    fn take<S: Simd>(&mut self, s: S, tile: &[Line; TILE_LINES], row: usize, rows: usize, panel: Panel) {
+    fn take<S: Simd>(
+        &mut self,
+        s: S,
+        tile: &[Line; TILE_LINES],
+        row: usize,
+        rows: usize,
+        panel: Panel,
+        add: bool,
+    ) {
         let (outputs, width) = (self.layer.outputs(), panel.vectors * S::LANES);
         let columns = panel.column..outputs.min(panel.column + width);
         for (i, x) in floats(tile).chunks_exact(width).enumerate().take(rows) {
@@ -201,7 +223,7 @@ impl Apply<'_> {
                     let y = &mut y[start..][columns.clone()];
                     for (y, x) in y.chunks_mut(S::LANES).zip(x.chunks(S::LANES)) {
                         let v = s.load(x);
-                        s.store(y, if self.add { s.add(s.load(y), v) } else { v });
+                        s.store(y, if add { s.add(s.load(y), v) } else { v });
                     }
                 }
                 Target::Gelu(y) => gelu_row(s, x, &mut y[start..][columns.clone()]),

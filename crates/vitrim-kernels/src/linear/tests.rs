@@ -137,11 +137,23 @@ proptest! {
     }
 }
 
-/// More inputs than one block of rows holds, the vector tails of each level, and rows on both sides of a block.
+/// More inputs than a block of rows holds and than are multiplied in one go, the vector tails of each level, and rows on both
+/// sides of a block; and whatever rows stand beside it, a row comes out the same.
 #[test]
-fn long_rows_are_cut_into_blocks() {
-    for (rows, inputs, outputs) in [(77, 4096, 33), (129, 1538, 17), (45, 3001, 49)] {
-        Case::draw(rows, inputs, outputs, 7).check().unwrap();
+fn long_rows_are_cut_into_blocks_and_slices() {
+    for (rows, inputs, outputs) in [(150, 4096, 33), (129, 1538, 17), (45, 3001, 49)] {
+        let case = Case::draw(rows, inputs, outputs, 7);
+        case.check().unwrap();
+        for (precision, level) in all() {
+            let layer = case.layer(precision, level);
+            let mut y = case.y0.clone();
+            layer.forward_add(&case.x, &mut y);
+            for row in [0, rows / 2, rows - 1] {
+                let mut alone = case.y0[row * outputs..][..outputs].to_vec();
+                layer.forward_add(&case.x[row * inputs..][..inputs], &mut alone);
+                assert_eq!(alone, y[row * outputs..][..outputs], "{precision:?} {level}");
+            }
+        }
     }
 }
 
