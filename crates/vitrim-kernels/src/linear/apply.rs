@@ -183,9 +183,9 @@ impl Kernel for Apply<'_> {
                     });
                     let bias = if k > 0 { floats(&NO_BIAS) } else { &bias[panel.column..] };
                     let sink = Sink { y, stride, bias: bias.as_ptr(), quantised };
-                    // SAFETY: `rows` rows of `steps` words start at `row`; the weight holds the panel, of both the
-                    // slice is a part; bias and scales hold its columns, padded to whole vectors; and y or the
-                    // tile the rows that are written: all as asserted above, and by who checked y's shape.
+                    // SAFETY: `rows` rows of `steps` words start at `row`, the weight holds the panel, and the slice
+                    // lies within both; biases and scales are padded to whole vectors, as wide as a panel at least;
+                    // y or the tile holds the rows that are written: as asserted above, and by who checked y.
                     unsafe {
                         let a = self.words.as_ptr().add(row * steps + step);
                         let b = words_of(weight).add(panel.start + step * width);
