@@ -3,13 +3,17 @@
 use std::fmt;
 use std::sync::OnceLock;
 
-/// A set of SIMD instructions that every kernel is compiled for, lowest first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// A set of SIMD instructions that every kernel is compiled for. A processor may have a later one without an earlier: Ice
+/// Lake has AVX-512 with VNNI and no AVX-VNNI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Level {
     /// Portable code, left to the compiler to vectorise for the build's target.
     Scalar,
     /// x86-64 with AVX2 and FMA: 8 lanes.
     Avx2,
+    /// The same with dot products of 8-bit integers (AVX-VNNI), as Intel's processors for laptops and desktops have had them since
+    /// Alder Lake.
+    Avx2Vnni,
     /// x86-64 with AVX-512 F, BW, DQ and VL: 16 lanes.
     Avx512,
     /// The same with dot products of 8-bit integers (AVX512_VNNI).
@@ -23,7 +27,7 @@ pub enum Level {
 pub enum LevelError {
     /// Not a name of a level.
     Unknown(String),
-    /// A level above what the processor has.
+    /// A level that the processor lacks.
     Unsupported(Level),
 }
 
@@ -35,7 +39,8 @@ impl fmt::Display for LevelError {
                 write!(f, "VITRIM_SIMD={name}: expected {names} or native")
             }
             LevelError::Unsupported(level) => {
-                write!(f, "VITRIM_SIMD={level}: this processor has {} at most", Level::detected())
+                let names = Level::supported().map(|level| level.to_string()).collect::<Vec<_>>().join(", ");
+                write!(f, "VITRIM_SIMD={level}: this processor has {names}")
             }
         }
     }
@@ -48,6 +53,7 @@ impl fmt::Display for Level {
         f.write_str(match self {
             Level::Scalar => "scalar",
             Level::Avx2 => "avx2",
+            Level::Avx2Vnni => "avx2+vnni",
             Level::Avx512 => "avx512",
             Level::Avx512Vnni => "avx512+vnni",
             Level::Avx512Bf16Vnni => "avx512+bf16+vnni",
@@ -56,59 +62,61 @@ impl fmt::Display for Level {
 }
 
 impl Level {
-    /// All there are, lowest first.
-    pub const ALL: [Level; 5] =
-        [Level::Scalar, Level::Avx2, Level::Avx512, Level::Avx512Vnni, Level::Avx512Bf16Vnni];
+    /// All there are, each faster than those before it.
+    pub const ALL: [Level; 6] = [
+        Level::Scalar,
+        Level::Avx2,
+        Level::Avx2Vnni,
+        Level::Avx512,
+        Level::Avx512Vnni,
+        Level::Avx512Bf16Vnni,
+    ];
 
-    /// The highest level of this processor.
-    pub fn detected() -> Level {
-        static DETECTED: OnceLock<Level> = OnceLock::new();
-        *DETECTED.get_or_init(Level::detect)
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    fn detect() -> Level {
-        let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
-        let avx512 = avx2
-            && is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512dq")
-            && is_x86_feature_detected!("avx512vl");
-        let vnni = avx512 && is_x86_feature_detected!("avx512vnni");
-        let bf16 = vnni && is_x86_feature_detected!("avx512bf16");
-        match (avx2, avx512, vnni, bf16) {
-            (.., true) => Level::Avx512Bf16Vnni,
-            (_, _, true, _) => Level::Avx512Vnni,
-            (_, true, ..) => Level::Avx512,
-            (true, ..) => Level::Avx2,
-            _ => Level::Scalar,
-        }
-    }
-
-    #[cfg(not(target_arch = "x86_64"))]
-    fn detect() -> Level {
-        Level::Scalar
-    }
-
-    /// The fastest level of this processor: the highest, but for Intel's, whose dot products of bf16 take longer than the same
-    /// in f32. (DeiT-S of timm, one image on two cores of a fifth-generation Xeon: 11.5 images/s by them, 15.8 in f32; AMX,
+    /// The fastest level of this processor: the last that it has, but for Intel's, whose dot products of bf16 take longer than the
+    /// same in f32. (DeiT-S of timm, one image on two cores of a fifth-generation Xeon: 11.5 images/s by them, 15.8 in f32; AMX,
     /// which those have as well, is not used.)
     pub fn native() -> Level {
-        Level::detected().without_what_is_slow(made_by_intel())
+        Level::fastest(Level::supported(), made_by_intel())
     }
 
-    fn without_what_is_slow(self, intel: bool) -> Level {
-        if self == Level::Avx512Bf16Vnni && intel { Level::Avx512Vnni } else { self }
+    fn fastest(supported: impl Iterator<Item = Level>, intel: bool) -> Level {
+        supported
+            .filter(|level| !(intel && *level == Level::Avx512Bf16Vnni))
+            .last()
+            .expect("every processor has the scalar level")
     }
 
-    /// The levels of this processor, lowest first.
+    /// The levels of this processor, in the order of [`Level::ALL`].
     pub fn supported() -> impl Iterator<Item = Level> {
         Level::ALL.into_iter().filter(|level| level.is_supported())
     }
 
     /// Whether this processor has the level.
+    #[cfg(target_arch = "x86_64")]
     pub fn is_supported(self) -> bool {
-        self <= Level::detected()
+        let avx2 = || is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+        let avx512 = || {
+            avx2()
+                && is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512vl")
+        };
+        let vnni = || avx512() && is_x86_feature_detected!("avx512vnni");
+        match self {
+            Level::Scalar => true,
+            Level::Avx2 => avx2(),
+            Level::Avx2Vnni => avx2() && is_x86_feature_detected!("avxvnni"),
+            Level::Avx512 => avx512(),
+            Level::Avx512Vnni => vnni(),
+            Level::Avx512Bf16Vnni => vnni() && is_x86_feature_detected!("avx512bf16"),
+        }
+    }
+
+    /// Whether this processor has the level.
+    #[cfg(not(target_arch = "x86_64"))]
+    pub fn is_supported(self) -> bool {
+        self == Level::Scalar
     }
 
     /// Whether 8-bit products are added in pairs, in 16 bits, before they are in 32: weights are then quantised so that no pair
@@ -167,7 +175,7 @@ mod tests {
         let unknown = Level::named("sse9").unwrap_err();
         assert_eq!(
             unknown.to_string(),
-            "VITRIM_SIMD=sse9: expected scalar, avx2, avx512, avx512+vnni, avx512+bf16+vnni or native"
+            "VITRIM_SIMD=sse9: expected scalar, avx2, avx2+vnni, avx512, avx512+vnni, avx512+bf16+vnni or native"
         );
         for level in Level::ALL {
             let supported =
@@ -178,12 +186,13 @@ mod tests {
     }
 
     #[test]
-    fn native_is_the_highest_but_for_slow_instructions() {
-        assert!(Level::native().is_supported() && Level::ALL.is_sorted());
-        for level in Level::ALL {
-            assert_eq!(level.without_what_is_slow(false), level);
-            let on_intel = level.without_what_is_slow(true);
-            assert_eq!(on_intel, level.min(Level::Avx512Vnni), "{level}");
+    fn native_is_the_last_but_for_slow_instructions() {
+        assert!(Level::native().is_supported());
+        for (last, level) in Level::ALL.into_iter().enumerate() {
+            let supported = || Level::ALL.into_iter().take(last + 1);
+            assert_eq!(Level::fastest(supported(), false), level);
+            let on_intel = if level == Level::Avx512Bf16Vnni { Level::Avx512Vnni } else { level };
+            assert_eq!(Level::fastest(supported(), true), on_intel, "{level}");
         }
     }
 }

@@ -42,8 +42,8 @@ impl Layout {
     pub fn new(precision: Precision, level: Level) -> Self {
         match (precision, level) {
             (Precision::F32, _) => Layout::F32,
-            (Precision::Bf16, Level::Avx2 | Level::Avx512 | Level::Avx512Vnni) => Layout::WideBf16,
             (Precision::Bf16, Level::Scalar | Level::Avx512Bf16Vnni) => Layout::Bf16Pair,
+            (Precision::Bf16, _) => Layout::WideBf16,
             (Precision::Int8, _) => Layout::IntQuad,
         }
     }

@@ -268,12 +268,14 @@ mod tests {
 
     #[test]
     fn only_pairs_are_worth_rounding() {
-        use Level::{Avx2, Avx512, Avx512Bf16Vnni, Avx512Vnni, Scalar};
-        for precision in [Precision::Bf16, Precision::Int8] {
-            assert_eq!([Avx2, Avx512, Avx512Vnni].map(|level| layout(precision, level)), [Layout::F32; 3]);
-            assert_eq!([Scalar, Avx512Bf16Vnni].map(|level| layout(precision, level)), [Layout::Bf16Pair; 2]);
+        for level in Level::ALL {
+            let pairs = matches!(level, Level::Scalar | Level::Avx512Bf16Vnni);
+            let expected = if pairs { Layout::Bf16Pair } else { Layout::F32 };
+            for precision in [Precision::Bf16, Precision::Int8] {
+                assert_eq!(layout(precision, level), expected, "{level}");
+            }
+            assert_eq!(layout(Precision::F32, level), Layout::F32);
         }
-        assert_eq!(layout(Precision::F32, Avx512Bf16Vnni), Layout::F32);
     }
 
     proptest! {

@@ -1,12 +1,12 @@
-//! 8 lanes of AVX2 with FMA.
+//! 8 lanes of AVX2 with FMA, with or without dot products of 8-bit integers.
 
 use std::arch::x86_64::*;
 
 use super::{Dot, Kernel, Simd, Sink, Tile, tile, tiles};
 
-/// A processor with AVX2 and FMA.
+/// A processor with AVX2 and FMA; with AVX-VNNI if `VNNI`.
 #[derive(Clone, Copy)]
-pub(super) struct Avx2(());
+pub(super) struct Avx2<const VNNI: bool>(());
 
 /// Runs `kernel` with AVX2.
 ///
@@ -14,19 +14,42 @@ pub(super) struct Avx2(());
 /// The processor has [`crate::Level::Avx2`].
 #[target_feature(enable = "avx2,fma")]
 pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Out {
-    kernel.run(Avx2(()))
+    kernel.run(Avx2::<false>(()))
+}
+
+/// Runs `kernel` with AVX2 and dot products of 8-bit integers.
+///
+/// # Safety
+/// The processor has [`crate::Level::Avx2Vnni`].
+#[target_feature(enable = "avx2,fma,avxvnni")]
+pub(super) unsafe fn run_with_vnni<K: Kernel>(kernel: K) -> K::Out {
+    kernel.run(Avx2::<true>(()))
 }
 
 #[target_feature(enable = "avx2,fma")]
-unsafe fn avx2<D: Dot, const ADD: bool, const MR: usize, const NV: usize>(
+unsafe fn plain<D: Dot, const ADD: bool, const MR: usize, const NV: usize>(
     a: *const u32,
     a_stride: usize,
     b: *const u32,
     steps: usize,
     sink: &Sink,
 ) {
+    let s = Avx2::<false>(());
     // SAFETY: the caller keeps `Tile`'s contract.
-    unsafe { tile::<Avx2, D, ADD, MR, NV>(Avx2(()), a, a_stride, b, steps, sink) }
+    unsafe { tile::<_, D, ADD, MR, NV>(s, a, a_stride, b, steps, sink) }
+}
+
+#[target_feature(enable = "avx2,fma,avxvnni")]
+unsafe fn vnni<D: Dot, const ADD: bool, const MR: usize, const NV: usize>(
+    a: *const u32,
+    a_stride: usize,
+    b: *const u32,
+    steps: usize,
+    sink: &Sink,
+) {
+    let s = Avx2::<true>(());
+    // SAFETY: the caller keeps `Tile`'s contract.
+    unsafe { tile::<_, D, ADD, MR, NV>(s, a, a_stride, b, steps, sink) }
 }
 
 /// An expression of intrinsics on registers alone.
@@ -43,18 +66,19 @@ fn first(n: usize) -> __m256i {
     on_registers!(_mm256_cmpgt_epi32(_mm256_set1_epi32(n as i32), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)))
 }
 
-impl Simd for Avx2 {
+impl<const VNNI: bool> Simd for Avx2<VNNI> {
     type V = __m256;
     const LANES: usize = 8;
     const MR: usize = 6;
     const NV: usize = 2;
-    const VNNI: bool = false;
+    const VNNI: bool = VNNI;
 
     fn tile<D: Dot>(rows: usize, vectors: usize, add: bool) -> Tile {
-        let tiles = if add {
-            tiles!(avx2, D, true, [1 2 3 4 5 6], [1 2])
-        } else {
-            tiles!(avx2, D, false, [1 2 3 4 5 6], [1 2])
+        let tiles = match (VNNI, add) {
+            (false, false) => tiles!(plain, D, false, [1 2 3 4 5 6], [1 2]),
+            (false, true) => tiles!(plain, D, true, [1 2 3 4 5 6], [1 2]),
+            (true, false) => tiles!(vnni, D, false, [1 2 3 4 5 6], [1 2]),
+            (true, true) => tiles!(vnni, D, true, [1 2 3 4 5 6], [1 2]),
         };
         tiles[rows - 1][vectors - 1]
     }
@@ -233,9 +257,13 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn dot_u8s8(self, acc: __m256, a: __m256, b: __m256) -> __m256 {
         on_registers!({
-            let pairs = _mm256_maddubs_epi16(_mm256_castps_si256(a), _mm256_castps_si256(b));
-            let quads = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
-            _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(acc), quads))
+            let (acc, a, b) = (_mm256_castps_si256(acc), _mm256_castps_si256(a), _mm256_castps_si256(b));
+            _mm256_castsi256_ps(if VNNI {
+                _mm256_dpbusd_avx_epi32(acc, a, b)
+            } else {
+                let quads = _mm256_madd_epi16(_mm256_maddubs_epi16(a, b), _mm256_set1_epi16(1));
+                _mm256_add_epi32(acc, quads)
+            })
         })
     }
 

@@ -296,6 +296,9 @@ pub(crate) fn dispatch<K: Kernel>(level: Level, kernel: K) -> K::Out {
         Level::Avx512 => unsafe { avx512::run(kernel) },
         // SAFETY: the level was just checked.
         #[cfg(target_arch = "x86_64")]
+        Level::Avx2Vnni => unsafe { avx2::run_with_vnni(kernel) },
+        // SAFETY: the level was just checked.
+        #[cfg(target_arch = "x86_64")]
         Level::Avx2 => unsafe { avx2::run(kernel) },
         _ => kernel.run(scalar::Scalar),
     }

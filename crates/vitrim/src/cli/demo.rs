@@ -164,8 +164,8 @@ fn training(size: &Size, seed: u64) -> TrainConfig {
 fn precision() -> Precision {
     match Level::current() {
         Level::Avx512Bf16Vnni => Precision::Bf16,
-        Level::Avx2 | Level::Avx512 | Level::Avx512Vnni => Precision::Int8,
         Level::Scalar => Precision::F32,
+        _ => Precision::Int8,
     }
 }
 

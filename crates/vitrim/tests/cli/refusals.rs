@@ -147,7 +147,7 @@ fn unknown_instructions_are_refused_in_one_line() {
     };
     run("sse9").refused(&[
         "VITRIM_SIMD=sse9",
-        "expected scalar, avx2, avx512, avx512+vnni, avx512+bf16+vnni or native",
+        "expected scalar, avx2, avx2+vnni, avx512, avx512+vnni, avx512+bf16+vnni or native",
     ]);
     run("scalar").good();
 }
