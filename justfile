@@ -21,7 +21,7 @@ valgrind:
         cargo test --release -p vitrim-kernels --lib -- --test-threads 1
 
 # The kernels' tests on a processor that this machine is not, emulated by Bochs: arrow_lake has AVX-VNNI, tigerlake AVX-512 with
-# VNNI, sapphire_rapids BF16, too. A quarter of an hour each. Left out: what needs a clock, and gradients, whose references take an hour.
+# VNNI, sapphire_rapids BF16, too. A quarter of an hour each. Left out: what needs a clock, and what takes longer than all the rest.
 emulate processor="arrow_lake":
     test -d .emulator || (python3 -m venv .emulator && .emulator/bin/pip install --quiet bochscpu-python)
     PROPTEST_CASES=2 CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=static" \
@@ -56,7 +56,7 @@ cifar:
     cargo run --release -- compare $of --split test "${sides[@]}" --rival dynamicvit=runs/dynamicvit-0/policy \
         --sweep-images 500 --near 1 --studies fixed-budgets --no-speed --report runs/compare-cifar
 
-# Policies of three seeds for the bundled backbone, on 50,000 test scenes: 20 minutes with AVX-512, an hour at AVX2.
+# Policies of three seeds for the bundled backbone, beside ToMe on 50,000 test scenes; the comparison alone took 18 minutes with AVX-512.
 scenes:
     #!/usr/bin/env bash
     set -eu

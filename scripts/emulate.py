@@ -49,7 +49,6 @@ ARENA_SIZE = 12 << 30
 EAGAIN, ENOSYS = 11, 38
 
 
-
 class Call:
     """System calls of x86-64."""
 
@@ -84,8 +83,8 @@ def restart_with_shim(processor: str) -> None:
         packages = [path for path in sys.path if os.path.isdir(f"{path}/bochscpu")]
         if not packages:
             sys.exit("emulate: no bochscpu here: pip install bochscpu-python")
-        folder = f"{packages[0]}/bochscpu"
-        library = next(f"{folder}/{name}" for name in os.listdir(folder) if name.endswith(".so"))
+        package = f"{packages[0]}/bochscpu"
+        library = next(f"{package}/{name}" for name in os.listdir(package) if name.endswith(".so"))
         create = f"create_{processor}_cpuid"
         env = os.environ | {
             "LD_PRELOAD": shim,
@@ -179,6 +178,7 @@ class Emulator:
         bochscpu.cpu.set_long_mode(state)
         state.cr0 = 0x80010033
         state.cr4 = 0x50620  # PAE, SSE and its exceptions, FSGSBASE, XSAVE
+        # The registers that an operating system would let the program use; arrow_lake has none of AVX-512.
         state.xcr0 = 0x7 if "arrow_lake" in os.environ["EMULATOR_PROCESSOR"] else 0xE7
         state.cr3, state.efer = tables, 0xD01
         state.cs = segment(0x10, 0xA09B)
