@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Dot, Kernel, Simd, Sink, Tile, tile, tiles};
+use super::{Dot, Kernel, Simd, Sink, Tile, tile, tile_with, tiles};
 
 /// A processor with AVX2 and FMA; with AVX-VNNI if `VNNI`.
 #[derive(Clone, Copy)]
@@ -26,31 +26,8 @@ pub(super) unsafe fn run_with_vnni<K: Kernel>(kernel: K) -> K::Out {
     kernel.run(Avx2::<true>(()))
 }
 
-#[target_feature(enable = "avx2,fma")]
-unsafe fn plain<D: Dot, const ADD: bool, const MR: usize, const NV: usize>(
-    a: *const u32,
-    a_stride: usize,
-    b: *const u32,
-    steps: usize,
-    sink: &Sink,
-) {
-    let s = Avx2::<false>(());
-    // SAFETY: the caller keeps `Tile`'s contract.
-    unsafe { tile::<_, D, ADD, MR, NV>(s, a, a_stride, b, steps, sink) }
-}
-
-#[target_feature(enable = "avx2,fma,avxvnni")]
-unsafe fn vnni<D: Dot, const ADD: bool, const MR: usize, const NV: usize>(
-    a: *const u32,
-    a_stride: usize,
-    b: *const u32,
-    steps: usize,
-    sink: &Sink,
-) {
-    let s = Avx2::<true>(());
-    // SAFETY: the caller keeps `Tile`'s contract.
-    unsafe { tile::<_, D, ADD, MR, NV>(s, a, a_stride, b, steps, sink) }
-}
+tile_with!(plain, Avx2::<false>(()), "avx2,fma");
+tile_with!(vnni, Avx2::<true>(()), "avx2,fma,avxvnni");
 
 /// An expression of intrinsics on registers alone.
 macro_rules! on_registers {

@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 use std::mem::transmute;
 
-use super::{Dot, Kernel, Simd, Sink, Tile, tile, tiles};
+use super::{Dot, Kernel, Simd, Sink, Tile, tile, tile_with, tiles};
 
 /// A processor with AVX-512 F, BW, DQ and VL; with AVX512_BF16 if `BF16`, with AVX512_VNNI if `VNNI`.
 #[derive(Clone, Copy)]
@@ -36,44 +36,13 @@ pub(super) unsafe fn run_with_dots<K: Kernel>(kernel: K) -> K::Out {
     kernel.run(Avx512::<true, true>(()))
 }
 
-#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn plain<D: Dot, const ADD: bool, const MR: usize, const NV: usize>(
-    a: *const u32,
-    a_stride: usize,
-    b: *const u32,
-    steps: usize,
-    sink: &Sink,
-) {
-    let s = Avx512::<false, false>(());
-    // SAFETY: the caller keeps `Tile`'s contract.
-    unsafe { tile::<_, D, ADD, MR, NV>(s, a, a_stride, b, steps, sink) }
-}
-
-#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-unsafe fn vnni<D: Dot, const ADD: bool, const MR: usize, const NV: usize>(
-    a: *const u32,
-    a_stride: usize,
-    b: *const u32,
-    steps: usize,
-    sink: &Sink,
-) {
-    let s = Avx512::<false, true>(());
-    // SAFETY: the caller keeps `Tile`'s contract.
-    unsafe { tile::<_, D, ADD, MR, NV>(s, a, a_stride, b, steps, sink) }
-}
-
-#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni")]
-unsafe fn dots<D: Dot, const ADD: bool, const MR: usize, const NV: usize>(
-    a: *const u32,
-    a_stride: usize,
-    b: *const u32,
-    steps: usize,
-    sink: &Sink,
-) {
-    let s = Avx512::<true, true>(());
-    // SAFETY: the caller keeps `Tile`'s contract.
-    unsafe { tile::<_, D, ADD, MR, NV>(s, a, a_stride, b, steps, sink) }
-}
+tile_with!(plain, Avx512::<false, false>(()), "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl");
+tile_with!(vnni, Avx512::<false, true>(()), "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni");
+tile_with!(
+    dots,
+    Avx512::<true, true>(()),
+    "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni"
+);
 
 /// An expression of intrinsics on registers alone.
 macro_rules! on_registers {

@@ -415,6 +415,26 @@ unsafe fn finish<S: Simd, D: Dot, const ADD: bool, const MR: usize, const NV: us
     }
 }
 
+/// A [`Tile`] for each `<Dot, ADD, MR, NV>` by the name of `$name`, with the instructions `$features`, which `$token` stands for.
+#[cfg(target_arch = "x86_64")]
+macro_rules! tile_with {
+    ($name:ident, $token:expr, $features:literal) => {
+        #[target_feature(enable = $features)]
+        unsafe fn $name<D: Dot, const ADD: bool, const MR: usize, const NV: usize>(
+            a: *const u32,
+            a_stride: usize,
+            b: *const u32,
+            steps: usize,
+            sink: &Sink,
+        ) {
+            // SAFETY: the caller keeps `Tile`'s contract.
+            unsafe { tile::<_, D, ADD, MR, NV>($token, a, a_stride, b, steps, sink) }
+        }
+    };
+}
+#[cfg(target_arch = "x86_64")]
+pub(crate) use tile_with;
+
 /// `&[[Tile; vectors]; rows]` of a generic function `$tile::<Dot, ADD, rows, vectors>`: a constant, since a table that were
 /// built on the stack for each tile would cost as much as a few of its steps.
 macro_rules! tiles {
