@@ -119,9 +119,10 @@ impl Level {
         self == Level::Scalar
     }
 
-    /// Whether 8-bit products are added in pairs, in 16 bits, before they are in 32: weights are then quantised so that no pair
-    /// can overflow ([`crate::reference::quantise`]), to some tenths of a bit less.
-    pub(crate) fn adds_pairs_in_16_bits(self) -> bool {
+    /// Whether products of 8-bit integers are added in 16 bits before they are in 32. Activations and weights are then quantised
+    /// so that no such sum can overflow ([`crate::precision::greatest_activation`], [`crate::reference::quantise`]), to some
+    /// tenths of a bit less.
+    pub(crate) fn has_short_sums(self) -> bool {
         matches!(self, Level::Avx2 | Level::Avx512)
     }
 

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::precision::Layout;
-use crate::simd::{Bf16, Dot, F32, Kernel, MAX_LANES, Simd, U8S8, dispatch};
+use crate::simd::{Bf16, Dot, F32, Kernel, MAX_LANES, STEPS, Simd, U8S8, advance, dispatch};
 use crate::{Level, Precision};
 
 /// MAC/s of one thread that does nothing but the multiply-adds of `level` for `precision`, in as many independent
@@ -39,31 +39,32 @@ impl Chains {
     /// Chains of a tile's shape.
     #[inline(always)]
     fn tile<S: Simd, D: Dot>(&self, s: S) -> f64 {
-        match S::NV {
-            3 => self.measure::<S, D, 8, 3>(s),
-            2 => self.measure::<S, D, 6, 2>(s),
-            _ => self.measure::<S, D, 6, 1>(s),
+        match (D::rows::<S>(), S::NV) {
+            (8, 3) => self.measure::<S, D, 8, 3>(s),
+            (4, 3) => self.measure::<S, D, 4, 3>(s),
+            (6, 2) => self.measure::<S, D, 6, 2>(s),
+            (3, 2) => self.measure::<S, D, 3, 2>(s),
+            (6, 1) => self.measure::<S, D, 6, 1>(s),
+            (rows, vectors) => unreachable!("no level has tiles of {rows} rows of {vectors} vectors"),
         }
     }
 
     #[inline(always)]
     fn measure<S: Simd, D: Dot, const MR: usize, const NV: usize>(&self, s: S) -> f64 {
-        /// A burst: some 30 us at 16 lanes and 24 chains.
-        const STEPS: usize = 10_000;
-        let operands = [[1e-3; MAX_LANES]; 8];
+        /// Times [`STEPS`] steps: a burst of some 30 us at 16 lanes and 24 chains.
+        const TURNS: usize = 2_500;
+        let (a, b) = ([[1e-3f32.to_bits(); STEPS]; MR], [[[1e-3f32.to_bits(); MAX_LANES]; STEPS]; NV]);
         let mut acc = [[s.splat(0.0); NV]; MR];
         let (start, mut shortest) = (Instant::now(), Duration::MAX);
         while start.elapsed() < self.time {
             let burst = Instant::now();
-            for _ in 0..STEPS {
-                // Unknown to the compiler at every step, and different for each row, so that no product is reused.
-                let operands = std::hint::black_box(&operands);
-                for (acc, a) in acc.iter_mut().zip(operands) {
-                    let a = s.load(a);
-                    for (acc, b) in acc.iter_mut().zip(operands) {
-                        *acc = D::dot(s, *acc, a, s.load(b));
-                    }
-                }
+            for _ in 0..TURNS {
+                // Unknown to the compiler at every turn, so that no product is reused.
+                let (a, b) = std::hint::black_box((&a, &b));
+                // SAFETY: a holds STEPS words of MR rows, and b as many steps of NV vectors.
+                unsafe {
+                    advance::<S, D, MR, NV>(s, &mut acc, a.as_ptr().cast(), STEPS, b.as_ptr().cast(), STEPS)
+                };
             }
             shortest = shortest.min(burst.elapsed());
         }
@@ -72,7 +73,7 @@ impl Chains {
             total = s.add(total, *acc);
         }
         std::hint::black_box(s.sum(total));
-        let macs = STEPS * MR * NV * S::LANES * self.layout.elements();
+        let macs = TURNS * STEPS * MR * NV * S::LANES * self.layout.elements();
         macs as f64 / shortest.as_secs_f64()
     }
 }

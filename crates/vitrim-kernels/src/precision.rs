@@ -58,6 +58,12 @@ impl Layout {
     }
 }
 
+/// The greatest 8-bit activation. Where sums are short ([`Level::has_short_sums`]), weights and activations share the room of an
+/// i16; a ViT's activations, of a wider range beside most of their values than its weights, have the greater part.
+pub(crate) const fn greatest_activation(short_sums: bool) -> u8 {
+    if short_sums { 200 } else { u8::MAX }
+}
+
 impl fmt::Display for Precision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {

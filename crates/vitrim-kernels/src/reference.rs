@@ -1,5 +1,8 @@
 //! The slow obvious form of every kernel, in f64, for tests here and in the crates above.
 
+use crate::precision::greatest_activation;
+use crate::simd::STEPS;
+
 /// Pseudo-random values in -1..1, a pure function of `seed` (SplitMix64).
 pub fn values(seed: u64) -> impl FnMut() -> f32 {
     let mut state = seed;
@@ -44,17 +47,23 @@ pub fn bf16(v: f32) -> f32 {
     if v.is_finite() && up { f32::from_bits(below + 0x1_0000) } else { f32::from_bits(below) }
 }
 
-/// One output's weights as integers in -127..=127 and their scale. With `pairs`, two neighbours, the first of them even, add up
-/// to 128 at most where their signs agree, so that their products with 0..=255 add up to 32640 at most, an i16.
-pub fn quantise(row: &[f32], pairs: bool) -> (Vec<i8>, f32) {
-    let mut greatest = row.iter().fold(0f32, |m, v| m.max(v.abs()));
-    if pairs {
-        // Each of the two may be rounded up by a half.
-        for pair in row.chunks_exact(2).filter(|pair| pair[0] * pair[1] > 0.0) {
-            greatest = greatest.max((pair[0] + pair[1]).abs());
+/// One output's weights as integers in -127..=127 and their scale. With `short_sums`, those that are multiplied into one i16, in
+/// each four words their first and their second pairs, are so small that it does not overflow, whatever the activations.
+pub fn quantise(row: &[f32], short_sums: bool) -> (Vec<i8>, f32) {
+    let mut scale = row.iter().fold(0f32, |m, v| m.max(v.abs())) / 127.0;
+    if short_sums {
+        // Activations are not negative: the greatest and the least sums have weights of one sign, each of eight rounded up by
+        // half of one at most.
+        let greatest = f32::from(i16::MAX / i16::from(greatest_activation(true)) - 4);
+        for words in row.chunks(4 * STEPS) {
+            let mut sums = [[0.0; 2]; 2];
+            for (i, v) in words.iter().enumerate() {
+                sums[i / 2 % 2][usize::from(*v < 0.0)] += v.abs();
+            }
+            scale = sums.as_flattened().iter().fold(scale, |m, sum| m.max(sum / greatest));
         }
     }
-    let scale = if greatest > 0.0 { greatest / 127.0 } else { 1.0 };
+    let scale = if scale > 0.0 { scale } else { 1.0 };
     (row.iter().map(|v| (v / scale).round_ties_even() as i8).collect(), scale)
 }
 

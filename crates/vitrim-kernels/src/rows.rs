@@ -1,6 +1,6 @@
 //! Rows of activations in the precision of the layer that multiplies them.
 
-use crate::precision::Layout;
+use crate::precision::{Layout, greatest_activation};
 use crate::simd::{Element, Kernel, Simd, WideBf16, dispatch};
 use crate::{Level, Precision};
 
@@ -8,7 +8,7 @@ use crate::{Level, Precision};
 /// allocated once it has held the greatest size.
 ///
 /// bf16 is rounded to nearest even. 8-bit rows are quantised each on its own, to `scale (q - zero)` with `q` in
-/// 0..=255 and the row's least and greatest value, or zero, at its ends.
+/// 0..=255 and the row's least and greatest value, or zero, at its ends; in 0..=200 at levels that add 8-bit products in 16 bits.
 #[derive(Clone, Debug)]
 pub struct RowBuffer {
     precision: Precision,
@@ -207,7 +207,7 @@ impl RowBuffer {
         let greatest = s.greatest(greatest);
         let least = -s.greatest(s.sub(s.splat(0.0), least));
         let range = greatest - least;
-        let scale = if range > 0.0 { range / 255.0 } else { 1.0 };
+        let scale = if range > 0.0 { range / f32::from(greatest_activation(S::SHORT_SUMS)) } else { 1.0 };
         let inverse = scale.recip();
         let zero = (-least * inverse).round_ties_even();
         let (inverse, zeros) = (s.splat(inverse), s.splat(zero));
@@ -307,7 +307,8 @@ mod tests {
                 buffer.fill_at(level, Precision::Int8, &x, columns);
                 for (x, q) in x.chunks(columns).zip(buffer.to_f32().chunks(columns)) {
                     let range = x.iter().fold(0f32, |m, v| m.max(*v)) - x.iter().fold(0f32, |m, v| m.min(*v));
-                    prop_assert!(reference::max_difference(x, q) <= 0.501 * range / 255.0);
+                    let step = range / f32::from(greatest_activation(level.has_short_sums()));
+                    prop_assert!(reference::max_difference(x, q) <= 0.501 * step);
                 }
                 let (stride, elements) = (buffer.stride(), buffer.layout().elements());
                 let spare = (stride * elements - columns) * (4 / elements);

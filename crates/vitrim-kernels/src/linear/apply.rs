@@ -6,7 +6,7 @@ use crate::Precision;
 use crate::elementwise::{gelu_row, swiglu_row};
 use crate::precision::Layout;
 use crate::rows::{RowBuffer, RowMut, RowScale};
-use crate::simd::{Bf16, F32, Kernel, MAX_LANES, Scales, Simd, Sink, U8S8, dispatch};
+use crate::simd::{Bf16, Dot, F32, Kernel, MAX_LANES, Scales, Simd, Sink, U8S8, dispatch};
 
 /// Bytes of activations that stay in a 1 MiB L2 cache beside a panel of the weight.
 const ROW_BLOCK_BYTES: usize = 512 << 10;
@@ -149,14 +149,19 @@ impl Kernel for Apply<'_> {
         }
         let sums = matches!(self.y, Target::Sums(_)) && quantised.is_none();
         let slices = if sums { steps.div_ceil(SLICE_STEPS) } else { 1 };
-        let block = (ROW_BLOCK_BYTES / (4 * steps.div_ceil(slices))).max(S::MR) / S::MR * S::MR;
+        let tallest = match layout {
+            Layout::F32 | Layout::WideBf16 => F32::rows::<S>(),
+            Layout::Bf16Pair => Bf16::rows::<S>(),
+            Layout::IntQuad => U8S8::rows::<S>(),
+        };
+        let block = (ROW_BLOCK_BYTES / (4 * steps.div_ceil(slices))).max(tallest) / tallest * tallest;
         let mut tile = [Line::ZERO; TILE_LINES];
         let blocks = self.rows.div_ceil(block);
         for (b, k) in (0..blocks).flat_map(|b| (0..slices).map(move |k| (b, k))) {
             let (first, last) = (b * self.rows / blocks, (b + 1) * self.rows / blocks);
             let (step, end) = (k * steps / slices, (k + 1) * steps / slices);
             let adds = self.add || k > 0;
-            let tiles = (last - first).div_ceil(S::MR);
+            let tiles = (last - first).div_ceil(tallest);
             for p in 0..count {
                 let panel = panels.panel::<S>(p);
                 let width = panel.vectors * S::LANES;

@@ -1,5 +1,6 @@
 //! 8 lanes of AVX2 with FMA, with or without dot products of 8-bit integers.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::{Dot, Kernel, Simd, Sink, Tile, tile, tile_with, tiles};
@@ -29,6 +30,16 @@ pub(super) unsafe fn run_with_vnni<K: Kernel>(kernel: K) -> K::Out {
 tile_with!(plain, Avx2::<false>(()), "avx2,fma");
 tile_with!(vnni, Avx2::<true>(()), "avx2,fma,avxvnni");
 
+/// `v`, by no instruction that the compiler could see through: it would reorder additions of integers over the steps of a tile until
+/// registers run out.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn in_order(mut v: __m256i) -> __m256i {
+    // SAFETY: there is no instruction.
+    unsafe { asm!("/* {0} */", inout(ymm_reg) v, options(pure, nomem, nostack, preserves_flags)) };
+    v
+}
+
 /// An expression of intrinsics on registers alone.
 macro_rules! on_registers {
     ($e:expr) => {
@@ -48,7 +59,7 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     const LANES: usize = 8;
     const MR: usize = 6;
     const NV: usize = 2;
-    const VNNI: bool = VNNI;
+    const SHORT_SUMS: bool = !VNNI;
 
     fn tile<D: Dot>(rows: usize, vectors: usize, add: bool) -> Tile {
         let tiles = match (VNNI, add) {
@@ -233,14 +244,26 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
 
     #[inline(always)]
     fn dot_u8s8(self, acc: __m256, a: __m256, b: __m256) -> __m256 {
+        assert!(VNNI, "sums are short at this level");
         on_registers!({
             let (acc, a, b) = (_mm256_castps_si256(acc), _mm256_castps_si256(a), _mm256_castps_si256(b));
-            _mm256_castsi256_ps(if VNNI {
-                _mm256_dpbusd_avx_epi32(acc, a, b)
-            } else {
-                let quads = _mm256_madd_epi16(_mm256_maddubs_epi16(a, b), _mm256_set1_epi16(1));
-                _mm256_add_epi32(acc, quads)
-            })
+            _mm256_castsi256_ps(_mm256_dpbusd_avx_epi32(acc, a, b))
+        })
+    }
+
+    #[inline(always)]
+    fn dot_u8s8_short(self, acc: __m256, a: __m256, b: __m256) -> __m256 {
+        on_registers!({
+            let (acc, a, b) = (_mm256_castps_si256(acc), _mm256_castps_si256(a), _mm256_castps_si256(b));
+            _mm256_castsi256_ps(in_order(_mm256_add_epi16(acc, _mm256_maddubs_epi16(a, b))))
+        })
+    }
+
+    #[inline(always)]
+    fn add_short(self, acc: __m256, sums: __m256) -> __m256 {
+        on_registers!({
+            let quads = _mm256_madd_epi16(_mm256_castps_si256(sums), _mm256_set1_epi16(1));
+            _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(acc), quads))
         })
     }
 

@@ -1,5 +1,6 @@
 //! 16 lanes of AVX-512, with or without its dot products of bf16 and of 8-bit integers.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 use std::mem::transmute;
 
@@ -44,6 +45,16 @@ tile_with!(
     "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni"
 );
 
+/// `v`, by no instruction that the compiler could see through: it would reorder additions of integers over the steps of a tile until
+/// registers run out.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn in_order(mut v: __m512i) -> __m512i {
+    // SAFETY: there is no instruction.
+    unsafe { asm!("/* {0} */", inout(zmm_reg) v, options(pure, nomem, nostack, preserves_flags)) };
+    v
+}
+
 /// An expression of intrinsics on registers alone.
 macro_rules! on_registers {
     ($e:expr) => {
@@ -75,7 +86,7 @@ impl<const BF16: bool, const VNNI: bool> Simd for Avx512<BF16, VNNI> {
     const LANES: usize = 16;
     const MR: usize = 8;
     const NV: usize = 3;
-    const VNNI: bool = VNNI;
+    const SHORT_SUMS: bool = !VNNI;
 
     fn tile<D: Dot>(rows: usize, vectors: usize, add: bool) -> Tile {
         let tiles = match (BF16, VNNI, add) {
@@ -296,14 +307,26 @@ impl<const BF16: bool, const VNNI: bool> Simd for Avx512<BF16, VNNI> {
 
     #[inline(always)]
     fn dot_u8s8(self, acc: __m512, a: __m512, b: __m512) -> __m512 {
+        assert!(VNNI, "sums are short at this level");
         on_registers!({
             let (acc, a, b) = (_mm512_castps_si512(acc), _mm512_castps_si512(a), _mm512_castps_si512(b));
-            _mm512_castsi512_ps(if VNNI {
-                _mm512_dpbusd_epi32(acc, a, b)
-            } else {
-                let quads = _mm512_madd_epi16(_mm512_maddubs_epi16(a, b), _mm512_set1_epi16(1));
-                _mm512_add_epi32(acc, quads)
-            })
+            _mm512_castsi512_ps(_mm512_dpbusd_epi32(acc, a, b))
+        })
+    }
+
+    #[inline(always)]
+    fn dot_u8s8_short(self, acc: __m512, a: __m512, b: __m512) -> __m512 {
+        on_registers!({
+            let (acc, a, b) = (_mm512_castps_si512(acc), _mm512_castps_si512(a), _mm512_castps_si512(b));
+            _mm512_castsi512_ps(in_order(_mm512_add_epi16(acc, _mm512_maddubs_epi16(a, b))))
+        })
+    }
+
+    #[inline(always)]
+    fn add_short(self, acc: __m512, sums: __m512) -> __m512 {
+        on_registers!({
+            let quads = _mm512_madd_epi16(_mm512_castps_si512(sums), _mm512_set1_epi16(1));
+            _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(acc), quads))
         })
     }
 

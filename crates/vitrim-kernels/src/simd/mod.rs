@@ -20,6 +20,10 @@ const _: () = assert!(cfg!(target_endian = "little"), "pairs and quads of a word
 /// The lanes of the widest register.
 pub(crate) const MAX_LANES: usize = 16;
 
+/// Steps of a tile without a branch between them: their addresses are constants beside one register a row, which leaves the front
+/// end of the processor little to do but multiply. Short sums are of as many.
+pub(crate) const STEPS: usize = 4;
+
 /// A micro-kernel: `y[i][..] = finish(sum_k a[i][k] . b[k][..])` for a fixed number of rows `i` and vectors a row.
 ///
 /// # Safety
@@ -57,11 +61,10 @@ pub(crate) trait Dot {
     /// Whether sums are i32 that [`Scales`] turn into f32.
     const QUANTISED: bool = false;
 
-    /// Steps of a tile without a branch between them: their addresses are constants beside one register a row, which leaves
-    /// the front end of the processor little to do but multiply.
+    /// Rows of the largest tile, whose accumulators registers hold.
     #[inline(always)]
-    fn unrolled<S: Simd>() -> usize {
-        4
+    fn rows<S: Simd>() -> usize {
+        S::MR
     }
 
     /// `acc + a . b` of two words, lane by lane; i32 lanes if quantised, else f32.
@@ -74,6 +77,8 @@ pub(crate) struct F32;
 pub(crate) struct Bf16;
 /// Four integers a word, the first lowest: `a` unsigned, `b` signed.
 pub(crate) struct U8S8;
+/// The same, summed in i16 ([`Simd::SHORT_SUMS`]).
+struct ShortU8S8;
 
 impl Dot for F32 {
     #[inline(always)]
@@ -92,16 +97,22 @@ impl Dot for Bf16 {
 impl Dot for U8S8 {
     const QUANTISED: bool = true;
 
-    /// Additions of integers may be reordered: where they are instructions of their own, the compiler does so over steps, until
-    /// registers run out.
+    /// Short sums take as many registers as long ones.
     #[inline(always)]
-    fn unrolled<S: Simd>() -> usize {
-        if S::VNNI { 4 } else { 1 }
+    fn rows<S: Simd>() -> usize {
+        if S::SHORT_SUMS { S::MR / 2 } else { S::MR }
     }
 
     #[inline(always)]
     fn dot<S: Simd>(s: S, acc: S::V, a: S::V, b: S::V) -> S::V {
         s.dot_u8s8(acc, a, b)
+    }
+}
+
+impl Dot for ShortU8S8 {
+    #[inline(always)]
+    fn dot<S: Simd>(s: S, acc: S::V, a: S::V, b: S::V) -> S::V {
+        s.dot_u8s8_short(acc, a, b)
     }
 }
 
@@ -115,8 +126,9 @@ pub(crate) trait Simd: Copy {
     const MR: usize;
     /// Vectors a row of the largest tile.
     const NV: usize;
-    /// Whether 8-bit integers are multiplied and added in one instruction.
-    const VNNI: bool;
+    /// Whether products of 8-bit integers are added in 16 bits over [`STEPS`] words before they are in 32
+    /// ([`crate::Level::has_short_sums`]).
+    const SHORT_SUMS: bool;
 
     /// The tile of `rows` in `1..=MR` and `vectors` in `1..=NV`, which writes its sums, or adds them to what is
     /// there.
@@ -178,13 +190,25 @@ pub(crate) trait Simd: Copy {
     /// i32 to f32, to nearest even.
     fn float(self, v: Self::V) -> Self::V;
 
-    /// `acc + a0 b0 + .. + a3 b3` of four integers a lane, `a` unsigned, `b` signed, in i32. Where
-    /// [`Level::adds_pairs_in_16_bits`], no `a0 b0 + a1 b1` nor `a2 b2 + a3 b3` may overflow an i16.
-    fn dot_u8s8(self, acc: Self::V, a: Self::V, b: Self::V) -> Self::V;
     /// Rounds the first `dst.len() <= LANES` lanes, integers or not, to nearest even and clamps to 0..=255.
     fn store_u8(self, dst: &mut [u8], v: Self::V);
 
-    // What one of the two layouts of bf16 needs, and so the levels that have it.
+    // What sums of one kind need, and so the levels that have it.
+
+    /// `acc + a0 b0 + .. + a3 b3` of four integers a lane, `a` unsigned, `b` signed, in i32.
+    fn dot_u8s8(self, _acc: Self::V, _a: Self::V, _b: Self::V) -> Self::V {
+        unreachable!("sums are short at this level")
+    }
+    /// `acc + a0 b0 + a1 b1` in the low i16 of each lane, `acc + a2 b2 + a3 b3` in the high, neither of which may overflow.
+    fn dot_u8s8_short(self, _acc: Self::V, _a: Self::V, _b: Self::V) -> Self::V {
+        unreachable!("sums are long at this level")
+    }
+    /// `acc` and the two i16 of each lane of `sums`, in i32.
+    fn add_short(self, _acc: Self::V, _sums: Self::V) -> Self::V {
+        unreachable!("sums are long at this level")
+    }
+
+    // What one of the two layouts of bf16 needs.
 
     /// `acc + a0 b0 + a1 b1` of two bf16 a lane.
     fn dot_bf16(self, _acc: Self::V, _a: Self::V, _b: Self::V) -> Self::V {
@@ -330,6 +354,37 @@ unsafe fn step<S: Simd, D: Dot, const MR: usize, const NV: usize>(
     }
 }
 
+/// Multiplies `steps`, at most [`STEPS`], steps of a tile.
+///
+/// # Safety
+/// As [`step`], for each of them.
+#[inline(always)]
+pub(crate) unsafe fn advance<S: Simd, D: Dot, const MR: usize, const NV: usize>(
+    s: S,
+    acc: &mut [[S::V; NV]; MR],
+    a: *const u32,
+    a_stride: usize,
+    b: *const u32,
+    steps: usize,
+) {
+    let width = NV * S::LANES;
+    if D::QUANTISED && S::SHORT_SUMS {
+        let mut sums = [[s.splat(0.0); NV]; MR];
+        for k in 0..steps {
+            // SAFETY: one of the caller's steps.
+            unsafe { step::<S, ShortU8S8, MR, NV>(s, &mut sums, a.add(k), a_stride, b.add(k * width)) };
+        }
+        for (acc, sums) in acc.as_flattened_mut().iter_mut().zip(sums.as_flattened()) {
+            *acc = s.add_short(*acc, *sums);
+        }
+    } else {
+        for k in 0..steps {
+            // SAFETY: one of the caller's steps.
+            unsafe { step::<S, D, MR, NV>(s, acc, a.add(k), a_stride, b.add(k * width)) };
+        }
+    }
+}
+
 /// The body of every [`Tile`]: accumulators stay in registers over all of `steps`; each word of `a` is
 /// broadcast once and multiplied with a row of `b`.
 ///
@@ -345,20 +400,17 @@ unsafe fn tile<S: Simd, D: Dot, const ADD: bool, const MR: usize, const NV: usiz
     sink: &Sink,
 ) {
     let mut acc = [[s.splat(0.0); NV]; MR];
-    let (mut left, unrolled) = (steps, D::unrolled::<S>());
-    while left >= unrolled {
-        for k in 0..unrolled {
-            // SAFETY: as many steps are left of a's rows and of b.
-            unsafe { step::<S, D, MR, NV>(s, &mut acc, a.add(k), a_stride, b.add(k * NV * S::LANES)) };
+    let mut left = steps;
+    while left >= STEPS {
+        // SAFETY: as many steps are left of a's rows and of b.
+        unsafe {
+            advance::<S, D, MR, NV>(s, &mut acc, a, a_stride, b, STEPS);
+            (a, b) = (a.add(STEPS), b.add(STEPS * NV * S::LANES));
         }
-        // SAFETY: as above.
-        unsafe { (a, b) = (a.add(unrolled), b.add(unrolled * NV * S::LANES)) };
-        left -= unrolled;
+        left -= STEPS;
     }
-    for k in 0..left {
-        // SAFETY: `left` steps are left.
-        unsafe { step::<S, D, MR, NV>(s, &mut acc, a.add(k), a_stride, b.add(k * NV * S::LANES)) };
-    }
+    // SAFETY: `left` steps are left.
+    unsafe { advance::<S, D, MR, NV>(s, &mut acc, a, a_stride, b, left) };
     // One call a vector instead of a loop, which would index the accumulators and so put them into memory.
     const { assert!(NV <= 3) };
     // SAFETY: the caller keeps `Tile`'s contract.

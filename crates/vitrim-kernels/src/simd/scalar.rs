@@ -46,7 +46,7 @@ impl Simd for Scalar {
     const LANES: usize = LANES;
     const MR: usize = 6;
     const NV: usize = 1;
-    const VNNI: bool = false;
+    const SHORT_SUMS: bool = false;
 
     fn tile<D: Dot>(rows: usize, vectors: usize, add: bool) -> Tile {
         let tiles = if add {
