@@ -119,13 +119,6 @@ impl Level {
         self == Level::Scalar
     }
 
-    /// Whether products of 8-bit integers are added in 16 bits before they are in 32. Activations and weights are then quantised
-    /// so that no such sum can overflow ([`crate::precision::greatest_activation`], [`crate::reference::quantise`]), to some
-    /// tenths of a bit less.
-    pub(crate) fn has_short_sums(self) -> bool {
-        matches!(self, Level::Avx2 | Level::Avx512)
-    }
-
     /// The level that `VITRIM_SIMD` names, as they are displayed, and [`Level::native`] where it is `native`, unset or empty.
     ///
     /// # Errors

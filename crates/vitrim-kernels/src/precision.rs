@@ -58,7 +58,7 @@ impl Layout {
     }
 }
 
-/// The greatest 8-bit activation. Where sums are short ([`Level::has_short_sums`]), weights and activations share the room of an
+/// The greatest 8-bit activation. Where sums are short ([`crate::simd::Simd::SHORT_SUMS`]), weights and activations share the room of an
 /// i16; a ViT's activations, of a wider range beside most of their values than its weights, have the greater part.
 pub(crate) const fn greatest_activation(short_sums: bool) -> u8 {
     if short_sums { 200 } else { u8::MAX }

@@ -287,6 +287,7 @@ mod tests {
 
     use super::*;
     use crate::reference;
+    use crate::simd::has_short_sums;
 
     proptest! {
         #[test]
@@ -307,7 +308,7 @@ mod tests {
                 buffer.fill_at(level, Precision::Int8, &x, columns);
                 for (x, q) in x.chunks(columns).zip(buffer.to_f32().chunks(columns)) {
                     let range = x.iter().fold(0f32, |m, v| m.max(*v)) - x.iter().fold(0f32, |m, v| m.min(*v));
-                    let step = range / f32::from(greatest_activation(level.has_short_sums()));
+                    let step = range / f32::from(greatest_activation(has_short_sums(level)));
                     prop_assert!(reference::max_difference(x, q) <= 0.501 * step);
                 }
                 let (stride, elements) = (buffer.stride(), buffer.layout().elements());

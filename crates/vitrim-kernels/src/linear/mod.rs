@@ -208,7 +208,7 @@ impl Kernel for Pack<'_> {
                     Quantised { scales: Vec::with_capacity(padded), sums: Vec::with_capacity(padded) };
                 let mut rows = Vec::with_capacity(outputs * panels.steps);
                 for row in weight.chunks_exact(inputs) {
-                    let (integers, scale) = reference::quantise(row, level.has_short_sums());
+                    let (integers, scale) = reference::quantise(row, S::SHORT_SUMS);
                     let sum: i32 = integers.iter().map(|v| i32::from(*v)).sum();
                     q.scales.push(scale);
                     q.sums.push(sum as f32);

@@ -3,6 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::precision::greatest_activation;
 use crate::reference::{self, max_difference};
+use crate::simd::has_short_sums;
 
 /// A layer's arguments, drawn.
 struct Case {
@@ -37,7 +38,7 @@ impl Case {
             Precision::F32 => self.weight.clone(),
             Precision::Bf16 => self.weight.iter().map(|w| reference::bf16(*w)).collect(),
             Precision::Int8 => {
-                let short = layer.level().has_short_sums();
+                let short = has_short_sums(layer.level());
                 let rows = self.weight.chunks(self.inputs).map(|row| reference::quantise(row, short));
                 rows.flat_map(|(q, scale)| q.into_iter().map(move |q| f32::from(q) * scale)).collect()
             }
@@ -170,7 +171,7 @@ fn rounding_stays_small() {
         let bound = match precision {
             Precision::F32 => 1e-6,
             Precision::Bf16 => 4e-3,
-            Precision::Int8 if level.has_short_sums() => 2e-2,
+            Precision::Int8 if has_short_sums(level) => 2e-2,
             Precision::Int8 => 1e-2,
         };
         let error = reference::relative_difference(&y, &exact);

@@ -126,8 +126,9 @@ pub(crate) trait Simd: Copy {
     const MR: usize;
     /// Vectors a row of the largest tile.
     const NV: usize;
-    /// Whether products of 8-bit integers are added in 16 bits over [`STEPS`] words before they are in 32
-    /// ([`crate::Level::has_short_sums`]).
+    /// Whether products of 8-bit integers are added in 16 bits over [`STEPS`] words before they are in 32. Activations and weights
+    /// are then quantised so that no such sum can overflow ([`crate::precision::greatest_activation`],
+    /// [`crate::reference::quantise`]), to some tenths of a bit less.
     const SHORT_SUMS: bool;
 
     /// The tile of `rows` in `1..=MR` and `vectors` in `1..=NV`, which writes its sums, or adds them to what is
@@ -190,15 +191,13 @@ pub(crate) trait Simd: Copy {
     /// i32 to f32, to nearest even.
     fn float(self, v: Self::V) -> Self::V;
 
+    /// `acc + a0 b0 + .. + a3 b3` of four integers a lane, `a` unsigned, `b` signed, in i32. Not where sums are short.
+    fn dot_u8s8(self, acc: Self::V, a: Self::V, b: Self::V) -> Self::V;
     /// Rounds the first `dst.len() <= LANES` lanes, integers or not, to nearest even and clamps to 0..=255.
     fn store_u8(self, dst: &mut [u8], v: Self::V);
 
-    // What sums of one kind need, and so the levels that have it.
+    // What short sums need.
 
-    /// `acc + a0 b0 + .. + a3 b3` of four integers a lane, `a` unsigned, `b` signed, in i32.
-    fn dot_u8s8(self, _acc: Self::V, _a: Self::V, _b: Self::V) -> Self::V {
-        unreachable!("sums are short at this level")
-    }
     /// `acc + a0 b0 + a1 b1` in the low i16 of each lane, `acc + a2 b2 + a3 b3` in the high, neither of which may overflow.
     fn dot_u8s8_short(self, _acc: Self::V, _a: Self::V, _b: Self::V) -> Self::V {
         unreachable!("sums are long at this level")
@@ -208,7 +207,7 @@ pub(crate) trait Simd: Copy {
         unreachable!("sums are long at this level")
     }
 
-    // What one of the two layouts of bf16 needs.
+    // What one of the two layouts of bf16 needs, and so the levels that have it.
 
     /// `acc + a0 b0 + a1 b1` of two bf16 a lane.
     fn dot_bf16(self, _acc: Self::V, _a: Self::V, _b: Self::V) -> Self::V {
@@ -326,6 +325,20 @@ pub(crate) fn dispatch<K: Kernel>(level: Level, kernel: K) -> K::Out {
         Level::Avx2 => unsafe { avx2::run(kernel) },
         _ => kernel.run(scalar::Scalar),
     }
+}
+
+/// [`Simd::SHORT_SUMS`] of a level.
+#[cfg(test)]
+pub(crate) fn has_short_sums(level: Level) -> bool {
+    struct ShortSums;
+    impl Kernel for ShortSums {
+        type Out = bool;
+
+        fn run<S: Simd>(self, _: S) -> bool {
+            S::SHORT_SUMS
+        }
+    }
+    dispatch(level, ShortSums)
 }
 
 /// Multiplies one step of a tile: a word of each row of `a` with the vectors of `b`.
