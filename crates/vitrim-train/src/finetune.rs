@@ -24,7 +24,7 @@ use vitrim_prune::policy::BackboneId;
 use vitrim_prune::{ImageKey, LearnedPruner, NoPruner, Policy, Pruned, Pruner, run};
 use vitrim_vit::{Backbone, Checkpoint, CpuBackbone, Output, PixelBatch, Site, Taps, Tensors, Want, cost};
 
-use crate::burn_vit::BurnVit;
+use crate::burn_vit::{BurnVit, PrunedOutput};
 use crate::checkpoint;
 use crate::checks::{positive, within};
 use crate::device::{DeviceChoice, host};
@@ -34,7 +34,7 @@ use crate::pretrain::learner::Learner;
 use crate::pretrain::weights::save_as;
 use crate::pretrain::{AugmentConfig, WeightType};
 use crate::replica::replica;
-use crate::rewards::{divergence, divergences_of_logits};
+use crate::rewards::{cosine_distances, divergences, divergences_of_logits, squared_distances};
 use crate::run_log::RunLog;
 use crate::schedule::warmed_up_cosine;
 use crate::session::Outcome;
@@ -66,6 +66,9 @@ pub struct FinetuneConfig {
     pub max_grad_norm: f64,
     /// Weight of the labels' cross-entropy beside D to the dense model's answers.
     pub label_weight: f64,
+    /// Weight of the squared distance to the dense model's pooled features, in squared lengths of those, beside D: they
+    /// say more of an image than its logits do.
+    pub feature_weight: f64,
     /// Steps a log entry.
     pub log_every: usize,
     /// Log entries between two evaluations, each of which saves a checkpoint.
@@ -82,12 +85,13 @@ impl Default for FinetuneConfig {
             images: 400_000,
             batch: 64,
             seed: 0,
-            learning_rate: 3e-4,
+            learning_rate: 1e-4,
             learning_rate_end: 1e-6,
             warmup: 0.05,
             weight_decay: 0.01,
             max_grad_norm: 1.0,
             label_weight: 0.0,
+            feature_weight: 5.0,
             log_every: 50,
             evaluate_every: 10,
             held_out_images: 5_000,
@@ -121,6 +125,7 @@ impl FinetuneConfig {
             ("weight_decay", self.weight_decay, 0.0, 10.0),
             ("max_grad_norm", self.max_grad_norm, 1e-6, 1e6),
             ("label_weight", self.label_weight, 0.0, 100.0),
+            ("feature_weight", self.feature_weight, 0.0, 1e4),
             ("augment.color_jitter", f64::from(self.augment.color_jitter), 0.0, 0.95),
         ])
     }
@@ -165,16 +170,16 @@ pub struct Finetuning<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HeldOut {
-    /// Top-1, percent; without labels, agreement with the teacher.
-    pub top1: f64,
-    /// Top-1 of the teacher, dense and as it was, percent; without labels, 100.
-    pub teacher_top1: f64,
-    /// Mean D to the teacher's answers, nats.
+    /// Top-1, percent; without labels, agreement with the teacher; `None` of a backbone without classes.
+    pub top1: Option<f64>,
+    /// Top-1 of the teacher, dense and as it was, percent; without labels, 100; `None` of a backbone without classes.
+    pub teacher_top1: Option<f64>,
+    /// Mean D to the teacher's answers, nats; of a backbone without classes, 1 - cos of the pooled features.
     pub divergence: f64,
     /// MACs of an image as a share of the dense model's, the policy's own included.
     pub cost: f64,
     /// How far the forward that learns and the one that serves are apart on one batch: max |a - b| / max |b| of an image's
-    /// logits, and of that the 90th percentile of the images.
+    /// answer, and of that the 90th percentile of the images.
     pub disagreement: f64,
 }
 
@@ -187,7 +192,7 @@ pub struct FinetuneLog {
     pub images: usize,
     /// Images/s.
     pub images_per_s: f64,
-    /// D to the teacher's answers, the labels' cross-entropy by its weight added, nats.
+    /// D to the teacher's answers, the features' distance and the labels' cross-entropy by their weights added.
     pub loss: f64,
     /// On held-out images, where it was measured.
     #[serde(flatten)]
@@ -233,15 +238,40 @@ struct Samples<'a> {
     pixels: &'a [f32],
     keys: Vec<ImageKey>,
     labels: &'a [Option<u32>],
-    /// The teacher's logits, `[B, C]`.
-    teacher: Output,
+    teacher: Dense,
+}
+
+/// What the teacher makes of a batch.
+struct Dense {
+    /// Logits, `[B, C]`; `features` of a backbone without a head.
+    answer: Output,
+    /// Pooled features, `[B, D]` or `[B, 2D]`.
+    features: Output,
+}
+
+impl Dense {
+    fn of(backbone: &CpuBackbone, batch: &Batch) -> Result<Self> {
+        let spec = backbone.spec();
+        let mut state = backbone.embed(PixelBatch::new(&batch.pixels, batch.len()))?;
+        backbone.advance(&mut state, Site::end(spec), Taps::NONE)?;
+        Ok(Dense {
+            answer: backbone.finish(&state, Want::answer(spec))?,
+            features: backbone.finish(&state, Want::Pooled)?,
+        })
+    }
+}
+
+/// The rows of `images` in `output`, as `[B, width]` on `device`.
+fn rows(output: &Output, images: &Range<usize>, device: &Device) -> Tensor<2> {
+    let width = output.width;
+    matrix(output.values[images.start * width..images.end * width].to_vec(), [images.len(), width], device)
 }
 
 /// Fine-tunes in `run.folder` until the images are seen or `stop` is set; goes on from the folder's checkpoint if there is
 /// one. Returns the held-out figures of the best weights with how it ended.
 ///
 /// # Errors
-/// If the configuration is wrong, the backbone has no classes, an image or file cannot be read or written, the two forwards
+/// If the configuration is wrong, an image or file cannot be read or written, the two forwards
 /// disagree, or the folder's checkpoint belongs to another run.
 pub fn finetune(
     run: &Finetuning<'_>,
@@ -250,10 +280,8 @@ pub fn finetune(
 ) -> Result<(Outcome, Option<HeldOut>)> {
     let config = run.config;
     config.check().map_err(TrainError::Config)?;
-    if run.checkpoint.spec.num_classes == 0 {
-        return Err(TrainError::Config(
-            "fine-tuning compares answers, and the backbone has no classes".into(),
-        ));
+    if run.checkpoint.spec.num_classes == 0 && config.label_weight > 0.0 {
+        return Err(TrainError::Config("label_weight must be 0: the backbone has no classes".into()));
     }
     let device = run.device.device()?;
     let teacher = CpuBackbone::new(&run.checkpoint.spec, &run.checkpoint.tensors)?;
@@ -296,7 +324,7 @@ pub fn finetune(
             pixels: &batch.pixels,
             keys: keys(&batch),
             labels: &batch.labels,
-            teacher: dense_logits(&teacher, &batch)?,
+            teacher: Dense::of(&teacher, &batch)?,
         };
         let descent = descend(run, &learner.student.vit, &samples, shards)?;
         let learning_rate = config.learning_rate_at(at.step);
@@ -388,36 +416,41 @@ impl Finetuning<'_> {
         let (mut sum_of_divergences, mut macs, mut disagreement) = (0.0, 0.0, None);
         for batch in Loader::new(self.held_out, Order::Sequential, self.transform, options)? {
             let batch = batch?;
-            let (keys, dense) = (keys(&batch), dense_logits(teacher, &batch)?);
+            let (keys, dense) = (keys(&batch), Dense::of(teacher, &batch)?.answer);
             let pixels = PixelBatch::new(&batch.pixels, batch.len());
             let pruned = run(&student, pruner.as_mut(), pixels, &keys)?;
             if disagreement.is_none() {
                 disagreement = Some(self.disagreement(&learner.student.vit, &batch, &keys, &pruned)?);
             }
             let classes = dense.argmax().into_iter().zip(pruned.answer.argmax());
-            for (b, ((of_teacher, found), label)) in classes.zip(&batch.labels).enumerate() {
+            for ((of_teacher, found), label) in classes.zip(&batch.labels) {
                 let label = label.map_or(of_teacher, |label| label as usize);
                 right += usize::from(found == label);
                 teacher_right += usize::from(of_teacher == label);
-                sum_of_divergences += divergence(dense.row(b), pruned.answer.row(b));
             }
+            sum_of_divergences +=
+                divergences(&self.checkpoint.spec, &dense, &pruned.answer).iter().sum::<f64>();
             macs += pruned.macs.iter().map(|macs| *macs as f64).sum::<f64>();
             images += batch.len();
         }
         let count = images.max(1) as f64;
+        let share = |right: usize| {
+            let classifies = self.checkpoint.spec.num_classes > 0;
+            classifies.then_some(100.0 * right as f64 / count)
+        };
         Ok(HeldOut {
-            top1: 100.0 * right as f64 / count,
-            teacher_top1: 100.0 * teacher_right as f64 / count,
+            top1: share(right),
+            teacher_top1: share(teacher_right),
             divergence: sum_of_divergences / count,
             cost: macs / count / cost::dense_macs(&self.checkpoint.spec) as f64,
             disagreement: f64::from(disagreement.unwrap_or(0.0)),
         })
     }
 
-    /// How far `served`, the executor's logits of `batch`, are from those of the forward that learns. Decisions at the
+    /// How far `served`, the executor's answers to `batch`, are from those of the forward that learns. Decisions at the
     /// threshold may fall either way by rounding, so that a tenth of the images may differ in who survives.
     fn disagreement(&self, vit: &BurnVit, batch: &Batch, keys: &[ImageKey], served: &Pruned) -> Result<f32> {
-        let learned = host(self.logits(&vit.valid(), &batch.pixels, keys)?);
+        let learned = host(self.forward(&vit.valid(), &batch.pixels, keys)?.answer);
         let width = served.answer.width;
         let scale = served.answer.values.iter().fold(f32::MIN_POSITIVE, |m, v| v.abs().max(m));
         let far = |(a, b): (&[f32], &[f32])| {
@@ -433,7 +466,7 @@ impl Finetuning<'_> {
         Ok(typical)
     }
 
-    fn logits(&self, vit: &BurnVit, pixels: &[f32], keys: &[ImageKey]) -> Result<Tensor<2>> {
+    fn forward(&self, vit: &BurnVit, pixels: &[f32], keys: &[ImageKey]) -> Result<PrunedOutput> {
         vit.forward_pruned(pixels, keys, self.pruner().as_mut())
     }
 
@@ -472,14 +505,18 @@ fn descend(run: &Finetuning<'_>, vit: &BurnVit, samples: &Samples<'_>, shards: u
 
 /// The share that `images` have in the batch's mean.
 fn part(run: &Finetuning<'_>, vit: &BurnVit, samples: &Samples<'_>, images: Range<usize>) -> Result<Descent> {
-    let (batch, count, classes) = (samples.keys.len(), images.len(), samples.teacher.width);
+    let (batch, count) = (samples.keys.len(), images.len());
     let device = vit.device();
     let per_image = samples.pixels.len() / batch;
     let pixels = &samples.pixels[images.start * per_image..images.end * per_image];
-    let teacher = &samples.teacher.values[images.start * classes..images.end * classes];
-    let logits = run.logits(vit, pixels, &samples.keys[images.clone()])?;
-    let mut loss =
-        divergences_of_logits(matrix(teacher.to_vec(), [count, classes], &device), logits.clone()).sum();
+    let PrunedOutput { answer, features } = run.forward(vit, pixels, &samples.keys[images.clone()])?;
+    let classes = run.checkpoint.spec.num_classes;
+    let divergences = if classes == 0 { cosine_distances } else { divergences_of_logits };
+    let mut loss = divergences(rows(&samples.teacher.answer, &images, &device), answer.clone()).sum();
+    if run.config.feature_weight > 0.0 {
+        let apart = squared_distances(rows(&samples.teacher.features, &images, &device), features);
+        loss = loss + apart.sum().mul_scalar(run.config.feature_weight);
+    }
     if run.config.label_weight > 0.0 {
         let mut targets = vec![0.0; count * classes];
         for (row, label) in targets.chunks_exact_mut(classes).zip(&samples.labels[images]) {
@@ -487,17 +524,11 @@ fn part(run: &Finetuning<'_>, vit: &BurnVit, samples: &Samples<'_>, images: Rang
             let place = row.get_mut(label as usize).ok_or(TrainError::Label { label, classes })?;
             *place = run.config.label_weight as f32;
         }
-        loss = loss - (matrix(targets, [count, classes], &device) * log_softmax(logits, 1)).sum();
+        loss = loss - (matrix(targets, [count, classes], &device) * log_softmax(answer, 1)).sum();
     }
     let loss = loss.div_scalar(batch as f64);
     let value = f64::from(host(loss.clone())[0]);
     Ok(Descent { gradients: GradientsParams::from_grads(loss.backward(), vit), loss: value })
-}
-
-fn dense_logits(backbone: &CpuBackbone, batch: &Batch) -> Result<Output> {
-    let mut state = backbone.embed(PixelBatch::new(&batch.pixels, batch.len()))?;
-    backbone.advance(&mut state, Site::end(backbone.spec()), Taps::NONE)?;
-    Ok(backbone.finish(&state, Want::Logits)?)
 }
 
 fn keys(batch: &Batch) -> Vec<ImageKey> {

@@ -131,6 +131,19 @@ pub fn divergences_of_logits(dense: Tensor<2>, pruned: Tensor<2>) -> Tensor<1> {
     kl.clamp_min(0.0).mul_scalar(TEMPERATURE * TEMPERATURE)
 }
 
+/// [`cosine_distance`] of each image, `[B]`, with gradients: of dense and pruned features, `[B, D]` each.
+pub fn cosine_distances(dense: Tensor<2>, pruned: Tensor<2>) -> Tensor<1> {
+    let dot = |a: &Tensor<2>, b: &Tensor<2>| (a.clone() * b.clone()).sum_dim(1).squeeze_dim::<1>(1);
+    let lengths = (dot(&dense, &dense) * dot(&pruned, &pruned)).clamp_min(f32::MIN_POSITIVE).sqrt();
+    (dot(&dense, &pruned) / lengths).neg().add_scalar(1.0)
+}
+
+/// |f - f_k|^2 / |f|^2 of each image, `[B]`, with gradients: of dense features f and pruned ones f_k, `[B, D]` each.
+pub fn squared_distances(dense: Tensor<2>, pruned: Tensor<2>) -> Tensor<1> {
+    let lengths = dense.clone().square().sum_dim(1).clamp_min(f32::MIN_POSITIVE);
+    ((pruned - dense).square().sum_dim(1) / lengths).squeeze_dim(1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -184,6 +197,22 @@ mod tests {
         assert!(close(cosine_distance(&[3.0, 4.0], &[4.0, 3.0]), 1.0 / 25.0));
         assert!(close(cosine_distance(&[1.0, -1.0], &[-1.0, 1.0]), 2.0));
         assert!(close(cosine_distance(&[0.0, 0.0], &[1.0, 0.0]), 1.0), "nothing points nowhere");
+    }
+
+    #[test]
+    fn distances_with_gradients_by_hand() {
+        let device = burn::tensor::Device::flex();
+        let dense = Tensor::<2>::from_data([[1.0, 2.0], [3.0, 4.0], [1.0, -1.0], [0.0, 0.0]], &device);
+        let pruned = Tensor::<2>::from_data([[2.0, 4.0], [4.0, 3.0], [-1.0, 1.0], [1.0, 0.0]], &device);
+        let host = |x: Tensor<1>| -> Vec<f32> { x.into_data().try_into_vec_as().unwrap() };
+        let cosine = host(cosine_distances(dense.clone(), pruned.clone()));
+        for (found, expected) in cosine.iter().zip([0.0, 1.0 / 25.0, 2.0, 1.0]) {
+            assert!((found - expected).abs() < 1e-6, "{cosine:?}");
+        }
+        let squared = host(squared_distances(dense.slice([0..3, 0..2]), pruned.slice([0..3, 0..2])));
+        for (found, expected) in squared.iter().zip([1.0, 2.0 / 25.0, 4.0]) {
+            assert!((found - expected).abs() < 1e-6, "{squared:?}");
+        }
     }
 
     #[test]

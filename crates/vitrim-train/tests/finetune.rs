@@ -28,16 +28,22 @@ struct Setting {
 
 impl Setting {
     fn new() -> Self {
+        Self::with_classes(10)
+    }
+
+    /// With no classes, a backbone without a head.
+    fn with_classes(classes: usize) -> Self {
         let preprocess = scenes::preprocess();
         let model = ModelConfig { img_size: 96, patch_size: 16, dim: 16, depth: 4, heads: 2, mlp_ratio: 2 };
-        let spec = PretrainConfig { model, ..PretrainConfig::scenes_preset() }.spec(10).unwrap();
+        let spec = PretrainConfig { model, ..PretrainConfig::scenes_preset() }.spec(classes).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let Tensors::Owned(mut weights) = initial_weights(&spec, 1) else {
             panic!("drawn weights are owned")
         };
         // A head whose answers tell what its tokens are.
-        let head = weights.get_mut("head.weight").expect("a classifier");
-        head.1.iter_mut().for_each(|weight| *weight *= 50.0);
+        if let Some(head) = weights.get_mut("head.weight") {
+            head.1.iter_mut().for_each(|weight| *weight *= 50.0);
+        }
         let weights = Tensors::Owned(weights);
         save_backbone(folder.path(), &spec, &weights, &preprocess, &[], WeightType::F32).unwrap();
         Setting {
@@ -139,6 +145,36 @@ fn what_leaves_is_made_up_for_and_the_policy_takes_the_result() {
         let mut pruner = LearnedPruner::new(&model.spec, &tuned);
         vitrim_prune::run(&backbone, &mut pruner, vitrim_vit::PixelBatch::new(&pixels, 1), &[0]).unwrap();
     }
+}
+
+#[test]
+fn a_backbone_without_classes_learns_its_features_again() {
+    let setting = Setting::with_classes(0);
+    let policy = setting.policy("default");
+    let out = setting.folder.path().join("features");
+    for feature_weight in [0.0, 5.0] {
+        let out = out.join(feature_weight.to_string());
+        let config = FinetuneConfig { feature_weight, ..config() };
+        let (_, seen) = setting.go(&config, Some(&policy), &out, usize::MAX);
+        let (first, last) = (seen[0], seen[4]);
+        assert!(last.divergence < 0.8 * first.divergence, "{feature_weight}: {first:?} to {last:?}");
+        assert_eq!((last.top1, last.teacher_top1), (None, None));
+    }
+}
+
+/// In as many steps, D falls further where features are matched as well.
+#[test]
+fn features_teach_what_answers_do() {
+    let setting = Setting::new();
+    let policy = setting.policy("default");
+    let divergence = |feature_weight| {
+        let out = setting.folder.path().join(format!("weight-{feature_weight}"));
+        let config = FinetuneConfig { feature_weight, learning_rate: 3e-4, ..config() };
+        let (_, seen) = setting.go(&config, Some(&policy), &out, usize::MAX);
+        seen[4].divergence
+    };
+    let (without, with) = (divergence(0.0), divergence(5.0));
+    assert!(with < without, "D {with} with the features, {without} without");
 }
 
 #[test]

@@ -171,7 +171,10 @@ pub fn describe_finetuning(log: &FinetuneLog, last: Option<HeldOut>) -> String {
     let held_out = last.map_or_else(
         || "?".to_owned(),
         |HeldOut { top1, teacher_top1, divergence, cost, .. }| {
-            format!("{top1:.2} % (dense before: {teacher_top1:.2} %), D {divergence:.4} at cost {cost:.3}")
+            let top1 = top1
+                .zip(teacher_top1)
+                .map(|(now, before)| format!("{now:.2} % (dense before: {before:.2} %), "));
+            format!("{}D {divergence:.4} at cost {cost:.3}", top1.unwrap_or_default())
         },
     );
     format!("{:.0} images/s, loss {:.4}, held out {held_out}", log.images_per_s, log.loss)

@@ -55,6 +55,25 @@ struct Pooled {
     dist: Option<Tensor<2>>,
 }
 
+impl Pooled {
+    /// As `Want::Pooled` has them: `[B, D]` or `[B, 2D]`, the mean of both tokens where there are two.
+    fn features(&self) -> Tensor<2> {
+        let main = self.main.clone();
+        match &self.dist {
+            Some(dist) => (main + dist.clone()).div_scalar(2.0),
+            None => main,
+        }
+    }
+}
+
+/// What [`BurnVit::forward_pruned`] gives.
+pub struct PrunedOutput {
+    /// Logits, `[B, C]`; `features` of a backbone without a head.
+    pub answer: Tensor<2>,
+    /// What a head sees, `[B, D]`; of a head over class token and mean, both, `[B, 2D]`.
+    pub features: Tensor<2>,
+}
+
 /// What [`BurnVit::forward_patches`] gives.
 pub struct PartialOutput {
     /// `[B, C]`.

@@ -5,24 +5,21 @@ use vitrim_prune::{ImageKey, Pruner};
 use vitrim_vit::{HostState, Reduction, Site, Taps};
 
 use super::backbone::{download, no_padding};
-use super::{BurnVit, Layout, pixel_tensor};
+use super::{BurnVit, Layout, PrunedOutput, pixel_tensor};
 use crate::error::Result;
 
 impl BurnVit {
-    /// Logits `[B, C]` of the images `keys: [B]`, `pixels: [B, 3, H, W]`, reduced by `pruner` at its sites. Gradients go
+    /// Answers to the images `keys: [B]`, `pixels: [B, 3, H, W]`, reduced by `pruner` at its sites. Gradients go
     /// through what stays and what is merged, not through the decisions.
     ///
     /// # Errors
     /// What the pruner refuses.
-    ///
-    /// # Panics
-    /// If the backbone has no head.
     pub fn forward_pruned(
         &self,
         pixels: &[f32],
         keys: &[ImageKey],
         pruner: &mut dyn Pruner,
-    ) -> Result<Tensor<2>> {
+    ) -> Result<PrunedOutput> {
         let (spec, device, batch) = (&self.spec, self.device(), keys.len());
         let mut x = self.embed(pixel_tensor(pixels, batch, spec, &device));
         let mut state = HostState::embedded(spec, vec![0.0; batch * spec.num_tokens() * spec.dim], batch);
@@ -40,7 +37,10 @@ impl BurnVit {
         }
         let (end, queries) = (Site::end(spec), || no_padding(&state.packed));
         let (x, _) = self.run(x, &mut state.site, end, &layout, queries, Taps::NONE)?;
-        Ok(self.logits(self.pool(x, &layout)))
+        let pooled = self.pool(x, &layout);
+        let features = pooled.features();
+        let answer = if self.head.is_some() { self.logits(pooled) } else { features.clone() };
+        Ok(PrunedOutput { answer, features })
     }
 }
 

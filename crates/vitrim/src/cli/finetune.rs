@@ -84,13 +84,17 @@ fn tell(app: &App, args: &FinetuneArgs, best: Option<HeldOut>) -> anyhow::Result
         return print::json(&json!({ "model": model, "policy": policy, "held_out": best }));
     }
     if let Some(best) = best {
-        print::line(&format!(
-            "held-out images: {:.2} % top-1 at {:.1} % of the dense MACs, D {:.4}; the dense model before: {:.2} %",
-            best.top1,
-            100.0 * best.cost,
-            best.divergence,
-            best.teacher_top1
-        ))?;
+        let cost = format!("{:.1} % of the dense MACs", 100.0 * best.cost);
+        print::line(&match best.top1.zip(best.teacher_top1) {
+            Some((now, before)) => format!(
+                "held-out images: {now:.2} % top-1 at {cost}, D {:.4}; the dense model before: {before:.2} %",
+                best.divergence
+            ),
+            None => format!(
+                "held-out images: a drift of {:.2} % from the dense model's features before, at {cost}",
+                100.0 * best.divergence
+            ),
+        })?;
     }
     print::line(&format!("backbone: {}", model.display()))?;
     match policy {

@@ -105,6 +105,17 @@ fn a_backbone_without_classes_is_pruned_within_a_drift() {
     scratch
         .run(&[&["predict", PHOTO, "--features", "pooled", "--max-drop", "1"], &with_policy[..]].concat())
         .refused(&["max-drift"]);
+    let tune =
+        ["finetune", "--data", "data", "--read-out", "threshold=0.6", "--images", "16", "--out", "tuned"];
+    let tune = [&tune[..], &["--set", "batch=8"], &with_policy].concat();
+    let out = scratch.run(&tune).good();
+    assert!(out.contains("held-out images: a drift of ") && !out.contains("top-1"), "{out}");
+    let tuned =
+        ["predict", PHOTO, "--features", "pooled", "--model", "tuned/model", "--policy", "tuned/policy"];
+    scratch.run(&tuned).good();
+    scratch
+        .run(&[&tune[..], &["--set", "label_weight=1", "-q"]].concat())
+        .refused(&["label_weight", "no classes"]);
     scratch.run(&["compare", "--model", "headless", "--data", "data", "--report", "cmp"]).refused(&[
         "compare",
         "no classes",
