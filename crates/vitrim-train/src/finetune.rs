@@ -1,5 +1,6 @@
 //! Fine-tuning: the backbone learns to answer from the tokens that a frozen policy leaves it, as the dense model answers
-//! from all of them (the second stage of the seed paper, arXiv 2503.23459, with distillation after Hinton et al., 2015).
+//! from all of them (the second stage of the seed paper, arXiv 2503.23459, with distillation after Hinton et al., 2015),
+//! and to see in an image what it saw (its pooled features, after FitNets: Romero et al., 2015).
 //!
 //! Tokens are removed while it learns, as they are when it runs; each evaluation checks that both forwards agree. Without a
 //! policy, the same is done to the dense model: the control that says what of a gain is the policy's.
