@@ -35,7 +35,7 @@ use crate::pretrain::learner::Learner;
 use crate::pretrain::weights::save_as;
 use crate::pretrain::{AugmentConfig, WeightType};
 use crate::replica::replica;
-use crate::rewards::{cosine_distances, divergences, divergences_of_logits, squared_distances};
+use crate::rewards::{divergences, divergences_of_answers, squared_distances};
 use crate::run_log::RunLog;
 use crate::schedule::warmed_up_cosine;
 use crate::session::Outcome;
@@ -260,12 +260,6 @@ impl Dense {
             features: backbone.finish(&state, Want::Pooled)?,
         })
     }
-}
-
-/// The rows of `images` in `output`, as `[B, width]` on `device`.
-fn rows(output: &Output, images: &Range<usize>, device: &Device) -> Tensor<2> {
-    let width = output.width;
-    matrix(output.values[images.start * width..images.end * width].to_vec(), [images.len(), width], device)
 }
 
 /// Fine-tunes in `run.folder` until the images are seen or `stop` is set; goes on from the folder's checkpoint if there is
@@ -511,14 +505,15 @@ fn part(run: &Finetuning<'_>, vit: &BurnVit, samples: &Samples<'_>, images: Rang
     let per_image = samples.pixels.len() / batch;
     let pixels = &samples.pixels[images.start * per_image..images.end * per_image];
     let PrunedOutput { answer, features } = run.forward(vit, pixels, &samples.keys[images.clone()])?;
-    let classes = run.checkpoint.spec.num_classes;
-    let divergences = if classes == 0 { cosine_distances } else { divergences_of_logits };
-    let mut loss = divergences(rows(&samples.teacher.answer, &images, &device), answer.clone()).sum();
+    let spec = &run.checkpoint.spec;
+    let dense = rows(&samples.teacher.answer, &images, &device);
+    let mut loss = divergences_of_answers(spec, dense, answer.clone()).sum();
     if run.config.feature_weight > 0.0 {
         let apart = squared_distances(rows(&samples.teacher.features, &images, &device), features);
         loss = loss + apart.sum().mul_scalar(run.config.feature_weight);
     }
     if run.config.label_weight > 0.0 {
+        let classes = spec.num_classes;
         let mut targets = vec![0.0; count * classes];
         for (row, label) in targets.chunks_exact_mut(classes).zip(&samples.labels[images]) {
             let Some(label) = *label else { continue };
@@ -534,6 +529,12 @@ fn part(run: &Finetuning<'_>, vit: &BurnVit, samples: &Samples<'_>, images: Rang
 
 fn keys(batch: &Batch) -> Vec<ImageKey> {
     batch.indices.iter().map(|index| *index as ImageKey).collect()
+}
+
+/// The rows of `images` in `output`, as `[B, width]` on `device`.
+fn rows(output: &Output, images: &Range<usize>, device: &Device) -> Tensor<2> {
+    let width = output.width;
+    matrix(output.values[images.start * width..images.end * width].to_vec(), [images.len(), width], device)
 }
 
 fn matrix(values: Vec<f32>, shape: [usize; 2], device: &Device) -> Tensor<2> {

@@ -123,6 +123,12 @@ pub fn divergence(dense: &[f32], pruned: &[f32]) -> f64 {
     TEMPERATURE * TEMPERATURE * kl.max(0.0)
 }
 
+/// [`divergences`] with gradients: of dense and pruned answers, `[B, C]` or `[B, D]` each, `[B]`.
+pub fn divergences_of_answers(spec: &VitSpec, dense: Tensor<2>, pruned: Tensor<2>) -> Tensor<1> {
+    let of_images = if spec.num_classes == 0 { cosine_distances } else { divergences_of_logits };
+    of_images(dense, pruned)
+}
+
 /// [`divergence`] of each image, `[B]`, with gradients: of dense and pruned logits, `[B, C]` each.
 pub fn divergences_of_logits(dense: Tensor<2>, pruned: Tensor<2>) -> Tensor<1> {
     let log_p = log_softmax(dense.div_scalar(TEMPERATURE), 1);
@@ -132,7 +138,7 @@ pub fn divergences_of_logits(dense: Tensor<2>, pruned: Tensor<2>) -> Tensor<1> {
 }
 
 /// [`cosine_distance`] of each image, `[B]`, with gradients: of dense and pruned features, `[B, D]` each.
-pub fn cosine_distances(dense: Tensor<2>, pruned: Tensor<2>) -> Tensor<1> {
+fn cosine_distances(dense: Tensor<2>, pruned: Tensor<2>) -> Tensor<1> {
     let dot = |a: &Tensor<2>, b: &Tensor<2>| (a.clone() * b.clone()).sum_dim(1).squeeze_dim::<1>(1);
     let lengths = (dot(&dense, &dense) * dot(&pruned, &pruned)).clamp_min(f32::MIN_POSITIVE).sqrt();
     (dot(&dense, &pruned) / lengths).neg().add_scalar(1.0)

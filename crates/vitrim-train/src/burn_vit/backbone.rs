@@ -157,13 +157,7 @@ impl Backbone for BurnVit {
         let output = match want {
             Want::Tokens => plain.final_tokens(x),
             Want::Logits => plain.logits(plain.pool(x, &layout)),
-            Want::Pooled => {
-                let pooled = plain.pool(x, &layout);
-                match pooled.dist {
-                    Some(dist) => (pooled.main + dist).div_scalar(2.0),
-                    None => pooled.main,
-                }
-            }
+            Want::Pooled => plain.pool(x, &layout).features(),
         };
         let width = output.dims()[1];
         Ok(Output { values: download(output)?, width })
