@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use crate::linear::panels::Line;
 use crate::precision::Layout;
-use crate::simd::{Bf16, Dot, F32, Kernel, MAX_LANES, STEPS, Simd, U8S8, advance, dispatch};
+use crate::simd::{Bf16, Dot, F32, Kernel, STEPS, Simd, U8S8, advance, dispatch};
 use crate::{Level, Precision};
 
 /// MAC/s of one thread that does nothing but the multiply-adds of `level` for `precision`, in as many independent
@@ -53,7 +54,7 @@ impl Chains {
     fn measure<S: Simd, D: Dot, const MR: usize, const NV: usize>(&self, s: S) -> f64 {
         /// Times [`STEPS`] steps: a burst of some 30 us at 16 lanes and 24 chains.
         const TURNS: usize = 2_500;
-        let (a, b) = ([[1e-3f32.to_bits(); STEPS]; MR], [[[1e-3f32.to_bits(); MAX_LANES]; STEPS]; NV]);
+        let (a, b) = ([[1e-3f32.to_bits(); STEPS]; MR], [[Line::of(1e-3f32.to_bits()); STEPS]; NV]);
         let mut acc = [[s.splat(0.0); NV]; MR];
         let (start, mut shortest) = (Instant::now(), Duration::MAX);
         while start.elapsed() < self.time {
@@ -68,9 +69,11 @@ impl Chains {
             }
             shortest = shortest.min(burst.elapsed());
         }
+        // Without a loop over a row's vectors, which would index the accumulators and so put them into memory.
+        const { assert!(NV <= 3) };
         let mut total = s.splat(0.0);
-        for acc in acc.iter().flatten() {
-            total = s.add(total, *acc);
+        for row in acc {
+            total = s.add(s.add(total, row[0]), s.add(row[1.min(NV - 1)], row[2.min(NV - 1)]));
         }
         std::hint::black_box(s.sum(total));
         let macs = TURNS * STEPS * MR * NV * S::LANES * self.layout.elements();
@@ -81,6 +84,7 @@ impl Chains {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Linear, Packing};
 
     #[test]
     fn every_level_has_a_peak() {
@@ -88,6 +92,33 @@ mod tests {
             for precision in Precision::ALL {
                 let peak = fma_peak(level, precision, Duration::from_millis(2));
                 assert!(peak > 1e7 && peak < 1e13, "{level} {precision:?}: {peak}");
+            }
+        }
+    }
+
+    /// A roof: accumulators that lie in memory, or operands across cache lines, would leave it below what a layer reaches.
+    #[test]
+    fn no_layer_is_faster_than_its_peak() {
+        const ROWS: usize = 48;
+        const WIDTH: usize = 192;
+        let (x, weight) = (vec![0.5; ROWS * WIDTH], vec![0.5; WIDTH * WIDTH]);
+        let mut y = vec![0.0; ROWS * WIDTH];
+        for level in Level::supported().filter(|level| *level != Level::Scalar) {
+            for precision in Precision::ALL {
+                let packing = Packing { precision, level, gamma: None };
+                let layer = Linear::packed(&weight, None, WIDTH, WIDTH, packing);
+                let (mut peak, mut reached) = (0.0f64, 0.0f64);
+                // In turn, as the machine may be busy at one moment and idle at the next.
+                for _ in 0..20 {
+                    peak = peak.max(fma_peak(level, precision, Duration::from_millis(2)));
+                    let start = Instant::now();
+                    for _ in 0..5 {
+                        layer.forward(&x, &mut y);
+                    }
+                    let macs = 5 * ROWS * WIDTH * WIDTH;
+                    reached = reached.max(macs as f64 / start.elapsed().as_secs_f64());
+                }
+                assert!(reached < 1.1 * peak, "{level} {precision:?}: {reached:.3e} of {peak:.3e} MAC/s");
             }
         }
     }

@@ -8,7 +8,12 @@ use crate::simd::{MAX_LANES, Simd};
 pub(crate) struct Line([u32; MAX_LANES]);
 
 impl Line {
-    pub const ZERO: Line = Line([0; MAX_LANES]);
+    pub const ZERO: Line = Line::of(0);
+
+    /// `word`, as often as it fits.
+    pub const fn of(word: u32) -> Line {
+        Line([word; MAX_LANES])
+    }
 }
 
 /// How `columns` outputs of `steps` words each lie in panels of at most [`Simd::NV`] vectors: panel after panel,
