@@ -8,7 +8,7 @@ use crate::elementwise::{exp_row, greatest_of};
 use crate::linear::panels::{Line, Panels, floats, words_mut, words_of};
 use crate::precision::Layout;
 use crate::rows::{convert_row, floats_mut, halves_mut, words};
-use crate::simd::{Bf16, Dot, F32, Kernel, MAX_LANES, Scales, Simd, Sink};
+use crate::simd::{Ahead, Bf16, Dot, F32, Kernel, MAX_LANES, Scales, Simd, Sink};
 
 use super::product::{TILE_LINES, product};
 
@@ -257,7 +257,7 @@ impl Head<'_> {
                     let b = words_of(&self.scratch.values).add(panel.start);
                     let a = a.as_ptr().add(row * a_stride);
                     let y = words_mut(&mut tile).cast();
-                    let sink = Sink { y, stride: width, bias, quantised };
+                    let sink = Sink { y, stride: width, bias, quantised, ahead: Ahead::NONE };
                     kernel(a, a_stride, b, values.steps, &sink);
                 }
                 for i in 0..count {

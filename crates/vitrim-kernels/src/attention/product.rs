@@ -1,7 +1,7 @@
 //! A product of rows and packed panels.
 
 use crate::linear::panels::{Line, Panels, words_of};
-use crate::simd::{Dot, MAX_LANES, Scales, Simd, Sink};
+use crate::simd::{Ahead, Dot, MAX_LANES, Scales, Simd, Sink};
 
 /// Lines that hold the largest tile of any level.
 pub(super) const TILE_LINES: usize = 8 * 3;
@@ -36,7 +36,7 @@ pub(super) fn product<S: Simd, D: Dot>(
             // SAFETY: rows, panel and the place in y are there, as just checked; the bias is as wide as any tile.
             unsafe {
                 let y = y.as_mut_ptr().add(at(t) * stride + panel.column).cast();
-                let sink = Sink { y, stride, bias, quantised };
+                let sink = Sink { y, stride, bias, quantised, ahead: Ahead::NONE };
                 kernel(
                     a.as_ptr().add(at(t) * a_stride),
                     a_stride,

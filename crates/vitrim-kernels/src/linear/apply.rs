@@ -1,12 +1,14 @@
 //! The loops around the micro-kernel, and what happens to each tile that it leaves.
 
-use super::panels::{Line, Panel, Panels, floats, words_mut, words_of};
+use std::ops::Range;
+
+use super::panels::{Line, Panel, Panels, Part, floats, words_mut, words_of};
 use super::{Linear, Output};
 use crate::Precision;
 use crate::elementwise::{gelu_row, swiglu_row};
 use crate::precision::Layout;
 use crate::rows::{RowBuffer, RowMut, RowScale};
-use crate::simd::{Bf16, Dot, F32, Kernel, MAX_LANES, Scales, Simd, Sink, U8S8, dispatch};
+use crate::simd::{Ahead, Bf16, Dot, F32, Kernel, MAX_LANES, STEPS, Scales, Simd, Sink, U8S8, dispatch};
 
 /// Bytes of activations that stay in a 1 MiB L2 cache beside a panel of the weight.
 const ROW_BLOCK_BYTES: usize = 512 << 10;
@@ -157,52 +159,68 @@ impl Kernel for Apply<'_> {
         let block = (ROW_BLOCK_BYTES / (4 * steps.div_ceil(slices))).max(tallest) / tallest * tallest;
         let mut tile = [Line::ZERO; TILE_LINES];
         let blocks = self.rows.div_ceil(block);
-        for (b, k) in (0..blocks).flat_map(|b| (0..slices).map(move |k| (b, k))) {
+        let parts = slices * count;
+        for (b, i) in (0..blocks).flat_map(|b| (0..parts).map(move |i| (b, i))) {
             let (first, last) = (b * self.rows / blocks, (b + 1) * self.rows / blocks);
-            let (step, end) = (k * steps / slices, (k + 1) * steps / slices);
-            let adds = self.add || k > 0;
             let tiles = (last - first).div_ceil(tallest);
-            for p in 0..count {
-                let panel = panels.panel::<S>(p);
-                let width = panel.vectors * S::LANES;
-                for t in 0..tiles {
-                    // As even as can be, so that the last is not too small to keep the processor busy.
-                    let at = |t: usize| first + t * (last - first) / tiles;
-                    let (row, rows) = (at(t), at(t + 1) - at(t));
-                    // What needs more than the micro-kernel does, or is narrower than it writes, goes by the tile.
-                    let (y, stride, add) = match &mut self.y {
-                        Target::Sums(y) if panel.column + width <= columns => {
-                            (y[row * columns + panel.column..].as_mut_ptr(), columns, adds)
-                        }
-                        _ => (words_mut(&mut tile).cast(), width, false),
-                    };
-                    let kernel = match layout {
-                        Layout::F32 | Layout::WideBf16 => S::tile::<F32>(rows, panel.vectors, add),
-                        Layout::Bf16Pair => S::tile::<Bf16>(rows, panel.vectors, add),
-                        Layout::IntQuad => S::tile::<U8S8>(rows, panel.vectors, add),
-                    };
-                    let quantised = quantised.as_ref().map_or(Scales::NONE, |q| Scales {
-                        rows: self.scales[row..].as_ptr(),
-                        columns: q.scales[panel.column..].as_ptr(),
-                        sums: q.sums[panel.column..].as_ptr(),
-                    });
-                    let bias = if k > 0 { floats(&NO_BIAS) } else { &bias[panel.column..] };
-                    let sink = Sink { y, stride, bias: bias.as_ptr(), quantised };
-                    // SAFETY: `rows` rows of `steps` words start at `row`, the weight holds the panel, and the slice
-                    // lies within both; biases and scales are padded to whole vectors, as wide as a panel at least;
-                    // y or the tile holds the rows that are written: as asserted above, and by who checked y.
-                    unsafe {
-                        let a = self.words.as_ptr().add(row * steps + step);
-                        let b = words_of(weight).add(panel.start + step * width);
-                        kernel(a, steps, b, end - step, &sink);
+            let part = panels.part::<S>(i, slices);
+            let Part { panel, steps: Range { start: step, end }, .. } = part;
+            let width = panel.vectors * S::LANES;
+            let more = i + 1 < parts || b + 1 < blocks;
+            let next = if more { panels.part::<S>((i + 1) % parts, slices).words } else { 0..0 };
+            let adds = self.add || step > 0;
+            for t in 0..tiles {
+                // As even as can be, so that the last is not too small to keep the processor busy.
+                let at = |t: usize| first + t * (last - first) / tiles;
+                let (row, rows) = (at(t), at(t + 1) - at(t));
+                // What needs more than the micro-kernel does, or is narrower than it writes, goes by the tile.
+                let (y, stride, add) = match &mut self.y {
+                    Target::Sums(y) if panel.column + width <= columns => {
+                        (y[row * columns + panel.column..].as_mut_ptr(), columns, adds)
                     }
-                    let direct = matches!(self.y, Target::Sums(_)) && panel.column + width <= columns;
-                    if !direct {
-                        self.take(s, &tile, row, rows, panel, adds);
-                    }
+                    _ => (words_mut(&mut tile).cast(), width, false),
+                };
+                let kernel = match layout {
+                    Layout::F32 | Layout::WideBf16 => S::tile::<F32>(rows, panel.vectors, add),
+                    Layout::Bf16Pair => S::tile::<Bf16>(rows, panel.vectors, add),
+                    Layout::IntQuad => S::tile::<U8S8>(rows, panel.vectors, add),
+                };
+                let quantised = quantised.as_ref().map_or(Scales::NONE, |q| Scales {
+                    rows: self.scales[row..].as_ptr(),
+                    columns: q.scales[panel.column..].as_ptr(),
+                    sums: q.sums[panel.column..].as_ptr(),
+                });
+                let bias = if step > 0 { floats(&NO_BIAS) } else { &bias[panel.column..] };
+                let ahead = ahead(weight, &next, t, tiles, end - step);
+                let sink = Sink { y, stride, bias: bias.as_ptr(), quantised, ahead };
+                // SAFETY: `rows` rows of `steps` words start at `row`, the weight holds the panel, and the slice
+                // lies within both; biases and scales are padded to whole vectors, as wide as a panel at least;
+                // y or the tile holds the rows that are written: as asserted above, and by who checked y.
+                unsafe {
+                    let a = self.words.as_ptr().add(row * steps + step);
+                    let b = words_of(weight).add(part.words.start);
+                    kernel(a, steps, b, end - step, &sink);
+                }
+                let direct = matches!(self.y, Target::Sums(_)) && panel.column + width <= columns;
+                if !direct {
+                    self.take(s, &tile, row, rows, panel, adds);
                 }
             }
         }
+    }
+}
+
+/// What tile `t` of `tiles`, of `steps` steps each, fetches of the words `next` that are multiplied after all of them: its share, or
+/// more where that is less than a line a turn, until nothing is left.
+#[inline(always)]
+fn ahead(weight: &[Line], next: &Range<usize>, t: usize, tiles: usize, steps: usize) -> Ahead {
+    let (turns, total) = (steps / STEPS, next.len() / MAX_LANES);
+    let lines = total.div_ceil((tiles * turns).max(1));
+    let first = t * turns * lines;
+    if first < total {
+        Ahead { from: words_of(weight).wrapping_add(next.start + first * MAX_LANES), lines }
+    } else {
+        Ahead::NONE
     }
 }
 
@@ -239,6 +257,32 @@ impl Apply<'_> {
                     RowMut::Int8 => unreachable!("8-bit rows are quantised once they are whole"),
                 },
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Together, tiles fetch each line of what comes next once, and less than a turn's too many.
+        #[test]
+        fn tiles_share_what_is_fetched(tiles in 1usize..40, steps in 4usize..600, lines in 0usize..3000, start in 0usize..50) {
+            let weight = [Line::ZERO];
+            let next = MAX_LANES * start..MAX_LANES * (start + lines);
+            let mut fetched = Vec::new();
+            let mut most = 0;
+            for t in 0..tiles {
+                let Ahead { from, lines } = ahead(&weight, &next, t, tiles, steps);
+                let first = (from as usize).wrapping_sub(weight.as_ptr() as usize) / size_of::<Line>();
+                fetched.extend((0..steps / STEPS * lines).map(|i| first + i));
+                most = most.max(steps / STEPS * lines);
+            }
+            prop_assert!(fetched.len() < lines + most.max(1));
+            prop_assert!(fetched.iter().copied().take(lines).eq(start..start + lines));
         }
     }
 }

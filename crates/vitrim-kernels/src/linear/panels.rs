@@ -1,5 +1,7 @@
 //! A matrix cut into column panels, in the order in which a tile reads it.
 
+use std::ops::Range;
+
 use crate::simd::{MAX_LANES, Simd};
 
 /// A cache line of words.
@@ -38,6 +40,13 @@ pub(crate) struct Panel {
     pub start: usize,
 }
 
+/// What is multiplied in one go: the steps of a slice, in the columns of a panel.
+pub(crate) struct Part {
+    pub panel: Panel,
+    pub steps: Range<usize>,
+    pub words: Range<usize>,
+}
+
 impl Panels {
     /// The panels of a level; as even as can be, so that no panel is left too narrow to keep the processor busy.
     pub fn new<S: Simd>(columns: usize, steps: usize) -> Self {
@@ -51,6 +60,15 @@ impl Panels {
         let at = |i: usize| i * self.vectors / self.count;
         let column = at(i) * S::LANES;
         Panel { column, vectors: at(i + 1) - at(i), start: column * self.steps }
+    }
+
+    /// Part `i < slices * count`: slice after slice of the steps, as even as can be, in each panel after panel.
+    #[inline(always)]
+    pub fn part<S: Simd>(&self, i: usize, slices: usize) -> Part {
+        let (slice, panel) = (i / self.count, self.panel::<S>(i % self.count));
+        let at = |slice: usize| slice * self.steps / slices;
+        let (steps, width) = (at(slice)..at(slice + 1), panel.vectors * S::LANES);
+        Part { panel, words: panel.start + steps.start * width..panel.start + steps.end * width, steps }
     }
 
     /// Columns with those that pad the last vector.

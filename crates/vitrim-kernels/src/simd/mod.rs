@@ -40,6 +40,22 @@ pub(crate) struct Sink {
     pub bias: *const f32,
     /// For sums of 8-bit products alone.
     pub quantised: Scales,
+    /// What is brought into cache meanwhile.
+    pub ahead: Ahead,
+}
+
+/// Lines that a tile fetches for those that come after it. A processor's own prefetchers follow what is being read; they do not
+/// know that after many tiles of one panel comes another.
+#[derive(Clone, Copy)]
+pub(crate) struct Ahead {
+    /// The first. It is never read: any address will do.
+    pub from: *const u32,
+    /// How many at every [`STEPS`] steps.
+    pub lines: usize,
+}
+
+impl Ahead {
+    pub const NONE: Ahead = Ahead { from: null(), lines: 0 };
 }
 
 /// What turns sums of 8-bit products back into f32; null for what needs none of it.
@@ -154,6 +170,9 @@ pub(crate) trait Simd: Copy {
     /// # Safety
     /// `p` points at a readable word.
     unsafe fn broadcast(self, p: *const u32) -> Self::V;
+    /// Brings the line that holds `p` into cache, if `p` is an address that can be read, and the level has an instruction for it.
+    #[inline(always)]
+    fn prefetch(self, _p: *const u32) {}
     /// `dst[c][r] = src[r][c]` for `r < rows`, `c < columns`; lanes from `rows` on become zero.
     ///
     /// # Safety
@@ -414,7 +433,12 @@ unsafe fn tile<S: Simd, D: Dot, const ADD: bool, const MR: usize, const NV: usiz
 ) {
     let mut acc = [[s.splat(0.0); NV]; MR];
     let mut left = steps;
+    let mut ahead = sink.ahead.from;
     while left >= STEPS {
+        for _ in 0..sink.ahead.lines {
+            s.prefetch(ahead);
+            ahead = ahead.wrapping_add(MAX_LANES);
+        }
         // SAFETY: as many steps are left of a's rows and of b.
         unsafe {
             advance::<S, D, MR, NV>(s, &mut acc, a, a_stride, b, STEPS);
