@@ -8,7 +8,7 @@ use crate::simd::{Bf16, Dot, F32, Kernel, STEPS, Simd, U8S8, advance, dispatch};
 use crate::{Level, Precision};
 
 /// MAC/s of one thread that does nothing but the multiply-adds of `level` for `precision`, in as many independent
-/// chains as a tile has, on operands that stay in the L1 cache. The fastest of the bursts that fit into `time`, so
+/// chains as a tile has, on operands that stay in the L1 cache. The fastest of the bursts that fit into `time`, of one at least, so
 /// that what else runs on the machine shows little. At [`Level::Scalar`] it is what the compiler makes of the chains,
 /// and no roof.
 ///
@@ -57,7 +57,7 @@ impl Chains {
         let (a, b) = ([[1e-3f32.to_bits(); STEPS]; MR], [[Line::of(1e-3f32.to_bits()); STEPS]; NV]);
         let mut acc = [[s.splat(0.0); NV]; MR];
         let (start, mut shortest) = (Instant::now(), Duration::MAX);
-        while start.elapsed() < self.time {
+        loop {
             let burst = Instant::now();
             for _ in 0..TURNS {
                 // Unknown to the compiler at every turn, so that no product is reused.
@@ -68,6 +68,9 @@ impl Chains {
                 };
             }
             shortest = shortest.min(burst.elapsed());
+            if start.elapsed() >= self.time {
+                break;
+            }
         }
         // Without a loop over a row's vectors, which would index the accumulators and so put them into memory.
         const { assert!(NV <= 3) };
