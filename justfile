@@ -50,10 +50,11 @@ cifar:
     for seed in 0 1 2; do
         cargo run --release -- train $of --max-drop 1 --seed $seed --out runs/cifar-$seed
         cargo run --release -- train $of --max-drop 1 --seed $seed --preset gumbel --out runs/gumbel-$seed
+        cargo run --release -- train $of --max-drop 1 --seed $seed --preset dynamicvit --out runs/dynamicvit-$seed
         sides+=(--policy runs/cifar-$seed/policy --rival gumbel-$seed=runs/gumbel-$seed/policy)
+        sides+=(--rival dynamicvit-$seed=runs/dynamicvit-$seed/policy)
     done
-    cargo run --release -- train $of --max-drop 1 --preset dynamicvit --out runs/dynamicvit-0
-    cargo run --release -- compare $of --split test "${sides[@]}" --rival dynamicvit=runs/dynamicvit-0/policy \
+    cargo run --release -- compare $of --split test "${sides[@]}" \
         --sweep-images 500 --near 1 --studies fixed-budgets --no-speed --report runs/compare-cifar
 
 # Policies of three seeds for the bundled backbone, beside ToMe on 50,000 test scenes; the comparison alone took 18 minutes with AVX-512.
