@@ -72,7 +72,8 @@ impl Chains {
                 break;
             }
         }
-        // Without a loop over a row's vectors, which would index the accumulators and so put them into memory.
+        // What they come to does not matter, so that a narrow row may count a vector twice; but a loop over a row's vectors would index
+        // the accumulators and so put them into memory.
         const { assert!(NV <= 3) };
         let mut total = s.splat(0.0);
         for row in acc {

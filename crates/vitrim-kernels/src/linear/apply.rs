@@ -268,7 +268,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Together, tiles fetch each line of what comes next once, and less than a turn's too many.
+        /// Together, tiles fetch each line of what comes next once, and less than a tile's share too many.
         #[test]
         fn tiles_share_what_is_fetched(tiles in 1usize..40, steps in 4usize..600, lines in 0usize..3000, start in 0usize..50) {
             let weight = [Line::ZERO];

@@ -44,6 +44,7 @@ pub(crate) struct Panel {
 pub(crate) struct Part {
     pub panel: Panel,
     pub steps: Range<usize>,
+    /// Where it lies.
     pub words: Range<usize>,
 }
 

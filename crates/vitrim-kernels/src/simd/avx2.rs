@@ -107,12 +107,6 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     }
 
     #[inline(always)]
-    fn prefetch(self, p: *const u32) {
-        // SAFETY: the instruction is of SSE, and fetches nothing where there is nothing.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
-    }
-
-    #[inline(always)]
     unsafe fn transpose(
         self,
         src: *const u32,

@@ -136,12 +136,6 @@ impl<const BF16: bool, const VNNI: bool> Simd for Avx512<BF16, VNNI> {
     }
 
     #[inline(always)]
-    fn prefetch(self, p: *const u32) {
-        // SAFETY: the instruction is of SSE, and fetches nothing where there is nothing.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
-    }
-
-    #[inline(always)]
     unsafe fn transpose(
         self,
         src: *const u32,

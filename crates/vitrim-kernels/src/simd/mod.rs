@@ -170,9 +170,6 @@ pub(crate) trait Simd: Copy {
     /// # Safety
     /// `p` points at a readable word.
     unsafe fn broadcast(self, p: *const u32) -> Self::V;
-    /// Brings the line that holds `p` into cache, if `p` is an address that can be read, and the level has an instruction for it.
-    #[inline(always)]
-    fn prefetch(self, _p: *const u32) {}
     /// `dst[c][r] = src[r][c]` for `r < rows`, `c < columns`; lanes from `rows` on become zero.
     ///
     /// # Safety
@@ -360,6 +357,20 @@ pub(crate) fn has_short_sums(level: Level) -> bool {
     dispatch(level, ShortSums)
 }
 
+/// Brings the line that holds `p`, which need not be a readable address, into cache. Does nothing on other processors than x86-64, whose
+/// instruction for it is of every level.
+#[inline(always)]
+fn prefetch(p: *const u32) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: the processor ignores an address that it cannot read.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = p;
+}
+
 /// Multiplies one step of a tile: a word of each row of `a` with the vectors of `b`.
 ///
 /// # Safety
@@ -436,7 +447,7 @@ unsafe fn tile<S: Simd, D: Dot, const ADD: bool, const MR: usize, const NV: usiz
     let mut ahead = sink.ahead.from;
     while left >= STEPS {
         for _ in 0..sink.ahead.lines {
-            s.prefetch(ahead);
+            prefetch(ahead);
             ahead = ahead.wrapping_add(MAX_LANES);
         }
         // SAFETY: as many steps are left of a's rows and of b.
