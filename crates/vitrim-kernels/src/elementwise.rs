@@ -272,6 +272,27 @@ pub(crate) fn exp_row<S: Simd>(s: S, x: &mut [f32], greatest: f32, scale: f32) -
     s.sum(sum)
 }
 
+/// [`exp_row`], and `to` becomes what `x` became, rounded to bf16.
+#[inline(always)]
+pub(crate) fn exp_row_rounded<S: Simd>(
+    s: S,
+    x: &mut [f32],
+    to: &mut [u16],
+    greatest: f32,
+    scale: f32,
+) -> f32 {
+    let scale = s.splat(scale * std::f32::consts::LOG2_E);
+    let shift = s.splat(greatest);
+    let mut sum = s.splat(0.0);
+    for (x, to) in x.chunks_mut(S::LANES).zip(to.chunks_mut(S::LANES)) {
+        let v = exp2_lanes(s, s.mul(s.sub(s.load(x), shift), scale));
+        s.store(x, v);
+        s.store_bf16(to, v);
+        sum = s.add(sum, if x.len() < S::LANES { s.first(x.len(), v, s.splat(0.0)) } else { v });
+    }
+    s.sum(sum)
+}
+
 /// The greatest value; negative infinity where there is none.
 #[inline(always)]
 pub(crate) fn greatest_of<S: Simd>(s: S, x: &[f32]) -> f32 {

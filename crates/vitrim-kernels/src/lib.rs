@@ -26,6 +26,7 @@ pub mod precision;
 pub mod reference;
 pub mod rows;
 mod simd;
+pub mod word;
 
 pub use attention::{Attention, AttentionOptions, AttentionTaps};
 pub use cosine::{centred_cosine, normalise_rows};
@@ -38,6 +39,7 @@ pub use norm::LayerNorm;
 pub use peak::fma_peak;
 pub use precision::{Precision, UnknownPrecision};
 pub use rows::{Operand, RowBuffer};
+pub use word::{Bf16Pair, Word, multiplies_pairs};
 
 /// Rows that one thread carries through a chain of row-wise operations: small enough that the widest
 /// intermediate of a DeiT-S chunk (128 x 1536 f32) stays in a 1 MiB L2 cache, large enough for full

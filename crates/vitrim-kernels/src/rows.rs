@@ -2,6 +2,7 @@
 
 use crate::precision::{Layout, greatest_activation};
 use crate::simd::{Element, Kernel, Simd, WideBf16, dispatch};
+use crate::word::Bf16Pair;
 use crate::{Level, Precision};
 
 /// Rows `[rows, columns]` converted once for a layer of a [`Precision`], in a buffer that is reused: nothing is
@@ -38,11 +39,22 @@ pub(crate) enum RowMut<'a> {
     Int8,
 }
 
+/// [`RowMut`] of several rows, as long as there are columns where no length is said.
+pub(crate) enum RowsMut<'a> {
+    F32(&'a mut [f32]),
+    WideBf16(&'a mut [WideBf16]),
+    /// And the elements of a row.
+    Bf16(&'a mut [u16], usize),
+    Int8,
+}
+
 /// What a layer multiplies: f32 rows as they are, or rows that were converted before.
 #[derive(Clone, Copy)]
 pub enum Operand<'a> {
     /// `[rows, in]`; a layer of another precision converts them on the way.
     F32(&'a [f32]),
+    /// `[rows, in / 2]`, for a layer that multiplies pairs of bf16.
+    Pairs(&'a [Bf16Pair]),
     /// Rows in the layer's precision.
     Rows(&'a RowBuffer),
 }
@@ -50,6 +62,12 @@ pub enum Operand<'a> {
 impl<'a> From<&'a [f32]> for Operand<'a> {
     fn from(x: &'a [f32]) -> Self {
         Operand::F32(x)
+    }
+}
+
+impl<'a> From<&'a [Bf16Pair]> for Operand<'a> {
+    fn from(x: &'a [Bf16Pair]) -> Self {
+        Operand::Pairs(x)
     }
 }
 
@@ -182,6 +200,19 @@ impl RowBuffer {
         }
     }
 
+    /// The rows from `row` on, to write elements to.
+    #[inline(always)]
+    pub(crate) fn rows_from(&mut self, row: usize) -> RowsMut<'_> {
+        let stride = self.stride();
+        let words = &mut self.words[row * stride..];
+        match self.layout {
+            Layout::F32 => RowsMut::F32(floats_mut(words)),
+            Layout::WideBf16 => RowsMut::WideBf16(WideBf16::of(words)),
+            Layout::Bf16Pair => RowsMut::Bf16(halves_mut(words), 2 * stride),
+            Layout::IntQuad => RowsMut::Int8,
+        }
+    }
+
     /// Converts a whole row.
     #[inline(always)]
     pub(crate) fn set<S: Simd>(&mut self, s: S, row: usize, x: &[f32]) {
@@ -245,23 +276,17 @@ impl Kernel for Fill<'_> {
     }
 }
 
-/// f32 as the words that kernels read.
-pub(crate) fn words(x: &[f32]) -> &[u32] {
-    // SAFETY: f32 and u32 have one size and alignment, and every bit pattern is a value of both.
-    unsafe { std::slice::from_raw_parts(x.as_ptr().cast(), x.len()) }
-}
-
 pub(crate) fn floats(words: &[u32]) -> &[f32] {
-    // SAFETY: as in `words`.
+    // SAFETY: f32 and u32 have one size and alignment, and every bit pattern is a value of both.
     unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), words.len()) }
 }
 
 pub(crate) fn floats_mut(words: &mut [u32]) -> &mut [f32] {
-    // SAFETY: as in `words`.
+    // SAFETY: as in `floats`.
     unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), words.len()) }
 }
 
-fn halves(words: &[u32]) -> &[u16] {
+pub(crate) fn halves(words: &[u32]) -> &[u16] {
     // SAFETY: a word is two u16 of any bits, and aligned for them.
     unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), 2 * words.len()) }
 }

@@ -10,9 +10,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use rayon::prelude::*;
+use vitrim_kernels::word::convert;
 use vitrim_kernels::{
-    Attention, AttentionOptions, AttentionTaps, LayerNorm, Linear, Output as To, Packing, Precision,
-    ROW_CHUNK, RowBuffer, rows_per_task,
+    Attention, AttentionOptions, AttentionTaps, Bf16Pair, LayerNorm, Level, Linear, Output as To, Packing,
+    Precision, ROW_CHUNK, RowBuffer, Word, multiplies_pairs, rows_per_task,
 };
 
 use crate::backbone::{At, Backbone, Output, PixelBatch, Site, Taps, View, Want};
@@ -26,8 +27,8 @@ use crate::tensors::Tensors;
 thread_local! {
     /// What a thread carries a chunk of rows through: a block's normed rows, and its hidden ones.
     static ROWS: RefCell<(RowBuffer, RowBuffer)> = RefCell::default();
-    /// A row's queries or keys on their way through their norms.
-    static HEADS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    /// Queries, keys and values of a chunk of rows whose queries and keys are to be normed, and one row's queries or keys.
+    static HEADS: RefCell<(Vec<f32>, Vec<f32>)> = RefCell::default();
     /// Unfolded patches.
     static PATCHES: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
@@ -35,7 +36,8 @@ thread_local! {
 /// A Vision Transformer on the CPU.
 ///
 /// The residual stream, norms, softmax and sums are f32; linear layers and attention multiply in the
-/// [`Precision`] asked for, but the patch embedding not below bf16, and the heads in f32.
+/// [`Precision`] asked for, but the patch embedding and attention not below bf16, and the heads in f32. Attention is in f32, too, where
+/// the processor has no instruction for pairs of bf16 (it would be no quicker in bf16), or heads have odd widths.
 pub struct CpuBackbone {
     spec: VitSpec,
     precision: Precision,
@@ -46,7 +48,17 @@ pub struct CpuBackbone {
     norm: LayerNorm,
     heads: Vec<Linear>,
     attention: Attention,
+    activations: Activations,
     profile: Profile,
+}
+
+/// How queries, keys and values lie, and what attention makes of them.
+#[derive(Clone, Copy)]
+enum Activations {
+    F32,
+    Pairs,
+    /// For a projection that takes whole rows of f32 to 8 bits.
+    PairsToF32,
 }
 
 struct Block {
@@ -145,8 +157,32 @@ impl Way {
 /// Buffers of one part of a batch, reused by the next, of whichever backbone.
 #[derive(Default)]
 struct Scratch {
-    qkv: Vec<f32>,
-    attended: Vec<f32>,
+    qkv: Buffer,
+    attended: Buffer,
+}
+
+/// Activations of either kind.
+#[derive(Default)]
+struct Buffer {
+    f32: Vec<f32>,
+    pairs: Vec<Bf16Pair>,
+}
+
+/// Activations that lie in a [`Buffer`].
+trait Kept: Word {
+    fn of(buffer: &mut Buffer) -> &mut Vec<Self>;
+}
+
+impl Kept for f32 {
+    fn of(buffer: &mut Buffer) -> &mut Vec<f32> {
+        &mut buffer.f32
+    }
+}
+
+impl Kept for Bf16Pair {
+    fn of(buffer: &mut Buffer) -> &mut Vec<Bf16Pair> {
+        &mut buffer.pairs
+    }
 }
 
 /// As many as passes have run side by side.
@@ -156,12 +192,13 @@ fn lock_scratch() -> MutexGuard<'static, Vec<Scratch>> {
     SCRATCH.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The first `len` values of `buffer`, unspecified; it grows where it is shorter, and never shrinks.
-fn room(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
+/// Room for `values`, unspecified; the buffer grows where it has less, and never shrinks.
+fn room<W: Kept>(buffer: &mut Buffer, values: usize) -> &mut [W] {
+    let (buffer, len) = (W::of(buffer), values / W::VALUES);
     if buffer.len() < len {
         // The old one goes before the new one comes.
         *buffer = Vec::new();
-        *buffer = vec![0.0; len];
+        *buffer = vec![W::default(); len];
     }
     &mut buffer[..len]
 }
@@ -229,8 +266,14 @@ impl CpuBackbone {
             layer(head, spec.num_classes, spec.num_features(), true, Packing::new(Precision::F32))
         });
         let patch = Packing::new(if precision == Precision::F32 { Precision::F32 } else { Precision::Bf16 });
+        let pairs = multiplies_pairs(Level::current()) && spec.head_dim().is_multiple_of(Bf16Pair::VALUES);
         Ok(CpuBackbone {
             precision,
+            activations: match precision {
+                Precision::Bf16 if pairs => Activations::Pairs,
+                Precision::Int8 if pairs => Activations::PairsToF32,
+                _ => Activations::F32,
+            },
             patch: Linear::packed(&patch_weight, Some(&patch_bias), d, 3 * p * p, patch),
             origin_embedding,
             blocks: blocks.collect::<Result<_>>()?,
@@ -328,7 +371,15 @@ impl CpuBackbone {
             let l = site.block;
             match site.at {
                 At::BlockInput => {
-                    self.attend(l, &mut part, &mut scratch, way);
+                    match self.activations {
+                        Activations::F32 => self.attend::<f32, f32>(l, &mut part, &mut scratch, way),
+                        Activations::Pairs => {
+                            self.attend::<Bf16Pair, Bf16Pair>(l, &mut part, &mut scratch, way);
+                        }
+                        Activations::PairsToF32 => {
+                            self.attend::<Bf16Pair, f32>(l, &mut part, &mut scratch, way);
+                        }
+                    }
                     site = Site::after_attention_of(l);
                 }
                 At::AfterAttention => {
@@ -340,30 +391,34 @@ impl CpuBackbone {
         lock_scratch().push(scratch);
     }
 
-    /// Block `l` up to and with its attention's residual.
-    fn attend(&self, l: usize, part: &mut Part<'_>, scratch: &mut Scratch, way: &Way) {
+    /// Block `l` up to and with its attention's residual, with queries, keys and values in words Q and what attention makes of them in O.
+    fn attend<Q: Kept, O: Kept>(&self, l: usize, part: &mut Part<'_>, scratch: &mut Scratch, way: &Way) {
         let (d, block, rows) = (self.spec.dim, &self.blocks[l], part.rows());
         let chunk = way.chunk(rows) * d;
-        let qkv = room(&mut scratch.qkv, rows * 3 * d);
-        let attended = room(&mut scratch.attended, rows * d);
+        let qkv = room::<Q>(&mut scratch.qkv, rows * 3 * d);
+        let attended = room::<O>(&mut scratch.attended, rows * d);
 
-        let chunks = part.tokens.par_chunks(chunk).zip(qkv.par_chunks_mut(3 * chunk));
+        let chunks = part.tokens.par_chunks(chunk).zip(qkv.par_chunks_mut(3 * chunk / Q::VALUES));
         way.profile.time(Operation::NormQkv, || {
             chunks.for_each(|(x, qkv)| {
                 ROWS.with_borrow_mut(|(normed, _)| {
                     block.norm1.forward_rows(x, normed, self.precision, d);
-                    block.qkv.apply(&*normed, To::Store(qkv));
+                    match &block.qk_norm {
+                        None => block.qkv.apply(&*normed, Q::output(qkv)),
+                        Some(norms) => HEADS.with_borrow_mut(|(heads, raw)| {
+                            heads.resize(3 * x.len(), 0.0);
+                            block.qkv.apply(&*normed, To::Store(heads));
+                            norm_heads(norms, heads, raw, d, self.spec.head_dim());
+                            convert(heads, qkv);
+                        }),
+                    }
                 });
-                if let Some(norms) = &block.qk_norm {
-                    norm_heads(norms, qkv, d, self.spec.head_dim());
-                }
             });
         });
         // Taps are of the last attention before the target.
         let last = way.to <= Site::input_of(l + 1);
         way.profile.time(Operation::Attention, || {
             let options = AttentionOptions {
-                precision: self.precision,
                 key_bias: part.key_bias,
                 cls_attention: part.cls_attention.as_deref_mut().filter(|_| last),
                 threads: way.threads,
@@ -377,9 +432,9 @@ impl CpuBackbone {
                 self.attention.value_norms(qkv, norms);
             }
         });
-        let chunks = part.tokens.par_chunks_mut(chunk).zip(attended.par_chunks(chunk));
+        let chunks = part.tokens.par_chunks_mut(chunk).zip(attended.par_chunks(chunk / O::VALUES));
         way.profile.time(Operation::Projection, || {
-            chunks.for_each(|(x, attended)| block.proj.apply(attended, To::Add(x)));
+            chunks.for_each(|(x, attended)| block.proj.apply(O::operand(attended), To::Add(x)));
         });
     }
 
@@ -478,17 +533,15 @@ fn origin_embedding(spec: &VitSpec, tensors: &Tensors) -> Result<Vec<f32>> {
     Ok(rows)
 }
 
-/// Norms each head's queries and keys of `qkv: [rows, 3D]` over their `head_dim` channels.
-fn norm_heads(norms: &[LayerNorm; 2], qkv: &mut [f32], dim: usize, head_dim: usize) {
-    HEADS.with_borrow_mut(|raw| {
-        for row in qkv.chunks_exact_mut(3 * dim) {
-            for (norm, heads) in norms.iter().zip(row.chunks_exact_mut(dim)) {
-                raw.clear();
-                raw.extend_from_slice(heads);
-                norm.forward(raw, heads, head_dim);
-            }
+/// Norms each head's queries and keys of `qkv: [rows, 3D]` over their `head_dim` channels, by way of `raw`.
+fn norm_heads(norms: &[LayerNorm; 2], qkv: &mut [f32], raw: &mut Vec<f32>, dim: usize, head_dim: usize) {
+    for row in qkv.chunks_exact_mut(3 * dim) {
+        for (norm, heads) in norms.iter().zip(row.chunks_exact_mut(dim)) {
+            raw.clear();
+            raw.extend_from_slice(heads);
+            norm.forward(raw, heads, head_dim);
         }
-    });
+    }
 }
 
 /// Mean of equally long vectors.

@@ -6,8 +6,9 @@ use super::head::Strided;
 use super::product::product;
 use crate::elementwise::{exp_row, greatest_of, softmax_backward_row};
 use crate::linear::panels::{Line, Panels};
-use crate::rows::{floats, floats_mut, words};
+use crate::rows::{floats, floats_mut};
 use crate::simd::{F32, Kernel, Simd};
+use crate::word::words;
 
 /// Buffers of one thread, reused by its next head.
 #[derive(Default)]
@@ -39,7 +40,7 @@ pub(super) struct HeadBackward<'a> {
     /// `[n, part]` from the head's first channel on: the gradient in its output.
     pub gradient: &'a [f32],
     /// Where the gradients in queries, keys and values go.
-    pub out: [Strided; 3],
+    pub out: [Strided<f32>; 3],
     pub scratch: &'a mut Scratch,
 }
 
@@ -125,7 +126,7 @@ fn transpose<S: Simd>(s: S, from: &[u32], stride: usize, n: usize, to: &mut [u32
 }
 
 /// Takes the rows of `sums: [n, width]` to where they belong.
-fn place(sums: &[u32], width: usize, out: &mut Strided) {
+fn place(sums: &[u32], width: usize, out: &mut Strided<f32>) {
     for (i, sums) in floats(sums).chunks_exact(width).enumerate() {
         let out = out.row(i);
         out.copy_from_slice(&sums[..out.len()]);

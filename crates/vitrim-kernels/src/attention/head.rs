@@ -4,11 +4,11 @@ use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use crate::elementwise::{exp_row, greatest_of};
+use crate::elementwise::{exp_row, exp_row_rounded, greatest_of};
 use crate::linear::panels::{Line, Panels, floats, words_mut, words_of};
-use crate::precision::Layout;
-use crate::rows::{convert_row, floats_mut, halves_mut, words};
+use crate::rows::{floats as row_floats, floats_mut, halves, halves_mut};
 use crate::simd::{Ahead, Bf16, Dot, F32, Kernel, MAX_LANES, Scales, Simd, Sink};
+use crate::word::{Word, store, words};
 
 use super::product::{TILE_LINES, product};
 
@@ -20,8 +20,6 @@ const SCORE_BYTES: usize = 24 << 10;
 pub(super) struct Scratch {
     keys: Vec<Line>,
     values: Vec<Line>,
-    /// Keys, then queries, `[n, steps]` in pairs of bf16.
-    rounded: Vec<u32>,
     /// `[block, stride]`.
     scores: Vec<u32>,
     /// bf16 probabilities of a block.
@@ -34,64 +32,71 @@ thread_local! {
     pub(super) static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// Where a head writes: `[n, row]` rows of which it owns `head_dim` channels from `first` on.
+/// Where a head writes: rows of `row` words, of which it owns `width` from `first` on.
 ///
 /// Heads of one image interleave in memory, so that no slice can stand for one of them.
 #[derive(Clone, Copy)]
-pub(super) struct Strided {
-    first: *mut f32,
+pub(super) struct Strided<W> {
+    first: *mut W,
     row: usize,
     width: usize,
     rows: usize,
 }
 
 // SAFETY: a `Strided` is the sole user of its channels (see `Strided::new`), wherever it is sent.
-unsafe impl Send for Strided {}
+unsafe impl<W: Word> Send for Strided<W> {}
 
-impl Strided {
-    /// The channels `first .. first + width` of `rows`, which are `row` values long.
+impl<W: Word> Strided<W> {
+    /// The words `first .. first + width` of `rows`, which are `row` words long.
     ///
     /// # Safety
-    /// `rows` outlives the value, and nothing else touches these channels meanwhile.
-    pub unsafe fn new(rows: *mut f32, count: usize, row: usize, first: usize, width: usize) -> Self {
+    /// `rows` outlives the value, and nothing else touches these words meanwhile.
+    pub unsafe fn new(rows: *mut W, count: usize, row: usize, first: usize, width: usize) -> Self {
         debug_assert!(first + width <= row);
         // SAFETY: the caller's rows reach beyond `first`.
         Strided { first: unsafe { rows.add(first) }, row, width, rows: count }
     }
 
-    /// The channels of row `i`.
-    pub fn row(&mut self, i: usize) -> &mut [f32] {
+    /// The words of row `i`.
+    pub fn row(&mut self, i: usize) -> &mut [W] {
         assert!(i < self.rows, "a row of the image");
-        // SAFETY: the row is there, its channels are this value's alone, and it is borrowed as a whole.
+        // SAFETY: the row is there, its words are this value's alone, and it is borrowed as a whole.
         unsafe { std::slice::from_raw_parts_mut(self.first.add(i * self.row), self.width) }
     }
 }
 
 /// Where the heads of all images write.
-pub(super) struct Places<'a> {
-    /// `[T, heads * head_dim]`.
-    out: *mut f32,
+pub(super) struct Places<'a, W> {
+    /// T rows.
+    out: *mut W,
     /// `[T * heads]`, image after image and in each head after head, or empty.
     taps: *mut f32,
     tapped: bool,
-    borrowed: PhantomData<&'a mut [f32]>,
+    borrowed: PhantomData<(&'a mut [W], &'a mut [f32])>,
 }
 
 // SAFETY: what it is asked for is disjoint (see `Places::head` and `Places::tap`), whichever thread asks.
-unsafe impl Sync for Places<'_> {}
+unsafe impl<W: Word> Sync for Places<'_, W> {}
 
-impl<'a> Places<'a> {
-    /// In `out: [T, heads * head_dim]`, and `taps: [T * heads]` or empty.
-    pub fn new(out: &'a mut [f32], taps: &'a mut [f32]) -> Self {
+impl<'a, W: Word> Places<'a, W> {
+    /// In `out`, T rows, and `taps: [T * heads]` or empty.
+    pub fn new(out: &'a mut [W], taps: &'a mut [f32]) -> Self {
         let tapped = !taps.is_empty();
         Places { out: out.as_mut_ptr(), taps: taps.as_mut_ptr(), tapped, borrowed: PhantomData }
     }
 
-    /// The `width` channels from `first` on in rows `start .. start + n`, which are `row` values long.
+    /// The `width` words from `first` on in rows `start .. start + n`, which are `row` words long.
     ///
     /// # Safety
-    /// The rows are there, and nobody asks for the same channels of one of them again.
-    pub unsafe fn channels(&self, start: usize, n: usize, row: usize, first: usize, width: usize) -> Strided {
+    /// The rows are there, and nobody asks for the same words of one of them again.
+    pub unsafe fn columns(
+        &self,
+        start: usize,
+        n: usize,
+        row: usize,
+        first: usize,
+        width: usize,
+    ) -> Strided<W> {
         // SAFETY: the caller's promise.
         unsafe { Strided::new(self.out.add(start * row), n, row, first, width) }
     }
@@ -109,22 +114,20 @@ impl<'a> Places<'a> {
     }
 }
 
-/// Some queries of one head over `n` tokens.
-pub(super) struct Head<'a> {
-    /// `[n, stride]` from the head's first query channel on: queries, keys `part` further, values twice that.
-    pub qkv: &'a [f32],
+/// Some queries of one head over `n` tokens. Pairs of bf16 are multiplied as such.
+pub(super) struct Head<'a, Q, O> {
+    /// `[n, stride]` words from the head's first query on: queries, keys `part` words further, values twice that.
+    pub qkv: &'a [Q],
     pub n: usize,
     /// Which of the tokens ask.
     pub queries: Range<usize>,
     pub stride: usize,
     pub part: usize,
     pub head_dim: usize,
-    /// [`Layout::F32`] or [`Layout::Bf16Pair`].
-    pub layout: Layout,
     /// `[n]`: added to every query's scores.
     pub key_bias: Option<&'a [f32]>,
     /// The rows of the queries.
-    pub out: Strided,
+    pub out: Strided<O>,
     /// `[n]` or empty: what row 0 attends to, where it is among the queries, or what each token receives of all of them on
     /// average.
     pub tap: &'a mut [f32],
@@ -132,83 +135,61 @@ pub(super) struct Head<'a> {
     pub scratch: &'a mut Scratch,
 }
 
-impl Kernel for Head<'_> {
+impl<Q: Word, O: Word> Kernel for Head<'_, Q, O> {
     type Out = ();
 
     /// Block of queries after block.
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) {
         let Head { qkv, n, stride, part, head_dim, .. } = self;
-        assert!(qkv.len() >= (n - 1) * stride + 2 * part + head_dim, "qkv is [n, 3D]");
-        let pairs = self.layout == Layout::Bf16Pair;
-        let steps = head_dim.div_ceil(self.layout.elements());
+        let steps = head_dim / Q::VALUES;
+        assert!(head_dim.is_multiple_of(Q::VALUES) && head_dim.is_multiple_of(O::VALUES), "whole words");
+        assert!(qkv.len() >= (n - 1) * stride + 2 * part + steps, "qkv is [n, 3D]");
         let keys = Panels::new::<S>(n, steps);
-        let values = Panels::new::<S>(head_dim, n.div_ceil(self.layout.elements()));
+        let values = Panels::new::<S>(head_dim, n.div_ceil(Q::VALUES));
         self.scratch.keys.resize(keys.lines::<S>(), Line::ZERO);
         self.scratch.values.resize(values.lines::<S>(), Line::ZERO);
-        if pairs {
-            self.round(s, steps);
-            keys.pack_transposed(s, &self.scratch.rounded, steps, &mut self.scratch.keys);
+        keys.pack_transposed(s, words(&qkv[part..]), stride, &mut self.scratch.keys);
+        if Q::VALUES == 1 {
+            let rows = row_floats(words(&qkv[2 * part..]));
+            values.pack_rows(s, rows, stride, &mut self.scratch.values);
         } else {
-            keys.pack_transposed(s, words(&self.qkv[self.part..]), self.stride, &mut self.scratch.keys);
-        }
-        if pairs {
             self.pack_pairs_of_values(s, values);
-        } else {
-            values.pack_rows(s, &self.qkv[2 * self.part..], self.stride, &mut self.scratch.values);
         }
 
         // Scores lie in rows of whole vectors; their probabilities multiply the values.
-        let stride = keys.padded_columns::<S>();
+        let padded = keys.padded_columns::<S>();
         let queries = self.queries.clone();
         let all = queries.len().next_multiple_of(S::MR);
-        let block = (SCORE_BYTES / (4 * stride)).max(S::MR).min(all) / S::MR * S::MR;
-        self.scratch.scores.resize(block * stride, 0);
+        let block = (SCORE_BYTES / (4 * padded)).max(S::MR).min(all) / S::MR * S::MR;
+        self.scratch.scores.resize(block * padded, 0);
         self.scratch.scales.resize(block, 0.0);
         for first in queries.clone().step_by(block) {
             let rows = block.min(queries.end - first);
-            if pairs {
-                self.block::<S, Bf16>(s, keys, values, first, rows, steps);
+            if Q::VALUES == 1 {
+                self.block::<S, F32>(s, keys, values, first, rows);
             } else {
-                self.block::<S, F32>(s, keys, values, first, rows, self.stride);
+                self.block::<S, Bf16>(s, keys, values, first, rows);
             }
         }
     }
 }
 
-impl Head<'_> {
-    /// Rounds keys, then queries (those that ask), to bf16 words, `[n, steps]` each.
-    #[inline(always)]
-    fn round<S: Simd>(&mut self, s: S, steps: usize) {
-        let (n, d) = (self.n, self.head_dim);
-        self.scratch.rounded.resize(2 * n * steps, 0);
-        let (keys, queries) = self.scratch.rounded.split_at_mut(n * steps);
-        for (rounded, part, tokens) in [(keys, self.part, 0..n), (queries, 0, self.queries.clone())] {
-            let rows = rounded.chunks_exact_mut(steps).enumerate().take(tokens.end).skip(tokens.start);
-            for (t, row) in rows {
-                row[steps - 1] = 0;
-                convert_row(s, &self.qkv[t * self.stride + part..][..d], &mut halves_mut(row)[..d]);
-            }
-        }
-    }
-
-    /// Packs the values in bf16: two interleaved rows a step.
+impl<Q: Word, O: Word> Head<'_, Q, O> {
+    /// Packs the values of pairs: two interleaved rows a step.
     #[inline(always)]
     fn pack_pairs_of_values<S: Simd>(&mut self, s: S, panels: Panels) {
-        let (n, stride, d) = (self.n, self.stride, self.head_dim);
-        let (qkv, part) = (self.qkv, self.part);
-        let row = |t: usize| &qkv[t * stride + 2 * part..][..d];
+        let (n, stride) = (self.n, self.stride);
+        let values = halves(words(&self.qkv[2 * self.part..]));
+        let row = |t: usize| if t < n { &values[2 * t * stride..][..self.head_dim] } else { &[] };
         for p in 0..panels.count {
             let panel = panels.panel::<S>(p);
             for step in 0..panels.steps {
+                let (low, high) = (row(2 * step), row(2 * step + 1));
                 for v in 0..panel.vectors {
-                    let columns = panel.column + v * S::LANES..;
-                    let high = if 2 * step + 1 < n {
-                        s.load(&row(2 * step + 1)[columns.clone()])
-                    } else {
-                        s.splat(0.0)
-                    };
-                    let value = s.pair_bf16(s.load(&row(2 * step)[columns]), high);
+                    let column = panel.column + v * S::LANES;
+                    let high = high.get(column..).unwrap_or(&[]);
+                    let value = s.interleave_bf16(&low[column..], high);
                     panels.put(s, &mut self.scratch.values, panel, step, v, value);
                 }
             }
@@ -217,28 +198,17 @@ impl Head<'_> {
 
     /// Queries `first .. first + rows`: scores, softmax, and the sum of values.
     #[inline(always)]
-    fn block<S: Simd, D: Dot>(
-        &mut self,
-        s: S,
-        keys: Panels,
-        values: Panels,
-        first: usize,
-        rows: usize,
-        query_stride: usize,
-    ) {
+    fn block<S: Simd, D: Dot>(&mut self, s: S, keys: Panels, values: Panels, first: usize, rows: usize) {
         let stride = keys.padded_columns::<S>();
-        let pairs = self.layout == Layout::Bf16Pair;
-        let n = self.n;
-        let queries = if pairs {
-            &self.scratch.rounded[(n + first) * query_stride..]
-        } else {
-            &words(self.qkv)[first * query_stride..]
-        };
-        product::<S, D>(queries, query_stride, rows, keys, &self.scratch.keys, &mut self.scratch.scores);
+        let queries = &words(self.qkv)[first * self.stride..];
+        product::<S, D>(queries, self.stride, rows, keys, &self.scratch.keys, &mut self.scratch.scores);
         self.softmax(s, first, rows, stride, values.steps);
 
-        let (a, a_stride) =
-            if pairs { (&self.scratch.probabilities, values.steps) } else { (&self.scratch.scores, stride) };
+        let (a, a_stride) = if Q::VALUES == 1 {
+            (&self.scratch.scores, stride)
+        } else {
+            (&self.scratch.probabilities, values.steps)
+        };
         assert!(a.len() >= (rows - 1) * a_stride + values.steps, "probabilities of the block");
         let zeros = [0.0; TILE_LINES * MAX_LANES];
         let (bias, quantised) = (zeros.as_ptr(), Scales::NONE);
@@ -262,11 +232,10 @@ impl Head<'_> {
                 }
                 for i in 0..count {
                     let scale = s.splat(self.scratch.scales[row + i]);
-                    let out = &mut self.out.row(first - self.queries.start + row + i)[panel.column..];
-                    let end = out.len().min(width);
-                    let sums = &floats(&tile)[i * width..][..end];
-                    for (out, sum) in out[..end].chunks_mut(S::LANES).zip(sums.chunks(S::LANES)) {
-                        s.store(out, s.mul(s.load(sum), scale));
+                    let out = self.out.row(first - self.queries.start + row + i);
+                    let sums = floats(&tile)[i * width..][..width].chunks_exact(S::LANES);
+                    for (v, sum) in sums.enumerate() {
+                        store(s, out, panel.column + v * S::LANES, s.mul(s.load(sum), scale));
                     }
                 }
             }
@@ -277,7 +246,7 @@ impl Head<'_> {
     /// takes what it is due.
     #[inline(always)]
     fn softmax<S: Simd>(&mut self, s: S, first: usize, rows: usize, stride: usize, value_steps: usize) {
-        let Head { n, key_bias, class_token, layout, .. } = *self;
+        let Head { n, key_bias, class_token, .. } = *self;
         let scale = (self.head_dim as f32).sqrt().recip();
         let Scratch { scores, probabilities, scales, .. } = &mut *self.scratch;
         let scores = &mut floats_mut(scores)[..rows * stride];
@@ -294,8 +263,18 @@ impl Head<'_> {
         for (row, greatest) in scores.chunks_exact(stride).zip(&mut *scales) {
             *greatest = greatest_of(s, &row[..n]);
         }
-        for (row, scale) in scores.chunks_exact_mut(stride).zip(&mut *scales) {
-            *scale = exp_row(s, &mut row[..n], *scale, factor).recip();
+        let sums = scores.chunks_exact_mut(stride).zip(&mut *scales);
+        if Q::VALUES == 1 {
+            for (row, scale) in sums {
+                *scale = exp_row(s, &mut row[..n], *scale, factor).recip();
+            }
+        } else {
+            probabilities.resize(rows * value_steps, 0);
+            for ((row, scale), to) in sums.zip(probabilities.chunks_exact_mut(value_steps)) {
+                to[value_steps - 1] = 0;
+                let to = &mut halves_mut(to)[..n];
+                *scale = exp_row_rounded(s, &mut row[..n], to, *scale, factor).recip();
+            }
         }
         if !self.tap.is_empty() {
             for (r, row) in scores.chunks_exact(stride).enumerate() {
@@ -308,13 +287,6 @@ impl Head<'_> {
                 for (tap, x) in self.tap.chunks_mut(S::LANES).zip(row[..n].chunks(S::LANES)) {
                     s.store(tap, s.fma(s.load(x), s.splat(share), s.load(tap)));
                 }
-            }
-        }
-        if layout == Layout::Bf16Pair {
-            probabilities.resize(rows * value_steps, 0);
-            for (row, to) in scores.chunks_exact(stride).zip(probabilities.chunks_exact_mut(value_steps)) {
-                to[value_steps - 1] = 0;
-                convert_row(s, &row[..n], &mut halves_mut(to)[..n]);
             }
         }
     }

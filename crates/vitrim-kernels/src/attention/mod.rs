@@ -6,9 +6,9 @@ mod product;
 
 use rayon::prelude::*;
 
-use crate::precision::Layout;
 use crate::simd::dispatch;
-use crate::{Level, Precision, rows_per_task};
+use crate::word::{Word, multiplies_pairs};
+use crate::{Level, rows_per_task};
 use backward::HeadBackward;
 use head::{Head, Places, SCRATCH};
 
@@ -37,10 +37,6 @@ pub struct AttentionTaps {
 
 /// How [`Attention::forward`] runs.
 pub struct AttentionOptions<'a> {
-    /// In what queries, keys, probabilities and values are multiplied: for [`Precision::Bf16`] and [`Precision::Int8`] in
-    /// bf16 at a level with instructions for pairs of them (and in portable code), else in f32, which is as quick and needs
-    /// no rounding. Sums and softmax are f32.
-    pub precision: Precision,
     /// With which instructions.
     pub level: Level,
     /// `[T]`, added to every query's scaled scores: the logarithms of merged tokens' sizes, for proportional
@@ -55,13 +51,7 @@ pub struct AttentionOptions<'a> {
 
 impl Default for AttentionOptions<'_> {
     fn default() -> Self {
-        AttentionOptions {
-            precision: Precision::F32,
-            level: Level::current(),
-            key_bias: None,
-            cls_attention: None,
-            threads: 1,
-        }
+        AttentionOptions { level: Level::current(), key_bias: None, cls_attention: None, threads: 1 }
     }
 }
 
@@ -71,20 +61,30 @@ impl Attention {
         self.heads * self.head_dim
     }
 
-    /// `out: [T, dim]` for `qkv: [T, 3 * dim]` and `offsets: [B + 1]`, counted from the first of them; heads of images in
-    /// parallel.
+    /// `out: [T, dim]` for `qkv: [T, 3 * dim]` (of [`Word`]s, as many fewer as there are values in one) and `offsets: [B + 1]`,
+    /// counted from the first of them; heads of images in parallel. Of pairs of bf16, queries, keys, probabilities and values are
+    /// multiplied in bf16, of f32 in f32; sums and softmax are f32.
     ///
     /// # Panics
-    /// If a length does not match, or the processor lacks the level.
-    pub fn forward(&self, qkv: &[f32], offsets: &[usize], out: &mut [f32], options: AttentionOptions<'_>) {
+    /// If a length does not match, the processor lacks the level, there are pairs that the level does not multiply, or a head's
+    /// channels are no whole words.
+    pub fn forward<Q: Word, O: Word>(
+        &self,
+        qkv: &[Q],
+        offsets: &[usize],
+        out: &mut [O],
+        options: AttentionOptions<'_>,
+    ) {
         let (dim, d) = (self.dim(), self.head_dim);
-        let AttentionOptions { precision, level, key_bias, cls_attention, threads } = options;
+        let AttentionOptions { level, key_bias, cls_attention, threads } = options;
         assert!(offsets.is_sorted(), "offsets ascend");
         let base = offsets[0];
         let total = offsets[offsets.len() - 1] - base;
-        assert!(qkv.len() == total * 3 * dim && out.len() == total * dim, "qkv is [T, 3D], out is [T, D]");
+        assert!(d.is_multiple_of(Q::VALUES) && d.is_multiple_of(O::VALUES), "a head is whole words");
+        assert!(Q::VALUES * O::VALUES == 1 || multiplies_pairs(level), "a level that knows pairs");
+        let (part, width) = (dim / Q::VALUES, dim / O::VALUES);
+        assert!(qkv.len() == total * 3 * part && out.len() == total * width, "qkv is [T, 3D], out is [T, D]");
         assert!(key_bias.is_none_or(|bias| bias.len() == total), "the key bias is [T]");
-        let layout = layout(precision, level);
         let mut received = vec![0.0; if cls_attention.is_some() { total * self.heads } else { 0 }];
 
         // One task an image, head and share of its queries, by number: a list of them would be allocated for each block.
@@ -100,22 +100,22 @@ impl Attention {
                 return;
             }
             // SAFETY: both buffers are borrowed until the tasks are done; images ascend within them, as asserted
-            // above, so that no other image has these rows, nor another head these channels, nor another share these
+            // above, so that no other image has these rows, nor another head these words, nor another share these
             // queries; what writes the taps is the share that has the class token, or the only one.
             let (out, tap) = unsafe {
                 let rows = (start + queries.start, queries.len());
-                let out = places.channels(rows.0, rows.1, dim, head * d, d);
+                let out_d = d / O::VALUES;
+                let out = places.columns(rows.0, rows.1, width, head * out_d, out_d);
                 (out, if queries.start == 0 { places.tap(start, n, head, heads) } else { &mut [] })
             };
             SCRATCH.with_borrow_mut(|scratch| {
                 let head = Head {
-                    qkv: &qkv[start * 3 * dim + head * d..(start + n) * 3 * dim],
+                    qkv: &qkv[start * 3 * part + head * (d / Q::VALUES)..(start + n) * 3 * part],
                     n,
                     queries,
-                    stride: 3 * dim,
-                    part: dim,
+                    stride: 3 * part,
+                    part,
                     head_dim: d,
-                    layout,
                     key_bias: key_bias.map(|bias| &bias[start..start + n]),
                     out,
                     tap,
@@ -172,9 +172,9 @@ impl Attention {
                 return;
             }
             // SAFETY: `into` is borrowed until the tasks are done; images ascend within it, as asserted above, so that
-            // no other image has these rows, nor another head or part these channels.
+            // no other image has these rows, nor another head or part these words.
             let out =
-                [0, 1, 2].map(|part| unsafe { places.channels(start, n, 3 * dim, part * dim + head * d, d) });
+                [0, 1, 2].map(|part| unsafe { places.columns(start, n, 3 * dim, part * dim + head * d, d) });
             backward::SCRATCH.with_borrow_mut(|scratch| {
                 let head = HeadBackward {
                     qkv: &qkv[start * 3 * dim + head * d..(start + n) * 3 * dim],
@@ -195,15 +195,18 @@ impl Attention {
     ///
     /// # Panics
     /// If a length does not match.
-    pub fn mean_keys(&self, qkv: &[f32], mean: &mut [f32]) {
-        let (dim, d, scale) = (self.dim(), self.head_dim, 1.0 / self.heads as f32);
-        assert_eq!(qkv.len() * d, mean.len() * 3 * dim, "qkv is [T, 3D], the mean is [T, head_dim]");
-        let each = rows_per_task(qkv.len() / (3 * dim));
-        mean.par_chunks_mut(each * d).zip(qkv.par_chunks(each * 3 * dim)).for_each(|(mean, qkv)| {
-            for (mean, row) in mean.chunks_exact_mut(d).zip(qkv.chunks_exact(3 * dim)) {
+    pub fn mean_keys<Q: Word>(&self, qkv: &[Q], mean: &mut [f32]) {
+        let (d, scale) = (self.head_dim, 1.0 / self.heads as f32);
+        let (part, words) = (self.dim() / Q::VALUES, d / Q::VALUES);
+        assert_eq!(qkv.len() * d, mean.len() * 3 * part, "qkv is [T, 3D], the mean is [T, head_dim]");
+        let each = rows_per_task(qkv.len() / (3 * part));
+        mean.par_chunks_mut(each * d).zip(qkv.par_chunks(each * 3 * part)).for_each(|(mean, qkv)| {
+            for (mean, row) in mean.chunks_exact_mut(d).zip(qkv.chunks_exact(3 * part)) {
                 mean.fill(0.0);
-                for key in row[dim..2 * dim].chunks_exact(d) {
-                    mean.iter_mut().zip(key).for_each(|(mean, k)| *mean += k);
+                for key in row[part..2 * part].chunks_exact(words) {
+                    for (mean, k) in mean.chunks_exact_mut(Q::VALUES).zip(key) {
+                        mean.iter_mut().zip(k.values()).for_each(|(mean, k)| *mean += k);
+                    }
                 }
                 mean.iter_mut().for_each(|mean| *mean *= scale);
             }
@@ -214,11 +217,12 @@ impl Attention {
     ///
     /// # Panics
     /// If a length does not match.
-    pub fn value_norms(&self, qkv: &[f32], norms: &mut [f32]) {
-        let dim = self.dim();
-        assert_eq!(qkv.len(), norms.len() * 3 * dim, "qkv is [T, 3D], the norms are [T]");
-        let norm = |row: &[f32]| row[2 * dim..].iter().map(|v| v * v).sum::<f32>().sqrt();
-        norms.par_iter_mut().zip(qkv.par_chunks_exact(3 * dim)).for_each(|(to, row)| *to = norm(row));
+    pub fn value_norms<Q: Word>(&self, qkv: &[Q], norms: &mut [f32]) {
+        let part = self.dim() / Q::VALUES;
+        assert_eq!(qkv.len(), norms.len() * 3 * part, "qkv is [T, 3D], the norms are [T]");
+        let norm =
+            |row: &[Q]| row[2 * part..].iter().flat_map(|v| v.values()).map(|v| v * v).sum::<f32>().sqrt();
+        norms.par_iter_mut().zip(qkv.par_chunks_exact(3 * part)).for_each(|(to, row)| *to = norm(row));
     }
 }
 
@@ -230,19 +234,13 @@ fn shares(heads: usize, threads: usize) -> usize {
     (1..=8).min_by_key(time).expect("there is one to begin with")
 }
 
-/// How queries, keys, probabilities and values lie: see [`AttentionOptions::precision`].
-fn layout(precision: Precision, level: Level) -> Layout {
-    // Scores and probabilities in 8 bits would need scales of their own for what is a tenth of the work.
-    let pairs = precision != Precision::F32 && Layout::new(Precision::Bf16, level) == Layout::Bf16Pair;
-    if pairs { Layout::Bf16Pair } else { Layout::F32 }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
     use crate::reference;
+    use crate::word::{Bf16Pair, convert_at};
 
     /// Where images of these lengths start, and the tokens in all.
     fn offsets(lengths: &[usize]) -> (Vec<usize>, usize) {
@@ -250,11 +248,6 @@ mod tests {
         lengths.iter().for_each(|n| offsets.push(offsets[offsets.len() - 1] + n));
         let total = offsets[lengths.len()];
         (offsets, total)
-    }
-
-    /// Rows of `qkv`, rounded where they are multiplied in bf16.
-    fn rounded(qkv: &[f32], layout: Layout) -> Vec<f32> {
-        if layout == Layout::F32 { qkv.to_vec() } else { qkv.iter().map(|v| reference::bf16(*v)).collect() }
     }
 
     #[test]
@@ -266,16 +259,95 @@ mod tests {
         assert!(shares(3, 16) >= 5, "nobody is left idle");
     }
 
-    #[test]
-    fn only_pairs_are_worth_rounding() {
-        for level in Level::ALL {
-            let pairs = matches!(level, Level::Scalar | Level::Avx512Bf16Vnni);
-            let expected = if pairs { Layout::Bf16Pair } else { Layout::F32 };
-            for precision in [Precision::Bf16, Precision::Int8] {
-                assert_eq!(layout(precision, level), expected, "{level}");
-            }
-            assert_eq!(layout(Precision::F32, level), Layout::F32);
+    /// A batch, drawn.
+    struct Case {
+        attention: Attention,
+        offsets: Vec<usize>,
+        /// `[T]`, zero where there is none.
+        bias: Vec<f32>,
+        biased: bool,
+        threads: usize,
+        /// Where the batch begins, as a part of another.
+        base: usize,
+    }
+
+    impl Case {
+        fn total(&self) -> usize {
+            self.offsets[self.offsets.len() - 1]
         }
+
+        fn run<Q: Word, O: Word>(&self, level: Level, qkv: &[Q], threads: usize) -> (Vec<O>, Vec<f32>) {
+            let placed: Vec<usize> = self.offsets.iter().map(|offset| offset + self.base).collect();
+            let mut out = vec![O::default(); self.total() * self.attention.dim() / O::VALUES];
+            let mut tap = vec![f32::NAN; self.total()];
+            self.attention.forward(
+                qkv,
+                &placed,
+                &mut out,
+                AttentionOptions {
+                    level,
+                    key_bias: self.biased.then_some(&self.bias),
+                    cls_attention: Some(&mut tap),
+                    threads,
+                },
+            );
+            (out, tap)
+        }
+
+        /// Attention over words of `qkv`, and its taps, against the reference over their values.
+        fn check<Q: Word, O: Word>(&self, level: Level, qkv: &[f32]) -> Result<(), TestCaseError> {
+            let Attention { heads, head_dim: d, class_token } = self.attention;
+            let dim = heads * d;
+            let mut words = vec![Q::default(); qkv.len() / Q::VALUES];
+            convert_at(level, qkv, &mut words);
+            let qkv = values_of(&words);
+            let (out, tap) = self.run::<Q, O>(level, &words, self.threads);
+            let (alone, _) = self.run::<Q, O>(level, &words, 1);
+            prop_assert_eq!(&alone, &out, "whoever shares the queries");
+            let out = values_of(&out);
+            let (mut keys, mut norms) = (vec![f32::NAN; self.total() * d], vec![f32::NAN; self.total()]);
+            self.attention.mean_keys(&words, &mut keys);
+            self.attention.value_norms(&words, &mut norms);
+            for image in self.offsets.windows(2) {
+                let n = image[1] - image[0];
+                if n == 0 {
+                    continue;
+                }
+                let rows = &qkv[image[0] * 3 * dim..image[1] * 3 * dim];
+                let (expected, p) = reference::biased_attention(rows, &self.bias[image[0]..image[1]], heads);
+                // Probabilities are rounded to bf16 beside the operands, and then the output.
+                let tolerance = [2e-5, 5e-3, 1e-2][Q::VALUES + O::VALUES - 2];
+                let out = &out[image[0] * dim..image[1] * dim];
+                prop_assert!(reference::max_difference(out, &expected) < tolerance, "{level}");
+                for t in 0..n {
+                    let mean: f32 = (0..heads)
+                        .map(|h| {
+                            if class_token {
+                                p[h * n * n + t]
+                            } else {
+                                (0..n).map(|q| p[(h * n + q) * n + t]).sum::<f32>() / n as f32
+                            }
+                        })
+                        .sum::<f32>()
+                        / heads as f32;
+                    prop_assert!((tap[image[0] + t] - mean).abs() < 1e-5);
+                }
+            }
+            for t in 0..self.total() {
+                let row = &qkv[t * 3 * dim..(t + 1) * 3 * dim];
+                for c in 0..d {
+                    let key = (0..heads).map(|h| row[dim + h * d + c]).sum::<f32>() / heads as f32;
+                    prop_assert!((keys[t * d + c] - key).abs() < 1e-5);
+                }
+                let norm = row[2 * dim..].iter().map(|v| v * v).sum::<f32>().sqrt();
+                prop_assert!((norms[t] - norm).abs() < 1e-4);
+            }
+            Ok(())
+        }
+    }
+
+    fn values_of<W: Word>(words: &[W]) -> Vec<f32> {
+        words.iter().flat_map(|word| word.values().into_iter().take(W::VALUES)).collect()
     }
 
     proptest! {
@@ -285,62 +357,17 @@ mod tests {
             class_token: bool, biased: bool, base in 0usize..3, threads in 1usize..9, seed: u64,
         ) {
             let attention = Attention { heads, head_dim: d, class_token };
-            let dim = heads * d;
             let (offsets, total) = offsets(&lengths);
             let mut values = reference::values(seed);
-            let qkv: Vec<f32> = (0..total * 3 * dim).map(|_| values() * 2.0).collect();
+            let qkv: Vec<f32> = (0..total * 3 * heads * d).map(|_| values() * 2.0).collect();
             let bias: Vec<f32> = (0..total).map(|_| if biased { values() * 2.0 } else { 0.0 }).collect();
-            let (mut keys, mut norms) = (vec![f32::NAN; total * d], vec![f32::NAN; total]);
-            attention.mean_keys(&qkv, &mut keys);
-            attention.value_norms(&qkv, &mut norms);
-            for (level, precision) in Level::supported().flat_map(|l| [(l, Precision::F32), (l, Precision::Bf16)]) {
-                let (mut out, mut tap) = (vec![f32::NAN; total * dim], vec![f32::NAN; total]);
-                // A part of a batch begins anywhere.
-                let placed: Vec<usize> = offsets.iter().map(|offset| offset + base).collect();
-                attention.forward(&qkv, &placed, &mut out, AttentionOptions {
-                    precision,
-                    level,
-                    key_bias: biased.then_some(&bias),
-                    cls_attention: Some(&mut tap),
-                    threads,
-                });
-                if threads > 1 {
-                    let mut alone = vec![f32::NAN; total * dim];
-                    attention.forward(&qkv, &placed, &mut alone, AttentionOptions {
-                        precision,
-                        level,
-                        key_bias: biased.then_some(&bias),
-                        ..AttentionOptions::default()
-                    });
-                    prop_assert_eq!(&alone, &out, "whoever shares the queries");
+            let case = Case { attention, offsets, bias, biased, threads, base };
+            for level in Level::supported() {
+                case.check::<f32, f32>(level, &qkv)?;
+                if multiplies_pairs(level) && d.is_multiple_of(2) {
+                    case.check::<Bf16Pair, f32>(level, &qkv)?;
+                    case.check::<Bf16Pair, Bf16Pair>(level, &qkv)?;
                 }
-                let layout = layout(precision, level);
-                let qkv = rounded(&qkv, layout);
-                for image in offsets.windows(2) {
-                    let n = image[1] - image[0];
-                    if n == 0 { continue; }
-                    let rows = &qkv[image[0] * 3 * dim..image[1] * 3 * dim];
-                    let (expected, p) = reference::biased_attention(rows, &bias[image[0]..image[1]], heads);
-                    // Probabilities are rounded to bf16 beside the operands.
-                    let tolerance = if layout == Layout::F32 { 2e-5 } else { 5e-3 };
-                    let out = &out[image[0] * dim..image[1] * dim];
-                    prop_assert!(reference::max_difference(out, &expected) < tolerance);
-                    for t in 0..n {
-                        let mean: f32 = (0..heads).map(|h| if class_token {
-                            p[h * n * n + t]
-                        } else {
-                            (0..n).map(|q| p[(h * n + q) * n + t]).sum::<f32>() / n as f32
-                        }).sum::<f32>() / heads as f32;
-                        prop_assert!((tap[image[0] + t] - mean).abs() < 1e-5);
-                    }
-                }
-            }
-            for t in 0..total {
-                let row = &qkv[t * 3 * dim..(t + 1) * 3 * dim];
-                let key0 = (0..heads).map(|h| row[dim + h * d]).sum::<f32>() / heads as f32;
-                prop_assert!((keys[t * d] - key0).abs() < 1e-5);
-                let norm = row[2 * dim..].iter().map(|v| v * v).sum::<f32>().sqrt();
-                prop_assert!((norms[t] - norm).abs() < 1e-4);
             }
         }
     }

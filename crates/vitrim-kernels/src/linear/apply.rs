@@ -7,8 +7,11 @@ use super::{Linear, Output};
 use crate::Precision;
 use crate::elementwise::{gelu_row, swiglu_row};
 use crate::precision::Layout;
-use crate::rows::{RowBuffer, RowMut, RowScale};
-use crate::simd::{Ahead, Bf16, Dot, F32, Kernel, MAX_LANES, STEPS, Scales, Simd, Sink, U8S8, dispatch};
+use crate::rows::{RowBuffer, RowScale, RowsMut, convert_row, halves_mut};
+use crate::simd::{
+    Ahead, Bf16, Dot, Element, F32, Kernel, MAX_LANES, STEPS, Scales, Simd, Sink, U8S8, dispatch,
+};
+use crate::word::{multiplies_pairs, words_mut as words_of_pairs};
 
 /// Bytes of activations that stay in a 1 MiB L2 cache beside a panel of the weight.
 const ROW_BLOCK_BYTES: usize = 512 << 10;
@@ -39,6 +42,12 @@ impl Linear {
             Output::Add(y) => {
                 check(y);
                 (Target::Sums(y), true)
+            }
+            Output::StorePairs(y) => {
+                assert_eq!(2 * y.len(), rows * self.outputs(), "y is [rows, out / 2]");
+                assert!(self.outputs().is_multiple_of(2), "pairs of outputs");
+                assert!(multiplies_pairs(self.level), "a level that knows pairs");
+                (Target::Pairs(halves_mut(words_of_pairs(y))), false)
             }
             Output::Gelu(y) => {
                 check(y);
@@ -117,6 +126,8 @@ impl Kernel for Swiglu<'_> {
 enum Target<'a> {
     /// Each tile goes straight to its place.
     Sums(&'a mut [f32]),
+    /// bf16.
+    Pairs(&'a mut [u16]),
     Gelu(&'a mut [f32]),
     GeluRows(&'a mut RowBuffer),
 }
@@ -238,26 +249,44 @@ impl Apply<'_> {
     ) {
         let (outputs, width) = (self.layer.outputs(), panel.vectors * S::LANES);
         let columns = panel.column..outputs.min(panel.column + width);
-        for (i, x) in floats(tile).chunks_exact(width).enumerate().take(rows) {
-            let x = &x[..columns.len()];
-            let start = (row + i) * outputs;
-            match &mut self.y {
-                Target::Sums(y) => {
-                    let y = &mut y[start..][columns.clone()];
-                    for (y, x) in y.chunks_mut(S::LANES).zip(x.chunks(S::LANES)) {
+        let x = floats(tile).chunks_exact(width).take(rows);
+        let start = row * outputs;
+        match &mut self.y {
+            Target::Sums(y) => {
+                for (x, y) in x.zip(y[start..].chunks_mut(outputs)) {
+                    for (y, x) in y[columns.clone()].chunks_mut(S::LANES).zip(x.chunks(S::LANES)) {
                         let v = s.load(x);
                         s.store(y, if add { s.add(s.load(y), v) } else { v });
                     }
                 }
-                Target::Gelu(y) => gelu_row(s, x, &mut y[start..][columns.clone()]),
-                Target::GeluRows(y) => match y.row(row + i) {
-                    RowMut::F32(y) => gelu_row(s, x, &mut y[columns.clone()]),
-                    RowMut::WideBf16(y) => gelu_row(s, x, &mut y[columns.clone()]),
-                    RowMut::Bf16(y) => gelu_row(s, x, &mut y[columns.clone()]),
-                    RowMut::Int8 => unreachable!("8-bit rows are quantised once they are whole"),
-                },
             }
+            Target::Pairs(y) => {
+                for (x, y) in x.zip(y[start..].chunks_mut(outputs)) {
+                    convert_row(s, x, &mut y[columns.clone()]);
+                }
+            }
+            Target::Gelu(y) => gelu_rows(s, x, &mut y[start..], outputs, columns),
+            Target::GeluRows(y) => match y.rows_from(row) {
+                RowsMut::F32(y) => gelu_rows(s, x, y, outputs, columns),
+                RowsMut::WideBf16(y) => gelu_rows(s, x, y, outputs, columns),
+                RowsMut::Bf16(y, stride) => gelu_rows(s, x, y, stride, columns),
+                RowsMut::Int8 => unreachable!("8-bit rows are quantised once they are whole"),
+            },
         }
+    }
+}
+
+/// GELU of `rows`, into the `columns` of rows that are `stride` elements long.
+#[inline(always)]
+fn gelu_rows<'a, S: Simd, T: Element>(
+    s: S,
+    rows: impl Iterator<Item = &'a [f32]>,
+    y: &mut [T],
+    stride: usize,
+    columns: Range<usize>,
+) {
+    for (x, y) in rows.zip(y.chunks_mut(stride)) {
+        gelu_row(s, x, &mut y[columns.clone()]);
     }
 }
 

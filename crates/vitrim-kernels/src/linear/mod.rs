@@ -6,8 +6,9 @@ pub(crate) mod panels;
 use std::cell::RefCell;
 
 use crate::precision::Layout;
-use crate::rows::{Operand, RowBuffer, words};
+use crate::rows::{Operand, RowBuffer};
 use crate::simd::{Kernel, Simd, dispatch};
+use crate::word::{Bf16Pair, words};
 use crate::{Level, Precision, reference};
 use panels::{Line, Panels};
 
@@ -54,6 +55,8 @@ struct Quantised {
 pub enum Output<'a> {
     /// `y: [rows, out]` becomes it.
     Store(&'a mut [f32]),
+    /// `y: [rows, out / 2]` becomes it, rounded to bf16.
+    StorePairs(&'a mut [Bf16Pair]),
     /// It is added to `y: [rows, out]`.
     Add(&'a mut [f32]),
     /// `y: [rows, out]` becomes its GELU.
@@ -150,7 +153,8 @@ impl Linear {
     ///
     /// # Panics
     /// If `x` is not whole rows of this layer's inputs, the output not as many rows, converted rows not of
-    /// the layer's precision or for another level, or SwiGLU is wanted of an odd number of outputs.
+    /// the layer's precision or for another level, pairs are given or wanted that its level does not multiply, or SwiGLU or pairs are
+    /// wanted of an odd number of outputs.
     pub fn apply<'a>(&self, x: impl Into<Operand<'a>>, output: Output<'_>) {
         match x.into() {
             Operand::F32(x) => {
@@ -163,6 +167,12 @@ impl Linear {
                         self.multiply(rows.words(), rows.scales(), output);
                     });
                 }
+            }
+            Operand::Pairs(x) => {
+                assert!((2 * x.len()).is_multiple_of(self.inputs), "x is [rows, in / 2]");
+                assert_eq!(self.layout, Layout::Bf16Pair, "a layer that multiplies pairs");
+                assert!(self.inputs.is_multiple_of(2), "pairs of inputs");
+                self.multiply(words(x), &[], output);
             }
             Operand::Rows(rows) => {
                 assert_eq!(rows.columns(), self.inputs, "x is [rows, in]");

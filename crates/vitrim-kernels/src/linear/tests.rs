@@ -4,6 +4,7 @@ use super::*;
 use crate::precision::greatest_activation;
 use crate::reference::{self, max_difference};
 use crate::simd::has_short_sums;
+use crate::word::{Word, convert_at, multiplies_pairs};
 
 /// A layer's arguments, drawn.
 struct Case {
@@ -46,6 +47,25 @@ impl Case {
         reference::linear(&rows.to_f32(), &weight, &self.bias, self.inputs, self.outputs)
     }
 
+    /// That `layer` stores `y` rounded, and reads its rows, as pairs, where there are such.
+    fn check_pairs(&self, layer: &Linear, rows: &RowBuffer, y: &[f32]) {
+        let (level, even) =
+            (layer.level(), |n: usize| n.is_multiple_of(2) && multiplies_pairs(layer.level()));
+        if even(self.outputs) {
+            let mut pairs = vec![Bf16Pair::default(); y.len() / 2];
+            layer.apply(rows, Output::StorePairs(&mut pairs));
+            let rounded: Vec<f32> = y.iter().map(|v| reference::bf16(*v)).collect();
+            assert_eq!(pairs.iter().flat_map(|pair| pair.values()).collect::<Vec<f32>>(), rounded);
+        }
+        if even(self.inputs) && layer.precision() == Precision::Bf16 {
+            let mut x = vec![Bf16Pair::default(); self.x.len() / 2];
+            convert_at(level, &self.x, &mut x);
+            let mut same = self.y0.clone();
+            layer.apply(&x[..], Output::Store(&mut same));
+            assert_eq!(same, y);
+        }
+    }
+
     /// Every epilogue of every layer, against the reference of the same rounding.
     fn check(&self) -> Result<(), TestCaseError> {
         let tolerance = 1e-5 * self.inputs as f32;
@@ -65,6 +85,7 @@ impl Case {
             let mut converted = self.y0.clone();
             layer.apply(&rows, Output::Store(&mut converted));
             prop_assert_eq!(&converted, &y);
+            self.check_pairs(&layer, &rows, &y);
             y.copy_from_slice(&self.y0);
             layer.forward_add(&self.x, &mut y);
             let sum: Vec<f32> = expected.iter().zip(&self.y0).map(|(a, b)| a + b).collect();

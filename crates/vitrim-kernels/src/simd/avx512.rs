@@ -81,6 +81,19 @@ fn first(n: usize) -> __mmask16 {
     ((1u32 << n) - 1) as __mmask16
 }
 
+/// The first 16 values of `x` in words of their own, zeros where there are fewer.
+#[inline(always)]
+fn widen(x: &[u16]) -> __m512i {
+    let halves = if x.len() >= 16 {
+        // SAFETY: the length was just checked.
+        unsafe { _mm256_loadu_si256(x.as_ptr().cast()) }
+    } else {
+        // SAFETY: masked lanes are not read.
+        unsafe { _mm256_maskz_loadu_epi16(first(x.len()), x.as_ptr().cast()) }
+    };
+    on_registers!(_mm512_cvtepu16_epi32(halves))
+}
+
 impl<const BF16: bool, const VNNI: bool> Simd for Avx512<BF16, VNNI> {
     type V = __m512;
     const LANES: usize = 16;
@@ -259,19 +272,9 @@ impl<const BF16: bool, const VNNI: bool> Simd for Avx512<BF16, VNNI> {
     }
 
     #[inline(always)]
-    fn pair_bf16(self, low: __m512, high: __m512) -> __m512 {
-        if !BF16 {
-            unreachable!("bf16 is widened at this level");
-        }
-        // All of `low`, then all of `high`: interleave the two.
-        let halves = on_registers!(transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low)));
-        let mut order = [0u16; 32];
-        for (i, lane) in order.iter_mut().enumerate() {
-            *lane = (i / 2 + i % 2 * 16) as u16;
-        }
-        // SAFETY: the array is a register of 16-bit lanes.
-        let order = unsafe { _mm512_loadu_si512(order.as_ptr().cast()) };
-        on_registers!(_mm512_castsi512_ps(_mm512_permutexvar_epi16(order, halves)))
+    fn interleave_bf16(self, low: &[u16], high: &[u16]) -> __m512 {
+        let (low, high) = (widen(low), widen(high));
+        on_registers!(_mm512_castsi512_ps(_mm512_or_si512(low, _mm512_slli_epi32::<16>(high))))
     }
 
     #[inline(always)]

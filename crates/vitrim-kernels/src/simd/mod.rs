@@ -229,8 +229,8 @@ pub(crate) trait Simd: Copy {
     fn dot_bf16(self, _acc: Self::V, _a: Self::V, _b: Self::V) -> Self::V {
         unreachable!("bf16 is widened at this level")
     }
-    /// Words of two bf16: `low` rounded in the low half, `high` in the high.
-    fn pair_bf16(self, _low: Self::V, _high: Self::V) -> Self::V {
+    /// Words of two bf16, the first `LANES` values of `low` in the low halves and of `high` in the high ones, zeros where there are fewer.
+    fn interleave_bf16(self, _low: &[u16], _high: &[u16]) -> Self::V {
         unreachable!("bf16 is widened at this level")
     }
     /// Rounds the first `dst.len() <= LANES` lanes to bf16, to nearest even.

@@ -198,8 +198,9 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
-    fn pair_bf16(self, low: Self::V, high: Self::V) -> Self::V {
-        map(|i| f32::from_bits(bf16(low[i]) | bf16(high[i]) << 16))
+    fn interleave_bf16(self, low: &[u16], high: &[u16]) -> Self::V {
+        let half = |x: &[u16], i: usize| u32::from(x.get(i).copied().unwrap_or(0));
+        map(|i| f32::from_bits(half(low, i) | half(high, i) << 16))
     }
 
     #[inline(always)]
