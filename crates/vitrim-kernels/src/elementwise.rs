@@ -32,11 +32,17 @@ impl Kernel for GeluSlice<'_> {
     }
 }
 
-/// GELU of a row, stored as `T`.
+/// GELU of the first values of a row, as many as `y` is long, stored as `T`.
 #[inline(always)]
 pub(crate) fn gelu_row<S: Simd, T: Element>(s: S, x: &[f32], y: &mut [T]) {
-    for (y, x) in y.chunks_mut(S::LANES).zip(x.chunks(S::LANES)) {
+    // Whole registers apart: a panel's rows are few of them, each of which would ask how long it is.
+    let (x, rest) = x[..y.len()].split_at(y.len() / S::LANES * S::LANES);
+    let mut vectors = y.chunks_exact_mut(S::LANES);
+    for (y, x) in vectors.by_ref().zip(x.chunks_exact(S::LANES)) {
         T::store(s, y, gelu_lanes(s, s.load(x)));
+    }
+    if !rest.is_empty() {
+        T::store(s, vectors.into_remainder(), gelu_lanes(s, s.load(rest)));
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::linear::panels::Line;
+use crate::line::Line;
 use crate::precision::Layout;
 use crate::simd::{Bf16, Dot, F32, Kernel, STEPS, Simd, U8S8, advance, dispatch};
 use crate::{Level, Precision};

@@ -1,7 +1,8 @@
 //! Rows of activations in the precision of the layer that multiplies them.
 
+use crate::line::{self, Line};
 use crate::precision::{Layout, greatest_activation};
-use crate::simd::{Element, Kernel, Simd, WideBf16, dispatch};
+use crate::simd::{Element, Kernel, MAX_LANES, Simd, WideBf16, dispatch};
 use crate::word::Bf16Pair;
 use crate::{Level, Precision};
 
@@ -17,7 +18,7 @@ pub struct RowBuffer {
     rows: usize,
     columns: usize,
     /// `[rows, stride]`, each row zero after its last element.
-    words: Vec<u32>,
+    lines: Vec<Line>,
     /// Of each row; 8-bit rows alone have one.
     scales: Vec<RowScale>,
     /// f32 rows on their way to 8 bits.
@@ -84,7 +85,7 @@ impl Default for RowBuffer {
             layout: Layout::F32,
             rows: 0,
             columns: 0,
-            words: Vec::new(),
+            lines: Vec::new(),
             scales: Vec::new(),
             staging: Vec::new(),
         }
@@ -133,7 +134,7 @@ impl RowBuffer {
     /// The rows as f32, `[rows, columns]`: what a layer's multiplications see.
     pub fn to_f32(&self) -> Vec<f32> {
         let mut x = Vec::with_capacity(self.rows * self.columns);
-        for (r, row) in self.words.chunks(self.stride().max(1)).enumerate() {
+        for (r, row) in self.words().chunks(self.stride().max(1)).enumerate() {
             x.extend((0..self.columns).map(|i| match self.layout {
                 Layout::F32 | Layout::WideBf16 => f32::from_bits(row[i]),
                 Layout::Bf16Pair => f32::from_bits(u32::from(halves(row)[i]) << 16),
@@ -151,10 +152,10 @@ impl RowBuffer {
         (self.precision, self.layout) = (precision, Layout::new(precision, level));
         (self.rows, self.columns) = (rows, columns);
         let stride = self.stride();
-        self.words.resize(rows * stride, 0);
+        self.lines.resize((rows * stride).div_ceil(MAX_LANES), Line::ZERO);
         self.scales.resize(if precision == Precision::Int8 { rows } else { 0 }, RowScale::default());
         if !columns.is_multiple_of(self.layout.elements()) {
-            self.words.chunks_exact_mut(stride).for_each(|row| row[stride - 1] = 0);
+            self.words_mut().chunks_exact_mut(stride).for_each(|row| row[stride - 1] = 0);
         }
     }
 
@@ -168,7 +169,12 @@ impl RowBuffer {
     }
 
     pub(crate) fn words(&self) -> &[u32] {
-        &self.words
+        &line::words(&self.lines)[..self.rows * self.stride()]
+    }
+
+    fn words_mut(&mut self) -> &mut [u32] {
+        let words = self.rows * self.stride();
+        &mut line::words_mut(&mut self.lines)[..words]
     }
 
     pub(crate) fn scales(&self) -> &[RowScale] {
@@ -190,12 +196,12 @@ impl RowBuffer {
     /// A row to write elements to.
     #[inline(always)]
     pub(crate) fn row(&mut self, row: usize) -> RowMut<'_> {
-        let stride = self.stride();
-        let words = &mut self.words[row * stride..][..stride];
-        match self.layout {
-            Layout::F32 => RowMut::F32(&mut floats_mut(words)[..self.columns]),
-            Layout::WideBf16 => RowMut::WideBf16(&mut WideBf16::of(words)[..self.columns]),
-            Layout::Bf16Pair => RowMut::Bf16(&mut halves_mut(words)[..self.columns]),
+        let (layout, stride, columns) = (self.layout, self.stride(), self.columns);
+        let words = &mut self.words_mut()[row * stride..][..stride];
+        match layout {
+            Layout::F32 => RowMut::F32(&mut floats_mut(words)[..columns]),
+            Layout::WideBf16 => RowMut::WideBf16(&mut WideBf16::of(words)[..columns]),
+            Layout::Bf16Pair => RowMut::Bf16(&mut halves_mut(words)[..columns]),
             Layout::IntQuad => RowMut::Int8,
         }
     }
@@ -203,9 +209,9 @@ impl RowBuffer {
     /// The rows from `row` on, to write elements to.
     #[inline(always)]
     pub(crate) fn rows_from(&mut self, row: usize) -> RowsMut<'_> {
-        let stride = self.stride();
-        let words = &mut self.words[row * stride..];
-        match self.layout {
+        let (layout, stride) = (self.layout, self.stride());
+        let words = &mut self.words_mut()[row * stride..];
+        match layout {
             Layout::F32 => RowsMut::F32(floats_mut(words)),
             Layout::WideBf16 => RowsMut::WideBf16(WideBf16::of(words)),
             Layout::Bf16Pair => RowsMut::Bf16(halves_mut(words), 2 * stride),
@@ -228,7 +234,8 @@ impl RowBuffer {
     #[inline(always)]
     pub(crate) fn quantise<S: Simd>(&mut self, s: S, row: usize, x: &[f32]) {
         let stride = self.stride();
-        let bytes = &mut bytes_mut(&mut self.words[row * stride..][..stride])[..self.columns];
+        let columns = self.columns;
+        let bytes = &mut bytes_mut(&mut self.words_mut()[row * stride..][..stride])[..columns];
         let (mut greatest, mut least) = (s.splat(0.0), s.splat(0.0));
         for x in x.chunks(S::LANES) {
             // The zeros beyond a short chunk change nothing, since the range holds zero.
@@ -249,11 +256,16 @@ impl RowBuffer {
     }
 }
 
-/// Stores the values of `x` as `T`.
+/// Stores the first values of `x`, as many as `to` is long, as `T`.
 #[inline(always)]
 pub(crate) fn convert_row<S: Simd, T: Element>(s: S, x: &[f32], to: &mut [T]) {
-    for (to, x) in to.chunks_mut(S::LANES).zip(x.chunks(S::LANES)) {
+    let (x, rest) = x[..to.len()].split_at(to.len() / S::LANES * S::LANES);
+    let mut vectors = to.chunks_exact_mut(S::LANES);
+    for (to, x) in vectors.by_ref().zip(x.chunks_exact(S::LANES)) {
         T::store(s, to, s.load(x));
+    }
+    if !rest.is_empty() {
+        T::store(s, vectors.into_remainder(), s.load(rest));
     }
 }
 

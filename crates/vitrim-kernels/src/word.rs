@@ -121,6 +121,12 @@ pub(crate) fn words_mut<W: Word>(x: &mut [W]) -> &mut [u32] {
     unsafe { std::slice::from_raw_parts_mut(x.as_mut_ptr().cast(), x.len()) }
 }
 
+/// Words that hold activations of either kind.
+pub(crate) fn of_bits_mut<W: Word>(words: &mut [u32]) -> &mut [W] {
+    // SAFETY: as in `words`.
+    unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), words.len()) }
+}
+
 /// Stores lanes as the values of `row` from `first` on, as many as it has.
 #[inline(always)]
 pub(crate) fn store<S: Simd, W: Word>(s: S, row: &mut [W], first: usize, v: S::V) {

@@ -12,8 +12,8 @@ use std::time::Instant;
 use rayon::prelude::*;
 use vitrim_kernels::word::convert;
 use vitrim_kernels::{
-    Attention, AttentionOptions, AttentionTaps, Bf16Pair, LayerNorm, Level, Linear, Output as To, Packing,
-    Precision, ROW_CHUNK, RowBuffer, Word, multiplies_pairs, rows_per_task,
+    Attention, AttentionOptions, AttentionTaps, Bf16Pair, LayerNorm, Level, LineBuffer, Linear, Output as To,
+    Packing, Precision, ROW_CHUNK, RowBuffer, Word, multiplies_pairs, rows_per_task,
 };
 
 use crate::backbone::{At, Backbone, Output, PixelBatch, Site, Taps, View, Want};
@@ -28,9 +28,9 @@ thread_local! {
     /// What a thread carries a chunk of rows through: a block's normed rows, and its hidden ones.
     static ROWS: RefCell<(RowBuffer, RowBuffer)> = RefCell::default();
     /// Queries, keys and values of a chunk of rows whose queries and keys are to be normed, and one row's queries or keys.
-    static HEADS: RefCell<(Vec<f32>, Vec<f32>)> = RefCell::default();
+    static HEADS: RefCell<(LineBuffer, Vec<f32>)> = RefCell::default();
     /// Unfolded patches.
-    static PATCHES: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    static PATCHES: RefCell<LineBuffer> = const { RefCell::new(LineBuffer::new()) };
 }
 
 /// A Vision Transformer on the CPU.
@@ -157,32 +157,8 @@ impl Way {
 /// Buffers of one part of a batch, reused by the next, of whichever backbone.
 #[derive(Default)]
 struct Scratch {
-    qkv: Buffer,
-    attended: Buffer,
-}
-
-/// Activations of either kind.
-#[derive(Default)]
-struct Buffer {
-    f32: Vec<f32>,
-    pairs: Vec<Bf16Pair>,
-}
-
-/// Activations that lie in a [`Buffer`].
-trait Kept: Word {
-    fn of(buffer: &mut Buffer) -> &mut Vec<Self>;
-}
-
-impl Kept for f32 {
-    fn of(buffer: &mut Buffer) -> &mut Vec<f32> {
-        &mut buffer.f32
-    }
-}
-
-impl Kept for Bf16Pair {
-    fn of(buffer: &mut Buffer) -> &mut Vec<Bf16Pair> {
-        &mut buffer.pairs
-    }
+    qkv: LineBuffer,
+    attended: LineBuffer,
 }
 
 /// As many as passes have run side by side.
@@ -190,17 +166,6 @@ static SCRATCH: Mutex<Vec<Scratch>> = Mutex::new(Vec::new());
 
 fn lock_scratch() -> MutexGuard<'static, Vec<Scratch>> {
     SCRATCH.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Room for `values`, unspecified; the buffer grows where it has less, and never shrinks.
-fn room<W: Kept>(buffer: &mut Buffer, values: usize) -> &mut [W] {
-    let (buffer, len) = (W::of(buffer), values / W::VALUES);
-    if buffer.len() < len {
-        // The old one goes before the new one comes.
-        *buffer = Vec::new();
-        *buffer = vec![W::default(); len];
-    }
-    &mut buffer[..len]
 }
 
 impl CpuBackbone {
@@ -349,7 +314,7 @@ impl CpuBackbone {
         let image_len = pixels.data.len() / pixels.batch.max(1);
         tasks.into_par_iter().for_each(|(image, first, tokens)| {
             PATCHES.with_borrow_mut(|patches| {
-                patches.resize(tokens.len() / d * patch, 0.0);
+                let patches = patches.room(tokens.len() / d * patch);
                 let image = &pixels.data[image * image_len..(image + 1) * image_len];
                 unfold(image, self.spec.img_size, p, first, patches);
                 self.patch.apply(&patches[..], To::Add(tokens));
@@ -392,11 +357,11 @@ impl CpuBackbone {
     }
 
     /// Block `l` up to and with its attention's residual, with queries, keys and values in words Q and what attention makes of them in O.
-    fn attend<Q: Kept, O: Kept>(&self, l: usize, part: &mut Part<'_>, scratch: &mut Scratch, way: &Way) {
+    fn attend<Q: Word, O: Word>(&self, l: usize, part: &mut Part<'_>, scratch: &mut Scratch, way: &Way) {
         let (d, block, rows) = (self.spec.dim, &self.blocks[l], part.rows());
         let chunk = way.chunk(rows) * d;
-        let qkv = room::<Q>(&mut scratch.qkv, rows * 3 * d);
-        let attended = room::<O>(&mut scratch.attended, rows * d);
+        let qkv = scratch.qkv.room::<Q>(rows * 3 * d / Q::VALUES);
+        let attended = scratch.attended.room::<O>(rows * d / O::VALUES);
 
         let chunks = part.tokens.par_chunks(chunk).zip(qkv.par_chunks_mut(3 * chunk / Q::VALUES));
         way.profile.time(Operation::NormQkv, || {
@@ -406,7 +371,7 @@ impl CpuBackbone {
                     match &block.qk_norm {
                         None => block.qkv.apply(&*normed, Q::output(qkv)),
                         Some(norms) => HEADS.with_borrow_mut(|(heads, raw)| {
-                            heads.resize(3 * x.len(), 0.0);
+                            let heads = heads.room(3 * x.len());
                             block.qkv.apply(&*normed, To::Store(heads));
                             norm_heads(norms, heads, raw, d, self.spec.head_dim());
                             convert(heads, qkv);

@@ -5,9 +5,10 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use crate::elementwise::{exp_row, exp_row_rounded, greatest_of};
-use crate::linear::panels::{Line, Panels, floats, words_mut, words_of};
-use crate::rows::{floats as row_floats, floats_mut, halves, halves_mut};
-use crate::simd::{Ahead, Bf16, Dot, F32, Kernel, MAX_LANES, Scales, Simd, Sink};
+use crate::line::{self, Line};
+use crate::linear::panels::Panels;
+use crate::rows::{floats, floats_mut, halves, halves_mut};
+use crate::simd::{Ahead, Bf16, Dot, F32, Kernel, MAX_LANES, Scales, Simd, Sink, prefetch};
 use crate::word::{Word, store, words};
 
 use super::product::{TILE_LINES, product};
@@ -118,6 +119,8 @@ impl<'a, W: Word> Places<'a, W> {
 pub(super) struct Head<'a, Q, O> {
     /// `[n, stride]` words from the head's first query on: queries, keys `part` words further, values twice that.
     pub qkv: &'a [Q],
+    /// The same of the head that is likely to be next, if there is one: it is brought into cache, never read.
+    pub next: *const Q,
     pub n: usize,
     /// Which of the tokens ask.
     pub queries: Range<usize>,
@@ -151,7 +154,7 @@ impl<Q: Word, O: Word> Kernel for Head<'_, Q, O> {
         self.scratch.values.resize(values.lines::<S>(), Line::ZERO);
         keys.pack_transposed(s, words(&qkv[part..]), stride, &mut self.scratch.keys);
         if Q::VALUES == 1 {
-            let rows = row_floats(words(&qkv[2 * part..]));
+            let rows = floats(words(&qkv[2 * part..]));
             values.pack_rows(s, rows, stride, &mut self.scratch.values);
         } else {
             self.pack_pairs_of_values(s, values);
@@ -224,16 +227,16 @@ impl<Q: Word, O: Word> Head<'_, Q, O> {
                 let kernel = S::tile::<D>(count, panel.vectors, false);
                 // SAFETY: the probabilities were just checked, the values hold the panel, and a tile fits.
                 unsafe {
-                    let b = words_of(&self.scratch.values).add(panel.start);
+                    let b = line::words(&self.scratch.values).as_ptr().add(panel.start);
                     let a = a.as_ptr().add(row * a_stride);
-                    let y = words_mut(&mut tile).cast();
+                    let y = line::words_mut(&mut tile).as_mut_ptr().cast();
                     let sink = Sink { y, stride: width, bias, quantised, ahead: Ahead::NONE };
                     kernel(a, a_stride, b, values.steps, &sink);
                 }
                 for i in 0..count {
                     let scale = s.splat(self.scratch.scales[row + i]);
                     let out = self.out.row(first - self.queries.start + row + i);
-                    let sums = floats(&tile)[i * width..][..width].chunks_exact(S::LANES);
+                    let sums = floats(line::words(&tile))[i * width..][..width].chunks_exact(S::LANES);
                     for (v, sum) in sums.enumerate() {
                         store(s, out, panel.column + v * S::LANES, s.mul(s.load(sum), scale));
                     }
@@ -264,13 +267,25 @@ impl<Q: Word, O: Word> Head<'_, Q, O> {
             *greatest = greatest_of(s, &row[..n]);
         }
         let sums = scores.chunks_exact_mut(stride).zip(&mut *scales);
+        // A row of the next head's queries, keys and values for each of these: more at once would wait for one another.
+        let mut next = self.next.wrapping_add(first * self.stride);
+        let mut fetch_row = || {
+            for part in 0..3 {
+                for word in (0..self.head_dim / Q::VALUES).step_by(MAX_LANES) {
+                    prefetch(next.wrapping_add(part * self.part + word).cast());
+                }
+            }
+            next = next.wrapping_add(self.stride);
+        };
         if Q::VALUES == 1 {
             for (row, scale) in sums {
+                fetch_row();
                 *scale = exp_row(s, &mut row[..n], *scale, factor).recip();
             }
         } else {
             probabilities.resize(rows * value_steps, 0);
             for ((row, scale), to) in sums.zip(probabilities.chunks_exact_mut(value_steps)) {
+                fetch_row();
                 to[value_steps - 1] = 0;
                 let to = &mut halves_mut(to)[..n];
                 *scale = exp_row_rounded(s, &mut row[..n], to, *scale, factor).recip();

@@ -108,9 +108,11 @@ impl Attention {
                 let out = places.columns(rows.0, rows.1, width, head * out_d, out_d);
                 (out, if queries.start == 0 { places.tap(start, n, head, heads) } else { &mut [] })
             };
+            let next = if head + 1 < heads { start * 3 * heads + head + 1 } else { (start + n) * 3 * heads };
             SCRATCH.with_borrow_mut(|scratch| {
                 let head = Head {
                     qkv: &qkv[start * 3 * part + head * (d / Q::VALUES)..(start + n) * 3 * part],
+                    next: qkv.as_ptr().wrapping_add(next * (d / Q::VALUES)),
                     n,
                     queries,
                     stride: 3 * part,

@@ -1,6 +1,7 @@
 //! A product of rows and packed panels.
 
-use crate::linear::panels::{Line, Panels, words_of};
+use crate::line::{self, Line};
+use crate::linear::panels::Panels;
 use crate::simd::{Ahead, Dot, MAX_LANES, Scales, Simd, Sink};
 
 /// Lines that hold the largest tile of any level.
@@ -40,7 +41,7 @@ pub(super) fn product<S: Simd, D: Dot>(
                 kernel(
                     a.as_ptr().add(at(t) * a_stride),
                     a_stride,
-                    words_of(b).add(panel.start),
+                    line::words(b).as_ptr().add(panel.start),
                     panels.steps,
                     &sink,
                 );

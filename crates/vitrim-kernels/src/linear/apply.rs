@@ -2,16 +2,17 @@
 
 use std::ops::Range;
 
-use super::panels::{Line, Panel, Panels, Part, floats, words_mut, words_of};
+use super::panels::{Panel, Panels, Part};
 use super::{Linear, Output};
 use crate::Precision;
 use crate::elementwise::{gelu_row, swiglu_row};
+use crate::line::{self, Line};
 use crate::precision::Layout;
-use crate::rows::{RowBuffer, RowScale, RowsMut, convert_row, halves_mut};
+use crate::rows::{RowBuffer, RowScale, RowsMut, convert_row, floats, halves_mut};
 use crate::simd::{
     Ahead, Bf16, Dot, Element, F32, Kernel, MAX_LANES, STEPS, Scales, Simd, Sink, U8S8, dispatch,
 };
-use crate::word::{multiplies_pairs, words_mut as words_of_pairs};
+use crate::word::{multiplies_pairs, words_mut};
 
 /// Bytes of activations that stay in a 1 MiB L2 cache beside a panel of the weight.
 const ROW_BLOCK_BYTES: usize = 512 << 10;
@@ -47,7 +48,7 @@ impl Linear {
                 assert_eq!(2 * y.len(), rows * self.outputs(), "y is [rows, out / 2]");
                 assert!(self.outputs().is_multiple_of(2), "pairs of outputs");
                 assert!(multiplies_pairs(self.level), "a level that knows pairs");
-                (Target::Pairs(halves_mut(words_of_pairs(y))), false)
+                (Target::Pairs(halves_mut(words_mut(y))), false)
             }
             Output::Gelu(y) => {
                 check(y);
@@ -189,7 +190,7 @@ impl Kernel for Apply<'_> {
                     Target::Sums(y) if panel.column + width <= columns => {
                         (y[row * columns + panel.column..].as_mut_ptr(), columns, adds)
                     }
-                    _ => (words_mut(&mut tile).cast(), width, false),
+                    _ => (line::words_mut(&mut tile).as_mut_ptr().cast(), width, false),
                 };
                 let kernel = match layout {
                     Layout::F32 | Layout::WideBf16 => S::tile::<F32>(rows, panel.vectors, add),
@@ -201,7 +202,7 @@ impl Kernel for Apply<'_> {
                     columns: q.scales[panel.column..].as_ptr(),
                     sums: q.sums[panel.column..].as_ptr(),
                 });
-                let bias = if step > 0 { floats(&NO_BIAS) } else { &bias[panel.column..] };
+                let bias = if step > 0 { floats(line::words(&NO_BIAS)) } else { &bias[panel.column..] };
                 let ahead = ahead(weight, &next, t, tiles, end - step);
                 let sink = Sink { y, stride, bias: bias.as_ptr(), quantised, ahead };
                 // SAFETY: `rows` rows of `steps` words start at `row`, the weight holds the panel, and the slice
@@ -209,7 +210,7 @@ impl Kernel for Apply<'_> {
                 // y or the tile holds the rows that are written: as asserted above, and by who checked y.
                 unsafe {
                     let a = self.words.as_ptr().add(row * steps + step);
-                    let b = words_of(weight).add(part.words.start);
+                    let b = line::words(weight).as_ptr().add(part.words.start);
                     kernel(a, steps, b, end - step, &sink);
                 }
                 let direct = matches!(self.y, Target::Sums(_)) && panel.column + width <= columns;
@@ -229,7 +230,7 @@ fn ahead(weight: &[Line], next: &Range<usize>, t: usize, tiles: usize, steps: us
     let lines = total.div_ceil((tiles * turns).max(1));
     let first = t * turns * lines;
     if first < total {
-        Ahead { from: words_of(weight).wrapping_add(next.start + first * MAX_LANES), lines }
+        Ahead { from: line::words(weight).as_ptr().wrapping_add(next.start + first * MAX_LANES), lines }
     } else {
         Ahead::NONE
     }
@@ -249,7 +250,7 @@ impl Apply<'_> {
     ) {
         let (outputs, width) = (self.layer.outputs(), panel.vectors * S::LANES);
         let columns = panel.column..outputs.min(panel.column + width);
-        let x = floats(tile).chunks_exact(width).take(rows);
+        let x = floats(line::words(tile)).chunks_exact(width).take(rows);
         let start = row * outputs;
         match &mut self.y {
             Target::Sums(y) => {

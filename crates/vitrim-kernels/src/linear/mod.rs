@@ -5,12 +5,13 @@ pub(crate) mod panels;
 
 use std::cell::RefCell;
 
+use crate::line::Line;
 use crate::precision::Layout;
 use crate::rows::{Operand, RowBuffer};
 use crate::simd::{Kernel, Simd, dispatch};
 use crate::word::{Bf16Pair, words};
 use crate::{Level, Precision, reference};
-use panels::{Line, Panels};
+use panels::Panels;
 
 /// How a [`Linear`] is packed, beside its weight and bias.
 #[derive(Clone, Copy, Debug)]

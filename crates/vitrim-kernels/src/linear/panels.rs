@@ -2,21 +2,8 @@
 
 use std::ops::Range;
 
+use crate::line::{Line, words_mut};
 use crate::simd::{MAX_LANES, Simd};
-
-/// A cache line of words.
-#[derive(Clone, Copy, Debug)]
-#[repr(C, align(64))]
-pub(crate) struct Line([u32; MAX_LANES]);
-
-impl Line {
-    pub const ZERO: Line = Line::of(0);
-
-    /// `word`, as often as it fits.
-    pub const fn of(word: u32) -> Line {
-        Line([word; MAX_LANES])
-    }
-}
 
 /// How `columns` outputs of `steps` words each lie in panels of at most [`Simd::NV`] vectors: panel after panel,
 /// in each step after step, in each its columns. Columns beyond the last are zero.
@@ -107,7 +94,7 @@ impl Panels {
                             stride,
                             (self.columns - column).min(S::LANES),
                             (self.steps - step).min(S::LANES),
-                            words_mut(lines).add(panel.start + step * width + v * S::LANES),
+                            words_mut(lines).as_mut_ptr().add(panel.start + step * width + v * S::LANES),
                             width,
                         );
                     }
@@ -142,22 +129,6 @@ impl Panels {
         let at = panel.start + (step * panel.vectors + v) * S::LANES;
         assert!(at + S::LANES <= lines.len() * MAX_LANES, "inside the panels");
         // SAFETY: just checked.
-        unsafe { s.store_all(words_mut(lines).add(at), value) };
+        unsafe { s.store_all(words_mut(lines).as_mut_ptr().add(at), value) };
     }
-}
-
-/// The words of `lines`.
-pub(crate) fn words_of(lines: &[Line]) -> *const u32 {
-    lines.as_ptr().cast()
-}
-
-/// The words of `lines`.
-pub(crate) fn words_mut(lines: &mut [Line]) -> *mut u32 {
-    lines.as_mut_ptr().cast()
-}
-
-/// The words of `lines`, which hold f32.
-pub(crate) fn floats(lines: &[Line]) -> &[f32] {
-    // SAFETY: a line is 16 words of any bits, aligned for f32.
-    unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * MAX_LANES) }
 }

@@ -360,7 +360,7 @@ pub(crate) fn has_short_sums(level: Level) -> bool {
 /// Brings the line that holds `p`, which need not be a readable address, into cache. Does nothing on other processors than x86-64, whose
 /// instruction for it is of every level.
 #[inline(always)]
-fn prefetch(p: *const u32) {
+pub(crate) fn prefetch(p: *const u32) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
