@@ -360,19 +360,21 @@ impl CpuBackbone {
     fn attend<Q: Word, O: Word>(&self, l: usize, part: &mut Part<'_>, scratch: &mut Scratch, way: &Way) {
         let (d, block, rows) = (self.spec.dim, &self.blocks[l], part.rows());
         let chunk = way.chunk(rows) * d;
+        let count = (rows * d).div_ceil(chunk);
         let qkv = scratch.qkv.room::<Q>(rows * 3 * d / Q::VALUES);
         let attended = scratch.attended.room::<O>(rows * d / O::VALUES);
 
-        let chunks = part.tokens.par_chunks(chunk).zip(qkv.par_chunks_mut(3 * chunk / Q::VALUES));
+        let chunks = part.tokens.par_chunks(chunk).zip(qkv.par_chunks_mut(3 * chunk / Q::VALUES)).enumerate();
         way.profile.time(Operation::NormQkv, || {
-            chunks.for_each(|(x, qkv)| {
+            chunks.for_each(|(i, (x, qkv))| {
+                let then = (i + 1 < count).then_some(&block.qkv);
                 ROWS.with_borrow_mut(|(normed, _)| {
                     block.norm1.forward_rows(x, normed, self.precision, d);
                     match &block.qk_norm {
-                        None => block.qkv.apply(&*normed, Q::output(qkv)),
+                        None => block.qkv.apply_before(then, &*normed, Q::output(qkv)),
                         Some(norms) => HEADS.with_borrow_mut(|(heads, raw)| {
                             let heads = heads.room(3 * x.len());
-                            block.qkv.apply(&*normed, To::Store(heads));
+                            block.qkv.apply_before(then, &*normed, To::Store(heads));
                             norm_heads(norms, heads, raw, d, self.spec.head_dim());
                             convert(heads, qkv);
                         }),
@@ -397,9 +399,13 @@ impl CpuBackbone {
                 self.attention.value_norms(qkv, norms);
             }
         });
-        let chunks = part.tokens.par_chunks_mut(chunk).zip(attended.par_chunks(chunk / O::VALUES));
+        let chunks =
+            part.tokens.par_chunks_mut(chunk).zip(attended.par_chunks(chunk / O::VALUES)).enumerate();
         way.profile.time(Operation::Projection, || {
-            chunks.for_each(|(x, attended)| block.proj.apply(O::operand(attended), To::Add(x)));
+            chunks.for_each(|(i, (x, attended))| {
+                let then = if i + 1 < count { &block.proj } else { &block.fc1 };
+                block.proj.apply_before(Some(then), O::operand(attended), To::Add(x));
+            });
         });
     }
 
@@ -407,16 +413,19 @@ impl CpuBackbone {
     fn mlp(&self, l: usize, part: &mut Part<'_>, way: &Way) {
         let (d, block, activation) = (self.spec.dim, &self.blocks[l], self.spec.activation);
         let chunk = way.chunk(part.rows()) * d;
+        let count = part.tokens.len().div_ceil(chunk);
         way.profile.time(Operation::NormMlp, || {
-            part.tokens.par_chunks_mut(chunk).for_each(|x| {
+            part.tokens.par_chunks_mut(chunk).enumerate().for_each(|(i, x)| {
                 ROWS.with_borrow_mut(|(normed, hidden)| {
                     block.norm2.forward_rows(x, normed, self.precision, d);
                     let to = match activation {
                         Activation::Gelu => To::GeluRows(hidden, self.precision),
                         Activation::SwiGlu => To::SwigluRows(hidden, self.precision),
                     };
-                    block.fc1.apply(&*normed, to);
-                    block.fc2.apply(&*hidden, To::Add(x));
+                    block.fc1.apply_before(Some(&block.fc2), &*normed, to);
+                    let then =
+                        if i + 1 < count { Some(&block.fc1) } else { self.blocks.get(l + 1).map(|b| &b.qkv) };
+                    block.fc2.apply_before(then, &*hidden, To::Add(x));
                 });
             });
         });

@@ -32,8 +32,18 @@ const TILE_LINES: usize = 8 * 3;
 
 impl Linear {
     /// `words` holds rows in the layer's precision, `scales` what undoes the quantisation of 8-bit ones.
-    pub(super) fn multiply(&self, words: &[u32], scales: &[RowScale], output: Output<'_>) {
+    pub(super) fn multiply(
+        &self,
+        then: Option<&Linear>,
+        words: &[u32],
+        scales: &[RowScale],
+        output: Output<'_>,
+    ) {
         let rows = words.len() / self.panels.steps;
+        // After a block of rows that begins at `first`.
+        let after = |first: usize, words: &[u32]| {
+            if first + words.len() / self.panels.steps < rows { Some(self) } else { then }
+        };
         let check = |y: &[f32]| assert_eq!(y.len(), rows * self.outputs(), "y is [rows, out]");
         let (y, add) = match output {
             Output::Store(y) => {
@@ -58,7 +68,7 @@ impl Linear {
                 // A row's scale is known once it is whole.
                 next.reset(self.level, Precision::Int8, rows, self.outputs());
                 return self.staged(words, scales, next, |words, scales, staging, next, first| {
-                    self.multiply(words, scales, Output::Gelu(staging));
+                    self.multiply(after(first, words), words, scales, Output::Gelu(staging));
                     next.convert_from(self.level, first, staging);
                 });
             }
@@ -67,7 +77,7 @@ impl Linear {
                 // The halves of a row lie in different tiles.
                 next.reset(self.level, precision, rows, self.outputs() / 2);
                 return self.staged(words, scales, next, |words, scales, staging, next, first| {
-                    self.multiply(words, scales, Output::Store(staging));
+                    self.multiply(after(first, words), words, scales, Output::Store(staging));
                     dispatch(self.level, Swiglu { x: staging, rows: next, first });
                 });
             }
@@ -76,7 +86,13 @@ impl Linear {
                 (Target::GeluRows(next), false)
             }
         };
-        dispatch(self.level, Apply { layer: self, words, rows, scales, y, add });
+        dispatch(self.level, Apply { layer: self, then, words, rows, scales, y, add });
+    }
+
+    /// The words that it multiplies first.
+    #[inline(always)]
+    fn beginning<S: Simd>(&self) -> Range<usize> {
+        self.panels.part::<S>(0, self.panels.steps.div_ceil(SLICE_STEPS)).words
     }
 
     /// Calls `each` for blocks of rows: their words and scales, room for as many rows of outputs in f32, `next`, and which of
@@ -135,6 +151,8 @@ enum Target<'a> {
 
 struct Apply<'a> {
     layer: &'a Linear,
+    /// Which layer is likely to come next.
+    then: Option<&'a Linear>,
     words: &'a [u32],
     rows: usize,
     scales: &'a [RowScale],
@@ -178,8 +196,11 @@ impl Kernel for Apply<'_> {
             let part = panels.part::<S>(i, slices);
             let Part { panel, steps: Range { start: step, end }, .. } = part;
             let width = panel.vectors * S::LANES;
-            let more = i + 1 < parts || b + 1 < blocks;
-            let next = if more { panels.part::<S>((i + 1) % parts, slices).words } else { 0..0 };
+            let (next, next_weight) = if i + 1 < parts || b + 1 < blocks {
+                (panels.part::<S>((i + 1) % parts, slices).words, weight)
+            } else {
+                self.then.map_or((0..0, weight), |then| (then.beginning::<S>(), &then.weight))
+            };
             let adds = self.add || step > 0;
             for t in 0..tiles {
                 // As even as can be, so that the last is not too small to keep the processor busy.
@@ -203,7 +224,7 @@ impl Kernel for Apply<'_> {
                     sums: q.sums[panel.column..].as_ptr(),
                 });
                 let bias = if step > 0 { floats(line::words(&NO_BIAS)) } else { &bias[panel.column..] };
-                let ahead = ahead(weight, &next, t, tiles, end - step);
+                let ahead = ahead(next_weight, &next, t, tiles, end - step);
                 let sink = Sink { y, stride, bias: bias.as_ptr(), quantised, ahead };
                 // SAFETY: `rows` rows of `steps` words start at `row`, the weight holds the panel, and the slice
                 // lies within both; biases and scales are padded to whole vectors, as wide as a panel at least;

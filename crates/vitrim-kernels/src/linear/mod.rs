@@ -157,15 +157,23 @@ impl Linear {
     /// the layer's precision or for another level, pairs are given or wanted that its level does not multiply, or SwiGLU or pairs are
     /// wanted of an odd number of outputs.
     pub fn apply<'a>(&self, x: impl Into<Operand<'a>>, output: Output<'_>) {
+        self.apply_before(None, x, output);
+    }
+
+    /// [`Linear::apply`], and the beginning of `then`, which this thread is likely to apply after it, comes into cache meanwhile.
+    ///
+    /// # Panics
+    /// As [`Linear::apply`].
+    pub fn apply_before<'a>(&self, then: Option<&Linear>, x: impl Into<Operand<'a>>, output: Output<'_>) {
         match x.into() {
             Operand::F32(x) => {
                 assert!(x.len().is_multiple_of(self.inputs), "x is [rows, in]");
                 if self.precision == Precision::F32 {
-                    self.multiply(words(x), &[], output);
+                    self.multiply(then, words(x), &[], output);
                 } else {
                     CONVERTED.with_borrow_mut(|rows| {
                         rows.fill_at(self.level, self.precision, x, self.inputs);
-                        self.multiply(rows.words(), rows.scales(), output);
+                        self.multiply(then, rows.words(), rows.scales(), output);
                     });
                 }
             }
@@ -173,13 +181,13 @@ impl Linear {
                 assert!((2 * x.len()).is_multiple_of(self.inputs), "x is [rows, in / 2]");
                 assert_eq!(self.layout, Layout::Bf16Pair, "a layer that multiplies pairs");
                 assert!(self.inputs.is_multiple_of(2), "pairs of inputs");
-                self.multiply(words(x), &[], output);
+                self.multiply(then, words(x), &[], output);
             }
             Operand::Rows(rows) => {
                 assert_eq!(rows.columns(), self.inputs, "x is [rows, in]");
                 assert_eq!(rows.precision(), self.precision, "x is in the layer's precision");
                 assert_eq!(rows.layout(), self.layout, "x is as the layer's level multiplies it");
-                self.multiply(rows.words(), rows.scales(), output);
+                self.multiply(then, rows.words(), rows.scales(), output);
             }
         }
     }
