@@ -1,7 +1,7 @@
 //! Linear layers of DeiT-S against `rten-gemm`, and what the processor could do at most.
 //! `cargo bench -p vitrim-kernels -- --max-time 0.3`, with a name for a part; items are MACs.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
@@ -114,6 +114,42 @@ fn mlps<const THREADS: usize>(bencher: Bencher, width: usize) {
     bencher.counter(ItemsCount::new(macs)).bench_local(|| (0..THREADS).into_par_iter().for_each(pass));
 }
 
+/// A layer of DeiT-B's width over 96 rows again and again, one for each of two threads: 48 outputs stay in L2 beside the rows, 3072
+/// pass through it. To be held against what [`sustained`] says.
+#[divan::bench(args = [48, 3072])]
+fn again(bencher: Bencher, outputs: usize) {
+    const INPUTS: usize = 768;
+    const ROWS: usize = 96;
+    const TIMES: usize = 100;
+    let layer = || Linear::new(&draw(outputs * INPUTS), None, outputs, INPUTS);
+    let layers = [layer(), layer()];
+    let x = draw(ROWS * INPUTS);
+    let mut y = [vec![0.0; ROWS * outputs], vec![0.0; ROWS * outputs]];
+    let macs = layers.len() * TIMES * ROWS * INPUTS * outputs;
+    bencher.counter(ItemsCount::new(macs)).bench_local(|| {
+        layers.par_iter().zip(&mut y).for_each(|(layer, y)| {
+            for _ in 0..TIMES {
+                layer.forward(black_box(&x), y);
+            }
+        });
+    });
+}
+
+/// The median and the fastest of a second's bursts of half a millisecond, in MAC/s of one of two threads that do nothing but f32
+/// multiply-adds: what a core keeps up.
+fn sustained() -> (f64, f64) {
+    let bursts = |_: usize| {
+        let start = Instant::now();
+        let burst = || fma_peak(Level::current(), Precision::F32, Duration::from_micros(500));
+        let mut bursts: Vec<f64> =
+            std::iter::repeat_with(burst).take_while(|_| start.elapsed() < Duration::from_secs(1)).collect();
+        bursts.sort_by(f64::total_cmp);
+        (bursts[bursts.len() / 2], bursts[bursts.len() - 1])
+    };
+    let threads: Vec<_> = (0..2).into_par_iter().map(bursts).collect();
+    threads[0]
+}
+
 fn main() {
     // This thread is one of the two, so that no step is handed over from outside the pool.
     let pool = rayon::ThreadPoolBuilder::new().num_threads(2).use_current_thread();
@@ -124,5 +160,12 @@ fn main() {
             println!("peak of one thread, {level}, {precision:?}: {peak:.1} GMAC/s");
         }
     }
+    let (median, fastest) = sustained();
+    println!(
+        "both threads, {}, f32: median burst {:.1} GMAC/s, {:.1} % of the fastest",
+        Level::current(),
+        median / 1e9,
+        100.0 * median / fastest
+    );
     divan::main();
 }

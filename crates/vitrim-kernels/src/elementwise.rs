@@ -4,7 +4,7 @@ use rten_simd::SimdUnaryOp;
 use rten_vecmath::Tanh;
 
 use crate::Level;
-use crate::simd::{Element, Kernel, Simd, dispatch};
+use crate::simd::{Kernel, Map, Simd, dispatch};
 
 /// Exact GELU `x Phi(x)`, to an absolute error below 5e-7 for `|x| <= 12`.
 pub fn gelu(x: &mut [f32]) {
@@ -32,17 +32,13 @@ impl Kernel for GeluSlice<'_> {
     }
 }
 
-/// GELU of the first values of a row, as many as `y` is long, stored as `T`.
-#[inline(always)]
-pub(crate) fn gelu_row<S: Simd, T: Element>(s: S, x: &[f32], y: &mut [T]) {
-    // Whole registers apart: a panel's rows are few of them, each of which would ask how long it is.
-    let (x, rest) = x[..y.len()].split_at(y.len() / S::LANES * S::LANES);
-    let mut vectors = y.chunks_exact_mut(S::LANES);
-    for (y, x) in vectors.by_ref().zip(x.chunks_exact(S::LANES)) {
-        T::store(s, y, gelu_lanes(s, s.load(x)));
-    }
-    if !rest.is_empty() {
-        T::store(s, vectors.into_remainder(), gelu_lanes(s, s.load(rest)));
+/// Their GELU.
+pub(crate) struct Gelu;
+
+impl Map for Gelu {
+    #[inline(always)]
+    fn map<S: Simd>(s: S, v: S::V) -> S::V {
+        gelu_lanes(s, v)
     }
 }
 
@@ -204,7 +200,7 @@ impl Kernel for SoftmaxRows<'_> {
     fn run<S: Simd>(self, s: S) {
         for x in self.x.chunks_exact_mut(self.width) {
             let greatest = greatest_of(s, x);
-            let scale = s.splat(exp_row(s, x, greatest, 1.0).recip());
+            let scale = s.splat(exp_row(s, x, &mut [], greatest, 1.0).recip());
             for x in x.chunks_mut(S::LANES) {
                 s.store(x, s.mul(s.load(x), scale));
             }
@@ -263,37 +259,21 @@ pub(crate) fn softmax_backward_row<S: Simd>(s: S, y: &[f32], gradient: &mut [f32
     }
 }
 
-/// `x` becomes `exp(scale (x - greatest))` for `scale > 0`; returns the sum.
+/// `x` becomes `exp(scale (x - greatest))` for `scale > 0`, and so does `rounded`, in bf16, if it is as long as `x` and not empty;
+/// returns the sum.
 #[inline(always)]
-pub(crate) fn exp_row<S: Simd>(s: S, x: &mut [f32], greatest: f32, scale: f32) -> f32 {
+pub(crate) fn exp_row<S: Simd>(s: S, x: &mut [f32], rounded: &mut [u16], greatest: f32, scale: f32) -> f32 {
     // e^x = 2^(x log2 e)
     let scale = s.splat(scale * std::f32::consts::LOG2_E);
     let shift = s.splat(greatest);
     let mut sum = s.splat(0.0);
+    let mut rounded = rounded.chunks_mut(S::LANES);
     for x in x.chunks_mut(S::LANES) {
         let v = exp2_lanes(s, s.mul(s.sub(s.load(x), shift), scale));
         s.store(x, v);
-        sum = s.add(sum, if x.len() < S::LANES { s.first(x.len(), v, s.splat(0.0)) } else { v });
-    }
-    s.sum(sum)
-}
-
-/// [`exp_row`], and `to` becomes what `x` became, rounded to bf16.
-#[inline(always)]
-pub(crate) fn exp_row_rounded<S: Simd>(
-    s: S,
-    x: &mut [f32],
-    to: &mut [u16],
-    greatest: f32,
-    scale: f32,
-) -> f32 {
-    let scale = s.splat(scale * std::f32::consts::LOG2_E);
-    let shift = s.splat(greatest);
-    let mut sum = s.splat(0.0);
-    for (x, to) in x.chunks_mut(S::LANES).zip(to.chunks_mut(S::LANES)) {
-        let v = exp2_lanes(s, s.mul(s.sub(s.load(x), shift), scale));
-        s.store(x, v);
-        s.store_bf16(to, v);
+        if let Some(rounded) = rounded.next() {
+            s.store_bf16(rounded, v);
+        }
         sum = s.add(sum, if x.len() < S::LANES { s.first(x.len(), v, s.splat(0.0)) } else { v });
     }
     s.sum(sum)

@@ -1,6 +1,6 @@
 //! LayerNorm over rows.
 
-use crate::rows::{RowBuffer, RowMut};
+use crate::rows::{RowBuffer, RowsMut};
 use crate::simd::{Element, Kernel, Simd, dispatch};
 use crate::{Level, Precision};
 
@@ -135,11 +135,11 @@ impl Kernel for Normalise<'_> {
                 let row = block * ROWS + i;
                 match &mut to {
                     Target::F32(y) => norm.write(s, x, moments[i], &mut y[row * dim..][..dim]),
-                    Target::Rows(y, staging) => match y.row(row) {
-                        RowMut::F32(y) => norm.write(s, x, moments[i], y),
-                        RowMut::WideBf16(y) => norm.write(s, x, moments[i], y),
-                        RowMut::Bf16(y) => norm.write(s, x, moments[i], y),
-                        RowMut::Int8 => {
+                    Target::Rows(y, staging) => match y.rows_from(row) {
+                        RowsMut::F32(y) => norm.write(s, x, moments[i], &mut y[..dim]),
+                        RowsMut::WideBf16(y) => norm.write(s, x, moments[i], &mut y[..dim]),
+                        RowsMut::Bf16(y, _) => norm.write(s, x, moments[i], &mut y[..dim]),
+                        RowsMut::Int8 => {
                             norm.write(s, x, moments[i], staging);
                             y.quantise(s, row, staging);
                         }

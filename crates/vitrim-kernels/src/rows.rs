@@ -2,7 +2,7 @@
 
 use crate::line::{self, Line};
 use crate::precision::{Layout, greatest_activation};
-use crate::simd::{Element, Kernel, MAX_LANES, Simd, WideBf16, dispatch};
+use crate::simd::{Element, Kernel, MAX_LANES, Map, Same, Simd, WideBf16, dispatch};
 use crate::word::Bf16Pair;
 use crate::{Level, Precision};
 
@@ -32,15 +32,8 @@ pub(crate) struct RowScale {
     pub zero: f32,
 }
 
-/// The elements of a row; one in 8 bits is quantised whole, by [`RowBuffer::quantise`].
-pub(crate) enum RowMut<'a> {
-    F32(&'a mut [f32]),
-    WideBf16(&'a mut [WideBf16]),
-    Bf16(&'a mut [u16]),
-    Int8,
-}
-
-/// [`RowMut`] of several rows, as long as there are columns where no length is said.
+/// The elements of rows, each as long as there are columns where no length is said; one in 8 bits is quantised whole, by
+/// [`RowBuffer::quantise`].
 pub(crate) enum RowsMut<'a> {
     F32(&'a mut [f32]),
     WideBf16(&'a mut [WideBf16]),
@@ -63,12 +56,6 @@ pub enum Operand<'a> {
 impl<'a> From<&'a [f32]> for Operand<'a> {
     fn from(x: &'a [f32]) -> Self {
         Operand::F32(x)
-    }
-}
-
-impl<'a> From<&'a [Bf16Pair]> for Operand<'a> {
-    fn from(x: &'a [Bf16Pair]) -> Self {
-        Operand::Pairs(x)
     }
 }
 
@@ -193,19 +180,6 @@ impl RowBuffer {
         self.staging = staging;
     }
 
-    /// A row to write elements to.
-    #[inline(always)]
-    pub(crate) fn row(&mut self, row: usize) -> RowMut<'_> {
-        let (layout, stride, columns) = (self.layout, self.stride(), self.columns);
-        let words = &mut self.words_mut()[row * stride..][..stride];
-        match layout {
-            Layout::F32 => RowMut::F32(&mut floats_mut(words)[..columns]),
-            Layout::WideBf16 => RowMut::WideBf16(&mut WideBf16::of(words)[..columns]),
-            Layout::Bf16Pair => RowMut::Bf16(&mut halves_mut(words)[..columns]),
-            Layout::IntQuad => RowMut::Int8,
-        }
-    }
-
     /// The rows from `row` on, to write elements to.
     #[inline(always)]
     pub(crate) fn rows_from(&mut self, row: usize) -> RowsMut<'_> {
@@ -222,11 +196,11 @@ impl RowBuffer {
     /// Converts a whole row.
     #[inline(always)]
     pub(crate) fn set<S: Simd>(&mut self, s: S, row: usize, x: &[f32]) {
-        match self.row(row) {
-            RowMut::F32(row) => row.copy_from_slice(x),
-            RowMut::WideBf16(row) => convert_row(s, x, row),
-            RowMut::Bf16(row) => convert_row(s, x, row),
-            RowMut::Int8 => self.quantise(s, row, x),
+        match self.rows_from(row) {
+            RowsMut::F32(to) => to[..x.len()].copy_from_slice(x),
+            RowsMut::WideBf16(to) => store_row::<S, _, Same>(s, x, &mut to[..x.len()]),
+            RowsMut::Bf16(to, _) => store_row::<S, _, Same>(s, x, &mut to[..x.len()]),
+            RowsMut::Int8 => self.quantise(s, row, x),
         }
     }
 
@@ -256,16 +230,17 @@ impl RowBuffer {
     }
 }
 
-/// Stores the first values of `x`, as many as `to` is long, as `T`.
+/// Stores what becomes of the first values of `x`, as many as `to` is long, as `T`.
 #[inline(always)]
-pub(crate) fn convert_row<S: Simd, T: Element>(s: S, x: &[f32], to: &mut [T]) {
+pub(crate) fn store_row<S: Simd, T: Element, M: Map>(s: S, x: &[f32], to: &mut [T]) {
+    // Whole registers apart: a panel's rows are few of them, each of which would ask how long it is.
     let (x, rest) = x[..to.len()].split_at(to.len() / S::LANES * S::LANES);
     let mut vectors = to.chunks_exact_mut(S::LANES);
     for (to, x) in vectors.by_ref().zip(x.chunks_exact(S::LANES)) {
-        T::store(s, to, s.load(x));
+        T::store(s, to, M::map(s, s.load(x)));
     }
     if !rest.is_empty() {
-        T::store(s, vectors.into_remainder(), s.load(rest));
+        T::store(s, vectors.into_remainder(), M::map(s, s.load(rest)));
     }
 }
 

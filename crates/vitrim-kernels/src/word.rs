@@ -4,8 +4,8 @@ use std::fmt::Debug;
 
 use crate::linear::Output;
 use crate::precision::Layout;
-use crate::rows::{Operand, convert_row, floats_mut, halves_mut};
-use crate::simd::{Kernel, Simd, dispatch};
+use crate::rows::{Operand, floats_mut, halves_mut, store_row};
+use crate::simd::{Kernel, Same, Simd, dispatch};
 use crate::{Level, Precision};
 
 /// Two values rounded to bf16, the first in the low half.
@@ -104,7 +104,7 @@ impl<W: Word> Kernel for Convert<'_, W> {
         if W::VALUES == 1 {
             floats_mut(words_mut(self.to)).copy_from_slice(self.x);
         } else {
-            convert_row(s, self.x, halves_mut(words_mut(self.to)));
+            store_row::<S, _, Same>(s, self.x, halves_mut(words_mut(self.to)));
         }
     }
 }

@@ -70,7 +70,7 @@ impl Kernel for HeadBackward<'_> {
         for row in floats_mut(probabilities).chunks_exact_mut(stride) {
             let row = &mut row[..n];
             let greatest = greatest_of(s, row);
-            let share = s.splat(exp_row(s, row, greatest, scale).recip());
+            let share = s.splat(exp_row(s, row, &mut [], greatest, scale).recip());
             for x in row.chunks_mut(S::LANES) {
                 s.store(x, s.mul(s.load(x), share));
             }

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use crate::elementwise::{exp_row, exp_row_rounded, greatest_of};
+use crate::elementwise::{exp_row, greatest_of};
 use crate::line::{self, Line};
 use crate::linear::panels::Panels;
 use crate::rows::{floats, floats_mut, halves, halves_mut};
@@ -44,7 +44,7 @@ pub(super) struct Strided<W> {
     rows: usize,
 }
 
-// SAFETY: a `Strided` is the sole user of its channels (see `Strided::new`), wherever it is sent.
+// SAFETY: a `Strided` is the sole user of its words (see `Strided::new`), wherever it is sent.
 unsafe impl<W: Word> Send for Strided<W> {}
 
 impl<W: Word> Strided<W> {
@@ -76,7 +76,7 @@ pub(super) struct Places<'a, W> {
     borrowed: PhantomData<(&'a mut [W], &'a mut [f32])>,
 }
 
-// SAFETY: what it is asked for is disjoint (see `Places::head` and `Places::tap`), whichever thread asks.
+// SAFETY: what it is asked for is disjoint (see `Places::columns` and `Places::tap`), whichever thread asks.
 unsafe impl<W: Word> Sync for Places<'_, W> {}
 
 impl<'a, W: Word> Places<'a, W> {
@@ -266,30 +266,25 @@ impl<Q: Word, O: Word> Head<'_, Q, O> {
         for (row, greatest) in scores.chunks_exact(stride).zip(&mut *scales) {
             *greatest = greatest_of(s, &row[..n]);
         }
-        let sums = scores.chunks_exact_mut(stride).zip(&mut *scales);
-        // A row of the next head's queries, keys and values for each of these: more at once would wait for one another.
-        let mut next = self.next.wrapping_add(first * self.stride);
-        let mut fetch_row = || {
+        if Q::VALUES == 2 {
+            probabilities.resize(rows * value_steps, 0);
+        }
+        for (r, (row, scale)) in scores.chunks_exact_mut(stride).zip(&mut *scales).enumerate() {
+            // A row of the next head's queries, keys and values for each of these: more at once would wait for one another.
+            let next = self.next.wrapping_add((first + r) * self.stride);
             for part in 0..3 {
                 for word in (0..self.head_dim / Q::VALUES).step_by(MAX_LANES) {
                     prefetch(next.wrapping_add(part * self.part + word).cast());
                 }
             }
-            next = next.wrapping_add(self.stride);
-        };
-        if Q::VALUES == 1 {
-            for (row, scale) in sums {
-                fetch_row();
-                *scale = exp_row(s, &mut row[..n], *scale, factor).recip();
-            }
-        } else {
-            probabilities.resize(rows * value_steps, 0);
-            for ((row, scale), to) in sums.zip(probabilities.chunks_exact_mut(value_steps)) {
-                fetch_row();
-                to[value_steps - 1] = 0;
-                let to = &mut halves_mut(to)[..n];
-                *scale = exp_row_rounded(s, &mut row[..n], to, *scale, factor).recip();
-            }
+            let rounded = if Q::VALUES == 1 {
+                &mut []
+            } else {
+                let words = &mut probabilities[r * value_steps..][..value_steps];
+                words[value_steps - 1] = 0;
+                &mut halves_mut(words)[..n]
+            };
+            *scale = exp_row(s, &mut row[..n], rounded, *scale, factor).recip();
         }
         if !self.tap.is_empty() {
             for (r, row) in scores.chunks_exact(stride).enumerate() {

@@ -5,12 +5,12 @@ use std::ops::Range;
 use super::panels::{Panel, Panels, Part};
 use super::{Linear, Output};
 use crate::Precision;
-use crate::elementwise::{gelu_row, swiglu_row};
+use crate::elementwise::{Gelu, swiglu_row};
 use crate::line::{self, Line};
 use crate::precision::Layout;
-use crate::rows::{RowBuffer, RowScale, RowsMut, convert_row, floats, halves_mut};
+use crate::rows::{RowBuffer, RowScale, RowsMut, floats, halves_mut, store_row};
 use crate::simd::{
-    Ahead, Bf16, Dot, Element, F32, Kernel, MAX_LANES, STEPS, Scales, Simd, Sink, U8S8, dispatch,
+    Ahead, Bf16, Dot, Element, F32, Kernel, MAX_LANES, Map, STEPS, Same, Scales, Simd, Sink, U8S8, dispatch,
 };
 use crate::word::{multiplies_pairs, words_mut};
 
@@ -40,10 +40,6 @@ impl Linear {
         output: Output<'_>,
     ) {
         let rows = words.len() / self.panels.steps;
-        // After a block of rows that begins at `first`.
-        let after = |first: usize, words: &[u32]| {
-            if first + words.len() / self.panels.steps < rows { Some(self) } else { then }
-        };
         let check = |y: &[f32]| assert_eq!(y.len(), rows * self.outputs(), "y is [rows, out]");
         let (y, add) = match output {
             Output::Store(y) => {
@@ -67,19 +63,31 @@ impl Linear {
             Output::GeluRows(next, Precision::Int8) => {
                 // A row's scale is known once it is whole.
                 next.reset(self.level, Precision::Int8, rows, self.outputs());
-                return self.staged(words, scales, next, |words, scales, staging, next, first| {
-                    self.multiply(after(first, words), words, scales, Output::Gelu(staging));
-                    next.convert_from(self.level, first, staging);
-                });
+                return self.staged(
+                    then,
+                    words,
+                    scales,
+                    next,
+                    |then, words, scales, staging, next, first| {
+                        self.multiply(then, words, scales, Output::Gelu(staging));
+                        next.convert_from(self.level, first, staging);
+                    },
+                );
             }
             Output::SwigluRows(next, precision) => {
                 assert!(self.outputs().is_multiple_of(2), "SwiGLU has two halves");
                 // The halves of a row lie in different tiles.
                 next.reset(self.level, precision, rows, self.outputs() / 2);
-                return self.staged(words, scales, next, |words, scales, staging, next, first| {
-                    self.multiply(after(first, words), words, scales, Output::Store(staging));
-                    dispatch(self.level, Swiglu { x: staging, rows: next, first });
-                });
+                return self.staged(
+                    then,
+                    words,
+                    scales,
+                    next,
+                    |then, words, scales, staging, next, first| {
+                        self.multiply(then, words, scales, Output::Store(staging));
+                        dispatch(self.level, Swiglu { x: staging, rows: next, first });
+                    },
+                );
             }
             Output::GeluRows(next, precision) => {
                 next.reset(self.level, precision, rows, self.outputs());
@@ -91,18 +99,19 @@ impl Linear {
 
     /// The words that it multiplies first.
     #[inline(always)]
-    fn beginning<S: Simd>(&self) -> Range<usize> {
-        self.panels.part::<S>(0, self.panels.steps.div_ceil(SLICE_STEPS)).words
+    fn beginning<S: Simd>(&self) -> &[u32] {
+        &line::words(&self.weight)[self.panels.part::<S>(0, self.panels.steps.div_ceil(SLICE_STEPS)).words]
     }
 
-    /// Calls `each` for blocks of rows: their words and scales, room for as many rows of outputs in f32, `next`, and which of
-    /// its rows the first is.
+    /// Calls `each` for blocks of rows: the layer that comes after them, their words and scales, room for as many rows of outputs in
+    /// f32, `next`, and which of its rows the first is.
     fn staged(
         &self,
+        then: Option<&Linear>,
         words: &[u32],
         scales: &[RowScale],
         next: &mut RowBuffer,
-        each: impl Fn(&[u32], &[RowScale], &mut [f32], &mut RowBuffer, usize),
+        each: impl Fn(Option<&Linear>, &[u32], &[RowScale], &mut [f32], &mut RowBuffer, usize),
     ) {
         let (steps, outputs) = (self.panels.steps, self.outputs());
         let rows = words.len() / steps;
@@ -113,7 +122,8 @@ impl Linear {
             let (first, count) = (i * block, words.len() / steps);
             // 8-bit rows alone have scales.
             let scales = scales.get(first..first + count).unwrap_or(scales);
-            each(words, scales, &mut staging[..count * outputs], next, first);
+            let then = if first + count < rows { Some(self) } else { then };
+            each(then, words, scales, &mut staging[..count * outputs], next, first);
         }
         next.put_staging(staging);
     }
@@ -196,10 +206,10 @@ impl Kernel for Apply<'_> {
             let part = panels.part::<S>(i, slices);
             let Part { panel, steps: Range { start: step, end }, .. } = part;
             let width = panel.vectors * S::LANES;
-            let (next, next_weight) = if i + 1 < parts || b + 1 < blocks {
-                (panels.part::<S>((i + 1) % parts, slices).words, weight)
+            let next = if i + 1 < parts || b + 1 < blocks {
+                &line::words(weight)[panels.part::<S>((i + 1) % parts, slices).words]
             } else {
-                self.then.map_or((0..0, weight), |then| (then.beginning::<S>(), &then.weight))
+                self.then.map_or(&[][..], Linear::beginning::<S>)
             };
             let adds = self.add || step > 0;
             for t in 0..tiles {
@@ -224,7 +234,7 @@ impl Kernel for Apply<'_> {
                     sums: q.sums[panel.column..].as_ptr(),
                 });
                 let bias = if step > 0 { floats(line::words(&NO_BIAS)) } else { &bias[panel.column..] };
-                let ahead = ahead(next_weight, &next, t, tiles, end - step);
+                let ahead = ahead(next, t, tiles, end - step);
                 let sink = Sink { y, stride, bias: bias.as_ptr(), quantised, ahead };
                 // SAFETY: `rows` rows of `steps` words start at `row`, the weight holds the panel, and the slice
                 // lies within both; biases and scales are padded to whole vectors, as wide as a panel at least;
@@ -246,15 +256,11 @@ impl Kernel for Apply<'_> {
 /// What tile `t` of `tiles`, of `steps` steps each, fetches of the words `next` that are multiplied after all of them: its share, or
 /// more where that is less than a line a turn, until nothing is left.
 #[inline(always)]
-fn ahead(weight: &[Line], next: &Range<usize>, t: usize, tiles: usize, steps: usize) -> Ahead {
+fn ahead(next: &[u32], t: usize, tiles: usize, steps: usize) -> Ahead {
     let (turns, total) = (steps / STEPS, next.len() / MAX_LANES);
     let lines = total.div_ceil((tiles * turns).max(1));
     let first = t * turns * lines;
-    if first < total {
-        Ahead { from: line::words(weight).as_ptr().wrapping_add(next.start + first * MAX_LANES), lines }
-    } else {
-        Ahead::NONE
-    }
+    if first < total { Ahead { from: next[first * MAX_LANES..].as_ptr(), lines } } else { Ahead::NONE }
 }
 
 impl Apply<'_> {
@@ -282,25 +288,21 @@ impl Apply<'_> {
                     }
                 }
             }
-            Target::Pairs(y) => {
-                for (x, y) in x.zip(y[start..].chunks_mut(outputs)) {
-                    convert_row(s, x, &mut y[columns.clone()]);
-                }
-            }
-            Target::Gelu(y) => gelu_rows(s, x, &mut y[start..], outputs, columns),
+            Target::Pairs(y) => store_rows::<S, _, Same>(s, x, &mut y[start..], outputs, columns),
+            Target::Gelu(y) => store_rows::<S, _, Gelu>(s, x, &mut y[start..], outputs, columns),
             Target::GeluRows(y) => match y.rows_from(row) {
-                RowsMut::F32(y) => gelu_rows(s, x, y, outputs, columns),
-                RowsMut::WideBf16(y) => gelu_rows(s, x, y, outputs, columns),
-                RowsMut::Bf16(y, stride) => gelu_rows(s, x, y, stride, columns),
+                RowsMut::F32(y) => store_rows::<S, _, Gelu>(s, x, y, outputs, columns),
+                RowsMut::WideBf16(y) => store_rows::<S, _, Gelu>(s, x, y, outputs, columns),
+                RowsMut::Bf16(y, stride) => store_rows::<S, _, Gelu>(s, x, y, stride, columns),
                 RowsMut::Int8 => unreachable!("8-bit rows are quantised once they are whole"),
             },
         }
     }
 }
 
-/// GELU of `rows`, into the `columns` of rows that are `stride` elements long.
+/// Stores what becomes of `rows` in the `columns` of rows that are `stride` elements long.
 #[inline(always)]
-fn gelu_rows<'a, S: Simd, T: Element>(
+fn store_rows<'a, S: Simd, T: Element, M: Map>(
     s: S,
     rows: impl Iterator<Item = &'a [f32]>,
     y: &mut [T],
@@ -308,7 +310,7 @@ fn gelu_rows<'a, S: Simd, T: Element>(
     columns: Range<usize>,
 ) {
     for (x, y) in rows.zip(y.chunks_mut(stride)) {
-        gelu_row(s, x, &mut y[columns.clone()]);
+        store_row::<S, _, M>(s, x, &mut y[columns.clone()]);
     }
 }
 
@@ -321,19 +323,18 @@ mod tests {
     proptest! {
         /// Together, tiles fetch each line of what comes next once, and less than a tile's share too many.
         #[test]
-        fn tiles_share_what_is_fetched(tiles in 1usize..40, steps in 4usize..600, lines in 0usize..3000, start in 0usize..50) {
-            let weight = [Line::ZERO];
-            let next = MAX_LANES * start..MAX_LANES * (start + lines);
+        fn tiles_share_what_is_fetched(tiles in 1usize..40, steps in 4usize..600, lines in 0usize..3000) {
+            let next = vec![0; MAX_LANES * lines];
             let mut fetched = Vec::new();
             let mut most = 0;
             for t in 0..tiles {
-                let Ahead { from, lines } = ahead(&weight, &next, t, tiles, steps);
-                let first = (from as usize).wrapping_sub(weight.as_ptr() as usize) / size_of::<Line>();
+                let Ahead { from, lines } = ahead(&next, t, tiles, steps);
+                let first = (from as usize).wrapping_sub(next.as_ptr() as usize) / size_of::<Line>();
                 fetched.extend((0..steps / STEPS * lines).map(|i| first + i));
                 most = most.max(steps / STEPS * lines);
             }
             prop_assert!(fetched.len() < lines + most.max(1));
-            prop_assert!(fetched.iter().copied().take(lines).eq(start..start + lines));
+            prop_assert!(fetched.iter().copied().take(lines).eq(0..lines));
         }
     }
 }

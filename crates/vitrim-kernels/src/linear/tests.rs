@@ -61,7 +61,7 @@ impl Case {
             let mut x = vec![Bf16Pair::default(); self.x.len() / 2];
             convert_at(level, &self.x, &mut x);
             let mut same = self.y0.clone();
-            layer.apply(&x[..], Output::Store(&mut same));
+            layer.apply(Operand::Pairs(&x), Output::Store(&mut same));
             assert_eq!(same, y);
         }
     }

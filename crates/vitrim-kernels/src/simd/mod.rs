@@ -288,6 +288,22 @@ impl Element for u16 {
     }
 }
 
+/// What becomes of lanes before they are stored: a type, since a closure's call may stay one, and then leaves the level's instructions
+/// behind.
+pub(crate) trait Map {
+    fn map<S: Simd>(s: S, v: S::V) -> S::V;
+}
+
+/// Nothing.
+pub(crate) struct Same;
+
+impl Map for Same {
+    #[inline(always)]
+    fn map<S: Simd>(_: S, v: S::V) -> S::V {
+        v
+    }
+}
+
 /// bf16, widened to f32.
 #[derive(Clone, Copy)]
 #[repr(transparent)]

@@ -5,6 +5,9 @@
 //! chain of them while it is in cache. Only attention knows where images begin. Threads that have run out of images help
 //! with the chunks and heads of others', which is how a single image is shared, too.
 
+mod embedding;
+mod part;
+
 use std::cell::RefCell;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -13,7 +16,7 @@ use rayon::prelude::*;
 use vitrim_kernels::word::convert;
 use vitrim_kernels::{
     Attention, AttentionOptions, AttentionTaps, Bf16Pair, LayerNorm, Level, LineBuffer, Linear, Output as To,
-    Packing, Precision, ROW_CHUNK, RowBuffer, Word, multiplies_pairs, rows_per_task,
+    Packing, Precision, RowBuffer, Word, multiplies_pairs, rows_per_task,
 };
 
 use crate::backbone::{At, Backbone, Output, PixelBatch, Site, Taps, View, Want};
@@ -23,6 +26,8 @@ use crate::profile::{Operation, Profile};
 use crate::spec::{Activation, Pool, VitSpec};
 use crate::state::HostState;
 use crate::tensors::Tensors;
+use embedding::{origin_embedding, unfold};
+use part::{PART_ROWS, PARTS_PER_THREAD, Part, Way};
 
 thread_local! {
     /// What a thread carries a chunk of rows through: a block's normed rows, and its hidden ones.
@@ -53,12 +58,23 @@ pub struct CpuBackbone {
 }
 
 /// How queries, keys and values lie, and what attention makes of them.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 enum Activations {
     F32,
     Pairs,
     /// For a projection that takes whole rows of f32 to 8 bits.
     PairsToF32,
+}
+
+impl Activations {
+    fn of(precision: Precision, level: Level, head_dim: usize) -> Self {
+        let pairs = multiplies_pairs(level) && head_dim.is_multiple_of(Bf16Pair::VALUES);
+        match precision {
+            Precision::Bf16 if pairs => Activations::Pairs,
+            Precision::Int8 if pairs => Activations::PairsToF32,
+            _ => Activations::F32,
+        }
+    }
 }
 
 struct Block {
@@ -71,87 +87,6 @@ struct Block {
     norm2: LayerNorm,
     fc1: Linear,
     fc2: Linear,
-}
-
-/// Rows of a part of a batch that a thread carries through blocks, unless a single image has more.
-const PART_ROWS: usize = 384;
-
-/// Parts a thread at least, where there are as many images: who is done early takes over from who is late.
-const PARTS_PER_THREAD: usize = 4;
-
-/// Images of a batch, side by side, on their way through blocks.
-struct Part<'a> {
-    /// `[t, D]`.
-    tokens: &'a mut [f32],
-    /// `[b + 1]`, of the whole batch.
-    offsets: &'a [usize],
-    /// `[t]`.
-    key_bias: Option<&'a [f32]>,
-    /// `[t]`, `[t, head_dim]` and `[t]`: what the last attention is to leave behind.
-    cls_attention: Option<&'a mut [f32]>,
-    keys: Option<&'a mut [f32]>,
-    value_norm: Option<&'a mut [f32]>,
-}
-
-impl Part<'_> {
-    fn images(&self) -> usize {
-        self.offsets.len() - 1
-    }
-
-    fn rows(&self) -> usize {
-        self.offsets[self.images()] - self.offsets[0]
-    }
-
-    /// Two of about as many rows each, of which there are at least two images.
-    fn halve(self, dim: usize, head_dim: usize) -> [Self; 2] {
-        let (first, half) = (self.offsets[0], self.rows() / 2);
-        let image = self.offsets.partition_point(|offset| offset - first < half).clamp(1, self.images() - 1);
-        let row = self.offsets[image] - first;
-        let (tokens, other_tokens) = self.tokens.split_at_mut(row * dim);
-        let (key_bias, other_bias) = self.key_bias.map(|bias| bias.split_at(row)).unzip();
-        let (cls_attention, other_attention) = self.cls_attention.map(|tap| tap.split_at_mut(row)).unzip();
-        let (keys, other_keys) = self.keys.map(|tap| tap.split_at_mut(row * head_dim)).unzip();
-        let (value_norm, other_norm) = self.value_norm.map(|tap| tap.split_at_mut(row)).unzip();
-        [
-            Part { tokens, offsets: &self.offsets[..=image], key_bias, cls_attention, keys, value_norm },
-            Part {
-                tokens: other_tokens,
-                offsets: &self.offsets[image..],
-                key_bias: other_bias,
-                cls_attention: other_attention,
-                keys: other_keys,
-                value_norm: other_norm,
-            },
-        ]
-    }
-}
-
-/// Where parts of a batch go.
-struct Way {
-    from: Site,
-    to: Site,
-    /// Rows of a part at most.
-    rows: usize,
-    /// Threads there are for each image.
-    threads: usize,
-    /// Of all parts.
-    profile: Profile,
-}
-
-impl Way {
-    /// Whether attention lies on it.
-    fn attends(&self) -> bool {
-        self.from < self.to
-            && (self.from.at == At::BlockInput || self.to > Site::input_of(self.from.block + 1))
-    }
-
-    /// Rows of a chunk of a part of `rows`.
-    fn chunk(&self, rows: usize) -> usize {
-        if rows > self.rows {
-            return rows_per_task(rows);
-        }
-        rows.div_ceil(rows.div_ceil(ROW_CHUNK).max(1)).max(1)
-    }
 }
 
 /// Buffers of one part of a batch, reused by the next, of whichever backbone.
@@ -231,14 +166,9 @@ impl CpuBackbone {
             layer(head, spec.num_classes, spec.num_features(), true, Packing::new(Precision::F32))
         });
         let patch = Packing::new(if precision == Precision::F32 { Precision::F32 } else { Precision::Bf16 });
-        let pairs = multiplies_pairs(Level::current()) && spec.head_dim().is_multiple_of(Bf16Pair::VALUES);
         Ok(CpuBackbone {
             precision,
-            activations: match precision {
-                Precision::Bf16 if pairs => Activations::Pairs,
-                Precision::Int8 if pairs => Activations::PairsToF32,
-                _ => Activations::F32,
-            },
+            activations: Activations::of(precision, Level::current(), spec.head_dim()),
             patch: Linear::packed(&patch_weight, Some(&patch_bias), d, 3 * p * p, patch),
             origin_embedding,
             blocks: blocks.collect::<Result<_>>()?,
@@ -488,25 +418,6 @@ impl CpuBackbone {
     }
 }
 
-/// Prefix tokens with their position embeddings, then the patches' position embeddings, `[N, D]`.
-fn origin_embedding(spec: &VitSpec, tensors: &Tensors) -> Result<Vec<f32>> {
-    let (d, embedded) = (spec.dim, spec.embedded_prefix());
-    let mut rows = Vec::with_capacity(spec.num_tokens() * d);
-    let prefix = [
-        ("cls_token", usize::from(spec.class_token)),
-        ("dist_token", usize::from(spec.distilled)),
-        ("reg_token", spec.reg_tokens),
-    ];
-    for (name, count) in prefix.into_iter().filter(|(_, count)| *count > 0) {
-        rows.extend_from_slice(&tensors.get(name, &[1, count, d])?);
-    }
-    let positions = tensors.get("pos_embed", &[1, embedded + spec.num_patches(), d])?;
-    let (of_prefix, of_patches) = positions.split_at(embedded * d);
-    rows.iter_mut().zip(of_prefix).for_each(|(row, position)| *row += position);
-    rows.extend_from_slice(of_patches);
-    Ok(rows)
-}
-
 /// Norms each head's queries and keys of `qkv: [rows, 3D]` over their `head_dim` channels, by way of `raw`.
 fn norm_heads(norms: &[LayerNorm; 2], qkv: &mut [f32], raw: &mut Vec<f32>, dim: usize, head_dim: usize) {
     for row in qkv.chunks_exact_mut(3 * dim) {
@@ -598,23 +509,23 @@ impl Backbone for CpuBackbone {
     }
 }
 
-/// Cuts the patches from `first` on out of `image: [3, H, W]`, into `patches: [n, 3 * p * p]`, each in the
-/// weight's order (c, y, x).
-fn unfold(image: &[f32], [height, width]: [usize; 2], p: usize, first: usize, patches: &mut [f32]) {
-    let columns = width / p;
-    for (i, patch) in patches.chunks_exact_mut(3 * p * p).enumerate() {
-        let (top, left) = ((first + i) / columns * p, (first + i) % columns * p);
-        for (j, row) in patch.chunks_exact_mut(p).enumerate() {
-            let (channel, y) = (j / p, j % p);
-            copy_short(&image[(channel * height + top + y) * width + left..][..p], row);
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attention_is_in_bf16_where_pairs_are_multiplied() {
+        for level in Level::ALL {
+            let pairs = matches!(level, Level::Scalar | Level::Avx512Bf16Vnni);
+            let or_f32 = |with_pairs| if pairs { with_pairs } else { Activations::F32 };
+            for (precision, even) in [
+                (Precision::F32, Activations::F32),
+                (Precision::Bf16, or_f32(Activations::Pairs)),
+                (Precision::Int8, or_f32(Activations::PairsToF32)),
+            ] {
+                assert_eq!(Activations::of(precision, level, 64), even, "{precision:?}, {level}");
+                assert_eq!(Activations::of(precision, level, 5), Activations::F32, "{precision:?}, {level}");
+            }
         }
     }
-}
-
-/// Copies a few values: a call of `memcpy` would take longer than they do.
-fn copy_short(from: &[f32], to: &mut [f32]) {
-    let (from, rest) = from.as_chunks::<4>();
-    let (to, last) = to.as_chunks_mut::<4>();
-    to.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
-    last.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
 }
