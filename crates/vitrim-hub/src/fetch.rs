@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use crate::cache::CachedRepo;
 use crate::error::{HubError, Result};
-use crate::kind::{Kind, Selection};
-use crate::observe::{Event, tell};
+use crate::kind::Kind;
+use crate::observe::{DownloadEvent, tell};
 use crate::reference::{Reference, is_reference};
 use crate::remote::{Listing, Remote, RemoteFile};
+use crate::select::{Selection, select};
 use crate::settings::Settings;
-use crate::snapshot::CachedRepo;
 use crate::transfer::Transfer;
 
 /// Files that are fetched at the same time.
@@ -85,14 +86,14 @@ impl Hub {
                     "note: {} does not answer; {reference} is what the cache has",
                     self.settings.endpoint
                 );
-                let _ = tell(Event::Note(&note));
+                let _ = tell(DownloadEvent::Note(&note));
                 return Ok(folder);
             }
             Err(error) => return Err(error),
         };
-        let selection = kind.select(reference, &names(&listing))?;
+        let selection = select(kind, reference, &names(&listing))?;
         if listing.files.len() >= MOST_FILES {
-            let _ = tell(Event::Note(&format!(
+            let _ = tell(DownloadEvent::Note(&format!(
                 "note: {reference}: the Hub lists at most {MOST_FILES} files, and there may be more"
             )));
         }
@@ -115,7 +116,7 @@ impl Hub {
         let commit =
             commit.or_else(|| cached.commit_of(&reference.revision)).ok_or_else(|| offline("it".into()))?;
         let listing = cached.listing(&commit).ok_or_else(|| offline("it".into()))?;
-        let selection = match kind.select(reference, &names(&listing)) {
+        let selection = match select(kind, reference, &names(&listing)) {
             // Whoever filled the cache may have left it out.
             Err(HubError::NoSuchFile { wanted, .. }) if !cached.is_listed(&commit) => {
                 return Err(offline(format!("its {wanted}")));
@@ -158,12 +159,12 @@ impl Hub {
         let failure = Mutex::new(None);
         let failed = |error: HubError| {
             failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-            // Nobody begins another file.
+            // No worker begins another file.
             next.store(wanted.len(), Ordering::Relaxed);
         };
         let tick = |bytes: i64| {
             let done = done.fetch_add(bytes, Ordering::Relaxed) + bytes;
-            tell(Event::Bytes(done.max(0) as u64))
+            tell(DownloadEvent::Bytes(done.max(0) as u64))
         };
         let one = |file: &RemoteFile| -> Result<()> {
             let blob = remote.identify(commit, file)?;
@@ -178,7 +179,7 @@ impl Hub {
                 }
             }
         };
-        if let ControlFlow::Break(()) = tell(Event::Begin { uri: &uri, files: wanted.len(), bytes }) {
+        if let ControlFlow::Break(()) = tell(DownloadEvent::Begin { uri: &uri, files: wanted.len(), bytes }) {
             return Err(HubError::Interrupted);
         }
         std::thread::scope(|scope| {
@@ -186,7 +187,7 @@ impl Hub {
                 scope.spawn(work);
             }
         });
-        let _ = tell(Event::End);
+        let _ = tell(DownloadEvent::End);
         match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
             Some(error) => Err(error),
             None => Ok(()),
