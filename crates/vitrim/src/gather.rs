@@ -7,7 +7,7 @@ use vitrim_prune::{LearnedPruner, Policy, Pruned, Pruner, ReadOut, first_site, r
 use vitrim_vit::{Backbone, PixelBatch, Site, Taps, Want};
 
 use crate::error::{Result, VitrimError};
-use crate::evaluate::{Details, EvalOptions, evaluate, keys};
+use crate::evaluate::{Details, EvalOptions, evaluate};
 use crate::front::{Front, FrontPoint};
 use crate::loaded::Loaded;
 use crate::methods::{Method, can_act, hand_made, read_out_name};
@@ -148,7 +148,7 @@ fn fronts(
     let model = &loaded.model;
     let mut loader = loader(loaded, dataset, options)?;
     while let Some(batch) = loader.next().transpose()? {
-        let keys = keys(&batch);
+        let keys = batch.keys();
         let mut state = model.embed(PixelBatch::new(&batch.pixels, batch.len()))?;
         model.advance(&mut state, site, taps)?;
         let mut unpruned = state.clone();
@@ -231,7 +231,7 @@ fn picture_of(
     index: usize,
 ) -> Result<(Vec<u8>, String)> {
     let crop = loaded.transform.cropped(&dataset.image(index)?);
-    let pixels = loaded.transform.pixels(&crop);
+    let pixels = loaded.transform.normalized(&crop);
     let mut pruner = LearnedPruner::new(&loaded.spec, policy);
     let pruned: Pruned = run(&loaded.model, &mut pruner, PixelBatch::new(&pixels, 1), &[index as u64])?;
     let kept: Vec<Vec<usize>> = pruned.stages.iter().map(|stage| stage.grid_positions(0)).collect();

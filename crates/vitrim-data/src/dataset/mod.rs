@@ -94,7 +94,7 @@ impl Dataset {
         }
     }
 
-    /// Whether there is no image, as can happen to a part of a small data set. Of a stream nobody knows.
+    /// Whether there is no image, as can happen to a part of a small data set. Of a stream it is unknown, and this is false.
     pub fn is_empty(&self) -> bool {
         !self.is_stream() && self.len() == 0
     }

@@ -17,7 +17,7 @@ pub enum OnBadImage {
     /// Ends with an error that names it.
     #[default]
     Fail,
-    /// Leaves it out, and writes it down in [`BadImages`].
+    /// Leaves it out, and records it in [`BadImages`].
     Skip,
 }
 

@@ -66,9 +66,7 @@ pub(crate) fn read_encoded(path: &Path) -> Result<Vec<u8>, DataError> {
     }
     // Room for the whole file and the byte that would show it to have grown.
     let mut encoded = Vec::with_capacity(usize::try_from(stored).unwrap_or(0) + 1);
-    file.take(MAX_ENCODED_BYTES + 1)
-        .read_to_end(&mut encoded)
-        .map_err(|cause| DataError::io(path, cause))?;
+    file.take(MAX_ENCODED_BYTES + 1).read_to_end(&mut encoded).map_err(|cause| DataError::io(path, cause))?;
     if encoded.len() as u64 > MAX_ENCODED_BYTES {
         return too_long();
     }
@@ -127,7 +125,7 @@ fn decode_within_limits(
     let mut decoder = reader.into_decoder()?;
     limits.reserve(decoder.total_bytes().saturating_mul(1 + coefficient_bytes))?;
     let upright = match exif || format == ImageFormat::Tiff {
-        // What cannot be read of the metadata shall not cost the image.
+        // Unreadable metadata is no reason to refuse the image.
         true => decoder.orientation().unwrap_or(Orientation::NoTransforms),
         false => Orientation::NoTransforms,
     };

@@ -22,7 +22,7 @@ pub(crate) fn expand(pattern: &str) -> Option<Vec<String>> {
     Some(names.collect())
 }
 
-/// What stands between two braces.
+/// The text between two braces.
 enum Choices<'a> {
     /// First and last number, and the least digits.
     Range(usize, usize, usize),
@@ -48,7 +48,7 @@ impl Choices<'_> {
     }
 }
 
-/// What comes before the first brace, what it offers, and what comes after.
+/// What comes before the first brace, the choices in it, and what comes after.
 fn parts(text: &str) -> Option<(&str, Choices<'_>, &str)> {
     let (before, rest) = text.split_once('{')?;
     let (inside, after) = rest.split_once('}')?;

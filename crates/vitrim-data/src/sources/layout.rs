@@ -105,7 +105,8 @@ impl DatasetLayout {
     /// The shards that `pattern` stands for.
     fn of_pattern(pattern: &str) -> Result<Self, DataError> {
         let refuse = |what: &str| DataError::Pattern { pattern: pattern.into(), what: what.into() };
-        let names = braces::expand(pattern).ok_or_else(|| refuse(&format!("stands for more than {MAX_PATTERN_NAMES} files")))?;
+        let names = braces::expand(pattern)
+            .ok_or_else(|| refuse(&format!("stands for more than {MAX_PATTERN_NAMES} files")))?;
         let files: Vec<PathBuf> = names.into_iter().map(PathBuf::from).collect();
         for file in &files {
             std::fs::metadata(file).map_err(|cause| DataError::io(file, cause))?;
@@ -282,7 +283,9 @@ mod tests {
     fn parquet_names_carry_the_split() {
         let files = ["data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet"];
         let dir = tree(&[files[0], files[1], "data/valid-00000-of-00001-ab12.parquet", "README.md"]);
-        let DatasetLayout::Parquet(splits) = DatasetLayout::detect(dir.path()).unwrap() else { panic!("folders") };
+        let DatasetLayout::Parquet(splits) = DatasetLayout::detect(dir.path()).unwrap() else {
+            panic!("folders")
+        };
         assert_eq!(splits[0], ("train".into(), files.iter().map(|f| dir.path().join(f)).collect()));
         assert_eq!(splits[1].0, "validation");
         for (file, split) in
@@ -297,11 +300,15 @@ mod tests {
         let dir = tree(&["s-train-000.tar", "s-train-001.tar", "s-val-000.tar", "photo.jpg"]);
         assert_eq!(DatasetLayout::detect(dir.path()).unwrap().names(), ["train", "validation"]);
         let pattern = dir.path().join("s-train-{000..001}.tar");
-        let DatasetLayout::Tar(splits) = DatasetLayout::detect(&pattern).unwrap() else { panic!("no shards") };
+        let DatasetLayout::Tar(splits) = DatasetLayout::detect(&pattern).unwrap() else {
+            panic!("no shards")
+        };
         assert_eq!((splits.len(), splits[0].1.len()), (1, 2));
-        let missing = DatasetLayout::detect(&dir.path().join("s-train-{000..002}.tar")).unwrap_err().to_string();
+        let missing =
+            DatasetLayout::detect(&dir.path().join("s-train-{000..002}.tar")).unwrap_err().to_string();
         assert!(missing.contains("s-train-002.tar: no such file"), "{missing}");
-        let mixed = DatasetLayout::detect(&dir.path().join("{s-train-000.tar,photo.jpg}")).unwrap_err().to_string();
+        let mixed =
+            DatasetLayout::detect(&dir.path().join("{s-train-000.tar,photo.jpg}")).unwrap_err().to_string();
         assert!(mixed.contains("of several"), "{mixed}");
         assert_eq!(names(&["default/train/0000.parquet", "default/test/0000.parquet"]), ["train", "test"]);
         assert_eq!(names(&["data/training_0.parquet", "data/dev_0.parquet"]), ["train", "validation"]);
@@ -313,7 +320,8 @@ mod tests {
     #[test]
     fn a_file_is_known_by_its_extension() {
         let dir = tree(&["a.csv", "val.jsonl", "a.TXT", "a.jpeg", "a.tgz", "a.md", "a"]);
-        let names = |file| DatasetLayout::detect(&dir.path().join(file)).map(|layout| layout.names().join(","));
+        let names =
+            |file| DatasetLayout::detect(&dir.path().join(file)).map(|layout| layout.names().join(","));
         assert_eq!(
             (names("a.csv").unwrap(), names("val.jsonl").unwrap()),
             ("all".into(), "validation".into())

@@ -12,7 +12,7 @@ use super::folder::has_image_extension;
 use crate::error::{DataError, one_line};
 use crate::labels::{LABEL_FIELDS, StatedLabels, label_in, word};
 
-/// Columns and fields that hold a path, the surest first.
+/// Columns and fields that hold a path, the most reliable first.
 const PATH_FIELDS: [&str; 8] =
     ["path", "file", "file_name", "filename", "filepath", "file_path", "image", "image_path"];
 

@@ -72,7 +72,8 @@ impl Transform {
     pub fn write_normalized(&self, cropped: &RgbImage, pixels: &mut [f32]) {
         let values = self.pixel_count();
         assert!(pixels.len() == values && cropped.as_raw().len() == values, "3 x H x W values each");
-        for (c, (table, plane)) in self.normalised.iter().zip(pixels.chunks_exact_mut(values / 3)).enumerate() {
+        for (c, (table, plane)) in self.normalised.iter().zip(pixels.chunks_exact_mut(values / 3)).enumerate()
+        {
             let channel = cropped.as_raw().iter().skip(c).step_by(3);
             for (pixel, &byte) in plane.iter_mut().zip(channel) {
                 *pixel = table[usize::from(byte)];

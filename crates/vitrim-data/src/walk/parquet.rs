@@ -15,7 +15,7 @@ use crate::sources::{ParquetIndex, Payload, RowGroup};
 
 const WINDOW_ROWS: usize = 16_384;
 const WINDOW_BYTES: u64 = 128 << 20;
-/// Images taken from a column at a time, between two looks at whether anyone still wants them.
+/// Images taken from a column at a time, between two checks whether they are still wanted.
 const CHUNK_ROWS: usize = 32;
 
 /// The positions of the images of `group` that belong to the data set: a range, because both ascend.
@@ -23,7 +23,7 @@ fn positions_in(rows: &Rows, group: &RowGroup) -> Range<usize> {
     rows.position_of(group.first_row)..rows.position_of(group.first_row + group.rows)
 }
 
-/// Reads the images at `positions`, which lie in `group`, ascending; answers whether `sink` wants more.
+/// Reads the images at `positions`, which lie in `group`, ascending; returns whether `sink` wants more.
 fn read_group(
     rows: &Rows,
     parquet: &ParquetIndex,
@@ -81,8 +81,7 @@ pub(super) fn shuffled(
 ) -> Result<(), DataError> {
     let mut start = 0;
     for window in windows(rows, parquet, seed, epoch) {
-        let mut positions: Vec<usize> =
-            window.iter().flat_map(|group| positions_in(rows, group)).collect();
+        let mut positions: Vec<usize> = window.iter().flat_map(|group| positions_in(rows, group)).collect();
         let span = start..start + positions.len();
         start = span.end;
         if span.start >= places.end {

@@ -10,7 +10,6 @@ use super::CompareOptions;
 use super::outcome::Outcome;
 use super::setting::{Kind, Setting, Variant};
 use crate::error::{Result, VitrimError};
-use crate::evaluate::keys;
 use crate::loaded::Loaded;
 use crate::methods::{Method, at_profile};
 use crate::watch::Watch;
@@ -66,7 +65,7 @@ pub fn measure(
     let (mut confidences, mut object_sizes) = (Vec::new(), Vec::new());
     let mut loader = Loader::new(dataset, Order::Sequential, &loaded.transform, loader_options)?;
     while let Some(batch) = loader.next().transpose()? {
-        let keys = keys(&batch);
+        let keys = batch.keys();
         let mut state = model.embed(PixelBatch::new(&batch.pixels, batch.len()))?;
         model.advance(&mut state, site, taps)?;
         let mut unpruned = state.clone();

@@ -31,7 +31,7 @@ impl HfFeatures {
         Self(features.and_then(Value::as_object).cloned().unwrap_or_default())
     }
 
-    /// The columns of feature `kind`, then `usual` ones, the surest first.
+    /// The columns of feature `kind`, then `usual` ones, the most reliable first.
     fn columns<'a>(&'a self, kind: &'a str, usual: &'a [&str]) -> impl Iterator<Item = &'a str> {
         let is_kind = move |name: &str| {
             self.0.get(name).is_some_and(|feature| feature.get("_type").and_then(Value::as_str) == Some(kind))

@@ -45,7 +45,7 @@ impl ParquetIndex {
         format!("{}#{}", name_of(&file.path), row - file.first_row)
     }
 
-    /// `folder/file.parquet, row n`: where a person finds the row again.
+    /// `folder/file.parquet, row n`: where to find the row again.
     pub(crate) fn origin_of_row(&self, row: usize) -> String {
         self.file_of_row(row).origin(row)
     }
@@ -92,13 +92,14 @@ impl ParquetIndex {
                 Some(column) => {
                     let stored = read_integers(&file, &group, column)?;
                     for (offset, label) in stored.into_iter().enumerate() {
-                        let class = class_of(label, self.class_names.len()).map_err(
-                            |(label, expected)| DataError::BadLabel {
-                                origin: file.origin(group.first_row + offset),
-                                label,
-                                expected,
-                            },
-                        )?;
+                        let class =
+                            class_of(label, self.class_names.len()).map_err(|(label, expected)| {
+                                DataError::BadLabel {
+                                    origin: file.origin(group.first_row + offset),
+                                    label,
+                                    expected,
+                                }
+                            })?;
                         self.labels.push(class);
                     }
                 }

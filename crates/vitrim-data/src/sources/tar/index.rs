@@ -63,7 +63,7 @@ impl TarIndex {
         format!("{}/{}", name_of(&self.shards[member.shard as usize]), member.name)
     }
 
-    /// `folder/shard.tar, member`: where a person finds the image again.
+    /// `folder/shard.tar, member`: where to find the image again.
     pub(crate) fn origin_of_row(&self, row: usize) -> String {
         let member = &self.members[row];
         format!("{}, {}", self.shards[member.shard as usize].display(), member.name)
@@ -86,8 +86,11 @@ impl TarIndex {
     }
 }
 
-/// Shows `sink` the image member, its byte range and the label of every sample in the shard at `path`.
-fn for_each_sample(path: &Path, mut sink: impl FnMut(&str, ByteRange, Option<&str>)) -> Result<(), DataError> {
+/// Hands `sink` the image member, its byte range and the label of every sample in the shard at `path`.
+fn for_each_sample(
+    path: &Path,
+    mut sink: impl FnMut(&str, ByteRange, Option<&str>),
+) -> Result<(), DataError> {
     let origin = path.display().to_string();
     let damaged = |error| damaged(&origin, error);
     let file = File::open(path).map_err(|cause| DataError::io(path, cause))?;

@@ -26,7 +26,7 @@ pub(super) enum Role {
     Other,
 }
 
-/// A sample's members while they come by; `I` is where its image is.
+/// A sample whose members are being read; `I` is where its image is.
 #[derive(Debug)]
 pub(super) struct Sample<I> {
     pub(super) key: String,
@@ -49,14 +49,14 @@ impl<I> Sample<I> {
         Self { key, image: None, label: None }
     }
 
-    /// Takes the place where the image of member `name` is, unless the sample has a surer one.
+    /// Takes the place where the image of member `name` is, unless the sample has a more reliable one.
     pub(super) fn take_image(&mut self, exact: bool, name: &str, image: I) {
         if self.image.as_ref().is_none_or(|(surer, ..)| exact && !surer) {
             self.image = Some((exact, name.to_string(), image));
         }
     }
 
-    /// Takes the label in `text`, if it states one and the sample has no surer one.
+    /// Takes the label in `text`, if it states one and the sample has no more reliable one.
     pub(super) fn take_label(&mut self, role: Role, text: &str) {
         let label = match role {
             Role::Json => serde_json::from_str::<Value>(text).ok().as_ref().and_then(label_in),
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn the_surest_image_and_label_win() {
+    fn the_most_reliable_image_and_label_win() {
         let mut sample = Sample::new("a".into());
         sample.take_label(Role::Json, r#"{"label": 4}"#);
         sample.take_image(false, "a.mask.png", 1);

@@ -34,7 +34,7 @@ pub(crate) enum Input {
     File(PathBuf),
 }
 
-/// An image that went by.
+/// An image that was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct StreamedRow {
     /// Its member's path in the archive.
@@ -42,7 +42,8 @@ pub(crate) struct StreamedRow {
     pub label: Option<u32>,
 }
 
-/// An image as it comes by: the member's path, its label as a word, and its bytes or why they are not had.
+/// Takes each image as it is read: the member's path, its label as stated, and its bytes or why they cannot be read;
+/// returns whether reading goes on.
 pub(crate) type Streamed<'s> =
     dyn FnMut(String, Option<String>, Result<Arc<[u8]>, DataError>) -> Result<bool, DataError> + 's;
 
@@ -51,7 +52,7 @@ impl TarStream {
         Self { inputs, rows: Mutex::default(), started: AtomicBool::new(false) }
     }
 
-    /// What a person calls the stream.
+    /// The stream's name in messages.
     pub(crate) fn origin(&self) -> String {
         self.inputs.first().map(Input::origin).unwrap_or_default()
     }
@@ -67,7 +68,7 @@ impl TarStream {
         self.rows().get(row).map(|row| row.name.clone()).unwrap_or_default()
     }
 
-    /// Reads from the start, and shows `sink` every image until it wants no more.
+    /// Reads from the start, and hands `sink` every image until it wants no more.
     pub(crate) fn read(&self, sink: &mut Streamed<'_>) -> Result<(), DataError> {
         let again = self.started.swap(true, Ordering::Relaxed);
         if again && self.inputs.iter().any(|input| !matches!(input, Input::File(_))) {
@@ -112,7 +113,7 @@ impl Input {
     }
 }
 
-/// Shows `sink` the images of one archive; answers whether it wants more.
+/// Hands `sink` the images of one archive; returns whether it wants more.
 fn read_archive(input: &Input, sink: &mut Streamed<'_>) -> Result<bool, DataError> {
     let origin = input.origin();
     let damaged = |error| damaged(&origin, error);
@@ -154,7 +155,7 @@ fn read_archive(input: &Input, sink: &mut Streamed<'_>) -> Result<bool, DataErro
             Role::Class | Role::Json | Role::Other => {}
         }
     }
-    // Whoever ended a pipe between two members has lost what comes after.
+    // A pipe that ended between two members has lost what came after.
     if zeros.get() < BLOCK {
         let reason = "it ends without the empty blocks that end an archive".into();
         return Err(DataError::DamagedTar { origin, reason });
@@ -178,7 +179,7 @@ impl<R: Read> Read for Watched<R> {
     }
 }
 
-/// `standard input, member`: where a person finds an image again.
+/// `standard input, member`: where to find an image again.
 pub(crate) fn member_origin(stream: &str, member: &str) -> String {
     format!("{stream}, {member}")
 }
