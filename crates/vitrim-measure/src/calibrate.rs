@@ -10,7 +10,6 @@ use vitrim_prune::{KeepProfile, LearnedPruner, Policy, Pruned, Pruner, ReadOut, 
 use vitrim_vit::{Backbone, PixelBatch, Precision, Site, Taps, VitSpec, Want};
 
 use crate::error::{MeasureError, Result};
-use crate::evaluate::keys;
 use crate::front::{Choice, Front, FrontPoint, Measure, Verdict, choose};
 use crate::metrics::Metrics;
 use crate::model::Loaded;
@@ -380,7 +379,7 @@ fn measure(
     let order = Order::Shuffled { seed: 0, epoch: 0 };
     let mut loader = Loader::new(dataset, order, &loaded.transform, loader_options)?;
     while let Some(batch) = loader.next().transpose()? {
-        let keys = keys(&batch);
+        let keys = batch.keys();
         let mut state = model.embed(PixelBatch::new(&batch.pixels, batch.len()))?;
         model.advance(&mut state, first.0, first.1)?;
         let mut unpruned = state.clone();

@@ -232,7 +232,7 @@ fn first_pass(
     let mut dense = Dense::default();
     let mut loader = loader(loaded, dataset, options)?;
     while let Some(batch) = loader.next().transpose()? {
-        let keys = keys(&batch);
+        let keys = batch.keys();
         let mut state = model.embed(PixelBatch::new(&batch.pixels, batch.len()))?;
         model.advance(&mut state, site, taps)?;
         let mut unpruned = state.clone();
@@ -278,7 +278,7 @@ fn second_pass(
         let Some(batch) = loader.next().transpose()? else { break };
         let mut state = model.embed(PixelBatch::new(&batch.pixels, batch.len()))?;
         model.advance(&mut state, site, taps)?;
-        let keys = keys(&batch);
+        let keys = batch.keys();
         for contender in contenders.iter_mut() {
             let pruned = run_from(model, contender.pruner.as_mut(), state.clone(), &keys)?;
             contender.metrics.add(answer, &pruned, &batch.labels);
@@ -299,11 +299,6 @@ fn loader(loaded: &Loaded, dataset: &Dataset, options: &EvalOptions) -> Result<L
         corruption: options.corruption,
     };
     Ok(Loader::new(dataset, Order::Sequential, &loaded.transform, loader_options)?)
-}
-
-/// The keys of a batch's images: their positions in the data set.
-pub fn keys(batch: &Batch) -> Vec<ImageKey> {
-    batch.indices.iter().map(|index| *index as ImageKey).collect()
 }
 
 impl Dense {

@@ -1,9 +1,10 @@
 //! A loaded backbone, and who stays in it.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use numpy::{IntoPyArray, PyArray1, PyArrayMethods};
+use numpy::{IntoPyArray, PyArray1, PyArray4, PyArrayMethods};
 use pyo3::exceptions::PyUserWarning;
 use pyo3::prelude::*;
 use rayon::prelude::*;
@@ -16,6 +17,7 @@ use vitrim_vit::{Backbone, Output, PixelBatch, Precision, Want, cost};
 
 use crate::answers::{Prediction, Tokens};
 use crate::images::images;
+use crate::interruptible::interruptible_quietly;
 use crate::pixels::pixels;
 use crate::pruning::{Dial, Pruning};
 use crate::python_pruner::Failure;
@@ -145,14 +147,7 @@ impl Model {
             let answers = self.compute(py, |loaded, pruner| {
                 let crops = chunk.par_iter().map(|image| image.crop(&loaded.transform));
                 let crops = crops.collect::<vitrim::Result<Vec<_>>>()?;
-                let keys: Vec<ImageKey> = chunk.iter().map(|image| image.key()).collect();
-                Ok(answer(
-                    loaded,
-                    pruner,
-                    &crops.iter().collect::<Vec<_>>(),
-                    &keys,
-                    Question::Classes(top_k),
-                )?)
+                Ok(answer(loaded, pruner, &crops.iter().collect::<Vec<_>>(), Question::Classes(top_k))?)
             })?;
             for (image, answer) in chunk.iter().zip(answers) {
                 predictions.push(Prediction::new(py, image.path(), answer)?);
@@ -165,13 +160,28 @@ impl Model {
     /// Normalised pixels of images, resized and cropped as the checkpoint says.
     fn preprocess<'py>(&self, py: Python<'py>, images: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let given = self::images(images)?;
-        let pixels = self.compute(py, |loaded, _| {
-            let pixels =
-                given.par_iter().map(|image| Ok(loaded.transform.pixels(&image.crop(&loaded.transform)?)));
-            Ok(pixels.collect::<vitrim::Result<Vec<_>>>()?.concat())
-        })?;
+        let threads = self.threads.started()?;
         let [height, width] = self.loaded.spec.img_size;
-        Ok(pixels.into_pyarray(py).reshape([given.len(), 3, height, width])?.into_any())
+        let transform = &self.loaded.transform;
+        // Written in place: an image's pixels exist once, and pages are not touched before their turn.
+        let array = PyArray4::<f32>::zeros(py, [given.len(), 3, height, width], false);
+        {
+            let mut view = array.try_readwrite()?;
+            let rows = view.as_slice_mut()?;
+            interruptible_quietly(py, |stop| {
+                threads.install(|| {
+                    let images = given.par_iter().zip(rows.par_chunks_exact_mut(transform.pixel_count()));
+                    images.try_for_each(|(image, row)| {
+                        if stop.load(Ordering::Relaxed) {
+                            return Err(VitrimError::Interrupted);
+                        }
+                        transform.write_normalized(&image.crop(transform)?, row);
+                        Ok(())
+                    })
+                })
+            })?;
+        }
+        Ok(array.into_any())
     }
 
     /// Pooled features of normalised pixels; with `tokens`, of every survivor.

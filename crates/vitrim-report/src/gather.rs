@@ -140,7 +140,7 @@ fn fronts(
     let model = &loaded.model;
     let mut loader = loader(loaded, dataset, options)?;
     while let Some(batch) = loader.next().transpose()? {
-        let keys = keys(&batch);
+        let keys = batch.keys();
         let mut state = model.embed(PixelBatch::new(&batch.pixels, batch.len()))?;
         model.advance(&mut state, site, taps)?;
         let mut unpruned = state.clone();
@@ -223,7 +223,7 @@ fn picture_of(
     index: usize,
 ) -> Result<(Vec<u8>, String)> {
     let crop = loaded.transform.cropped(&dataset.image(index)?);
-    let pixels = loaded.transform.pixels(&crop);
+    let pixels = loaded.transform.normalized(&crop);
     let mut pruner = LearnedPruner::new(&loaded.spec, policy);
     let pruned: Pruned = run(&loaded.model, &mut pruner, PixelBatch::new(&pixels, 1), &[index as u64])?;
     let kept: Vec<Vec<usize>> = pruned.stages.iter().map(|stage| stage.grid_positions(0)).collect();

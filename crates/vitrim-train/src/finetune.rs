@@ -318,7 +318,7 @@ pub fn finetune(
         (at.epoch, at.position) = epochs.at();
         let samples = Samples {
             pixels: &batch.pixels,
-            keys: keys(&batch),
+            keys: batch.keys(),
             labels: &batch.labels,
             teacher: Dense::of(&teacher, &batch)?,
         };
@@ -412,7 +412,7 @@ impl Finetuning<'_> {
         let (mut sum_of_divergences, mut macs, mut disagreement) = (0.0, 0.0, None);
         for batch in Loader::new(self.held_out, Order::Sequential, self.transform, options)? {
             let batch = batch?;
-            let (keys, dense) = (keys(&batch), Dense::of(teacher, &batch)?.answer);
+            let (keys, dense) = (batch.keys(), Dense::of(teacher, &batch)?.answer);
             let pixels = PixelBatch::new(&batch.pixels, batch.len());
             let pruned = run(&student, pruner.as_mut(), pixels, &keys)?;
             if disagreement.is_none() {
@@ -526,10 +526,6 @@ fn part(run: &Finetuning<'_>, vit: &BurnVit, samples: &Samples<'_>, images: Rang
     let loss = loss.div_scalar(batch as f64);
     let value = f64::from(host(loss.clone())[0]);
     Ok(Descent { gradients: GradientsParams::from_grads(loss.backward(), vit), loss: value })
-}
-
-fn keys(batch: &Batch) -> Vec<ImageKey> {
-    batch.indices.iter().map(|index| *index as ImageKey).collect()
 }
 
 /// The rows of `images` in `output`, as `[B, width]` on `device`.

@@ -120,7 +120,7 @@ pub fn train<B: Backbone>(
             return Ok(Outcome::Interrupted);
         }
         let batch = epochs.next_batch()?;
-        let keys = keys(&batch);
+        let keys = batch.keys();
         let entry = trainer.update(images(&batch, &keys))?;
         log.write(entry.update, "train", &entry)?;
         progress(Progress::Update(&entry, config.updates));
@@ -159,10 +159,6 @@ impl Source {
     }
 }
 
-fn keys(batch: &Batch) -> Vec<ImageKey> {
-    batch.indices.iter().map(|i| *i as ImageKey).collect()
-}
-
 fn images<'a>(batch: &'a Batch, keys: &'a [ImageKey]) -> Images<'a> {
     Images { pixels: PixelBatch::new(&batch.pixels, batch.len()), labels: &batch.labels, keys }
 }
@@ -178,7 +174,7 @@ fn probe<B: Backbone>(
     let mut probes = Vec::with_capacity(wanted);
     for batch in source.batches(trainer.config(), u64::MAX, 0)? {
         let batch = batch?;
-        let keys = keys(&batch);
+        let keys = batch.keys();
         probes.extend(trainer.probe(images(&batch, &keys))?);
         probes.truncate(wanted);
         progress(Progress::Reference(probes.len(), wanted));

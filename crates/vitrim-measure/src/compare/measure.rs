@@ -11,7 +11,6 @@ use super::CompareOptions;
 use super::outcome::Outcome;
 use super::setting::{Kind, Setting, Variant};
 use crate::error::{MeasureError, Result};
-use crate::evaluate::keys;
 use crate::model::Loaded;
 use crate::progress::Progress;
 
@@ -66,7 +65,7 @@ pub fn measure(
     let (mut confidences, mut object_sizes) = (Vec::new(), Vec::new());
     let mut loader = Loader::new(dataset, Order::Sequential, &loaded.transform, loader_options)?;
     while let Some(batch) = loader.next().transpose()? {
-        let keys = keys(&batch);
+        let keys = batch.keys();
         let mut state = model.embed(PixelBatch::new(&batch.pixels, batch.len()))?;
         model.advance(&mut state, site, taps)?;
         let mut unpruned = state.clone();

@@ -15,13 +15,12 @@ mod measure;
 mod outcome;
 mod setting;
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use vitrim_data::{Dataset, OnBadImage};
+use vitrim_data::{ContentHash, Dataset, OnBadImage};
 use vitrim_hub::{self as hub, local};
 use vitrim_prune::{Policy, ReadOut};
 use vitrim_vit::{Precision, cost};
@@ -49,7 +48,7 @@ const FRONT_POINTS: usize = 12;
 /// Images a batch where speed is measured.
 const SPEED_BATCH: usize = 32;
 /// What the folder keeps is of this version.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 
 /// How to compare.
 #[derive(Clone, Debug)]
@@ -160,8 +159,8 @@ struct Identity {
     /// Figures from before there was a choice are in f32.
     #[serde(with = "crate::model::dtype", default)]
     dtype: Precision,
-    /// Hash of the policy's file.
-    policy: Option<u64>,
+    /// As [`policy_hash`] has it.
+    policy: Option<String>,
     data: String,
     /// Split and number of images.
     sweep: (String, usize),
@@ -385,16 +384,7 @@ fn of_policy(all: &[(Kind, Measured)], place: usize) -> Vec<Setting> {
 
 /// Of what is measured with the policy at `place`.
 fn identity(compared: Compared<'_>, place: usize, options: &CompareOptions) -> Result<Identity> {
-    let policy = compared.contenders.get(place).map(|contender| -> Result<u64> {
-        let mut hasher = DefaultHasher::new();
-        for file in ["policy.safetensors", "policy.json"] {
-            let path = contender.folder.join(file);
-            let bytes = std::fs::read(&path)
-                .map_err(|error| MeasureError::Policy { path, reason: error.to_string() })?;
-            bytes.hash(&mut hasher);
-        }
-        Ok(hasher.finish())
-    });
+    let policy = compared.contenders.get(place).map(|contender| policy_hash(&contender.folder));
     let images = |dataset: &Dataset, limit: usize| (dataset.split().to_owned(), dataset.len().min(limit));
     Ok(Identity {
         version: VERSION,
@@ -408,6 +398,32 @@ fn identity(compared: Compared<'_>, place: usize, options: &CompareOptions) -> R
     })
 }
 
+/// Hash of the policy in `folder`: of the list of its two files, each as its name, a zero byte, and the content hash of
+/// its bytes. Figures are kept for years, so that it must not depend on a toolchain.
+fn policy_hash(folder: &Path) -> Result<String> {
+    let mut list = Vec::new();
+    for name in ["policy.safetensors", "policy.json"] {
+        let path = folder.join(name);
+        let bytes =
+            std::fs::read(&path).map_err(|error| MeasureError::Policy { path, reason: error.to_string() })?;
+        list.extend_from_slice(name.as_bytes());
+        list.push(0);
+        list.extend_from_slice(ContentHash::of(&bytes).as_bytes());
+    }
+    Ok(ContentHash::of(&list).to_string())
+}
+
+/// The version of what wrote kept figures; what else they hold may differ from version to version.
+#[derive(Deserialize)]
+struct Versioned {
+    identity: VersionOnly,
+}
+
+#[derive(Deserialize)]
+struct VersionOnly {
+    version: u32,
+}
+
 /// The figures at `path`, if there are any.
 fn kept(path: &Path, identity: &Identity) -> Result<Option<Measured>> {
     let bad = |reason: String| MeasureError::Run { path: PathBuf::from(path), reason };
@@ -415,11 +431,58 @@ fn kept(path: &Path, identity: &Identity) -> Result<Option<Measured>> {
         return Ok(None);
     }
     let text = std::fs::read(path).map_err(|error| bad(format!("cannot read it ({error})")))?;
-    let kept: Kept = serde_json::from_slice(&text)
-        .map_err(|error| bad(format!("damaged ({error}); remove it, and it is measured again")))?;
+    let damaged =
+        |error: serde_json::Error| bad(format!("damaged ({error}); remove it, and it is measured again"));
+    let Versioned { identity: VersionOnly { version } } = serde_json::from_slice(&text).map_err(damaged)?;
+    if version != VERSION {
+        let reason = "was measured by another version of vitrim; remove it, and it is measured again";
+        return Err(bad(reason.to_owned()));
+    }
+    let kept: Kept = serde_json::from_slice(&text).map_err(damaged)?;
     if kept.identity != *identity {
         let reason = "was measured with another backbone, dtype, policy, other images or other settings; give another folder";
         return Err(bad(reason.to_owned()));
     }
     Ok(Some(kept.measured))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As Python's `blake3` gives it.
+    const PINNED: &str = "cce6bbebb08116cbcf5f3e452d033e55";
+
+    #[test]
+    fn a_policys_hash_is_pinned() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("policy.safetensors"), b"weights").unwrap();
+        std::fs::write(folder.path().join("policy.json"), b"{}").unwrap();
+        // On any machine, by any toolchain, in any version.
+        assert_eq!(policy_hash(folder.path()).unwrap(), PINNED);
+        // A byte that moves from one file to the other changes it.
+        std::fs::write(folder.path().join("policy.safetensors"), b"weights{").unwrap();
+        std::fs::write(folder.path().join("policy.json"), b"}").unwrap();
+        assert_ne!(policy_hash(folder.path()).unwrap(), PINNED);
+        assert!(policy_hash(Path::new("nowhere")).is_err());
+    }
+
+    #[test]
+    fn figures_of_another_version_say_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("policy.json");
+        std::fs::write(&path, br#"{"identity": {"version": 3, "policy": 1234567890123}}"#).unwrap();
+        let identity = Identity {
+            version: VERSION,
+            backbone: String::new(),
+            dtype: Precision::F32,
+            policy: None,
+            data: String::new(),
+            sweep: (String::new(), 0),
+            images: (String::new(), 0),
+            near: None,
+        };
+        let error = kept(&path, &identity).err().unwrap().to_string();
+        assert!(error.contains("another version of vitrim") && error.contains("policy.json"), "{error}");
+    }
 }
