@@ -19,7 +19,6 @@
 //! ```
 
 mod handmade;
-mod keyed;
 pub mod policy;
 mod pruner;
 mod ranking;
@@ -29,7 +28,6 @@ pub use handmade::{
     AtsPruner, ClsAttentionPruner, EvitPruner, KeepProfile, NoPruner, RandomPruner, SimilarityPruner,
     TomePruner,
 };
-pub use keyed::uniform;
 pub use policy::{LearnedPruner, Policy, ReadOut};
 pub use pruner::{ImageKey, PruneError, Pruner, Result};
 pub use run::{Pruned, StageRecord, first_site, image_macs, run, run_from, run_to_end};

@@ -13,7 +13,7 @@ use vitrim::stats::Confidence;
 use vitrim::training::{RunImages, Splits, default_out, describe, open_run, saved, weights};
 use vitrim::{Loaded, VitrimError as LibraryError, Watch, overlay};
 use vitrim_data::OnBadImage;
-use vitrim_train::{DeviceChoice, Outcome, Progress, Run, Source, TrainConfig};
+use vitrim_train::{DeviceChoice, Outcome, Progress, Run, RunFolder, Source, TrainConfig, UpdateLog};
 
 use crate::interruptible::{Event, interruptible, send, steps};
 use crate::measuring::on_bad_image;
@@ -77,7 +77,7 @@ pub fn train<'py>(
     })?;
     let mut config = overlay::merge(&start, config.as_deref(), &set).map_err(refused)?;
     if let Some(loss) = allowed(&model.loaded().spec, max_drop, max_drift).map_err(from_library)? {
-        config.constraint.max_drop = loss;
+        config.constraint.max_accuracy_loss = loss;
     }
     config.check(&model.loaded().spec).map_err(|reason| refused(format!("configuration: {reason}")))?;
     let job = Job {
@@ -104,8 +104,9 @@ impl Job<'_> {
         let splits = Splits { train: &self.split, calibration: self.calibration_split.as_deref() };
         let images = RunImages::open(loaded, &parts, splits, &mut steps(events, "hashing images"))?;
         send(events, Event::Note(images.describe(self.calibration_images)));
-        send(events, Event::Note(open_run(&self.out, &self.config)?));
-        self.learn(loaded, &images, stop, events)?;
+        let run_folder = RunFolder::open(&self.out)?;
+        send(events, Event::Note(open_run(&run_folder, &self.config)?));
+        self.learn(loaded, &images, &run_folder, stop, events)?;
 
         let folder = self.out.join("policy");
         let mut policy = open_policy(&folder, loaded)?;
@@ -113,7 +114,7 @@ impl Job<'_> {
             let options = CalibrationOptions {
                 thresholds: grid(),
                 pilot: None,
-                max_drop: self.config.constraint.max_drop,
+                max_drop: self.config.constraint.max_accuracy_loss,
                 confidence: self.confidence,
                 images: self.calibration_images,
                 batch: BATCH,
@@ -141,6 +142,7 @@ impl Job<'_> {
         &self,
         loaded: &Loaded,
         images: &RunImages,
+        folder: &RunFolder,
         stop: &AtomicBool,
         events: &Sender<Event>,
     ) -> vitrim::Result<()> {
@@ -150,7 +152,7 @@ impl Job<'_> {
             workers: self.model.threads().workers(),
             on_bad_image: self.on_bad_image,
         };
-        let (config, folder) = (&self.config, &*self.out);
+        let config = &self.config;
         let weights = weights(loaded, config)?;
         let run = Run {
             id: &loaded.id,
@@ -160,14 +162,14 @@ impl Job<'_> {
             device: self.device,
             folder,
         };
-        let mut tell = |event: Progress<'_>| {
+        let mut tell = |event: Progress<'_, UpdateLog>| {
             send(
                 events,
                 match event {
                     Progress::Reference(done, all) => {
                         Event::Step { what: "measuring random pruning", done, all }
                     }
-                    Progress::Update(log, all) => Event::Entry {
+                    Progress::Entry(log, all) => Event::Entry {
                         unit: "update",
                         done: log.update,
                         all,
@@ -180,7 +182,7 @@ impl Job<'_> {
         match vitrim_train::train(&loaded.model, &run, stop, &mut tell)? {
             Outcome::Finished => Ok(()),
             Outcome::Interrupted => {
-                let saved = saved(folder, config.updates)?;
+                let saved = saved(folder.path(), config.updates)?;
                 send(events, Event::Note(format!("interrupted: {saved}; the same call goes on")));
                 Err(LibraryError::Interrupted)
             }

@@ -5,7 +5,8 @@
 //! would have cost.
 
 use vitrim_prune::policy::{Decision, contexts};
-use vitrim_prune::{ImageKey, KeepProfile, LearnedPruner, Pruner, RandomPruner, run_from, uniform};
+use vitrim_prune::{ImageKey, KeepProfile, LearnedPruner, Pruner, RandomPruner, run_from};
+use vitrim_random::uniform;
 use vitrim_vit::{Backbone, Output, PixelBatch, Reduction, Site, Taps, View, Want, cost};
 
 use crate::error::Result;

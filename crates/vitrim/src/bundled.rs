@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use crate::error::{Result, VitrimError, write_whole};
+use crate::error::{Result, VitrimError};
 
 /// Its files, as the Hugging Face Hub has them.
 const FILES: [(&str, &[u8]); 3] = [
@@ -26,7 +26,7 @@ pub fn unpack(folder: &Path) -> Result<()> {
         if std::fs::read(&path).is_ok_and(|there| there == bytes) {
             continue;
         }
-        write_whole(&path, bytes)?;
+        vitrim_durable::replace(&path, bytes)?;
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use vitrim_hub::{Kind, Reference, is_reference};
 use vitrim_prune::{Policy, ReadOut};
 
 use crate::calibrate::{Calibration, record};
-use crate::error::{Result, VitrimError, write_whole};
+use crate::error::{Result, VitrimError};
 use crate::loaded::{Loaded, Opening};
 use crate::methods::{open_policy, read_out_name};
 use crate::model_card::{Card, card};
@@ -61,7 +61,7 @@ pub fn export(
         spec: &loaded.spec,
     })?;
     std::fs::create_dir_all(out).map_err(|source| VitrimError::Write { path: out.to_owned(), source })?;
-    write_whole(&out.join(CARD), text.as_bytes())?;
+    vitrim_durable::replace(&out.join(CARD), text.as_bytes())?;
     exported.save(out)?;
     Ok(vec![CARD, "policy.safetensors", "policy.json"])
 }

@@ -216,7 +216,7 @@ fn gallery(
             let (bytes, caption) = picture_of(loaded, policy, dataset, details.indices[i])?;
             std::fs::create_dir_all(&folder)
                 .map_err(|source| VitrimError::Write { path: folder.clone(), source })?;
-            crate::error::write_whole(&run_folder.join(&picture), &bytes)?;
+            vitrim_durable::replace(&run_folder.join(&picture), &bytes)?;
             gallery.push(Pictured { group, picture, caption, cost: details.costs[i] });
         }
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use image::{ImageEncoder, RgbImage};
 
-use crate::error::{Result, VitrimError, write_whole};
+use crate::error::{Result, VitrimError};
 use crate::loaded::Loaded;
 use crate::picture::{captions, kept_tokens};
 use crate::predict::Seen;
@@ -42,7 +42,7 @@ impl Pictures {
         let kept: Vec<Vec<usize>> = seen.prediction.stages.iter().map(|s| s.positions.clone()).collect();
         let lines = captions(&kept, loaded.spec.num_patches());
         let picture = kept_tokens(&seen.crop, loaded.spec.patch_size as u32, &kept, &lines)?;
-        write_whole(&path, &png(&picture)?)?;
+        vitrim_durable::replace(&path, &png(&picture)?)?;
         self.taken.insert(path.clone());
         Ok(path)
     }

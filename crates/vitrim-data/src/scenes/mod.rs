@@ -23,8 +23,8 @@ mod shapes;
 use std::ops::Range;
 
 use image::RgbImage;
+use vitrim_random::mix;
 
-use crate::order::mix;
 use background::Light;
 use canvas::{Canvas, Circle};
 use paint::Paint;

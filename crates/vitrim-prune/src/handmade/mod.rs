@@ -7,6 +7,7 @@ mod attention;
 mod similarity;
 mod tome;
 
+use vitrim_random::uniform;
 use vitrim_vit::{Reduction, Site, Taps, View, VitSpec, cost};
 
 pub use ats::AtsPruner;
@@ -14,7 +15,6 @@ pub use attention::{ClsAttentionPruner, EvitPruner};
 pub use similarity::SimilarityPruner;
 pub use tome::TomePruner;
 
-use crate::keyed::uniform;
 use crate::pruner::{ImageKey, PruneError, Pruner, Result};
 use crate::ranking::keep_top;
 

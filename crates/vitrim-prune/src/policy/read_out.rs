@@ -1,9 +1,9 @@
 //! How keep probabilities become decisions.
 
 use serde::{Deserialize, Serialize};
+use vitrim_random::uniform;
 use vitrim_vit::{View, VitSpec};
 
-use crate::keyed::uniform;
 use crate::pruner::ImageKey;
 use crate::ranking::rank;
 

@@ -7,7 +7,6 @@ use std::time::Duration;
 use vitrim::compare::{
     CompareOptions, Compared, Comparison, Contender, Interval, POLICY, Study, compare, with_spread,
 };
-use vitrim::error::write_whole;
 use vitrim::parts::name;
 use vitrim::report::compared;
 use vitrim::{Loaded, VitrimError, Watch};
@@ -71,7 +70,7 @@ pub fn run(app: &App, args: &CompareArgs) -> anyhow::Result<ExitCode> {
             comparison => comparison?,
         };
     drop(bar);
-    write_whole(&args.report.join("comparison.json"), &serde_json::to_vec_pretty(&comparison)?)?;
+    vitrim_durable::replace(&args.report.join("comparison.json"), &serde_json::to_vec_pretty(&comparison)?)?;
     let page = compared(&args.report, &comparison, &command(args, split))?;
     if app.global.json {
         print::json(&comparison)?;

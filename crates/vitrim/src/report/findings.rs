@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Result, VitrimError, write_whole};
+use crate::error::{Result, VitrimError};
 use crate::evaluate::Evaluation;
 use crate::front::{Front, FrontPoint};
 
@@ -117,7 +117,7 @@ impl Findings {
         self.check().map_err(|reason| VitrimError::Run { path: path.clone(), reason })?;
         let json = serde_json::to_vec(self)
             .map_err(|error| VitrimError::Run { path: path.clone(), reason: error.to_string() })?;
-        write_whole(&path, &json)
+        Ok(vitrim_durable::replace(&path, &json)?)
     }
 
     /// Reads them from the run folder; none if nobody has evaluated it yet.

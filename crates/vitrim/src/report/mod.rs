@@ -21,7 +21,7 @@ mod tables;
 use std::path::{Path, PathBuf};
 
 use crate::compare::Comparison;
-use crate::error::{Result, VitrimError, write_whole};
+use crate::error::{Result, VitrimError};
 pub use findings::Findings;
 use page::Page;
 use raster::Rasteriser;
@@ -67,11 +67,11 @@ fn write(run: &Path, page: &Page) -> Result<(PathBuf, Vec<PathBuf>)> {
             .map_err(|error| VitrimError::Setting(format!("plot {name}: cannot become a PNG: {error}")))?;
         for (ending, bytes) in [("svg", svg.as_bytes()), ("png", &png)] {
             let path = folder.join(format!("{name}.{ending}"));
-            write_whole(&path, bytes)?;
+            vitrim_durable::replace(&path, bytes)?;
             plots.push(path);
         }
     }
     let path = run.join("report.html");
-    write_whole(&path, page.html.as_bytes())?;
+    vitrim_durable::replace(&path, page.html.as_bytes())?;
     Ok((path, plots))
 }
