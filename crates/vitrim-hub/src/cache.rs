@@ -3,13 +3,11 @@
 //! `listings/<commit>.json` is ours: all files of a commit, so that without the Hub it is known whether a copy
 //! is whole.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use hf_hub::{Cache, CacheRepo};
 
-use crate::error::{HubError, Result, file_error};
+use crate::error::{Result, file_error};
 use crate::reference::Reference;
 use crate::remote::{Listing, RemoteFile};
 use crate::settings::Settings;
@@ -131,19 +129,9 @@ fn names_below(root: &Path, folder: &Path, into: &mut Vec<RemoteFile>) -> std::i
     Ok(())
 }
 
-/// Writes `bytes` to `path` at once: what was there stays until the new file is complete.
-fn replace(path: &Path, bytes: &[u8]) -> Result<(), HubError> {
+/// Writes `bytes` to `path`, whole or not at all, in a folder that may be new.
+fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder).map_err(file_error("write", folder))?;
-    // Threads and processes may write the same at once.
-    static WRITES: AtomicU64 = AtomicU64::new(0);
-    let count = WRITES.fetch_add(1, Ordering::Relaxed);
-    let part = path.with_added_extension(format!("{}-{count}.part", std::process::id()));
-    let write = || {
-        let mut file = std::fs::File::create(&part)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&part, path)
-    };
-    write().map_err(file_error("write", path))
+    Ok(vitrim_durable::replace(path, bytes)?)
 }

@@ -20,7 +20,6 @@
 
 pub mod divergence;
 mod handmade;
-mod keyed;
 pub mod policy;
 mod pruner;
 mod ranking;
@@ -30,7 +29,6 @@ pub use handmade::{
     AtsPruner, ClsAttentionPruner, EvitPruner, KeepProfile, Method, NoPruner, RandomPruner, SimilarityPruner,
     TomePruner, at_profile, can_act, hand_made, keep_shares, parse_hand_made,
 };
-pub use keyed::uniform;
 pub use policy::{LearnedPruner, Policy, ReadOut};
 pub use pruner::{ImageKey, PruneError, Pruner, Result};
 pub use run::{Pruned, StageRecord, first_site, image_macs, run, run_from, run_to_end};

@@ -43,15 +43,8 @@ pub enum PruneError {
         reason: String,
     },
     /// A file could not be read or written.
-    #[error("cannot {action} {path}: {source}")]
-    File {
-        /// "read" or "write".
-        action: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// What the operating system said.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] vitrim_durable::FileError),
 }
 
 /// Decides, site by site, which tokens of a packed batch stay.

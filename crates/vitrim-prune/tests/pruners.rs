@@ -1,12 +1,15 @@
 //! Pruners on a real (small, random) backbone: counts, edge cases, read-outs, files.
 
+use std::path::Path;
+
 use vitrim_prune::policy::{
     Activation, BackboneId, Decision, Departure, Observation, PerceptronSpec, PerceptronWeights,
 };
 use vitrim_prune::{
     AtsPruner, ClsAttentionPruner, EvitPruner, KeepProfile, LearnedPruner, NoPruner, Policy, Pruner,
-    RandomPruner, ReadOut, SimilarityPruner, TomePruner, run, uniform,
+    RandomPruner, ReadOut, SimilarityPruner, TomePruner, run,
 };
+use vitrim_random::uniform;
 use vitrim_vit::{Backbone, CpuBackbone, HostState, PixelBatch, Pool, Tensors, VitSpec, cost};
 
 fn spec(class_token: bool) -> VitSpec {
@@ -486,6 +489,31 @@ fn policies_survive_the_disk_and_damage_is_named() {
     std::fs::write(&json, &text[..text.len() / 3]).unwrap();
     assert!(Policy::load(folder.path()).unwrap_err().to_string().contains("not valid JSON"));
     assert!(Policy::load(&folder.path().join("none")).unwrap_err().to_string().contains("no policy here"));
+}
+
+#[test]
+fn a_save_that_is_broken_off_leaves_the_old_policy_or_the_new_one() {
+    let spec = spec(true);
+    let [old, new] = [MERGING, FULL].map(|observation| policy(&spec, observation, Activation::Gelu));
+    let written = tempfile::tempdir().unwrap();
+    new.save(written.path()).unwrap();
+    let copy = |name: &str, folder: &Path, to: &str| {
+        std::fs::copy(written.path().join(name), folder.join(to)).unwrap();
+    };
+    let weights = |folder: &Path| copy("policy.safetensors", folder, "policy.safetensors.new");
+    let header = |folder: &Path| copy("policy.json", folder, "policy.json");
+    let steps: [&dyn Fn(&Path); 2] = [&weights, &header];
+    for (done, expected) in [(0, &old), (1, &old), (2, &new)] {
+        let folder = tempfile::tempdir().unwrap();
+        old.save(folder.path()).unwrap();
+        steps[..done].iter().for_each(|step| step(folder.path()));
+        assert_eq!(&Policy::load(folder.path()).unwrap(), expected, "after {done} steps");
+        for next in [&old, &new] {
+            next.save(folder.path()).unwrap();
+            assert_eq!(&Policy::load(folder.path()).unwrap(), next, "saved after {done} steps");
+        }
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2, "two files are a policy");
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ use pyo3::exceptions::PyUserWarning;
 use pyo3::prelude::*;
 use rayon::prelude::*;
 use vitrim_kernels::Level;
-use vitrim_measure::Loaded;
+use vitrim_measure::{Loaded, MeasureError};
 use vitrim_measure::model::Opening;
 use vitrim_measure::predict::{Question, answer};
 use vitrim_prune::{ImageKey, Pruner, run_to_end};
@@ -173,7 +173,7 @@ impl Model {
                     let images = given.par_iter().zip(rows.par_chunks_exact_mut(transform.pixel_count()));
                     images.try_for_each(|(image, row)| {
                         if stop.load(Ordering::Relaxed) {
-                            return Err(VitrimError::Interrupted);
+                            return Err(MeasureError::Interrupted.into());
                         }
                         transform.write_normalized(&image.crop(transform)?, row);
                         Ok(())

@@ -1,6 +1,6 @@
 //! What can go wrong while a page or a picture is made.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use vitrim_measure::MeasureError;
 
@@ -60,11 +60,7 @@ from_below!(
     vitrim_vit::VitError,
     vitrim_prune::PruneError,
     vitrim_data::DataError,
+    vitrim_durable::FileError,
     vitrim_hub::HubError,
     vitrim_measure::statistics::StatsError
 );
-
-/// [`vitrim_measure::error::write_whole`] with this crate's error.
-pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    Ok(vitrim_measure::error::write_whole(path, bytes)?)
-}

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use vitrim_data::{Dataset, Loader, LoaderOptions, Order};
 use vitrim_measure::MeasureError;
-use vitrim_measure::evaluate::{Details, EvalOptions, evaluate, keys};
+use vitrim_measure::evaluate::{Details, EvalOptions, evaluate};
 use vitrim_measure::front::{Front, FrontPoint};
 use vitrim_measure::metrics::Metrics;
 use vitrim_measure::model::Loaded;
@@ -208,7 +208,7 @@ fn gallery(
             let (bytes, caption) = picture_of(loaded, policy, dataset, details.indices[i])?;
             std::fs::create_dir_all(&folder)
                 .map_err(|source| ReportError::Write { path: folder.clone(), source })?;
-            crate::error::write_whole(&run_folder.join(&picture), &bytes)?;
+            vitrim_durable::replace(&run_folder.join(&picture), &bytes)?;
             gallery.push(Pictured { group, picture, caption, cost: details.costs[i] });
         }
     }

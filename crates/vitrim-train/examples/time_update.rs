@@ -4,10 +4,10 @@ use std::time::Instant;
 
 use burn::tensor::Device;
 use vitrim_prune::policy::actor::{Activation, PerceptronSpec};
+use vitrim_random::SplitMix64;
 use vitrim_train::Experience;
 use vitrim_train::mappo::{Learner, PpoHyper};
 use vitrim_train::perceptron::orthogonal_init;
-use vitrim_train::random::SplitMix64;
 
 fn main() {
     let default = PerceptronSpec {

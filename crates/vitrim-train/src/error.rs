@@ -38,7 +38,7 @@ pub enum TrainError {
     Data(#[from] vitrim_data::DataError),
     /// TensorBoard's files could not be written.
     #[error(transparent)]
-    Tensorboard(#[from] crate::tensorboard::TensorboardError),
+    Tensorboard(#[from] crate::run::tensorboard::TensorboardError),
     /// The configuration contradicts itself or the backbone.
     #[error("configuration: {0}")]
     Config(String),
@@ -72,6 +72,12 @@ pub enum TrainError {
         /// What is wrong, and what to do.
         reason: String,
     },
+    /// A file could not be replaced.
+    #[error(transparent)]
+    Replace(#[from] vitrim_durable::FileError),
+    /// The run folder could not be locked.
+    #[error(transparent)]
+    Lock(#[from] vitrim_durable::LockError),
     /// A file of the run could not be read or written.
     #[error("cannot {action} {path}: {source}")]
     File {

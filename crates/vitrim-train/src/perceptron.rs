@@ -9,11 +9,11 @@ use burn::tensor::activation::tanh;
 use burn::tensor::module::layer_norm;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use vitrim_prune::policy::actor::{Activation, PerceptronSpec, PerceptronWeights};
+use vitrim_random::SplitMix64;
 
 use crate::experience::Experience;
 use crate::fused::{gelu, linear};
 use crate::linear::Linear;
-use crate::random::SplitMix64;
 
 /// Epsilon of the normalisation of embeddings and contexts.
 pub const LAYER_NORM_EPS: f64 = 1e-5;

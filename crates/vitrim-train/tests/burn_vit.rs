@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{Device, Tensor, TensorData};
 use safetensors::SafeTensors;
 use vitrim_prune::{KeepProfile, NoPruner, Pruner, RandomPruner, TomePruner, run};
+use vitrim_random::SplitMix64;
 use vitrim_train::burn_vit::{BurnVit, Gated};
-use vitrim_train::random::SplitMix64;
 use vitrim_vit::{
     Activation, Backbone, Checkpoint, CpuBackbone, PixelBatch, Pool, Positions, Reduction, Site, Taps,
     Tensors, VitSpec, Want,

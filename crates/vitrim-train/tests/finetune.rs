@@ -14,7 +14,7 @@ use vitrim_train::perceptron::orthogonal_init;
 use vitrim_train::pretrain::{
     AugmentConfig, ModelConfig, PretrainConfig, WeightType, initial_weights, save_backbone,
 };
-use vitrim_train::{DeviceChoice, Outcome, TrainConfig};
+use vitrim_train::{DeviceChoice, Outcome, RunFolder, TrainConfig};
 use vitrim_vit::{Checkpoint, CpuBackbone, Tensors, VitSpec};
 
 /// A backbone of 36 patch tokens on scenes, and images.
@@ -83,6 +83,7 @@ impl Setting {
         folder: &Path,
         stop_after: usize,
     ) -> (Outcome, Vec<HeldOut>) {
+        let folder = &RunFolder::open(folder).unwrap();
         let run = Finetuning {
             config,
             checkpoint: &self.checkpoint,

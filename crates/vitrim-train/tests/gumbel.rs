@@ -2,7 +2,7 @@
 
 use burn::tensor::Device;
 use vitrim_prune::policy::BackboneId;
-use vitrim_train::random::SplitMix64;
+use vitrim_random::SplitMix64;
 use vitrim_train::{Images, TrainConfig, Trainer, UpdateLog};
 use vitrim_vit::{CpuBackbone, PixelBatch, Tensors, VitSpec};
 
@@ -55,7 +55,7 @@ fn the_first_draw_is_that_of_a_rollout() {
     assert!((gates.cost - rollout.cost).abs() < 1e-6, "{} and {}", gates.cost, rollout.cost);
     let (a, b) = (gates.divergence.unwrap(), rollout.divergence.unwrap());
     assert!(b > 1e-6 && (a - b).abs() < 1e-3 * b, "{a} and {b}");
-    assert_eq!(gates.sampled_drop, rollout.sampled_drop);
+    assert_eq!(gates.sampled_accuracy_loss, rollout.sampled_accuracy_loss);
     assert!(gates.ppo.is_none() && rollout.ppo.is_some());
 }
 

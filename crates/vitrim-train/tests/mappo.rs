@@ -2,10 +2,10 @@
 
 use burn::tensor::Device;
 use vitrim_prune::policy::actor::{Activation, PerceptronSpec, PerceptronWeights};
+use vitrim_random::SplitMix64;
 use vitrim_train::Experience;
 use vitrim_train::mappo::{Learner, PpoHyper, PpoStats};
 use vitrim_train::perceptron::orthogonal_init;
-use vitrim_train::random::SplitMix64;
 
 const DIM: usize = 6;
 

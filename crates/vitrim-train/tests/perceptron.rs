@@ -2,9 +2,9 @@
 
 use burn::tensor::Device;
 use vitrim_prune::policy::actor::{Activation, PerceptronSpec, PerceptronWeights};
+use vitrim_random::SplitMix64;
 use vitrim_train::Experience;
 use vitrim_train::perceptron::{Inputs, LAYER_NORM_EPS, Perceptron, orthogonal_init};
-use vitrim_train::random::SplitMix64;
 
 fn spec(activation: Activation, layer_norm: bool) -> PerceptronSpec {
     PerceptronSpec {

@@ -25,8 +25,8 @@ mod shapes;
 use std::ops::Range;
 
 use image::RgbImage;
+use vitrim_random::mix;
 
-use crate::order::mix;
 use canvas::Canvas;
 pub use geometry::{Bounds, SCENE_SIDE};
 use geometry::{Circle, SIDE};

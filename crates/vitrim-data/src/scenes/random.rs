@@ -5,8 +5,7 @@ use std::ops::Range;
 
 use rand_pcg::Pcg32;
 use rand_pcg::rand_core::RngCore;
-
-use crate::order::mix;
+use vitrim_random::mix;
 
 /// The parts of a scene that draw random numbers, each from a stream of its own.
 #[derive(Clone, Copy)]

@@ -5,9 +5,9 @@ use image::RgbImage;
 use rand_pcg::Pcg32;
 use rand_pcg::rand_core::RngCore;
 use serde::{Deserialize, Serialize};
+use vitrim_random::mix;
 
 use crate::error::DataError;
-use crate::order::mix;
 
 /// Random changes of an image at the model's input size, before normalising.
 ///

@@ -9,9 +9,9 @@ use image::codecs::jpeg::JpegEncoder;
 use image::{ImageFormat, RgbImage, imageops};
 use rand_pcg::Pcg32;
 use rand_pcg::rand_core::RngCore;
+use vitrim_random::mix;
 
 use crate::error::DataError;
-use crate::order::mix;
 
 /// What is done to an image at the model's input size, before normalising. Noise depends on the image's position in the data
 /// set alone.

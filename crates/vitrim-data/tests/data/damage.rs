@@ -2,22 +2,7 @@
 
 use crate::codecs::images;
 use vitrim_data::{Dataset, Decoding, MAX_DECODED_BYTES, MAX_ENCODED_BYTES, MAX_SIDE};
-
-/// SplitMix64, so that a failure can be met again.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        (self.next() % n as u64) as usize
-    }
-}
+use vitrim_random::SplitMix64;
 
 /// The bytes at a file's end that no pixel needs: a PNG's empty end chunk, a GIF's later frames and trailer,
 /// a byte that pads a WebP.
@@ -47,13 +32,13 @@ fn every_truncation_is_refused() {
 
 #[test]
 fn garbled_images_never_panic() {
-    let mut random = Random(6);
+    let mut random = SplitMix64::new(6);
     for (name, encoded, _) in images() {
         for _ in 0..400 {
             let mut garbled = encoded.clone();
             for _ in 0..=random.below(6) {
                 let at = random.below(garbled.len());
-                garbled[at] = random.next() as u8;
+                garbled[at] = random.next_u64() as u8;
             }
             if random.below(4) == 0 {
                 garbled.truncate(random.below(garbled.len()));
@@ -67,13 +52,13 @@ fn garbled_images_never_panic() {
 
 #[test]
 fn noise_under_every_magic_never_panics() {
-    let mut random = Random(7);
+    let mut random = SplitMix64::new(7);
     let magics: [&[u8]; 7] =
         [b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\x40\0\0\0WEBP", b"BM", b"GIF89a", b"II*\0", b"MM\0*"];
     for magic in magics {
         for _ in 0..500 {
             let mut noise = magic.to_vec();
-            noise.extend((0..random.below(300)).map(|_| random.next() as u8));
+            noise.extend((0..random.below(300)).map(|_| random.next_u64() as u8));
             let decoded = std::panic::catch_unwind(|| Decoding::default().decode(&noise, "noise").is_ok());
             assert!(decoded.is_ok(), "panicked on {noise:?}");
         }

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use vitrim_prune::uniform;
+use vitrim_random::uniform;
 
 use super::POLICY;
 use super::matched::{at_cost, at_drop};

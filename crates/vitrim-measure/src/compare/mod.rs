@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use vitrim_data::{ContentHash, Dataset, OnBadImage};
+use vitrim_durable::FolderLock;
 use vitrim_hub::{self as hub, local};
 use vitrim_prune::{Policy, ReadOut};
 use vitrim_vit::{Precision, cost};
@@ -35,7 +36,7 @@ pub use setting::Study;
 use setting::{Kind, Setting, Variant, swept};
 
 use crate::calibrate::{Calibration, grid, record};
-use crate::error::{MeasureError, Result, write_whole};
+use crate::error::{MeasureError, Result};
 use crate::model::Loaded;
 use crate::model::open_policy;
 use crate::progress::Progress;
@@ -202,8 +203,7 @@ pub fn compare(
     }
     let Compared { loaded, contenders, .. } = compared;
     check_names(contenders)?;
-    std::fs::create_dir_all(folder)
-        .map_err(|source| MeasureError::Write { path: folder.to_owned(), source })?;
+    let _lock = FolderLock::acquire(folder)?;
     let records: Vec<Option<Calibration>> =
         contenders.iter().map(Contender::record).collect::<Result<_>>()?;
 
@@ -245,7 +245,7 @@ pub fn compare(
         let images = (compared.images, options.images);
         let measured = measure(loaded, policy, images, (&kind, settings), options, progress)?;
         let text = serde_json::to_vec(&Kept { identity, measured: measured.clone() });
-        write_whole(&path, &text.expect("figures are plain data"))?;
+        vitrim_durable::replace(&path, &text.expect("figures are plain data"))?;
         all.push((kind, measured));
     }
     let Some((_, first)) = all.first() else {

@@ -1,7 +1,8 @@
 //! Images to time with: random pixels, or a data set's first.
 
 use vitrim_data::{Dataset, Loader, LoaderOptions, OnBadImage, Order};
-use vitrim_prune::{ImageKey, uniform};
+use vitrim_prune::ImageKey;
+use vitrim_random::uniform;
 
 use crate::error::{MeasureError, Result};
 use crate::model::Loaded;

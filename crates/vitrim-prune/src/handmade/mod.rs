@@ -8,6 +8,7 @@ mod registry;
 mod similarity;
 mod tome;
 
+use vitrim_random::uniform;
 use vitrim_vit::{Reduction, Site, Taps, View, VitSpec, cost};
 
 pub use ats::AtsPruner;
@@ -16,7 +17,6 @@ pub use registry::{Method, at_profile, can_act, hand_made, keep_shares, parse_ha
 pub use similarity::SimilarityPruner;
 pub use tome::TomePruner;
 
-use crate::keyed::uniform;
 use crate::pruner::{ImageKey, PruneError, Pruner, Result};
 use crate::ranking::keep_top;
 

@@ -3,10 +3,10 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use vitrim_random::uniform;
 use vitrim_vit::{View, VitSpec};
 
 use crate::handmade::keep_shares;
-use crate::keyed::uniform;
 use crate::pruner::{ImageKey, PruneError, Result};
 use crate::ranking::rank;
 

@@ -1,12 +1,12 @@
 //! A policy that nobody trained: its decisions mean nothing, its cost is a trained policy's.
 
+use vitrim_random::uniform;
 use vitrim_vit::VitSpec;
 
 use super::actor::{Activation, Departure, Observation, PerceptronSpec, PerceptronWeights};
 use super::file::{BackboneId, Policy};
 use super::read_out::ReadOut;
 use crate::handmade::{Method, can_act};
-use crate::keyed::uniform;
 
 /// Widths of the hidden layers, as the training preset `drop` has them.
 const HIDDEN: [usize; 2] = [32, 32];

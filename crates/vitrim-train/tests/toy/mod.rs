@@ -2,7 +2,7 @@
 //! is the sign of the sum of the marked tokens' evidence. Unmarked tokens carry evidence too, but it
 //! does not count. Blocks change nothing.
 
-use vitrim_prune::uniform;
+use vitrim_random::uniform;
 use vitrim_vit::{
     Activation, Backbone, HostState, Output, PixelBatch, Pool, Positions, Reduction, Result, Site, Taps,
     View, VitSpec, Want,

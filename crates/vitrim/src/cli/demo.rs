@@ -21,7 +21,7 @@ use vitrim_prune::Method;
 use vitrim_prune::Policy;
 use vitrim_report::gather::{About, GatherOptions, gather};
 use vitrim_report::{Findings, report};
-use vitrim_train::{Outcome, Run, Source, TrainConfig, run_log};
+use vitrim_train::{LOG_FILE, Outcome, Run, RunFolder, Source, TrainConfig};
 use vitrim_vit::Precision;
 
 use super::args::DemoArgs;
@@ -86,6 +86,7 @@ pub fn run(app: &App, args: &DemoArgs) -> anyhow::Result<ExitCode> {
 fn show(app: &App, args: &DemoArgs, max_drop: f64, stop: &AtomicBool) -> anyhow::Result<Outcome> {
     let size = if args.quick { QUICK } else { FULL };
     let (out, note) = (&args.out, |line: &str| app.reporter.note(line));
+    let folder = RunFolder::open(out)?;
     let backbone = out.join("backbone");
     bundled::unpack(&backbone)?;
     let loaded = Loaded::open_in(&backbone, precision())?;
@@ -98,21 +99,21 @@ fn show(app: &App, args: &DemoArgs, max_drop: f64, stop: &AtomicBool) -> anyhow:
         loaded.spec.num_patches(),
         stages.join(", "),
     ));
-    config.constraint.max_drop = max_drop;
+    config.constraint.max_accuracy_loss = max_drop;
     note(&format!(
         "1/3 the policy learns by MAPPO, {} updates of {} scenes",
         config.updates, config.images_per_update
     ));
-    if learn(app, &loaded, &config, out, stop)? == Outcome::Interrupted {
+    if learn(app, &loaded, &config, &folder, stop)? == Outcome::Interrupted {
         return Ok(Outcome::Interrupted);
     }
 
-    let folder = out.join("policy");
+    let policy_folder = out.join("policy");
     note(&format!("2/3 calibration to a drop of {max_drop} pp on {held_out} other scenes"));
     let started = Instant::now();
-    let policy = calibrated(app, &loaded, &folder, max_drop, args.confidence, &size, stop)?;
+    let policy = calibrated(app, &loaded, &policy_folder, max_drop, args.confidence, &size, stop)?;
     let calibration_seconds = started.elapsed().as_secs_f64();
-    let record = record(&policy, &folder)?;
+    let record = record(&policy, &policy_folder)?;
     note(&record.choice);
 
     note(&format!("3/3 evaluation on {held_out} scenes that neither has seen"));
@@ -178,10 +179,10 @@ fn learn(
     app: &App,
     loaded: &Loaded,
     config: &TrainConfig,
-    out: &Path,
+    folder: &RunFolder,
     stop: &AtomicBool,
 ) -> anyhow::Result<Outcome> {
-    app.reporter.note(&training::open_run(out, config)?);
+    app.reporter.note(&training::open_run(folder, config)?);
     let source = Source {
         // Splits of scenes share no image, so that nothing needs to be hashed.
         dataset: Dataset::scenes("train")?,
@@ -189,14 +190,8 @@ fn learn(
         workers: app.global.threads,
         on_bad_image: OnBadImage::Fail,
     };
-    let run = Run {
-        id: &loaded.id,
-        weights: None,
-        config,
-        source: &source,
-        device: Default::default(),
-        folder: out,
-    };
+    let run =
+        Run { id: &loaded.id, weights: None, config, source: &source, device: Default::default(), folder };
     train::learn(app, loaded, &run, stop)
 }
 
@@ -245,7 +240,7 @@ fn calibrated(
 
 /// Seconds that the updates took, from the run's log, so that interruptions do not count.
 fn training_seconds(out: &Path, config: &TrainConfig) -> anyhow::Result<f64> {
-    let path = out.join(run_log::FILE);
+    let path = out.join(LOG_FILE);
     let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let seconds = text.lines().filter_map(|line| {
         let entry: serde_json::Value = serde_json::from_str(line).ok()?;

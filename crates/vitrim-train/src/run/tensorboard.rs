@@ -74,11 +74,6 @@ impl EventWriter {
         Ok(writer)
     }
 
-    /// The file.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// Appends one point of the curve `tag` (such as `train/policy_loss`). Kept as an f32, as the
     /// format has it.
     ///
@@ -220,7 +215,7 @@ mod tests {
         writer.scalar(i64::MAX, "speed/images_s", -1e30).unwrap();
         writer.flush().unwrap();
 
-        let events = read(writer.path());
+        let events = read(&writer.path);
         assert_eq!(events[0].what, Some(What::FileVersion(FILE_VERSION.to_string())));
         let points: Vec<(i64, String, f32)> = events[1..]
             .iter()
@@ -248,11 +243,11 @@ mod tests {
     fn a_resumed_run_adds_a_file_that_sorts_after() {
         let folder = tempfile::tempdir().unwrap();
         let first = EventWriter::create(folder.path()).unwrap();
-        let before = fs::read(first.path()).unwrap();
+        let before = fs::read(&first.path).unwrap();
         let second = EventWriter::create(folder.path()).unwrap();
-        assert!(first.path() < second.path());
-        assert_eq!(fs::read(first.path()).unwrap(), before);
-        let name = first.path().file_name().unwrap().to_str().unwrap();
+        assert!(first.path < second.path);
+        assert_eq!(fs::read(&first.path).unwrap(), before);
+        let name = first.path.file_name().unwrap().to_str().unwrap();
         assert!(name.starts_with("events.out.tfevents."), "{name}");
     }
 

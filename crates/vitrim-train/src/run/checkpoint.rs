@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
@@ -14,7 +15,7 @@ use crate::error::{Result, TrainError};
 /// The checkpoint's name in a run folder.
 pub const FILE: &str = "checkpoint.safetensors";
 
-/// Writes `header` and `tensors` to `path`, whole or not at all.
+/// Writes `header` and `tensors` to `path`, durably, whole or not at all.
 ///
 /// # Errors
 /// If the file cannot be written.
@@ -30,17 +31,18 @@ pub fn save(path: &Path, header: &impl Serialize, tensors: &[NamedTensor]) -> Re
     let header = serde_json::to_string(header).expect("a checkpoint's header is plain data");
     let metadata = HashMap::from([("vitrim".to_owned(), header)]);
     let file = safetensors::serialize(views, Some(metadata)).expect("the names are distinct");
-    let part = path.with_extension("part");
-    fs::write(&part, file).map_err(TrainError::file("write", &part))?;
-    fs::rename(&part, path).map_err(TrainError::file("write", path))
+    Ok(vitrim_durable::replace(path, &file)?)
 }
 
-/// Reads what [`save`] wrote.
+/// Reads what [`save`] wrote; `None` if there is nothing.
 ///
 /// # Errors
 /// If the file cannot be read, is damaged, or has a header of another kind.
-pub fn load<T: DeserializeOwned>(path: &Path) -> Result<(T, Vec<NamedTensor>)> {
-    let bytes = fs::read(path).map_err(TrainError::file("read", path))?;
+pub fn load<T: DeserializeOwned>(path: &Path) -> Result<Option<(T, Vec<NamedTensor>)>> {
+    let bytes = match fs::read(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        bytes => bytes.map_err(TrainError::file("read", path))?,
+    };
     let bad = |reason: String| TrainError::Checkpoint {
         path: path.to_owned(),
         reason: format!("{reason}; delete it to train from the start"),
@@ -57,5 +59,5 @@ pub fn load<T: DeserializeOwned>(path: &Path) -> Result<(T, Vec<NamedTensor>)> {
             view.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().expect("four bytes")));
         (name, view.shape().to_vec(), values.collect())
     });
-    Ok((header, tensors.collect()))
+    Ok(Some((header, tensors.collect())))
 }

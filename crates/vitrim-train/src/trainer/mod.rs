@@ -1,5 +1,8 @@
 //! One update of the game, in the order in which it happens: collect, reward, advantage, update, log.
 
+mod learning;
+mod update_log;
+
 use std::time::Instant;
 
 use burn::module::Module;
@@ -9,17 +12,18 @@ use vitrim_prune::policy::{BackboneId, PerceptronSpec, PerceptronWeights};
 use vitrim_prune::{ImageKey, LearnedPruner, Policy, Pruner, ReadOut};
 use vitrim_vit::{Backbone, PixelBatch, Site, Taps, Tensors, VitSpec};
 
+pub use update_log::UpdateLog;
+
 use crate::adam::NamedTensor;
-use crate::assemble::{Assembly, Game, RewardParts};
 use crate::burn_vit::BurnVit;
 use crate::config::{LearnerKind, RewardConfig, RewardKind, TrainConfig};
 use crate::constraint::Constraint;
 use crate::error::{Result, TrainError};
-use crate::gumbel::{self, Batch, Objective};
-use crate::mappo::{Learner, PpoHyper, PpoStats};
+use crate::mappo::{Learner, PpoHyper};
 use crate::perceptron::orthogonal_init;
-use crate::rewards::{PaperRewards, PrefixRewards, soften};
-use crate::rollout::{Rollout, Scene};
+use crate::rewards::soften;
+use crate::rollout::Scene;
+use learning::{Played, mean};
 
 /// g_ref below this would make beta meaningless: random pruning then changes nothing.
 const LEAST_REFERENCE: f64 = 1e-4;
@@ -47,42 +51,6 @@ pub struct Probe {
     pub unlikeness: Vec<f32>,
 }
 
-/// What a practitioner watches, once an update.
-#[derive(Clone, Debug, Serialize)]
-pub struct UpdateLog {
-    /// 1-based.
-    pub update: usize,
-    /// Images a second, all their rollouts and the update of the networks included.
-    pub images_per_s: f64,
-    /// Mean reward of an agent's life.
-    pub reward: f64,
-    /// Its part for accuracy (`paper`: prize; `prefix`: price of divergence).
-    pub reward_accuracy: f64,
-    /// Its part for efficiency (`paper`: penalty; `prefix`: rent).
-    pub reward_efficiency: f64,
-    /// Survivors of each stage as a share of N0.
-    pub keep_ratio: Vec<f64>,
-    /// Token-layers as a share of the dense model's.
-    pub cost: f64,
-    /// Mean D after the last stage; absent without prefix credit.
-    pub divergence: Option<f64>,
-    /// Dense minus sampled top-1 of this update, pp; of a backbone without classes, the drift: 100 times the mean of
-    /// 1 - cos of its features, percent.
-    pub sampled_drop: f64,
-    /// Whether the drops here are drifts, percent: the backbone has no classes.
-    #[serde(skip)]
-    pub drifts: bool,
-    /// The drop (or drift) that beta follows, see [`crate::constraint`]; absent without prefix credit, pp.
-    pub estimated_drop: Option<f64>,
-    /// The price of divergence; absent without prefix credit.
-    pub beta: Option<f64>,
-    /// Learning rate.
-    pub learning_rate: f64,
-    /// PPO's own quantities; absent where gates learn.
-    #[serde(flatten)]
-    pub ppo: Option<PpoStats>,
-}
-
 /// What a checkpoint holds beside the learner's tensors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -93,19 +61,8 @@ pub struct TrainerState {
     pub reference: f64,
     /// Running root mean square of the returns.
     pub return_scale: f64,
-    /// beta and the drops it follows.
+    /// beta and the accuracy losses it follows.
     pub constraint: Constraint,
-}
-
-/// What an update's images came to.
-struct Played {
-    parts: RewardParts,
-    keep_ratio: Vec<f64>,
-    cost: f64,
-    divergence: Option<f64>,
-    /// Share of the answers that are right.
-    right: f64,
-    ppo: Option<PpoStats>,
 }
 
 /// The game on one frozen backbone.
@@ -169,11 +126,6 @@ impl<'a, B: Backbone> Trainer<'a, B> {
     /// Updates done.
     pub fn updates_done(&self) -> usize {
         self.state.update
-    }
-
-    /// The configuration.
-    pub fn config(&self) -> &TrainConfig {
-        &self.config
     }
 
     /// Whether [`Trainer::begin`] must be called before the first update.
@@ -241,13 +193,13 @@ impl<'a, B: Backbone> Trainer<'a, B> {
 
         // Follow the accuracy target, and log.
         let dense_right = dense.iter().zip(&labels).filter(|(p, l)| p == l).count() as f64;
-        let sampled_drop = match divergence {
+        let sampled_accuracy_loss = match divergence {
             Some(divergence) if spec.num_classes == 0 => 100.0 * divergence,
             _ => 100.0 * (dense_right / labels.len().max(1) as f64 - right),
         };
         let follows_target = self.follows_target();
         if let (Some(divergence), true) = (divergence, follows_target) {
-            self.state.constraint.observe(sampled_drop, divergence, &self.config.constraint);
+            self.state.constraint.observe(sampled_accuracy_loss, divergence, &self.config.constraint);
         }
         self.state.update += 1;
         self.refresh();
@@ -260,111 +212,12 @@ impl<'a, B: Backbone> Trainer<'a, B> {
             keep_ratio,
             cost,
             divergence,
-            sampled_drop,
+            sampled_accuracy_loss,
             drifts: spec.num_classes == 0,
-            estimated_drop: follows_target.then(|| self.state.constraint.estimated_drop()),
+            estimated_accuracy_loss: follows_target.then(|| self.state.constraint.estimated_accuracy_loss()),
             beta: follows_target.then_some(beta),
             learning_rate,
             ppo,
-        })
-    }
-
-    /// By reinforcement: rollouts of every image from the first stage on, what they are paid, and MAPPO's update.
-    fn reinforce(
-        &mut self,
-        scene: &Scene<'_, B>,
-        keys: &[ImageKey],
-        labels: &[usize],
-        hyper: &PpoHyper,
-    ) -> Result<Played> {
-        let (spec, config) = (self.backbone.spec(), &self.config);
-        let update = self.state.update;
-
-        // Collect.
-        let prefix_credit = config.reward.kind == RewardKind::Prefix;
-        let rollouts = (0..config.rollouts_per_image)
-            .map(|r| {
-                let key = [config.seed, update as u64, r as u64];
-                scene.play(&self.pruner, key, keys, prefix_credit)
-            })
-            .collect::<Result<Vec<Rollout>>>()?;
-
-        // Reward.
-        let correct: Vec<Vec<bool>> = rollouts
-            .iter()
-            .map(|rollout| rollout.predictions.iter().zip(labels).map(|(p, l)| p == l).collect())
-            .collect();
-        let num_patches = spec.num_patches();
-        let RewardConfig { prize, keep_ratio, softening, .. } = config.reward;
-        let game = match prefix_credit {
-            false => Game::Paper(PaperRewards::new(prize, keep_ratio, num_patches)),
-            true => {
-                let (beta, reference) = (self.state.constraint.beta(), self.state.reference);
-                Game::Prefix(PrefixRewards { beta, reference, softening, num_patches })
-            }
-        };
-        let assembly = Assembly::new(&rollouts, spec, &self.sites, &config.critic, &game, &correct);
-
-        // Advantage.
-        let parts = assembly.parts;
-        if config.advantage.normalize_returns {
-            let now = assembly.root_mean_square_return(&config.advantage).max(1e-6);
-            let scale = &mut self.state.return_scale;
-            *scale = if update == 0 { now } else { 0.9 * *scale + 0.1 * now };
-        }
-        let values = self.learner.values(&assembly.experience);
-        let experience = assembly.finish(&values, self.state.return_scale, &config.advantage);
-
-        // Update.
-        let shuffle_seed =
-            config.seed.wrapping_mul(0x9e37_79b9) ^ (update as u64).wrapping_mul(0x85eb_ca6b_27d4_eb4f);
-        let ppo = self.learner.update(&experience, &values, hyper, shuffle_seed);
-        Ok(Played {
-            parts,
-            keep_ratio: keep_ratios(&rollouts, num_patches),
-            cost: mean(rollouts.iter().flat_map(|r| r.costs.iter().copied())),
-            divergence: prefix_credit.then(|| {
-                mean(rollouts.iter().flat_map(|r| r.divergences.last().into_iter().flatten().copied()))
-            }),
-            right: mean(correct.iter().flatten().map(|&right| f64::from(u8::from(right)))),
-            ppo: Some(ppo),
-        })
-    }
-
-    /// By gradients: every image through gates, and a step of Adam.
-    fn descend(
-        &mut self,
-        scene: &Scene<'_, B>,
-        images: Images<'_>,
-        labels: &[usize],
-        hyper: &PpoHyper,
-    ) -> Result<Played> {
-        let RewardConfig { kind, keep_ratio, softening, .. } = self.config.reward;
-        let (beta, reference) = (self.state.constraint.beta(), self.state.reference);
-        let objective = match kind == RewardKind::Ratio {
-            true => Objective::Ratio { keep_ratio },
-            false => Objective::Cost { beta, reference, softening },
-        };
-        let vit = self.differentiable.as_ref().expect("gates have a differentiable backbone");
-        let batch = Batch { pixels: images.pixels, keys: images.keys, dense: &scene.dense };
-        let key = [self.config.seed, self.state.update as u64, 0];
-        let shards = if self.device == Device::flex() { rayon::current_num_threads() } else { 1 };
-        let descent =
-            gumbel::descend(vit, self.learner.actor(), &self.pruner, batch, objective, key, shards)?;
-        if let Some(gradients) = descent.gradients {
-            self.learner.step_actor(gradients, hyper.actor_lr, hyper.max_grad_norm);
-        }
-        // In units of an agent's reward, of which N0 agents share the fidelity's.
-        let num_patches = self.backbone.spec().num_patches() as f64;
-        let all = num_patches * labels.len() as f64;
-        let right = descent.predictions.iter().zip(labels).filter(|(p, l)| p == l).count() as f64;
-        Ok(Played {
-            parts: RewardParts { accuracy: -num_patches * descent.fidelity, efficiency: -descent.efficiency },
-            keep_ratio: descent.survivors.iter().map(|&left| left as f64 / all).collect(),
-            cost: descent.cost,
-            divergence: Some(descent.divergence),
-            right: right / labels.len().max(1) as f64,
-            ppo: None,
         })
     }
 
@@ -448,19 +301,4 @@ fn labels(labels: &[Option<u32>], dense: &[usize], classes: usize) -> Result<Vec
             Some(label) => Err(TrainError::Label { label: *label, classes }),
         })
         .collect()
-}
-
-fn keep_ratios(rollouts: &[Rollout], num_patches: usize) -> Vec<f64> {
-    let stages = rollouts[0].stages.len();
-    let images = rollouts[0].predictions.len();
-    let all = (rollouts.len() * images * num_patches) as f64;
-    let survivors = |k: usize| {
-        rollouts.iter().map(|r| r.stages[k].kept.iter().filter(|kept| **kept).count()).sum::<usize>()
-    };
-    (0..stages).map(|k| survivors(k) as f64 / all).collect()
-}
-
-fn mean(values: impl Iterator<Item = f64>) -> f64 {
-    let (sum, count) = values.fold((0.0, 0usize), |(sum, count), v| (sum + v, count + 1));
-    sum / count.max(1) as f64
 }

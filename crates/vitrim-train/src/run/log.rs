@@ -1,14 +1,14 @@
 //! A run's log: JSON lines and TensorBoard, in step.
 
 use std::fs;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde_json::Value;
 
+use super::tensorboard::EventWriter;
 use crate::error::{Result, TrainError};
-use crate::tensorboard::EventWriter;
 
 /// The log's name in a run folder.
 pub const FILE: &str = "log.jsonl";
@@ -30,13 +30,12 @@ impl RunLog {
     /// If a file cannot be written.
     pub fn open(folder: &Path, entries: usize) -> Result<Self> {
         let path = folder.join(FILE);
-        let kept = match fs::read_to_string(&path) {
+        let kept: String = match fs::read_to_string(&path) {
             Ok(text) => text.lines().take(entries).flat_map(|line| [line, "\n"]).collect(),
-            Err(_) => String::new(),
+            Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(TrainError::file("read", &path)(error)),
         };
-        let part = path.with_extension("jsonl.part");
-        fs::write(&part, kept).map_err(TrainError::file("write", &part))?;
-        fs::rename(&part, &path).map_err(TrainError::file("write", &path))?;
+        vitrim_durable::replace(&path, kept.as_bytes())?;
         let lines =
             fs::OpenOptions::new().append(true).open(&path).map_err(TrainError::file("write", &path))?;
         Ok(RunLog { path, lines, events: None, folder: folder.to_owned() })
@@ -69,5 +68,30 @@ impl RunLog {
             }
         }
         Ok(events.flush()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_that_cannot_be_read_is_refused_and_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(FILE);
+        let log = b"{\"update\":1}\n\xff\n";
+        fs::write(&path, log).unwrap();
+        let error = RunLog::open(folder.path(), 1).err().unwrap().to_string();
+        assert!(error.starts_with(&format!("cannot read {}: ", path.display())), "{error}");
+        assert!(!error.contains('\n'), "{error}");
+        assert_eq!(fs::read(&path).unwrap(), log);
+    }
+
+    #[test]
+    fn a_log_goes_on_behind_its_first_entries() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join(FILE), "1\n2\n3").unwrap();
+        drop(RunLog::open(folder.path(), 2).unwrap());
+        assert_eq!(fs::read(folder.path().join(FILE)).unwrap(), b"1\n2\n");
     }
 }

@@ -1,29 +1,41 @@
-//! A small keyed generator, the same on every machine and in every version.
+//! A stream of random numbers.
 
-/// SplitMix64 (Steele, Lea and Flood, 2014).
+use crate::{STEP, finalise};
+
+/// The generator.
 #[derive(Clone, Debug)]
 pub struct SplitMix64 {
     state: u64,
 }
 
 impl SplitMix64 {
-    /// The stream of `key`.
-    pub fn new(key: u64) -> Self {
-        SplitMix64 { state: key }
+    /// The stream of `seed`.
+    pub fn new(seed: u64) -> Self {
+        SplitMix64 { state: seed }
     }
 
     /// The next 64 bits.
     pub fn next_u64(&mut self) -> u64 {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        self.state = self.state.wrapping_add(STEP);
+        finalise(self.state)
     }
 
     /// Uniform in (0, 1].
     pub fn uniform(&mut self) -> f64 {
         ((self.next_u64() >> 11) + 1) as f64 / (1u64 << 53) as f64
+    }
+
+    /// Uniform in [-1, 1), in steps of 2^-23.
+    pub fn symmetric(&mut self) -> f32 {
+        (self.next_u64() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+
+    /// Uniform in `0..n`, but for a bias below n / 2^64.
+    ///
+    /// # Panics
+    /// If `n` is 0.
+    pub fn below(&mut self, n: usize) -> usize {
+        (self.next_u64() % n as u64) as usize
     }
 
     /// Standard normal (Box and Muller, 1958).
@@ -35,9 +47,7 @@ impl SplitMix64 {
     /// Shuffles in place (Fisher and Yates).
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for i in (1..items.len()).rev() {
-            // The bias of the remainder is below 2^-32 for any slice that fits in memory here.
-            let j = (self.next_u64() % (i as u64 + 1)) as usize;
-            items.swap(i, j);
+            items.swap(i, self.below(i + 1));
         }
     }
 }
@@ -52,6 +62,16 @@ mod tests {
         let mut generator = SplitMix64::new(1_234_567);
         assert_eq!(generator.next_u64(), 6_457_827_717_110_365_317);
         assert_eq!(generator.next_u64(), 3_203_168_211_198_807_973);
+    }
+
+    #[test]
+    fn what_is_drawn_lies_where_it_should() {
+        let mut generator = SplitMix64::new(9);
+        for n in 1..2_000 {
+            let (unit, symmetric) = (generator.uniform(), generator.symmetric());
+            assert!(unit > 0.0 && unit <= 1.0 && (-1.0..1.0).contains(&symmetric), "{unit} {symmetric}");
+            assert!(generator.below(n) < n);
+        }
     }
 
     #[test]

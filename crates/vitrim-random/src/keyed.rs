@@ -1,23 +1,38 @@
 //! Random numbers by key: batching and threads do not change them.
 
-/// A uniform value in 0..1 that is a pure function of `key` (a SplitMix64 chain over its words).
+use crate::{STEP, finalise};
+
+/// The first output of the stream of `seed`: a hash of one word.
+pub fn mix(seed: u64) -> u64 {
+    finalise(seed.wrapping_add(STEP))
+}
+
+/// A uniform value in 0..1 that is a pure function of `key`: its words' hashes, chained.
 pub fn uniform(key: &[u64]) -> f64 {
     let mut state = 0x243f_6a88_85a3_08d3; // digits of pi
     for word in key {
-        state = mix(state ^ mix(word.wrapping_add(0x9e37_79b9_7f4a_7c15)));
+        state = chained(state ^ chained(word.wrapping_add(STEP)));
     }
     (state >> 11) as f64 / (1u64 << 53) as f64
 }
 
-fn mix(mut z: u64) -> u64 {
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    (z ^ (z >> 31)).wrapping_add(0x9e37_79b9_7f4a_7c15)
+/// As [`mix`], with the step after the output function. Drawn numbers are pinned, so it stays.
+fn chained(word: u64) -> u64 {
+    finalise(word).wrapping_add(STEP)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn known_values() {
+        // First output of the reference implementation at seed 0.
+        assert_eq!(mix(0), 0xe220_a839_7b1d_cdaf);
+        // As drawn by the first version.
+        assert_eq!(uniform(&[]), 0.14159265358979323);
+        assert_eq!(uniform(&[1, 2, 3]), 0.515132658406872);
+    }
 
     #[test]
     fn keys_decide_and_values_are_uniform() {
