@@ -18,6 +18,7 @@
 //! assert_eq!(pruned.stages[2].patch_tokens(0), 1); // 0.343 of 4 patch tokens
 //! ```
 
+pub mod divergence;
 mod handmade;
 pub mod policy;
 mod pruner;
@@ -25,8 +26,8 @@ mod ranking;
 mod run;
 
 pub use handmade::{
-    AtsPruner, ClsAttentionPruner, EvitPruner, KeepProfile, NoPruner, RandomPruner, SimilarityPruner,
-    TomePruner,
+    AtsPruner, ClsAttentionPruner, EvitPruner, KeepProfile, Method, NoPruner, RandomPruner, SimilarityPruner,
+    TomePruner, at_profile, can_act, hand_made, keep_shares, parse_hand_made,
 };
 pub use policy::{LearnedPruner, Policy, ReadOut};
 pub use pruner::{ImageKey, PruneError, Pruner, Result};

@@ -4,13 +4,15 @@ use std::path::PathBuf;
 
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
-use vitrim::calibrate::{
+use vitrim_measure::Loaded;
+use vitrim_measure::calibrate::{
     allowed, choose_cost_from_record, choose_from_record, describe_point, gmacs_at_keep, uncertified_dtype,
 };
-use vitrim::methods::{hand_made, open_policy, parse_hand_made, read_out_name};
-use vitrim::stats::Confidence;
-use vitrim::{Loaded, Method};
+use vitrim_measure::model::open_policy;
+use vitrim_measure::statistics::Confidence;
+use vitrim_prune::Method;
 use vitrim_prune::{LearnedPruner, NoPruner, Policy, Pruner};
+use vitrim_prune::{hand_made, parse_hand_made};
 use vitrim_vit::{Precision, VitSpec};
 
 use crate::python_pruner::{Failure, PythonPruner};
@@ -92,7 +94,7 @@ impl Pruning {
         match self {
             Pruning::Dense => "none".to_owned(),
             Pruning::Learned { policy, folder } => {
-                format!("{}, read out by {}", folder.display(), read_out_name(&policy.read_out))
+                format!("{}, read out by {}", folder.display(), policy.read_out.to_string())
             }
             Pruning::HandMade { method, keep, .. } => {
                 let keep: Vec<String> = keep.iter().map(|k| format!("{k:.3}")).collect();

@@ -2,10 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use vitrim::Loaded;
-use vitrim::methods::random_policy;
-use vitrim::parts::DataParts;
 use vitrim_data::{Dataset, Loader, LoaderOptions, Order};
+use vitrim_measure::Loaded;
+use vitrim_measure::images::DataParts;
 use vitrim_prune::{LearnedPruner, Policy, Pruner, ReadOut, run};
 use vitrim_vit::{Backbone, PixelBatch, Precision};
 
@@ -91,7 +90,7 @@ fn check(folder: &Path, dataset: &Dataset) {
 /// A policy of random weights that keeps about 0.7 of the first images' patch tokens at its first stage.
 fn threshold_policy(loaded: &Loaded, dataset: &Dataset) -> Policy {
     let stages = loaded.spec.default_stages();
-    let mut policy = random_policy(loaded, &stages, &vec![1.0; stages.len()]);
+    let mut policy = Policy::untrained(&loaded.spec, loaded.id.clone(), &stages, &vec![1.0; stages.len()]);
     let pruner = LearnedPruner::new(&loaded.spec, &policy);
     let (site, taps) = pruner.sites(&loaded.spec)[0];
     let options = LoaderOptions { batch: 64, limit: Some(64), ..LoaderOptions::default() };

@@ -4,6 +4,7 @@
 
 mod ats;
 mod attention;
+mod registry;
 mod similarity;
 mod tome;
 
@@ -12,6 +13,7 @@ use vitrim_vit::{Reduction, Site, Taps, View, VitSpec, cost};
 
 pub use ats::AtsPruner;
 pub use attention::{ClsAttentionPruner, EvitPruner};
+pub use registry::{Method, at_profile, can_act, hand_made, keep_shares, parse_hand_made};
 pub use similarity::SimilarityPruner;
 pub use tome::TomePruner;
 

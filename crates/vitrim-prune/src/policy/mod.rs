@@ -6,6 +6,7 @@ mod inference;
 mod learned;
 mod pairing;
 mod read_out;
+mod untrained;
 
 pub use actor::{Activation, Departure, Observation, PerceptronSpec, PerceptronWeights};
 pub use file::{BackboneId, Policy};

@@ -3,6 +3,7 @@
 use burn::module::Module;
 use serde::{Deserialize, Serialize};
 use vitrim_data::{Batch, Loader, LoaderOptions, Order};
+use vitrim_prune::divergence::divergences;
 use vitrim_prune::{ImageKey, Pruned, run};
 use vitrim_vit::{CpuBackbone, PixelBatch, cost};
 
@@ -12,7 +13,6 @@ use crate::burn_vit::BurnVit;
 use crate::device::host;
 use crate::error::{Result, TrainError};
 use crate::pretrain::learner::BackboneLearner;
-use crate::rewards::divergences;
 
 /// Images a batch.
 const BATCH: usize = 64;

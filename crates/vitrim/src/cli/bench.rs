@@ -3,11 +3,13 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use vitrim::bench::{BenchOptions, BenchReport, Cell, Memory, Share, Speed, Subject, bench};
-use vitrim::bench_images::BenchImages;
-use vitrim::methods::{can_act, hand_made, keep_shares, random_policy, read_out_name};
-use vitrim::{Loaded, Method, VitrimError};
+use vitrim::VitrimError;
+use vitrim_measure::Loaded;
+use vitrim_measure::speed::bench::{BenchOptions, BenchReport, Cell, Memory, Share, Speed, Subject, bench};
+use vitrim_measure::speed::bench_images::BenchImages;
+use vitrim_prune::Method;
 use vitrim_prune::{LearnedPruner, Policy, Pruner, ReadOut};
+use vitrim_prune::{can_act, hand_made, keep_shares};
 
 use super::args::BenchArgs;
 use super::{App, images, policy, print};
@@ -101,7 +103,7 @@ fn pruner(
     let (stages, keep) = profile(loaded, policy.as_ref(), args)?;
     let top_r = ReadOut::TopR { keep: keep.clone() };
     if args.method != Method::Policy {
-        let named = format!("{} {}", args.method, read_out_name(&top_r));
+        let named = format!("{} {}", args.method, top_r.to_string());
         return Ok((hand_made(args.method, &loaded.spec, &stages, &keep)?, named));
     }
     // A hand-made method checks the stages.
@@ -109,14 +111,17 @@ fn pruner(
     let (mut policy, what) = match policy {
         Some(policy) => (policy, "policy"),
         None if can_act(Method::ClsAttention, &stages) => {
-            (random_policy(loaded, &stages, &keep), "random policy")
+            (Policy::untrained(&loaded.spec, loaded.id.clone(), &stages, &keep), "random policy")
         }
-        None => (random_policy(loaded, &stages, &keep), "random policy without attention"),
+        None => (
+            Policy::untrained(&loaded.spec, loaded.id.clone(), &stages, &keep),
+            "random policy without attention",
+        ),
     };
     if !args.keep.is_empty() {
         policy.read_out = top_r;
     }
-    let named = format!("{what} {}", read_out_name(&policy.read_out));
+    let named = format!("{what} {}", policy.read_out.to_string());
     Ok((Box::new(LearnedPruner::new(&loaded.spec, &policy)), named))
 }
 

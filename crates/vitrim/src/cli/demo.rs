@@ -7,16 +7,20 @@ use std::time::Instant;
 
 use anyhow::Context;
 use serde_json::json;
-use vitrim::calibrate::{Calibration, CalibrationOptions, calibrate, check_max_drop, grid, pilot, record};
-use vitrim::evaluate::EvalOptions;
-use vitrim::gather::{About, GatherOptions, gather};
-use vitrim::methods::open_policy;
-use vitrim::report::{Findings, report};
-use vitrim::stats::Confidence;
-use vitrim::{Loaded, Method, VitrimError, Watch, bundled, training};
+use vitrim::{VitrimError, bundled, training};
 use vitrim_data::{Dataset, OnBadImage};
 use vitrim_kernels::Level;
+use vitrim_measure::calibrate::{
+    Calibration, CalibrationOptions, calibrate, check_max_drop, grid, pilot, record,
+};
+use vitrim_measure::evaluate::EvalOptions;
+use vitrim_measure::model::open_policy;
+use vitrim_measure::statistics::Confidence;
+use vitrim_measure::{Loaded, Progress};
+use vitrim_prune::Method;
 use vitrim_prune::Policy;
+use vitrim_report::gather::{About, GatherOptions, gather};
+use vitrim_report::{Findings, report};
 use vitrim_train::{LOG_FILE, Outcome, Run, RunFolder, Source, TrainConfig};
 use vitrim_vit::Precision;
 
@@ -69,7 +73,7 @@ pub fn run(app: &App, args: &DemoArgs) -> anyhow::Result<ExitCode> {
     let max_drop = check_max_drop(args.max_drop)?;
     let out = &args.out;
     let outcome = match show(app, args, max_drop, stop) {
-        Err(error) if matches!(error.downcast_ref(), Some(VitrimError::Interrupted)) => Outcome::Interrupted,
+        Err(error) if interrupt::is_interruption(&error) => Outcome::Interrupted,
         outcome => outcome?,
     };
     if outcome == Outcome::Interrupted {
@@ -138,7 +142,7 @@ fn show(app: &App, args: &DemoArgs, max_drop: f64, stop: &AtomicBool) -> anyhow:
         front_images: size.front,
     };
     let bar = app.reporter.bar("evaluating");
-    let mut watch = Watch { stop, progress: &mut |done, all| bar.set(done, all) };
+    let mut watch = Progress { stop, progress: &mut |done, all| bar.set(done, all) };
     let mut findings = gather(&loaded, &policy, record.widest(), &test, &options, &mut watch)?;
     drop(bar);
     findings.seconds = vec![
@@ -221,7 +225,7 @@ fn calibrated(
         on_bad_image: OnBadImage::Fail,
     };
     let bar = app.reporter.bar("calibrating");
-    let mut watch = Watch { stop, progress: &mut |done, all| bar.set(done, all) };
+    let mut watch = Progress { stop, progress: &mut |done, all| bar.set(done, all) };
     // The policy may have learned from some of these: that moves the thresholds that are tried, not what the
     // held-out scenes then certify.
     let train = Dataset::scenes("train")?;

@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use vitrim::Loaded;
-use vitrim::features::Features;
-use vitrim::predict::{Given, Prediction, Question, Seen, predict};
 use vitrim_data::{DataError, Dataset, OnBadImage, list_images};
 use vitrim_hub::{Kind, local};
+use vitrim_measure::Loaded;
+use vitrim_measure::model::features::Features;
+use vitrim_measure::predict::{Given, Prediction, Question, Seen, predict};
 use vitrim_prune::Pruner;
 
 use super::args::PredictArgs;

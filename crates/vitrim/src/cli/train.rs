@@ -6,11 +6,12 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::anyhow;
 use serde_json::json;
-use vitrim::calibrate::{BATCH, CalibrationOptions, allowed, grid};
-use vitrim::parts::DataParts;
+use vitrim::overlay;
 use vitrim::training::{self, RunImages, Splits};
-use vitrim::{Loaded, overlay};
-use vitrim_train::{Outcome, Progress, Run, RunFolder, Source, TrainConfig, UpdateLog, train};
+use vitrim_measure::Loaded;
+use vitrim_measure::calibrate::{BATCH, CalibrationOptions, allowed, grid};
+use vitrim_measure::images::DataParts;
+use vitrim_train::{Outcome, Run, RunEvent, RunFolder, Source, TrainConfig, UpdateLog, train};
 use vitrim_vit::Precision;
 
 use super::args::TrainArgs;
@@ -82,9 +83,9 @@ pub fn run(app: &App, args: &TrainArgs) -> anyhow::Result<ExitCode> {
 /// The updates that are left, with their progress.
 pub fn learn(app: &App, loaded: &Loaded, run: &Run<'_>, stop: &AtomicBool) -> anyhow::Result<Outcome> {
     let mut progress = app.reporter.training();
-    let mut tell = |event: Progress<'_, UpdateLog>| match event {
-        Progress::Reference(done, all) => progress.reference(done, all),
-        Progress::Entry(log, of) => progress.update(log, of),
+    let mut tell = |event: RunEvent<'_, UpdateLog>| match event {
+        RunEvent::Reference(done, all) => progress.reference(done, all),
+        RunEvent::Entry(log, of) => progress.update(log, of),
     };
     Ok(train(&loaded.model, run, stop, &mut tell)?)
 }

@@ -3,9 +3,9 @@
 use std::process::ExitCode;
 
 use serde_json::json;
-use vitrim::Loaded;
-use vitrim::predict::Question;
-use vitrim::visualize::Pictures;
+use vitrim_measure::Loaded;
+use vitrim_measure::predict::Question;
+use vitrim_report::visualize::Pictures;
 
 use super::args::VisualizeArgs;
 use super::predict::for_each_image;
