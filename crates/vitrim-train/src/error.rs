@@ -44,7 +44,7 @@ pub enum TrainError {
     Config(String),
     /// The forward that learns and the one that serves gave other answers.
     #[error(
-        "the forward that learns and the one that serves are {0:.1e} apart, more than rounding makes: a bug of vitrim; please \
+        "the training and inference passes differ by {0:.1e}, more than rounding explains: this is a bug of vitrim; please \
          report it with the command"
     )]
     Disagreement(f32),

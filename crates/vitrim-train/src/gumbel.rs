@@ -60,7 +60,7 @@ pub struct GateBatch<'a> {
 
 /// One pass of I images through the gates, and the gradient of the loss.
 pub struct GateDescent {
-    /// Of the mean loss over the images, for the actor; `None` if nobody had a choice.
+    /// Gradient of the loss (mean over the images) for the actor's weights; `None` if no agent had a choice.
     pub gradients: Option<GradientsParams>,
     /// The loss, by its parts: what is lost in fidelity, and what pruning costs or misses.
     pub fidelity: f64,

@@ -41,6 +41,6 @@ pub use config::TrainConfig;
 pub use device::DeviceChoice;
 pub use error::{Result, TrainError};
 pub use experience::Experience;
-pub use run::{LOG_FILE, Outcome, Progress, RunFolder};
+pub use run::{LOG_FILE, Outcome, RunEvent, RunFolder};
 pub use session::{Run, Source, train, updates_done};
 pub use trainer::{Images, Trainer, UpdateLog};

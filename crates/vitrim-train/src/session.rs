@@ -16,7 +16,7 @@ use crate::adam::NamedTensor;
 use crate::config::TrainConfig;
 use crate::device::DeviceChoice;
 use crate::error::{Result, TrainError};
-use crate::run::{self, EpochPosition, Feed, Header, Outcome, Progress, Resumable, RunFolder, Tell};
+use crate::run::{self, EpochPosition, Feed, Header, Outcome, Resumable, RunEvent, RunFolder, Tell};
 use crate::trainer::{Images, Trainer, TrainerState, UpdateLog};
 
 /// Where a run's images come from.
@@ -90,7 +90,7 @@ pub fn train<B: Backbone>(
     backbone: &B,
     run: &Run<'_>,
     stop: &AtomicBool,
-    progress: &mut dyn FnMut(Progress<'_, UpdateLog>),
+    progress: &mut dyn FnMut(RunEvent<'_, UpdateLog>),
 ) -> Result<Outcome> {
     let trainer = Trainer::new(backbone, run.id.clone(), run.weights, run.config, &run.device.device()?)?;
     let Source { dataset, transform, workers, on_bad_image } = run.source;
@@ -170,7 +170,7 @@ impl<B: Backbone> Resumable for Session<'_, B> {
             let keys = batch.keys();
             probes.extend(self.trainer.probe(images(&batch, &keys))?);
             probes.truncate(wanted);
-            tell(Progress::Reference(probes.len(), wanted));
+            tell(RunEvent::Reference(probes.len(), wanted));
             if stop.load(Ordering::Relaxed) {
                 return Ok(Outcome::Interrupted);
             }

@@ -9,7 +9,7 @@ use vitrim_prune::policy::{BackboneId, Departure};
 use vitrim_prune::{LearnedPruner, Pruner};
 use vitrim_random::uniform;
 use vitrim_train::{
-    DeviceChoice, Images, Outcome, Progress, Run, RunFolder, Source, TrainConfig, TrainError, Trainer, train,
+    DeviceChoice, Images, Outcome, Run, RunEvent, RunFolder, Source, TrainConfig, TrainError, Trainer, train,
 };
 use vitrim_vit::{Backbone, CpuBackbone, PixelBatch, Tensors, VitSpec};
 
@@ -83,7 +83,7 @@ fn run(s: &Setting, folder: &Path, mut at: impl FnMut(usize, &AtomicBool)) -> Re
         folder,
     };
     train(&s.model, &run, &stop, &mut |progress| {
-        if let Progress::Entry(log, _) = progress {
+        if let RunEvent::Entry(log, _) = progress {
             at(log.update, &stop);
         }
     })

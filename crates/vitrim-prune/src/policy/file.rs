@@ -176,8 +176,8 @@ impl Policy {
         check_parts(&header)
             .map_err(|reason| bad(&json_path, format!("{reason}; train the policy again")))?;
         let actor = &header.actor;
-        let shapes = actor.tensor_shapes();
-        let values: usize = shapes.iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
+        let values: usize =
+            actor.tensor_shapes().iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
         // Before memory is taken for them.
         if values > bytes.len() / size_of::<f32>() {
             return Err(bad(&json_path, "names more weights than policy.safetensors holds".into()));

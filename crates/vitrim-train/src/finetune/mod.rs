@@ -32,7 +32,7 @@ use crate::error::{Result, TrainError};
 use crate::pretrain::learner::BackboneLearner;
 use crate::pretrain::weights::save_as;
 use crate::pretrain::{AugmentConfig, WeightType};
-use crate::run::{self, EpochPosition, Feed, Header, Outcome, Progress, Resumable, RunFolder};
+use crate::run::{self, EpochPosition, Feed, Header, Outcome, Resumable, RunEvent, RunFolder};
 use descent::{Dense, Samples, descend};
 
 /// One fine-tuning run.
@@ -171,7 +171,7 @@ pub fn finetune(
         sums: Sums::default(),
     };
     let outcome = run::execute(&mut tuning, &feed, run.folder, stop, &mut |event| {
-        if let Progress::Entry(entry, steps) = event {
+        if let RunEvent::Entry(entry, steps) = event {
             progress(entry, steps);
         }
     })?;

@@ -102,7 +102,7 @@ mod tests {
         Device::flex().autodiff()
     }
 
-    /// Values that nobody chose, `[rows, columns]`.
+    /// Random values, `[rows, columns]`.
     fn leaf(rows: usize, columns: usize, seed: u64) -> Tensor<2> {
         let mut generator = SplitMix64::new(seed);
         let values: Vec<f32> = (0..rows * columns).map(|_| 2.0 * generator.symmetric()).collect();

@@ -25,7 +25,7 @@ pub use weights::{WeightType, initial_weights, save_as, save_backbone};
 use crate::adam::NamedTensor;
 use crate::device::DeviceChoice;
 use crate::error::{Result, TrainError};
-use crate::run::{self, EpochPosition, Feed, Header, Outcome, Progress, Resumable, RunFolder};
+use crate::run::{self, EpochPosition, Feed, Header, Outcome, Resumable, RunEvent, RunFolder};
 use learner::BackboneLearner;
 use samples::samples;
 use step::descend;
@@ -162,7 +162,7 @@ pub fn pretrain(
         sums: Sums::default(),
     };
     let outcome = run::execute(&mut training, &feed, run.folder, stop, &mut |event| {
-        if let Progress::Entry(entry, steps) = event {
+        if let RunEvent::Entry(entry, steps) = event {
             progress(entry, steps);
         }
     })?;

@@ -36,33 +36,34 @@ pub enum Outcome {
     Interrupted,
 }
 
-/// What is told while a run of log entries `E` goes on.
-pub enum Progress<'a, E> {
-    /// Before its first step, reference images are measured: images done, of how many.
+/// An event of a run whose log entries are `E`.
+pub enum RunEvent<'a, E> {
+    /// Reference images are measured before the first step: images done, images in all.
     Reference(usize, usize),
-    /// An entry was logged; how many steps there will be.
+    /// An entry was logged; the second value is the number of steps of the whole run.
     Entry(&'a E, usize),
 }
 
-/// Hears of a run's progress.
-pub(crate) type Tell<'a, E> = &'a mut dyn FnMut(Progress<'_, E>);
+/// Callback for the events of a run.
+pub(crate) type Tell<'a, E> = &'a mut dyn FnMut(RunEvent<'_, E>);
 
 /// A checkpoint's header: what must stay the same when the run is resumed, and where it stands.
 pub(crate) trait Header: Serialize + DeserializeOwned {
     /// Steps done.
     fn steps_done(&self) -> usize;
 
-    /// What tells the run of `other` from this one: "configuration", "training set"; `None` if it may go on from here.
+    /// Name of the first thing in which the run of `other` differs ("configuration", "training set"); `None` if it is the same
+    /// run, which may then be resumed from this checkpoint.
     fn difference(&self, other: &Self) -> Option<&'static str>;
 }
 
-/// What learns in steps, each from a batch of images.
+/// A learner that makes one step for each batch of images.
 pub(crate) trait Resumable {
     /// Its checkpoint's header.
     type Header: Header;
     /// A line of its log.
     type Entry: Serialize;
-    /// What the figures of an entry are called after in TensorBoard.
+    /// Prefix of an entry's metrics in TensorBoard.
     const TAG: &'static str;
 
     /// Steps of the whole run.
@@ -74,19 +75,19 @@ pub(crate) trait Resumable {
     /// Steps between two log entries; the last step has one as well.
     fn log_every(&self) -> usize;
 
-    /// The header of a checkpoint as it stands, `at` that place in its images.
+    /// The header of a checkpoint of the current state, `at` that position in the images.
     fn header(&self, at: EpochPosition) -> Self::Header;
 
     /// The tensors of a checkpoint.
     fn tensors(&self) -> Vec<NamedTensor>;
 
-    /// Goes to where a checkpoint of the same run stands; returns its place in the images.
+    /// Restores the state of a checkpoint of the same run; returns its position in the images.
     ///
     /// # Errors
     /// If a tensor is missing or misshapen.
     fn restore(&mut self, header: Self::Header, tensors: &[NamedTensor]) -> Result<EpochPosition>;
 
-    /// What is to be done before the first step, or before it goes on. Whether `stop` ended it early.
+    /// Work before the first step of this call. Returns `Interrupted` if `stop` ended it early.
     ///
     /// # Errors
     /// What cannot be read or run.
@@ -103,7 +104,7 @@ pub(crate) trait Resumable {
     /// Whether to save a checkpoint once `entry` is logged.
     fn is_due(&self, entry: &Self::Entry) -> bool;
 
-    /// Writes what others use, before a checkpoint is saved.
+    /// Writes the results (`policy/`, `model/`) into `folder`; called before a checkpoint is saved.
     ///
     /// # Errors
     /// If a file cannot be written.
@@ -137,7 +138,7 @@ pub(crate) fn execute<L: Resumable>(
         let batch = epochs.next_batch()?;
         let Some(entry) = learner.step(&batch, since)? else { continue };
         log.write(learner.steps_done(), L::TAG, &entry)?;
-        tell(Progress::Entry(&entry, learner.steps()));
+        tell(RunEvent::Entry(&entry, learner.steps()));
         if learner.is_due(&entry) {
             save(learner, folder, epochs.at())?;
         }
@@ -155,7 +156,7 @@ pub(crate) fn steps_done<H: Header>(folder: &Path) -> Result<Option<usize>> {
     Ok(saved.map(|(header, _)| header.steps_done()))
 }
 
-/// Goes to the folder's checkpoint if there is one; returns the place in the images to go on from.
+/// Restores the folder's checkpoint if there is one; returns the position in the images to continue from.
 fn resume<L: Resumable>(learner: &mut L, folder: &RunFolder) -> Result<EpochPosition> {
     let path = folder.path().join(checkpoint::FILE);
     let Some((header, tensors)) = checkpoint::load::<L::Header>(&path)? else {
@@ -169,7 +170,7 @@ fn resume<L: Resumable>(learner: &mut L, folder: &RunFolder) -> Result<EpochPosi
     learner.restore(header, &tensors)
 }
 
-/// Entries that the log has of the steps done.
+/// Number of log entries for the steps done.
 fn entries(learner: &impl Resumable) -> usize {
     let (done, every) = (learner.steps_done(), learner.log_every());
     if done == learner.steps() { done.div_ceil(every) } else { done / every }

@@ -83,9 +83,9 @@ pub fn run(app: &App, args: &TrainArgs) -> anyhow::Result<ExitCode> {
 /// The updates that are left, with their progress.
 pub fn learn(app: &App, loaded: &Loaded, run: &Run<'_>, stop: &AtomicBool) -> anyhow::Result<Outcome> {
     let mut progress = app.reporter.training();
-    let mut tell = |event: Progress<'_, UpdateLog>| match event {
-        Progress::Reference(done, all) => progress.reference(done, all),
-        Progress::Entry(log, of) => progress.update(log, of),
+    let mut tell = |event: RunEvent<'_, UpdateLog>| match event {
+        RunEvent::Reference(done, all) => progress.reference(done, all),
+        RunEvent::Entry(log, of) => progress.update(log, of),
     };
     Ok(train(&loaded.model, run, stop, &mut tell)?)
 }
