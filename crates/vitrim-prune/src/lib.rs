@@ -12,11 +12,13 @@
 //! let spec = VitSpec::from_timm_name("deit_tiny_patch16_224").unwrap().with_img_size([32, 32]);
 //! let model = CpuBackbone::new(&spec, &Tensors::random(&spec, 0)).unwrap();
 //! let profile = KeepProfile::new(&spec, &[3, 6, 9], &[0.7, 0.49, 0.343]).unwrap();
-//! let mut pruner = ClsAttentionPruner::new(profile).unwrap();
+//! let pruner = ClsAttentionPruner::new(profile).unwrap();
 //! let pixels = vec![0.0; 3 * 32 * 32];
-//! let pruned = run(&model, &mut pruner, PixelBatch::new(&pixels, 1), &[0]).unwrap();
+//! let pruned = run(&model, &pruner, PixelBatch::new(&pixels, 1), &[0]).unwrap();
 //! assert_eq!(pruned.stages[2].patch_tokens(0), 1); // 0.343 of 4 patch tokens
 //! ```
+
+#![forbid(unsafe_code)]
 
 mod handmade;
 mod keyed;

@@ -27,9 +27,7 @@ impl Pruner for AtsPruner {
         self.profile.stages.iter().map(|block| (Site::after_attention_of(*block), taps)).collect()
     }
 
-    fn begin(&mut self, _: &[ImageKey]) {}
-
-    fn decide(&mut self, stage: usize, view: &View<'_>) -> Result<Reduction> {
+    fn decide(&self, stage: usize, view: &View<'_>, _: &[ImageKey]) -> Result<Reduction> {
         let (Some(attention), Some(norms)) = (view.cls_attention, view.value_norm) else {
             return Err(PruneError::KeepProfile(
                 "ats needs a view that carries attention and value norms".into(),

@@ -30,9 +30,7 @@ impl Pruner for ClsAttentionPruner {
         self.profile.sites(Taps::CLS_ATTENTION)
     }
 
-    fn begin(&mut self, _: &[ImageKey]) {}
-
-    fn decide(&mut self, stage: usize, view: &View<'_>) -> Result<Reduction> {
+    fn decide(&self, stage: usize, view: &View<'_>, _: &[ImageKey]) -> Result<Reduction> {
         Ok(keep_top(view, tapped(view)?, |b| self.profile.patch_tokens(stage, b)))
     }
 
@@ -62,9 +60,7 @@ impl Pruner for EvitPruner {
         self.profile.stages.iter().map(site).collect()
     }
 
-    fn begin(&mut self, _: &[ImageKey]) {}
-
-    fn decide(&mut self, stage: usize, view: &View<'_>) -> Result<Reduction> {
+    fn decide(&self, stage: usize, view: &View<'_>, _: &[ImageKey]) -> Result<Reduction> {
         let attention = tapped(view)?;
         let images: Vec<Vec<Vec<(usize, f32)>>> = (0..view.batch())
             .map(|b| {

@@ -103,9 +103,7 @@ impl Pruner for NoPruner {
         Vec::new()
     }
 
-    fn begin(&mut self, _: &[ImageKey]) {}
-
-    fn decide(&mut self, _: usize, view: &View<'_>) -> Result<Reduction> {
+    fn decide(&self, _: usize, view: &View<'_>, _: &[ImageKey]) -> Result<Reduction> {
         Ok(Reduction::keep(view.offsets, &vec![true; view.total()]))
     }
 
@@ -119,13 +117,12 @@ impl Pruner for NoPruner {
 pub struct RandomPruner {
     profile: KeepProfile,
     seed: u64,
-    images: Vec<ImageKey>,
 }
 
 impl RandomPruner {
     /// With decisions keyed by (`seed`, image, stage, token).
     pub fn new(profile: KeepProfile, seed: u64) -> Self {
-        RandomPruner { profile, seed, images: Vec::new() }
+        RandomPruner { profile, seed }
     }
 }
 
@@ -134,16 +131,12 @@ impl Pruner for RandomPruner {
         self.profile.sites(Taps::NONE)
     }
 
-    fn begin(&mut self, images: &[ImageKey]) {
-        self.images = images.to_vec();
-    }
-
-    fn decide(&mut self, stage: usize, view: &View<'_>) -> Result<Reduction> {
+    fn decide(&self, stage: usize, view: &View<'_>, keys: &[ImageKey]) -> Result<Reduction> {
         let mut scores = vec![0.0; view.total()];
-        for b in 0..view.batch() {
+        for (b, &key) in keys.iter().enumerate() {
             for row in view.patch_rows(b) {
                 let token = view.origins[row].grid().unwrap_or(usize::MAX) as u64;
-                scores[row] = uniform(&[self.seed, self.images[b], stage as u64, token]) as f32;
+                scores[row] = uniform(&[self.seed, key, stage as u64, token]) as f32;
             }
         }
         Ok(keep_top(view, &scores, |b| self.profile.patch_tokens(stage, b)))

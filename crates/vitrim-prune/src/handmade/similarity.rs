@@ -25,9 +25,7 @@ impl Pruner for SimilarityPruner {
         self.profile.sites(Taps::NONE)
     }
 
-    fn begin(&mut self, _: &[ImageKey]) {}
-
-    fn decide(&mut self, stage: usize, view: &View<'_>) -> Result<Reduction> {
+    fn decide(&self, stage: usize, view: &View<'_>, _: &[ImageKey]) -> Result<Reduction> {
         let mut scores = vec![0.0; view.total()];
         for b in 0..view.batch() {
             let mut sum = vec![0.0f32; view.dim];

@@ -61,9 +61,7 @@ impl Pruner for TomePruner {
         (0..self.merged.len()).map(|block| (Site::after_attention_of(block), taps)).collect()
     }
 
-    fn begin(&mut self, _: &[ImageKey]) {}
-
-    fn decide(&mut self, stage: usize, view: &View<'_>) -> Result<Reduction> {
+    fn decide(&self, stage: usize, view: &View<'_>, _: &[ImageKey]) -> Result<Reduction> {
         let keys =
             view.keys.ok_or_else(|| PruneError::KeepProfile("tome needs a view that carries keys".into()))?;
         let images: Vec<Vec<Vec<(usize, f32)>>> = (0..view.batch())
