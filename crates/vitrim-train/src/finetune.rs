@@ -397,7 +397,7 @@ impl Finetuning<'_> {
     /// The weights as they are on held-out images, by the CPU executor.
     fn evaluate(&self, learner: &Learner, teacher: &CpuBackbone) -> Result<HeldOut> {
         let student = CpuBackbone::new(&self.checkpoint.spec, &learner.student.vit.tensors())?;
-        let mut pruner = self.pruner();
+        let pruner = self.pruner();
         let options = LoaderOptions {
             batch: EVALUATION_BATCH,
             workers: self.workers,
@@ -413,7 +413,7 @@ impl Finetuning<'_> {
             let batch = batch?;
             let (keys, dense) = (keys(&batch), Dense::of(teacher, &batch)?.answer);
             let pixels = PixelBatch::new(&batch.pixels, batch.len());
-            let pruned = run(&student, pruner.as_mut(), pixels, &keys)?;
+            let pruned = run(&student, pruner.as_ref(), pixels, &keys)?;
             if disagreement.is_none() {
                 disagreement = Some(self.disagreement(&learner.student.vit, &batch, &keys, &pruned)?);
             }
@@ -462,7 +462,7 @@ impl Finetuning<'_> {
     }
 
     fn forward(&self, vit: &BurnVit, pixels: &[f32], keys: &[ImageKey]) -> Result<PrunedOutput> {
-        vit.forward_pruned(pixels, keys, self.pruner().as_mut())
+        vit.forward_pruned(pixels, keys, self.pruner().as_ref())
     }
 
     /// Writes `model/` and, with a policy, `policy/` for it.
