@@ -19,6 +19,9 @@ pub enum PruneError {
     /// A keep profile does not fit.
     #[error("keep profile: {0}")]
     KeepProfile(String),
+    /// A setting that cannot be.
+    #[error("{0}")]
+    Setting(String),
     /// A policy was trained for another backbone.
     #[error(
         "{path}: trained for {trained_for}, not for this backbone ({given}); train a policy for it, or give the backbone it was trained for"

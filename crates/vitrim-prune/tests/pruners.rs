@@ -5,10 +5,9 @@ mod toy;
 use toy::{FULL, MERGING, MERGING_BY_TOKENS, backbone, pixels, policy, spec};
 use vitrim_prune::policy::{Activation, BackboneId, Decision, Observation, PerceptronWeights};
 use vitrim_prune::{
-    AtsPruner, ClsAttentionPruner, EvitPruner, KeepProfile, LearnedPruner, NoPruner, Policy, Pruner,
-    RandomPruner, ReadOut, SimilarityPruner, TomePruner, run,
+    KeepProfile, LearnedPruner, Method, NoPruner, Policy, Pruner, RandomPruner, ReadOut, run,
 };
-use vitrim_vit::{Backbone, CpuBackbone, HostState, PixelBatch, Tensors, cost};
+use vitrim_vit::{Backbone, CpuBackbone, HostState, PixelBatch, Tensors, VitSpec, cost};
 
 #[test]
 fn profiles_set_the_counts_at_every_batch_size() {
@@ -18,7 +17,7 @@ fn profiles_set_the_counts_at_every_batch_size() {
     assert_eq!([0, 1, 2].map(|stage| profile.patch_tokens(stage, 0)), [9, 6, 0]);
     let pruners: Vec<Box<dyn Pruner>> = vec![
         Box::new(RandomPruner::new(profile.clone(), 3)),
-        Box::new(ClsAttentionPruner::new(profile).unwrap()),
+        made("cls-attention", &spec, profile),
         Box::new(
             LearnedPruner::new(&spec, &policy(&spec, FULL, Activation::Gelu))
                 .with_read_out(ReadOut::TopR { keep: vec![0.75, 0.5, 0.0] }),
@@ -48,6 +47,11 @@ fn profiles_set_the_counts_at_every_batch_size() {
     assert_eq!(dense.macs, [cost::dense_macs(&spec); 3]);
 }
 
+/// A hand-made method at `profile`.
+fn made(method: &str, spec: &VitSpec, profile: KeepProfile) -> Box<dyn Pruner> {
+    method.parse::<Method>().unwrap().at_profile(spec, profile).unwrap()
+}
+
 /// The state of `batch` images at the first site of `pruner`, and what it decides there.
 fn decided(model: &CpuBackbone, pruner: &dyn Pruner, pixels: &[f32], batch: usize) -> (HostState, HostState) {
     let (site, taps) = pruner.sites(model.spec())[0];
@@ -65,7 +69,7 @@ fn evit_fuses_what_it_drops() {
     let spec = spec(true);
     let (model, pixels, d) = (backbone(&spec), pixels(&spec, 2), spec.dim);
     let profile = KeepProfile::new(&spec, &[1], &[0.5]).unwrap();
-    let (before, after) = decided(&model, &EvitPruner::new(profile), &pixels, 2);
+    let (before, after) = decided(&model, made("evit", &spec, profile).as_ref(), &pixels, 2);
     let attention = before.taps.cls_attention.as_ref().unwrap();
     for b in 0..2 {
         let rows = after.packed.offsets[b]..after.packed.offsets[b + 1];
@@ -90,12 +94,12 @@ fn ats_keeps_no_more_than_it_samples() {
     let spec = spec(true);
     let (model, pixels) = (backbone(&spec), pixels(&spec, 4));
     let profile = KeepProfile::new(&spec, &[1], &[0.5]).unwrap();
-    let (_, after) = decided(&model, &AtsPruner::new(profile), &pixels, 4);
+    let (_, after) = decided(&model, made("ats", &spec, profile).as_ref(), &pixels, 4);
     for image in after.packed.offsets.windows(2) {
         assert!((2..=7).contains(&(image[1] - image[0])), "{:?}", after.packed.offsets);
     }
     let all = KeepProfile::new(&spec, &[1], &[1.0]).unwrap();
-    let (before, after) = decided(&model, &AtsPruner::new(all), &pixels, 4);
+    let (before, after) = decided(&model, made("ats", &spec, all).as_ref(), &pixels, 4);
     assert_eq!(before.packed, after.packed, "as many points as tokens keep all");
 }
 
@@ -104,7 +108,7 @@ fn similarity_drops_what_the_mean_resembles() {
     let spec = spec(true);
     let (model, pixels, d) = (backbone(&spec), pixels(&spec, 1), spec.dim);
     let profile = KeepProfile::new(&spec, &[2], &[0.75]).unwrap();
-    let (before, after) = decided(&model, &SimilarityPruner::new(profile), &pixels, 1);
+    let (before, after) = decided(&model, made("similarity", &spec, profile).as_ref(), &pixels, 1);
     let token = |grid: usize| &before.packed.tokens[(1 + grid) * d..(2 + grid) * d];
     let mean: Vec<f32> = (0..d).map(|i| (0..12).map(|g| token(g)[i]).sum::<f32>() / 12.0).collect();
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
@@ -120,12 +124,12 @@ fn similarity_drops_what_the_mean_resembles() {
 fn tome_merges_in_every_block_and_keeps_all_that_was_there() {
     let spec = spec(true);
     let (model, pixels) = (backbone(&spec), pixels(&spec, 2));
-    for proportional in [false, true] {
-        let pruner = TomePruner::new(&spec, 2, proportional);
-        let out = run(&model, &pruner, PixelBatch::new(&pixels, 2), &[0, 1]).unwrap();
+    for (method, proportional) in [("tome-plain", false), ("tome", true)] {
+        let pruner = method.parse::<Method>().unwrap().merging(&spec, 2).unwrap();
+        let out = run(&model, pruner.as_ref(), PixelBatch::new(&pixels, 2), &[0, 1]).unwrap();
         let counts: Vec<usize> = out.stages.iter().map(|stage| stage.patch_tokens(1)).collect();
         assert_eq!(counts, [10, 8, 6, 4]);
-        let (before, after) = decided(&model, &pruner, &pixels, 2);
+        let (before, after) = decided(&model, pruner.as_ref(), &pixels, 2);
         assert_eq!(after.packed.sizes.iter().sum::<f32>(), 2.0 * 13.0);
         assert_eq!(after.packed.proportional, proportional);
         // Means weighted by size keep the sum of the image's tokens.
@@ -140,9 +144,11 @@ fn tome_merges_in_every_block_and_keeps_all_that_was_there() {
         );
         assert!((all - merged).abs() < 1e-3, "{all} {merged}");
     }
-    let wanted = cost::dense_macs(&spec) * 7 / 10;
-    let pruner = TomePruner::at_cost(&spec, wanted, true);
-    let out = run(&model, &pruner, PixelBatch::new(&pixels, 2), &[0, 1]).unwrap();
+    // As dear as what keeps 0.4 from the second block on, scoring included.
+    let profile = KeepProfile::new(&spec, &[1], &[0.4]).unwrap();
+    let wanted = profile.macs(&spec, 0);
+    let pruner = made("tome", &spec, profile);
+    let out = run(&model, pruner.as_ref(), PixelBatch::new(&pixels, 2), &[0, 1]).unwrap();
     assert!(out.macs[0].abs_diff(wanted) < wanted / 20, "{} for {wanted}", out.macs[0]);
 }
 
@@ -439,5 +445,6 @@ fn impossible_profiles_are_refused() {
     }
     assert!(KeepProfile::new(&spec, &[1, 2], &[0.4, 0.5]).is_err(), "what is pruned stays pruned");
     assert!(KeepProfile::new(&spec, &[1], &[1.5]).is_err());
-    assert!(ClsAttentionPruner::new(KeepProfile::new(&spec, &[0], &[0.5]).unwrap()).is_err());
+    let early = "cls-attention".parse::<Method>().unwrap().at_shares(&spec, &[0], &[0.5]);
+    assert_eq!(early.err().unwrap().to_string(), "keep profile: cls-attention cannot act before block 1");
 }

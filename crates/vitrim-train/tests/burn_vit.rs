@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor, TensorData};
 use safetensors::SafeTensors;
-use vitrim_prune::{KeepProfile, NoPruner, Pruner, RandomPruner, TomePruner, run};
+use vitrim_prune::{KeepProfile, Method, NoPruner, Pruner, RandomPruner, run};
 use vitrim_train::burn_vit::{BurnVit, Gated};
 use vitrim_train::random::SplitMix64;
 use vitrim_vit::{
@@ -324,7 +324,7 @@ fn every_weight_gets_a_gradient_through_pruning_and_goes_back_to_timm() {
         let profile = KeepProfile::new(&spec, &[1, 2], &[0.7, 0.4]).unwrap();
         let pruners: [Box<dyn Pruner>; 3] = [
             Box::new(RandomPruner::new(profile, 3)),
-            Box::new(TomePruner::new(&spec, 2, true)),
+            "tome".parse::<Method>().unwrap().merging(&spec, 2).unwrap(),
             Box::new(NoPruner),
         ];
         for pruner in pruners {

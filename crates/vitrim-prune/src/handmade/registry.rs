@@ -1,0 +1,293 @@
+//! The methods that are compared: how they are named, what they can do, and how they are made.
+
+use std::fmt;
+use std::str::FromStr;
+
+use vitrim_vit::VitSpec;
+
+use super::{KeepProfile, ats, cls_attention, evit, random, similarity, tome};
+use crate::pruner::{PruneError, Pruner, Result};
+
+/// The hand-made methods, in the order of tables.
+static HAND_MADE: [HandMade; 7] = [
+    random::METHOD,
+    cls_attention::METHOD,
+    evit::METHOD,
+    ats::METHOD,
+    similarity::METHOD,
+    tome::METHOD,
+    tome::PLAIN,
+];
+
+/// A hand-made method, as its file describes it.
+pub struct HandMade {
+    /// What it is called: lower case, words joined by `-`.
+    pub(super) name: &'static str,
+    /// What it does, as the rest of a sentence that begins with the name.
+    pub(super) about: &'static str,
+    /// The first block that can be a stage: 1 for what needs an attention that has run before.
+    pub(super) first_block: usize,
+    /// Whether it leaves exactly as many patch tokens as a [`KeepProfile`] says, so that it can be given the budgets of another.
+    pub(super) keeps_budgets: bool,
+    /// Where it acts.
+    pub(super) acts: Acts,
+}
+
+/// Where a hand-made method acts, and how it is made for that.
+pub(super) enum Acts {
+    /// At the stages of a profile.
+    AtStages(fn(KeepProfile) -> Box<dyn Pruner>),
+    /// In every block.
+    InEveryBlock {
+        /// Merges so many tokens in each.
+        merging: fn(&VitSpec, usize) -> Box<dyn Pruner>,
+        /// The schedule nearest to so many MACs an image, scoring included.
+        at_cost: fn(&VitSpec, u64) -> Box<dyn Pruner>,
+    },
+}
+
+/// A way of pruning, by its name.
+#[derive(Clone, Copy)]
+pub enum Method {
+    /// The learned policy.
+    Policy,
+    /// One of those that nobody trains.
+    HandMade(&'static HandMade),
+}
+
+impl Method {
+    /// All of them, in the order of tables: the policy, then the hand-made ones.
+    pub fn all() -> impl Iterator<Item = Method> {
+        std::iter::once(Method::Policy).chain(HAND_MADE.iter().map(Method::HandMade))
+    }
+
+    /// What it is called.
+    pub fn name(self) -> &'static str {
+        match self {
+            Method::Policy => "policy",
+            Method::HandMade(method) => method.name,
+        }
+    }
+
+    /// What it does, as the rest of a sentence that begins with the name.
+    pub fn about(self) -> &'static str {
+        match self {
+            Method::Policy => "keeps what a trained policy says",
+            Method::HandMade(method) => method.about,
+        }
+    }
+
+    /// Whether it can act at `stages`: attention to rank by must have run.
+    pub fn can_act(self, stages: &[usize]) -> bool {
+        match self {
+            Method::Policy => true,
+            Method::HandMade(method) => stages.first().is_none_or(|first| *first >= method.first_block),
+        }
+    }
+
+    /// Whether it leaves exactly as many patch tokens as a profile says, to each image.
+    pub fn keeps_budgets(self) -> bool {
+        matches!(self, Method::HandMade(method) if method.keeps_budgets)
+    }
+
+    /// Whether it acts in every block, and not at stages.
+    pub fn in_every_block(self) -> bool {
+        matches!(self, Method::HandMade(HandMade { acts: Acts::InEveryBlock { .. }, .. }))
+    }
+
+    /// At a keep profile: `keep[k]` of N0 before block `stages[k]`.
+    ///
+    /// # Errors
+    /// As [`Method::at_profile`], and if the profile does not fit.
+    pub fn at_shares(self, spec: &VitSpec, stages: &[usize], keep: &[f64]) -> Result<Box<dyn Pruner>> {
+        self.at_profile(spec, KeepProfile::new(spec, stages, keep)?)
+    }
+
+    /// At `profile`; one that acts in every block gets the schedule that costs the same.
+    ///
+    /// # Errors
+    /// If it cannot act there, or it is the policy, which has no profile.
+    pub fn at_profile(self, spec: &VitSpec, profile: KeepProfile) -> Result<Box<dyn Pruner>> {
+        let method = self.hand_made()?;
+        if !self.can_act(&profile.stages) {
+            let first = method.first_block;
+            return Err(PruneError::KeepProfile(format!("{self} cannot act before block {first}")));
+        }
+        Ok(match method.acts {
+            Acts::AtStages(make) => make(profile),
+            Acts::InEveryBlock { at_cost, .. } => at_cost(spec, profile.macs(spec, 0)),
+        })
+    }
+
+    /// Merging `r` tokens in each block.
+    ///
+    /// # Errors
+    /// If it does not act in every block.
+    pub fn merging(self, spec: &VitSpec, r: usize) -> Result<Box<dyn Pruner>> {
+        match self.hand_made()?.acts {
+            Acts::InEveryBlock { merging, .. } => Ok(merging(spec, r)),
+            Acts::AtStages(_) => {
+                Err(PruneError::Setting(format!("{self} acts at stages, not in every block")))
+            }
+        }
+    }
+
+    fn hand_made(self) -> Result<&'static HandMade> {
+        match self {
+            Method::Policy => Err(PruneError::Setting("the policy is not a hand-made method".into())),
+            Method::HandMade(method) => Ok(method),
+        }
+    }
+}
+
+impl PartialEq for Method {
+    fn eq(&self, other: &Self) -> bool {
+        self.name() == other.name()
+    }
+}
+
+impl Eq for Method {}
+
+impl fmt::Debug for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Method {
+    type Err = PruneError;
+
+    fn from_str(name: &str) -> Result<Self> {
+        Method::all().find(|method| method.name() == name).ok_or_else(|| {
+            let names: Vec<&str> = Method::all().map(Method::name).collect();
+            PruneError::Setting(format!("unknown method '{name}'; use one of {}", names.join(", ")))
+        })
+    }
+}
+
+/// Shares of N0 that stay after each of `stages` stages: `[0.7]` means 0.7^k, else one a stage.
+///
+/// # Errors
+/// [`PruneError::Setting`] if the number of shares is neither 1 nor that of the stages, or they rise or
+/// leave 0 to 1.
+pub fn keep_shares(given: &[f64], stages: usize) -> Result<Vec<f64>> {
+    let shares: Vec<f64> = match given {
+        [ratio] => (1..=stages).map(|k| ratio.powi(k as i32)).collect(),
+        shares if shares.len() == stages => shares.to_vec(),
+        shares => {
+            let count = shares.len();
+            return Err(PruneError::Setting(format!(
+                "{count} keep ratios for {stages} stages; give one for each, or a single one"
+            )));
+        }
+    };
+    if shares.iter().any(|s| !(0.0..=1.0).contains(s)) || shares.windows(2).any(|w| w[0] < w[1]) {
+        return Err(PruneError::Setting(format!(
+            "keep ratios {given:?} must lie between 0 and 1 and not rise"
+        )));
+    }
+    Ok(shares)
+}
+
+/// Reads a hand-made method with its keep ratio, `cls-attention:0.7` (or one a stage, as [`keep_shares`] has it),
+/// for the backbone's default stages: the method, the stages and the shares that [`Method::at_shares`] takes.
+///
+/// # Errors
+/// [`PruneError::Setting`] for anything else.
+pub fn parse_hand_made(text: &str, spec: &VitSpec) -> Result<(Method, Vec<usize>, Vec<f64>)> {
+    let (name, ratios) = text.split_once(':').ok_or_else(|| {
+        PruneError::Setting(format!("'{text}': a hand-made method needs its keep ratio, as in {text}:0.7"))
+    })?;
+    let method: Method = name.parse()?;
+    let ratio = |text: &str| {
+        let bad =
+            |_| PruneError::Setting(format!("'{text}' is not a keep ratio; write for example {name}:0.7"));
+        text.trim().parse::<f64>().map_err(bad)
+    };
+    let given = ratios.split(',').map(ratio).collect::<Result<Vec<f64>>>()?;
+    let stages = spec.default_stages();
+    let keep = keep_shares(&given, stages.len())?;
+    method.at_shares(spec, &stages, &keep)?;
+    Ok((method, stages, keep))
+}
+
+#[cfg(test)]
+mod tests {
+    use vitrim_vit::{CpuBackbone, PixelBatch, Tensors, cost};
+
+    use super::*;
+    use crate::run::run;
+
+    #[test]
+    fn one_ratio_is_a_power_for_each_stage() {
+        let shares = keep_shares(&[0.7], 3).unwrap();
+        assert!((shares[2] - 0.343).abs() < 1e-12);
+        assert_eq!(keep_shares(&[0.9, 0.9, 0.1], 3).unwrap(), [0.9, 0.9, 0.1]);
+        for bad in [&[0.7, 0.5][..], &[0.5, 0.7, 0.1], &[1.2], &[f64::NAN], &[-0.1]] {
+            assert!(keep_shares(bad, 3).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn hand_made_methods_are_read_with_their_ratio() {
+        let spec = VitSpec::from_timm_name("deit_tiny_patch16_224").unwrap();
+        let (method, stages, keep) = parse_hand_made("cls-attention:0.7", &spec).unwrap();
+        assert_eq!((method.name(), stages), ("cls-attention", vec![3, 6, 9]));
+        assert!((keep[2] - 0.343).abs() < 1e-12);
+        assert_eq!(parse_hand_made("tome:0.9,0.8,0.7", &spec).unwrap().2, [0.9, 0.8, 0.7]);
+        for (text, word) in [
+            ("evit", "evit:0.7"),
+            ("evit:x", "'x' is not a keep ratio"),
+            ("evit:0.7,0.5", "2 keep ratios for 3 stages"),
+            ("policy:0.7", "not a hand-made method"),
+            ("best:0.7", "unknown method 'best'"),
+        ] {
+            let error = parse_hand_made(text, &spec).unwrap_err().to_string();
+            assert!(error.contains(word), "{error}");
+        }
+    }
+
+    #[test]
+    fn names_are_found_and_name_one_method_each() {
+        let all: Vec<Method> = Method::all().collect();
+        for (i, method) in all.iter().enumerate() {
+            assert_eq!(method.name().parse::<Method>().unwrap(), *method);
+            assert!(all[..i].iter().all(|before| before != method), "{method} twice");
+            assert!(!method.about().is_empty() && !method.name().contains([':', ' ', ',']), "{method}");
+        }
+    }
+
+    /// Each does what its entry on the list says.
+    #[test]
+    fn methods_are_what_they_say() {
+        let mut spec = VitSpec::from_timm_name("deit_tiny_patch16_224").unwrap().with_img_size([64, 64]);
+        (spec.dim, spec.depth, spec.heads, spec.mlp_hidden, spec.num_classes) = (24, 4, 3, 48, 5);
+        let model = CpuBackbone::new(&spec, &Tensors::random(&spec, 1)).unwrap();
+        let values: Vec<f32> = (0..2 * 3 * 64 * 64).map(|i| (i % 97) as f32 / 97.0).collect();
+        let pixels = PixelBatch::new(&values, 2);
+        for method in Method::all().filter(|method| *method != Method::Policy) {
+            for stages in [[0, 2], [1, 3]] {
+                let made = method.at_shares(&spec, &stages, &[0.75, 0.25]);
+                assert_eq!(made.is_ok(), method.can_act(&stages), "{method} at {stages:?}");
+                let Ok(pruner) = made else { continue };
+                let out = run(&model, pruner.as_ref(), pixels, &[3, 4]).unwrap();
+                assert!(out.macs[0] < cost::dense_macs(&spec), "{method}");
+                let left = |k: usize| out.stages[k].patch_tokens(1);
+                assert!(!method.keeps_budgets() || (left(0), left(1)) == (12, 4), "{method}");
+            }
+            assert_eq!(method.merging(&spec, 2).is_ok(), method.in_every_block(), "{method}");
+            if let Ok(pruner) = method.merging(&spec, 2) {
+                let out = run(&model, pruner.as_ref(), pixels, &[3, 4]).unwrap();
+                let left: Vec<usize> = out.stages.iter().map(|stage| stage.patch_tokens(0)).collect();
+                assert_eq!(left, [14, 12, 10, 8], "{method}");
+            }
+        }
+        assert!(Method::Policy.merging(&spec, 2).is_err());
+    }
+}
