@@ -28,12 +28,12 @@ pub mod backbone;
 pub mod checkpoint;
 pub mod cost;
 mod error;
-pub mod executor;
+mod executor;
 pub mod packed;
 pub mod positions;
-pub mod profile;
+mod profile;
 pub mod spec;
-pub mod state;
+mod state;
 pub mod tensors;
 pub mod weight_files;
 

@@ -9,10 +9,10 @@ use crate::policy::actor::{Activation, Observation, PerceptronSpec, PerceptronWe
 use crate::policy::pairing::Roles;
 
 /// Epsilon of the parameter-free LayerNorm on the actor's inputs.
-pub const INPUT_NORM_EPS: f32 = 1e-5;
+const INPUT_NORM_EPS: f32 = 1e-5;
 
 /// A packed perceptron.
-pub struct Perceptron {
+pub(super) struct Perceptron {
     spec: PerceptronSpec,
     embedding: Linear,
     context: Option<Linear>,

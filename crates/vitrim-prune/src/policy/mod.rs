@@ -9,7 +9,7 @@ mod read_out;
 
 pub use actor::{Activation, Departure, Observation, PerceptronSpec, PerceptronWeights};
 pub use file::{BackboneId, Policy};
-pub use inference::{Perceptron, contexts};
+pub use inference::contexts;
 pub use learned::{Decision, LearnedPruner};
 pub use pairing::Pairing;
 pub use read_out::ReadOut;

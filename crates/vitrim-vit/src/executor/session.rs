@@ -37,7 +37,7 @@ pub struct SessionOptions {
 impl SessionOptions {
     /// Longer than the decision about an image of up to 577 tokens: 0.15 ms for 197 tokens of 384 channels, 1.1 ms for 577 of
     /// 1024, on one AVX-512 core. Beside longer ones, waking a thread costs little.
-    pub const SPIN: Duration = Duration::from_micros(2_000);
+    const SPIN: Duration = Duration::from_micros(2_000);
 
     /// One of several sessions on `threads`, which sleep when they have nothing to do: whose time it is that spinning uses up,
     /// nobody knows.
