@@ -20,6 +20,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod divergence;
 mod handmade;
 mod keyed;
 pub mod policy;

@@ -3,7 +3,7 @@
 mod toy;
 
 use toy::{FULL, MERGING, MERGING_BY_TOKENS, backbone, pixels, policy, spec};
-use vitrim_prune::policy::{Activation, BackboneId, Decision, Observation, PerceptronWeights};
+use vitrim_prune::policy::{BackboneId, Decision, Nonlinearity, Observation, PerceptronWeights};
 use vitrim_prune::{
     KeepProfile, LearnedPruner, Method, NoPruner, Policy, Pruner, RandomPruner, ReadOut, run,
 };
@@ -19,7 +19,7 @@ fn profiles_set_the_counts_at_every_batch_size() {
         Box::new(RandomPruner::new(profile.clone(), 3)),
         made("cls-attention", &spec, profile),
         Box::new(
-            LearnedPruner::new(&spec, &policy(&spec, FULL, Activation::Gelu))
+            LearnedPruner::new(&spec, &policy(&spec, FULL, Nonlinearity::Gelu))
                 .with_read_out(ReadOut::TopR { keep: vec![0.75, 0.5, 0.0] }),
         ),
     ];
@@ -171,7 +171,7 @@ fn somebody_stays_where_the_network_needs_it() {
         let spec = spec(class_token);
         let model = backbone(&spec);
         let pixels = pixels(&spec, 2);
-        let policy = policy(&spec, FULL, Activation::Tanh);
+        let policy = policy(&spec, FULL, Nonlinearity::Tanh);
         for read_out in [
             ReadOut::Threshold { threshold: 1.0 },
             ReadOut::TopR { keep: vec![0.0, 0.0, 0.0] },
@@ -195,7 +195,7 @@ fn an_image_alone_is_decided_as_in_a_batch() {
         let image = pixels.len() / 4;
         for observation in [FULL, MERGING_BY_TOKENS] {
             let policy =
-                policy(&spec, Observation { cls_attention: class_token, ..observation }, Activation::Tanh);
+                policy(&spec, Observation { cls_attention: class_token, ..observation }, Nonlinearity::Tanh);
             for read_out in [ReadOut::Threshold { threshold: 0.5 }, ReadOut::Sample { seed: 7 }] {
                 let pruner = LearnedPruner::new(&spec, &policy).with_read_out(read_out);
                 let together = run(&model, &pruner, PixelBatch::new(&pixels, 4), &[3, 1, 4, 2]).unwrap();
@@ -217,7 +217,7 @@ fn an_image_alone_is_decided_as_in_a_batch() {
 #[test]
 fn every_image_needs_a_key() {
     let spec = spec(true);
-    let pruner = LearnedPruner::new(&spec, &policy(&spec, FULL, Activation::Tanh));
+    let pruner = LearnedPruner::new(&spec, &policy(&spec, FULL, Nonlinearity::Tanh));
     let pixels = pixels(&spec, 2);
     let refusal = run(&backbone(&spec), &pruner, PixelBatch::new(&pixels, 2), &[7]).unwrap_err().to_string();
     assert_eq!(refusal, "1 keys for a batch of 2 images");
@@ -227,7 +227,7 @@ fn every_image_needs_a_key() {
 fn one_patch_token_works() {
     let spec = spec(true).with_img_size([16, 16]);
     let model = backbone(&spec);
-    let pruner = LearnedPruner::new(&spec, &policy(&spec, FULL, Activation::Gelu))
+    let pruner = LearnedPruner::new(&spec, &policy(&spec, FULL, Nonlinearity::Gelu))
         .with_read_out(ReadOut::Threshold { threshold: 1.0 });
     let out = run(&model, &pruner, PixelBatch::new(&pixels(&spec, 1), 1), &[0]).unwrap();
     assert_eq!(out.stages[0].patch_tokens(0), 0);
@@ -237,7 +237,7 @@ fn one_patch_token_works() {
 fn sampling_follows_the_probability_and_the_key() {
     let spec = spec(true);
     let model = backbone(&spec);
-    let mut policy = policy(&spec, FULL, Activation::Gelu);
+    let mut policy = policy(&spec, FULL, Nonlinearity::Gelu);
     // Only the head's bias speaks: p_keep = sigmoid(1) everywhere.
     policy.weights = PerceptronWeights::zeros(&policy.actor);
     policy.weights.layers.last_mut().unwrap().1 = vec![0.0, 1.0];
@@ -259,7 +259,7 @@ fn agents_see_their_pair() {
     let spec = spec(true);
     let model = backbone(&spec);
     let observation = MERGING_BY_TOKENS;
-    let pruner = LearnedPruner::new(&spec, &policy(&spec, observation, Activation::Gelu));
+    let pruner = LearnedPruner::new(&spec, &policy(&spec, observation, Nonlinearity::Gelu));
     let mut state = model.embed(PixelBatch::new(&pixels(&spec, 2), 2)).unwrap();
     let (site, taps) = pruner.sites(&spec)[1];
     model.advance(&mut state, site, taps).unwrap();
@@ -308,7 +308,7 @@ fn inference_equals_the_perceptron_written_out() {
 fn inference_equals(observation: Observation) {
     let spec = spec(true);
     let model = backbone(&spec);
-    let policy = policy(&spec, observation, Activation::Tanh);
+    let policy = policy(&spec, observation, Nonlinearity::Tanh);
     let pruner = LearnedPruner::new(&spec, &policy);
     let mut state = model.embed(PixelBatch::new(&pixels(&spec, 2), 2)).unwrap();
     let (site, taps) = pruner.sites(&spec)[1];
@@ -364,7 +364,7 @@ fn those_that_leave_become_part_of_their_partners() {
     for class_token in [true, false] {
         let spec = spec(class_token);
         let (model, pixels, d) = (backbone(&spec), pixels(&spec, 3), spec.dim);
-        let policy = policy(&spec, Observation { cls_attention: class_token, ..MERGING }, Activation::Gelu);
+        let policy = policy(&spec, Observation { cls_attention: class_token, ..MERGING }, Nonlinearity::Gelu);
         let pruner = LearnedPruner::new(&spec, &policy);
         let (before, after) = decided(&model, &pruner, &pixels, 3);
         let view = model.view(&before).unwrap();
@@ -411,10 +411,10 @@ fn those_that_leave_become_part_of_their_partners() {
 fn policies_survive_the_disk_and_damage_is_named() {
     let spec = spec(true);
     let folder = tempfile::tempdir().unwrap();
-    let merging = policy(&spec, MERGING, Activation::Tanh);
+    let merging = policy(&spec, MERGING, Nonlinearity::Tanh);
     merging.save(folder.path()).unwrap();
     assert_eq!(Policy::load(folder.path()).unwrap(), merging);
-    let policy = policy(&spec, FULL, Activation::Gelu);
+    let policy = policy(&spec, FULL, Nonlinearity::Gelu);
     policy.save(folder.path()).unwrap();
     assert_eq!(Policy::load(folder.path()).unwrap(), policy);
 

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use toy::{MERGING_BY_TOKENS, backbone, pixels, policy, spec};
-use vitrim_prune::policy::Activation;
+use vitrim_prune::policy::Nonlinearity;
 use vitrim_prune::{ImageKey, LearnedPruner, Pruner, run};
 use vitrim_vit::{
     CpuBackbone, Output, PixelBatch, Reduction, SessionOptions, Site, Taps, Threads, View, VitSpec,
@@ -56,7 +56,7 @@ fn sessions_on_one_pool_answer_as_a_lone_one_and_in_no_more_time() {
 fn share_a_pool() {
     let spec = VitSpec { dim: 96, mlp_hidden: 384, depth: 8, ..spec(true) }.with_img_size([192, 192]);
     let model = backbone(&spec);
-    let pruner = LearnedPruner::new(&spec, &policy(&spec, MERGING_BY_TOKENS, Activation::Tanh));
+    let pruner = LearnedPruner::new(&spec, &policy(&spec, MERGING_BY_TOKENS, Nonlinearity::Tanh));
     let pixels = pixels(&spec, SESSIONS);
     let image = |i: usize| &pixels[i * pixels.len() / SESSIONS..(i + 1) * pixels.len() / SESSIONS];
     let pass = |session: &CpuBackbone, pruner: &dyn Pruner, i: usize| -> Output {

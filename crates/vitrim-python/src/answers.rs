@@ -2,7 +2,7 @@
 
 use numpy::PyArray1;
 use pyo3::prelude::*;
-use vitrim::predict::Answer;
+use vitrim_measure::predict::Answer;
 use vitrim_vit::Origin;
 
 /// A class and how probable it is.

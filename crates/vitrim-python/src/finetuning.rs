@@ -6,11 +6,12 @@ use std::sync::atomic::AtomicBool;
 use crossbeam_channel::Sender;
 use pyo3::prelude::*;
 use serde::Serialize;
-use vitrim::loaded::open_checkpoint;
-use vitrim::parts::DataParts;
 use vitrim::training::{RunImages, Splits, describe_finetuning, open_run_of_steps};
 use vitrim::{VitrimError as LibraryError, overlay};
 use vitrim_data::OnBadImage;
+use vitrim_measure::MeasureError;
+use vitrim_measure::images::DataParts;
+use vitrim_measure::model::open_checkpoint;
 use vitrim_prune::Policy;
 use vitrim_train::finetune::{FinetuneConfig, Finetuning, HeldOut, finetune as run_steps, steps_done};
 use vitrim_train::pretrain::WeightType;
@@ -138,7 +139,7 @@ impl Job<'_> {
             let (done, all) = (steps_done(out)?.unwrap_or(0), config.steps());
             let line = format!("interrupted: step {done} of {all} is saved in {}", out.display());
             send(events, Event::Note(format!("{line}; the same call goes on")));
-            return Err(LibraryError::Interrupted);
+            return Err(MeasureError::Interrupted.into());
         }
         Ok(Finished {
             model: out.join("model"),

@@ -35,7 +35,7 @@ impl Given {
     /// By what random decisions are keyed: a file's name, or the place.
     pub fn key(&self) -> ImageKey {
         match self {
-            Given::File(path) => vitrim::predict::key(path),
+            Given::File(path) => vitrim_measure::predict::key(path),
             Given::Decoded(place, _) => *place as ImageKey,
         }
     }

@@ -7,20 +7,21 @@ use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
 use serde_json::json;
-use vitrim::calibrate::{
+use vitrim_data::{Dataset, OnBadImage};
+use vitrim_measure::calibrate::{
     BATCH, CalibrationOptions, MAX_DROP, allowed, calibrate as calibrate_policy, calibrated_on, grid, record,
 };
-use vitrim::compare::{CompareOptions, Compared, Contender, POLICY, compare as compare_methods};
-use vitrim::error::write_whole;
-use vitrim::evaluate::{EvalOptions, evaluate as evaluate_methods};
-use vitrim::gather::{About, GatherOptions, gather};
-use vitrim::methods::{keep_shares, read_out_name};
-use vitrim::parts::{DataParts, name};
-use vitrim::report::{compared, report as lay_out};
-use vitrim::stats::Confidence;
-use vitrim::{Loaded, Method, Watch};
-use vitrim_data::{Dataset, OnBadImage};
+use vitrim_measure::compare::{CompareOptions, Compared, Contender, POLICY, compare as compare_methods};
+use vitrim_measure::error::write_whole;
+use vitrim_measure::evaluate::{EvalOptions, evaluate as evaluate_methods};
+use vitrim_measure::images::{DataParts, name};
+use vitrim_measure::statistics::Confidence;
+use vitrim_measure::{Loaded, Progress};
+use vitrim_prune::Method;
 use vitrim_prune::Policy;
+use vitrim_prune::keep_shares;
+use vitrim_report::gather::{About, GatherOptions, gather};
+use vitrim_report::{compared, report as lay_out};
 
 use crate::interruptible::{Event, interruptible, send, steps};
 use crate::model::Model;
@@ -141,7 +142,7 @@ pub fn evaluate<'py>(
                 send(events, Event::Note(note.to_owned()));
             }
             let mut progress = steps(events, "evaluating");
-            let mut watch = Watch { stop, progress: &mut progress };
+            let mut watch = Progress { stop, progress: &mut progress };
             let (Some(run), Some((policy, folder))) = (&report, policy) else {
                 let policy = policy.map(|(policy, _)| policy);
                 return Ok((evaluate_methods(loaded, &dataset, policy, &options, &mut watch)?.0, split));
@@ -166,7 +167,7 @@ pub fn evaluate<'py>(
         })
     })?;
     let figures = plain(py, &evaluation)?;
-    let read_out = policy.map(|(policy, _)| read_out_name(&policy.read_out));
+    let read_out = policy.map(|(policy, _)| policy.read_out.to_string());
     let dtype = loaded.model.weights().precision().to_string();
     figures.call_method1(
         "update",
@@ -227,7 +228,7 @@ pub fn calibrate<'py>(
             let parts = DataParts::for_backbone(&data, loaded)?;
             let (dataset, split) = part(loaded, &parts, Some(split), &mut steps(events, "hashing images"))?;
             let mut progress = steps(events, "calibrating");
-            let mut watch = Watch { stop, progress: &mut progress };
+            let mut watch = Progress { stop, progress: &mut progress };
             let place = (parts.path(), split);
             let choice =
                 calibrate_policy(loaded, &mut policy, (&place.0, &place.1), &dataset, &options, &mut watch)?;
@@ -313,7 +314,7 @@ pub fn compare<'py>(
             let compared_on =
                 Compared { loaded, contenders: &contenders, data: &data, sweep: &sweep, images: &images };
             let mut progress = steps(events, "comparing");
-            let mut watch = Watch { stop, progress: &mut progress };
+            let mut watch = Progress { stop, progress: &mut progress };
             let mut note = |line: &str| send(events, Event::Note(line.to_owned()));
             let comparison = compare_methods(compared_on, &options, &report, &mut watch, &mut note)?;
             let figures = serde_json::to_vec_pretty(&comparison).expect("figures are plain data");

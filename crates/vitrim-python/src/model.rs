@@ -7,10 +7,10 @@ use numpy::{IntoPyArray, PyArray1, PyArrayMethods};
 use pyo3::exceptions::PyUserWarning;
 use pyo3::prelude::*;
 use rayon::prelude::*;
-use vitrim::Loaded;
-use vitrim::loaded::Opening;
-use vitrim::predict::{Question, answer};
 use vitrim_kernels::Level;
+use vitrim_measure::Loaded;
+use vitrim_measure::model::Opening;
+use vitrim_measure::predict::{Question, answer};
 use vitrim_prune::{ImageKey, Pruner, run_to_end};
 use vitrim_vit::{Backbone, Output, PixelBatch, Precision, Want, cost};
 
@@ -146,7 +146,13 @@ impl Model {
                 let crops = chunk.par_iter().map(|image| image.crop(&loaded.transform));
                 let crops = crops.collect::<vitrim::Result<Vec<_>>>()?;
                 let keys: Vec<ImageKey> = chunk.iter().map(|image| image.key()).collect();
-                answer(loaded, pruner, &crops.iter().collect::<Vec<_>>(), &keys, Question::Classes(top_k))
+                Ok(answer(
+                    loaded,
+                    pruner,
+                    &crops.iter().collect::<Vec<_>>(),
+                    &keys,
+                    Question::Classes(top_k),
+                )?)
             })?;
             for (image, answer) in chunk.iter().zip(answers) {
                 predictions.push(Prediction::new(py, image.path(), answer)?);

@@ -4,12 +4,14 @@ use std::path::PathBuf;
 
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
-use vitrim::calibrate::{
+use vitrim_measure::Loaded;
+use vitrim_measure::calibrate::{
     allowed, choose_cost_from_record, choose_from_record, describe_point, gmacs_at_keep, uncertified_dtype,
 };
-use vitrim::methods::{hand_made, open_policy, parse_hand_made, read_out_name};
-use vitrim::stats::Confidence;
-use vitrim::{Loaded, Method};
+use vitrim_measure::model::open_policy;
+use vitrim_measure::statistics::Confidence;
+use vitrim_prune::Method;
+use vitrim_prune::parse_hand_made;
 use vitrim_prune::{LearnedPruner, NoPruner, Policy, Pruner};
 use vitrim_vit::{Precision, VitSpec};
 
@@ -65,7 +67,7 @@ impl Pruning {
         // A method's name is no folder, unless somebody has one of that name.
         if let Ok(text) = given.extract::<String>()
             && !folder.exists()
-            && Method::ALL.iter().any(|method| text.split(':').next() == Some(&method.to_string()))
+            && Method::all().any(|method| text.split(':').next() == Some(method.name()))
         {
             let (method, stages, keep) = parse_hand_made(&text, &loaded.spec).map_err(from_library)?;
             return Ok(Pruning::HandMade { method, stages, keep });
@@ -82,7 +84,7 @@ impl Pruning {
         Ok(match self {
             Pruning::Dense => Box::new(NoPruner),
             Pruning::Learned { policy, .. } => Box::new(LearnedPruner::new(spec, policy)),
-            Pruning::HandMade { method, stages, keep } => hand_made(*method, spec, stages, keep)?,
+            Pruning::HandMade { method, stages, keep } => method.at_shares(spec, stages, keep)?,
             Pruning::Python { object, stages } => Box::new(PythonPruner::new(object, stages, failure)),
         })
     }
@@ -92,7 +94,7 @@ impl Pruning {
         match self {
             Pruning::Dense => "none".to_owned(),
             Pruning::Learned { policy, folder } => {
-                format!("{}, read out by {}", folder.display(), read_out_name(&policy.read_out))
+                format!("{}, read out by {}", folder.display(), policy.read_out.to_string())
             }
             Pruning::HandMade { method, keep, .. } => {
                 let keep: Vec<String> = keep.iter().map(|k| format!("{k:.3}")).collect();

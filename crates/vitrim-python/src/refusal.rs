@@ -19,9 +19,7 @@ pub fn refused(error: impl std::fmt::Display) -> PyErr {
 }
 
 /// The library's word: an interruption is Python's own, everything else a [`VitrimError`].
-pub fn from_library(error: LibraryError) -> PyErr {
-    match error {
-        LibraryError::Interrupted => PyKeyboardInterrupt::new_err(()),
-        error => refused(error),
-    }
+pub fn from_library(error: impl Into<LibraryError>) -> PyErr {
+    let error = error.into();
+    if error.is_interruption() { PyKeyboardInterrupt::new_err(()) } else { refused(error) }
 }

@@ -6,14 +6,16 @@ use std::sync::atomic::AtomicBool;
 use crossbeam_channel::Sender;
 use pyo3::prelude::*;
 use serde::Serialize;
-use vitrim::calibrate::{BATCH, Calibration, CalibrationOptions, allowed, calibrate, grid, record};
-use vitrim::methods::{open_policy, read_out_name};
-use vitrim::parts::DataParts;
-use vitrim::stats::Confidence;
+use vitrim::overlay;
 use vitrim::training::{RunImages, Splits, default_out, describe, open_run, saved, weights};
-use vitrim::{Loaded, VitrimError as LibraryError, Watch, overlay};
 use vitrim_data::OnBadImage;
-use vitrim_train::{DeviceChoice, Outcome, Progress, Run, Source, TrainConfig};
+use vitrim_measure::MeasureError;
+use vitrim_measure::calibrate::{BATCH, Calibration, CalibrationOptions, allowed, calibrate, grid, record};
+use vitrim_measure::images::DataParts;
+use vitrim_measure::model::open_policy;
+use vitrim_measure::statistics::Confidence;
+use vitrim_measure::{Loaded, Progress};
+use vitrim_train::{DeviceChoice, Outcome, Progress as RunEvent, Run, Source, TrainConfig};
 
 use crate::interruptible::{Event, interruptible, send, steps};
 use crate::measuring::on_bad_image;
@@ -121,7 +123,7 @@ impl Job<'_> {
                 on_bad_image: self.on_bad_image,
             };
             let progress = &mut steps(events, "calibrating");
-            let mut watch = Watch { stop, progress };
+            let mut watch = Progress { stop, progress };
             let place = (parts.path(), split);
             let choice = calibrate(loaded, &mut policy, (&place.0, place.1), dataset, &options, &mut watch)?;
             policy.save(&folder)?;
@@ -130,7 +132,7 @@ impl Job<'_> {
         Ok(Finished {
             folder: self.out.clone(),
             updates: self.config.updates,
-            read_out: read_out_name(&policy.read_out),
+            read_out: policy.read_out.to_string(),
             calibration: policy.calibration.is_some().then(|| record(&policy, &folder)).transpose()?,
             policy: folder,
         })
@@ -160,14 +162,14 @@ impl Job<'_> {
             device: self.device,
             folder,
         };
-        let mut tell = |event: Progress<'_>| {
+        let mut tell = |event: RunEvent<'_>| {
             send(
                 events,
                 match event {
-                    Progress::Reference(done, all) => {
+                    RunEvent::Reference(done, all) => {
                         Event::Step { what: "measuring random pruning", done, all }
                     }
-                    Progress::Update(log, all) => Event::Entry {
+                    RunEvent::Update(log, all) => Event::Entry {
                         unit: "update",
                         done: log.update,
                         all,
@@ -182,7 +184,7 @@ impl Job<'_> {
             Outcome::Interrupted => {
                 let saved = saved(folder, config.updates)?;
                 send(events, Event::Note(format!("interrupted: {saved}; the same call goes on")));
-                Err(LibraryError::Interrupted)
+                Err(MeasureError::Interrupted.into())
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Training as data: one struct, three presets.
 
 use serde::{Deserialize, Serialize};
-use vitrim_prune::policy::{Activation, Departure, Observation, PerceptronSpec};
+use vitrim_prune::policy::{Departure, Nonlinearity, Observation, PerceptronSpec};
 use vitrim_vit::VitSpec;
 
 use crate::checks::{positive, within};
@@ -130,7 +130,7 @@ pub struct ActorConfig {
     /// Hidden widths.
     pub hidden: Vec<usize>,
     /// Non-linearity.
-    pub activation: Activation,
+    pub activation: Nonlinearity,
     /// Whether the logits are also linear in the scalar inputs, past the hidden layers.
     pub shortcut: bool,
     /// Gain of the orthogonal initialisation of the policy head.
@@ -155,7 +155,7 @@ pub struct CriticConfig {
     /// Hidden widths.
     pub hidden: Vec<usize>,
     /// Non-linearity.
-    pub activation: Activation,
+    pub activation: Nonlinearity,
 }
 
 /// Proximal policy optimisation. Rates fall along a cosine from the first value to the `_end` one.
@@ -254,7 +254,7 @@ impl TrainConfig {
                     context: true,
                 },
                 hidden: vec![16, 16],
-                activation: Activation::Gelu,
+                activation: Nonlinearity::Gelu,
                 shortcut: true,
                 head_gain: 0.01,
                 initial_keep: 0.6,
@@ -265,7 +265,7 @@ impl TrainConfig {
                 progress: true,
                 others_kept: true,
                 hidden: vec![32],
-                activation: Activation::Gelu,
+                activation: Nonlinearity::Gelu,
             },
             ppo: PpoConfig {
                 learning_rate: 3e-3,
@@ -371,7 +371,7 @@ impl TrainConfig {
             actor: ActorConfig {
                 observation,
                 hidden: vec![64, 256, 64],
-                activation: Activation::Tanh,
+                activation: Nonlinearity::Tanh,
                 shortcut: false,
                 head_gain: 0.01,
                 initial_keep: 0.5,
@@ -382,7 +382,7 @@ impl TrainConfig {
                 progress: false,
                 others_kept: false,
                 hidden: vec![64, 256, 64],
-                activation: Activation::Tanh,
+                activation: Nonlinearity::Tanh,
             },
             ppo: PpoConfig {
                 learning_rate: 5e-6,

@@ -2,7 +2,8 @@
 
 use burn::tensor::Tensor;
 use burn::tensor::activation::log_softmax;
-use vitrim_vit::{Output, VitSpec};
+use vitrim_prune::divergence::TEMPERATURE;
+use vitrim_vit::VitSpec;
 
 /// Rewards of the seed paper (arXiv 2503.23459, section 3; design.md section 1).
 ///
@@ -91,45 +92,13 @@ pub fn soften(divergence: f64, softening: f64) -> f64 {
     if softening > 0.0 { (divergence / softening).ln_1p() } else { divergence }
 }
 
-/// D of each image, `[B]`, between what the dense and the pruned model of geometry `spec` answer: [`divergence`] of
-/// logits, or [`cosine_distance`] of pooled features where there is no head.
-pub fn divergences(spec: &VitSpec, dense: &Output, pruned: &Output) -> Vec<f64> {
-    let of_image = if spec.num_classes == 0 { cosine_distance } else { divergence };
-    let rows = dense.values.chunks_exact(dense.width).zip(pruned.values.chunks_exact(pruned.width));
-    rows.map(|(dense, pruned)| of_image(dense, pruned)).collect()
-}
-
-/// D = 1 - cos of the pooled features of the dense and the pruned model, `[D]` each: 0 to 2.
-pub fn cosine_distance(dense: &[f32], pruned: &[f32]) -> f64 {
-    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
-    let lengths = (dot(dense, dense) * dot(pruned, pruned)).sqrt();
-    if lengths > 0.0 { (1.0 - dot(dense, pruned) / lengths).max(0.0) } else { 1.0 }
-}
-
-/// What logits are divided by before they are compared.
-const TEMPERATURE: f64 = 3.0;
-
-/// D = 9 KL(softmax(z/3) || softmax(z_k/3)) in nats, for dense logits z and pruned logits z_k, `[C]`
-/// each; the factor is the square of the temperature, as in distillation (Hinton et al., 2015).
-pub fn divergence(dense: &[f32], pruned: &[f32]) -> f64 {
-    let log_softmax = |z: &[f32]| -> Vec<f64> {
-        let max = z.iter().fold(f32::NEG_INFINITY, |m, v| m.max(*v));
-        let shifted: Vec<f64> = z.iter().map(|v| f64::from(v - max) / TEMPERATURE).collect();
-        let log_sum = shifted.iter().map(|v| v.exp()).sum::<f64>().ln();
-        shifted.iter().map(|v| v - log_sum).collect()
-    };
-    let (p, q) = (log_softmax(dense), log_softmax(pruned));
-    let kl: f64 = p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum();
-    TEMPERATURE * TEMPERATURE * kl.max(0.0)
-}
-
-/// [`divergences`] with gradients: of dense and pruned answers, `[B, C]` or `[B, D]` each, `[B]`.
+/// [`divergences`](vitrim_prune::divergence::divergences) with gradients: of dense and pruned answers, `[B, C]` or `[B, D]` each, `[B]`.
 pub fn divergences_of_answers(spec: &VitSpec, dense: Tensor<2>, pruned: Tensor<2>) -> Tensor<1> {
     let of_images = if spec.num_classes == 0 { cosine_distances } else { divergences_of_logits };
     of_images(dense, pruned)
 }
 
-/// [`divergence`] of each image, `[B]`, with gradients: of dense and pruned logits, `[B, C]` each.
+/// [`divergence`](vitrim_prune::divergence::divergence) of each image, `[B]`, with gradients: of dense and pruned logits, `[B, C]` each.
 pub fn divergences_of_logits(dense: Tensor<2>, pruned: Tensor<2>) -> Tensor<1> {
     let log_p = log_softmax(dense.div_scalar(TEMPERATURE), 1);
     let log_q = log_softmax(pruned.div_scalar(TEMPERATURE), 1);
@@ -137,7 +106,7 @@ pub fn divergences_of_logits(dense: Tensor<2>, pruned: Tensor<2>) -> Tensor<1> {
     kl.clamp_min(0.0).mul_scalar(TEMPERATURE * TEMPERATURE)
 }
 
-/// [`cosine_distance`] of each image, `[B]`, with gradients: of dense and pruned features, `[B, D]` each.
+/// [`cosine_distance`](vitrim_prune::divergence::cosine_distance) of each image, `[B]`, with gradients: of dense and pruned features, `[B, D]` each.
 fn cosine_distances(dense: Tensor<2>, pruned: Tensor<2>) -> Tensor<1> {
     let dot = |a: &Tensor<2>, b: &Tensor<2>| (a.clone() * b.clone()).sum_dim(1).squeeze_dim::<1>(1);
     let lengths = (dot(&dense, &dense) * dot(&pruned, &pruned)).clamp_min(f32::MIN_POSITIVE).sqrt();
@@ -197,15 +166,6 @@ mod tests {
     }
 
     #[test]
-    fn cosine_distance_by_hand() {
-        assert!(close(cosine_distance(&[1.0, 2.0], &[2.0, 4.0]), 0.0));
-        assert!(close(cosine_distance(&[1.0, 0.0], &[0.0, 3.0]), 1.0));
-        assert!(close(cosine_distance(&[3.0, 4.0], &[4.0, 3.0]), 1.0 / 25.0));
-        assert!(close(cosine_distance(&[1.0, -1.0], &[-1.0, 1.0]), 2.0));
-        assert!(close(cosine_distance(&[0.0, 0.0], &[1.0, 0.0]), 1.0), "nothing points nowhere");
-    }
-
-    #[test]
     fn distances_with_gradients_by_hand() {
         let device = burn::tensor::Device::flex();
         let dense = Tensor::<2>::from_data([[1.0, 2.0], [3.0, 4.0], [1.0, -1.0], [0.0, 0.0]], &device);
@@ -222,11 +182,9 @@ mod tests {
     }
 
     #[test]
-    fn divergence_by_hand() {
-        assert!(close(divergence(&[1.0, 2.0, 3.0], &[11.0, 12.0, 13.0]), 0.0));
+    fn divergence_with_gradients_by_hand() {
         // z = (3 ln 3, 0), z_k = (0, 0): p = (3/4, 1/4), q = (1/2, 1/2).
         let kl = 0.75 * (1.5f64).ln() + 0.25 * (0.5f64).ln();
-        assert!((divergence(&[3.0 * 3f32.ln(), 0.0], &[0.0, 0.0]) - 9.0 * kl).abs() < 1e-6);
         let device = burn::tensor::Device::flex();
         let logits = |values: [f32; 2]| Tensor::<2>::from_data([values], &device);
         let tensor = divergences_of_logits(logits([3.0 * 3f32.ln(), 0.0]), logits([0.0, 0.0]));

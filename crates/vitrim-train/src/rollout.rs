@@ -4,12 +4,12 @@
 //! forked after every stage and finished without further pruning, which tells what stopping there
 //! would have cost.
 
+use vitrim_prune::divergence::divergences;
 use vitrim_prune::policy::{Decision, contexts};
 use vitrim_prune::{ImageKey, KeepProfile, LearnedPruner, Pruner, RandomPruner, run_from, uniform};
 use vitrim_vit::{Backbone, Output, PixelBatch, Reduction, Site, Taps, View, Want, cost};
 
 use crate::error::Result;
-use crate::rewards::divergences;
 
 /// The frozen backbone with the images of one update on it, ready for rollouts.
 pub struct Scene<'a, B: Backbone> {

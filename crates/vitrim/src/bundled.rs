@@ -4,7 +4,9 @@
 
 use std::path::Path;
 
-use crate::error::{Result, VitrimError, write_whole};
+use vitrim_measure::error::write_whole;
+
+use crate::error::{Result, VitrimError};
 
 /// Its files, as the Hugging Face Hub has them.
 const FILES: [(&str, &[u8]); 3] = [

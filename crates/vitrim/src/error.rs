@@ -1,85 +1,25 @@
 //! What can go wrong between a command and its answer.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+
+use vitrim_measure::MeasureError;
 
 /// Shorthand for results of this crate.
 pub type Result<T, E = VitrimError> = std::result::Result<T, E>;
 
-/// Errors of evaluating, calibrating and using policies; each message is one line that says what,
-/// where, and what to do.
+/// Errors of the commands; each message is one line that says what, where, and what to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum VitrimError {
-    /// A backbone could not be read or run.
+    /// Something could not be opened, measured or written.
     #[error(transparent)]
-    Vit(#[from] vitrim_vit::VitError),
-    /// A pruner or a policy refused.
+    Measure(#[from] MeasureError),
+    /// A page or a picture could not be made.
     #[error(transparent)]
-    Prune(#[from] vitrim_prune::PruneError),
-    /// Images could not be read.
-    #[error(transparent)]
-    Data(#[from] vitrim_data::DataError),
-    /// An `hf://` reference could not be fetched.
-    #[error(transparent)]
-    Hub(#[from] vitrim_hub::HubError),
+    Report(#[from] vitrim_report::ReportError),
     /// Training failed.
     #[error(transparent)]
     Train(#[from] vitrim_train::TrainError),
-    /// A statistic could not be computed.
-    #[error(transparent)]
-    Stats(#[from] crate::stats::StatsError),
-    /// A front could not be used.
-    #[error(transparent)]
-    Front(#[from] crate::front::FrontError),
-    /// A picture could not be drawn.
-    #[error(transparent)]
-    Picture(#[from] crate::picture::PictureError),
-    /// What was given as a model is neither a folder nor a name.
-    #[error("{given}: no such checkpoint folder, and no timm name that vitrim knows ({reason})")]
-    NoSuchModel {
-        /// What was given.
-        given: String,
-        /// Why it is no name.
-        reason: String,
-    },
-    /// The classes of the data and of the backbone differ.
-    #[error(
-        "{data}: has {found} classes, but the backbone ({model}) has {classes}; give the data that it was trained for, --label-map FILE, or a folder of images without class folders"
-    )]
-    Classes {
-        /// The data set.
-        data: String,
-        /// Its classes.
-        found: usize,
-        /// The backbone.
-        model: String,
-        /// The backbone's classes.
-        classes: usize,
-    },
-    /// The data set has no images for what is asked.
-    #[error("{data}: {reason}")]
-    Part {
-        /// The data set.
-        data: String,
-        /// What is missing, and what to do.
-        reason: String,
-    },
-    /// A policy folder says something impossible, or lacks what is asked of it.
-    #[error("{path}: {reason}")]
-    Policy {
-        /// The policy folder.
-        path: PathBuf,
-        /// What is wrong, and what to do.
-        reason: String,
-    },
-    /// A run folder lacks something, or holds something impossible.
-    #[error("{path}: {reason}")]
-    Run {
-        /// The folder or the file in it.
-        path: PathBuf,
-        /// What is wrong, and what to do.
-        reason: String,
-    },
     /// A setting that cannot be.
     #[error("{0}")]
     Setting(String),
@@ -91,23 +31,34 @@ pub enum VitrimError {
         /// What the operating system said.
         source: std::io::Error,
     },
-    /// It was asked to stop.
-    #[error("interrupted")]
-    Interrupted,
 }
 
-/// Writes `bytes` to `path`; an existing file is replaced only once the new one is complete.
-///
-/// # Errors
-/// [`VitrimError::Write`].
-pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".part");
-    let part = path.with_file_name(name);
-    let error = |path: &Path| {
-        let path = path.to_owned();
-        move |source| VitrimError::Write { path, source }
-    };
-    std::fs::write(&part, bytes).map_err(error(&part))?;
-    std::fs::rename(&part, path).map_err(error(path))
+impl VitrimError {
+    /// Whether the work was asked to stop.
+    pub fn is_interruption(&self) -> bool {
+        match self {
+            VitrimError::Measure(error) => error.is_interruption(),
+            VitrimError::Report(error) => error.is_interruption(),
+            _ => false,
+        }
+    }
 }
+
+/// An error of a crate below, as [`MeasureError`] has it.
+macro_rules! from_below {
+    ($($error:ty),+) => {
+        $(impl From<$error> for VitrimError {
+            fn from(error: $error) -> Self {
+                VitrimError::Measure(error.into())
+            }
+        })+
+    };
+}
+
+from_below!(
+    vitrim_vit::VitError,
+    vitrim_prune::PruneError,
+    vitrim_data::DataError,
+    vitrim_hub::HubError,
+    vitrim_measure::statistics::StatsError
+);

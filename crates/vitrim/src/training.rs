@@ -3,15 +3,16 @@
 use std::path::{Path, PathBuf};
 
 use vitrim_data::Dataset;
+use vitrim_measure::error::{MeasureError, write_whole};
+use vitrim_measure::images::{DataParts, OnProgress};
+use vitrim_measure::model::{Loaded, open_checkpoint};
 use vitrim_train::config::LearnerKind;
 use vitrim_train::finetune::{FinetuneLog, HeldOut};
 use vitrim_train::{TrainConfig, UpdateLog, session};
 use vitrim_vit::Tensors;
 
-use crate::error::{Result, VitrimError, write_whole};
-use crate::loaded::{Loaded, open_checkpoint};
+use crate::error::{Result, VitrimError};
 use crate::overlay;
-use crate::parts::{DataParts, OnProgress};
 
 /// Which parts of a data set a run takes.
 #[derive(Clone, Copy, Debug)]
@@ -54,7 +55,7 @@ impl RunImages {
         if train.is_empty() {
             let reason =
                 "no image left to train on: all of them are held out; name another --split".to_owned();
-            return Err(VitrimError::Part { data: parts.path(), reason });
+            return Err(MeasureError::Part { data: parts.path(), reason }.into());
         }
         Ok(RunImages { train, removed, calibration })
     }

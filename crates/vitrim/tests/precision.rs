@@ -2,10 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use vitrim::Loaded;
-use vitrim::methods::random_policy;
-use vitrim::parts::DataParts;
 use vitrim_data::{Dataset, Loader, LoaderOptions, Order};
+use vitrim_measure::Loaded;
+use vitrim_measure::images::DataParts;
 use vitrim_prune::{LearnedPruner, Policy, Pruner, ReadOut, run};
 use vitrim_vit::{Backbone, PixelBatch, Precision};
 
@@ -91,7 +90,7 @@ fn check(folder: &Path, dataset: &Dataset) {
 /// A policy of random weights that keeps about 0.7 of the first images' patch tokens at its first stage.
 fn threshold_policy(loaded: &Loaded, dataset: &Dataset) -> Policy {
     let stages = loaded.spec.default_stages();
-    let mut policy = random_policy(loaded, &stages, &vec![1.0; stages.len()]);
+    let mut policy = Policy::untrained(&loaded.spec, loaded.id.clone(), &stages, &vec![1.0; stages.len()]);
     let pruner = LearnedPruner::new(&loaded.spec, &policy);
     let (site, taps) = pruner.sites(&loaded.spec)[0];
     let options = LoaderOptions { batch: 64, limit: Some(64), ..LoaderOptions::default() };
@@ -107,7 +106,7 @@ fn threshold_policy(loaded: &Loaded, dataset: &Dataset) -> Policy {
 }
 
 fn answers(loaded: &Loaded, policy: &Policy, dataset: &Dataset) -> Answers {
-    let mut pruner = LearnedPruner::new(&loaded.spec, policy);
+    let pruner = LearnedPruner::new(&loaded.spec, policy);
     let options = LoaderOptions { batch: 100, limit: Some(IMAGES), ..LoaderOptions::default() };
     let mut answers = Answers { classes: Vec::new(), right: 0, kept: Vec::new() };
     for batch in Loader::new(dataset, Order::Sequential, &loaded.transform, options).unwrap() {
@@ -117,7 +116,7 @@ fn answers(loaded: &Loaded, policy: &Policy, dataset: &Dataset) -> Answers {
         let labelled = classes.iter().zip(&batch.labels);
         answers.right += labelled.filter(|(class, label)| **label == Some(**class as u32)).count();
         answers.classes.extend(classes);
-        let pruned = run(&loaded.model, &mut pruner, pixels, &vec![0; batch.len()]).unwrap();
+        let pruned = run(&loaded.model, &pruner, pixels, &vec![0; batch.len()]).unwrap();
         for b in 0..batch.len() {
             for stage in &pruned.stages {
                 let start = answers.kept.len();

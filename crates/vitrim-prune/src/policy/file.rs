@@ -13,6 +13,12 @@ use crate::pruner::{PruneError, Result};
 /// Version of the folder's layout that this code writes and reads.
 const VERSION: u32 = 1;
 
+/// Widest layer, deepest backbone and longest side that a policy may name: beyond it, a file is damaged or hostile.
+const MAX_WIDTH: usize = 1 << 16;
+
+/// Most hidden layers of an actor.
+const MAX_HIDDEN_LAYERS: usize = 16;
+
 /// The backbone that a policy belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -173,13 +179,17 @@ impl Policy {
                 "damaged, or not the weights that policy.json was written with; copy the whole folder again";
             return Err(bad(&weights_path, reason.into()));
         }
-        let actor = &header.actor;
-        if actor.hidden.is_empty() || actor.outputs != 2 || actor.dim != header.backbone.dim {
-            return Err(bad(&json_path, "the actor's geometry is impossible; train the policy again".into()));
-        }
+        check_parts(&header)
+            .map_err(|reason| bad(&json_path, format!("{reason}; train the policy again")))?;
         let tensors = Tensors::open(&weights_path)?;
-        let mut weights = PerceptronWeights::zeros(actor);
+        let actor = &header.actor;
         let shapes = actor.tensor_shapes();
+        let values: usize = shapes.iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
+        // Before memory is taken for them.
+        if values > bytes.len() / size_of::<f32>() {
+            return Err(bad(&json_path, "names more weights than policy.safetensors holds".into()));
+        }
+        let mut weights = PerceptronWeights::zeros(actor);
         for ((name, values), (_, shape)) in weights.named_mut().into_iter().zip(&shapes) {
             *values = tensors.get(&name, shape)?.into_owned();
         }
@@ -222,6 +232,40 @@ impl Policy {
         });
         safetensors::serialize(views, None).expect("the names are distinct")
     }
+}
+
+/// Checks what the parts of a policy say of each other.
+///
+/// # Errors
+/// What is wrong.
+fn check_parts(header: &Header) -> Result<(), String> {
+    let Header { backbone, stages, departure, observation, actor, read_out, .. } = header;
+    let widths = [backbone.dim, backbone.depth, backbone.patch_size].into_iter().chain(backbone.img_size);
+    if widths.chain(actor.hidden.iter().copied()).any(|width| width == 0 || width > MAX_WIDTH) {
+        return Err(format!("a width or depth lies outside 1 to {MAX_WIDTH}"));
+    }
+    let shapeless = actor.hidden.is_empty() || actor.hidden.len() > MAX_HIDDEN_LAYERS;
+    if shapeless || actor.outputs != 2 || actor.dim != backbone.dim {
+        return Err("the actor's geometry is impossible".into());
+    }
+    let depth = backbone.depth;
+    if stages.is_empty() || stages.windows(2).any(|w| w[0] >= w[1]) || stages.iter().any(|l| *l >= depth) {
+        return Err(format!("stages {stages:?} do not ascend below {depth} blocks"));
+    }
+    let merges = *departure == Departure::Merge;
+    let pair = observation.pair || observation.pair_tokens;
+    if merges && stages.contains(&(depth - 1)) || pair && !merges {
+        return Err("its stages do not fit what becomes of those that leave".into());
+    }
+    let patches = backbone.img_size.iter().map(|side| side / backbone.patch_size).product();
+    let one_hot = |observed: bool, width: usize, wanted: usize| width == if observed { wanted } else { 0 };
+    if !one_hot(observation.position, actor.positions, patches)
+        || !one_hot(observation.stage, actor.stages, stages.len())
+        || actor.scalars != observation.scalars()
+    {
+        return Err("the actor does not fit what its agents observe".into());
+    }
+    read_out.check(stages.len()).map_err(|error| error.to_string())
 }
 
 fn hash(bytes: &[u8]) -> String {

@@ -6,8 +6,9 @@ mod inference;
 mod learned;
 mod pairing;
 mod read_out;
+mod untrained;
 
-pub use actor::{Activation, Departure, Observation, PerceptronSpec, PerceptronWeights};
+pub use actor::{Departure, Nonlinearity, Observation, PerceptronSpec, PerceptronWeights};
 pub use file::{BackboneId, Policy};
 pub use inference::contexts;
 pub use learned::{Decision, LearnedPruner};

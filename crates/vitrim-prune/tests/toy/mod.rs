@@ -1,7 +1,7 @@
 //! A small random backbone and policies for it.
 
 use vitrim_prune::policy::{
-    Activation, BackboneId, Departure, Observation, PerceptronSpec, PerceptronWeights,
+    BackboneId, Departure, Nonlinearity, Observation, PerceptronSpec, PerceptronWeights,
 };
 use vitrim_prune::{Policy, ReadOut, uniform};
 use vitrim_vit::{CpuBackbone, Pool, Tensors, VitSpec};
@@ -25,7 +25,7 @@ pub fn pixels(spec: &VitSpec, batch: usize) -> Vec<f32> {
     (0..batch * 3 * h * w).map(|i| uniform(&[5, i as u64]) as f32 * 2.0 - 1.0).collect()
 }
 
-pub fn policy(spec: &VitSpec, observation: Observation, activation: Activation) -> Policy {
+pub fn policy(spec: &VitSpec, observation: Observation, activation: Nonlinearity) -> Policy {
     // Agents that see pairs merge, and after the last block's attention there is nothing to gain.
     let (departure, stages) =
         if observation.pair { (Departure::Merge, vec![0, 1, 2]) } else { (Departure::Drop, vec![1, 2, 3]) };

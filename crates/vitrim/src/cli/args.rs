@@ -6,8 +6,8 @@ mod using;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
-use vitrim::loaded::Opening;
-use vitrim::stats::Confidence;
+use vitrim_measure::model::Opening;
+use vitrim_measure::statistics::Confidence;
 use vitrim_vit::Precision;
 
 pub use training::{CalibrateArgs, DemoArgs, FinetuneArgs, PretrainArgs, TrainArgs};

@@ -5,13 +5,15 @@ use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
 
 use serde_json::json;
-use vitrim::calibrate::{BATCH, CalibrationOptions, MAX_DROP, allowed, calibrate, grid, record};
-use vitrim::front::{Choice, Verdict};
-use vitrim::methods::{open_policy, read_out_name};
-use vitrim::parts::DataParts;
-use vitrim::{Loaded, VitrimError, Watch};
+use vitrim::VitrimError;
 use vitrim_data::Dataset;
 use vitrim_hub::is_reference;
+use vitrim_measure::MeasureError;
+use vitrim_measure::calibrate::{BATCH, CalibrationOptions, MAX_DROP, allowed, calibrate, grid, record};
+use vitrim_measure::front::{Choice, Verdict};
+use vitrim_measure::images::DataParts;
+use vitrim_measure::model::open_policy;
+use vitrim_measure::{Loaded, Progress};
 use vitrim_prune::Policy;
 
 use super::args::CalibrateArgs;
@@ -27,7 +29,7 @@ pub struct HeldOut<'a> {
 pub fn run(app: &App, args: &CalibrateArgs) -> anyhow::Result<ExitCode> {
     if is_reference(&args.policy) {
         let reason = "the calibrated policy cannot be written there; give a copy in a folder of yours".into();
-        return Err(VitrimError::Policy { path: args.policy.clone(), reason }.into());
+        return Err(MeasureError::Policy { path: args.policy.clone(), reason }.into());
     }
     let stop = interrupt::listen()?;
     let loaded = Loaded::open_in(&args.model, args.size.opening(args.dtype))?;
@@ -68,12 +70,12 @@ pub fn calibrate_folder(
     let bar = app.reporter.bar("calibrating");
     let mut progress = |done, all| bar.set(done, all);
     let place = (data.as_str(), held_out.split);
-    let mut watch = Watch { stop, progress: &mut progress };
+    let mut watch = Progress { stop, progress: &mut progress };
     let answer = calibrate(loaded, &mut policy, place, held_out.dataset, options, &mut watch);
     drop(bar);
     images::tell(app, held_out.dataset);
     match answer {
-        Err(VitrimError::Interrupted) => {
+        Err(MeasureError::Interrupted) => {
             let folder = folder.display();
             eprintln!("interrupted: {folder} is as it was; run the same command again to calibrate it");
             Ok(ExitCode::from(INTERRUPTED))
@@ -88,14 +90,14 @@ pub fn calibrate_folder(
 }
 
 fn print(app: &App, folder: &Path, policy: &Policy, choice: &Choice) -> anyhow::Result<()> {
-    let read_out = read_out_name(&policy.read_out);
+    let read_out = policy.read_out.to_string();
     if app.global.json {
         return print::json(
             &json!({ "policy": folder, "read_out": read_out, "calibration": policy.calibration }),
         );
     }
     let record = record(policy, folder)?;
-    let row = |point: &vitrim::front::FrontPoint| -> anyhow::Result<Vec<String>> {
+    let row = |point: &vitrim_measure::front::FrontPoint| -> anyhow::Result<Vec<String>> {
         let loss = point.loss()?;
         Ok(vec![
             point.setting.to_string(),

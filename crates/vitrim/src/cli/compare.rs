@@ -4,13 +4,14 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use vitrim::compare::{
+use vitrim_measure::MeasureError;
+use vitrim_measure::compare::{
     CompareOptions, Compared, Comparison, Contender, Interval, POLICY, Study, compare, with_spread,
 };
-use vitrim::error::write_whole;
-use vitrim::parts::name;
-use vitrim::report::compared;
-use vitrim::{Loaded, VitrimError, Watch};
+use vitrim_measure::error::write_whole;
+use vitrim_measure::images::name;
+use vitrim_measure::{Loaded, Progress};
+use vitrim_report::compared;
 
 use super::args::CompareArgs;
 use super::images::tell;
@@ -36,7 +37,7 @@ pub fn run(app: &App, args: &CompareArgs) -> anyhow::Result<ExitCode> {
     if images.is_stream() {
         let reason =
             "is read front to back, but compare makes many passes; save it to files, decompressed (.tar)";
-        return Err(VitrimError::Part { data: parts.path(), reason: reason.into() }.into());
+        return Err(MeasureError::Part { data: parts.path(), reason: reason.into() }.into());
     }
     if split == args.sweep_split {
         app.reporter.note("note: settings are chosen on these images; only others give a fair comparison");
@@ -60,10 +61,10 @@ pub fn run(app: &App, args: &CompareArgs) -> anyhow::Result<ExitCode> {
         Compared { loaded: &loaded, contenders: &contenders, data: &data, sweep: &sweep, images: &images };
     let bar = app.reporter.bar("comparing");
     let mut progress = |done, all| bar.set(done, all);
-    let mut watch = Watch { stop, progress: &mut progress };
+    let mut watch = Progress { stop, progress: &mut progress };
     let comparison =
         match compare(compared_on, &options, &args.report, &mut watch, &mut |line| app.reporter.note(line)) {
-            Err(VitrimError::Interrupted) => {
+            Err(MeasureError::Interrupted) => {
                 let folder = args.report.display();
                 eprintln!("interrupted: {folder} has what is done; run the same command again to go on");
                 return Ok(ExitCode::from(INTERRUPTED));

@@ -7,16 +7,19 @@ use std::time::Instant;
 
 use anyhow::Context;
 use serde_json::json;
-use vitrim::calibrate::{Calibration, CalibrationOptions, calibrate, check_max_drop, grid, pilot, record};
-use vitrim::evaluate::EvalOptions;
-use vitrim::gather::{About, GatherOptions, gather};
-use vitrim::methods::open_policy;
-use vitrim::report::{Findings, report};
-use vitrim::stats::Confidence;
-use vitrim::{Loaded, Method, VitrimError, Watch, bundled, training};
+use vitrim::{VitrimError, bundled, training};
 use vitrim_data::{Dataset, OnBadImage};
 use vitrim_kernels::Level;
+use vitrim_measure::calibrate::{
+    Calibration, CalibrationOptions, calibrate, check_max_drop, grid, pilot, record,
+};
+use vitrim_measure::evaluate::EvalOptions;
+use vitrim_measure::model::open_policy;
+use vitrim_measure::statistics::Confidence;
+use vitrim_measure::{Loaded, Progress};
 use vitrim_prune::Policy;
+use vitrim_report::gather::{About, GatherOptions, gather};
+use vitrim_report::{Findings, report};
 use vitrim_train::{Outcome, Run, Source, TrainConfig, run_log};
 use vitrim_vit::Precision;
 
@@ -69,7 +72,7 @@ pub fn run(app: &App, args: &DemoArgs) -> anyhow::Result<ExitCode> {
     let max_drop = check_max_drop(args.max_drop)?;
     let out = &args.out;
     let outcome = match show(app, args, max_drop, stop) {
-        Err(error) if matches!(error.downcast_ref(), Some(VitrimError::Interrupted)) => Outcome::Interrupted,
+        Err(error) if interrupt::is_interruption(&error) => Outcome::Interrupted,
         outcome => outcome?,
     };
     if outcome == Outcome::Interrupted {
@@ -129,7 +132,9 @@ fn show(app: &App, args: &DemoArgs, max_drop: f64, stop: &AtomicBool) -> anyhow:
             images: None,
             on_bad_image: OnBadImage::Fail,
             corruption: None,
-            methods: vec![Method::Policy, Method::Random, Method::ClsAttention],
+            methods: ["policy", "random", "cls-attention"]
+                .map(|name| name.parse().expect("a method's name"))
+                .to_vec(),
             hand_made_images: Some(size.hand_made),
             profile: None,
             speed: Some(size.speed_seconds),
@@ -137,7 +142,7 @@ fn show(app: &App, args: &DemoArgs, max_drop: f64, stop: &AtomicBool) -> anyhow:
         front_images: size.front,
     };
     let bar = app.reporter.bar("evaluating");
-    let mut watch = Watch { stop, progress: &mut |done, all| bar.set(done, all) };
+    let mut watch = Progress { stop, progress: &mut |done, all| bar.set(done, all) };
     let mut findings = gather(&loaded, &policy, record.widest(), &test, &options, &mut watch)?;
     drop(bar);
     findings.seconds = vec![
@@ -209,7 +214,7 @@ fn calibrated(
     let mut policy = open_policy(folder, loaded)?;
     let as_asked = |record: Calibration| {
         (record.max_drop, record.confidence, record.front.images()) == (max_drop, confidence, size.held_out)
-            && record.dtype == loaded.model.precision()
+            && record.dtype == loaded.model.weights().precision()
     };
     if policy.calibration.is_some() && as_asked(record(&policy, folder)?) {
         return Ok(policy);
@@ -226,7 +231,7 @@ fn calibrated(
         on_bad_image: OnBadImage::Fail,
     };
     let bar = app.reporter.bar("calibrating");
-    let mut watch = Watch { stop, progress: &mut |done, all| bar.set(done, all) };
+    let mut watch = Progress { stop, progress: &mut |done, all| bar.set(done, all) };
     // The policy may have learned from some of these: that moves the thresholds that are tried, not what the
     // held-out scenes then certify.
     let train = Dataset::scenes("train")?;

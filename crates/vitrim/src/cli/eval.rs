@@ -6,13 +6,14 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use serde_json::json;
-use vitrim::calibrate::{calibrated_on, record};
-use vitrim::evaluate::{EvalOptions, Evaluation, MethodReport, SPEED_SECONDS, evaluate};
-use vitrim::gather::{About, GatherOptions, gather};
-use vitrim::methods::{keep_shares, read_out_name};
-use vitrim::parts::name;
-use vitrim::report::report;
-use vitrim::{Loaded, VitrimError, Watch};
+use vitrim::VitrimError;
+use vitrim_measure::calibrate::{calibrated_on, record};
+use vitrim_measure::evaluate::{EvalOptions, Evaluation, MethodReport, SPEED_SECONDS, evaluate};
+use vitrim_measure::images::name;
+use vitrim_measure::{Loaded, Progress};
+use vitrim_prune::keep_shares;
+use vitrim_report::gather::{About, GatherOptions, gather};
+use vitrim_report::report;
 use vitrim_vit::Precision;
 
 use super::args::EvalArgs;
@@ -63,7 +64,7 @@ pub fn run(app: &App, args: &EvalArgs) -> anyhow::Result<ExitCode> {
     let bar = app.reporter.bar("evaluating");
     let mut progress = |done, all| bar.set(done, all);
     // Nothing is half done by an evaluation: an interruption just ends the program.
-    let mut watch = Watch { stop: &AtomicBool::new(false), progress: &mut progress };
+    let mut watch = Progress { stop: &AtomicBool::new(false), progress: &mut progress };
     let evaluation = match (&args.report, &policy) {
         (Some(run), Some(policy)) => {
             let about = About {
@@ -88,7 +89,7 @@ pub fn run(app: &App, args: &EvalArgs) -> anyhow::Result<ExitCode> {
     };
     drop(bar);
     images::tell(app, &dataset);
-    let read_out = policy.as_ref().map(|policy| read_out_name(&policy.read_out));
+    let read_out = policy.as_ref().map(|policy| policy.read_out.to_string());
     if app.global.json {
         let decoding = (!args.no_speed).then(|| dataset.decode_rate());
         let given = json!({ "model": loaded.origin, "dtype": args.dtype.to_string(), "data": parts.path(), "split": split, "read_out": read_out, "left_out": dataset.bad_images().first(), "decoding": decoding });
@@ -164,7 +165,7 @@ pub fn print(
     print::line(&format!(
         "{} in {}: {} images of {split}, {labels}, dense {:.3} GMACs{read_out}",
         loaded.origin,
-        loaded.model.precision(),
+        loaded.model.weights().precision(),
         evaluation.images,
         evaluation.dense_gmacs
     ))?;
@@ -227,7 +228,7 @@ fn quality(method: &MethodReport) -> Vec<String> {
 }
 
 fn speed(method: &MethodReport) -> Vec<Vec<String>> {
-    let cell = |cell: &vitrim::speed::SpeedUp| {
+    let cell = |cell: &vitrim_measure::speed::SpeedUp| {
         vec![
             method.method.clone(),
             cell.batch.to_string(),

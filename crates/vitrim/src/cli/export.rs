@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use serde_json::json;
-use vitrim::export::export;
+use vitrim_report::export::export;
 
 use super::args::ExportArgs;
 use super::{App, print};

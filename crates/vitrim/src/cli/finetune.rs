@@ -4,9 +4,10 @@ use std::process::ExitCode;
 
 use anyhow::anyhow;
 use serde_json::json;
-use vitrim::loaded::open_checkpoint;
+use vitrim::overlay;
 use vitrim::training::{RunImages, Splits, describe_finetuning};
-use vitrim::{Loaded, overlay};
+use vitrim_measure::Loaded;
+use vitrim_measure::model::open_checkpoint;
 use vitrim_train::Outcome;
 use vitrim_train::finetune::{FinetuneConfig, Finetuning, HeldOut, finetune, steps_done};
 use vitrim_vit::Precision;

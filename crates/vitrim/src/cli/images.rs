@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
-use vitrim::Loaded;
-use vitrim::parts::DataParts;
-use vitrim::reading::Reading;
 use vitrim_data::{Dataset, Decoding, OnBadImage};
+use vitrim_measure::Loaded;
+use vitrim_measure::images::DataParts;
+use vitrim_measure::images::Reading;
 
 use super::App;
 

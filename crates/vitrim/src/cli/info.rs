@@ -4,9 +4,10 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use vitrim::VitrimError;
-use vitrim::info::{Info, KEEP_RATIOS, info};
-use vitrim::loaded::open_checkpoint;
 use vitrim_hub::is_reference;
+use vitrim_measure::MeasureError;
+use vitrim_measure::model::info::{Info, KEEP_RATIOS, info};
+use vitrim_measure::model::open_checkpoint;
 use vitrim_vit::VitSpec;
 
 use super::args::InfoArgs;
@@ -17,7 +18,7 @@ pub fn run(app: &App, args: &InfoArgs) -> anyhow::Result<ExitCode> {
     let spec = if path.exists() || is_reference(path) {
         open_checkpoint(path, args.size.img_size)?.spec
     } else {
-        let spec = VitSpec::from_timm_name(&args.model).map_err(|error| VitrimError::NoSuchModel {
+        let spec = VitSpec::from_timm_name(&args.model).map_err(|error| MeasureError::NoSuchModel {
             given: args.model.clone(),
             reason: error.to_string(),
         })?;
@@ -55,7 +56,7 @@ fn print(info: &Info) -> anyhow::Result<()> {
         print::line(&format!("{name:<13} {value}"))?;
     }
     print::line("")?;
-    let row = |profile: &vitrim::info::ProfileCost| {
+    let row = |profile: &vitrim_measure::model::info::ProfileCost| {
         vec![
             profile.keep.to_string(),
             profile.tokens.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),

@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
+use vitrim_measure::MeasureError;
+use vitrim_report::ReportError;
 
 use super::INTERRUPTED;
 
@@ -22,4 +24,10 @@ pub fn listen() -> anyhow::Result<&'static AtomicBool> {
     })
     .context("cannot listen for Ctrl-C")?;
     Ok(&STOP)
+}
+
+/// Whether `error` says that the work was asked to stop.
+pub fn is_interruption(error: &anyhow::Error) -> bool {
+    let measured = error.downcast_ref().is_some_and(MeasureError::is_interruption);
+    measured || error.downcast_ref().is_some_and(ReportError::is_interruption)
 }

@@ -1,11 +1,11 @@
 //! The policy of a command, set as asked.
 
-use vitrim::Loaded;
-use vitrim::calibrate::{
+use vitrim_measure::Loaded;
+use vitrim_measure::calibrate::{
     allowed, choose_cost_from_record, choose_from_record, describe_point, gmacs_at_keep, uncertified_dtype,
 };
-use vitrim::methods::{open_policy, parse_read_out};
-use vitrim_prune::{LearnedPruner, NoPruner, Policy, Pruner};
+use vitrim_measure::model::open_policy;
+use vitrim_prune::{LearnedPruner, NoPruner, Policy, Pruner, ReadOut};
 
 use super::App;
 use super::args::PolicyArgs;
@@ -24,7 +24,7 @@ pub fn open(
         None => args.gmacs,
     };
     if let Some(text) = &args.read_out {
-        policy.read_out = parse_read_out(text, policy.stages.len())?;
+        policy.read_out = ReadOut::parse(text, policy.stages.len())?;
     } else if let Some(gmacs) = gmacs {
         let point = choose_cost_from_record(&mut policy, folder, gmacs)?;
         app.reporter.note(&describe_point(&loaded.spec, &point)?);
@@ -34,7 +34,7 @@ pub fn open(
         app.reporter.note(&choice.to_string());
     }
     if args.read_out.is_none()
-        && let Some(note) = uncertified_dtype(&policy, folder, loaded.model.precision())
+        && let Some(note) = uncertified_dtype(&policy, folder, loaded.model.weights().precision())
     {
         app.reporter.note(&format!("note: {note}"));
     }

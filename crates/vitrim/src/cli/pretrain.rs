@@ -5,9 +5,9 @@ use std::process::ExitCode;
 
 use anyhow::anyhow;
 use serde_json::json;
-use vitrim::loaded::{open_checkpoint, preprocess};
 use vitrim::overlay;
 use vitrim_data::{Preprocess, Transform};
+use vitrim_measure::model::{open_checkpoint, preprocess};
 use vitrim_train::Outcome;
 use vitrim_train::pretrain::{PretrainConfig, Pretraining, pretrain, steps_done};
 use vitrim_vit::{Checkpoint, VitSpec};

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use serde_json::json;
-use vitrim::report::report;
+use vitrim_report::report;
 
 use super::args::ReportArgs;
 use super::{App, print};

@@ -6,10 +6,11 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::anyhow;
 use serde_json::json;
-use vitrim::calibrate::{BATCH, CalibrationOptions, allowed, grid};
-use vitrim::parts::DataParts;
+use vitrim::overlay;
 use vitrim::training::{self, RunImages, Splits};
-use vitrim::{Loaded, overlay};
+use vitrim_measure::Loaded;
+use vitrim_measure::calibrate::{BATCH, CalibrationOptions, allowed, grid};
+use vitrim_measure::images::DataParts;
 use vitrim_train::{Outcome, Progress, Run, Source, TrainConfig, train};
 use vitrim_vit::Precision;
 

@@ -3,9 +3,9 @@
 use std::process::ExitCode;
 
 use serde_json::json;
-use vitrim::Loaded;
-use vitrim::predict::Question;
-use vitrim::visualize::Pictures;
+use vitrim_measure::Loaded;
+use vitrim_measure::predict::Question;
+use vitrim_report::visualize::Pictures;
 
 use super::args::VisualizeArgs;
 use super::predict::for_each_image;
@@ -14,12 +14,12 @@ use super::{App, policy, print};
 pub fn run(app: &App, args: &VisualizeArgs) -> anyhow::Result<ExitCode> {
     let loaded = Loaded::open_in(&args.model, args.size.opening(args.dtype))?;
     let policy = policy::open(app, &args.policy, args.keep.keep, &loaded)?;
-    let mut pruner = policy::pruner(&loaded, policy.as_ref());
+    let pruner = policy::pruner(&loaded, policy.as_ref());
     let mut pictures = Pictures::into_folder(&args.out)?;
     for_each_image(
         app,
         &loaded,
-        pruner.as_mut(),
+        pruner.as_ref(),
         &args.images,
         Question::Classes(1),
         &args.reading,

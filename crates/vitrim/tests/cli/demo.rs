@@ -3,9 +3,10 @@
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use vitrim::report::Findings;
-use vitrim::{Loaded, bundled};
+use vitrim::bundled;
 use vitrim_data::{Dataset, Loader, LoaderOptions, Order};
+use vitrim_measure::Loaded;
+use vitrim_report::Findings;
 use vitrim_vit::PixelBatch;
 
 use crate::browser::Browser;

@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use serde_json::Value;
-use vitrim::Loaded;
+use vitrim_measure::Loaded;
 use vitrim_vit::PixelBatch;
 
 use crate::fixtures::Scratch;

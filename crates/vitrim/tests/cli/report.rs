@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 
 use image::{Rgb, RgbImage};
-use vitrim::evaluate::{Evaluation, MethodReport};
-use vitrim::front::FrontPoint;
-use vitrim::picture::{captions, kept_tokens};
-use vitrim::report::Findings;
-use vitrim::report::findings::{Group, MethodFront, Pictured};
-use vitrim::speed::{Rate, SpeedUp};
-use vitrim::tally::CostSpread;
+use vitrim_measure::evaluate::{Evaluation, MethodReport};
+use vitrim_measure::front::FrontPoint;
+use vitrim_measure::metrics::CostSpread;
+use vitrim_measure::speed::{Rate, SpeedUp};
+use vitrim_report::Findings;
+use vitrim_report::findings::{Group, MethodFront, Pictured};
+use vitrim_report::picture::{captions, kept_tokens};
 
 use crate::browser::Browser;
 use crate::fixtures::Scratch;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use vitrim::stats::Confidence;
+use vitrim_measure::statistics::Confidence;
 use vitrim_train::DeviceChoice;
 use vitrim_train::pretrain::WeightType;
 use vitrim_vit::Precision;

@@ -4,10 +4,10 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::ValueEnum;
-use vitrim::Method;
-use vitrim::compare::Study;
-use vitrim::features::FeatureKind;
 use vitrim_data::Corruption;
+use vitrim_measure::compare::Study;
+use vitrim_measure::model::features::FeatureKind;
+use vitrim_prune::Method;
 use vitrim_vit::Precision;
 
 use super::{KeepArgs, PolicyArgs, SizeArgs};

@@ -1,0 +1,423 @@
+//! Whole fronts of methods, and methods at the same cost.
+//!
+//! Each hand-made method is swept over its settings on images for calibration; what lies on its front there is measured
+//! on the images of the comparison, image by image. Two studies go with a policy: its selection with its mean budgets
+//! for every image (what adapting to the image is worth), and the hand-made selections with its budgets of each image
+//! (what its selection is worth). Policies may be given for several seeds, and other trained policies as rivals: those of
+//! one name are compared by their means. One that samples has no setting: it is one point, and what mixtures of it and
+//! the dense model come to.
+//!
+//! The folder keeps every method's figures as they are done, so that an interrupted comparison goes on.
+
+mod analysis;
+mod matched;
+mod measure;
+mod outcome;
+mod setting;
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use vitrim_data::{Dataset, OnBadImage};
+use vitrim_hub::{self as hub, local};
+use vitrim_prune::{Policy, ReadOut};
+use vitrim_vit::{Precision, cost};
+
+pub use analysis::{
+    AtCost, AtDrop, Interval, MethodAtCost, MethodAtDrop, MethodFigures, PointFigures, with_spread,
+};
+use measure::{Measured, measure};
+pub use outcome::Mean;
+use outcome::Outcome;
+pub use setting::Study;
+use setting::{Kind, Setting, Variant, swept};
+
+use crate::calibrate::{Calibration, grid, record};
+use crate::error::{MeasureError, Result, write_whole};
+use crate::model::Loaded;
+use crate::model::open_policy;
+use crate::progress::Progress;
+use crate::speed::bench_images::BenchImages;
+use crate::speed::{SpeedOptions, speed_up};
+use vitrim_prune::Method;
+
+/// Settings of a method that are measured on the images of the comparison at most.
+const FRONT_POINTS: usize = 12;
+/// Images a batch where speed is measured.
+const SPEED_BATCH: usize = 32;
+/// What the folder keeps is of this version.
+const VERSION: u32 = 3;
+
+/// How to compare.
+#[derive(Clone, Debug)]
+pub struct CompareOptions {
+    /// Images a batch.
+    pub batch: usize,
+    /// Decoding threads; 0 for one a core.
+    pub workers: usize,
+    /// What a corrupt image does.
+    pub on_bad_image: OnBadImage,
+    /// Methods to compare.
+    pub methods: Vec<Method>,
+    /// What is studied of the policies called [`POLICY`].
+    pub studies: Vec<Study>,
+    /// Images to sweep the settings on at most.
+    pub sweep_images: usize,
+    /// Images to compare on at most.
+    pub images: Option<usize>,
+    /// Costs to compare at, as shares of the dense MACs.
+    pub costs: Vec<f64>,
+    /// Drops to compare at, pp.
+    pub drops: Vec<f64>,
+    /// Settings to measure on either side of each of these costs and drops; none for whole fronts.
+    pub near: Option<NonZeroUsize>,
+    /// Time to measure the images/s of each point for; none for not at all.
+    pub speed: Option<Duration>,
+}
+
+/// What the policy is called beside its rivals.
+pub const POLICY: &str = "policy";
+
+/// A trained policy to compare.
+#[derive(Clone, Debug)]
+pub struct Contender {
+    /// [`POLICY`], or a rival's name; several of one name were trained from different seeds.
+    pub name: String,
+    /// The policy.
+    pub policy: Policy,
+    /// The folder that it was read from.
+    pub folder: PathBuf,
+}
+
+impl Contender {
+    /// Reads the policy in `folder`, which may be an `hf://` reference, to be compared on `loaded` as `name`.
+    ///
+    /// # Errors
+    /// As [`open_policy`].
+    pub fn open(name: &str, folder: &Path, loaded: &Loaded) -> Result<Self> {
+        let folder = local(folder, hub::Kind::Policy)?.into_owned();
+        Ok(Contender { name: name.to_owned(), policy: open_policy(&folder, loaded)?, folder })
+    }
+
+    fn samples(&self) -> bool {
+        matches!(self.policy.read_out, ReadOut::Sample { .. })
+    }
+
+    /// Its calibration record; `None` if it samples, which nothing is chosen for.
+    fn record(&self) -> Result<Option<Calibration>> {
+        (!self.samples()).then(|| record(&self.policy, &self.folder)).transpose()
+    }
+}
+
+/// What is compared on what.
+#[derive(Clone, Copy)]
+pub struct Compared<'a> {
+    /// The backbone.
+    pub loaded: &'a Loaded,
+    /// The policies; the hand-made methods may have the stages of the first, too.
+    pub contenders: &'a [Contender],
+    /// The data set that both are of.
+    pub data: &'a str,
+    /// Images to sweep settings on.
+    pub sweep: &'a Dataset,
+    /// Images to compare on.
+    pub images: &'a Dataset,
+}
+
+/// What a comparison says.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Comparison {
+    /// The backbone.
+    pub model: String,
+    /// In what it multiplied, dense and pruned.
+    #[serde(with = "crate::model::dtype", default)]
+    pub dtype: Precision,
+    /// Images compared on.
+    pub images: usize,
+    /// Whether right and wrong were judged by labels; else by the dense model.
+    pub labelled: bool,
+    /// Top-1 of the dense model, percent.
+    pub dense_top1: f64,
+    /// MACs of the dense model an image, in units of 1e9.
+    pub dense_gmacs: f64,
+    /// One for each method and study.
+    pub methods: Vec<MethodFigures>,
+    /// The methods at each cost asked for.
+    pub at_cost: Vec<AtCost>,
+    /// The methods at each drop asked for.
+    pub at_drop: Vec<AtDrop>,
+}
+
+/// What the figures in a folder were measured on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Identity {
+    version: u32,
+    backbone: String,
+    /// Figures from before there was a choice are in f32.
+    #[serde(with = "crate::model::dtype", default)]
+    dtype: Precision,
+    /// Hash of the policy's file.
+    policy: Option<u64>,
+    data: String,
+    /// Split and number of images.
+    sweep: (String, usize),
+    images: (String, usize),
+    /// Where the settings lie, if not all over the front: how many on either side of which costs and drops.
+    #[serde(default)]
+    near: Option<(usize, Vec<f64>, Vec<f64>)>,
+}
+
+/// A method's figures, kept.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    identity: Identity,
+    measured: Measured,
+}
+
+/// Compares, keeping what is done in `folder`; `note` is told what is done next.
+///
+/// # Errors
+/// If a cost or a drop is no share or no percentage, images cannot be read, a method does not fit the backbone, `folder`
+/// has figures of another comparison, or it was ended.
+pub fn compare(
+    compared: Compared<'_>,
+    options: &CompareOptions,
+    folder: &Path,
+    progress: &mut Progress<'_>,
+    note: &mut dyn FnMut(&str),
+) -> Result<Comparison> {
+    if compared.loaded.spec.num_classes == 0 {
+        return Err(MeasureError::Setting(format!(
+            "compare ranks methods by top-1, and {} has no classes; `eval` has their drifts",
+            compared.loaded.origin
+        )));
+    }
+    for (name, values, most) in [("costs", &options.costs, 1.0), ("drops", &options.drops, 100.0)] {
+        if let Some(bad) = values.iter().find(|value| !(0.0..=most).contains(*value)) {
+            return Err(MeasureError::Setting(format!("{name} {bad} must lie between 0 and {most}")));
+        }
+    }
+    let Compared { loaded, contenders, .. } = compared;
+    check_names(contenders)?;
+    std::fs::create_dir_all(folder)
+        .map_err(|source| MeasureError::Write { path: folder.to_owned(), source })?;
+    let records: Vec<Option<Calibration>> =
+        contenders.iter().map(Contender::record).collect::<Result<_>>()?;
+
+    let mut all: Vec<(Kind, Measured)> = Vec::new();
+    for kind in kinds(options, contenders) {
+        let path = folder.join(format!("{kind}.json"));
+        let place = match kind {
+            Kind::Learned { place, .. } | Kind::Studied { place, .. } => place,
+            Kind::Method(_) => 0,
+        };
+        let policy = contenders.get(place).map(|contender| &contender.policy);
+        let record = records.get(place).and_then(Option::as_ref);
+        let identity = identity(compared, place, options)?;
+        if let Some(measured) = kept(&path, &identity)? {
+            note(&format!("{kind}: kept from before"));
+            all.push((kind, measured));
+            continue;
+        }
+        let settings = match kind {
+            Kind::Method(_) | Kind::Learned { .. } => {
+                let method = if let Kind::Method(method) = kind { method } else { Method::Policy };
+                let settings = swept(method, &loaded.spec, policy, &thresholds(record));
+                note(&format!("{kind}: sweeping {} settings", settings.len()));
+                let images = (compared.sweep, Some(options.sweep_images));
+                front(&measure(loaded, policy, images, (&kind, settings), options, progress)?, options)
+            }
+            Kind::Studied { variant: Variant::Selection(_), .. } => of_policy(&all, place),
+            Kind::Studied { variant: Variant::FixedBudgets, seed, .. } => {
+                let settings = of_policy(&all, place);
+                note(&format!("{kind}: the mean budgets of {} settings", settings.len()));
+                let images = (compared.sweep, Some(options.sweep_images));
+                let leader = Kind::Learned { name: POLICY.to_owned(), seed, place };
+                let swept = measure(loaded, policy, images, (&leader, settings), options, progress)?;
+                let budgets = |outcome: &Outcome| Setting::TopR(outcome.keep_ratios(&loaded.spec));
+                swept.outcomes.iter().map(budgets).collect()
+            }
+        };
+        note(&format!("{kind}: measuring {} settings", settings.len()));
+        let images = (compared.images, options.images);
+        let measured = measure(loaded, policy, images, (&kind, settings), options, progress)?;
+        let text = serde_json::to_vec(&Kept { identity, measured: measured.clone() });
+        write_whole(&path, &text.expect("figures are plain data"))?;
+        all.push((kind, measured));
+    }
+    let Some((_, first)) = all.first() else {
+        return Err(MeasureError::Setting("no method to compare; name some, or give a policy".into()));
+    };
+    let dense = first.dense.all();
+    let (images, labelled) = (first.dense.costs.len(), first.labelled);
+    note("drawing the images anew for the intervals");
+    let (mut methods, at_cost, at_drop) = analysis::analyse(&all, &options.costs, &options.drops);
+    if let Some(time) = options.speed {
+        let pixels = BenchImages::of(loaded, compared.images, SPEED_BATCH, options.on_bad_image)?;
+        for ((kind, measured), figures) in all.iter().zip(&mut methods) {
+            let (method, place) = match kind {
+                Kind::Method(method) => (*method, 0),
+                Kind::Learned { place, .. } => (Method::Policy, *place),
+                // The studies' own time is that of the policy which leads them.
+                Kind::Studied { .. } => continue,
+            };
+            let policy = contenders.get(place).map(|contender| &contender.policy);
+            note(&format!("{kind}: measuring images/s"));
+            for (outcome, point) in measured.outcomes.iter().zip(&mut figures.points) {
+                let pruner = outcome.setting.pruner(method, &loaded.spec, policy)?;
+                let speed = SpeedOptions { rounds: 5, time, batches: usize::MAX };
+                let speed = speed_up(&loaded.model, pruner.as_ref(), pixels.pixels(), SPEED_BATCH, speed)?;
+                point.speed_up = Some(speed.speed_up);
+                progress.at(0, 0)?;
+            }
+        }
+    }
+    Ok(Comparison {
+        model: loaded.origin.clone(),
+        dtype: loaded.model.weights().precision(),
+        images,
+        labelled,
+        dense_top1: dense.top1,
+        dense_gmacs: cost::dense_macs(&loaded.spec) as f64 / 1e9,
+        methods,
+        at_cost,
+        at_drop,
+    })
+}
+
+/// Checks that no rival is called like something else that is compared, or like no file could be.
+fn check_names(contenders: &[Contender]) -> Result<()> {
+    let taken = |name: &str| Method::all().any(|method| method.name() == name) || name.starts_with("policy-");
+    let plain = |name: &str| {
+        name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_') && !name.is_empty()
+    };
+    let bad = |contender: &&Contender| {
+        contender.name != POLICY && (taken(&contender.name) || !plain(&contender.name))
+    };
+    match contenders.iter().find(bad) {
+        None => Ok(()),
+        Some(Contender { name, .. }) => Err(MeasureError::Setting(format!(
+            "a rival cannot be called '{name}'; use letters, digits, - and _, and no method's name"
+        ))),
+    }
+}
+
+/// What is compared, in order: the rivals follow the policies, and so do the studies of these, last.
+fn kinds(options: &CompareOptions, contenders: &[Contender]) -> Vec<Kind> {
+    let seed = |place: usize| {
+        contenders[..place].iter().filter(|before| before.name == contenders[place].name).count()
+    };
+    let learned = |(place, contender): (usize, &Contender)| Kind::Learned {
+        seed: seed(place),
+        name: contender.name.clone(),
+        place,
+    };
+    let of_name = |policy: bool| {
+        let all = contenders.iter().enumerate();
+        all.filter(move |(_, contender)| (contender.name == POLICY) == policy).map(learned)
+    };
+    let mut kinds: Vec<Kind> = Vec::new();
+    for method in &options.methods {
+        match method {
+            Method::Policy => kinds.extend(of_name(true)),
+            method => kinds.push(Kind::Method(*method)),
+        }
+    }
+    let rivals = kinds.iter().take_while(|kind| matches!(kind, Kind::Learned { .. })).count();
+    kinds.splice(rivals..rivals, of_name(false));
+    let studied = contenders.iter().enumerate().filter(|(_, contender)| {
+        contender.name == POLICY && !contender.samples() && options.methods.contains(&Method::Policy)
+    });
+    let studied: Vec<(usize, &Contender)> = studied.collect();
+    for variant in options.studies.iter().flat_map(|study| study.variants()) {
+        for (place, contender) in &studied {
+            let fits = match variant {
+                Variant::Selection(method) => method.can_act(&contender.policy.drop_stages()),
+                Variant::FixedBudgets => true,
+            };
+            if fits {
+                kinds.push(Kind::Studied { variant, seed: seed(*place), place: *place });
+            }
+        }
+    }
+    kinds
+}
+
+/// The policy's thresholds: those that it was calibrated over, and the whole grid, of which that may be a part.
+fn thresholds(record: Option<&Calibration>) -> Vec<f64> {
+    let calibrated = record.into_iter().flat_map(|record| record.front.points()).map(|point| point.setting);
+    let mut thresholds: Vec<f64> = calibrated.chain(grid()).collect();
+    thresholds.sort_by(f64::total_cmp);
+    thresholds.dedup();
+    thresholds
+}
+
+/// The settings on the front of what was swept: evenly thinned, or those near what is asked for.
+fn front(swept: &Measured, options: &CompareOptions) -> Vec<Setting> {
+    let means: Vec<Mean> = swept.outcomes.iter().map(Outcome::all).collect();
+    let hull = matched::hull(&means);
+    let on_hull: Vec<Mean> = hull.iter().map(|&place| means[place]).collect();
+    let places = match options.near {
+        Some(near) => {
+            matched::near(&on_hull, swept.dense.all().top1, &options.costs, &options.drops, near.get())
+        }
+        None => {
+            let wanted = FRONT_POINTS.min(hull.len());
+            let place = |i: usize| (i * hull.len().saturating_sub(1)).checked_div(wanted - 1).unwrap_or(0);
+            (0..wanted).map(place).collect()
+        }
+    };
+    places.into_iter().map(|place| swept.outcomes[hull[place]].setting.clone()).collect()
+}
+
+/// The settings of the policy at `place`, which are among `all`.
+fn of_policy(all: &[(Kind, Measured)], place: usize) -> Vec<Setting> {
+    let policy = all.iter().find(|(kind, _)| matches!(kind, Kind::Learned { place: p, .. } if *p == place));
+    let outcomes = policy.into_iter().flat_map(|(_, measured)| &measured.outcomes);
+    outcomes.map(|outcome| outcome.setting.clone()).collect()
+}
+
+/// Of what is measured with the policy at `place`.
+fn identity(compared: Compared<'_>, place: usize, options: &CompareOptions) -> Result<Identity> {
+    let policy = compared.contenders.get(place).map(|contender| -> Result<u64> {
+        let mut hasher = DefaultHasher::new();
+        for file in ["policy.safetensors", "policy.json"] {
+            let path = contender.folder.join(file);
+            let bytes = std::fs::read(&path)
+                .map_err(|error| MeasureError::Policy { path, reason: error.to_string() })?;
+            bytes.hash(&mut hasher);
+        }
+        Ok(hasher.finish())
+    });
+    let images = |dataset: &Dataset, limit: usize| (dataset.split().to_owned(), dataset.len().min(limit));
+    Ok(Identity {
+        version: VERSION,
+        backbone: compared.loaded.id.fingerprint.clone(),
+        dtype: compared.loaded.model.weights().precision(),
+        policy: policy.transpose()?,
+        data: compared.data.to_owned(),
+        sweep: images(compared.sweep, options.sweep_images),
+        images: images(compared.images, options.images.unwrap_or(usize::MAX)),
+        near: options.near.map(|near| (near.get(), options.costs.clone(), options.drops.clone())),
+    })
+}
+
+/// The figures at `path`, if there are any.
+fn kept(path: &Path, identity: &Identity) -> Result<Option<Measured>> {
+    let bad = |reason: String| MeasureError::Run { path: PathBuf::from(path), reason };
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let text = std::fs::read(path).map_err(|error| bad(format!("cannot read it ({error})")))?;
+    let kept: Kept = serde_json::from_slice(&text)
+        .map_err(|error| bad(format!("damaged ({error}); remove it, and it is measured again")))?;
+    if kept.identity != *identity {
+        let reason = "was measured with another backbone, dtype, policy, other images or other settings; give another folder";
+        return Err(bad(reason.to_owned()));
+    }
+    Ok(Some(kept.measured))
+}

@@ -1,0 +1,102 @@
+//! What single images went through, under one setting.
+
+use serde::{Deserialize, Serialize};
+use vitrim_prune::Pruned;
+use vitrim_prune::divergence::divergence;
+use vitrim_vit::{Output, VitSpec, cost};
+
+use super::setting::Setting;
+
+/// One setting's figures of each image, in the order of the data set.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Outcome {
+    /// What was set.
+    pub setting: Setting,
+    /// MACs as a share of the dense model's, the pruner's own included.
+    pub costs: Vec<f32>,
+    /// D to the dense prediction, nats.
+    pub divergences: Vec<f32>,
+    /// Whether the pruned model is right; without a label, whether it agrees with the dense one.
+    pub right: Vec<bool>,
+    /// Patch tokens left after each stage, summed over all images, `[K]`; not kept in the folder.
+    #[serde(skip)]
+    pub patch_tokens: Vec<usize>,
+}
+
+impl Outcome {
+    /// Nothing seen yet.
+    pub fn new(setting: Setting) -> Self {
+        Outcome {
+            setting,
+            costs: Vec::new(),
+            divergences: Vec::new(),
+            right: Vec::new(),
+            patch_tokens: Vec::new(),
+        }
+    }
+
+    /// Adds a batch: `dense` and `pruned` logits `[B, C]`, `labels: [B]`.
+    pub fn add(&mut self, spec: &VitSpec, dense: &Output, pruned: &Pruned, labels: &[Option<u32>]) {
+        let dense_macs = cost::dense_macs(spec) as f64;
+        self.costs.extend(pruned.macs.iter().map(|macs| (*macs as f64 / dense_macs) as f32));
+        self.patch_tokens.resize(pruned.stages.len(), 0);
+        for (sum, stage) in self.patch_tokens.iter_mut().zip(&pruned.stages) {
+            *sum += (0..labels.len()).map(|b| stage.patch_tokens(b)).sum::<usize>();
+        }
+        let classes = dense.argmax().into_iter().zip(pruned.answer.argmax());
+        for (b, ((dense_class, class), label)) in classes.zip(labels).enumerate() {
+            self.divergences.push(divergence(dense.row(b), pruned.answer.row(b)) as f32);
+            self.right.push(label.map_or(class == dense_class, |label| label as usize == class));
+        }
+    }
+
+    /// Mean share of N0 left after each stage, `[K]`.
+    pub fn keep_ratios(&self, spec: &VitSpec) -> Vec<f64> {
+        let all = (self.costs.len() * spec.num_patches()) as f64;
+        self.patch_tokens.iter().map(|tokens| *tokens as f64 / all).collect()
+    }
+
+    /// Means over all images.
+    pub fn all(&self) -> Mean {
+        self.mean(&vec![1; self.costs.len()])
+    }
+
+    /// Mean cost, D and share of right images, each image counted `weights[i]` times.
+    pub fn mean(&self, weights: &[u32]) -> Mean {
+        let (mut cost, mut divergence, mut right, mut count) = (0.0, 0.0, 0u64, 0u64);
+        for (i, &weight) in weights.iter().enumerate() {
+            let times = f64::from(weight);
+            cost += times * f64::from(self.costs[i]);
+            divergence += times * f64::from(self.divergences[i]);
+            right += u64::from(weight) * u64::from(self.right[i]);
+            count += u64::from(weight);
+        }
+        let count = count.max(1) as f64;
+        Mean { cost: cost / count, divergence: divergence / count, top1: 100.0 * right as f64 / count }
+    }
+}
+
+/// Means over images.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mean {
+    /// MACs as a share of the dense model's.
+    pub cost: f64,
+    /// D, nats.
+    pub divergence: f64,
+    /// Top-1, percent; without labels, agreement with the dense model.
+    pub top1: f64,
+}
+
+impl Mean {
+    /// What a share `weight` of images run as `other` and the rest as `self` comes to.
+    pub fn mixed(self, other: Mean, weight: f64) -> Mean {
+        let mix = |a: f64, b: f64| a + weight * (b - a);
+        Mean {
+            cost: mix(self.cost, other.cost),
+            divergence: mix(self.divergence, other.divergence),
+            top1: mix(self.top1, other.top1),
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! Every method with every setting that it is tried with.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use vitrim_prune::{LearnedPruner, Policy, Pruner, ReadOut};
+use vitrim_prune::{Method, keep_shares};
+use vitrim_vit::VitSpec;
+
+use crate::error::{MeasureError, Result};
+
+/// Keep ratios that are swept; after stage k, their k-th power is left.
+const KEEP: [f64; 11] = [0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2];
+/// Settings that `tome` is swept over.
+const MERGES: usize = 14;
+
+/// A method, or a study of the policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A trained policy: its name, and its place among those of that name and among all.
+    Learned {
+        /// What it is called: "policy", or a rival's name.
+        name: String,
+        /// 0-based, among those of the name: they were trained from different seeds.
+        seed: usize,
+        /// 0-based, among all policies.
+        place: usize,
+    },
+    /// A hand-made method.
+    Method(Method),
+    /// A study of the policy.
+    Studied {
+        /// What is changed about it.
+        variant: Variant,
+        /// As the policy's.
+        seed: usize,
+        /// As the policy's.
+        place: usize,
+    },
+}
+
+/// What a study changes about the policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Variant {
+    /// Its selection, every image with its mean budgets.
+    FixedBudgets,
+    /// A hand-made selection with its budgets of each image.
+    Selection(Method),
+}
+
+/// A study of the policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Study {
+    /// The policy's selection, every image with the mean budgets: what adapting to the image is worth.
+    FixedBudgets,
+    /// Hand-made selections with the policy's budgets of each image: what the policy's selection is worth.
+    Selection,
+}
+
+impl Study {
+    /// All there are.
+    pub const ALL: [Study; 2] = [Study::FixedBudgets, Study::Selection];
+
+    /// What it measures.
+    pub fn variants(self) -> Vec<Variant> {
+        match self {
+            Study::FixedBudgets => vec![Variant::FixedBudgets],
+            Study::Selection => {
+                Method::all().filter(|method| method.keeps_budgets()).map(Variant::Selection).collect()
+            }
+        }
+    }
+}
+
+impl fmt::Display for Study {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Study::FixedBudgets => "fixed-budgets",
+            Study::Selection => "selection",
+        })
+    }
+}
+
+impl FromStr for Study {
+    type Err = MeasureError;
+
+    fn from_str(name: &str) -> Result<Self> {
+        let known = Study::ALL.into_iter().find(|study| study.to_string() == name);
+        known.ok_or_else(|| {
+            let names = Study::ALL.map(|study| study.to_string()).join(", ");
+            MeasureError::Setting(format!("unknown study '{name}'; use one of {names}"))
+        })
+    }
+}
+
+impl Kind {
+    /// What it counts as: policies that differ in their seed count as one.
+    pub fn group(&self) -> String {
+        match self {
+            Kind::Learned { name, .. } => name.clone(),
+            Kind::Studied { variant, .. } => variant.to_string(),
+            Kind::Method(method) => method.to_string(),
+        }
+    }
+
+    /// Whether it studies the policy.
+    pub fn is_study(&self) -> bool {
+        matches!(self, Kind::Studied { .. })
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.group())?;
+        match self {
+            Kind::Learned { seed, .. } | Kind::Studied { seed, .. } if *seed > 0 => {
+                write!(f, "-{}", seed + 1)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Variant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Variant::FixedBudgets => f.write_str("policy-fixed-budgets"),
+            Variant::Selection(method) => write!(f, "policy-budgets-{method}"),
+        }
+    }
+}
+
+/// What a method is told.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Setting {
+    /// The dense model.
+    Dense,
+    /// The policy's threshold.
+    Threshold(f64),
+    /// The policy's own chances, by this seed.
+    Sampled(u64),
+    /// Shares of N0 that the policy's most probable tokens are left at, `[K]`.
+    TopR(Vec<f64>),
+    /// Stages, and the share of N0 left after each.
+    Profile {
+        /// 0-based blocks.
+        stages: Vec<usize>,
+        /// Shares.
+        keep: Vec<f64>,
+    },
+    /// Tokens merged in each block.
+    Merged(usize),
+}
+
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |values: Vec<String>| values.join(",");
+        match self {
+            Setting::Dense => f.write_str("dense"),
+            Setting::Threshold(threshold) => write!(f, "threshold={threshold}"),
+            Setting::Sampled(seed) => write!(f, "sample={seed}"),
+            Setting::TopR(keep) => f.write_str(&ReadOut::TopR { keep: keep.clone() }.to_string()),
+            Setting::Merged(r) => write!(f, "r={r}"),
+            Setting::Profile { stages, keep } => write!(
+                f,
+                "stages={} keep={}",
+                list(stages.iter().map(usize::to_string).collect()),
+                list(keep.iter().map(|k| format!("{k:.3}")).collect())
+            ),
+        }
+    }
+}
+
+impl Setting {
+    /// How a policy is read out that is so set; `None` for what is no setting of a policy.
+    fn read_out(&self) -> Option<ReadOut> {
+        match self {
+            Setting::Threshold(threshold) => Some(ReadOut::Threshold { threshold: *threshold }),
+            Setting::Sampled(seed) => Some(ReadOut::Sample { seed: *seed }),
+            Setting::TopR(keep) => Some(ReadOut::TopR { keep: keep.clone() }),
+            Setting::Dense | Setting::Profile { .. } | Setting::Merged(_) => None,
+        }
+    }
+
+    /// `method` so set.
+    ///
+    /// # Errors
+    /// If the two do not go together.
+    pub fn pruner(&self, method: Method, spec: &VitSpec, policy: Option<&Policy>) -> Result<Box<dyn Pruner>> {
+        if let (Some(read_out), Method::Policy, Some(policy)) = (self.read_out(), method, policy) {
+            return Ok(Box::new(LearnedPruner::new(spec, policy).with_read_out(read_out)));
+        }
+        match self {
+            Setting::Merged(r) if method.in_every_block() => Ok(method.merging(spec, *r)?),
+            Setting::Profile { stages, keep } => Ok(method.at_shares(spec, stages, keep)?),
+            _ => Err(MeasureError::Setting(format!("{method} has no setting '{self}'"))),
+        }
+    }
+}
+
+/// What `method` is swept over on images for calibration. The hand-made methods get the stages that are usual, those of
+/// the policy, and single and early ones, each with the same ratios; `thresholds` are the policy's, unless it samples.
+pub fn swept(method: Method, spec: &VitSpec, policy: Option<&Policy>, thresholds: &[f64]) -> Vec<Setting> {
+    match (method, policy.map(|policy| &policy.read_out)) {
+        (Method::Policy, Some(ReadOut::Sample { seed })) => vec![Setting::Sampled(*seed)],
+        (Method::Policy, _) => thresholds.iter().map(|threshold| Setting::Threshold(*threshold)).collect(),
+        _ if method.in_every_block() => {
+            let most = spec.num_patches() / spec.depth + 1;
+            let mut merges: Vec<usize> = (1..=MERGES).map(|i| (i * most).div_ceil(MERGES)).collect();
+            merges.dedup();
+            merges.into_iter().map(Setting::Merged).collect()
+        }
+        _ => stage_sets(spec.depth, policy.map(Policy::drop_stages).as_deref())
+            .into_iter()
+            .filter(|stages| method.can_act(stages))
+            .flat_map(|stages| {
+                KEEP.iter().map(move |ratio| Setting::Profile {
+                    keep: keep_shares(&[*ratio; 1], stages.len()).expect("ratios lie between 0 and 1"),
+                    stages: stages.clone(),
+                })
+            })
+            .collect(),
+    }
+}
+
+/// Stages to prune before, of `depth` blocks.
+fn stage_sets(depth: usize, of_policy: Option<&[usize]>) -> Vec<Vec<usize>> {
+    let quarter = |k: usize| (k * depth / 4).max(1);
+    let mut sets = vec![
+        vec![quarter(1), quarter(2), quarter(3)],
+        vec![quarter(1), quarter(2)],
+        vec![quarter(2), quarter(3)],
+        vec![quarter(1)],
+        vec![1],
+        (1..depth).collect(),
+    ];
+    sets.extend(of_policy.map(<[usize]>::to_vec));
+    sets.iter_mut().for_each(|stages| stages.dedup());
+    sets.sort();
+    sets.dedup();
+    sets
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_method_is_swept_with_settings_that_it_takes() {
+        let spec = VitSpec::from_timm_name("deit_tiny_patch16_224").unwrap().with_img_size([64, 64]);
+        for method in Method::all().filter(|method| *method != Method::Policy) {
+            let settings = swept(method, &spec, None, &[]);
+            assert!(settings.len() >= 2, "{method}");
+            for setting in settings {
+                setting
+                    .pruner(method, &spec, None)
+                    .unwrap_or_else(|error| panic!("{method} {setting}: {error}"));
+            }
+        }
+        assert!(Setting::Merged(3).pruner("random".parse().unwrap(), &spec, None).is_err());
+        assert!(Setting::Threshold(0.5).pruner(Method::Policy, &spec, None).is_err(), "without a policy");
+    }
+
+    #[test]
+    fn stages_ascend_within_the_network() {
+        for depth in 1..=13 {
+            for stages in stage_sets(depth, Some(&[0])) {
+                assert!(stages.windows(2).all(|w| w[0] < w[1]), "{depth}: {stages:?}");
+                assert!(depth == 1 || stages.iter().all(|stage| *stage < depth), "{depth}: {stages:?}");
+            }
+        }
+    }
+}

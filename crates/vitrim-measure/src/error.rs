@@ -1,0 +1,114 @@
+//! What can go wrong while something is measured.
+
+use std::path::{Path, PathBuf};
+
+/// Shorthand for results of this crate.
+pub type Result<T, E = MeasureError> = std::result::Result<T, E>;
+
+/// Errors of opening, evaluating and calibrating; each message is one line that says what,
+/// where, and what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MeasureError {
+    /// A backbone could not be read or run.
+    #[error(transparent)]
+    Vit(#[from] vitrim_vit::VitError),
+    /// A pruner or a policy refused.
+    #[error(transparent)]
+    Prune(#[from] vitrim_prune::PruneError),
+    /// Images could not be read.
+    #[error(transparent)]
+    Data(#[from] vitrim_data::DataError),
+    /// An `hf://` reference could not be fetched.
+    #[error(transparent)]
+    Hub(#[from] vitrim_hub::HubError),
+    /// A statistic could not be computed.
+    #[error(transparent)]
+    Stats(#[from] crate::statistics::StatsError),
+    /// A front could not be used.
+    #[error(transparent)]
+    Front(#[from] crate::front::FrontError),
+    /// What was given as a model is neither a folder nor a name.
+    #[error("{given}: no such checkpoint folder, and no timm name that vitrim knows ({reason})")]
+    NoSuchModel {
+        /// What was given.
+        given: String,
+        /// Why it is no name.
+        reason: String,
+    },
+    /// The classes of the data and of the backbone differ.
+    #[error(
+        "{data}: has {found} classes, but the backbone ({model}) has {classes}; give the data that it was trained for, --label-map FILE, or a folder of images without class folders"
+    )]
+    Classes {
+        /// The data set.
+        data: String,
+        /// Its classes.
+        found: usize,
+        /// The backbone.
+        model: String,
+        /// The backbone's classes.
+        classes: usize,
+    },
+    /// The data set has no images for what is asked.
+    #[error("{data}: {reason}")]
+    Part {
+        /// The data set.
+        data: String,
+        /// What is missing, and what to do.
+        reason: String,
+    },
+    /// A policy folder says something impossible, or lacks what is asked of it.
+    #[error("{path}: {reason}")]
+    Policy {
+        /// The policy folder.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
+    /// A run folder lacks something, or holds something impossible.
+    #[error("{path}: {reason}")]
+    Run {
+        /// The folder or the file in it.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
+    /// A setting that cannot be.
+    #[error("{0}")]
+    Setting(String),
+    /// A file could not be written.
+    #[error("cannot write {path}: {source}")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// It was asked to stop.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+impl MeasureError {
+    /// Whether the work was asked to stop.
+    pub fn is_interruption(&self) -> bool {
+        matches!(self, MeasureError::Interrupted)
+    }
+}
+
+/// Writes `bytes` to `path`; an existing file is replaced only once the new one is complete.
+///
+/// # Errors
+/// [`MeasureError::Write`].
+pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".part");
+    let part = path.with_file_name(name);
+    let error = |path: &Path| {
+        let path = path.to_owned();
+        move |source| MeasureError::Write { path, source }
+    };
+    std::fs::write(&part, bytes).map_err(error(&part))?;
+    std::fs::rename(&part, path).map_err(error(path))
+}

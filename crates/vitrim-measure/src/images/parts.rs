@@ -1,0 +1,230 @@
+//! Which images are for training, which for calibration, which for the final figures.
+//!
+//! Splits that a data set has are taken as they are. What it lacks is cut from what it has by a hash
+//! of each image's bytes: `train` and `test` alone give train and calibration from `train` at 4 to 1;
+//! a single split gives train, calibration and test at 3 to 1 to 1.
+
+use std::path::{Path, PathBuf};
+
+use vitrim_data::{ContentSet, Dataset, Decoding, Part, Shares};
+use vitrim_hub::{Kind, local};
+
+use crate::error::{MeasureError, Result};
+use crate::images::Reading;
+use crate::model::Loaded;
+
+/// Where only `train` and `test` are given.
+const TRAIN_AND_CALIBRATION: Shares = Shares { train: 0.8, calibration: 0.2, test: 0.0 };
+/// Where there is a single split.
+const ALL_THREE: Shares = Shares { train: 0.6, calibration: 0.2, test: 0.2 };
+
+/// Told (images done, all images) while images are hashed.
+pub type OnProgress<'a> = &'a mut dyn FnMut(usize, usize);
+
+/// A data set and the splits that it has.
+#[derive(Clone, Debug)]
+pub struct DataParts {
+    /// As it was given.
+    path: PathBuf,
+    /// Where it is: the same, unless it was given as an `hf://` reference.
+    local: PathBuf,
+    splits: Vec<String>,
+    /// Read front to back, so that it has one part, which answers to any name.
+    streams: bool,
+    reading: Reading,
+}
+
+/// Where a part's images are.
+#[derive(Clone, Debug, PartialEq)]
+enum Place {
+    /// A whole split.
+    Whole(String),
+    /// What the shares give to the part of a split.
+    Cut(String, Shares, Part),
+}
+
+impl DataParts {
+    /// Looks at which splits the data set at `path`, which may be an `hf://` reference, has.
+    ///
+    /// # Errors
+    /// If it cannot be fetched, or the path cannot be read.
+    pub fn of(path: &Path) -> Result<Self> {
+        let local = local(path, Kind::Data)?.into_owned();
+        let (splits, streams) = (Dataset::splits(&local)?, Dataset::streams(&local)?);
+        Ok(DataParts { path: path.to_owned(), local, splits, streams, reading: Reading::default() })
+    }
+
+    /// As [`DataParts::of`], decoded as torchvision decodes, with labels that are the classes of `loaded`: see
+    /// [`Reading::for_backbone`].
+    ///
+    /// # Errors
+    /// As [`DataParts::of`].
+    pub fn for_backbone(path: &Path, loaded: &Loaded) -> Result<Self> {
+        Ok(Self::of(path)?.read_as(Reading::for_backbone(Decoding::default(), None, loaded)?))
+    }
+
+    /// The same, read as `reading` says.
+    #[must_use]
+    pub fn read_as(self, reading: Reading) -> Self {
+        DataParts { reading, ..self }
+    }
+
+    /// The data set's path.
+    pub fn path(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    /// Whether there are images for `part`.
+    pub fn has(&self, part: Part) -> bool {
+        self.place(part).is_some()
+    }
+
+    /// Where final figures come from: the test part, or calibration where there is none.
+    pub fn final_part(&self) -> Part {
+        if self.has(Part::Test) { Part::Test } else { Part::Calibration }
+    }
+
+    /// The images of `part`.
+    ///
+    /// # Errors
+    /// If there are none, or they cannot be read.
+    pub fn part(&self, part: Part, progress: OnProgress<'_>) -> Result<Dataset> {
+        let place = self.place(part).ok_or_else(|| {
+            let splits = self.splits.join(", ");
+            self.lacks(format!("has no images for {}; it has: {splits}; name one with --split", name(part)))
+        })?;
+        let (split, cut) = match &place {
+            Place::Whole(split) => (split, None),
+            Place::Cut(split, shares, part) => (split, Some((shares, part))),
+        };
+        let whole = self.open(split)?;
+        let dataset = match cut {
+            None => whole,
+            Some((shares, part)) => whole.by_hash(*part, shares, progress)?,
+        };
+        if dataset.is_empty() {
+            return Err(self.lacks(format!("too few images to cut out a part for {}", name(part))));
+        }
+        Ok(dataset)
+    }
+
+    /// The images that a user calls `wanted`: `train`, `calibration` (or `validation`), `test`, or a
+    /// split of the data set's own.
+    ///
+    /// # Errors
+    /// As [`DataParts::part`].
+    pub fn named(&self, wanted: &str, progress: OnProgress<'_>) -> Result<Dataset> {
+        match part_of_name(wanted) {
+            Some(part) if self.has(part) => self.part(part, progress),
+            _ => self.open(wanted),
+        }
+    }
+
+    /// Everything that training must not see: calibration and test images, and `also`.
+    ///
+    /// # Errors
+    /// A read error.
+    pub fn held_out(&self, also: Option<&Dataset>, progress: OnProgress<'_>) -> Result<ContentSet> {
+        let mut hashes = match also {
+            Some(also) => also.content_hashes(progress)?,
+            None => ContentSet::new(),
+        };
+        for part in [Part::Calibration, Part::Test] {
+            if let Some(Place::Whole(split)) = self.place(part) {
+                hashes.extend(self.open(&split)?.content_hashes(progress)?);
+            }
+        }
+        Ok(hashes)
+    }
+
+    /// A split, read as asked.
+    fn open(&self, split: &str) -> Result<Dataset> {
+        self.reading.of(&Dataset::open(&self.local, Some(split))?)
+    }
+
+    fn place(&self, part: Part) -> Option<Place> {
+        let has = |split: &str| self.splits.iter().any(|s| s == split);
+        let whole = |split: &str| has(split).then(|| Place::Whole(split.to_owned()));
+        if self.streams {
+            return Some(Place::Whole(name(part).to_owned()));
+        }
+        if let [only] = self.splits.as_slice()
+            && !matches!(only.as_str(), "validation" | "test")
+        {
+            return Some(Place::Cut(only.clone(), ALL_THREE, part));
+        }
+        match part {
+            Part::Test => whole("test"),
+            Part::Calibration if has("validation") => whole("validation"),
+            Part::Train if has("validation") => whole("train"),
+            Part::Train | Part::Calibration => {
+                has("train").then(|| Place::Cut("train".into(), TRAIN_AND_CALIBRATION, part))
+            }
+        }
+    }
+
+    fn lacks(&self, reason: String) -> MeasureError {
+        MeasureError::Part { data: self.path(), reason }
+    }
+}
+
+/// What a user calls `part`.
+pub fn name(part: Part) -> &'static str {
+    match part {
+        Part::Train => "train",
+        Part::Calibration => "calibration",
+        Part::Test => "test",
+    }
+}
+
+fn part_of_name(name: &str) -> Option<Part> {
+    match name {
+        "train" => Some(Part::Train),
+        "calibration" | "validation" | "val" | "valid" => Some(Part::Calibration),
+        "test" => Some(Part::Test),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts(splits: &[&str]) -> DataParts {
+        let splits = splits.iter().map(|s| (*s).to_owned()).collect();
+        let (path, local) = (PathBuf::new(), PathBuf::new());
+        DataParts { path, local, splits, streams: false, reading: Reading::default() }
+    }
+
+    #[test]
+    fn given_splits_are_taken_as_they_are() {
+        let all = parts(&["train", "validation", "test"]);
+        assert_eq!(all.place(Part::Train), Some(Place::Whole("train".into())));
+        assert_eq!(all.place(Part::Calibration), Some(Place::Whole("validation".into())));
+        assert_eq!(all.place(Part::Test), Some(Place::Whole("test".into())));
+        assert!(!parts(&["train", "validation"]).has(Part::Test));
+        assert!(!parts(&["test"]).has(Part::Train), "nobody trains on a test split unless he says so");
+        assert!(!parts(&["validation", "test"]).has(Part::Train));
+    }
+
+    #[test]
+    fn a_stream_is_whichever_part_is_asked_for() {
+        let stream = DataParts { streams: true, ..parts(&["stream"]) };
+        assert_eq!(stream.final_part(), Part::Test);
+        for part in [Part::Train, Part::Calibration, Part::Test] {
+            assert_eq!(stream.place(part), Some(Place::Whole(name(part).to_owned())));
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_cut() {
+        let two = parts(&["train", "test"]);
+        let cut = |part| Some(Place::Cut("train".into(), TRAIN_AND_CALIBRATION, part));
+        assert_eq!(two.place(Part::Train), cut(Part::Train));
+        assert_eq!(two.place(Part::Calibration), cut(Part::Calibration));
+        assert_eq!(two.place(Part::Test), Some(Place::Whole("test".into())));
+        for part in [Part::Train, Part::Calibration, Part::Test] {
+            assert_eq!(parts(&["all"]).place(part), Some(Place::Cut("all".into(), ALL_THREE, part)));
+        }
+    }
+}

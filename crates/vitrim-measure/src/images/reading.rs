@@ -1,0 +1,126 @@
+//! How a data set is read: how its images are decoded, and whose classes its labels are.
+//!
+//! A backbone knows classes by index. A data set may name them instead, in an order of its own: a part of ImageNet,
+//! whose folders are synsets, or photographs in folders named as the backbone names its classes. Where all of a data
+//! set's names are known, its labels become the backbone's; where they are not, a label map says which is which.
+
+use std::path::Path;
+
+use vitrim_data::{Dataset, Decoding, LabelMap, imagenet_synsets};
+
+use crate::error::{MeasureError, Result};
+use crate::model::Loaded;
+
+/// Classes of ImageNet-1k, and of the backbones that know them.
+const IMAGENET_CLASSES: usize = 1_000;
+
+/// How a data set is read; the default is as torchvision decodes, with the labels that the data set has.
+#[derive(Clone, Debug, Default)]
+pub struct Reading {
+    decoding: Decoding,
+    labels: Labels,
+}
+
+/// Whose classes labels are.
+#[derive(Clone, Debug, Default)]
+enum Labels {
+    /// The data set's own.
+    #[default]
+    Own,
+    /// The backbone's so many, where this map knows all of the data set's names.
+    Known(LabelMap, usize),
+    /// Those that this map says.
+    Mapped(LabelMap),
+    /// None: the backbone has no classes.
+    Ignored,
+}
+
+impl Reading {
+    /// As `decoding` says, with the data set's own labels.
+    pub fn plain(decoding: Decoding) -> Self {
+        Reading { decoding, labels: Labels::Own }
+    }
+
+    /// As `decoding` says, with labels that are the classes of `loaded`: as the file `map` says ([`LabelMap::open`]),
+    /// or by the backbone's names and ImageNet's synsets where these are all that the data set has.
+    ///
+    /// # Errors
+    /// If `map` cannot be read, or has classes that the backbone lacks.
+    pub fn for_backbone(decoding: Decoding, map: Option<&Path>, loaded: &Loaded) -> Result<Self> {
+        let classes = loaded.spec.num_classes;
+        let labels = match map {
+            Some(path) if classes == 0 => {
+                return Err(MeasureError::Setting(format!(
+                    "label map {}: the backbone ({}) has no classes to map labels to; leave it out",
+                    path.display(),
+                    loaded.origin
+                )));
+            }
+            None if classes == 0 => Labels::Ignored,
+            Some(path) => {
+                let map = LabelMap::open(path)?;
+                if let Some(greatest) = map.greatest().filter(|greatest| *greatest as usize >= classes) {
+                    return Err(MeasureError::Setting(format!(
+                        "label map {}: has class {greatest}, but the backbone ({}) has classes 0 to {}; map what it \
+                         does not know to -1",
+                        path.display(),
+                        loaded.origin,
+                        classes.saturating_sub(1)
+                    )));
+                }
+                Labels::Mapped(map)
+            }
+            None => {
+                let own = LabelMap::of_backbone(loaded.class_names.iter().map(String::as_str), classes);
+                let synsets = if classes == IMAGENET_CLASSES { imagenet_synsets() } else { Vec::new() };
+                Labels::Known(own.or(LabelMap::of_backbone(synsets, classes)), classes)
+            }
+        };
+        Ok(Reading { decoding, labels })
+    }
+
+    /// `dataset`, read so.
+    ///
+    /// # Errors
+    /// If a label map lacks a class of an image's.
+    pub fn of(&self, dataset: &Dataset) -> Result<Dataset> {
+        let dataset = dataset.decoded_by(self.decoding);
+        match &self.labels {
+            Labels::Ignored => Ok(dataset.unlabelled()),
+            Labels::Mapped(map) => Ok(dataset.relabelled(map)?),
+            Labels::Known(map, classes)
+                if dataset.is_stream() || names_are_known(map, *classes, dataset.class_names()) =>
+            {
+                Ok(dataset.relabelled(map)?)
+            }
+            Labels::Known(..) | Labels::Own => Ok(dataset),
+        }
+    }
+}
+
+/// Whether `map` has all of `names`, and these are not just the backbone's `classes` in order, which need no map.
+fn names_are_known(map: &LabelMap, classes: usize, names: &[String]) -> bool {
+    let is_class = |(class, name): (u32, &String)| map.of_name(name) == Some(Some(class));
+    let in_order = names.len() == classes && (0..).zip(names).all(is_class);
+    !names.is_empty() && names.iter().all(|name| map.of_name(name).is_some()) && !in_order
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn labels_change_only_where_every_name_is_known_in_another_order() {
+        let map =
+            LabelMap::of_backbone(["tench", "goldfish"], 2).or(LabelMap::of_backbone(imagenet_synsets(), 2));
+        let known = |given: &[&str]| names_are_known(&map, 2, &names(given));
+        assert!(known(&["goldfish", "tench"]) && known(&["n15075141"]));
+        assert!(known(&["tench"]), "the first of two classes is no whole order");
+        assert!(!known(&["tench", "goldfish"]), "they are themselves");
+        assert!(!known(&["goldfish", "unicorn"]) && !known(&[]));
+    }
+}

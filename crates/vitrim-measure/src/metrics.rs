@@ -1,0 +1,204 @@
+//! Counts over images that went through the dense model and through a pruned one.
+
+use serde::{Deserialize, Serialize};
+use vitrim_prune::Pruned;
+use vitrim_prune::divergence::divergences;
+use vitrim_vit::{Output, VitSpec, cost};
+
+use crate::error::Result;
+use crate::front::FrontPoint;
+use crate::statistics::{Drift, Loss, PairedDrop, Quantiles};
+
+/// What a pruned model did to the images seen so far.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    dense_macs: u64,
+    images: usize,
+    /// Images with a label.
+    labelled: usize,
+    right: usize,
+    dense_only_right: usize,
+    pruned_only_right: usize,
+    disagreed: usize,
+    divergence: f64,
+    /// Of a backbone without classes: sums of the powers 1 to 3 of the images' drifts, percent.
+    drifts: Option<[f64; 3]>,
+    spec: VitSpec,
+    /// Images whose patch at each grid position is left after each stage, `[K][N0]`.
+    survivors: Vec<Vec<u32>>,
+    /// MACs of each image.
+    macs: Vec<u64>,
+}
+
+/// Share of the dense MACs that single images take.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CostSpread {
+    /// A tenth of the images take less.
+    pub p10: f64,
+    /// Half of the images take less.
+    pub p50: f64,
+    /// A tenth of the images take more.
+    pub p90: f64,
+}
+
+impl Metrics {
+    /// Nothing seen, for a backbone of geometry `spec`.
+    pub fn new(spec: &VitSpec) -> Self {
+        Metrics {
+            dense_macs: cost::dense_macs(spec),
+            images: 0,
+            labelled: 0,
+            right: 0,
+            dense_only_right: 0,
+            pruned_only_right: 0,
+            disagreed: 0,
+            divergence: 0.0,
+            drifts: (spec.num_classes == 0).then_some([0.0; 3]),
+            spec: spec.clone(),
+            survivors: Vec::new(),
+            macs: Vec::new(),
+        }
+    }
+
+    /// Adds a batch: what the dense and the pruned model answered, `labels: [B]`.
+    pub fn add(&mut self, dense: &Output, pruned: &Pruned, labels: &[Option<u32>]) {
+        let divergences = divergences(&self.spec, dense, &pruned.answer);
+        self.images += divergences.len();
+        self.divergence += divergences.iter().sum::<f64>();
+        match &mut self.drifts {
+            Some(sums) => {
+                for drift in divergences.iter().map(|d| 100.0 * d) {
+                    for (sum, power) in sums.iter_mut().zip([drift, drift.powi(2), drift.powi(3)]) {
+                        *sum += power;
+                    }
+                }
+            }
+            None => self.add_classes(&dense.argmax(), &pruned.answer.argmax(), labels),
+        }
+        let patches = self.spec.num_patches();
+        self.survivors.resize_with(pruned.stages.len(), || vec![0; patches]);
+        for (counts, stage) in self.survivors.iter_mut().zip(&pruned.stages) {
+            stage.origins.iter().filter_map(|origin| origin.grid()).for_each(|p| counts[p] += 1);
+        }
+        self.macs.extend(&pruned.macs);
+    }
+
+    fn add_classes(&mut self, dense: &[usize], pruned: &[usize], labels: &[Option<u32>]) {
+        for ((&dense_class, &pruned_class), label) in dense.iter().zip(pruned).zip(labels) {
+            self.disagreed += usize::from(dense_class != pruned_class);
+            if let Some(label) = label {
+                let right = |class: usize| class == *label as usize;
+                self.labelled += 1;
+                self.right += usize::from(right(pruned_class));
+                self.dense_only_right += usize::from(right(dense_class) && !right(pruned_class));
+                self.pruned_only_right += usize::from(!right(dense_class) && right(pruned_class));
+            }
+        }
+    }
+
+    /// Images seen.
+    pub fn images(&self) -> usize {
+        self.images
+    }
+
+    /// Images seen that had a label.
+    pub fn labelled(&self) -> usize {
+        self.labelled
+    }
+
+    /// Top-1, percent, over the labelled images.
+    pub fn top1(&self) -> Option<f64> {
+        (self.labelled > 0).then(|| 100.0 * self.right as f64 / self.labelled as f64)
+    }
+
+    /// The drift of a backbone without classes; the drop where there are labels; else the disagreement with the dense
+    /// model, which bounds it.
+    ///
+    /// # Errors
+    /// Before any image was seen.
+    pub fn loss(&self) -> Result<Loss> {
+        if let Some(drift) = self.drift()? {
+            return Ok(Loss::Drift(drift));
+        }
+        let (images, lost, won) = self.paired();
+        Ok(Loss::Drop(PairedDrop::new(images, lost, won)?))
+    }
+
+    fn drift(&self) -> Result<Option<Drift>> {
+        Ok(self.drifts.map(|sums| Drift::new(self.images, sums)).transpose()?)
+    }
+
+    /// Images on which the two models name different classes, percent. `None` without classes.
+    pub fn disagreement(&self) -> Option<f64> {
+        self.drifts.is_none().then(|| 100.0 * self.disagreed as f64 / self.images.max(1) as f64)
+    }
+
+    /// Mean D ([`divergences`]).
+    pub fn mean_divergence(&self) -> f64 {
+        self.divergence / self.images.max(1) as f64
+    }
+
+    /// Mean share of N0 left after each stage, `[K]`; never rises.
+    pub fn keep_ratio(&self) -> Vec<f64> {
+        let all = (self.images * self.spec.num_patches()).max(1) as f64;
+        let left = |counts: &Vec<u32>| counts.iter().map(|n| f64::from(*n)).sum::<f64>();
+        self.survivors.iter().map(|counts| left(counts) / all).collect()
+    }
+
+    /// Share of the images whose patch at each grid position is left after each stage, `[K][N0]`.
+    pub fn keep_maps(&self) -> Vec<Vec<f32>> {
+        let share = |n: &u32| *n as f32 / self.images.max(1) as f32;
+        self.survivors.iter().map(|counts| counts.iter().map(share).collect()).collect()
+    }
+
+    /// MACs of each image as a share of the dense model's, in the order seen.
+    pub fn costs(&self) -> Vec<f32> {
+        self.macs.iter().map(|macs| (*macs as f64 / self.dense_macs as f64) as f32).collect()
+    }
+
+    /// Mean MACs an image, in units of 1e9.
+    pub fn gmacs(&self) -> f64 {
+        self.macs.iter().map(|m| *m as f64).sum::<f64>() / self.images.max(1) as f64 / 1e9
+    }
+
+    /// Mean MACs as a share of the dense model's.
+    pub fn cost(&self) -> f64 {
+        self.gmacs() * 1e9 / self.dense_macs as f64
+    }
+
+    /// How the cost differs between images. `None` before any was seen.
+    pub fn spread(&self) -> Option<CostSpread> {
+        let shares = self.macs.iter().map(|m| *m as f64 / self.dense_macs as f64).collect();
+        let quantiles = Quantiles::of(shares)?;
+        Some(CostSpread { p10: quantiles.at(0.1), p50: quantiles.at(0.5), p90: quantiles.at(0.9) })
+    }
+
+    /// As the point of a front, measured at `setting`.
+    ///
+    /// # Errors
+    /// Before any image was seen.
+    pub fn front_point(&self, setting: f64) -> Result<FrontPoint> {
+        let (images, dense_only_right, pruned_only_right) = self.paired();
+        Ok(FrontPoint {
+            setting,
+            cost: self.cost(),
+            gmacs: self.gmacs(),
+            images,
+            dense_only_right,
+            pruned_only_right,
+            drift: self.drift()?,
+            fidelity: self.mean_divergence(),
+            keep_ratio: self.keep_ratio(),
+        })
+    }
+
+    /// (images, dense only right, pruned only right); without labels, disagreements count as lost.
+    fn paired(&self) -> (usize, usize, usize) {
+        if self.labelled > 0 {
+            (self.labelled, self.dense_only_right, self.pruned_only_right)
+        } else {
+            (self.images, self.disagreed, 0)
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! A backbone and a policy, ready to run.
+
+pub mod dtype;
+pub mod features;
+pub mod info;
+mod loaded;
+mod policy;
+
+pub use loaded::{Loaded, Opening, open_checkpoint, preprocess};
+pub use policy::open_policy;

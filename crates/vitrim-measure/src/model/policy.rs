@@ -1,0 +1,19 @@
+//! A policy for a backbone that is open.
+
+use std::path::Path;
+
+use vitrim_hub::{Kind, local};
+use vitrim_prune::Policy;
+
+use super::Loaded;
+use crate::error::Result;
+
+/// Reads the policy in `folder`, which may be an `hf://` reference, and checks that it was trained for `loaded`.
+///
+/// # Errors
+/// If it cannot be fetched, is damaged or impossible ([`Policy::load`]), or was trained for another backbone.
+pub fn open_policy(folder: &Path, loaded: &Loaded) -> Result<Policy> {
+    let policy = Policy::load(&local(folder, Kind::Policy)?)?;
+    policy.check_backbone(folder, &loaded.id)?;
+    Ok(policy)
+}

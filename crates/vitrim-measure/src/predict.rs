@@ -1,0 +1,223 @@
+//! Classes or features of single images, and which patches the answer was made from.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rayon::prelude::*;
+use serde::Serialize;
+use vitrim_data::{DataError, Decoding, RgbImage};
+use vitrim_prune::{ImageKey, Pruner, StageRecord, image_macs, run_to_end};
+use vitrim_vit::{Backbone, PixelBatch, Want, cost};
+
+use crate::error::Result;
+use crate::model::Loaded;
+use crate::model::features::{FeatureKind, Features, features};
+
+/// One image's answer.
+#[derive(Clone, Debug, Serialize)]
+pub struct Prediction {
+    /// The image file, or where in a shard or a list the image is.
+    pub image: PathBuf,
+    /// The most probable classes, best first; none where features were asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub classes: Vec<ClassProbability>,
+    /// Its features, if they were asked for.
+    #[serde(flatten)]
+    pub features: Option<Features>,
+    /// Survivors of each stage, `[K]`.
+    pub stages: Vec<Survivors>,
+    /// MACs, in units of 1e9, the pruner's own scoring included.
+    pub gmacs: f64,
+}
+
+/// A class and how probable it is.
+#[derive(Clone, Debug, Serialize)]
+pub struct ClassProbability {
+    /// Its index.
+    pub class: usize,
+    /// Its name, where the checkpoint says.
+    pub name: Option<String>,
+    /// Softmax probability.
+    pub probability: f64,
+}
+
+/// Who is left after a stage.
+#[derive(Clone, Debug, Serialize)]
+pub struct Survivors {
+    /// The 0-based block that the stage lies before.
+    pub block: usize,
+    /// Row-major grid positions.
+    pub positions: Vec<usize>,
+}
+
+/// An image as the model sees it, with the model's answer.
+pub struct Seen {
+    /// The crop.
+    pub crop: RgbImage,
+    /// The answer.
+    pub prediction: Prediction,
+}
+
+/// What is asked of each image.
+#[derive(Clone, Copy, Debug)]
+pub enum Question {
+    /// This many of the most probable classes.
+    Classes(usize),
+    /// Features, which a backbone without a head has, too.
+    Features(FeatureKind),
+}
+
+/// What the model says of one image.
+pub struct Answer {
+    /// As [`Prediction::classes`].
+    pub classes: Vec<ClassProbability>,
+    /// As [`Prediction::features`].
+    pub features: Option<Features>,
+    /// As [`Prediction::stages`].
+    pub stages: Vec<Survivors>,
+    /// MACs, the pruner's own scoring included.
+    pub macs: u64,
+}
+
+/// An image to classify.
+pub enum Given {
+    /// In a file of its own.
+    File(PathBuf),
+    /// What it is called, and its bytes or why they cannot be had.
+    Encoded(String, Result<Arc<[u8]>, DataError>),
+}
+
+impl Given {
+    /// What it is called, and the image.
+    fn decoded(self, decoding: Decoding) -> (PathBuf, Result<RgbImage, DataError>) {
+        match self {
+            Given::File(path) => {
+                let image = decoding.load(&path);
+                (path, image)
+            }
+            Given::Encoded(name, bytes) => {
+                let image = bytes.and_then(|bytes| decoding.decode(&bytes, &name));
+                (PathBuf::from(name), image)
+            }
+        }
+    }
+}
+
+/// Runs `images`, decoded by `decoding`, through `loaded`, pruned by `pruner`, with the answer to
+/// `question` for each. Images that cannot be read come back as errors, in their place.
+///
+/// # Errors
+/// If the backbone or the pruner refuses.
+pub fn predict(
+    loaded: &Loaded,
+    pruner: &dyn Pruner,
+    images: Vec<Given>,
+    decoding: Decoding,
+    question: Question,
+) -> Result<Vec<Result<Seen, DataError>>> {
+    let crop = |given: Given| {
+        let (name, image) = given.decoded(decoding);
+        (name, image.map(|image| loaded.transform.cropped(&image)))
+    };
+    let crops: Vec<(PathBuf, Result<RgbImage, DataError>)> = images.into_par_iter().map(crop).collect();
+    let good = || crops.iter().filter_map(|(name, crop)| Some((name, crop.as_ref().ok()?)));
+    let keys: Vec<u64> = good().map(|(name, _)| key(name)).collect();
+    let good: Vec<&RgbImage> = good().map(|(_, crop)| crop).collect();
+    let mut answers = answer(loaded, pruner, &good, &keys, question)?.into_iter();
+    let seen = crops.into_iter().map(|(image, crop)| {
+        crop.map(|crop| {
+            let Answer { classes, features, stages, macs } =
+                answers.next().expect("one answer for each good image");
+            let gmacs = macs as f64 / 1e9;
+            Seen { crop, prediction: Prediction { image, classes, features, stages, gmacs } }
+        })
+    });
+    Ok(seen.collect())
+}
+
+/// Runs `crops`, which have the model's size, through `loaded`, pruned by `pruner`, with the answer to
+/// `question` for each; `keys` as in [`vitrim_prune::run`].
+///
+/// # Errors
+/// If the backbone or the pruner refuses.
+pub fn answer(
+    loaded: &Loaded,
+    pruner: &dyn Pruner,
+    crops: &[&RgbImage],
+    keys: &[ImageKey],
+    question: Question,
+) -> Result<Vec<Answer>> {
+    if crops.is_empty() {
+        return Ok(Vec::new());
+    }
+    // A crop has the model's size already, so that pixels() only normalises it.
+    let pixels: Vec<f32> = crops.par_iter().flat_map_iter(|crop| loaded.transform.pixels(crop)).collect();
+    let (model, batch) = (&loaded.model, crops.len());
+    let mut state = model.embed(PixelBatch::new(&pixels, batch))?;
+    let stages = run_to_end(model, pruner, &mut state, keys)?;
+    let survivors = |stage: &StageRecord, b: usize| Survivors {
+        block: stage.site.block,
+        positions: stage.grid_positions(b),
+    };
+    let answer = |b: usize| Answer {
+        classes: Vec::new(),
+        features: None,
+        stages: stages.iter().map(|stage| survivors(stage, b)).collect(),
+        macs: image_macs(model, pruner, &stages, b),
+    };
+    let mut answers: Vec<Answer> = (0..batch).map(answer).collect();
+    match question {
+        Question::Classes(top_k) => {
+            let logits = model.finish(&state, Want::Logits)?;
+            for (b, answer) in answers.iter_mut().enumerate() {
+                answer.classes = top_classes(logits.row(b), &loaded.class_names, top_k);
+            }
+        }
+        Question::Features(kind) => {
+            for (answer, features) in answers.iter_mut().zip(features(model, &state, kind)?) {
+                answer.features = Some(features);
+                // The head does not run.
+                answer.macs -= cost::head_macs(&loaded.spec);
+            }
+        }
+    }
+    Ok(answers)
+}
+
+/// A file's key: its name's hash, so that an image is sampled alike in any company (FNV-1a).
+pub fn key(path: &Path) -> ImageKey {
+    let name = path.file_name().unwrap_or_default();
+    let bytes = name.as_encoded_bytes().iter();
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
+}
+
+fn top_classes(logits: &[f32], names: &[String], top_k: usize) -> Vec<ClassProbability> {
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let weights: Vec<f64> = logits.iter().map(|z| f64::from(z - max).exp()).collect();
+    let sum: f64 = weights.iter().sum();
+    let mut order: Vec<usize> = (0..logits.len()).collect();
+    order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));
+    let best = order.into_iter().take(top_k);
+    best.map(|class| ClassProbability {
+        class,
+        name: names.get(class).cloned(),
+        probability: weights[class] / sum,
+    })
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn classes_are_ranked_with_their_probabilities() {
+        let names = ["a".to_owned(), "b".to_owned()];
+        let top = top_classes(&[0.0, 3f32.ln(), -1e9], &names, 2);
+        assert_eq!((top[0].class, top[1].class), (1, 0));
+        assert_eq!(top[0].name.as_deref(), Some("b"));
+        assert!((top[0].probability - 0.75).abs() < 1e-6);
+        assert_eq!(top_classes(&[1.0; 3], &names, 9).len(), 3);
+        assert_eq!(top_classes(&[1.0; 3], &names, 9)[2].name, None);
+    }
+}

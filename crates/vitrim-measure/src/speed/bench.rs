@@ -1,0 +1,338 @@
+//! Dense against pruned: throughput, latency, and what bounds them, over precisions and batch sizes.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use vitrim_kernels::memory::return_freed_memory;
+use vitrim_kernels::{Level, fma_peak};
+use vitrim_prune::{Pruner, image_macs, run_to_end};
+use vitrim_vit::{Backbone, Operation, PixelBatch, Precision, VitSpec, cost};
+
+use crate::error::Result;
+use crate::model::Loaded;
+use crate::speed::bench_images::{BENCH_IMAGES, BenchImages};
+use crate::speed::budgets::Budgets;
+use crate::speed::peak_memory;
+use crate::speed::{Entrant, Race, Rate, SpeedOptions, Streams, Timing, race};
+
+/// Time to look for the processor's peak for.
+const PEAK_TIME: Duration = Duration::from_millis(300);
+
+/// A backbone in one precision, and what prunes it.
+pub struct Subject {
+    /// The backbone.
+    pub loaded: Loaded,
+    /// What prunes it.
+    pub pruner: Box<dyn Pruner>,
+}
+
+/// What to measure.
+#[derive(Clone, Debug)]
+pub struct BenchOptions {
+    /// Batch sizes.
+    pub batches: Vec<usize>,
+    /// For how long to measure each subject at each batch size.
+    pub time: Duration,
+    /// Least rounds of all models at each batch size.
+    pub rounds: usize,
+    /// Batches in flight at once, among which the threads are shared out.
+    pub streams: usize,
+    /// Whether to say where the time goes.
+    pub profile: bool,
+    /// Stages and shares of N0 to compare budgets that differ between images with equal ones at, if at all.
+    pub ragged: Option<(Vec<usize>, Vec<f64>)>,
+}
+
+/// What was measured.
+#[derive(Clone, Debug, Serialize)]
+pub struct BenchReport {
+    /// The backbone.
+    pub model: String,
+    /// The method and its setting.
+    pub method: String,
+    /// The instructions in use.
+    pub simd: String,
+    /// Threads that compute.
+    pub threads: usize,
+    /// Batches in flight at once.
+    pub streams: usize,
+    /// MACs of the dense model an image, in units of 1e9.
+    pub dense_gmacs: f64,
+    /// One for each precision.
+    pub dtypes: Vec<DtypeReport>,
+    /// One for each batch size and precision.
+    pub cells: Vec<Cell>,
+    /// What it took.
+    pub memory: Memory,
+}
+
+/// Memory of the whole measurement, bytes.
+#[derive(Clone, Debug, Serialize)]
+pub struct Memory {
+    /// Packed weights of all precisions.
+    pub weights: usize,
+    /// `8 T D` f32 values at the greatest batch, for each stream: what its forward pass may hold.
+    pub activations: usize,
+    /// Images to time with.
+    pub pixels: usize,
+    /// The sum of these, and 64 MiB for everything else.
+    pub bound: usize,
+    /// Most that was resident since everything was loaded; null where the operating system does not say.
+    pub peak: Option<usize>,
+}
+
+/// What neither weights nor activations account for, bytes.
+const REST: usize = 64 << 20;
+
+/// What a precision costs at any batch size.
+#[derive(Clone, Debug, Serialize)]
+pub struct DtypeReport {
+    /// In what the backbone multiplies.
+    #[serde(with = "crate::model::dtype")]
+    pub dtype: Precision,
+    /// MACs of the pruned model an image, in units of 1e9, its scoring included.
+    pub pruned_gmacs: f64,
+    /// Dense over pruned MACs: the speed-up if time followed MACs.
+    pub mac_ratio: f64,
+    /// Mean share of N0 left after each stage, `[K]`.
+    pub keep_ratio: Vec<f64>,
+    /// What the processor does at most, all threads at once, in units of 1e9 floating-point operations a second;
+    /// a multiply-add counts as two.
+    pub peak_gflops: f64,
+}
+
+/// One precision at one batch size.
+#[derive(Clone, Debug, Serialize)]
+pub struct Cell {
+    /// In what the backbone multiplies.
+    #[serde(with = "crate::model::dtype")]
+    pub dtype: Precision,
+    /// Images a batch.
+    pub batch: usize,
+    /// The dense model.
+    pub dense: Speed,
+    /// The pruned model, the pruner's own time included.
+    pub pruned: Speed,
+    /// Pruned over dense images/s.
+    pub speed_up: f64,
+    /// Share of the pruned model's time that the pruner's decisions and the compaction take.
+    pub overhead: f64,
+    /// Rounds measured.
+    pub rounds: usize,
+    /// Images a round.
+    pub images: usize,
+    /// Budgets that differ between images, if asked and there are several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ragged: Option<Ragged>,
+    /// Where the time goes, if asked.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub profile: Vec<Spent>,
+}
+
+/// A model's speed beside the processor's.
+#[derive(Clone, Debug, Serialize)]
+pub struct Speed {
+    /// Throughput and latency.
+    #[serde(flatten)]
+    pub rate: Rate,
+    /// Operations done, two a MAC, in units of 1e9 a second.
+    pub gflops: f64,
+    /// The same as a share of the peak in this precision. (In 8 bits, attention and patch embedding multiply in bf16.)
+    pub of_peak: f64,
+}
+
+/// Ragged batches beside even ones with as many tokens at each stage, both without any scoring.
+#[derive(Clone, Debug, Serialize)]
+pub struct Ragged {
+    /// Images/s where all budgets are equal.
+    pub equal: Rate,
+    /// Images/s where they differ by up to 30 %.
+    pub varied: Rate,
+    /// Varied over equal images/s.
+    pub ratio: f64,
+}
+
+/// Time spent on an operation.
+#[derive(Clone, Debug, Serialize)]
+pub struct Spent {
+    /// Its name.
+    pub operation: String,
+    /// In a batch of the dense model.
+    pub dense: Share,
+    /// In a batch of the pruned model.
+    pub pruned: Share,
+}
+
+/// A part of a batch's time.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Share {
+    /// Mean over the batches, ms.
+    pub ms: f64,
+    /// The same as a share of the batch's time.
+    pub share: f64,
+}
+
+/// Times `subjects`, one backbone in several precisions, dense and pruned (by what is called `method`), over
+/// `images`. At each batch size, rounds alternate between all of them.
+///
+/// # Errors
+/// If a pruner does not fit the backbone, or there are fewer threads than streams.
+///
+/// # Panics
+/// If there is no subject.
+pub fn bench(
+    subjects: &[Subject],
+    method: String,
+    images: &BenchImages,
+    options: &BenchOptions,
+    progress: &mut dyn FnMut(usize),
+) -> Result<BenchReport> {
+    let streams = Streams::new(options.streams)?;
+    return_freed_memory();
+    let resettable = peak_memory::reset();
+    let largest = options.batches.iter().copied().max().unwrap_or(1);
+    let dtypes: Vec<DtypeReport> =
+        subjects.iter().map(|subject| costs(subject, images, largest)).collect::<Result<_>>()?;
+    let spec = subjects[0].loaded.spec.clone();
+    let sessions: Vec<_> = subjects.iter().map(|subject| streams.sessions(&subject.loaded.model)).collect();
+    let mut cells = Vec::new();
+    for &batch in &options.batches {
+        progress(batch);
+        let budgets = budgets(options, &spec, batch)?;
+        let mut entrants = Vec::new();
+        for (Subject { pruner, .. }, sessions) in subjects.iter().zip(&sessions) {
+            entrants.push(Entrant::dense(sessions));
+            entrants.push(Entrant::pruned(sessions, pruner.as_ref()));
+            entrants.extend(budgets.iter().flatten().map(|budgets| Entrant::pruned(sessions, budgets)));
+        }
+        let time = options.time * dtypes.len() as u32;
+        let speed_options = SpeedOptions { rounds: options.rounds, time, batches: usize::MAX };
+        let race = race(&entrants, images.pixels(), batch, speed_options)?;
+        let each = race.timings.len() / dtypes.len();
+        let timings = race.timings.chunks_exact(each).zip(&dtypes);
+        cells.extend(timings.map(|(timings, dtype)| cell(timings, dtype, batch, &spec, &race, options)));
+    }
+    let weights = subjects.iter().map(|subject| subject.loaded.model.weights().bytes()).sum::<usize>();
+    let activations = options.streams * 8 * largest * spec.num_tokens() * spec.dim * size_of::<f32>();
+    let pixels = size_of_val(images.data.as_slice());
+    Ok(BenchReport {
+        model: subjects[0].loaded.origin.clone(),
+        method,
+        simd: Level::current().to_string(),
+        threads: rayon::current_num_threads(),
+        streams: streams.count(),
+        dense_gmacs: dense_gmacs(&spec),
+        dtypes,
+        cells,
+        memory: Memory {
+            weights,
+            activations,
+            pixels,
+            bound: weights + activations + pixels + REST,
+            peak: if resettable { peak_memory::peak() } else { None },
+        },
+    })
+}
+
+/// Equal and varied budgets for batches of `batch`, if they are to be compared.
+fn budgets(options: &BenchOptions, spec: &VitSpec, batch: usize) -> Result<Option<[Budgets; 2]>> {
+    match &options.ragged {
+        Some((stages, shares)) if batch > 1 => Ok(Some([
+            Budgets::equal(spec, stages, shares, batch)?,
+            Budgets::varied(spec, stages, shares, batch)?,
+        ])),
+        _ => Ok(None),
+    }
+}
+
+/// MACs of the dense model an image, in units of 1e9.
+fn dense_gmacs(spec: &VitSpec) -> f64 {
+    cost::dense_macs(spec) as f64 / 1e9
+}
+
+/// The cell of what was timed of one precision: dense, pruned, and budgets if asked.
+fn cell(
+    timings: &[Timing],
+    dtype: &DtypeReport,
+    batch: usize,
+    spec: &VitSpec,
+    race: &Race,
+    options: &BenchOptions,
+) -> Cell {
+    let (dense, pruned) = (&timings[0], &timings[1]);
+    Cell {
+        dtype: dtype.dtype,
+        batch,
+        dense: Speed::of(dense, dense_gmacs(spec), dtype.peak_gflops),
+        pruned: Speed::of(pruned, dtype.pruned_gmacs, dtype.peak_gflops),
+        speed_up: pruned.rate.images_per_s / dense.rate.images_per_s,
+        overhead: pruned.overhead(),
+        rounds: race.rounds,
+        images: race.images,
+        ragged: timings.get(2..4).map(|budgets| {
+            let (equal, varied) = (budgets[0].rate, budgets[1].rate);
+            Ragged { equal, varied, ratio: varied.images_per_s / equal.images_per_s }
+        }),
+        profile: if options.profile { profile(dense, pruned) } else { Vec::new() },
+    }
+}
+
+/// What `subject` costs, over the first images, in batches of at most `largest`.
+fn costs(subject: &Subject, images: &BenchImages, largest: usize) -> Result<DtypeReport> {
+    let Subject { loaded, pruner } = subject;
+    let values = loaded.transform.pixel_count();
+    let count = images.keys.len().min(BENCH_IMAGES);
+    let (mut macs, mut survivors) = (0.0, Vec::new());
+    for first in (0..count).step_by(largest) {
+        let batch = largest.min(count - first);
+        let pixels = PixelBatch::new(&images.data[first * values..(first + batch) * values], batch);
+        let (model, pruner) = (&loaded.model, pruner.as_ref());
+        let stages =
+            run_to_end(model, pruner, &mut model.embed(pixels)?, &images.keys[first..first + batch])?;
+        macs += (0..batch).map(|b| image_macs(model, pruner, &stages, b) as f64).sum::<f64>();
+        survivors.resize(stages.len(), 0);
+        for (sum, stage) in survivors.iter_mut().zip(&stages) {
+            *sum += (0..batch).map(|b| stage.patch_tokens(b)).sum::<usize>();
+        }
+    }
+    let (dtype, all) = (loaded.model.weights().precision(), (count * loaded.spec.num_patches()) as f64);
+    let pruned_gmacs = macs / count as f64 / 1e9;
+    Ok(DtypeReport {
+        dtype,
+        pruned_gmacs,
+        mac_ratio: dense_gmacs(&loaded.spec) / pruned_gmacs,
+        keep_ratio: survivors.iter().map(|n| *n as f64 / all).collect(),
+        peak_gflops: peak_gflops(dtype),
+    })
+}
+
+/// What all threads do at most, all at once.
+fn peak_gflops(precision: Precision) -> f64 {
+    let threads = rayon::broadcast(|_| fma_peak(Level::current(), precision, PEAK_TIME));
+    2.0 * threads.iter().sum::<f64>() / 1e9
+}
+
+impl Speed {
+    /// The speed of a model of `gmacs` an image.
+    fn of(timing: &Timing, gmacs: f64, peak_gflops: f64) -> Self {
+        let gflops = 2.0 * gmacs * timing.rate.images_per_s;
+        Speed { rate: timing.rate, gflops, of_peak: gflops / peak_gflops }
+    }
+}
+
+/// Where the time of both models goes, as the data flows.
+fn profile(dense: &Timing, pruned: &Timing) -> Vec<Spent> {
+    let spent = |operation: &str, ms: &dyn Fn(&Timing) -> f64| {
+        let share = |timing: &Timing| Share { ms: ms(timing), share: ms(timing) / timing.batch_ms };
+        Spent { operation: operation.to_owned(), dense: share(dense), pruned: share(pruned) }
+    };
+    let mut rows = Vec::new();
+    for operation in Operation::ALL {
+        if operation == Operation::Compaction {
+            rows.push(spent("policy scoring", &|timing| timing.scoring_ms));
+        }
+        rows.push(spent(&operation.to_string(), &|timing| timing.operations_ms[operation as usize]));
+    }
+    rows.push(spent("the rest", &Timing::rest_ms));
+    rows
+}

@@ -1,0 +1,68 @@
+//! Images to time with: random pixels, or a data set's first.
+
+use vitrim_data::{Dataset, Loader, LoaderOptions, OnBadImage, Order};
+use vitrim_prune::{ImageKey, uniform};
+
+use crate::error::{MeasureError, Result};
+use crate::evaluate::keys;
+use crate::model::Loaded;
+use crate::speed::Pixels;
+
+/// Images that are kept in memory at least.
+pub const BENCH_IMAGES: usize = 64;
+
+/// Images in memory to time with.
+pub struct BenchImages {
+    /// `[N, 3, H, W]`.
+    pub(crate) data: Vec<f32>,
+    /// `[N]`.
+    pub(crate) keys: Vec<ImageKey>,
+}
+
+impl BenchImages {
+    /// Random pixels, enough for batches of `batch`.
+    pub fn random(loaded: &Loaded, batch: usize) -> Self {
+        let count = batch.max(BENCH_IMAGES);
+        let values = loaded.transform.pixel_count();
+        let pixel = |i: usize| (2.0 * uniform(&[0, i as u64]) - 1.0) as f32;
+        // One image's pixels, shifted by a few for each image: cheap, and no two are equal.
+        let one: Vec<f32> = (0..values).map(pixel).collect();
+        let mut data = Vec::with_capacity(count * values);
+        for image in 0..count {
+            let shift = 7 * image % values;
+            data.extend_from_slice(&one[shift..]);
+            data.extend_from_slice(&one[..shift]);
+        }
+        BenchImages { data, keys: (0..count as u64).collect() }
+    }
+
+    /// All of them.
+    pub fn pixels(&self) -> Pixels<'_> {
+        Pixels { data: &self.data, keys: &self.keys }
+    }
+
+    /// The first images of `dataset`, repeated if they are fewer than a batch of `batch`.
+    ///
+    /// # Errors
+    /// If they cannot be read, as `on_bad_image` says, or there are none.
+    pub fn of(loaded: &Loaded, dataset: &Dataset, batch: usize, on_bad_image: OnBadImage) -> Result<Self> {
+        let count = batch.max(BENCH_IMAGES);
+        let options =
+            LoaderOptions { batch: count, limit: Some(count), on_bad_image, ..LoaderOptions::default() };
+        let mut images = BenchImages { data: Vec::new(), keys: Vec::new() };
+        for batch in Loader::new(dataset, Order::Sequential, &loaded.transform, options)? {
+            let batch = batch?;
+            images.keys.extend(keys(&batch));
+            images.data.extend(batch.pixels);
+        }
+        if images.keys.is_empty() {
+            return Err(MeasureError::Setting("none of the images to time with can be read".into()));
+        }
+        let (values, read) = (loaded.transform.pixel_count(), images.keys.len());
+        for i in read..count {
+            images.keys.push(images.keys[i % read]);
+            images.data.extend_from_within((i % read) * values..(i % read + 1) * values);
+        }
+        Ok(images)
+    }
+}

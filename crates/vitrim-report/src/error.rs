@@ -1,0 +1,70 @@
+//! What can go wrong while a page or a picture is made.
+
+use std::path::{Path, PathBuf};
+
+use vitrim_measure::MeasureError;
+
+/// Shorthand for results of this crate.
+pub type Result<T, E = ReportError> = std::result::Result<T, E>;
+
+/// Errors of reports, pictures and model cards; each message is one line that says what, where, and what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReportError {
+    /// What the page shows could not be measured or read.
+    #[error(transparent)]
+    Measure(#[from] MeasureError),
+    /// A picture could not be drawn.
+    #[error(transparent)]
+    Picture(#[from] crate::picture::PictureError),
+    /// A run folder lacks something, or holds something impossible.
+    #[error("{path}: {reason}")]
+    Run {
+        /// The folder or the file in it.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
+    /// A plot, a picture or a card cannot be made, or not where it was asked for.
+    #[error("{0}")]
+    Setting(String),
+    /// A file could not be written.
+    #[error("cannot write {path}: {source}")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+}
+
+impl ReportError {
+    /// Whether the work was asked to stop.
+    pub fn is_interruption(&self) -> bool {
+        matches!(self, ReportError::Measure(error) if error.is_interruption())
+    }
+}
+
+/// An error of a crate below, as [`MeasureError`] has it.
+macro_rules! from_below {
+    ($($error:ty),+) => {
+        $(impl From<$error> for ReportError {
+            fn from(error: $error) -> Self {
+                ReportError::Measure(error.into())
+            }
+        })+
+    };
+}
+
+from_below!(
+    vitrim_vit::VitError,
+    vitrim_prune::PruneError,
+    vitrim_data::DataError,
+    vitrim_hub::HubError,
+    vitrim_measure::statistics::StatsError
+);
+
+/// [`vitrim_measure::error::write_whole`] with this crate's error.
+pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+    Ok(vitrim_measure::error::write_whole(path, bytes)?)
+}

@@ -1,0 +1,89 @@
+//! A policy as a repository of the Hugging Face Hub: its two files, and a model card.
+
+use std::path::Path;
+
+use vitrim_hub::{Kind, Reference, is_reference};
+use vitrim_measure::calibrate::{Calibration, record};
+use vitrim_measure::model::open_policy;
+use vitrim_measure::model::{Loaded, Opening};
+use vitrim_prune::{Policy, ReadOut};
+
+use crate::error::{ReportError, Result, write_whole};
+use crate::model_card::{Card, card};
+
+/// The card's file.
+const CARD: &str = "README.md";
+
+/// Writes the policy in `policy`, which belongs to the backbone `model`, and its card into the folder `out`, as
+/// `hf://` fetches them. Each may be an `hf://` reference, but `out`. `base_model` is the backbone's owner and
+/// name on the Hub; without it, those of `model` if it is a reference. Returns the names of the files.
+///
+/// Of the path of a local data set that the policy was calibrated on, only the last part is published.
+///
+/// # Errors
+/// If the policy or the backbone cannot be opened or do not belong together, `base_model` can be no repository,
+/// `out` holds something already, or a file cannot be written.
+pub fn export(
+    policy: &Path,
+    model: &Path,
+    img_size: Option<[usize; 2]>,
+    base_model: Option<&str>,
+    out: &Path,
+) -> Result<Vec<&'static str>> {
+    let occupied = |reason: &str| ReportError::Setting(format!("--out {}: {reason}", out.display()));
+    if is_reference(out) {
+        return Err(occupied("is no folder; write one, and `hf upload` it"));
+    }
+    if out.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
+        return Err(occupied("is not empty; give another folder, or empty it"));
+    }
+    let base_model = match base_model {
+        Some(given) => Some(repository(given)?),
+        None if is_reference(model) => Some(Reference::parse(&model.to_string_lossy(), Kind::Model)?.id),
+        None => None,
+    };
+    let loaded = Loaded::open_in(model, Opening { img_size, ..Opening::default() })?;
+    let mut exported = open_policy(policy, &loaded)?;
+    let calibration = exported.calibration.is_some().then(|| record(&exported, policy)).transpose()?;
+    let calibration = calibration.map(published);
+    if let Some(record) = &calibration {
+        let value = serde_json::to_value(record);
+        exported.calibration = Some(value.map_err(|error| ReportError::Setting(error.to_string()))?);
+    }
+    let text = card(&Card {
+        policy: &exported,
+        read_out: &exported.read_out.to_string(),
+        // Another read-out than the calibrated one has other figures.
+        calibration: calibration.as_ref().filter(|record| is_read_out_by(&exported, record)),
+        base_model: base_model.as_deref(),
+        model: is_reference(model).then(|| model.to_string_lossy().into_owned()).as_deref(),
+        img_size,
+        spec: &loaded.spec,
+    })?;
+    std::fs::create_dir_all(out).map_err(|source| ReportError::Write { path: out.to_owned(), source })?;
+    write_whole(&out.join(CARD), text.as_bytes())?;
+    exported.save(out)?;
+    Ok(vec![CARD, "policy.safetensors", "policy.json"])
+}
+
+/// `given` if it can be the owner and name of a repository.
+fn repository(given: &str) -> Result<String> {
+    match Reference::parse(&format!("hf://{given}"), Kind::Model) {
+        Ok(reference) if reference.id == given => Ok(reference.id),
+        _ => Err(ReportError::Setting(format!("--base-model {given}: give owner/name, as the Hub has it"))),
+    }
+}
+
+/// `record` without what only its machine knows.
+fn published(record: Calibration) -> Calibration {
+    let path = Path::new(&record.data);
+    let data = match path.file_name() {
+        Some(name) if !is_reference(path) => name.to_string_lossy().into_owned(),
+        _ => record.data.clone(),
+    };
+    Calibration { data, ..record }
+}
+
+fn is_read_out_by(policy: &Policy, record: &Calibration) -> bool {
+    policy.read_out == ReadOut::Threshold { threshold: record.threshold }
+}

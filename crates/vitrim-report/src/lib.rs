@@ -1,0 +1,84 @@
+//! What vitrim shows: a run folder as one page, `report.html`, that opens from disk anywhere: what was gained and lost, how
+//! it was learned, and where the tokens go.
+//!
+//! [`findings`] is what an evaluation leaves in the run folder for it. The page holds everything it shows;
+//! each plot is also a file of its own in `plots/`. What a folder lacks, its page says.
+
+mod axis;
+mod chart;
+mod comparison;
+mod error;
+pub mod export;
+mod figure;
+mod figures;
+pub mod findings;
+pub mod gather;
+mod headline;
+mod heat;
+mod model_card;
+mod numbers;
+mod page;
+pub mod picture;
+mod raster;
+mod sources;
+mod tables;
+pub mod visualize;
+
+use std::path::{Path, PathBuf};
+
+use crate::error::write_whole;
+pub use error::{ReportError, Result};
+pub use findings::Findings;
+use page::Page;
+use raster::Rasteriser;
+use sources::Sources;
+use vitrim_measure::compare::Comparison;
+
+/// What a report wrote.
+pub struct Written {
+    /// The page.
+    pub page: PathBuf,
+    /// The plots, each as SVG and as PNG.
+    pub plots: Vec<PathBuf>,
+    /// Whether there were findings to show.
+    pub evaluated: bool,
+}
+
+/// Writes `report.html` and `plots/` into the run folder `run`, from what is in it.
+///
+/// # Errors
+/// If it is no run folder, something in it is damaged, or a file cannot be written.
+pub fn report(run: &Path) -> Result<Written> {
+    let sources = Sources::read(run)?;
+    let (page, plots) = write(run, &page::lay_out(&sources)?)?;
+    Ok(Written { page, plots, evaluated: sources.findings.is_some() })
+}
+
+/// Writes `report.html` and `plots/` on `comparison` into `run`; `command` printed it. Returns the page's path.
+///
+/// # Errors
+/// If a plot cannot be drawn, or a file cannot be written.
+pub fn compared(run: &Path, comparison: &Comparison, command: &str) -> Result<PathBuf> {
+    Ok(write(run, &comparison::lay_out(comparison, command)?)?.0)
+}
+
+/// Writes `page` and its plots into `run`; returns their paths.
+fn write(run: &Path, page: &Page) -> Result<(PathBuf, Vec<PathBuf>)> {
+    let folder = run.join("plots");
+    std::fs::create_dir_all(&folder).map_err(|source| ReportError::Write { path: folder.clone(), source })?;
+    let rasteriser = Rasteriser::new();
+    let mut plots = Vec::new();
+    for (name, svg) in &page.plots {
+        let png = rasteriser
+            .png(svg)
+            .map_err(|error| ReportError::Setting(format!("plot {name}: cannot become a PNG: {error}")))?;
+        for (ending, bytes) in [("svg", svg.as_bytes()), ("png", &png)] {
+            let path = folder.join(format!("{name}.{ending}"));
+            write_whole(&path, bytes)?;
+            plots.push(path);
+        }
+    }
+    let path = run.join("report.html");
+    write_whole(&path, page.html.as_bytes())?;
+    Ok((path, plots))
+}
