@@ -112,7 +112,7 @@ pub fn calibrate(
     let record = Calibration {
         data: data.to_owned(),
         split: split.to_owned(),
-        dtype: loaded.model.precision(),
+        dtype: loaded.model.weights().precision(),
         max_drop: options.max_drop,
         confidence: options.confidence,
         certified: matches!(choice.verdict, Verdict::Certified(_)),
@@ -390,7 +390,7 @@ fn measure(
         for setting in settings.iter_mut().rev() {
             let pruned = match kept_all.take() {
                 Some(pruned) => pruned,
-                None => run_from(model, &mut setting.pruner, state.clone(), &keys)?,
+                None => run_from(model, &setting.pruner, state.clone(), &keys)?,
             };
             setting.metrics.add(&dense, &pruned, &batch.labels);
             kept_all = keeps_all(&pruned, loaded.spec.num_tokens()).then_some(pruned);

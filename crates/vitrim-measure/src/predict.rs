@@ -112,7 +112,7 @@ impl Given {
 /// If the backbone or the pruner refuses.
 pub fn predict(
     loaded: &Loaded,
-    pruner: &mut dyn Pruner,
+    pruner: &dyn Pruner,
     images: Vec<Given>,
     decoding: Decoding,
     question: Question,
@@ -139,7 +139,7 @@ pub fn predict(
 /// If the backbone or the pruner refuses.
 pub fn answer(
     loaded: &Loaded,
-    pruner: &mut dyn Pruner,
+    pruner: &dyn Pruner,
     crops: &[&RgbImage],
     question: Question,
 ) -> Result<Vec<Answer>> {

@@ -146,7 +146,7 @@ pub fn evaluate<'py>(
                 let policy = policy.map(|(policy, _)| policy);
                 return Ok((evaluate_methods(loaded, &dataset, policy, &options, &mut watch)?.0, split));
             };
-            let dtype = loaded.model.precision();
+            let dtype = loaded.model.weights().precision();
             let about = About {
                 title: format!("{} in {dtype} on {} ({split})", loaded.origin, parts.path()),
                 command,
@@ -167,7 +167,7 @@ pub fn evaluate<'py>(
     })?;
     let figures = plain(py, &evaluation)?;
     let read_out = policy.map(|(policy, _)| policy.read_out.to_string());
-    let dtype = loaded.model.precision().to_string();
+    let dtype = loaded.model.weights().precision().to_string();
     figures.call_method1(
         "update",
         (plain(

@@ -9,9 +9,9 @@ use pyo3::exceptions::PyUserWarning;
 use pyo3::prelude::*;
 use rayon::prelude::*;
 use vitrim_kernels::Level;
-use vitrim_measure::{Loaded, MeasureError};
 use vitrim_measure::model::Opening;
 use vitrim_measure::predict::{Question, answer};
+use vitrim_measure::{Loaded, MeasureError};
 use vitrim_prune::{ImageKey, Pruner, run_to_end};
 use vitrim_vit::{Backbone, Output, PixelBatch, Precision, Want, cost};
 
@@ -80,7 +80,7 @@ impl Model {
     /// # Errors
     /// If a warning is an error.
     pub fn set_pruning(&self, py: Python<'_>, pruning: Pruning) -> PyResult<()> {
-        let warning = pruning.warning(self.loaded.model.precision());
+        let warning = pruning.warning(self.loaded.model.weights().precision());
         *self.pruning.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(pruning);
         let Some(warning) = warning else { return Ok(()) };
         let text = std::ffi::CString::new(warning).map_err(refused)?;
@@ -96,15 +96,15 @@ impl Model {
     fn compute<T: Send>(
         &self,
         py: Python<'_>,
-        work: impl FnOnce(&Loaded, &mut dyn Pruner) -> vitrim::Result<T> + Send,
+        work: impl FnOnce(&Loaded, &dyn Pruner) -> vitrim::Result<T> + Send,
     ) -> PyResult<T> {
         let threads = self.threads.started()?;
         let pruning = self.pruning();
         let failure = Failure::default();
         let done = py.detach(|| {
             threads.install(|| {
-                let mut pruner = pruning.pruner(&self.loaded.spec, &failure)?;
-                work(&self.loaded, pruner.as_mut())
+                let pruner = pruning.pruner(&self.loaded.spec, &failure)?;
+                work(&self.loaded, pruner.as_ref())
             })
         });
         match failure.take() {
@@ -290,7 +290,7 @@ impl Model {
     /// In what it multiplies.
     #[getter]
     fn dtype(&self) -> String {
-        self.loaded.model.precision().to_string()
+        self.loaded.model.weights().precision().to_string()
     }
 
     /// Who decides who stays, in one line.

@@ -15,9 +15,7 @@ use vitrim_measure::images::DataParts;
 use vitrim_measure::model::open_policy;
 use vitrim_measure::statistics::Confidence;
 use vitrim_measure::{Loaded, Progress};
-use vitrim_train::{
-    DeviceChoice, Outcome, Progress as RunEvent, Run, RunFolder, Source, TrainConfig, UpdateLog,
-};
+use vitrim_train::{DeviceChoice, Outcome, Run, RunEvent, RunFolder, Source, TrainConfig, UpdateLog};
 
 use crate::interruptible::{Event, interruptible, send, steps};
 use crate::measuring::on_bad_image;

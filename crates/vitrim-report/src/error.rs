@@ -28,9 +28,6 @@ pub enum ReportError {
     /// A plot, a picture or a card cannot be made, or not where it was asked for.
     #[error("{0}")]
     Setting(String),
-    /// A file could not be replaced.
-    #[error(transparent)]
-    Replace(#[from] vitrim_durable::FileError),
     /// A folder could not be written.
     #[error("cannot write {path}: {source}")]
     Write {

@@ -8,7 +8,7 @@ use burn::module::{Module, Param};
 use burn::tensor::activation::tanh;
 use burn::tensor::module::layer_norm;
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use vitrim_prune::policy::actor::{Activation, PerceptronSpec, PerceptronWeights};
+use vitrim_prune::policy::actor::{Nonlinearity, PerceptronSpec, PerceptronWeights};
 use vitrim_random::SplitMix64;
 
 use crate::experience::Experience;
@@ -38,7 +38,7 @@ pub struct Perceptron {
     shortcut: Option<Param<Tensor<2>>>,
     layers: Vec<Linear>,
     #[module(skip)]
-    activation: Activation,
+    activation: Nonlinearity,
 }
 
 /// What a [`Perceptron`] sees of S agent-steps, with C contexts.
@@ -182,8 +182,8 @@ impl Perceptron {
         }
         for layer in &self.layers {
             let active = match self.activation {
-                Activation::Tanh => tanh(hidden),
-                Activation::Gelu => gelu(hidden),
+                Nonlinearity::Tanh => tanh(hidden),
+                Nonlinearity::Gelu => gelu(hidden),
             };
             hidden = layer.forward(active);
         }

@@ -140,8 +140,8 @@ impl<'a, B: Backbone> Scene<'a, B> {
     ) -> Result<Vec<f64>> {
         let shares: Vec<f64> = (1..=blocks.len()).map(|k| keep_ratio.powi(k as i32)).collect();
         let profile = KeepProfile::new(self.backbone.spec(), blocks, &shares)?;
-        let mut pruner = RandomPruner::new(profile, seed);
-        let pruned = run_from(self.backbone, &mut pruner, self.opening.clone(), images)?;
+        let pruner = RandomPruner::new(profile, seed);
+        let pruned = run_from(self.backbone, &pruner, self.opening.clone(), images)?;
         Ok(divergences(self.backbone.spec(), &self.dense, &pruned.answer))
     }
 }

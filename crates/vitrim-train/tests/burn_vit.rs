@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor, TensorData};
 use safetensors::SafeTensors;
-use vitrim_prune::{KeepProfile, NoPruner, Pruner, RandomPruner, TomePruner, run};
+use vitrim_prune::{KeepProfile, Method, NoPruner, Pruner, RandomPruner, run};
 use vitrim_random::SplitMix64;
 use vitrim_train::burn_vit::{BurnVit, Gated};
 use vitrim_vit::{
@@ -317,17 +317,17 @@ fn every_weight_gets_a_gradient_through_pruning_and_goes_back_to_timm() {
         let profile = KeepProfile::new(&spec, &[1, 2], &[0.7, 0.4]).unwrap();
         let pruners: [Box<dyn Pruner>; 3] = [
             Box::new(RandomPruner::new(profile, 3)),
-            Box::new(TomePruner::new(&spec, 2, true)),
+            "tome".parse::<Method>().unwrap().merging(&spec, 2).unwrap(),
             Box::new(NoPruner),
         ];
-        for mut pruner in pruners {
-            let learned = vit.forward_pruned(&values, &keys, pruner.as_mut()).unwrap();
+        for pruner in pruners {
+            let learned = vit.forward_pruned(&values, &keys, pruner.as_ref()).unwrap();
             let host = |x: Tensor<2>| -> Vec<f32> { x.without_autodiff().try_into_vec_as().unwrap() };
-            let served = run(&cpu, pruner.as_mut(), PixelBatch::new(&values, 2), &keys).unwrap();
+            let served = run(&cpu, pruner.as_ref(), PixelBatch::new(&values, 2), &keys).unwrap();
             assert_close(&host(learned.answer.clone()), &served.answer.values, &format!("{spec:?}"));
             let without = VitSpec { num_classes: 0, ..spec.clone() };
             let headless = CpuBackbone::new(&without, &tensors).unwrap();
-            let served = run(&headless, pruner.as_mut(), PixelBatch::new(&values, 2), &keys).unwrap();
+            let served = run(&headless, pruner.as_ref(), PixelBatch::new(&values, 2), &keys).unwrap();
             assert_close(&host(learned.features), &served.answer.values, &format!("features of {spec:?}"));
             let loss = learned.answer.square().mean();
             let gradients = burn::optim::GradientsParams::from_grads(loss.backward(), &vit);

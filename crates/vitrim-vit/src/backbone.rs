@@ -259,6 +259,17 @@ pub trait Backbone: Sync {
     /// The geometry.
     fn spec(&self) -> &VitSpec;
 
+    /// Runs `pass` on the threads that this executor's steps run on, so that none of them has to be handed over from outside.
+    fn enter<T: Send>(&self, pass: impl FnOnce() -> T + Send) -> T {
+        rayon::scope(|_| pass())
+    }
+
+    /// Runs `step`, which is too short to be shared between threads, on this one, in the middle of a pass: an executor may keep
+    /// the others awake for what follows.
+    fn short_step<T>(&self, step: impl FnOnce() -> T) -> T {
+        step()
+    }
+
     /// Pixels to tokens: the state at the input of block 0.
     ///
     /// # Errors

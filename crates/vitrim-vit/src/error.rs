@@ -107,6 +107,14 @@ pub enum VitError {
     /// An input does not fit the backbone.
     #[error("{0}")]
     Input(String),
+    /// Threads cannot be started.
+    #[error("{count} threads cannot be started: {reason}; ask for fewer")]
+    Threads {
+        /// How many; 0 for one a processor.
+        count: usize,
+        /// What the operating system said.
+        reason: String,
+    },
     /// A reduction does not fit the packed batch.
     #[error("invalid reduction: {0}")]
     Reduction(String),

@@ -8,7 +8,7 @@
 //! * [`VitSpec`]: the geometry of a backbone, from its configuration or from timm's name for it.
 //! * [`Tensors`]: its weights by timm's names, memory-mapped or drawn at random.
 //! * [`Backbone`]: the seam that the game, the pruners and the executors share.
-//! * [`CpuBackbone`]: the CPU executor, in f32, bf16 or 8 bits.
+//! * [`CpuBackbone`]: a session of the CPU executor, in f32, bf16 or 8 bits; sessions share [`CpuWeights`].
 //! * [`cost`]: MACs of the forward pass actually run.
 //!
 //! ```
@@ -21,17 +21,19 @@
 //! assert_eq!(model.finish(&state, Want::Logits).unwrap().values.len(), 1000);
 //! ```
 
+#![forbid(unsafe_code)]
+
 mod architectures;
 pub mod backbone;
 pub mod checkpoint;
 pub mod cost;
 mod error;
-pub mod executor;
+mod executor;
 pub mod packed;
 pub mod positions;
-pub mod profile;
+mod profile;
 pub mod spec;
-pub mod state;
+mod state;
 pub mod tensors;
 pub mod weight_files;
 
@@ -39,7 +41,7 @@ pub use architectures::SUPPORTED;
 pub use backbone::{At, Backbone, Output, PixelBatch, Site, Taps, View, Want};
 pub use checkpoint::Checkpoint;
 pub use error::{Result, VitError};
-pub use executor::CpuBackbone;
+pub use executor::{CpuBackbone, CpuWeights, SessionOptions, Threads};
 pub use packed::{Origin, PackedBatch, Reduction};
 pub use profile::{Operation, Profile};
 pub use spec::{Activation, Pool, Positions, VitSpec};

@@ -1,37 +1,12 @@
 //! Once a batch of a size has run, blocks allocate nothing.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::alloc::System;
 
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use vitrim_vit::{Activation, Backbone, CpuBackbone, PixelBatch, Precision, Site, Taps, Tensors, VitSpec};
 
-/// The system's allocator, counted.
-struct Counting;
-
-static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call goes to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Relaxed);
-        // SAFETY: the caller's promises are those that the system's allocator asks for.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: as above.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Relaxed);
-        // SAFETY: as above.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-}
-
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 /// Batches until every thread has had its part of one: their buffers are their own.
 const BATCHES: usize = 50;
@@ -52,9 +27,10 @@ fn blocks_allocate_nothing_after_the_first_batch() {
             let counts: Vec<usize> = rayon::scope(|_| {
                 let count = |_| {
                     let mut state = model.embed(PixelBatch::new(&pixels, batch)).unwrap();
-                    let before = ALLOCATIONS.load(Relaxed);
+                    let region = Region::new(ALLOCATOR);
                     model.advance(&mut state, Site::end(spec), Taps::NONE).unwrap();
-                    ALLOCATIONS.load(Relaxed) - before
+                    let change = region.change();
+                    change.allocations + change.reallocations
                 };
                 (0..BATCHES).map(count).collect()
             });

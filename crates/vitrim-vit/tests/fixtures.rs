@@ -81,7 +81,7 @@ fn agrees(folder: &Path, size: Option<[usize; 2]>, expected: &str) {
     let spec = checkpoint.spec.clone();
     let expected = Expected::open(&folder.join(expected), &spec);
     let model = checkpoint.into_backbone(Precision::F32).unwrap();
-    assert_eq!(model.precision(), Precision::F32);
+    assert_eq!(model.weights().precision(), Precision::F32);
     let mut state = model.embed(PixelBatch::new(&expected.pixels, expected.batch)).unwrap();
     model.advance(&mut state, Site::end(&spec), Taps::NONE).unwrap();
     let answer = model.finish(&state, Want::answer(&spec)).unwrap().values;

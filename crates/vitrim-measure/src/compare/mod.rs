@@ -42,7 +42,7 @@ use crate::model::open_policy;
 use crate::progress::Progress;
 use crate::speed::bench_images::BenchImages;
 use crate::speed::{SpeedOptions, speed_up};
-use vitrim_prune::{Method, can_act};
+use vitrim_prune::Method;
 
 /// Settings of a method that are measured on the images of the comparison at most.
 const FRONT_POINTS: usize = 12;
@@ -267,9 +267,9 @@ pub fn compare(
             let policy = contenders.get(place).map(|contender| &contender.policy);
             note(&format!("{kind}: measuring images/s"));
             for (outcome, point) in measured.outcomes.iter().zip(&mut figures.points) {
-                let mut pruner = outcome.setting.pruner(method, &loaded.spec, policy)?;
+                let pruner = outcome.setting.pruner(method, &loaded.spec, policy)?;
                 let speed = SpeedOptions { rounds: 5, time, batches: usize::MAX };
-                let speed = speed_up(&loaded.model, pruner.as_mut(), pixels.pixels(), SPEED_BATCH, speed)?;
+                let speed = speed_up(&loaded.model, pruner.as_ref(), pixels.pixels(), SPEED_BATCH, speed)?;
                 point.speed_up = Some(speed.speed_up);
                 progress.at(0, 0)?;
             }
@@ -277,7 +277,7 @@ pub fn compare(
     }
     Ok(Comparison {
         model: loaded.origin.clone(),
-        dtype: loaded.model.precision(),
+        dtype: loaded.model.weights().precision(),
         images,
         labelled,
         dense_top1: dense.top1,
@@ -290,9 +290,7 @@ pub fn compare(
 
 /// Checks that no rival is called like something else that is compared, or like no file could be.
 fn check_names(contenders: &[Contender]) -> Result<()> {
-    let taken = |name: &str| {
-        Method::ALL.iter().any(|method| method.to_string() == name) || name.starts_with("policy-")
-    };
+    let taken = |name: &str| Method::all().any(|method| method.name() == name) || name.starts_with("policy-");
     let plain = |name: &str| {
         name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_') && !name.is_empty()
     };
@@ -337,11 +335,11 @@ fn kinds(options: &CompareOptions, contenders: &[Contender]) -> Vec<Kind> {
     for variant in options.studies.iter().flat_map(|study| study.variants()) {
         for (place, contender) in &studied {
             let fits = match variant {
-                Variant::Selection(method) => can_act(*method, &contender.policy.drop_stages()),
+                Variant::Selection(method) => method.can_act(&contender.policy.drop_stages()),
                 Variant::FixedBudgets => true,
             };
             if fits {
-                kinds.push(Kind::Studied { variant: *variant, seed: seed(*place), place: *place });
+                kinds.push(Kind::Studied { variant, seed: seed(*place), place: *place });
             }
         }
     }
@@ -389,7 +387,7 @@ fn identity(compared: Compared<'_>, place: usize, options: &CompareOptions) -> R
     Ok(Identity {
         version: VERSION,
         backbone: compared.loaded.id.fingerprint.clone(),
-        dtype: compared.loaded.model.precision(),
+        dtype: compared.loaded.model.weights().precision(),
         policy: policy.transpose()?,
         data: compared.data.to_owned(),
         sweep: images(compared.sweep, options.sweep_images),

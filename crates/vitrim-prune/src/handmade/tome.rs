@@ -4,14 +4,36 @@ use rayon::prelude::*;
 use vitrim_kernels::{Linear, greatest_of_rows, normalise_rows};
 use vitrim_vit::{Reduction, Site, Taps, View, VitSpec, cost};
 
+use super::{Acts, HandMade};
 use crate::pruner::{ImageKey, PruneError, Pruner, Result};
+
+pub(super) const METHOD: HandMade = HandMade {
+    name: "tome",
+    about: "merges what is alike in every block, attention counting sizes",
+    first_block: 0,
+    keeps_budgets: false,
+    acts: Acts::InEveryBlock {
+        merging: |spec, r| Box::new(TomePruner::new(spec, r, true)),
+        at_cost: |spec, macs| Box::new(TomePruner::at_cost(spec, macs, true)),
+    },
+};
+
+pub(super) const PLAIN: HandMade = HandMade {
+    name: "tome-plain",
+    about: "merges what is alike in every block, attention counting each token once",
+    acts: Acts::InEveryBlock {
+        merging: |spec, r| Box::new(TomePruner::new(spec, r, false)),
+        at_cost: |spec, macs| Box::new(TomePruner::at_cost(spec, macs, false)),
+    },
+    ..METHOD
+};
 
 /// ToMe (Bolya et al., ICLR 2023): between attention and MLP of every block, `r` tokens are merged into their most
 /// similar partners by bipartite soft matching. Tokens are split alternately into two sets; each of the first
 /// finds its nearest in the second by the cosine of their keys (mean over heads); the r best pairs merge into means
 /// that are weighted by size. Prefix tokens do not merge, and at most half of an image's patch tokens go in a block.
 #[derive(Clone, Debug)]
-pub struct TomePruner {
+struct TomePruner {
     /// Tokens merged after each block's attention, `[L]`.
     merged: Vec<usize>,
     proportional: bool,
@@ -20,13 +42,13 @@ pub struct TomePruner {
 
 impl TomePruner {
     /// Merges `r` tokens in each block of `spec`. `proportional`: attention counts a merged key by its size.
-    pub fn new(spec: &VitSpec, r: usize, proportional: bool) -> Self {
+    fn new(spec: &VitSpec, r: usize, proportional: bool) -> Self {
         TomePruner { merged: vec![r; spec.depth], proportional, head_dim: spec.head_dim() }
     }
 
     /// The schedule nearest to `macs` an image, scoring included: the same number in every block, and one more in the
     /// first few.
-    pub fn at_cost(spec: &VitSpec, macs: u64, proportional: bool) -> Self {
+    fn at_cost(spec: &VitSpec, macs: u64, proportional: bool) -> Self {
         let most = spec.depth * spec.num_patches() / 2;
         let schedules = (0..=most).map(|total| {
             let merged =
@@ -61,9 +83,7 @@ impl Pruner for TomePruner {
         (0..self.merged.len()).map(|block| (Site::after_attention_of(block), taps)).collect()
     }
 
-    fn begin(&mut self, _: &[ImageKey]) {}
-
-    fn decide(&mut self, stage: usize, view: &View<'_>) -> Result<Reduction> {
+    fn decide(&self, stage: usize, view: &View<'_>, _: &[ImageKey]) -> Result<Reduction> {
         let keys =
             view.keys.ok_or_else(|| PruneError::KeepProfile("tome needs a view that carries keys".into()))?;
         let images: Vec<Vec<Vec<(usize, f32)>>> = (0..view.batch())

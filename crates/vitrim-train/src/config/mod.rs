@@ -4,7 +4,7 @@ mod check;
 mod presets;
 
 use serde::{Deserialize, Serialize};
-use vitrim_prune::policy::{Activation, Departure, Observation, PerceptronSpec};
+use vitrim_prune::policy::{Departure, Nonlinearity, Observation, PerceptronSpec};
 use vitrim_vit::VitSpec;
 
 use crate::schedule::cosine;
@@ -132,7 +132,7 @@ pub struct ActorConfig {
     /// Hidden widths.
     pub hidden: Vec<usize>,
     /// Non-linearity.
-    pub activation: Activation,
+    pub activation: Nonlinearity,
     /// Whether the logits are also linear in the scalar inputs, past the hidden layers.
     pub shortcut: bool,
     /// Gain of the orthogonal initialisation of the policy head.
@@ -157,7 +157,7 @@ pub struct CriticConfig {
     /// Hidden widths.
     pub hidden: Vec<usize>,
     /// Non-linearity.
-    pub activation: Activation,
+    pub activation: Nonlinearity,
 }
 
 /// Proximal policy optimisation. Rates fall along a cosine from the first value to the `_end` one.

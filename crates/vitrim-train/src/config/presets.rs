@@ -1,6 +1,6 @@
 //! Configurations by name.
 
-use vitrim_prune::policy::{Activation, Departure, Observation};
+use vitrim_prune::policy::{Departure, Nonlinearity, Observation};
 
 use super::{
     ActorConfig, AdvantageConfig, Baseline, ConstraintConfig, CriticConfig, LearnerKind, PpoConfig,
@@ -59,7 +59,7 @@ impl TrainConfig {
                     context: true,
                 },
                 hidden: vec![16, 16],
-                activation: Activation::Gelu,
+                activation: Nonlinearity::Gelu,
                 shortcut: true,
                 head_gain: 0.01,
                 initial_keep: 0.6,
@@ -70,7 +70,7 @@ impl TrainConfig {
                 progress: true,
                 others_kept: true,
                 hidden: vec![32],
-                activation: Activation::Gelu,
+                activation: Nonlinearity::Gelu,
             },
             ppo: PpoConfig {
                 learning_rate: 3e-3,
@@ -176,7 +176,7 @@ impl TrainConfig {
             actor: ActorConfig {
                 observation,
                 hidden: vec![64, 256, 64],
-                activation: Activation::Tanh,
+                activation: Nonlinearity::Tanh,
                 shortcut: false,
                 head_gain: 0.01,
                 initial_keep: 0.5,
@@ -187,7 +187,7 @@ impl TrainConfig {
                 progress: false,
                 others_kept: false,
                 hidden: vec![64, 256, 64],
-                activation: Activation::Tanh,
+                activation: Nonlinearity::Tanh,
             },
             ppo: PpoConfig {
                 learning_rate: 5e-6,

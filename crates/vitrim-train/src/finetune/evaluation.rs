@@ -40,7 +40,7 @@ impl Finetuning<'_> {
     /// The weights as they are on held-out images, by the CPU executor.
     pub(super) fn evaluate(&self, learner: &BackboneLearner, teacher: &CpuBackbone) -> Result<HeldOut> {
         let student = CpuBackbone::new(&self.checkpoint.spec, &learner.student.vit.tensors())?;
-        let mut pruner = self.pruner();
+        let pruner = self.pruner();
         let options = LoaderOptions {
             batch: BATCH,
             workers: self.workers,
@@ -56,7 +56,7 @@ impl Finetuning<'_> {
             let batch = batch?;
             let (keys, dense) = (batch.keys(), Dense::of(teacher, &batch)?.answer);
             let pixels = PixelBatch::new(&batch.pixels, batch.len());
-            let pruned = run(&student, pruner.as_mut(), pixels, &keys)?;
+            let pruned = run(&student, pruner.as_ref(), pixels, &keys)?;
             if disagreement.is_none() {
                 disagreement = Some(self.disagreement(&learner.student.vit, &batch, &keys, &pruned)?);
             }

@@ -307,7 +307,7 @@ impl Finetuning<'_> {
     }
 
     fn forward(&self, vit: &BurnVit, pixels: &[f32], keys: &[ImageKey]) -> Result<PrunedOutput> {
-        vit.forward_pruned(pixels, keys, self.pruner().as_mut())
+        vit.forward_pruned(pixels, keys, self.pruner().as_ref())
     }
 
     /// Writes `model/` and, with a policy, `policy/` for it.

@@ -17,7 +17,6 @@ use vitrim_measure::evaluate::EvalOptions;
 use vitrim_measure::model::open_policy;
 use vitrim_measure::statistics::Confidence;
 use vitrim_measure::{Loaded, Progress};
-use vitrim_prune::Method;
 use vitrim_prune::Policy;
 use vitrim_report::gather::{About, GatherOptions, gather};
 use vitrim_report::{Findings, report};
@@ -134,7 +133,9 @@ fn show(app: &App, args: &DemoArgs, max_drop: f64, stop: &AtomicBool) -> anyhow:
             images: None,
             on_bad_image: OnBadImage::Fail,
             corruption: None,
-            methods: vec![Method::Policy, Method::Random, Method::ClsAttention],
+            methods: ["policy", "random", "cls-attention"]
+                .map(|name| name.parse().expect("a method's name"))
+                .to_vec(),
             hand_made_images: Some(size.hand_made),
             profile: None,
             speed: Some(size.speed_seconds),
@@ -208,7 +209,7 @@ fn calibrated(
     let mut policy = open_policy(folder, loaded)?;
     let as_asked = |record: Calibration| {
         (record.max_drop, record.confidence, record.front.images()) == (max_drop, confidence, size.held_out)
-            && record.dtype == loaded.model.precision()
+            && record.dtype == loaded.model.weights().precision()
     };
     if policy.calibration.is_some() && as_asked(record(&policy, folder)?) {
         return Ok(policy);

@@ -11,7 +11,7 @@ use vitrim::training::{self, RunImages, Splits};
 use vitrim_measure::Loaded;
 use vitrim_measure::calibrate::{BATCH, CalibrationOptions, allowed, grid};
 use vitrim_measure::images::DataParts;
-use vitrim_train::{Outcome, Progress, Run, RunFolder, Source, TrainConfig, UpdateLog, train};
+use vitrim_train::{Outcome, Run, RunEvent, RunFolder, Source, TrainConfig, UpdateLog, train};
 use vitrim_vit::Precision;
 
 use super::args::TrainArgs;

@@ -1,0 +1,166 @@
+//! The weights of a backbone, packed for the processor, and whatever else its passes only read.
+
+use vitrim_kernels::{
+    Attention, Bf16Pair, LayerNorm, Level, Linear, Packing, Precision, Word, multiplies_pairs,
+};
+
+use super::embedding::origin_embedding;
+use crate::error::Result;
+use crate::spec::VitSpec;
+use crate::tensors::Tensors;
+
+/// A Vision Transformer's geometry and packed weights. Sessions share them: see [`CpuBackbone::session`](super::CpuBackbone::session).
+pub struct CpuWeights {
+    pub(super) spec: VitSpec,
+    precision: Precision,
+    pub(super) patch: Linear,
+    /// Prefix tokens with their position embeddings, then the patches' position embeddings, `[N, D]`.
+    pub(super) origin_embedding: Vec<f32>,
+    pub(super) blocks: Vec<Block>,
+    pub(super) norm: LayerNorm,
+    pub(super) heads: Vec<Linear>,
+    pub(super) attention: Attention,
+    pub(super) activations: Activations,
+}
+
+/// How queries, keys and values lie, and what attention makes of them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Activations {
+    F32,
+    Pairs,
+    /// For a projection that takes whole rows of f32 to 8 bits.
+    PairsToF32,
+}
+
+impl Activations {
+    fn of(precision: Precision, level: Level, head_dim: usize) -> Self {
+        let pairs = multiplies_pairs(level) && head_dim.is_multiple_of(Bf16Pair::VALUES);
+        match precision {
+            Precision::Bf16 if pairs => Activations::Pairs,
+            Precision::Int8 if pairs => Activations::PairsToF32,
+            _ => Activations::F32,
+        }
+    }
+}
+
+pub(super) struct Block {
+    pub norm1: LayerNorm,
+    pub qkv: Linear,
+    /// Over each head's queries and keys, where there are any.
+    pub qk_norm: Option<[LayerNorm; 2]>,
+    /// LayerScale is folded into it, as into `fc2`.
+    pub proj: Linear,
+    pub norm2: LayerNorm,
+    pub fc1: Linear,
+    pub fc2: Linear,
+}
+
+impl CpuWeights {
+    /// Packs `tensors` for `spec`, to multiply in `precision`: see [`CpuBackbone::in_precision`](super::CpuBackbone::in_precision).
+    pub(super) fn pack(spec: &VitSpec, tensors: &Tensors, precision: Precision) -> Result<Self> {
+        spec.check()?;
+        let d = spec.dim;
+        let get = |name: &str, shape: &[usize]| tensors.get(name, shape);
+        let layer =
+            |name: &str, outputs: usize, inputs: usize, bias: bool, packing: Packing<'_>| -> Result<Linear> {
+                let weight = get(&format!("{name}.weight"), &[outputs, inputs])?;
+                let bias = if bias { Some(get(&format!("{name}.bias"), &[outputs])?) } else { None };
+                Ok(Linear::packed(&weight, bias.as_deref(), outputs, inputs, packing))
+            };
+        let linear =
+            |name: &str, outputs, inputs, bias| layer(name, outputs, inputs, bias, Packing::new(precision));
+        // The last layer of a residual branch, with its LayerScale.
+        let last = |name: &str, inputs, scale: &str| -> Result<Linear> {
+            let gamma = if spec.layer_scale { Some(get(&format!("{scale}.gamma"), &[d])?) } else { None };
+            layer(name, d, inputs, true, Packing { gamma: gamma.as_deref(), ..Packing::new(precision) })
+        };
+        let norm_of = |name: &str, width: usize| -> Result<LayerNorm> {
+            let (weight, bias) =
+                (get(&format!("{name}.weight"), &[width])?, get(&format!("{name}.bias"), &[width])?);
+            Ok(LayerNorm::new(&weight, &bias, spec.norm_eps))
+        };
+        let norm = |name: &str| norm_of(name, d);
+
+        let p = spec.patch_size;
+        let patch_weight = get("patch_embed.proj.weight", &[d, 3, p, p])?;
+        let patch_bias = get("patch_embed.proj.bias", &[d])?;
+        let origin_embedding = origin_embedding(spec, tensors)?;
+
+        let blocks = (0..spec.depth).map(|l| {
+            let name = |part: &str| format!("blocks.{l}.{part}");
+            Ok(Block {
+                norm1: norm(&name("norm1"))?,
+                qkv: linear(&name("attn.qkv"), 3 * d, d, spec.qkv_bias)?,
+                qk_norm: if spec.qk_norm {
+                    let head = |part: &str| norm_of(&name(part), spec.head_dim());
+                    Some([head("attn.q_norm")?, head("attn.k_norm")?])
+                } else {
+                    None
+                },
+                proj: last(&name("attn.proj"), d, &name("ls1"))?,
+                norm2: norm(&name("norm2"))?,
+                fc1: linear(&name("mlp.fc1"), spec.mlp_first(), d, true)?,
+                fc2: last(&name("mlp.fc2"), spec.mlp_hidden, &name("ls2"))?,
+            })
+        });
+        let heads = spec.head_names().iter().map(|head| {
+            layer(head, spec.num_classes, spec.num_features(), true, Packing::new(Precision::F32))
+        });
+        let patch = Packing::new(if precision == Precision::F32 { Precision::F32 } else { Precision::Bf16 });
+        Ok(CpuWeights {
+            precision,
+            activations: Activations::of(precision, Level::current(), spec.head_dim()),
+            patch: Linear::packed(&patch_weight, Some(&patch_bias), d, 3 * p * p, patch),
+            origin_embedding,
+            blocks: blocks.collect::<Result<_>>()?,
+            norm: norm(if spec.fc_norm { "fc_norm" } else { "norm" })?,
+            heads: heads.collect::<Result<_>>()?,
+            attention: Attention {
+                heads: spec.heads,
+                head_dim: spec.head_dim(),
+                class_token: spec.class_token,
+            },
+            spec: spec.clone(),
+        })
+    }
+
+    /// What the layers multiply in.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// Bytes of everything that was packed at loading.
+    pub fn bytes(&self) -> usize {
+        let block = |block: &Block| {
+            let linears = [&block.qkv, &block.proj, &block.fc1, &block.fc2].map(Linear::bytes);
+            let norms = [&block.norm1, &block.norm2].into_iter().chain(block.qk_norm.iter().flatten());
+            linears.iter().sum::<usize>() + norms.map(LayerNorm::bytes).sum::<usize>()
+        };
+        self.patch.bytes()
+            + size_of_val(self.origin_embedding.as_slice())
+            + self.blocks.iter().map(block).sum::<usize>()
+            + self.norm.bytes()
+            + self.heads.iter().map(Linear::bytes).sum::<usize>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attention_is_in_bf16_where_pairs_are_multiplied() {
+        for level in Level::ALL {
+            let pairs = matches!(level, Level::Scalar | Level::Avx512Bf16Vnni);
+            let or_f32 = |with_pairs| if pairs { with_pairs } else { Activations::F32 };
+            for (precision, even) in [
+                (Precision::F32, Activations::F32),
+                (Precision::Bf16, or_f32(Activations::Pairs)),
+                (Precision::Int8, or_f32(Activations::PairsToF32)),
+            ] {
+                assert_eq!(Activations::of(precision, level, 64), even, "{precision:?}, {level}");
+                assert_eq!(Activations::of(precision, level, 5), Activations::F32, "{precision:?}, {level}");
+            }
+        }
+    }
+}
