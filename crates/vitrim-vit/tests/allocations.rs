@@ -3,7 +3,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use vitrim_vit::{Activation, Backbone, CpuBackbone, PixelBatch, Precision, Site, Taps, Tensors, VitSpec};
+use vitrim_vit::{Backbone, CpuBackbone, MlpActivation, PixelBatch, Precision, Site, Taps, Tensors, VitSpec};
 
 /// The system's allocator, counted.
 struct Counting;
@@ -40,8 +40,9 @@ const BATCHES: usize = 50;
 #[test]
 fn blocks_allocate_nothing_after_the_first_batch() {
     let mut spec = VitSpec::from_timm_name("deit_tiny_patch16_224").unwrap();
-    (spec.dim, spec.mlp_hidden, spec.depth) = (96, 384, 4);
-    let swiglu = VitSpec { qk_norm: true, activation: Activation::SwiGlu, ..spec.clone() };
+    (spec.dim, spec.mlp.hidden, spec.depth) = (96, 384, 4);
+    let mut swiglu = spec.clone();
+    (swiglu.attention.qk_norm, swiglu.mlp.activation) = (true, MlpActivation::SwiGlu);
     let [height, width] = spec.img_size;
     for (spec, precision) in [&spec, &swiglu].into_iter().flat_map(|spec| Precision::ALL.map(|p| (spec, p))) {
         let tensors = Tensors::random(spec, 1);
@@ -59,7 +60,11 @@ fn blocks_allocate_nothing_after_the_first_batch() {
                 (0..BATCHES).map(count).collect()
             });
             let settled = counts.iter().rposition(|count| *count > 0).map_or(0, |last| last + 1);
-            assert!(settled < BATCHES - 1, "{:?} in {precision}, batch {batch}: {counts:?}", spec.activation);
+            assert!(
+                settled < BATCHES - 1,
+                "{:?} in {precision}, batch {batch}: {counts:?}",
+                spec.mlp.activation
+            );
         }
     }
 }

@@ -106,7 +106,7 @@ impl Loaded {
             return Self::open_in(Path::new(model), opening);
         }
         Self::random(model, opening).map_err(|error| match error {
-            VitrimError::Vit(VitError::UnsupportedArchitecture(_)) => {
+            VitrimError::Vit(VitError::UnsupportedArchitecture { .. }) => {
                 VitrimError::NoSuchModel { given: model.to_owned(), reason: error.to_string() }
             }
             other => other,

@@ -6,6 +6,7 @@
 //! with the chunks and heads of others', which is how a single image is shared, too.
 
 mod embedding;
+mod heads;
 mod part;
 
 use std::cell::RefCell;
@@ -22,11 +23,13 @@ use vitrim_kernels::{
 use crate::backbone::{At, Backbone, Output, PixelBatch, Site, Taps, View, Want};
 use crate::error::Result;
 use crate::packed::Reduction;
+use crate::places::GridPlaces;
 use crate::profile::{Operation, Profile};
-use crate::spec::{Activation, Pool, VitSpec};
+use crate::spec::{MlpActivation, Pool, VitSpec};
 use crate::state::HostState;
 use crate::tensors::Tensors;
 use embedding::{origin_embedding, unfold};
+use heads::HeadSteps;
 use part::{PART_ROWS, PARTS_PER_THREAD, Part, Way};
 
 thread_local! {
@@ -80,8 +83,8 @@ impl Activations {
 struct Block {
     norm1: LayerNorm,
     qkv: Linear,
-    /// Over each head's queries and keys, where there are any.
-    qk_norm: Option<[LayerNorm; 2]>,
+    /// What queries and keys pass, where they do.
+    heads: Option<HeadSteps>,
     /// LayerScale is folded into it, as into `fc2`.
     proj: Linear,
     norm2: LayerNorm,
@@ -136,7 +139,7 @@ impl CpuBackbone {
         let norm_of = |name: &str, width: usize| -> Result<LayerNorm> {
             let (weight, bias) =
                 (get(&format!("{name}.weight"), &[width])?, get(&format!("{name}.bias"), &[width])?);
-            Ok(LayerNorm::new(&weight, &bias, spec.norm_eps))
+            Ok(LayerNorm::new(&weight, &bias, spec.norm.eps))
         };
         let norm = |name: &str| norm_of(name, d);
 
@@ -149,17 +152,12 @@ impl CpuBackbone {
             let name = |part: &str| format!("blocks.{l}.{part}");
             Ok(Block {
                 norm1: norm(&name("norm1"))?,
-                qkv: linear(&name("attn.qkv"), 3 * d, d, spec.qkv_bias)?,
-                qk_norm: if spec.qk_norm {
-                    let head = |part: &str| norm_of(&name(part), spec.head_dim());
-                    Some([head("attn.q_norm")?, head("attn.k_norm")?])
-                } else {
-                    None
-                },
+                qkv: linear(&name("attn.qkv"), 3 * d, d, spec.attention.qkv_bias)?,
+                heads: HeadSteps::of(spec, |part| norm_of(&name(part), spec.head_dim()))?,
                 proj: last(&name("attn.proj"), d, &name("ls1"))?,
                 norm2: norm(&name("norm2"))?,
-                fc1: linear(&name("mlp.fc1"), spec.mlp_first(), d, true)?,
-                fc2: last(&name("mlp.fc2"), spec.mlp_hidden, &name("ls2"))?,
+                fc1: linear(&name("mlp.fc1"), spec.mlp.first(), d, true)?,
+                fc2: last(&name("mlp.fc2"), spec.mlp.hidden, &name("ls2"))?,
             })
         });
         let heads = spec.head_names().iter().map(|head| {
@@ -172,12 +170,12 @@ impl CpuBackbone {
             patch: Linear::packed(&patch_weight, Some(&patch_bias), d, 3 * p * p, patch),
             origin_embedding,
             blocks: blocks.collect::<Result<_>>()?,
-            norm: norm(if spec.fc_norm { "fc_norm" } else { "norm" })?,
+            norm: norm(spec.final_norm())?,
             heads: heads.collect::<Result<_>>()?,
             attention: Attention {
-                heads: spec.heads,
+                heads: spec.attention.heads,
                 head_dim: spec.head_dim(),
-                class_token: spec.class_token,
+                class_token: spec.embedding.class_token,
             },
             profile: Profile::default(),
             spec: spec.clone(),
@@ -193,14 +191,24 @@ impl CpuBackbone {
     pub fn weight_bytes(&self) -> usize {
         let block = |block: &Block| {
             let linears = [&block.qkv, &block.proj, &block.fc1, &block.fc2].map(Linear::bytes);
-            let norms = [&block.norm1, &block.norm2].into_iter().chain(block.qk_norm.iter().flatten());
-            linears.iter().sum::<usize>() + norms.map(LayerNorm::bytes).sum::<usize>()
+            let norms = [&block.norm1, &block.norm2].map(LayerNorm::bytes);
+            let heads = block.heads.as_ref().map_or(0, HeadSteps::bytes);
+            linears.iter().chain(&norms).sum::<usize>() + heads
         };
         self.patch.bytes()
             + size_of_val(self.origin_embedding.as_slice())
             + self.blocks.iter().map(block).sum::<usize>()
             + self.norm.bytes()
             + self.heads.iter().map(Linear::bytes).sum::<usize>()
+    }
+
+    /// Lets every block's attention change queries and keys by `change`. Only where they pass norms.
+    #[cfg(test)]
+    fn change_heads_by_place(&mut self, change: Option<heads::ByPlace>) {
+        self.blocks
+            .iter_mut()
+            .filter_map(|block| block.heads.as_mut())
+            .for_each(|steps| steps.by_place = change);
     }
 
     /// Where its passes spend their time.
@@ -288,7 +296,7 @@ impl CpuBackbone {
 
     /// Block `l` up to and with its attention's residual, with queries, keys and values in words Q and what attention makes of them in O.
     fn attend<Q: Word, O: Word>(&self, l: usize, part: &mut Part<'_>, scratch: &mut Scratch, way: &Way) {
-        let (d, block, rows) = (self.spec.dim, &self.blocks[l], part.rows());
+        let (d, block, rows, places) = (self.spec.dim, &self.blocks[l], part.rows(), part.places);
         let chunk = way.chunk(rows) * d;
         let count = (rows * d).div_ceil(chunk);
         let qkv = scratch.qkv.room::<Q>(rows * 3 * d / Q::VALUES);
@@ -300,12 +308,13 @@ impl CpuBackbone {
                 let then = (i + 1 < count).then_some(&block.qkv);
                 ROWS.with_borrow_mut(|(normed, _)| {
                     block.norm1.forward_rows(x, normed, self.precision, d);
-                    match &block.qk_norm {
+                    match &block.heads {
                         None => block.qkv.apply_before(then, &*normed, Q::output(qkv)),
-                        Some(norms) => HEADS.with_borrow_mut(|(heads, raw)| {
+                        Some(steps) => HEADS.with_borrow_mut(|(heads, raw)| {
                             let heads = heads.room(3 * x.len());
                             block.qkv.apply_before(then, &*normed, To::Store(heads));
-                            norm_heads(norms, heads, raw, d, self.spec.head_dim());
+                            let first = i * chunk / d;
+                            steps.apply(heads, raw, places.rows(first..first + x.len() / d));
                             convert(heads, qkv);
                         }),
                     }
@@ -341,7 +350,7 @@ impl CpuBackbone {
 
     /// Block `l` from its attention's residual to its end.
     fn mlp(&self, l: usize, part: &mut Part<'_>, way: &Way) {
-        let (d, block, activation) = (self.spec.dim, &self.blocks[l], self.spec.activation);
+        let (d, block, activation) = (self.spec.dim, &self.blocks[l], self.spec.mlp.activation);
         let chunk = way.chunk(part.rows()) * d;
         let count = part.tokens.len().div_ceil(chunk);
         way.profile.time(Operation::NormMlp, || {
@@ -349,8 +358,8 @@ impl CpuBackbone {
                 ROWS.with_borrow_mut(|(normed, hidden)| {
                     block.norm2.forward_rows(x, normed, self.precision, d);
                     let to = match activation {
-                        Activation::Gelu => To::GeluRows(hidden, self.precision),
-                        Activation::SwiGlu => To::SwigluRows(hidden, self.precision),
+                        MlpActivation::Gelu => To::GeluRows(hidden, self.precision),
+                        MlpActivation::SwiGlu => To::SwigluRows(hidden, self.precision),
                     };
                     block.fc1.apply_before(Some(&block.fc2), &*normed, to);
                     let then =
@@ -364,7 +373,7 @@ impl CpuBackbone {
     /// Final tokens `[T, D]`: normed, unless the norm comes after pooling.
     fn final_tokens(&self, state: &HostState) -> Vec<f32> {
         let mut tokens = state.packed.tokens.clone();
-        if !self.spec.fc_norm {
+        if !self.spec.pooling.fc_norm {
             self.norm.forward(&state.packed.tokens, &mut tokens, self.spec.dim);
         }
         tokens
@@ -372,8 +381,10 @@ impl CpuBackbone {
 
     /// What each head sees, `[B, num_features]` a head.
     fn pooled(&self, state: &HostState) -> Vec<Vec<f32>> {
-        match self.spec.pool {
-            Pool::Token if self.spec.distilled => vec![self.prefix(state, 0), self.prefix(state, 1)],
+        match self.spec.pooling.pool {
+            Pool::Token if self.spec.embedding.distilled => {
+                vec![self.prefix(state, 0), self.prefix(state, 1)]
+            }
             Pool::Token => vec![self.prefix(state, 0)],
             Pool::Avg => vec![self.mean_patch(state)],
             Pool::TokenAvg => {
@@ -410,22 +421,11 @@ impl CpuBackbone {
                 mean.iter_mut().zip(token).for_each(|(m, t)| *m += weight * t);
             }
         }
-        if spec.fc_norm {
+        if spec.pooling.fc_norm {
             let raw = pooled.clone();
             self.norm.forward(&raw, &mut pooled, d);
         }
         pooled
-    }
-}
-
-/// Norms each head's queries and keys of `qkv: [rows, 3D]` over their `head_dim` channels, by way of `raw`.
-fn norm_heads(norms: &[LayerNorm; 2], qkv: &mut [f32], raw: &mut Vec<f32>, dim: usize, head_dim: usize) {
-    for row in qkv.chunks_exact_mut(3 * dim) {
-        for (norm, heads) in norms.iter().zip(row.chunks_exact_mut(dim)) {
-            raw.clear();
-            raw.extend_from_slice(heads);
-            norm.forward(raw, heads, head_dim);
-        }
     }
 }
 
@@ -471,6 +471,7 @@ impl Backbone for CpuBackbone {
         let part = Part {
             tokens: &mut packed.tokens,
             offsets: &packed.offsets,
+            places: GridPlaces::new(&packed.origins, self.spec.grid()),
             key_bias: key_bias.as_deref(),
             cls_attention: state.taps.cls_attention.as_deref_mut(),
             keys: state.taps.keys.as_deref_mut(),
