@@ -7,14 +7,10 @@ use vitrim_train::{Images, TrainConfig, Trainer, UpdateLog};
 use vitrim_vit::{CpuBackbone, PixelBatch, Tensors, VitSpec};
 
 fn spec() -> VitSpec {
-    VitSpec {
-        dim: 16,
-        depth: 4,
-        heads: 2,
-        mlp_hidden: 32,
-        num_classes: 5,
-        ..VitSpec::from_timm_name("deit_tiny_patch16_224").unwrap().with_img_size([64, 64])
-    }
+    let mut spec = VitSpec::from_timm_name("deit_tiny_patch16_224").unwrap().with_img_size([64, 64]);
+    (spec.dim, spec.depth, spec.num_classes) = (16, 4, 5);
+    (spec.attention.heads, spec.mlp.hidden) = (2, 32);
+    spec
 }
 
 /// `updates` updates of `config` on the same 16 images of noise.

@@ -33,8 +33,8 @@ fn png(i: u32) -> (Vec<u8>, Option<u32>) {
 
 fn setting() -> Setting {
     let mut spec = VitSpec::from_timm_name("deit_tiny_patch16_224").unwrap().with_img_size([32, 32]);
-    (spec.dim, spec.depth, spec.heads, spec.mlp_hidden, spec.num_classes, spec.patch_size) =
-        (24, 4, 3, 48, 3, 8);
+    (spec.dim, spec.depth, spec.num_classes, spec.patch_size) = (24, 4, 3, 8);
+    (spec.attention.heads, spec.mlp.hidden) = (3, 48);
     let tensors = Tensors::random(&spec, 1);
     let names = ["a", "b", "c"].map(str::to_owned).to_vec();
     let dataset = Dataset::from_memory((0..22).map(png).collect(), names).unwrap();

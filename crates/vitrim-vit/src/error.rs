@@ -2,8 +2,6 @@
 
 use std::path::PathBuf;
 
-use crate::architectures::SUPPORTED;
-
 /// Shorthand for results of this crate.
 pub type Result<T, E = VitError> = std::result::Result<T, E>;
 
@@ -35,8 +33,13 @@ pub enum VitError {
         reason: String,
     },
     /// The architecture is none of those that vitrim runs.
-    #[error("unsupported architecture '{0}'; supported: {SUPPORTED}")]
-    UnsupportedArchitecture(String),
+    #[error("unsupported architecture '{name}'; supported: {supported}")]
+    UnsupportedArchitecture {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        supported: String,
+    },
     /// The geometry contradicts itself.
     #[error("impossible geometry: {0}")]
     Geometry(String),

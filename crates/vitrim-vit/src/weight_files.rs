@@ -28,10 +28,10 @@ pub struct WeightFiles {
 
 struct Entry {
     shape: Vec<usize>,
-    place: Place,
+    at: StoredAt,
 }
 
-enum Place {
+enum StoredAt {
     /// Bytes of a map.
     Mapped { map: usize, dtype: Dtype, bytes: Range<usize> },
     /// Read when asked for.
@@ -79,12 +79,12 @@ impl WeightFiles {
             name: name.to_owned(),
             dtype,
         };
-        match &entry.place {
-            Place::Mapped { map, dtype, bytes } => {
+        match &entry.at {
+            StoredAt::Mapped { map, dtype, bytes } => {
                 let (path, map) = &self.maps[*map];
                 floats(&map[bytes.clone()], *dtype).ok_or_else(|| unread(path, format!("{dtype:?}")))
             }
-            Place::Pickled { path, tensor } => {
+            StoredAt::Pickled { path, tensor } => {
                 let dtype = match tensor.dtype() {
                     DType::F32 => Dtype::F32,
                     DType::F16 => Dtype::F16,
@@ -131,9 +131,9 @@ impl WeightFiles {
         let data = 8 + header;
         for (name, info) in metadata.tensors() {
             let (start, end) = info.data_offsets;
-            let place =
-                Place::Mapped { map: self.maps.len(), dtype: info.dtype, bytes: data + start..data + end };
-            self.entries.insert(name, Entry { shape: info.shape.clone(), place });
+            let at =
+                StoredAt::Mapped { map: self.maps.len(), dtype: info.dtype, bytes: data + start..data + end };
+            self.entries.insert(name, Entry { shape: info.shape.clone(), at });
         }
         self.maps.push((path.to_owned(), map));
         Ok(())
@@ -161,7 +161,7 @@ impl WeightFiles {
         for (name, tensor) in tensors {
             let shape = tensor.shape().to_vec();
             self.entries
-                .insert(name, Entry { shape, place: Place::Pickled { path: path.to_owned(), tensor } });
+                .insert(name, Entry { shape, at: StoredAt::Pickled { path: path.to_owned(), tensor } });
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use std::alloc::System;
 
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
-use vitrim_vit::{Activation, Backbone, CpuBackbone, PixelBatch, Precision, Site, Taps, Tensors, VitSpec};
+use vitrim_vit::{Backbone, CpuBackbone, MlpActivation, PixelBatch, Precision, Site, Taps, Tensors, VitSpec};
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
@@ -15,8 +15,9 @@ const BATCHES: usize = 50;
 #[test]
 fn blocks_allocate_nothing_after_the_first_batch() {
     let mut spec = VitSpec::from_timm_name("deit_tiny_patch16_224").unwrap();
-    (spec.dim, spec.mlp_hidden, spec.depth) = (96, 384, 4);
-    let swiglu = VitSpec { qk_norm: true, activation: Activation::SwiGlu, ..spec.clone() };
+    (spec.dim, spec.mlp.hidden, spec.depth) = (96, 384, 4);
+    let mut swiglu = spec.clone();
+    (swiglu.attention.qk_norm, swiglu.mlp.activation) = (true, MlpActivation::SwiGlu);
     let [height, width] = spec.img_size;
     for (spec, precision) in [&spec, &swiglu].into_iter().flat_map(|spec| Precision::ALL.map(|p| (spec, p))) {
         let tensors = Tensors::random(spec, 1);
@@ -35,7 +36,11 @@ fn blocks_allocate_nothing_after_the_first_batch() {
                 (0..BATCHES).map(count).collect()
             });
             let settled = counts.iter().rposition(|count| *count > 0).map_or(0, |last| last + 1);
-            assert!(settled < BATCHES - 1, "{:?} in {precision}, batch {batch}: {counts:?}", spec.activation);
+            assert!(
+                settled < BATCHES - 1,
+                "{:?} in {precision}, batch {batch}: {counts:?}",
+                spec.mlp.activation
+            );
         }
     }
 }

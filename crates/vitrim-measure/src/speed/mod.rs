@@ -380,7 +380,8 @@ mod tests {
 
     fn model() -> CpuBackbone {
         let mut spec = VitSpec::from_timm_name("deit_tiny_patch16_224").unwrap().with_img_size([32, 32]);
-        (spec.dim, spec.depth, spec.heads, spec.mlp_hidden) = (24, 1, 3, 48);
+        (spec.dim, spec.depth) = (24, 1);
+        (spec.attention.heads, spec.mlp.hidden) = (3, 48);
         CpuBackbone::new(&spec, &Tensors::random(&spec, 1)).unwrap()
     }
 

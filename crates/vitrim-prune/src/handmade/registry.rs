@@ -267,7 +267,8 @@ mod tests {
     #[test]
     fn methods_are_what_they_say() {
         let mut spec = VitSpec::from_timm_name("deit_tiny_patch16_224").unwrap().with_img_size([64, 64]);
-        (spec.dim, spec.depth, spec.heads, spec.mlp_hidden, spec.num_classes) = (24, 4, 3, 48, 5);
+        (spec.dim, spec.depth, spec.num_classes) = (24, 4, 5);
+        (spec.attention.heads, spec.mlp.hidden) = (3, 48);
         let model = CpuBackbone::new(&spec, &Tensors::random(&spec, 1)).unwrap();
         let values: Vec<f32> = (0..2 * 3 * 64 * 64).map(|i| (i % 97) as f32 / 97.0).collect();
         let pixels = PixelBatch::new(&values, 2);

@@ -5,13 +5,15 @@ use vitrim_prune::policy::{
 };
 use vitrim_prune::{Policy, ReadOut};
 use vitrim_random::uniform;
-use vitrim_vit::{CpuBackbone, Pool, Tensors, VitSpec};
+use vitrim_vit::{CpuBackbone, Pool, Pooling, Tensors, VitSpec};
 
 pub fn spec(class_token: bool) -> VitSpec {
     let mut spec = VitSpec::from_timm_name("deit_tiny_patch16_224").unwrap().with_img_size([64, 48]);
-    (spec.dim, spec.depth, spec.heads, spec.mlp_hidden, spec.num_classes) = (24, 4, 3, 48, 5);
+    (spec.dim, spec.depth, spec.num_classes) = (24, 4, 5);
+    (spec.attention.heads, spec.mlp.hidden) = (3, 48);
     if !class_token {
-        (spec.class_token, spec.pool, spec.fc_norm) = (false, Pool::Avg, true);
+        spec.embedding.class_token = false;
+        spec.pooling = Pooling { pool: Pool::Avg, fc_norm: true };
     }
     spec.check().unwrap();
     spec

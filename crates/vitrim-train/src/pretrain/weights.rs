@@ -76,8 +76,8 @@ pub fn initial_weights(spec: &VitSpec, seed: u64) -> Tensors {
             let mut values: Vec<f32> = (0..count).map(|_| (std * cut_normal(&mut random)) as f32).collect();
             if name.ends_with("qkv.weight") {
                 let d = spec.dim;
-                for head in values[..d * d].chunks_exact_mut(d * d / spec.heads) {
-                    head.copy_from_slice(&orthogonal(d / spec.heads, d, 1.0, &mut random));
+                for head in values[..d * d].chunks_exact_mut(d * d / spec.attention.heads) {
+                    head.copy_from_slice(&orthogonal(d / spec.attention.heads, d, 1.0, &mut random));
                 }
                 values.copy_within(..d * d, d * d);
             }
@@ -134,7 +134,7 @@ pub fn save_backbone(
     weight_type: WeightType,
 ) -> Result<()> {
     fs::create_dir_all(folder).map_err(TrainError::file("create", folder))?;
-    let pool = serde_json::to_value(spec.pool).expect("a name");
+    let pool = spec.pooling.pool.timm_name();
     let config = json!({
         "architecture": spec.architecture,
         "num_classes": spec.num_classes,
@@ -146,8 +146,8 @@ pub fn save_backbone(
             "patch_size": spec.patch_size,
             "embed_dim": spec.dim,
             "depth": spec.depth,
-            "num_heads": spec.heads,
-            "mlp_ratio": spec.mlp_hidden as f64 / spec.dim as f64,
+            "num_heads": spec.attention.heads,
+            "mlp_ratio": spec.mlp.first() as f64 / spec.dim as f64,
             "global_pool": pool,
         },
         "pretrained_cfg": {

@@ -26,7 +26,7 @@ impl CpuWeights {
     /// Final tokens `[T, D]`: normed, unless the norm comes after pooling.
     fn final_tokens(&self, state: &HostState) -> Vec<f32> {
         let mut tokens = state.packed.tokens.clone();
-        if !self.spec.fc_norm {
+        if !self.spec.pooling.fc_norm {
             self.norm.forward(&state.packed.tokens, &mut tokens, self.spec.dim);
         }
         tokens
@@ -34,8 +34,10 @@ impl CpuWeights {
 
     /// What each head sees, `[B, num_features]` a head.
     fn pooled(&self, state: &HostState) -> Vec<Vec<f32>> {
-        match self.spec.pool {
-            Pool::Token if self.spec.distilled => vec![self.prefix(state, 0), self.prefix(state, 1)],
+        match self.spec.pooling.pool {
+            Pool::Token if self.spec.embedding.distilled => {
+                vec![self.prefix(state, 0), self.prefix(state, 1)]
+            }
             Pool::Token => vec![self.prefix(state, 0)],
             Pool::Avg => vec![self.mean_patch(state)],
             Pool::TokenAvg => {
@@ -72,7 +74,7 @@ impl CpuWeights {
                 mean.iter_mut().zip(token).for_each(|(m, t)| *m += weight * t);
             }
         }
-        if spec.fc_norm {
+        if spec.pooling.fc_norm {
             let raw = pooled.clone();
             self.norm.forward(&raw, &mut pooled, d);
         }

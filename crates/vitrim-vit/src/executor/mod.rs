@@ -7,6 +7,7 @@
 
 mod answer;
 mod embedding;
+mod heads;
 mod part;
 mod scratch;
 mod session;
@@ -19,15 +20,16 @@ use std::time::Instant;
 use rayon::prelude::*;
 use vitrim_kernels::word::convert;
 use vitrim_kernels::{
-    AttentionOptions, AttentionTaps, Bf16Pair, LayerNorm, LineBuffer, Output as To, Precision, RowBuffer,
-    Word, rows_per_task,
+    AttentionOptions, AttentionTaps, Bf16Pair, LineBuffer, Output as To, Precision, RowBuffer, Word,
+    rows_per_task,
 };
 
 use crate::backbone::{At, Backbone, Output, PixelBatch, Site, Taps, View, Want};
 use crate::error::Result;
 use crate::packed::Reduction;
+use crate::places::GridPlaces;
 use crate::profile::{Operation, Profile};
-use crate::spec::{Activation, VitSpec};
+use crate::spec::{MlpActivation, VitSpec};
 use crate::state::HostState;
 use crate::tensors::Tensors;
 use embedding::unfold;
@@ -139,6 +141,7 @@ impl CpuBackbone {
         let part = Part {
             tokens: &mut packed.tokens,
             offsets: &packed.offsets,
+            places: GridPlaces::new(&packed.origins, self.spec().grid()),
             key_bias: key_bias.as_deref(),
             cls_attention: state.taps.cls_attention.as_deref_mut(),
             keys: state.taps.keys.as_deref_mut(),
@@ -219,7 +222,7 @@ impl CpuWeights {
 
     /// Block `l` up to and with its attention's residual, with queries, keys and values in words Q and what attention makes of them in O.
     fn attend<Q: Word, O: Word>(&self, l: usize, part: &mut Part<'_>, scratch: &mut Scratch, way: &Way) {
-        let (d, block, rows) = (self.spec.dim, &self.blocks[l], part.rows());
+        let (d, block, rows, places) = (self.spec.dim, &self.blocks[l], part.rows(), part.places);
         let chunk = way.chunk(rows) * d;
         let count = (rows * d).div_ceil(chunk);
         let qkv = scratch.qkv.room::<Q>(rows * 3 * d / Q::VALUES);
@@ -231,12 +234,13 @@ impl CpuWeights {
                 let then = (i + 1 < count).then_some(&block.qkv);
                 ROWS.with_borrow_mut(|(normed, _)| {
                     block.norm1.forward_rows(x, normed, self.precision(), d);
-                    match &block.qk_norm {
+                    match &block.heads {
                         None => block.qkv.apply_before(then, &*normed, Q::output(qkv)),
-                        Some(norms) => HEADS.with_borrow_mut(|(heads, raw)| {
+                        Some(steps) => HEADS.with_borrow_mut(|(heads, raw)| {
                             let heads = heads.room(3 * x.len());
                             block.qkv.apply_before(then, &*normed, To::Store(heads));
-                            norm_heads(norms, heads, raw, d, self.spec.head_dim());
+                            let first = i * chunk / d;
+                            steps.apply(heads, raw, places.rows(first..first + x.len() / d));
                             convert(heads, qkv);
                         }),
                     }
@@ -272,7 +276,7 @@ impl CpuWeights {
 
     /// Block `l` from its attention's residual to its end.
     fn mlp(&self, l: usize, part: &mut Part<'_>, way: &Way) {
-        let (d, block, activation) = (self.spec.dim, &self.blocks[l], self.spec.activation);
+        let (d, block, activation) = (self.spec.dim, &self.blocks[l], self.spec.mlp.activation);
         let chunk = way.chunk(part.rows()) * d;
         let count = part.tokens.len().div_ceil(chunk);
         way.profile.time(Operation::NormMlp, || {
@@ -280,8 +284,8 @@ impl CpuWeights {
                 ROWS.with_borrow_mut(|(normed, hidden)| {
                     block.norm2.forward_rows(x, normed, self.precision(), d);
                     let to = match activation {
-                        Activation::Gelu => To::GeluRows(hidden, self.precision()),
-                        Activation::SwiGlu => To::SwigluRows(hidden, self.precision()),
+                        MlpActivation::Gelu => To::GeluRows(hidden, self.precision()),
+                        MlpActivation::SwiGlu => To::SwigluRows(hidden, self.precision()),
                     };
                     block.fc1.apply_before(Some(&block.fc2), &*normed, to);
                     let then =
@@ -290,17 +294,6 @@ impl CpuWeights {
                 });
             });
         });
-    }
-}
-
-/// Norms each head's queries and keys of `qkv: [rows, 3D]` over their `head_dim` channels, by way of `raw`.
-fn norm_heads(norms: &[LayerNorm; 2], qkv: &mut [f32], raw: &mut Vec<f32>, dim: usize, head_dim: usize) {
-    for row in qkv.chunks_exact_mut(3 * dim) {
-        for (norm, heads) in norms.iter().zip(row.chunks_exact_mut(dim)) {
-            raw.clear();
-            raw.extend_from_slice(heads);
-            norm.forward(raw, heads, head_dim);
-        }
     }
 }
 

@@ -5,6 +5,7 @@ use vitrim_kernels::{
 };
 
 use super::embedding::origin_embedding;
+use super::heads::HeadSteps;
 use crate::error::Result;
 use crate::spec::VitSpec;
 use crate::tensors::Tensors;
@@ -46,8 +47,8 @@ impl Activations {
 pub(super) struct Block {
     pub norm1: LayerNorm,
     pub qkv: Linear,
-    /// Over each head's queries and keys, where there are any.
-    pub qk_norm: Option<[LayerNorm; 2]>,
+    /// What queries and keys pass, where they do.
+    pub heads: Option<HeadSteps>,
     /// LayerScale is folded into it, as into `fc2`.
     pub proj: Linear,
     pub norm2: LayerNorm,
@@ -77,7 +78,7 @@ impl CpuWeights {
         let norm_of = |name: &str, width: usize| -> Result<LayerNorm> {
             let (weight, bias) =
                 (get(&format!("{name}.weight"), &[width])?, get(&format!("{name}.bias"), &[width])?);
-            Ok(LayerNorm::new(&weight, &bias, spec.norm_eps))
+            Ok(LayerNorm::new(&weight, &bias, spec.norm.eps))
         };
         let norm = |name: &str| norm_of(name, d);
 
@@ -90,17 +91,12 @@ impl CpuWeights {
             let name = |part: &str| format!("blocks.{l}.{part}");
             Ok(Block {
                 norm1: norm(&name("norm1"))?,
-                qkv: linear(&name("attn.qkv"), 3 * d, d, spec.qkv_bias)?,
-                qk_norm: if spec.qk_norm {
-                    let head = |part: &str| norm_of(&name(part), spec.head_dim());
-                    Some([head("attn.q_norm")?, head("attn.k_norm")?])
-                } else {
-                    None
-                },
+                qkv: linear(&name("attn.qkv"), 3 * d, d, spec.attention.qkv_bias)?,
+                heads: HeadSteps::of(spec, |part| norm_of(&name(part), spec.head_dim()))?,
                 proj: last(&name("attn.proj"), d, &name("ls1"))?,
                 norm2: norm(&name("norm2"))?,
-                fc1: linear(&name("mlp.fc1"), spec.mlp_first(), d, true)?,
-                fc2: last(&name("mlp.fc2"), spec.mlp_hidden, &name("ls2"))?,
+                fc1: linear(&name("mlp.fc1"), spec.mlp.first(), d, true)?,
+                fc2: last(&name("mlp.fc2"), spec.mlp.hidden, &name("ls2"))?,
             })
         });
         let heads = spec.head_names().iter().map(|head| {
@@ -113,15 +109,22 @@ impl CpuWeights {
             patch: Linear::packed(&patch_weight, Some(&patch_bias), d, 3 * p * p, patch),
             origin_embedding,
             blocks: blocks.collect::<Result<_>>()?,
-            norm: norm(if spec.fc_norm { "fc_norm" } else { "norm" })?,
+            norm: norm(spec.final_norm())?,
             heads: heads.collect::<Result<_>>()?,
             attention: Attention {
-                heads: spec.heads,
+                heads: spec.attention.heads,
                 head_dim: spec.head_dim(),
-                class_token: spec.class_token,
+                class_token: spec.embedding.class_token,
             },
             spec: spec.clone(),
         })
+    }
+
+    /// Lets every block's attention change queries and keys by `change`. Only where they pass norms.
+    #[cfg(test)]
+    pub(super) fn change_heads_by_place(&mut self, change: Option<super::heads::ByPlace>) {
+        let steps = self.blocks.iter_mut().filter_map(|block| block.heads.as_mut());
+        steps.for_each(|steps| steps.by_place = change);
     }
 
     /// What the layers multiply in.
@@ -133,8 +136,9 @@ impl CpuWeights {
     pub fn bytes(&self) -> usize {
         let block = |block: &Block| {
             let linears = [&block.qkv, &block.proj, &block.fc1, &block.fc2].map(Linear::bytes);
-            let norms = [&block.norm1, &block.norm2].into_iter().chain(block.qk_norm.iter().flatten());
-            linears.iter().sum::<usize>() + norms.map(LayerNorm::bytes).sum::<usize>()
+            let norms = [&block.norm1, &block.norm2].map(LayerNorm::bytes);
+            let heads = block.heads.as_ref().map_or(0, HeadSteps::bytes);
+            linears.iter().chain(&norms).sum::<usize>() + heads
         };
         self.patch.bytes()
             + size_of_val(self.origin_embedding.as_slice())

@@ -1,10 +1,6 @@
 //! A checkpoint as timm or transformers lays it out on the Hugging Face Hub: a folder with `config.json` and weights;
 //! or a file of weights whose name says timm's architecture, as Meta publishes DeiT.
 
-mod fields;
-mod timm;
-mod transformers;
-
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
@@ -12,9 +8,9 @@ use vitrim_kernels::Precision;
 
 use crate::error::{Result, VitError};
 use crate::executor::CpuBackbone;
-use crate::positions::Bicubic;
+use crate::families::{Description, describe, resize};
 use crate::spec::VitSpec;
-use crate::tensors::{Layout, NamedTensor, StoredPositions, Tensors};
+use crate::tensors::{NamedTensor, StoredPositions, Tensors};
 use crate::weight_files::WeightFiles;
 
 /// What weights are called on the Hub, in the order in which they are looked for.
@@ -42,18 +38,6 @@ pub struct Checkpoint {
     class_names: Vec<String>,
 }
 
-/// What a library's configuration says.
-struct Described {
-    spec: VitSpec,
-    layout: Layout,
-    /// By index; empty where nobody named them.
-    class_names: Vec<String>,
-    /// How the library resamples position embeddings.
-    bicubic: Bicubic,
-    /// The size of input in use, where it is not the one that the positions are for.
-    usual_size: Option<[usize; 2]>,
-}
-
 impl Checkpoint {
     /// Opens the folder or the file of weights `path`, at its own size of input.
     ///
@@ -78,24 +62,24 @@ impl Checkpoint {
         let bad = |reason: String| VitError::Config { path: beside.clone(), reason };
         let preprocessor_config = read_json(&weights.with_file_name("preprocessor_config.json"))?;
         let files = WeightFiles::open(&weights)?;
-        let described = match config.get("architecture").and_then(Value::as_str) {
-            Some(name) => timm::describe(&config, name, &files),
-            None => transformers::describe(&config, &files, preprocessor_config.as_ref()),
-        };
-        let Described { spec, mut layout, class_names, bicubic, usual_size } =
-            described.map_err(|e| match e {
-                VitError::Geometry(reason) => bad(reason),
-                other => other,
-            })?;
+        let described = describe(&config, &files, preprocessor_config.as_ref()).map_err(|e| match e {
+            VitError::Geometry(reason) => bad(reason),
+            other => other,
+        })?;
+        let Description { spec, names, class_names, bicubic, usual_size } = described;
         let size = img_size.or(usual_size).unwrap_or(spec.img_size);
         let stored = spec.grid();
         let spec = spec.at_size(size)?;
-        if spec.grid() != stored {
-            let (prefix, to) = (spec.embedded_prefix(), spec.grid());
-            layout.positions = Some(StoredPositions { prefix, from: stored, to, how: bicubic });
+        let positions = (spec.grid() != stored).then(|| StoredPositions {
+            prefix: spec.embedded_prefix(),
+            from: stored,
+            to: spec.grid(),
+            how: bicubic,
+        });
+        if positions.is_some() {
             resize(&mut config, size);
         }
-        let tensors = Tensors::stored(files, layout);
+        let tensors = Tensors::stored(files, names, positions);
         tensors.check(&spec)?;
         let pretrained_cfg =
             config.get("pretrained_cfg").cloned().unwrap_or_else(|| Value::Object(Map::new()));
@@ -130,15 +114,6 @@ impl Checkpoint {
     /// The name of each class, from timm's `label_names` or transformers' `id2label`; empty where nobody named them.
     pub fn class_names(&self) -> Vec<String> {
         self.class_names.clone()
-    }
-}
-
-/// Makes a library's configuration say that inputs are of `size` (height, width), pixels.
-fn resize(config: &mut Value, size: [usize; 2]) {
-    if config.get("architecture").is_some() {
-        config["model_args"]["img_size"] = json!(size);
-    } else {
-        config["image_size"] = if size[0] == size[1] { json!(size[0]) } else { json!(size) };
     }
 }
 

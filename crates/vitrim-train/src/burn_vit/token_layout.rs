@@ -1,13 +1,17 @@
-//! Which of T tokens belong to which image, and how often each counts.
+//! Which of T tokens belong to which image, where on the patch grid each comes from, and how often it counts.
 
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
-use vitrim_vit::{PackedBatch, VitSpec};
+use vitrim_vit::{GridPlaces, Origin, PackedBatch, VitSpec};
 
 /// B images over T tokens. Attention sees them as `[B, n, ..]`, n the longest image's tokens.
 #[derive(Clone, Debug)]
-pub(super) struct Layout {
+pub(super) struct TokenLayout {
     batch: usize,
     longest: usize,
+    /// `[T]`
+    origins: Vec<Origin>,
+    /// Rows and columns of the patch grid.
+    grid: [usize; 2],
     padding: Option<Padding>,
     /// Padding, which attention must not look at, `[B, 1, 1, n]`.
     dead: Option<Tensor<4, Bool>>,
@@ -28,12 +32,31 @@ struct Padding {
     place_of: Tensor<1, Int>,
 }
 
-impl Layout {
-    /// Unpruned images of `tokens` tokens each.
-    pub fn dense(batch: usize, tokens: usize) -> Self {
-        Layout {
+impl TokenLayout {
+    /// `batch` unpruned images.
+    pub fn dense(spec: &VitSpec, batch: usize) -> Self {
+        let patches: Vec<usize> = (0..spec.num_patches()).collect();
+        Self::of_patches(spec, batch, &patches.repeat(batch))
+    }
+
+    /// Images of which only the patches at the grid positions `patches: [B, M]` are looked at.
+    pub fn of_patches(spec: &VitSpec, batch: usize, patches: &[usize]) -> Self {
+        let prefix = spec.num_prefix_tokens();
+        let seen = patches.len() / batch.max(1);
+        let image = |b: usize| {
+            let patches = &patches[b * seen..(b + 1) * seen];
+            std::iter::repeat_n(Origin::PREFIX, prefix).chain(patches.iter().copied().map(Origin::patch))
+        };
+        Self::uncounted(spec, batch, prefix + seen, (0..batch).flat_map(image).collect())
+    }
+
+    /// `batch` images of `longest` tokens at most, each of which counts once.
+    fn uncounted(spec: &VitSpec, batch: usize, longest: usize, origins: Vec<Origin>) -> Self {
+        TokenLayout {
             batch,
-            longest: tokens,
+            longest,
+            origins,
+            grid: spec.grid(),
             padding: None,
             dead: None,
             key_bias: None,
@@ -48,20 +71,21 @@ impl Layout {
         let (n, n0, prefix) = (spec.num_tokens(), spec.num_patches(), spec.num_prefix_tokens());
         let mass = sizes.clone().reshape([batch, n]).narrow(1, prefix, n0);
         let total = mass.clone().sum_dim(1).clamp_min(f32::MIN_POSITIVE);
-        Layout {
+        TokenLayout {
             key_weights: Some(sizes.reshape([batch, 1, 1, n])),
             weights: Some(mass / total),
-            ..Layout::dense(batch, n)
+            ..TokenLayout::dense(spec, batch)
         }
     }
 
-    /// A packed batch whose images start with `prefix` prefix tokens; sizes weigh the mean of the patch tokens.
-    pub fn packed(prefix: usize, packed: &PackedBatch, device: &Device) -> Self {
+    /// A packed batch; sizes weigh the mean of the patch tokens.
+    pub fn packed(spec: &VitSpec, packed: &PackedBatch, device: &Device) -> Self {
+        let prefix = spec.num_prefix_tokens();
         let (offsets, sizes) = (&packed.offsets, &packed.sizes);
         let batch = offsets.len() - 1;
         let lengths = || offsets.windows(2).map(|image| image[1] - image[0]);
         let longest = lengths().max().unwrap_or(0);
-        let mut layout = Layout::dense(batch, longest);
+        let mut layout = TokenLayout::uncounted(spec, batch, longest, packed.origins.clone());
         let mut mass = Vec::with_capacity(batch * longest);
         for image in offsets.windows(2) {
             let patches = &sizes[(image[0] + prefix).min(image[1])..image[1]];
@@ -120,6 +144,11 @@ impl Layout {
         }
     }
 
+    /// Where on the patch grid each of the T tokens comes from.
+    pub fn places(&self) -> GridPlaces<'_> {
+        GridPlaces::new(&self.origins, self.grid)
+    }
+
     /// Tokens of each image, where all images have as many and every token counts once.
     pub fn uniform(&self) -> Option<usize> {
         let plain = self.padding.is_none() && self.key_bias.is_none() && self.key_weights.is_none();
@@ -152,4 +181,33 @@ fn shares(mut mass: Vec<f32>, batch: usize, device: &Device) -> Tensor<2> {
         image.iter_mut().for_each(|m| *m /= total.max(f32::MIN_POSITIVE));
     }
     Tensor::from_data(TensorData::new(mass, [batch, n]), device)
+}
+
+#[cfg(test)]
+mod tests {
+    use vitrim_vit::Reduction;
+
+    use super::*;
+
+    /// Those that are left keep the places that they came from.
+    #[test]
+    fn places_are_the_survivors_own() {
+        // A grid of 2 x 3.
+        let mut spec = VitSpec::from_timm_name("deit_tiny_patch16_224").unwrap().with_img_size([32, 48]);
+        (spec.dim, spec.attention.heads) = (2, 1);
+        let device = Device::flex();
+        let places = |layout: &TokenLayout| layout.places().iter().collect::<Vec<_>>();
+        let image =
+            [None, Some([0, 0]), Some([0, 1]), Some([0, 2]), Some([1, 0]), Some([1, 1]), Some([1, 2])];
+        assert_eq!(places(&TokenLayout::dense(&spec, 2)), [image, image].concat());
+        let seen = TokenLayout::of_patches(&spec, 2, &[1, 5, 0, 3]);
+        assert_eq!(places(&seen), [image[0], image[2], image[6], image[0], image[1], image[4]]);
+
+        let mut packed = PackedBatch::dense(&spec, vec![0.0; 28], 2);
+        let keep: Vec<bool> = (0..14).map(|row| ![1, 8, 9, 13].contains(&row)).collect();
+        packed.reduce(&Reduction::keep(&packed.offsets, &keep)).unwrap();
+        let layout = TokenLayout::packed(&spec, &packed, &device);
+        let left = [&image[..1], &image[2..], &image[..1], &image[3..6]].concat();
+        assert_eq!(places(&layout), left);
+    }
 }
