@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use vitrim::Loaded;
 use vitrim::loaded::Opening;
 use vitrim::predict::{Question, answer};
-use vitrim_kernels::Level;
+use vitrim_kernels::InstructionSet;
 use vitrim_prune::{ImageKey, Pruner, run_to_end};
 use vitrim_vit::{Backbone, Output, PixelBatch, Precision, Want, cost};
 
@@ -45,7 +45,7 @@ pub fn load(
     img_size: Option<[usize; 2]>,
     origin: Option<String>,
 ) -> PyResult<Model> {
-    Level::from_env().map_err(refused)?;
+    InstructionSet::from_env().map_err(refused)?;
     let precision: Precision = dtype.parse().map_err(refused)?;
     let mut loaded =
         py.detach(|| Loaded::open_in(&model, Opening { precision, img_size })).map_err(from_library)?;

@@ -147,7 +147,7 @@ impl Fused for Flex {
         let x = Rows::of(x);
         let shape = x.shape();
         let mut y = x.take();
-        kernels::gelu(&mut y);
+        kernels::InstructionSet::current().gelu(&mut y);
         tensor(y, shape)
     }
 
@@ -155,7 +155,7 @@ impl Fused for Flex {
         let x = Rows::of(x);
         let (shape, width) = (x.shape(), x.width());
         let mut y = x.take();
-        kernels::softmax(&mut y, width);
+        kernels::InstructionSet::current().softmax(&mut y, width);
         tensor(y, shape)
     }
 
@@ -192,7 +192,7 @@ impl Fused for Flex {
 fn heads_over(qkv: &Rows, heads: usize, tokens: usize) -> (kernels::Attention, Vec<usize>) {
     let head_dim = qkv.width() / (3 * heads);
     let offsets = (0..=qkv.shape()[0] / tokens).map(|image| image * tokens).collect();
-    (kernels::Attention { heads, head_dim, class_token: false }, offsets)
+    (kernels::Attention::new(heads, head_dim, false), offsets)
 }
 
 #[derive(Debug)]
@@ -218,7 +218,7 @@ impl Backward<Flex, 1> for Softmax {
         unary::<Flex, _>(ops.parents, ops.node, gradients, |gradient| {
             let (y, gradient) = (Rows::of(ops.state), Rows::of(gradient));
             let mut dx = gradient.take();
-            kernels::softmax_backward(y.values(), &mut dx, y.width());
+            kernels::InstructionSet::current().softmax_backward(y.values(), &mut dx, y.width());
             tensor(dx, y.shape())
         });
     }
@@ -300,7 +300,7 @@ impl<C: CheckpointStrategy> Fused for Autodiff<Flex, C> {
             OpsKind::Tracked(prepared) => {
                 let x = Rows::of(x);
                 let (mut y, mut slope) = (vec![0.0; x.values().len()], vec![0.0; x.values().len()]);
-                kernels::gelu_and_slope(x.values(), &mut y, &mut slope);
+                kernels::InstructionSet::current().gelu_and_slope(x.values(), &mut y, &mut slope);
                 prepared.finish(tensor(slope, x.shape()), tensor(y, x.shape()))
             }
             OpsKind::UnTracked(prepared) => prepared.finish(Flex::fused_gelu(x)),

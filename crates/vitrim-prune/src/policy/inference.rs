@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use vitrim_kernels::{LayerNorm, Linear, gelu, tanh};
+use vitrim_kernels::{InstructionSet, LayerNorm, Linear, tanh};
 use vitrim_vit::View;
 
 use crate::policy::actor::{Activation, Observation, PerceptronSpec, PerceptronWeights};
@@ -125,7 +125,7 @@ impl Perceptron {
     fn activate(&self, x: &mut [f32]) {
         match self.spec.activation {
             Activation::Tanh => tanh(x),
-            Activation::Gelu => gelu(x),
+            Activation::Gelu => InstructionSet::current().gelu(x),
         }
     }
 }

@@ -7,6 +7,7 @@ use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 use rayon::prelude::*;
+use vitrim_kernels::argmax;
 
 use crate::burn_vit::BurnVit;
 use crate::linear::Linear;
@@ -129,8 +130,4 @@ fn part(
         loss: value,
         right: right.filter(|(logits, target)| argmax(logits) == argmax(target)).count(),
     }
-}
-
-fn argmax(values: &[f32]) -> Option<usize> {
-    values.iter().enumerate().max_by(|(_, a), (_, b)| a.total_cmp(b)).map(|(i, _)| i)
 }

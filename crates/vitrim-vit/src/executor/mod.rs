@@ -13,10 +13,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use rayon::prelude::*;
-use vitrim_kernels::word::convert;
 use vitrim_kernels::{
-    Attention, AttentionOptions, AttentionTaps, Bf16Pair, LayerNorm, Level, LineBuffer, Linear, Output as To,
-    Packing, Precision, RowBuffer, Word, multiplies_pairs, rows_per_task,
+    Attention, AttentionOptions, AttentionTaps, Bf16Pair, Epilogue, InstructionSet, LayerNorm, LineBuffer,
+    Linear, Packing, Precision, RowBuffer, Word, rows_per_task,
 };
 
 use crate::backbone::{At, Backbone, Output, PixelBatch, Site, Taps, View, Want};
@@ -67,8 +66,8 @@ enum Activations {
 }
 
 impl Activations {
-    fn of(precision: Precision, level: Level, head_dim: usize) -> Self {
-        let pairs = multiplies_pairs(level) && head_dim.is_multiple_of(Bf16Pair::VALUES);
+    fn of(precision: Precision, isa: InstructionSet, head_dim: usize) -> Self {
+        let pairs = isa.multiplies_pairs() && head_dim.is_multiple_of(Bf16Pair::VALUES);
         match precision {
             Precision::Bf16 if pairs => Activations::Pairs,
             Precision::Int8 if pairs => Activations::PairsToF32,
@@ -168,17 +167,13 @@ impl CpuBackbone {
         let patch = Packing::new(if precision == Precision::F32 { Precision::F32 } else { Precision::Bf16 });
         Ok(CpuBackbone {
             precision,
-            activations: Activations::of(precision, Level::current(), spec.head_dim()),
+            activations: Activations::of(precision, InstructionSet::current(), spec.head_dim()),
             patch: Linear::packed(&patch_weight, Some(&patch_bias), d, 3 * p * p, patch),
             origin_embedding,
             blocks: blocks.collect::<Result<_>>()?,
             norm: norm(if spec.fc_norm { "fc_norm" } else { "norm" })?,
             heads: heads.collect::<Result<_>>()?,
-            attention: Attention {
-                heads: spec.heads,
-                head_dim: spec.head_dim(),
-                class_token: spec.class_token,
-            },
+            attention: Attention::new(spec.heads, spec.head_dim(), spec.class_token),
             profile: Profile::default(),
             spec: spec.clone(),
         })
@@ -247,7 +242,7 @@ impl CpuBackbone {
                 let patches = patches.room(tokens.len() / d * patch);
                 let image = &pixels.data[image * image_len..(image + 1) * image_len];
                 unfold(image, self.spec.img_size, p, first, patches);
-                self.patch.apply(&patches[..], To::Add(tokens));
+                self.patch.apply(&patches[..], Epilogue::Add(tokens));
             });
         });
         HostState::embedded(&self.spec, tokens, pixels.batch)
@@ -301,12 +296,12 @@ impl CpuBackbone {
                 ROWS.with_borrow_mut(|(normed, _)| {
                     block.norm1.forward_rows(x, normed, self.precision, d);
                     match &block.qk_norm {
-                        None => block.qkv.apply_before(then, &*normed, Q::output(qkv)),
+                        None => block.qkv.apply_prefetching(then, &*normed, Epilogue::store(qkv)),
                         Some(norms) => HEADS.with_borrow_mut(|(heads, raw)| {
                             let heads = heads.room(3 * x.len());
-                            block.qkv.apply_before(then, &*normed, To::Store(heads));
+                            block.qkv.apply_prefetching(then, &*normed, Epilogue::Store(heads));
                             norm_heads(norms, heads, raw, d, self.spec.head_dim());
-                            convert(heads, qkv);
+                            InstructionSet::current().convert(heads, qkv);
                         }),
                     }
                 });
@@ -319,7 +314,6 @@ impl CpuBackbone {
                 key_bias: part.key_bias,
                 cls_attention: part.cls_attention.as_deref_mut().filter(|_| last),
                 threads: way.threads,
-                ..AttentionOptions::default()
             };
             self.attention.forward(qkv, part.offsets, attended, options);
             if let Some(keys) = part.keys.as_deref_mut().filter(|_| last) {
@@ -334,7 +328,7 @@ impl CpuBackbone {
         way.profile.time(Operation::Projection, || {
             chunks.for_each(|(i, (x, attended))| {
                 let then = if i + 1 < count { &block.proj } else { &block.fc1 };
-                block.proj.apply_before(Some(then), O::operand(attended), To::Add(x));
+                block.proj.apply_prefetching(Some(then), attended, Epilogue::Add(x));
             });
         });
     }
@@ -349,13 +343,13 @@ impl CpuBackbone {
                 ROWS.with_borrow_mut(|(normed, hidden)| {
                     block.norm2.forward_rows(x, normed, self.precision, d);
                     let to = match activation {
-                        Activation::Gelu => To::GeluRows(hidden, self.precision),
-                        Activation::SwiGlu => To::SwigluRows(hidden, self.precision),
+                        Activation::Gelu => Epilogue::GeluRows(hidden, self.precision),
+                        Activation::SwiGlu => Epilogue::SwigluRows(hidden, self.precision),
                     };
-                    block.fc1.apply_before(Some(&block.fc2), &*normed, to);
+                    block.fc1.apply_prefetching(Some(&block.fc2), &*normed, to);
                     let then =
                         if i + 1 < count { Some(&block.fc1) } else { self.blocks.get(l + 1).map(|b| &b.qkv) };
-                    block.fc2.apply_before(then, &*hidden, To::Add(x));
+                    block.fc2.apply_prefetching(then, &*hidden, Epilogue::Add(x));
                 });
             });
         });
@@ -515,16 +509,16 @@ mod tests {
 
     #[test]
     fn attention_is_in_bf16_where_pairs_are_multiplied() {
-        for level in Level::ALL {
-            let pairs = matches!(level, Level::Scalar | Level::Avx512Bf16Vnni);
+        for set in InstructionSet::supported() {
+            let pairs = ["scalar", "avx512+bf16+vnni"].contains(&set.to_string().as_str());
             let or_f32 = |with_pairs| if pairs { with_pairs } else { Activations::F32 };
             for (precision, even) in [
                 (Precision::F32, Activations::F32),
                 (Precision::Bf16, or_f32(Activations::Pairs)),
                 (Precision::Int8, or_f32(Activations::PairsToF32)),
             ] {
-                assert_eq!(Activations::of(precision, level, 64), even, "{precision:?}, {level}");
-                assert_eq!(Activations::of(precision, level, 5), Activations::F32, "{precision:?}, {level}");
+                assert_eq!(Activations::of(precision, set, 64), even, "{precision:?}, {set}");
+                assert_eq!(Activations::of(precision, set, 5), Activations::F32, "{precision:?}, {set}");
             }
         }
     }

@@ -15,7 +15,7 @@ use vitrim::report::{Findings, report};
 use vitrim::stats::Confidence;
 use vitrim::{Loaded, Method, VitrimError, Watch, bundled, training};
 use vitrim_data::{Dataset, OnBadImage};
-use vitrim_kernels::Level;
+use vitrim_kernels::InstructionSet;
 use vitrim_prune::Policy;
 use vitrim_train::{Outcome, Run, Source, TrainConfig, run_log};
 use vitrim_vit::Precision;
@@ -84,7 +84,7 @@ fn show(app: &App, args: &DemoArgs, max_drop: f64, stop: &AtomicBool) -> anyhow:
     let (out, note) = (&args.out, |line: &str| app.reporter.note(line));
     let backbone = out.join("backbone");
     bundled::unpack(&backbone)?;
-    let loaded = Loaded::open_in(&backbone, precision())?;
+    let loaded = Loaded::open_in(&backbone, InstructionSet::current().fastest_precision())?;
     let held_out = size.held_out;
     let mut config = training(&size, args.seed);
     let stages: Vec<String> = config.stages(&loaded.spec).iter().map(ToString::to_string).collect();
@@ -157,16 +157,6 @@ fn training(size: &Size, seed: u64) -> TrainConfig {
     config.updates = size.updates;
     config.seed = seed;
     config
-}
-
-/// The quickest for a backbone of this size: bf16 where the processor multiplies it, else 8-bit integers where it does
-/// those faster than f32.
-fn precision() -> Precision {
-    match Level::current() {
-        Level::Avx512Bf16Vnni => Precision::Bf16,
-        Level::Scalar => Precision::F32,
-        _ => Precision::Int8,
-    }
 }
 
 /// The updates that are left.
