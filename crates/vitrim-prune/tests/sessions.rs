@@ -55,7 +55,11 @@ fn sessions_on_one_pool_answer_as_a_lone_one_and_in_no_more_time() {
 }
 
 fn share_a_pool() {
-    let spec = VitSpec { dim: 96, mlp_hidden: 384, depth: 8, ..spec(true) }.with_img_size([192, 192]);
+    let spec = {
+        let mut spec = VitSpec { dim: 96, depth: 8, ..spec(true) }.with_img_size([192, 192]);
+        spec.mlp.hidden = 384;
+        spec
+    };
     let model = backbone(&spec);
     let pruner = LearnedPruner::new(&spec, &policy(&spec, MERGING_BY_TOKENS, Nonlinearity::Tanh));
     let pixels = pixels(&spec, SESSIONS);

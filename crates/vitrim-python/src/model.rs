@@ -8,7 +8,7 @@ use numpy::{IntoPyArray, PyArray1, PyArray4, PyArrayMethods};
 use pyo3::exceptions::PyUserWarning;
 use pyo3::prelude::*;
 use rayon::prelude::*;
-use vitrim_kernels::Level;
+use vitrim_kernels::InstructionSet;
 use vitrim_measure::model::Opening;
 use vitrim_measure::predict::{Question, answer};
 use vitrim_measure::{Loaded, MeasureError};
@@ -47,7 +47,7 @@ pub fn load(
     img_size: Option<[usize; 2]>,
     origin: Option<String>,
 ) -> PyResult<Model> {
-    Level::from_env().map_err(refused)?;
+    InstructionSet::from_env().map_err(refused)?;
     let precision: Precision = dtype.parse().map_err(refused)?;
     let mut loaded =
         py.detach(|| Loaded::open_in(&model, Opening { precision, img_size })).map_err(from_library)?;

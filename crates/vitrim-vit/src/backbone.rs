@@ -1,5 +1,7 @@
 //! The seam between the game, the pruners and the executors.
 
+use vitrim_kernels::argmax;
+
 use crate::error::{Result, VitError};
 use crate::packed::{Origin, Reduction};
 use crate::spec::VitSpec;
@@ -232,20 +234,9 @@ impl Output {
         &self.values[i * self.width..(i + 1) * self.width]
     }
 
-    /// Index of the greatest value of each row (the first, where several are).
+    /// The place of the maximum of each row (the first, where several are).
     pub fn argmax(&self) -> Vec<usize> {
-        self.values
-            .chunks_exact(self.width)
-            .map(|row| {
-                let mut best = 0;
-                for (i, v) in row.iter().enumerate() {
-                    if *v > row[best] {
-                        best = i;
-                    }
-                }
-                best
-            })
-            .collect()
+        self.values.chunks_exact(self.width).map(argmax).collect()
     }
 }
 

@@ -21,7 +21,7 @@ const WEIGHTS: [&str; 4] = [
     "pytorch_model.bin.index.json",
 ];
 
-/// An opened checkpoint: geometry read and checked against the weights, weights mapped.
+/// An opened checkpoint: geometry read and checked against the weights, which are read as they are asked for.
 pub struct Checkpoint {
     /// The folder, or the file of weights.
     pub path: PathBuf,

@@ -7,7 +7,7 @@
 //! * [`families`]: which backbones run; configuration in; geometry and names of tensors out.
 //! * [`Checkpoint`]: a backbone as timm or transformers keeps it: geometry, weights, preprocessing.
 //! * [`VitSpec`]: the geometry of a backbone, made of parts, from its configuration or from timm's name for it.
-//! * [`Tensors`]: its weights by timm's names, memory-mapped or drawn at random.
+//! * [`Tensors`]: its weights by timm's names, read from files as they are asked for, or drawn at random.
 //! * [`Backbone`]: the seam that the game, the pruners and the executors share.
 //! * [`CpuBackbone`]: a session of the CPU executor, in f32, bf16 or 8 bits; sessions share [`CpuWeights`].
 //! * [`cost`]: MACs of the forward pass actually run.

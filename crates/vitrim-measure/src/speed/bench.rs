@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use serde::Serialize;
+use vitrim_kernels::InstructionSet;
 use vitrim_kernels::memory::return_freed_memory;
-use vitrim_kernels::{Level, fma_peak};
 use vitrim_prune::{Pruner, image_macs, run_to_end};
 use vitrim_vit::{Backbone, Operation, PixelBatch, Precision, VitSpec, cost};
 
@@ -218,7 +218,7 @@ pub fn bench(
     Ok(BenchReport {
         model: subjects[0].loaded.origin.clone(),
         method,
-        simd: Level::current().to_string(),
+        simd: InstructionSet::current().to_string(),
         threads: rayon::current_num_threads(),
         streams: streams.count(),
         dense_gmacs: dense_gmacs(&spec),
@@ -308,7 +308,7 @@ fn costs(subject: &Subject, images: &BenchImages, largest: usize) -> Result<Dtyp
 
 /// What all threads do at most, all at once.
 fn peak_gflops(precision: Precision) -> f64 {
-    let threads = rayon::broadcast(|_| fma_peak(Level::current(), precision, PEAK_TIME));
+    let threads = rayon::broadcast(|_| InstructionSet::current().fma_peak(precision, PEAK_TIME));
     2.0 * threads.iter().sum::<f64>() / 1e9
 }
 

@@ -1,7 +1,7 @@
 //! Token merging.
 
 use rayon::prelude::*;
-use vitrim_kernels::{Linear, greatest_of_rows, normalise_rows};
+use vitrim_kernels::{InstructionSet, Linear};
 use vitrim_vit::{Reduction, Site, Taps, View, VitSpec, cost};
 
 use super::{Acts, HandMade};
@@ -115,8 +115,9 @@ fn weighted(group: &[usize], start: usize, sizes: &[f32]) -> Vec<(usize, f32)> {
 /// output token, the one that stays first; outputs in the order of those.
 fn matching(keys: &[f32], d: usize, prefix: usize, r: usize) -> Vec<Vec<usize>> {
     let n = keys.len() / d;
+    let isa = InstructionSet::current();
     let mut normed = keys.to_vec();
-    normalise_rows(&mut normed, d);
+    isa.normalise_rows(&mut normed, d);
     // Alternate places, as the paper has it: even ones look for a partner among the odd ones.
     let movable = |parity: usize| (prefix..n).filter(move |place| place % 2 == parity).collect::<Vec<_>>();
     let (movers, partners) = (movable(0), movable(1));
@@ -128,7 +129,7 @@ fn matching(keys: &[f32], d: usize, prefix: usize, r: usize) -> Vec<Vec<usize>> 
         let mut cosines = vec![0.0; movers.len() * partners.len()];
         Linear::new(&rows(&partners), None, partners.len(), d).forward(&rows(&movers), &mut cosines);
         let mut nearest = vec![(0.0, 0); movers.len()];
-        greatest_of_rows(&cosines, partners.len(), &mut nearest);
+        isa.argmax_rows(&cosines, partners.len(), &mut nearest);
         pairs.extend(movers.iter().zip(nearest).map(|(a, (cosine, b))| (cosine, *a, partners[b])));
     }
     pairs.sort_by(|x, y| y.0.total_cmp(&x.0).then(x.1.cmp(&y.1)));

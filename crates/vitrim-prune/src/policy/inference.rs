@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use vitrim_kernels::{LayerNorm, Linear, gelu, tanh};
+use vitrim_kernels::{InstructionSet, LayerNorm, Linear, tanh};
 use vitrim_vit::View;
 
 use crate::policy::actor::{Nonlinearity, Observation, PerceptronSpec, PerceptronWeights};
@@ -125,7 +125,7 @@ impl Perceptron {
     fn activate(&self, x: &mut [f32]) {
         match self.spec.activation {
             Nonlinearity::Tanh => tanh(x),
-            Nonlinearity::Gelu => gelu(x),
+            Nonlinearity::Gelu => InstructionSet::current().gelu(x),
         }
     }
 }

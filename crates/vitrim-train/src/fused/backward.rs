@@ -36,7 +36,7 @@ impl Backward<Flex, 1> for SoftmaxNode {
         unary::<Flex, _>(ops.parents, ops.node, gradients, |gradient| {
             let (y, gradient) = (Rows::of(ops.state), Rows::of(gradient));
             let mut dx = gradient.take();
-            kernels::softmax_backward(y.values(), &mut dx, y.width());
+            kernels::InstructionSet::current().softmax_backward(y.values(), &mut dx, y.width());
             tensor(dx, y.shape())
         });
     }
@@ -118,7 +118,7 @@ impl<C: CheckpointStrategy> Fused for Autodiff<Flex, C> {
             OpsKind::Tracked(prepared) => {
                 let x = Rows::of(x);
                 let (mut y, mut slope) = (vec![0.0; x.values().len()], vec![0.0; x.values().len()]);
-                kernels::gelu_and_slope(x.values(), &mut y, &mut slope);
+                kernels::InstructionSet::current().gelu_and_slope(x.values(), &mut y, &mut slope);
                 prepared.finish(tensor(slope, x.shape()), tensor(y, x.shape()))
             }
             OpsKind::UnTracked(prepared) => prepared.finish(Flex::fused_gelu(x)),

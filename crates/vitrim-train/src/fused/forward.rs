@@ -61,7 +61,7 @@ impl Fused for Flex {
         let x = Rows::of(x);
         let shape = x.shape();
         let mut y = x.take();
-        kernels::gelu(&mut y);
+        kernels::InstructionSet::current().gelu(&mut y);
         tensor(y, shape)
     }
 
@@ -69,7 +69,7 @@ impl Fused for Flex {
         let x = Rows::of(x);
         let (shape, width) = (x.shape(), x.width());
         let mut y = x.take();
-        kernels::softmax(&mut y, width);
+        kernels::InstructionSet::current().softmax(&mut y, width);
         tensor(y, shape)
     }
 
@@ -106,5 +106,5 @@ impl Fused for Flex {
 pub(super) fn heads_over(qkv: &Rows, heads: usize, tokens: usize) -> (kernels::Attention, Vec<usize>) {
     let head_dim = qkv.width() / (3 * heads);
     let offsets = (0..=qkv.shape()[0] / tokens).map(|image| image * tokens).collect();
-    (kernels::Attention { heads, head_dim, class_token: false }, offsets)
+    (kernels::Attention::new(heads, head_dim, false), offsets)
 }

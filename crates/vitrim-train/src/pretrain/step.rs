@@ -6,6 +6,7 @@ use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
+use vitrim_kernels::argmax;
 
 use crate::burn_vit::BurnVit;
 use crate::error::Result;
@@ -119,8 +120,4 @@ fn part(
         loss: value,
         right: right.filter(|(logits, target)| argmax(logits) == argmax(target)).count(),
     }
-}
-
-fn argmax(values: &[f32]) -> Option<usize> {
-    values.iter().enumerate().max_by(|(_, a), (_, b)| a.total_cmp(b)).map(|(i, _)| i)
 }

@@ -18,10 +18,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use rayon::prelude::*;
-use vitrim_kernels::word::convert;
 use vitrim_kernels::{
-    AttentionOptions, AttentionTaps, Bf16Pair, LineBuffer, Output as To, Precision, RowBuffer, Word,
-    rows_per_task,
+    AttentionOptions, AttentionTaps, Bf16Pair, Epilogue, InstructionSet, LineBuffer, Precision, RowBuffer,
+    Word, rows_per_task,
 };
 
 use crate::backbone::{At, Backbone, Output, PixelBatch, Site, Taps, View, Want};
@@ -181,7 +180,7 @@ impl CpuWeights {
                 let patches = patches.room(tokens.len() / d * patch);
                 let image = &pixels.data[image * image_len..(image + 1) * image_len];
                 unfold(image, self.spec.img_size, p, first, patches);
-                self.patch.apply(&patches[..], To::Add(tokens));
+                self.patch.apply(&patches[..], Epilogue::Add(tokens));
             });
         });
         HostState::embedded(&self.spec, tokens, pixels.batch)
@@ -235,13 +234,13 @@ impl CpuWeights {
                 ROWS.with_borrow_mut(|(normed, _)| {
                     block.norm1.forward_rows(x, normed, self.precision(), d);
                     match &block.heads {
-                        None => block.qkv.apply_before(then, &*normed, Q::output(qkv)),
+                        None => block.qkv.apply_prefetching(then, &*normed, Epilogue::store(qkv)),
                         Some(steps) => HEADS.with_borrow_mut(|(heads, raw)| {
                             let heads = heads.room(3 * x.len());
-                            block.qkv.apply_before(then, &*normed, To::Store(heads));
+                            block.qkv.apply_prefetching(then, &*normed, Epilogue::Store(heads));
                             let first = i * chunk / d;
                             steps.apply(heads, raw, places.rows(first..first + x.len() / d));
-                            convert(heads, qkv);
+                            InstructionSet::current().convert(heads, qkv);
                         }),
                     }
                 });
@@ -254,7 +253,6 @@ impl CpuWeights {
                 key_bias: part.key_bias,
                 cls_attention: part.cls_attention.as_deref_mut().filter(|_| last),
                 threads: way.threads,
-                ..AttentionOptions::default()
             };
             self.attention.forward(qkv, part.offsets, attended, options);
             if let Some(keys) = part.keys.as_deref_mut().filter(|_| last) {
@@ -269,7 +267,7 @@ impl CpuWeights {
         way.profile.time(Operation::Projection, || {
             chunks.for_each(|(i, (x, attended))| {
                 let then = if i + 1 < count { &block.proj } else { &block.fc1 };
-                block.proj.apply_before(Some(then), O::operand(attended), To::Add(x));
+                block.proj.apply_prefetching(Some(then), attended, Epilogue::Add(x));
             });
         });
     }
@@ -284,13 +282,13 @@ impl CpuWeights {
                 ROWS.with_borrow_mut(|(normed, hidden)| {
                     block.norm2.forward_rows(x, normed, self.precision(), d);
                     let to = match activation {
-                        MlpActivation::Gelu => To::GeluRows(hidden, self.precision()),
-                        MlpActivation::SwiGlu => To::SwigluRows(hidden, self.precision()),
+                        MlpActivation::Gelu => Epilogue::GeluRows(hidden, self.precision()),
+                        MlpActivation::SwiGlu => Epilogue::SwigluRows(hidden, self.precision()),
                     };
-                    block.fc1.apply_before(Some(&block.fc2), &*normed, to);
+                    block.fc1.apply_prefetching(Some(&block.fc2), &*normed, to);
                     let then =
                         if i + 1 < count { Some(&block.fc1) } else { self.blocks.get(l + 1).map(|b| &b.qkv) };
-                    block.fc2.apply_before(then, &*hidden, To::Add(x));
+                    block.fc2.apply_prefetching(then, &*hidden, Epilogue::Add(x));
                 });
             });
         });

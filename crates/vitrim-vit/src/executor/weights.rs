@@ -1,8 +1,6 @@
 //! The weights of a backbone, packed for the processor, and whatever else its passes only read.
 
-use vitrim_kernels::{
-    Attention, Bf16Pair, LayerNorm, Level, Linear, Packing, Precision, Word, multiplies_pairs,
-};
+use vitrim_kernels::{Attention, Bf16Pair, InstructionSet, LayerNorm, Linear, Packing, Precision, Word};
 
 use super::embedding::origin_embedding;
 use super::heads::HeadSteps;
@@ -34,8 +32,8 @@ pub(super) enum Activations {
 }
 
 impl Activations {
-    fn of(precision: Precision, level: Level, head_dim: usize) -> Self {
-        let pairs = multiplies_pairs(level) && head_dim.is_multiple_of(Bf16Pair::VALUES);
+    fn of(precision: Precision, isa: InstructionSet, head_dim: usize) -> Self {
+        let pairs = isa.multiplies_pairs() && head_dim.is_multiple_of(Bf16Pair::VALUES);
         match precision {
             Precision::Bf16 if pairs => Activations::Pairs,
             Precision::Int8 if pairs => Activations::PairsToF32,
@@ -105,17 +103,13 @@ impl CpuWeights {
         let patch = Packing::new(if precision == Precision::F32 { Precision::F32 } else { Precision::Bf16 });
         Ok(CpuWeights {
             precision,
-            activations: Activations::of(precision, Level::current(), spec.head_dim()),
+            activations: Activations::of(precision, InstructionSet::current(), spec.head_dim()),
             patch: Linear::packed(&patch_weight, Some(&patch_bias), d, 3 * p * p, patch),
             origin_embedding,
             blocks: blocks.collect::<Result<_>>()?,
             norm: norm(spec.final_norm())?,
             heads: heads.collect::<Result<_>>()?,
-            attention: Attention {
-                heads: spec.attention.heads,
-                head_dim: spec.head_dim(),
-                class_token: spec.embedding.class_token,
-            },
+            attention: Attention::new(spec.attention.heads, spec.head_dim(), spec.embedding.class_token),
             spec: spec.clone(),
         })
     }
@@ -154,16 +148,16 @@ mod tests {
 
     #[test]
     fn attention_is_in_bf16_where_pairs_are_multiplied() {
-        for level in Level::ALL {
-            let pairs = matches!(level, Level::Scalar | Level::Avx512Bf16Vnni);
+        for set in InstructionSet::supported() {
+            let pairs = ["scalar", "avx512+bf16+vnni"].contains(&set.to_string().as_str());
             let or_f32 = |with_pairs| if pairs { with_pairs } else { Activations::F32 };
             for (precision, even) in [
                 (Precision::F32, Activations::F32),
                 (Precision::Bf16, or_f32(Activations::Pairs)),
                 (Precision::Int8, or_f32(Activations::PairsToF32)),
             ] {
-                assert_eq!(Activations::of(precision, level, 64), even, "{precision:?}, {level}");
-                assert_eq!(Activations::of(precision, level, 5), Activations::F32, "{precision:?}, {level}");
+                assert_eq!(Activations::of(precision, set, 64), even, "{precision:?}, {set}");
+                assert_eq!(Activations::of(precision, set, 5), Activations::F32, "{precision:?}, {set}");
             }
         }
     }

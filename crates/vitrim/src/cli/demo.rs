@@ -9,7 +9,7 @@ use anyhow::Context;
 use serde_json::json;
 use vitrim::{VitrimError, bundled, training};
 use vitrim_data::{Dataset, OnBadImage};
-use vitrim_kernels::Level;
+use vitrim_kernels::InstructionSet;
 use vitrim_measure::calibrate::{
     Calibration, CalibrationOptions, calibrate, check_max_drop, grid, pilot, record,
 };
@@ -21,7 +21,6 @@ use vitrim_prune::Policy;
 use vitrim_report::gather::{About, GatherOptions, gather};
 use vitrim_report::{Findings, report};
 use vitrim_train::{LOG_FILE, Outcome, Run, RunFolder, Source, TrainConfig};
-use vitrim_vit::Precision;
 
 use super::args::DemoArgs;
 use super::{App, INTERRUPTED, eval, interrupt, print, train};
@@ -88,7 +87,7 @@ fn show(app: &App, args: &DemoArgs, max_drop: f64, stop: &AtomicBool) -> anyhow:
     let folder = RunFolder::open(out)?;
     let backbone = out.join("backbone");
     bundled::unpack(&backbone)?;
-    let loaded = Loaded::open_in(&backbone, precision())?;
+    let loaded = Loaded::open_in(&backbone, InstructionSet::current().fastest_precision())?;
     let held_out = size.held_out;
     let mut config = training(&size, args.seed);
     let stages: Vec<String> = config.stages(&loaded.spec).iter().map(ToString::to_string).collect();
@@ -163,16 +162,6 @@ fn training(size: &Size, seed: u64) -> TrainConfig {
     config.updates = size.updates;
     config.seed = seed;
     config
-}
-
-/// The quickest for a backbone of this size: bf16 where the processor multiplies it, else 8-bit integers where it does
-/// those faster than f32.
-fn precision() -> Precision {
-    match Level::current() {
-        Level::Avx512Bf16Vnni => Precision::Bf16,
-        Level::Scalar => Precision::F32,
-        _ => Precision::Int8,
-    }
 }
 
 /// The updates that are left.

@@ -38,7 +38,7 @@ const INTERRUPTED: u8 = 130;
 /// Runs the command.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     vitrim_kernels::memory::keep_freed_memory();
-    vitrim_kernels::Level::from_env()?;
+    vitrim_kernels::InstructionSet::from_env()?;
     if args.global.threads > 0 {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(args.global.threads);
         pool.build_global().context("--threads: the threads cannot be started")?;
