@@ -118,7 +118,7 @@ fn pruner(
     if !args.keep.is_empty() {
         policy.read_out = top_r;
     }
-    let named = format!("{what} {}", policy.read_out.to_string());
+    let named = format!("{what} {}", policy.read_out);
     Ok((Box::new(LearnedPruner::new(&loaded.spec, &policy)), named))
 }
 
