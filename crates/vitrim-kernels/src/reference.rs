@@ -1,12 +1,11 @@
 //! The slow obvious form of every kernel, in f64, for tests here and in the crates above.
 
-use rand_xoshiro::SplitMix64;
-use rand_xoshiro::rand_core::{RngCore, SeedableRng};
+use vitrim_random::SplitMix64;
 
 /// Pseudo-random values in -1..1, a pure function of `seed` (SplitMix64).
 pub fn values(seed: u64) -> impl FnMut() -> f32 {
-    let mut random = SplitMix64::seed_from_u64(seed);
-    move || (random.next_u64() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    let mut random = SplitMix64::new(seed);
+    move || random.symmetric()
 }
 
 /// Greatest absolute difference of two slices of one length.

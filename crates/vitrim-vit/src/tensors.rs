@@ -4,8 +4,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use rand_xoshiro::SplitMix64;
-use rand_xoshiro::rand_core::{RngCore, SeedableRng};
+use vitrim_random::SplitMix64;
 
 use crate::error::{Result, VitError};
 use crate::names::StoredNames;
@@ -58,9 +57,8 @@ impl Tensors {
     /// Random weights of `spec`'s geometry for timing and tests: normal-like with timm's scale 0.02,
     /// norms at 1 and 0, LayerScale at 1. A pure function of `seed`.
     pub fn random(spec: &VitSpec, seed: u64) -> Self {
-        let mut random = SplitMix64::seed_from_u64(seed);
-        // Uniform in -1..1.
-        let mut value = || (random.next_u64() >> 40) as f32 / (1u64 << 23) as f32 - 1.0;
+        let mut random = SplitMix64::new(seed);
+        let mut value = || random.symmetric();
         let tensors = spec.tensor_shapes().into_iter().map(|(name, shape)| {
             let count = shape.iter().product();
             let tensor = if name.contains("norm") && name.ends_with("weight") || name.ends_with("gamma") {
