@@ -94,7 +94,7 @@ impl Pruning {
         match self {
             Pruning::Dense => "none".to_owned(),
             Pruning::Learned { policy, folder } => {
-                format!("{}, read out by {}", folder.display(), policy.read_out.to_string())
+                format!("{}, read out by {}", folder.display(), policy.read_out)
             }
             Pruning::HandMade { method, keep, .. } => {
                 let keep: Vec<String> = keep.iter().map(|k| format!("{k:.3}")).collect();
