@@ -99,7 +99,7 @@ fn pruner(
     let (stages, keep) = profile(loaded, policy.as_ref(), args)?;
     let top_r = ReadOut::TopR { keep: keep.clone() };
     if args.method != Method::Policy {
-        let named = format!("{} {}", args.method, top_r.to_string());
+        let named = format!("{} {top_r}", args.method);
         return Ok((args.method.at_shares(&loaded.spec, &stages, &keep)?, named));
     }
     KeepProfile::new(&loaded.spec, &stages, &keep)?;
