@@ -20,7 +20,7 @@ from scratch import tiny_checkpoint
 
 def test_the_crop_is_taken_once(tmp_path: Path) -> None:
     """At a crop of one half, an image of twice the size is not resized: its middle is the answer, exactly."""
-    model = vitrim.load(tiny_checkpoint(tmp_path / "half", crop_pct=0.5))
+    model = vitrim.load(tiny_checkpoint(tmp_path, crop_pct=0.5))
     image = np.random.default_rng(7).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     middle = image[16:48, 16:48].astype(np.float32)
     pixels = model.preprocess(image)
@@ -78,9 +78,9 @@ print(pixels.nbytes, peak() - before)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="SKIPPED: ru_maxrss is in KiB on Linux alone")
 def test_pixels_are_held_once(tmp_path: Path, photo: Path) -> None:
-    model = tiny_checkpoint(tmp_path / "large", img=224, patch=32)
+    model = tiny_checkpoint(tmp_path, img=224, patch=32)
     command = [sys.executable, "-c", PEAK, str(model), str(photo)]
     answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
     size, grown = map(int, answer)
     assert size == 300 * 3 * 224 * 224 * 4
-    assert 0.9 * size < grown < 1.25 * size, f"{size >> 20} MiB of pixels took {grown >> 20} MiB"
+    assert grown < 1.25 * size, f"{size >> 20} MiB of pixels took {grown >> 20} MiB"
