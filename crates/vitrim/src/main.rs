@@ -8,7 +8,7 @@ mod cli;
 
 fn main() -> ExitCode {
     cli::report_panics();
-    match cli::run(&cli::Args::parse()) {
+    match cli::run(cli::Args::parse()) {
         Ok(code) => code,
         Err(error) => cli::report(&error),
     }

@@ -91,7 +91,7 @@ pub fn weights(loaded: &Loaded, config: &TrainConfig) -> Result<Option<Tensors>>
 }
 
 /// `runs/` and the model's name, and the preset's unless it is the default.
-pub fn default_out(model: &Path, preset: &str) -> PathBuf {
+pub(crate) fn default_out(model: &Path, preset: &str) -> PathBuf {
     let absolute = model.canonicalize().unwrap_or_else(|_| model.to_owned());
     let name = absolute.file_name().unwrap_or_default().to_string_lossy();
     let suffix = if preset == "default" { String::new() } else { format!("-{preset}") };
@@ -108,7 +108,7 @@ pub fn open_run(out: &Path, config: &TrainConfig) -> Result<String> {
         None => {
             std::fs::create_dir_all(out)
                 .map_err(|source| VitrimError::Write { path: out.to_owned(), source })?;
-            let toml = overlay::to_toml(config).map_err(|error| VitrimError::Setting(error.to_string()))?;
+            let toml = overlay::to_toml(config)?;
             write_whole(&out.join("config.toml"), toml.as_bytes())?;
             Ok(format!("training in {shown}"))
         }

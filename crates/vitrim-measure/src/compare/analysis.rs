@@ -8,7 +8,7 @@ use super::POLICY;
 use super::matched::{at_cost, at_drop};
 use super::measure::Measured;
 use super::outcome::{Mean, Outcome};
-use super::setting::Kind;
+use super::setting::Subject;
 use crate::metrics::CostSpread;
 use crate::statistics::{Quantiles, spearman};
 
@@ -130,7 +130,7 @@ type Fronts = Vec<Vec<Mean>>;
 
 /// Everything but speed.
 pub fn analyse(
-    measured: &[(Kind, Measured)],
+    measured: &[(Subject, Measured)],
     costs: &[f64],
     drops: &[f64],
 ) -> (Vec<MethodFigures>, Vec<AtCost>, Vec<AtDrop>) {
@@ -247,10 +247,10 @@ impl Group {
 }
 
 /// The groups of what was measured, in its order.
-fn groups(measured: &[(Kind, Measured)]) -> Vec<Group> {
+fn groups(measured: &[(Subject, Measured)]) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
-    for (m, (kind, _)) in measured.iter().enumerate() {
-        let name = kind.group();
+    for (m, (subject, _)) in measured.iter().enumerate() {
+        let name = subject.group();
         match groups.iter_mut().find(|group| group.name == name) {
             Some(group) => group.members.push(m),
             None => groups.push(Group { name, members: vec![m] }),
@@ -303,15 +303,15 @@ mod tests {
         }
     }
 
-    fn policy(seed: usize) -> Kind {
-        Kind::Learned { name: POLICY.into(), seed, place: seed }
+    fn policy(seed: usize) -> Subject {
+        Subject::Learned { name: POLICY.into(), seed, place: seed }
     }
 
     #[test]
     fn seeds_of_a_policy_count_by_their_mean() {
         let all = [
             (policy(0), measured(0.1)),
-            (Kind::Method(Method::Random), measured(0.4)),
+            (Subject::Method(Method::Random), measured(0.4)),
             (policy(1), measured(0.3)),
         ];
         let (methods, costs, drops) = analyse(&all, &[0.7], &[5.0]);
@@ -330,7 +330,7 @@ mod tests {
 
     #[test]
     fn methods_meet_at_a_cost_and_at_a_drop() {
-        let all = [(policy(0), measured(0.1)), (Kind::Method(Method::Random), measured(0.2))];
+        let all = [(policy(0), measured(0.1)), (Subject::Method(Method::Random), measured(0.2))];
         let (methods, costs, drops) = analyse(&all, &[0.7, 0.5], &[5.0, 7.5]);
         assert_eq!(methods.len(), 2);
         assert!((methods[0].points[1].drop_pp.value - 10.0).abs() < 1e-9);

@@ -36,7 +36,7 @@ pub struct DataParts {
 
 /// Where a part's images are.
 #[derive(Clone, Debug, PartialEq)]
-enum Place {
+enum PartSource {
     /// A whole split.
     Whole(String),
     /// What the shares give to the part of a split.
@@ -94,8 +94,8 @@ impl DataParts {
             self.lacks(format!("has no images for {}; it has: {splits}; name one with --split", name(part)))
         })?;
         let (split, cut) = match &place {
-            Place::Whole(split) => (split, None),
-            Place::Cut(split, shares, part) => (split, Some((shares, part))),
+            PartSource::Whole(split) => (split, None),
+            PartSource::Cut(split, shares, part) => (split, Some((shares, part))),
         };
         let whole = self.open(split)?;
         let dataset = match cut {
@@ -130,7 +130,7 @@ impl DataParts {
             None => ContentSet::new(),
         };
         for part in [Part::Calibration, Part::Test] {
-            if let Some(Place::Whole(split)) = self.place(part) {
+            if let Some(PartSource::Whole(split)) = self.place(part) {
                 hashes.extend(self.open(&split)?.content_hashes(progress)?);
             }
         }
@@ -142,23 +142,23 @@ impl DataParts {
         self.reading.of(&Dataset::open(&self.local, Some(split))?)
     }
 
-    fn place(&self, part: Part) -> Option<Place> {
+    fn place(&self, part: Part) -> Option<PartSource> {
         let has = |split: &str| self.splits.iter().any(|s| s == split);
-        let whole = |split: &str| has(split).then(|| Place::Whole(split.to_owned()));
+        let whole = |split: &str| has(split).then(|| PartSource::Whole(split.to_owned()));
         if self.streams {
-            return Some(Place::Whole(name(part).to_owned()));
+            return Some(PartSource::Whole(name(part).to_owned()));
         }
         if let [only] = self.splits.as_slice()
             && !matches!(only.as_str(), "validation" | "test")
         {
-            return Some(Place::Cut(only.clone(), ALL_THREE, part));
+            return Some(PartSource::Cut(only.clone(), ALL_THREE, part));
         }
         match part {
             Part::Test => whole("test"),
             Part::Calibration if has("validation") => whole("validation"),
             Part::Train if has("validation") => whole("train"),
             Part::Train | Part::Calibration => {
-                has("train").then(|| Place::Cut("train".into(), TRAIN_AND_CALIBRATION, part))
+                has("train").then(|| PartSource::Cut("train".into(), TRAIN_AND_CALIBRATION, part))
             }
         }
     }
@@ -199,9 +199,9 @@ mod tests {
     #[test]
     fn given_splits_are_taken_as_they_are() {
         let all = parts(&["train", "validation", "test"]);
-        assert_eq!(all.place(Part::Train), Some(Place::Whole("train".into())));
-        assert_eq!(all.place(Part::Calibration), Some(Place::Whole("validation".into())));
-        assert_eq!(all.place(Part::Test), Some(Place::Whole("test".into())));
+        assert_eq!(all.place(Part::Train), Some(PartSource::Whole("train".into())));
+        assert_eq!(all.place(Part::Calibration), Some(PartSource::Whole("validation".into())));
+        assert_eq!(all.place(Part::Test), Some(PartSource::Whole("test".into())));
         assert!(!parts(&["train", "validation"]).has(Part::Test));
         assert!(!parts(&["test"]).has(Part::Train), "nobody trains on a test split unless he says so");
         assert!(!parts(&["validation", "test"]).has(Part::Train));
@@ -212,19 +212,19 @@ mod tests {
         let stream = DataParts { streams: true, ..parts(&["stream"]) };
         assert_eq!(stream.final_part(), Part::Test);
         for part in [Part::Train, Part::Calibration, Part::Test] {
-            assert_eq!(stream.place(part), Some(Place::Whole(name(part).to_owned())));
+            assert_eq!(stream.place(part), Some(PartSource::Whole(name(part).to_owned())));
         }
     }
 
     #[test]
     fn what_is_missing_is_cut() {
         let two = parts(&["train", "test"]);
-        let cut = |part| Some(Place::Cut("train".into(), TRAIN_AND_CALIBRATION, part));
+        let cut = |part| Some(PartSource::Cut("train".into(), TRAIN_AND_CALIBRATION, part));
         assert_eq!(two.place(Part::Train), cut(Part::Train));
         assert_eq!(two.place(Part::Calibration), cut(Part::Calibration));
-        assert_eq!(two.place(Part::Test), Some(Place::Whole("test".into())));
+        assert_eq!(two.place(Part::Test), Some(PartSource::Whole("test".into())));
         for part in [Part::Train, Part::Calibration, Part::Test] {
-            assert_eq!(parts(&["all"]).place(part), Some(Place::Cut("all".into(), ALL_THREE, part)));
+            assert_eq!(parts(&["all"]).place(part), Some(PartSource::Cut("all".into(), ALL_THREE, part)));
         }
     }
 }

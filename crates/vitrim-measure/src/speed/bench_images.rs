@@ -4,8 +4,8 @@ use vitrim_data::{Dataset, Loader, LoaderOptions, OnBadImage, Order};
 use vitrim_prune::{ImageKey, uniform};
 
 use crate::error::{MeasureError, Result};
-use crate::evaluate::keys;
 use crate::model::Loaded;
+use crate::passes::keys;
 use crate::speed::Pixels;
 
 /// Images that are kept in memory at least.

@@ -55,6 +55,9 @@ pub enum StatsError {
 pub struct Confidence(f64);
 
 impl Confidence {
+    /// How sure to be where nobody says.
+    pub const DEFAULT: Confidence = Confidence(0.9);
+
     /// The point estimate: one-sided bounds at this level are the measured figure itself.
     pub const POINT_ESTIMATE: Confidence = Confidence(0.5);
 
