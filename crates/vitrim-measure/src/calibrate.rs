@@ -16,7 +16,7 @@ use crate::progress::Progress;
 use crate::statistics::Confidence;
 
 /// The drop allowed where nobody says, pp.
-pub const MAX_DROP: f64 = 0.4;
+pub const MAX_LOSS: f64 = 0.4;
 /// The threshold that keeps everything.
 const KEEP_ALL: f64 = 0.0;
 /// Images before which no threshold is given up.
@@ -87,7 +87,7 @@ pub struct CalibrationOptions {
 
 /// What a calibration came to.
 #[derive(Clone, Debug)]
-pub struct Calibrated {
+pub(crate) struct Calibrated {
     /// What it chose.
     pub choice: Choice,
     /// The images that it chose on: their positions in the data set.
@@ -99,7 +99,7 @@ pub struct Calibrated {
 ///
 /// # Errors
 /// If images cannot be read, there are none, or it was ended.
-pub fn calibrate(
+pub(crate) fn calibrate(
     loaded: &Loaded,
     policy: &mut Policy,
     (data, split): (&str, &str),
@@ -148,12 +148,12 @@ pub fn record(policy: &Policy, folder: &Path) -> Result<Calibration> {
 pub fn choose_from_record(
     policy: &mut Policy,
     folder: &Path,
-    max_drop: Option<f64>,
+    max_loss: Option<f64>,
     confidence: Option<Confidence>,
 ) -> Result<Choice> {
     let record = record(policy, folder)?;
-    let max_drop = max_drop.unwrap_or(record.max_drop);
-    let choice = choose(&record.front, max_drop, confidence.unwrap_or(record.confidence));
+    let max_loss = max_loss.unwrap_or(record.max_drop);
+    let choice = choose(&record.front, max_loss, confidence.unwrap_or(record.confidence));
     policy.read_out = ReadOut::Threshold { threshold: threshold(&choice) };
     Ok(choice)
 }
@@ -194,7 +194,7 @@ pub fn gmacs_at_keep(spec: &VitSpec, policy: &Policy, keep: f64) -> Result<f64> 
 /// # Errors
 /// Never for a point of a record.
 pub fn describe_point(spec: &VitSpec, point: &FrontPoint) -> Result<String> {
-    let measure = if spec.num_classes == 0 { Measure::Drift } else { Measure::Drop };
+    let measure = if spec.num_classes == 0 { Measure::Drift } else { Measure::AccuracyLoss };
     Ok(format!(
         "setting {} costs {:.4} GMACs, {:.1} % of dense, {name} {:.2} {}; its {name} is measured on {} images, and nothing \
          is certified",
@@ -229,7 +229,7 @@ pub fn calibrated_on(policy: &Policy, data: &str, split: &str) -> bool {
 ///
 /// # Errors
 /// [`MeasureError::Setting`] if it does not lie between 0 and 100.
-pub fn check_max_drop(max_drop: f64) -> Result<f64> {
+pub fn check_max_loss(max_drop: f64) -> Result<f64> {
     if (0.0..=100.0).contains(&max_drop) {
         return Ok(max_drop);
     }
@@ -252,7 +252,7 @@ pub fn allowed(spec: &VitSpec, max_drop: Option<f64>, max_drift: Option<f64>) ->
         (_, None, Some(drift)) if !(0.0..=100.0).contains(&drift) => {
             Err(MeasureError::Setting(format!("max-drift {drift} must lie between 0 and 100 percent")))
         }
-        _ => max_drop.map(check_max_drop).transpose().map(|drop| drop.or(max_drift)),
+        _ => max_drop.map(check_max_loss).transpose().map(|drop| drop.or(max_drift)),
     }
 }
 
@@ -284,7 +284,7 @@ pub fn grid() -> Vec<f64> {
 /// should be mild, since a pilot may be wrong, and a threshold is tested only if all before it passed.
 ///
 /// # Errors
-/// As [`calibrate`].
+/// If images cannot be read, there are none, or it was asked to stop.
 pub fn pilot(
     loaded: &Loaded,
     policy: &Policy,

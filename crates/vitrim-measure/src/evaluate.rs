@@ -95,7 +95,7 @@ impl Evaluation {
     pub fn measure(&self) -> Measure {
         match self.methods.iter().any(|method| method.drift.is_some()) {
             true => Measure::Drift,
-            false if self.labelled > 0 => Measure::Drop,
+            false if self.labelled > 0 => Measure::AccuracyLoss,
             false => Measure::Disagreement,
         }
     }

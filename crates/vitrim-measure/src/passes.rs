@@ -1,8 +1,8 @@
 //! One pass over a data set: every batch through the dense model, and from the same prefix through whatever is measured
 //! beside it.
 //!
-//! [`each_batch`] is the only loop that does so. What runs before the first site of any pruner runs once; evaluation,
-//! fronts, calibration and comparison differ in what they do with a [`PassBatch`].
+//! `each_batch` is the only loop that does so. What runs before the first site of any pruner runs once; evaluation,
+//! fronts, calibration and comparison differ in what they do with a batch of it.
 
 use vitrim_data::{Batch, Corruption, Dataset, Loader, LoaderOptions, OnBadImage, Order};
 use vitrim_prune::{ImageKey, Pruned, Pruner, first_site, run_from};
@@ -67,7 +67,7 @@ impl PassOptions {
 
 /// A data set that is to go through a backbone.
 #[derive(Clone, Copy)]
-pub struct Pass<'a> {
+pub(crate) struct Pass<'a> {
     /// The backbone.
     pub loaded: &'a Loaded,
     /// The images.
@@ -84,7 +84,7 @@ pub struct Pass<'a> {
 }
 
 /// A batch that the dense model has answered.
-pub struct PassBatch<'a> {
+pub(crate) struct PassBatch<'a> {
     /// Its images.
     pub images: &'a Batch,
     /// Their keys, `[B]`.
@@ -107,7 +107,7 @@ impl PassBatch<'_> {
 }
 
 /// Where all of `pruners` part from the dense model, and the taps that they need there.
-pub fn start<'a>(pruners: impl IntoIterator<Item = &'a dyn Pruner>, spec: &VitSpec) -> (Site, Taps) {
+pub(crate) fn start<'a>(pruners: impl IntoIterator<Item = &'a dyn Pruner>, spec: &VitSpec) -> (Site, Taps) {
     first_site(pruners, spec).unwrap_or((Site::input_of(0), Taps::NONE))
 }
 
@@ -115,7 +115,7 @@ pub fn start<'a>(pruners: impl IntoIterator<Item = &'a dyn Pruner>, spec: &VitSp
 ///
 /// # Errors
 /// If an image cannot be read, the backbone or `measure` refuses, or it was asked to stop.
-pub fn each_batch(
+pub(crate) fn each_batch(
     pass: Pass<'_>,
     progress: &mut Progress<'_>,
     measure: &mut dyn FnMut(&PassBatch<'_>) -> Result<()>,
@@ -152,12 +152,12 @@ pub fn each_batch(
 }
 
 /// The keys of a batch's images: their positions in the data set.
-pub fn keys(batch: &Batch) -> Vec<ImageKey> {
+pub(crate) fn keys(batch: &Batch) -> Vec<ImageKey> {
     batch.indices.iter().map(|index| *index as ImageKey).collect()
 }
 
 /// A pruner while it is measured.
-pub struct MeasuredPruner {
+pub(crate) struct MeasuredPruner {
     /// The pruner.
     pub pruner: Box<dyn Pruner>,
     /// What it did to the images so far.

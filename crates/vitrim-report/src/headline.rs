@@ -107,7 +107,7 @@ pub fn tiles(sources: &Sources) -> Vec<Tile> {
     let (low, high) = policy.interval_pp;
     tiles.push(Tile {
         what: match findings.evaluation.measure() {
-            Measure::Drop => "Drop in top-1",
+            Measure::AccuracyLoss => "Drop in top-1",
             Measure::Disagreement => "Differs from dense",
             Measure::Drift => "Drift of the features",
         }

@@ -1,5 +1,7 @@
 //! The command line: parses, runs, prints.
 
+#![forbid(unsafe_code)]
+
 use std::process::ExitCode;
 
 use clap::Parser;

@@ -26,7 +26,7 @@ use vitrim_prune::{Policy, ReadOut};
 use vitrim_vit::{Precision, cost};
 
 pub use analysis::{
-    AtCost, AtDrop, Interval, MethodAtCost, MethodAtDrop, MethodFigures, PointFigures, with_spread,
+    AtCost, AtLoss, Interval, MethodAtCost, MethodAtLoss, MethodFigures, PointFigures, with_spread,
 };
 use measure::{Measured, measure};
 pub use outcome::Mean;
@@ -53,7 +53,7 @@ const VERSION: u32 = 4;
 
 /// How to compare.
 #[derive(Clone, Debug)]
-pub struct CompareOptions {
+pub(crate) struct CompareOptions {
     /// How images are loaded.
     pub pass: PassOptions,
     /// Methods to compare.
@@ -64,8 +64,8 @@ pub struct CompareOptions {
     pub sweep_images: usize,
     /// Costs to compare at, as shares of the dense MACs.
     pub costs: Vec<f64>,
-    /// Drops to compare at, pp.
-    pub drops: Vec<f64>,
+    /// Losses of top-1 to compare at, pp.
+    pub losses: Vec<f64>,
     /// Settings to measure on either side of each of these costs and drops; none for whole fronts.
     pub near: Option<NonZeroUsize>,
     /// Time to measure the images/s of each point for; none for not at all.
@@ -108,7 +108,7 @@ impl Contender {
 
 /// What is compared on what.
 #[derive(Clone, Copy)]
-pub struct Compared<'a> {
+pub(crate) struct Compared<'a> {
     /// The backbone.
     pub loaded: &'a Loaded,
     /// The policies; the hand-made methods may have the stages of the first, too.
@@ -143,7 +143,7 @@ pub struct Comparison {
     /// The methods at each cost asked for.
     pub at_cost: Vec<AtCost>,
     /// The methods at each drop asked for.
-    pub at_drop: Vec<AtDrop>,
+    pub at_drop: Vec<AtLoss>,
 }
 
 /// What the figures in a folder were measured on.
@@ -177,7 +177,7 @@ struct Kept {
 /// # Errors
 /// If a cost or a drop is no share or no percentage, images cannot be read, a method does not fit the backbone, `folder`
 /// has figures of another comparison, or it was ended.
-pub fn compare(
+pub(crate) fn compare(
     compared: Compared<'_>,
     options: &CompareOptions,
     folder: &Path,
@@ -189,7 +189,7 @@ pub fn compare(
             compared.loaded.origin
         )));
     }
-    for (name, values, most) in [("costs", &options.costs, 1.0), ("drops", &options.drops, 100.0)] {
+    for (name, values, most) in [("costs", &options.costs, 1.0), ("drops", &options.losses, 100.0)] {
         if let Some(bad) = values.iter().find(|value| !(0.0..=most).contains(*value)) {
             return Err(MeasureError::Setting(format!("{name} {bad} must lie between 0 and {most}")));
         }
@@ -256,7 +256,7 @@ pub fn compare(
     let dense = first.dense.all();
     let (images, labelled) = (first.dense.costs.len(), first.labelled);
     listener.note("drawing the images anew for the intervals");
-    let (mut methods, at_cost, at_drop) = analysis::analyse(&all, &options.costs, &options.drops);
+    let (mut methods, at_cost, at_drop) = analysis::analyse(&all, &options.costs, &options.losses);
     if let Some(time) = options.speed {
         let pixels = BenchImages::of(loaded, compared.images, SPEED_BATCH, options.pass.on_bad_image)?;
         for ((subject, measured), figures) in all.iter().zip(&mut methods) {
@@ -366,7 +366,7 @@ fn front(swept: &Measured, options: &CompareOptions) -> Vec<Setting> {
     let on_hull: Vec<Mean> = hull.iter().map(|&place| means[place]).collect();
     let places = match options.near {
         Some(near) => {
-            matched::near(&on_hull, swept.dense.all().top1, &options.costs, &options.drops, near.get())
+            matched::near(&on_hull, swept.dense.all().top1, &options.costs, &options.losses, near.get())
         }
         None => {
             let wanted = FRONT_POINTS.min(hull.len());
@@ -406,7 +406,7 @@ fn identity(compared: Compared<'_>, place: usize, options: &CompareOptions) -> R
         data: compared.data.to_owned(),
         sweep: images(compared.sweep, options.sweep_images),
         images: images(compared.images, options.pass.images.unwrap_or(usize::MAX)),
-        near: options.near.map(|near| (near.get(), options.costs.clone(), options.drops.clone())),
+        near: options.near.map(|near| (near.get(), options.costs.clone(), options.losses.clone())),
     })
 }
 

@@ -6,12 +6,11 @@
 
 use std::path::{Path, PathBuf};
 
-use vitrim_data::{ContentSet, Dataset, Decoding, Part, Shares};
+use vitrim_data::{ContentSet, Dataset, Part, Shares};
 use vitrim_hub::{Kind, local};
 
 use crate::error::{MeasureError, Result};
 use crate::images::Reading;
-use crate::model::Loaded;
 
 /// Where only `train` and `test` are given.
 const TRAIN_AND_CALIBRATION: Shares = Shares { train: 0.8, calibration: 0.2, test: 0.0 };
@@ -52,15 +51,6 @@ impl DataParts {
         let local = local(path, Kind::Data)?.into_owned();
         let (splits, streams) = (Dataset::splits(&local)?, Dataset::streams(&local)?);
         Ok(DataParts { path: path.to_owned(), local, splits, streams, reading: Reading::default() })
-    }
-
-    /// As [`DataParts::of`], decoded as torchvision decodes, with labels that are the classes of `loaded`: see
-    /// [`Reading::for_backbone`].
-    ///
-    /// # Errors
-    /// As [`DataParts::of`].
-    pub fn for_backbone(path: &Path, loaded: &Loaded) -> Result<Self> {
-        Ok(Self::of(path)?.read_as(Reading::for_backbone(Decoding::default(), None, loaded)?))
     }
 
     /// The same, read as `reading` says.

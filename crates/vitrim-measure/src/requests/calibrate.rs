@@ -9,7 +9,7 @@ use vitrim_prune::Policy;
 use vitrim_vit::Precision;
 
 use super::{DatasetArgs, Request, SizeArgs, as_text, named_images, note_reading};
-use crate::calibrate::{Calibrated, CalibrationOptions, MAX_DROP, allowed, calibrate, grid, record};
+use crate::calibrate::{Calibrated, CalibrationOptions, MAX_LOSS, allowed, calibrate, grid, record};
 use crate::error::{MeasureError, Result};
 use crate::front::Choice;
 use crate::model::{Loaded, open_policy};
@@ -128,7 +128,7 @@ impl CalibrateRequest {
         self.check_folder()?;
         let before = || record(policy, &self.policy).map(|record| record.max_drop).ok();
         let given = allowed(&loaded.spec, self.loss.max_drop, self.loss.max_drift)?;
-        let max_loss = given.or_else(before).unwrap_or(MAX_DROP);
+        let max_loss = given.or_else(before).unwrap_or(MAX_LOSS);
         let parts = self.reading.open(&self.data, loaded)?;
         let (dataset, split) = named_images(loaded, &parts, Some(&self.split), listener)?;
         let pass = PassOptions {

@@ -170,7 +170,8 @@ impl CompareRequest {
     /// into the folder asked for. Returns them, and the request with the split that was taken.
     ///
     /// # Errors
-    /// As [`compare`].
+    /// If a cost or a drop is no share or no percentage, images cannot be read, a method does not fit the backbone, the folder has
+    /// figures of another comparison, or it was asked to stop.
     pub fn run(
         &self,
         loaded: &Loaded,
@@ -210,7 +211,7 @@ impl CompareRequest {
             studies: if self.no_studies { Vec::new() } else { self.studies.clone() },
             sweep_images: self.sweep_images,
             costs: self.costs.clone(),
-            drops: self.drops.clone(),
+            losses: self.drops.clone(),
             near: self.near,
             speed,
         };

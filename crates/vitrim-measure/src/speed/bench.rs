@@ -19,7 +19,7 @@ use crate::speed::{Entrant, Race, Rate, SpeedOptions, Streams, Timing, race};
 const PEAK_TIME: Duration = Duration::from_millis(300);
 
 /// A backbone in one precision, and what prunes it.
-pub struct BenchModel {
+pub(crate) struct BenchModel {
     /// The backbone.
     pub loaded: Loaded,
     /// What prunes it, alike, one for each stream.
@@ -28,7 +28,7 @@ pub struct BenchModel {
 
 /// What to measure.
 #[derive(Clone, Debug)]
-pub struct BenchOptions {
+pub(crate) struct BenchOptions {
     /// Batch sizes.
     pub batches: Vec<usize>,
     /// For how long to measure each model at each batch size.
@@ -71,7 +71,7 @@ pub struct BenchReport {
 pub struct Memory {
     /// Packed weights of all precisions.
     pub weights: usize,
-    /// `8 T D` f32 values at the greatest batch, for each stream: what its forward pass may hold.
+    /// `8 T D` f32 values at the largest batch, for each stream: what its forward pass may hold.
     pub activations: usize,
     /// Images to time with.
     pub pixels: usize,
@@ -180,7 +180,7 @@ pub struct Share {
 ///
 /// # Panics
 /// If there is no model, or one has not a pruner for each stream.
-pub fn bench(
+pub(crate) fn bench(
     models: &mut [BenchModel],
     method: String,
     images: &BenchImages,

@@ -12,7 +12,7 @@ use vitrim::{VitrimError, bundled, training};
 use vitrim_data::{Dataset, OnBadImage};
 use vitrim_kernels::Level;
 use vitrim_measure::Loaded;
-use vitrim_measure::calibrate::{Calibration, CalibrationOptions, check_max_drop, grid, pilot, record};
+use vitrim_measure::calibrate::{Calibration, CalibrationOptions, check_max_loss, grid, pilot, record};
 use vitrim_measure::evaluate::EvalOptions;
 use vitrim_measure::model::open_policy;
 use vitrim_measure::passes::PassOptions;
@@ -67,7 +67,7 @@ const QUICK: Size = Size {
 
 pub fn run(app: &App, request: &DemoRequest) -> anyhow::Result<ExitCode> {
     let stop = interrupt::listen()?;
-    check_max_drop(request.max_drop)?;
+    check_max_loss(request.max_drop)?;
     match show(app, request, stop) {
         Err(error) if interrupt::is_interruption(&error) => Ok(interrupted(&format!(
             "interrupted: {} has what is done; run the same command again to go on",

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use serde::Serialize;
-use vitrim_measure::calibrate::MAX_DROP;
+use vitrim_measure::calibrate::MAX_LOSS;
 use vitrim_measure::requests::{Request, as_text};
 use vitrim_measure::statistics::Confidence;
 
@@ -40,7 +40,7 @@ impl Default for DemoRequest {
         DemoRequest {
             out: PathBuf::from("runs/demo"),
             quick: false,
-            max_drop: MAX_DROP,
+            max_drop: MAX_LOSS,
             confidence: Confidence::DEFAULT,
             seed: 0,
             threads: 0,
