@@ -4,22 +4,19 @@
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use vitrim_data::{Dataset, Loader, LoaderOptions, OnBadImage, Order};
-use vitrim_prune::keep_shares;
-use vitrim_prune::{KeepProfile, LearnedPruner, Policy, Pruned, Pruner, ReadOut, run_from};
-use vitrim_vit::{Backbone, PixelBatch, Precision, Site, Taps, VitSpec, Want};
+use vitrim_data::{Dataset, Order};
+use vitrim_prune::{KeepProfile, LearnedPruner, Policy, Pruned, ReadOut, keep_shares};
+use vitrim_vit::{Precision, VitSpec};
 
 use crate::error::{MeasureError, Result};
 use crate::front::{Choice, Front, FrontPoint, Measure, Verdict, choose};
-use crate::metrics::Metrics;
 use crate::model::Loaded;
+use crate::passes::{MeasuredPruner, Pass, PassOptions, each_batch, start};
 use crate::progress::Progress;
 use crate::statistics::Confidence;
 
 /// The drop allowed where nobody says, pp.
-pub const MAX_DROP: f64 = 0.4;
-/// Images a batch where nobody says.
-pub const BATCH: usize = 64;
+pub const MAX_LOSS: f64 = 0.4;
 /// The threshold that keeps everything.
 const KEEP_ALL: f64 = 0.0;
 /// Images before which no threshold is given up.
@@ -80,18 +77,21 @@ pub struct CalibrationOptions {
     pub thresholds: Vec<f64>,
     /// The pilot's front, for the record.
     pub pilot: Option<Front>,
-    /// The drop allowed, pp; of a backbone without classes the drift, percent.
-    pub max_drop: f64,
+    /// The loss allowed: the drop of top-1, pp; of a backbone without classes the drift, percent.
+    pub max_loss: f64,
     /// How sure to be.
     pub confidence: Confidence,
-    /// At most so many images.
-    pub images: usize,
-    /// Images a batch.
-    pub batch: usize,
-    /// Decoding threads; 0 for one a core.
-    pub workers: usize,
-    /// What a corrupt image does.
-    pub on_bad_image: OnBadImage,
+    /// Which images (of the data set, shuffled), and how they are loaded.
+    pub pass: PassOptions,
+}
+
+/// What a calibration came to.
+#[derive(Clone, Debug)]
+pub(crate) struct Calibrated {
+    /// What it chose.
+    pub choice: Choice,
+    /// The images that it chose on: their positions in the data set.
+    pub indices: Vec<usize>,
 }
 
 /// Measures `policy` at a grid of thresholds on `dataset` (opened at `data`, called `split`) and writes
@@ -99,21 +99,21 @@ pub struct CalibrationOptions {
 ///
 /// # Errors
 /// If images cannot be read, there are none, or it was ended.
-pub fn calibrate(
+pub(crate) fn calibrate(
     loaded: &Loaded,
     policy: &mut Policy,
     (data, split): (&str, &str),
     dataset: &Dataset,
     options: &CalibrationOptions,
     progress: &mut Progress<'_>,
-) -> Result<Choice> {
-    let front = measure(loaded, policy, dataset, options, progress)?;
-    let choice = choose(&front, options.max_drop, options.confidence);
+) -> Result<Calibrated> {
+    let (front, indices) = measure(loaded, policy, dataset, options, progress)?;
+    let choice = choose(&front, options.max_loss, options.confidence);
     let record = Calibration {
         data: data.to_owned(),
         split: split.to_owned(),
         dtype: loaded.model.weights().precision(),
-        max_drop: options.max_drop,
+        max_drop: options.max_loss,
         confidence: options.confidence,
         certified: matches!(choice.verdict, Verdict::Certified(_)),
         threshold: threshold(&choice),
@@ -124,7 +124,7 @@ pub fn calibrate(
     policy.read_out = ReadOut::Threshold { threshold: record.threshold };
     let value = serde_json::to_value(&record);
     policy.calibration = Some(value.map_err(|error| MeasureError::Setting(error.to_string()))?);
-    Ok(choice)
+    Ok(Calibrated { choice, indices })
 }
 
 /// The calibration record of `policy`, read from `folder`.
@@ -148,12 +148,12 @@ pub fn record(policy: &Policy, folder: &Path) -> Result<Calibration> {
 pub fn choose_from_record(
     policy: &mut Policy,
     folder: &Path,
-    max_drop: Option<f64>,
+    max_loss: Option<f64>,
     confidence: Option<Confidence>,
 ) -> Result<Choice> {
     let record = record(policy, folder)?;
-    let max_drop = max_drop.unwrap_or(record.max_drop);
-    let choice = choose(&record.front, max_drop, confidence.unwrap_or(record.confidence));
+    let max_loss = max_loss.unwrap_or(record.max_drop);
+    let choice = choose(&record.front, max_loss, confidence.unwrap_or(record.confidence));
     policy.read_out = ReadOut::Threshold { threshold: threshold(&choice) };
     Ok(choice)
 }
@@ -194,7 +194,7 @@ pub fn gmacs_at_keep(spec: &VitSpec, policy: &Policy, keep: f64) -> Result<f64> 
 /// # Errors
 /// Never for a point of a record.
 pub fn describe_point(spec: &VitSpec, point: &FrontPoint) -> Result<String> {
-    let measure = if spec.num_classes == 0 { Measure::Drift } else { Measure::Drop };
+    let measure = if spec.num_classes == 0 { Measure::Drift } else { Measure::AccuracyLoss };
     Ok(format!(
         "setting {} costs {:.4} GMACs, {:.1} % of dense, {name} {:.2} {}; its {name} is measured on {} images, and nothing \
          is certified",
@@ -229,7 +229,7 @@ pub fn calibrated_on(policy: &Policy, data: &str, split: &str) -> bool {
 ///
 /// # Errors
 /// [`MeasureError::Setting`] if it does not lie between 0 and 100.
-pub fn check_max_drop(max_drop: f64) -> Result<f64> {
+pub fn check_max_loss(max_drop: f64) -> Result<f64> {
     if (0.0..=100.0).contains(&max_drop) {
         return Ok(max_drop);
     }
@@ -252,7 +252,7 @@ pub fn allowed(spec: &VitSpec, max_drop: Option<f64>, max_drift: Option<f64>) ->
         (_, None, Some(drift)) if !(0.0..=100.0).contains(&drift) => {
             Err(MeasureError::Setting(format!("max-drift {drift} must lie between 0 and 100 percent")))
         }
-        _ => max_drop.map(check_max_drop).transpose().map(|drop| drop.or(max_drift)),
+        _ => max_drop.map(check_max_loss).transpose().map(|drop| drop.or(max_drift)),
     }
 }
 
@@ -276,7 +276,7 @@ pub fn grid() -> Vec<f64> {
     (0..GRID).map(threshold).collect()
 }
 
-/// A few thresholds around the one that `options.max_drop` will come to, judged by a pilot over
+/// A few thresholds around the one that `options.max_loss` will come to, judged by a pilot over
 /// `options.thresholds` on `dataset`, whose images must not be those that are calibrated on: so that many images
 /// can be calibrated on in little time. With them the front that the pilot measured.
 ///
@@ -284,7 +284,7 @@ pub fn grid() -> Vec<f64> {
 /// should be mild, since a pilot may be wrong, and a threshold is tested only if all before it passed.
 ///
 /// # Errors
-/// As [`calibrate`].
+/// If images cannot be read, there are none, or it was asked to stop.
 pub fn pilot(
     loaded: &Loaded,
     policy: &Policy,
@@ -293,14 +293,14 @@ pub fn pilot(
     options: &CalibrationOptions,
     progress: &mut Progress<'_>,
 ) -> Result<(Vec<f64>, Front)> {
-    let front = measure(loaded, policy, dataset, options, progress)?;
+    let (front, _) = measure(loaded, policy, dataset, options, progress)?;
     // Few images say little about a drop, but it grows in proportion to D, which they do tell.
-    let (mut drops, mut divergences) = (0.0, 0.0);
+    let (mut losses, mut divergences) = (0.0, 0.0);
     for point in front.points() {
-        drops += point.loss()?.measured();
+        losses += point.loss()?.measured();
         divergences += point.fidelity;
     }
-    let divergence = PILOT_SHARE * options.max_drop * divergences / drops.max(f64::MIN_POSITIVE);
+    let divergence = PILOT_SHARE * options.max_loss * divergences / losses.max(f64::MIN_POSITIVE);
     let cost = between(&front, divergence, |point| point.fidelity, |point| point.cost);
     let threshold = |beyond: &f64| {
         rounded(probability(between(
@@ -341,15 +341,11 @@ fn between(front: &Front, at: f64, x: fn(&FrontPoint) -> f64, y: fn(&FrontPoint)
 }
 
 /// A threshold while it is measured.
-struct Setting {
-    threshold: f64,
-    pruner: LearnedPruner,
-    metrics: Metrics,
-}
+type ThresholdUnderTest = (f64, MeasuredPruner);
 
-/// The front of `policy` over the grid. What runs before the first stage is shared by all thresholds.
+/// The front of `policy` over the grid, and the positions of the images it was measured on. What runs before the first stage is shared by all thresholds.
 ///
-/// A threshold whose drop clearly exceeds what anybody would ask for is given up half-way, and all
+/// A threshold whose loss clearly exceeds what anybody would ask for is given up half-way, and all
 /// above it: that only shortens the sequence that is tested, so the guarantee stays.
 fn measure(
     loaded: &Loaded,
@@ -357,48 +353,39 @@ fn measure(
     dataset: &Dataset,
     options: &CalibrationOptions,
     progress: &mut Progress<'_>,
-) -> Result<Front> {
-    let model = &loaded.model;
-    let setting = |threshold: f64| Setting {
-        threshold,
-        pruner: LearnedPruner::new(&loaded.spec, policy).with_read_out(ReadOut::Threshold { threshold }),
-        metrics: Metrics::new(&loaded.spec),
+) -> Result<(Front, Vec<usize>)> {
+    let spec = &loaded.spec;
+    let at = |threshold: f64| {
+        let pruner = LearnedPruner::new(spec, policy).with_read_out(ReadOut::Threshold { threshold });
+        (threshold, MeasuredPruner::new(Box::new(pruner), spec))
     };
-    let mut settings: Vec<Setting> = options.thresholds.iter().copied().map(setting).collect();
-    let first = settings[0].pruner.sites(&loaded.spec)[0];
-    let loader_options = LoaderOptions {
-        batch: options.batch,
-        workers: options.workers,
-        skip: 0,
-        limit: Some(options.images),
-        on_bad_image: options.on_bad_image,
-        augment: None,
-        corruption: None,
+    let mut thresholds: Vec<ThresholdUnderTest> = options.thresholds.iter().copied().map(at).collect();
+    let pass = Pass {
+        loaded,
+        dataset,
+        // Shuffled, so that a limit takes a fair sample of a data set that is sorted by class.
+        order: Order::Shuffled { seed: 0, epoch: 0 },
+        options: &options.pass,
+        start: start(thresholds.iter().map(|(_, measured)| measured.pruner.as_ref()), spec),
+        dense: None,
     };
-    // Shuffled, so that a limit takes a fair sample of a data set that is sorted by class.
-    let order = Order::Shuffled { seed: 0, epoch: 0 };
-    let mut loader = Loader::new(dataset, order, &loaded.transform, loader_options)?;
-    while let Some(batch) = loader.next().transpose()? {
-        let keys = batch.keys();
-        let mut state = model.embed(PixelBatch::new(&batch.pixels, batch.len()))?;
-        model.advance(&mut state, first.0, first.1)?;
-        let mut unpruned = state.clone();
-        model.advance(&mut unpruned, Site::end(&loaded.spec), Taps::NONE)?;
-        let dense = model.finish(&unpruned, Want::answer(&loaded.spec))?;
+    let mut indices = Vec::new();
+    each_batch(pass, progress, &mut |batch| {
+        indices.extend(&batch.images.indices);
         // Once a threshold keeps everything, so do all below it, and need no run of their own.
         let mut kept_all: Option<Pruned> = None;
-        for setting in settings.iter_mut().rev() {
+        for (_, measured) in thresholds.iter_mut().rev() {
             let pruned = match kept_all.take() {
                 Some(pruned) => pruned,
-                None => run_from(model, &setting.pruner, state.clone(), &keys)?,
+                None => batch.pruned(measured.pruner.as_ref())?,
             };
-            setting.metrics.add(&dense, &pruned, &batch.labels);
-            kept_all = keeps_all(&pruned, loaded.spec.num_tokens()).then_some(pruned);
+            measured.metrics.add(batch.dense, &pruned, &batch.images.labels);
+            kept_all = keeps_all(&pruned, spec.num_tokens()).then_some(pruned);
         }
-        give_up(&mut settings, (3.0 * options.max_drop).max(LEAST_BEYOND))?;
-        progress.at(loader.position(), loader.total())?;
-    }
-    let images = settings[0].metrics.images();
+        give_up(&mut thresholds, (3.0 * options.max_loss).max(LEAST_BEYOND))
+    })?;
+    let metrics = &thresholds[0].1.metrics;
+    let (images, labelled) = (metrics.images(), metrics.labelled());
     if images == 0 {
         let data = dataset.split().to_owned();
         return Err(MeasureError::Part {
@@ -406,12 +393,12 @@ fn measure(
             reason: "no image to calibrate on that can be decoded".into(),
         });
     }
-    let labelled = settings[0].metrics.labelled();
-    let points = settings
+    let points = thresholds
         .iter()
-        .map(|setting| setting.metrics.front_point(setting.threshold))
+        .map(|(threshold, measured)| measured.metrics.front_point(*threshold))
         .collect::<Result<_>>()?;
-    Ok(Front::new(labelled > 0, if labelled > 0 { labelled } else { images }, points)?)
+    let front = Front::new(labelled > 0, if labelled > 0 { labelled } else { images }, points)?;
+    Ok((front, indices))
 }
 
 /// Whether no token of `tokens` left any image.
@@ -420,15 +407,15 @@ fn keeps_all(pruned: &Pruned, tokens: usize) -> bool {
     last.is_none_or(|stage| stage.origins.len() == tokens * (stage.offsets.len() - 1))
 }
 
-/// Gives up the first threshold whose drop is surely above `beyond` pp, and those above it.
-fn give_up(settings: &mut Vec<Setting>, beyond: f64) -> Result<()> {
-    if settings[0].metrics.images() < LEAST_IMAGES {
+/// Gives up the first threshold whose loss is surely above `beyond`, and those above it.
+fn give_up(thresholds: &mut Vec<ThresholdUnderTest>, beyond: f64) -> Result<()> {
+    if thresholds[0].1.metrics.images() < LEAST_IMAGES {
         return Ok(());
     }
-    for (i, setting) in settings.iter().enumerate().skip(1) {
-        let (low, _) = setting.metrics.loss()?.interval(Confidence::new(0.95)?);
+    for (i, (_, measured)) in thresholds.iter().enumerate().skip(1) {
+        let (low, _) = measured.metrics.loss()?.interval(Confidence::new(0.95)?);
         if low > beyond {
-            settings.truncate(i);
+            thresholds.truncate(i);
             break;
         }
     }

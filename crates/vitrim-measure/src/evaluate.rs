@@ -3,15 +3,15 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use vitrim_data::{Batch, Corruption, Dataset, Loader, LoaderOptions, OnBadImage, Order};
-use vitrim_prune::Method;
-use vitrim_prune::{ImageKey, LearnedPruner, Policy, Pruner, first_site, run_from};
-use vitrim_vit::{Backbone, Output, PixelBatch, Site, Taps, Want, cost};
+use vitrim_data::{Dataset, Order};
+use vitrim_prune::{ImageKey, LearnedPruner, Method, Policy, Pruner};
+use vitrim_vit::{Output, cost};
 
 use crate::error::{MeasureError, Result};
 use crate::front::Measure;
-use crate::metrics::{CostSpread, Metrics};
+use crate::metrics::CostSpread;
 use crate::model::Loaded;
+use crate::passes::{MeasuredPruner, Pass, PassBatch, PassOptions, each_batch, start};
 use crate::progress::Progress;
 use crate::speed::{Pixels, SpeedOptions, SpeedUp, speed_up};
 use crate::statistics::{Confidence, Loss};
@@ -20,24 +20,14 @@ use crate::statistics::{Confidence, Loss};
 const SPEED_BATCHES: [(usize, usize); 2] = [(1, 64), (32, SPEED_IMAGES)];
 /// Images that are kept in memory for it.
 const SPEED_IMAGES: usize = 256;
-/// Time to measure a method's speed for at one batch size where nobody says, seconds.
-pub const SPEED_SECONDS: f64 = 4.0;
 /// Least rounds of dense and pruned.
 const SPEED_ROUNDS: usize = 5;
 
 /// How to evaluate.
 #[derive(Clone, Debug)]
 pub struct EvalOptions {
-    /// Images a batch.
-    pub batch: usize,
-    /// Decoding threads; 0 for one a core.
-    pub workers: usize,
-    /// Only the first so many images.
-    pub images: Option<usize>,
-    /// What a corrupt image does.
-    pub on_bad_image: OnBadImage,
-    /// What is done to every image first.
-    pub corruption: Option<Corruption>,
+    /// Which images, and how they are loaded.
+    pub pass: PassOptions,
     /// Methods to compare.
     pub methods: Vec<Method>,
     /// The hand-made methods see the first so many images alone, in whole batches; none for all of them.
@@ -105,7 +95,7 @@ impl Evaluation {
     pub fn measure(&self) -> Measure {
         match self.methods.iter().any(|method| method.drift.is_some()) {
             true => Measure::Drift,
-            false if self.labelled > 0 => Measure::Drop,
+            false if self.labelled > 0 => Measure::AccuracyLoss,
             false => Measure::Disagreement,
         }
     }
@@ -127,11 +117,7 @@ impl MethodReport {
 }
 
 /// A method while it is measured.
-struct Contender {
-    method: Method,
-    pruner: Box<dyn Pruner>,
-    metrics: Metrics,
-}
+type MethodUnderTest = (Method, MeasuredPruner);
 
 /// The dense model's answers, and pixels to time with.
 #[derive(Default)]
@@ -172,176 +158,153 @@ pub fn evaluate(
     options: &EvalOptions,
     progress: &mut Progress<'_>,
 ) -> Result<(Evaluation, Details)> {
-    let wanted = |method: Method| options.methods.contains(&method);
-    let policy_first = policy.map(|policy| Contender {
-        method: Method::Policy,
-        pruner: Box::new(LearnedPruner::new(&loaded.spec, policy)),
-        metrics: Metrics::new(&loaded.spec),
-    });
-    let mut contenders: Vec<Contender> = policy_first.into_iter().collect();
-    let dense = first_pass(loaded, dataset, &mut contenders, options, progress)?;
+    let of_policy = policy.map(|policy| LearnedPruner::new(&loaded.spec, policy));
+    let mut under_test: Vec<MethodUnderTest> = of_policy
+        .map(|pruner| (Method::Policy, MeasuredPruner::new(Box::new(pruner), &loaded.spec)))
+        .into_iter()
+        .collect();
+    let dense = first_pass(loaded, dataset, &mut under_test, options, progress)?;
     if dense.images == 0 {
         let data = dataset.split().to_owned();
         return Err(MeasureError::Part { data, reason: "no image that can be decoded".into() });
     }
 
-    let details = contenders.first().map_or_else(Details::default, |of_policy| Details {
+    let details = under_test.first().map_or_else(Details::default, |(_, measured)| Details {
         indices: dense.indices.clone(),
-        costs: of_policy.metrics.costs(),
-        keep_maps: of_policy.metrics.keep_maps(),
+        costs: measured.metrics.costs(),
+        keep_maps: measured.metrics.keep_maps(),
     });
-    let profile = match (policy, contenders.first()) {
-        (Some(policy), Some(of_policy)) => Some((policy.drop_stages(), of_policy.metrics.keep_ratio())),
+    let profile = match (policy, under_test.first()) {
+        (Some(policy), Some((_, measured))) => Some((policy.drop_stages(), measured.metrics.keep_ratio())),
         _ => options.profile.clone(),
     };
     if let Some((stages, keep)) = profile {
         let mut hand = Vec::new();
         for &method in options.methods.iter().filter(|m| **m != Method::Policy && m.can_act(&stages)) {
             let pruner = method.at_shares(&loaded.spec, &stages, &keep)?;
-            hand.push(Contender { method, pruner, metrics: Metrics::new(&loaded.spec) });
+            hand.push((method, MeasuredPruner::new(pruner, &loaded.spec)));
         }
         second_pass(loaded, dataset, &mut hand, &dense, options, progress)?;
-        contenders.extend(hand);
+        under_test.extend(hand);
     }
-    contenders.retain(|contender| wanted(contender.method));
+    under_test.retain(|(method, _)| options.methods.contains(method));
     let evaluation = Evaluation {
         images: dense.images,
         labelled: dense.labelled,
         bad_images: dense.bad_images,
         dense_top1: (dense.labelled > 0).then(|| 100.0 * dense.right as f64 / dense.labelled as f64),
         dense_gmacs: cost::dense_macs(&loaded.spec) as f64 / 1e9,
-        methods: contenders
+        methods: under_test
             .into_iter()
-            .map(|contender| contender.report(loaded, &dense, options))
+            .map(|under_test| report(under_test, loaded, &dense, options))
             .collect::<Result<_>>()?,
     };
     Ok((evaluation, details))
 }
 
-/// The dense model and the policy (if it is among `contenders`).
+/// The dense model and the policy (if it is among `under_test`).
 fn first_pass(
     loaded: &Loaded,
     dataset: &Dataset,
-    contenders: &mut [Contender],
+    under_test: &mut [MethodUnderTest],
     options: &EvalOptions,
     progress: &mut Progress<'_>,
 ) -> Result<Dense> {
-    let model = &loaded.model;
-    let (site, taps) = start(contenders, loaded);
     let room = if options.speed.is_some() { SPEED_IMAGES } else { 0 };
     let mut dense = Dense::default();
-    let mut loader = loader(loaded, dataset, options)?;
-    while let Some(batch) = loader.next().transpose()? {
-        let keys = batch.keys();
-        let mut state = model.embed(PixelBatch::new(&batch.pixels, batch.len()))?;
-        model.advance(&mut state, site, taps)?;
-        let mut unpruned = state.clone();
-        model.advance(&mut unpruned, Site::end(&loaded.spec), Taps::NONE)?;
-        let answer = model.finish(&unpruned, Want::answer(&loaded.spec))?;
-        for contender in contenders.iter_mut() {
-            let pruned = run_from(model, contender.pruner.as_ref(), state.clone(), &keys)?;
-            contender.metrics.add(&answer, &pruned, &batch.labels);
-        }
-        dense.add(&batch, answer, &keys, room);
-        progress.at(loader.position(), loader.total())?;
-    }
-    dense.bad_images = loader.bad_images().count();
+    let pass = pass(loaded, dataset, under_test, options, None);
+    dense.bad_images = each_batch(pass, progress, &mut |batch| {
+        under_test.iter_mut().try_for_each(|(_, measured)| measured.add(batch))?;
+        dense.add(batch, room);
+        Ok(())
+    })?;
     Ok(dense)
 }
 
-/// Where `contenders` part.
-fn start(contenders: &[Contender], loaded: &Loaded) -> (Site, Taps) {
-    let first = first_site(contenders.iter().map(|contender| contender.pruner.as_ref()), &loaded.spec);
-    first.unwrap_or((Site::input_of(0), Taps::NONE))
-}
-
-/// The hand-made methods.
+/// The hand-made methods, on the first images that are wanted of them, in whole batches.
 fn second_pass(
     loaded: &Loaded,
     dataset: &Dataset,
-    contenders: &mut [Contender],
+    under_test: &mut [MethodUnderTest],
     dense: &Dense,
     options: &EvalOptions,
     progress: &mut Progress<'_>,
 ) -> Result<()> {
-    if contenders.is_empty() {
+    if under_test.is_empty() {
         return Ok(());
     }
-    let (site, taps) = start(contenders, loaded);
-    let model = &loaded.model;
+    let mut before = 0;
     let wanted = options.hand_made_images.unwrap_or(usize::MAX);
-    let mut loader = loader(loaded, dataset, options)?;
-    for answer in &dense.answers {
-        if contenders[0].metrics.images() >= wanted {
-            break;
-        }
-        let Some(batch) = loader.next().transpose()? else { break };
-        let mut state = model.embed(PixelBatch::new(&batch.pixels, batch.len()))?;
-        model.advance(&mut state, site, taps)?;
-        let keys = batch.keys();
-        for contender in contenders.iter_mut() {
-            let pruned = run_from(model, contender.pruner.as_ref(), state.clone(), &keys)?;
-            contender.metrics.add(answer, &pruned, &batch.labels);
-        }
-        progress.at(loader.position(), loader.total())?;
-    }
+    let batches = dense.answers.iter().take_while(|answer| {
+        let more = before < wanted;
+        before += answer.values.len() / answer.width;
+        more
+    });
+    let known = &dense.answers[..batches.count()];
+    let pass = pass(loaded, dataset, under_test, options, Some(known));
+    each_batch(pass, progress, &mut |batch| {
+        under_test.iter_mut().try_for_each(|(_, measured)| measured.add(batch))
+    })?;
     Ok(())
 }
 
-fn loader(loaded: &Loaded, dataset: &Dataset, options: &EvalOptions) -> Result<Loader> {
-    let loader_options = LoaderOptions {
-        batch: options.batch,
-        workers: options.workers,
-        skip: 0,
-        limit: options.images,
-        on_bad_image: options.on_bad_image,
-        augment: None,
-        corruption: options.corruption,
-    };
-    Ok(Loader::new(dataset, Order::Sequential, &loaded.transform, loader_options)?)
+fn pass<'a>(
+    loaded: &'a Loaded,
+    dataset: &'a Dataset,
+    under_test: &[MethodUnderTest],
+    options: &'a EvalOptions,
+    dense: Option<&'a [Output]>,
+) -> Pass<'a> {
+    let start = start(under_test.iter().map(|(_, measured)| measured.pruner.as_ref()), &loaded.spec);
+    Pass { loaded, dataset, order: Order::Sequential, options: &options.pass, start, dense }
 }
 
 impl Dense {
     /// Adds a batch, and keeps its pixels as long as fewer than `room` images are kept.
-    fn add(&mut self, batch: &Batch, answer: Output, keys: &[ImageKey], room: usize) {
-        for (class, label) in answer.argmax().into_iter().zip(&batch.labels) {
+    fn add(&mut self, batch: &PassBatch<'_>, room: usize) {
+        let images = batch.images;
+        for (class, label) in batch.dense.argmax().into_iter().zip(&images.labels) {
             self.labelled += usize::from(label.is_some());
             self.right += usize::from(*label == u32::try_from(class).ok());
         }
-        self.images += batch.len();
-        self.indices.extend(&batch.indices);
-        let kept = room.saturating_sub(self.keys.len()).min(batch.len());
-        self.keys.extend(&keys[..kept]);
-        self.pixels.extend_from_slice(&batch.pixels[..kept * (batch.pixels.len() / batch.len())]);
-        self.answers.push(answer);
+        self.images += images.len();
+        self.indices.extend(&images.indices);
+        let kept = room.saturating_sub(self.keys.len()).min(images.len());
+        self.keys.extend(&batch.keys[..kept]);
+        self.pixels.extend_from_slice(&images.pixels[..kept * (images.pixels.len() / images.len())]);
+        self.answers.push(batch.dense.clone());
     }
 }
 
-impl Contender {
-    fn report(self, loaded: &Loaded, dense: &Dense, options: &EvalOptions) -> Result<MethodReport> {
-        let metrics = &self.metrics;
-        let (loss, labelled) = (metrics.loss()?, metrics.labelled() > 0);
-        let spread = metrics.spread().unwrap_or(CostSpread { p10: 1.0, p50: 1.0, p90: 1.0 });
-        let speed = match options.speed {
-            Some(seconds) => speeds(loaded, self.pruner.as_ref(), dense, seconds)?,
-            None => Vec::new(),
-        };
-        Ok(MethodReport {
-            method: self.method.to_string(),
-            images: (metrics.images() < dense.images).then(|| metrics.images()),
-            top1: metrics.top1(),
-            drop_pp: labelled.then(|| loss.measured()),
-            interval_pp: loss.interval(Confidence::new(0.95)?),
-            disagreement: metrics.disagreement(),
-            drift: matches!(loss, Loss::Drift(_)).then(|| loss.measured()),
-            fidelity: metrics.mean_divergence(),
-            keep_ratio: metrics.keep_ratio(),
-            gmacs: metrics.gmacs(),
-            cost: metrics.cost(),
-            cost_spread: spread,
-            speed,
-        })
-    }
+/// The figures of a method.
+fn report(
+    (method, measured): MethodUnderTest,
+    loaded: &Loaded,
+    dense: &Dense,
+    options: &EvalOptions,
+) -> Result<MethodReport> {
+    let metrics = &measured.metrics;
+    let (loss, labelled) = (metrics.loss()?, metrics.labelled() > 0);
+    let spread = metrics.spread().unwrap_or(CostSpread { p10: 1.0, p50: 1.0, p90: 1.0 });
+    let speed = match options.speed {
+        Some(seconds) => speeds(loaded, measured.pruner.as_ref(), dense, seconds)?,
+        None => Vec::new(),
+    };
+    Ok(MethodReport {
+        method: method.to_string(),
+        images: (metrics.images() < dense.images).then(|| metrics.images()),
+        top1: metrics.top1(),
+        drop_pp: labelled.then(|| loss.measured()),
+        interval_pp: loss.interval(Confidence::new(0.95)?),
+        disagreement: metrics.disagreement(),
+        drift: matches!(loss, Loss::Drift(_)).then(|| loss.measured()),
+        fidelity: metrics.mean_divergence(),
+        keep_ratio: metrics.keep_ratio(),
+        gmacs: metrics.gmacs(),
+        cost: metrics.cost(),
+        cost_spread: spread,
+        speed,
+    })
 }
 
 fn speeds(loaded: &Loaded, pruner: &dyn Pruner, dense: &Dense, seconds: f64) -> Result<Vec<SpeedUp>> {

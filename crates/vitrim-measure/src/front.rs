@@ -7,7 +7,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::statistics::{Confidence, Drift, Loss, PairedDrop, StatsError};
+use crate::statistics::{Confidence, Drift, Loss, PairedLoss, StatsError};
 
 /// A front that cannot be used.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -58,7 +58,7 @@ pub enum FrontError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Measure {
     /// Top-1, judged by labels.
-    Drop,
+    AccuracyLoss,
     /// Agreement with the dense model's classes, which bounds the drop of images without labels.
     Disagreement,
     /// The direction of the pooled features, of backbones without classes.
@@ -69,7 +69,7 @@ impl Measure {
     /// In a sentence.
     pub fn name(self) -> &'static str {
         match self {
-            Measure::Drop => "drop",
+            Measure::AccuracyLoss => "drop",
             Measure::Disagreement => "disagreement with the dense model",
             Measure::Drift => "drift",
         }
@@ -83,7 +83,7 @@ impl Measure {
     /// At the head of a table's column.
     pub fn header(self) -> &'static str {
         match self {
-            Measure::Drop => "drop pp",
+            Measure::AccuracyLoss => "drop pp",
             Measure::Disagreement => "differs %",
             Measure::Drift => "drift %",
         }
@@ -125,9 +125,8 @@ impl FrontPoint {
     pub fn loss(&self) -> Result<Loss, StatsError> {
         match self.drift {
             Some(drift) => Ok(Loss::Drift(drift)),
-            None => {
-                PairedDrop::new(self.images, self.dense_only_right, self.pruned_only_right).map(Loss::Drop)
-            }
+            None => PairedLoss::new(self.images, self.dense_only_right, self.pruned_only_right)
+                .map(Loss::Accuracy),
         }
     }
 }
@@ -198,7 +197,7 @@ impl Front {
     pub fn measure(&self) -> Measure {
         match (self.points[0].drift, self.labelled) {
             (Some(_), _) => Measure::Drift,
-            (None, true) => Measure::Drop,
+            (None, true) => Measure::AccuracyLoss,
             (None, false) => Measure::Disagreement,
         }
     }
@@ -499,9 +498,9 @@ mod tests {
         let mut rng = StdRng::seed_from_u64(11);
         let population = population(50_000, &mut rng);
         let truth = measure(&population);
-        let true_drop = |index: usize| truth.points()[index].loss().unwrap().measured();
+        let true_loss = |index: usize| truth.points()[index].loss().unwrap().measured();
         let target_pp = 0.5;
-        assert!(true_drop(0) < 0.1 && true_drop(LEVELS - 1) > 1.0);
+        assert!(true_loss(0) < 0.1 && true_loss(LEVELS - 1) > 1.0);
 
         let (draws, mut exceeded, mut pruned) = (200, 0, 0);
         for _ in 0..draws {
@@ -509,7 +508,7 @@ mod tests {
                 (0..2000).map(|_| population[rng.random_range(0..population.len())]).collect();
             let choice = choose(&measure(&drawn), target_pp, confidence(0.9));
             if let Verdict::Certified(chosen) = choice.verdict {
-                exceeded += usize::from(true_drop(chosen.index) > target_pp);
+                exceeded += usize::from(true_loss(chosen.index) > target_pp);
                 pruned += usize::from(chosen.cost < 0.9);
             }
         }

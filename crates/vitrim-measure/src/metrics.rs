@@ -7,11 +7,11 @@ use vitrim_vit::{Output, VitSpec, cost};
 
 use crate::error::Result;
 use crate::front::FrontPoint;
-use crate::statistics::{Drift, Loss, PairedDrop, Quantiles};
+use crate::statistics::{Drift, Loss, PairedLoss, Quantiles};
 
 /// What a pruned model did to the images seen so far.
 #[derive(Clone, Debug)]
-pub struct Metrics {
+pub(crate) struct Metrics {
     dense_macs: u64,
     images: usize,
     /// Images with a label.
@@ -122,7 +122,7 @@ impl Metrics {
             return Ok(Loss::Drift(drift));
         }
         let (images, lost, won) = self.paired();
-        Ok(Loss::Drop(PairedDrop::new(images, lost, won)?))
+        Ok(Loss::Accuracy(PairedLoss::new(images, lost, won)?))
     }
 
     fn drift(&self) -> Result<Option<Drift>> {

@@ -8,7 +8,6 @@ use numpy::{PyArrayDyn, PyArrayMethods, PyReadonlyArrayDyn, PyUntypedArrayMethod
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use safetensors::tensor::{Dtype, View, serialize_to_file};
-
 use vitrim_vit::families::{Live, timm_classes, timm_module};
 
 use crate::refusal::refused;

@@ -5,9 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crossbeam_channel::{RecvTimeoutError, Sender, unbounded};
+use crossbeam_channel::{RecvTimeoutError, unbounded};
 use pyo3::prelude::*;
 use serde_json::Value;
+use vitrim::VitrimError as LibraryError;
+use vitrim_measure::Listener;
+use vitrim_measure::progress::Event;
 
 use crate::plain::plain;
 use crate::refusal::from_library;
@@ -15,41 +18,32 @@ use crate::refusal::from_library;
 /// Time after which Ctrl-C is heard at the latest.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// What is told while work goes on.
-pub enum Event {
-    /// A line.
+/// An [`Event`] on its way to the thread that tells Python.
+enum Told {
     Note(String),
-    /// So much of something is done.
-    Step {
-        /// Of what.
-        what: &'static str,
-        /// Done.
-        done: usize,
-        /// Of how many.
-        all: usize,
-    },
-    /// So much of a run is done.
-    Entry {
-        /// Counted in updates or steps.
-        unit: &'static str,
-        /// Done.
-        done: usize,
-        /// Of how many.
-        all: usize,
-        /// The figures in words.
-        line: String,
-        /// The figures, a JSON object.
-        figures: Value,
-    },
+    Step { what: &'static str, done: usize, all: usize },
+    Entry { unit: &'static str, done: usize, all: usize, line: String, figures: Value },
 }
 
-impl Event {
+impl From<Event<'_>> for Told {
+    fn from(event: Event<'_>) -> Self {
+        match event {
+            Event::Note(line) => Told::Note(line.to_owned()),
+            Event::Step { what, done, all } => Told::Step { what, done, all },
+            Event::Entry { unit, done, all, line, figures, .. } => {
+                Told::Entry { unit, done, all, line: line.to_owned(), figures: figures.clone() }
+            }
+        }
+    }
+}
+
+impl Told {
     /// Hands it to `teller`, a `vitrim.progress.Teller`.
     fn tell(self, teller: &Bound<'_, PyAny>) -> PyResult<()> {
         match self {
-            Event::Note(line) => teller.call_method1("note", (line,)),
-            Event::Step { what, done, all } => teller.call_method1("step", (what, done, all)),
-            Event::Entry { unit, done, all, line, figures } => {
+            Told::Note(line) => teller.call_method1("note", (line,)),
+            Told::Step { what, done, all } => teller.call_method1("step", (what, done, all)),
+            Told::Entry { unit, done, all, line, figures } => {
                 let figures = plain(teller.py(), &figures)?;
                 teller.call_method1("entry", (unit, done, all, line, figures))
             }
@@ -58,16 +52,16 @@ impl Event {
     }
 }
 
-/// Does `work` with the GIL released, handing what it sends to `teller`. Ctrl-C, or an exception that `teller` raises,
-/// sets the flag that `work` is given, waits for it to end at a good place, and is raised then.
+/// Does `work` with the GIL released, handing what its listener is told to `teller`. Ctrl-C, or an exception that `teller`
+/// raises, sets the listener's flag, waits for the work to end at a good place, and is raised then.
 ///
 /// # Errors
 /// That exception, or what `work` refuses.
 pub fn interruptible<T: Send>(
     teller: &Bound<'_, PyAny>,
-    work: impl FnOnce(&AtomicBool, &Sender<Event>) -> vitrim::Result<T> + Send,
+    work: impl FnOnce(&mut Listener<'_>) -> vitrim::Result<T> + Send,
 ) -> PyResult<T> {
-    watched(teller.py(), work, |event| event.tell(teller))
+    watched(teller.py(), work, |told| told.tell(teller))
 }
 
 /// As [`interruptible`], of work that tells nothing.
@@ -78,24 +72,32 @@ pub fn interruptible_quietly<T: Send>(
     py: Python<'_>,
     work: impl FnOnce(&AtomicBool) -> vitrim::Result<T> + Send,
 ) -> PyResult<T> {
-    watched(py, |stop, _| work(stop), |_| Ok(()))
+    watched(py, |listener| work(listener.stop), |_| Ok(()))
 }
 
 /// Does `work` on a thread of its own; this one hands its events to `tell` and listens for Ctrl-C.
 fn watched<T: Send>(
     py: Python<'_>,
-    work: impl FnOnce(&AtomicBool, &Sender<Event>) -> vitrim::Result<T> + Send,
-    tell: impl Fn(Event) -> PyResult<()>,
+    work: impl FnOnce(&mut Listener<'_>) -> vitrim::Result<T> + Send,
+    tell: impl Fn(Told) -> PyResult<()>,
 ) -> PyResult<T> {
     let stop = AtomicBool::new(false);
     let (sender, events) = unbounded();
     let mut raised: Option<PyErr> = None;
     let done = thread::scope(|scope| {
         let stop = &stop;
-        let worker = scope.spawn(move || work(stop, &sender));
+        let worker = scope.spawn(move || {
+            // Nobody hears it only when the calling thread is unwinding.
+            let send = |told: Told| drop(sender.send(told));
+            let done = work(&mut Listener { stop, tell: &mut |event| send(event.into()) });
+            if let Err(LibraryError::Interrupted(saved)) = &done {
+                send(Told::Note(format!("interrupted: {saved}; the same call goes on")));
+            }
+            done
+        });
         loop {
             let told = match py.detach(|| events.recv_timeout(PATIENCE)) {
-                Ok(event) => tell(event),
+                Ok(told) => tell(told),
                 Err(RecvTimeoutError::Timeout) => Ok(()),
                 Err(RecvTimeoutError::Disconnected) => break,
             };
@@ -111,15 +113,4 @@ fn watched<T: Send>(
         Some(error) => Err(error),
         None => done.map_err(from_library),
     }
-}
-
-/// Sends `event` to whoever still listens.
-pub fn send(events: &Sender<Event>, event: Event) {
-    // Nobody listens only when the calling thread is unwinding.
-    let _ = events.send(event);
-}
-
-/// How far `what` has come, as the library tells it.
-pub fn steps<'a>(events: &'a Sender<Event>, what: &'static str) -> impl FnMut(usize, usize) + 'a {
-    move |done, all| send(events, Event::Step { what, done, all })
 }

@@ -3,7 +3,8 @@
 //! Nothing is computed here: arrays come in (`pixels`, `images`), the library of the command line does the work
 //! with the GIL released, and arrays or plain objects go out (`answers`, `plain`). `model` is a loaded backbone
 //! with its `threads` and whoever decides who stays (`pruning`, `python_pruner`); `training`, `finetuning` and `measuring` are the long jobs,
-//! which Ctrl-C ends at a good place (`interruptible`). The package around it is in `python/vitrim`.
+//! which Ctrl-C ends at a good place (`interruptible`): each fills a request of the library, and `python_call` says how to ask for
+//! the same again. The package around it is in `python/vitrim`.
 
 mod answers;
 mod checkpoint;
@@ -15,6 +16,7 @@ mod model;
 mod pixels;
 mod plain;
 mod pruning;
+mod python_call;
 mod python_pruner;
 mod refusal;
 mod threads;

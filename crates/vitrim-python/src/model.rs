@@ -8,6 +8,7 @@ use numpy::{IntoPyArray, PyArray1, PyArray4, PyArrayMethods};
 use pyo3::exceptions::PyUserWarning;
 use pyo3::prelude::*;
 use rayon::prelude::*;
+use serde_json::Value;
 use vitrim_kernels::InstructionSet;
 use vitrim_measure::model::Opening;
 use vitrim_measure::predict::{Question, answer};
@@ -20,6 +21,7 @@ use crate::images::images;
 use crate::interruptible::interruptible_quietly;
 use crate::pixels::pixels;
 use crate::pruning::{Dial, Pruning};
+use crate::python_call::{call, literal};
 use crate::python_pruner::Failure;
 use crate::refusal::{from_library, refused};
 use crate::threads::Threads;
@@ -33,6 +35,10 @@ pub struct Model {
     loaded: Arc<Loaded>,
     pruning: RwLock<Arc<Pruning>>,
     threads: Threads,
+    /// The input size that it was asked for at, if another than its own.
+    img_size: Option<[usize; 2]>,
+    /// Whether it was a live module of timm.
+    live: bool,
 }
 
 /// Opens a checkpoint folder.
@@ -51,6 +57,7 @@ pub fn load(
     let precision: Precision = dtype.parse().map_err(refused)?;
     let mut loaded =
         py.detach(|| Loaded::open_in(&model, Opening { precision, img_size })).map_err(from_library)?;
+    let live = origin.is_some();
     if let Some(origin) = origin {
         loaded.origin = origin;
     }
@@ -59,6 +66,8 @@ pub fn load(
         loaded: Arc::new(loaded),
         pruning: RwLock::new(Arc::new(Pruning::Dense)),
         threads: Threads::new(threads)?,
+        img_size,
+        live,
     };
     model.set_pruning(py, pruning)?;
     Ok(model)
@@ -68,6 +77,29 @@ impl Model {
     /// The backbone.
     pub fn loaded(&self) -> &Loaded {
         &self.loaded
+    }
+
+    /// The statements that make it `model`, as it is now.
+    pub fn statements(&self) -> Vec<String> {
+        let (policy, dialled) = self.pruning().keywords();
+        let dtype = self.loaded.model.weights().precision();
+        let keywords = [
+            ("policy", policy),
+            ("dtype", (dtype != Precision::F32).then(|| Value::from(dtype.to_string()))),
+            ("threads", self.threads.own().map(Value::from)),
+        ];
+        let keywords = keywords.into_iter().filter_map(|(name, value)| Some((name, value?)));
+        // A tuple, which JSON lacks.
+        let size = self.img_size.map(|[height, width]| format!("img_size=({height}, {width})"));
+        let origin = literal(&Value::from(self.loaded.origin.as_str()));
+        let (function, first) = if self.live { ("from_timm", "module".to_owned()) } else { ("load", origin) };
+        let keywords = keywords.map(|(name, value)| format!("{name}={}", literal(&value)));
+        let arguments: Vec<String> = [first].into_iter().chain(keywords).chain(size).collect();
+        let mut statements = vec![format!("model = vitrim.{function}({})", arguments.join(", "))];
+        if !dialled.is_empty() {
+            statements.push(call("model.dial", [], dialled));
+        }
+        statements
     }
 
     /// Who decides who stays, now.

@@ -2,7 +2,6 @@
 
 use pyo3::prelude::*;
 use serde::Serialize;
-use serde_json::Value;
 
 use crate::refusal::refused;
 
@@ -13,9 +12,4 @@ use crate::refusal::refused;
 pub fn plain<'py>(py: Python<'py>, value: &impl Serialize) -> PyResult<Bound<'py, PyAny>> {
     let text = serde_json::to_string(value).map_err(refused)?;
     py.import("json")?.call_method1("loads", (text,))
-}
-
-/// `log` as JSON.
-pub fn figures(log: &impl Serialize) -> Value {
-    serde_json::to_value(log).expect("figures are plain data")
 }

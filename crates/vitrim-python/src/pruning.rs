@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
+use serde_json::Value;
 use vitrim_measure::Loaded;
 use vitrim_measure::calibrate::{
     allowed, choose_cost_from_record, choose_from_record, describe_point, gmacs_at_keep, uncertified_dtype,
@@ -22,8 +23,8 @@ use crate::refusal::{from_library, refused};
 pub enum Pruning {
     /// The dense model.
     Dense,
-    /// A trained policy, from this folder.
-    Learned { policy: Box<Policy>, folder: PathBuf },
+    /// A trained policy, from this folder, and the point of its record that it was dialled to.
+    Learned { policy: Box<Policy>, folder: PathBuf, dialled: Option<Dial> },
     /// A hand-made method at a keep profile.
     HandMade { method: Method, stages: Vec<usize>, keep: Vec<f64> },
     /// A `vitrim.Pruner`, with the blocks that it acts before.
@@ -31,6 +32,7 @@ pub enum Pruning {
 }
 
 /// Which point of a policy's calibration record is asked for.
+#[derive(Clone)]
 pub struct Dial {
     /// Drop that may be spent, pp.
     pub max_drop: Option<f64>,
@@ -73,7 +75,7 @@ impl Pruning {
             return Ok(Pruning::HandMade { method, stages, keep });
         }
         let policy = given.py().detach(|| open_policy(&folder, loaded)).map_err(from_library)?;
-        Ok(Pruning::Learned { policy: Box::new(policy), folder })
+        Ok(Pruning::Learned { policy: Box::new(policy), folder, dialled: None })
     }
 
     /// The pruner of one call; what a pruner in Python raises goes to `failure`.
@@ -93,7 +95,7 @@ impl Pruning {
     pub fn describe(&self) -> String {
         match self {
             Pruning::Dense => "none".to_owned(),
-            Pruning::Learned { policy, folder } => {
+            Pruning::Learned { policy, folder, .. } => {
                 format!("{}, read out by {}", folder.display(), policy.read_out)
             }
             Pruning::HandMade { method, keep, .. } => {
@@ -103,6 +105,32 @@ impl Pruning {
             Pruning::Python { object, .. } => Python::attach(|py| {
                 object.bind(py).get_type().qualname().map_or_else(|_| "?".to_owned(), |name| name.to_string())
             }),
+        }
+    }
+
+    /// What was given as `policy`, and what `dial` was then asked, as keywords.
+    pub fn keywords(&self) -> (Option<Value>, Vec<(&'static str, Value)>) {
+        match self {
+            Pruning::Dense | Pruning::Python { .. } => (None, Vec::new()),
+            Pruning::HandMade { method, keep, .. } => {
+                let keep: Vec<String> = keep.iter().map(ToString::to_string).collect();
+                (Some(Value::from(format!("{method}:{}", keep.join(",")))), Vec::new())
+            }
+            Pruning::Learned { folder, dialled, .. } => {
+                let asked = dialled.as_ref().map_or(Vec::new(), |dial| {
+                    let Dial { max_drop, max_drift, confidence, keep, gmacs } = dial;
+                    let keywords = [
+                        ("max_drop", max_drop),
+                        ("max_drift", max_drift),
+                        ("confidence", confidence),
+                        ("keep", keep),
+                        ("gmacs", gmacs),
+                    ];
+                    let given = keywords.into_iter().filter_map(|(name, value)| Some((name, (*value)?)));
+                    given.map(|(name, value)| (name, Value::from(value))).collect()
+                });
+                (Some(Value::from(folder.to_string_lossy())), asked)
+            }
         }
     }
 
@@ -118,7 +146,7 @@ impl Pruning {
     /// What to tell whoever runs it in `precision`.
     pub fn warning(&self, precision: Precision) -> Option<String> {
         match self {
-            Pruning::Learned { policy, folder } => uncertified_dtype(policy, folder, precision),
+            Pruning::Learned { policy, folder, .. } => uncertified_dtype(policy, folder, precision),
             _ => None,
         }
     }
@@ -128,7 +156,7 @@ impl Pruning {
     /// # Errors
     /// If this is no calibrated policy, or `dial` asks for nothing, for two things, or for what the record lacks.
     pub fn dialled(&self, dial: &Dial, spec: &VitSpec) -> PyResult<(Pruning, String)> {
-        let Pruning::Learned { policy, folder } = self else {
+        let Pruning::Learned { policy, folder, .. } = self else {
             return Err(refused(format!(
                 "only a calibrated policy can be dialled, and this model's is: {}; load it again with \
                  policy=\"path/to/policy\"",
@@ -154,6 +182,6 @@ impl Pruning {
             let point = choose_cost_from_record(&mut policy, folder, gmacs).map_err(from_library)?;
             describe_point(spec, &point).map_err(from_library)?
         };
-        Ok((Pruning::Learned { policy, folder: folder.clone() }, answer))
+        Ok((Pruning::Learned { policy, folder: folder.clone(), dialled: Some(dial.clone()) }, answer))
     }
 }

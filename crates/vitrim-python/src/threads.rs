@@ -34,6 +34,11 @@ impl Threads {
         Ok(Threads { own, pool: OnceLock::new() })
     }
 
+    /// How many it was given of its own.
+    pub fn own(&self) -> Option<usize> {
+        self.own
+    }
+
     /// How many decode; 0 for one a core.
     pub fn workers(&self) -> usize {
         self.own.unwrap_or(0)

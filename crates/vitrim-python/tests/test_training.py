@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import html
 import json
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -303,6 +307,39 @@ def test_a_backbone_is_tuned_under_its_policy(
         vitrim.finetune(vitrim.load(tiny, img_size=40), data, out=tmp_path / "no", progress=False)
 
 
+def printed(page: Path) -> dict[str, dict[str, Any]]:
+    """The calls of the first command on a page, with their keywords."""
+    text = page.read_text(encoding="utf-8")
+    command = re.search(r'<code class="command">(.*?)</code>', text, re.DOTALL)
+    assert command is not None
+    source = html.unescape(re.sub(r"<[^>]*>", "", command[1])).strip()
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    return {
+        ast.unparse(call.func): {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
+        for call in calls
+    }
+
+
+def test_the_call_that_a_report_prints_is_the_one_that_was_made(
+    trained: vitrim.Run, tiny: Path, data: Path, tmp_path: Path
+) -> None:
+    model = vitrim.load(tiny, trained.policy, dtype="bf16", threads=1, img_size=(32, 32))
+    model.dial(max_drop=50.0, confidence=0.6)
+    folder = tmp_path / "it's a \"run\""
+    shutil.copytree(trained.folder, folder)
+    keywords: dict[str, Any] = {
+        "images": 9, "methods": ["policy", "random"], "batch": 4, "on_bad_image": "skip", "report": str(folder),
+        "speed": 0.01, "split": "test",
+    }  # fmt: skip
+    vitrim.evaluate(model, data, progress=False, **keywords)
+    statements = printed(folder / "report.html")
+    assert statements["vitrim.evaluate"] == keywords
+    assert statements["model.dial"] == {"max_drop": 50.0, "confidence": 0.6}
+    assert statements["vitrim.load"] == {
+        "policy": str(trained.policy), "dtype": "bf16", "threads": 1, "img_size": (32, 32)
+    }  # fmt: skip
+
+
 def test_compare_writes_its_page(trained: vitrim.Run, tiny: Path, data: Path, tmp_path: Path) -> None:
     model = vitrim.load(tiny, trained.policy)
     comparison = vitrim.compare(
@@ -311,6 +348,11 @@ def test_compare_writes_its_page(trained: vitrim.Run, tiny: Path, data: Path, tm
     )  # fmt: skip
     assert comparison["images"] == 36 and {m["method"] for m in comparison["methods"]} == {"policy", "random"}
     assert json.loads((tmp_path / "compare/comparison.json").read_text()) == comparison
-    assert "vitrim.compare" in (tmp_path / "compare/report.html").read_text()
+    statements = printed(tmp_path / "compare/report.html")
+    assert statements["vitrim.load"] == {"policy": str(trained.policy)}
+    assert statements["vitrim.compare"] == {
+        "split": "test", "methods": ["policy", "random"], "costs": [0.8], "drops": [5.0], "studies": [],
+        "report": str(tmp_path / "compare"),
+    }  # fmt: skip
     with pytest.raises(vitrim.VitrimError, match="costs 1.5"):
         vitrim.compare(model, data, report=tmp_path / "compare", costs=[1.5], progress=False)

@@ -2,7 +2,7 @@
 
 use maud::html;
 use vitrim_measure::compare::{
-    AtCost, AtDrop, Comparison, Interval, MethodFigures, POLICY, PointFigures, with_spread,
+    AtCost, AtLoss, Comparison, Interval, MethodFigures, POLICY, PointFigures, with_spread,
 };
 
 use super::axis::Axis;
@@ -73,19 +73,19 @@ fn figure(
     command: &str,
     caption: String,
 ) -> Result<Figure> {
-    let (mut drops, mut divergences, mut legend) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut losses, mut divergences, mut legend) = (Vec::new(), Vec::new(), Vec::new());
     // The first, the policy, is drawn last and so on top.
     for (i, method) in methods.iter().enumerate().rev() {
         let style = Style::of(i);
         let points = || method.points.iter().map(|point| (100.0 * point.mean.cost, point));
-        let drop: Vec<_> = points().map(|(cost, point)| (cost, point.drop_pp.value)).collect();
+        let loss: Vec<_> = points().map(|(cost, point)| (cost, point.drop_pp.value)).collect();
         let intervals = points().map(|(cost, point)| (cost, point.drop_pp.low, point.drop_pp.high)).collect();
         let divergence: Vec<_> =
             points().map(|(cost, point)| (cost, point.mean.divergence)).filter(|(_, d)| *d > 0.0).collect();
-        drops.extend([
+        losses.extend([
             Layer::Intervals(intervals, style),
-            Layer::Line(drop.clone(), style),
-            Layer::Markers(drop, style),
+            Layer::Line(loss.clone(), style),
+            Layer::Markers(loss, style),
         ]);
         divergences.extend([Layer::Line(divergence.clone(), style), Layer::Markers(divergence, style)]);
         legend.insert(0, (method.method.clone(), style));
@@ -95,10 +95,10 @@ fn figure(
         |what: &str| format!("{what} against cost of {}; the tables have the figures.", names.join(", "));
     let x = || Axis::linear("MACs of an image, % of the dense model's");
     let what = if comparison.labelled { "Drop, pp of top-1" } else { "Disagreement with the dense model, %" };
-    let drop = Chart { x: x(), y: Axis::from_zero(what), layers: drops, legend: legend.clone() };
+    let loss = Chart { x: x(), y: Axis::from_zero(what), layers: losses, legend: legend.clone() };
     let divergence = Chart { x: x(), y: Axis::log("D, nats (logarithmic)"), layers: divergences, legend };
     let panels = vec![
-        Panel::plot(format!("{name}-drop"), alt("Drop"), drop.svg())?,
+        Panel::plot(format!("{name}-drop"), alt("Drop"), loss.svg())?,
         Panel::plot(format!("{name}-divergence"), alt("D"), divergence.svg())?,
     ];
     Ok(Figure { panels, caption, command: command.to_owned() })
@@ -131,7 +131,7 @@ fn at_costs(at: &[AtCost]) -> maud::Markup {
     table("At the same cost: mixtures of neighbouring settings that cost exactly so much", &header, &rows)
 }
 
-fn at_drops(at: &[AtDrop]) -> maud::Markup {
+fn at_drops(at: &[AtLoss]) -> maud::Markup {
     let header = ["Method", "Drop, pp", "% of dense MACs", "Policy saves, % of it [95 %]"];
     let rows: Vec<Vec<String>> = at
         .iter()

@@ -1,12 +1,15 @@
 //! What was measured on held-out images: `evaluation.json` of a run folder, all that a report needs
 //! beside the run itself.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use vitrim_measure::evaluate::Evaluation;
-use vitrim_measure::front::{Front, FrontPoint};
+use vitrim_measure::front::Front;
+use vitrim_measure::seen::Overlap;
+
+pub use vitrim_measure::examples::Group;
+pub use vitrim_measure::fronts::MethodFront;
 
 use crate::error::{ReportError, Result};
 
@@ -32,6 +35,9 @@ pub struct Findings {
     pub data: String,
     /// The part of it that was evaluated on.
     pub split: String,
+    /// How many of these images the policy had seen before; null where it has no record of what it saw.
+    #[serde(default)]
+    pub seen: Option<Overlap>,
     /// How the policy was read out.
     pub read_out: String,
     /// What it ran on: processor and threads.
@@ -56,16 +62,6 @@ pub struct Findings {
     pub gallery: Vec<Pictured>,
 }
 
-/// A method measured at several costs.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct MethodFront {
-    /// Its name.
-    pub method: String,
-    /// One point a cost.
-    pub points: Vec<FrontPoint>,
-}
-
 /// A picture of what is kept of an image.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -78,33 +74,6 @@ pub struct Pictured {
     pub caption: String,
     /// MACs on it as a share of the dense model's.
     pub cost: f32,
-}
-
-/// Where an image lies among all images by its cost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Group {
-    /// Among the cheapest.
-    Cheap,
-    /// Around the median.
-    Typical,
-    /// Among the most expensive.
-    Expensive,
-}
-
-impl Group {
-    /// All of them, in the order of a page.
-    pub const ALL: [Group; 3] = [Group::Cheap, Group::Typical, Group::Expensive];
-}
-
-impl fmt::Display for Group {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Group::Cheap => "cheap",
-            Group::Typical => "typical",
-            Group::Expensive => "expensive",
-        })
-    }
 }
 
 impl Findings {

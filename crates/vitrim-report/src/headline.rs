@@ -2,6 +2,7 @@
 
 use vitrim_measure::evaluate::MethodReport;
 use vitrim_measure::front::Measure;
+use vitrim_measure::seen::Overlap;
 use vitrim_prune::Method;
 
 use super::findings::Findings;
@@ -52,12 +53,38 @@ fn lost(policy: &MethodReport) -> String {
     }
 }
 
-/// `20,000 images that the policy never saw`, where their split says so.
+/// `20,000 test images that the policy never saw`, where its record says so.
 fn images(findings: &Findings) -> String {
-    let count = grouped(findings.evaluation.images);
-    match findings.split.as_str() {
-        "test" => format!("{count} test images that the policy never saw"),
-        split => format!("{count} images of the {split} split"),
+    let (count, split) = (grouped(findings.evaluation.images), &findings.split);
+    match findings.seen {
+        Some(Overlap { training: Some(0), calibration: Some(0) }) => {
+            format!("{count} {split} images that the policy never saw")
+        }
+        Some(seen) if !seen_before(seen).is_empty() => {
+            format!("{count} images of the {split} split, of which the policy saw {}", seen_before(seen))
+        }
+        _ => format!("{count} images of the {split} split"),
+    }
+}
+
+/// `3 in training and 5 in calibration`; empty where no image is known to have been seen.
+fn seen_before(seen: Overlap) -> String {
+    let counts = [(seen.training, "training"), (seen.calibration, "calibration")];
+    let counts = counts.into_iter().filter_map(|(count, when)| Some((count.filter(|n| *n > 0)?, when)));
+    counts.map(|(count, when)| format!("{} in {when}", grouped(count))).collect::<Vec<_>>().join(" and ")
+}
+
+/// What the policy's record says of the images that it was evaluated on.
+pub fn provenance(findings: &Findings) -> String {
+    let Some(seen) = findings.seen else {
+        return "not known: the policy has no record of what it saw".to_owned();
+    };
+    let before = seen_before(seen);
+    let known = if before.is_empty() { "none".to_owned() } else { before };
+    match seen {
+        Overlap { training: None, .. } => format!("{known}; what it was trained on is not on record"),
+        Overlap { calibration: None, .. } => format!("{known}; what it was calibrated on is not on record"),
+        _ => format!("{known}, by the hashes of their bytes"),
     }
 }
 
@@ -80,7 +107,7 @@ pub fn tiles(sources: &Sources) -> Vec<Tile> {
     let (low, high) = policy.interval_pp;
     tiles.push(Tile {
         what: match findings.evaluation.measure() {
-            Measure::Drop => "Drop in top-1",
+            Measure::AccuracyLoss => "Drop in top-1",
             Measure::Disagreement => "Differs from dense",
             Measure::Drift => "Drift of the features",
         }

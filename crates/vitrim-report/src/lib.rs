@@ -1,8 +1,10 @@
 //! What vitrim shows: a run folder as one page, `report.html`, that opens from disk anywhere: what was gained and lost, how
 //! it was learned, and where the tokens go.
 //!
-//! [`findings`] is what an evaluation leaves in the run folder for it. The page holds everything it shows;
+//! [`verbs`] carries out `eval` and `compare` with their pages. [`findings`] is what an evaluation leaves in the run folder for it. The page holds everything it shows;
 //! each plot is also a file of its own in `plots/`. What a folder lacks, its page says.
+
+#![forbid(unsafe_code)]
 
 mod axis;
 mod chart;
@@ -22,6 +24,7 @@ pub mod picture;
 mod raster;
 mod sources;
 mod tables;
+pub mod verbs;
 pub mod visualize;
 
 use std::path::{Path, PathBuf};
@@ -57,7 +60,7 @@ pub fn report(run: &Path) -> Result<Written> {
 ///
 /// # Errors
 /// If a plot cannot be drawn, or a file cannot be written.
-pub fn compared(run: &Path, comparison: &Comparison, command: &str) -> Result<PathBuf> {
+fn compared(run: &Path, comparison: &Comparison, command: &str) -> Result<PathBuf> {
     Ok(write(run, &comparison::lay_out(comparison, command)?)?.0)
 }
 

@@ -35,7 +35,7 @@ pub struct Card<'a> {
 }
 
 /// A point's drop with its interval, pp.
-struct Drop {
+struct LossInterval {
     measured: f64,
     low: f64,
     high: f64,
@@ -55,7 +55,7 @@ pub fn card(card: &Card<'_>) -> Result<String> {
 fn write_card(page: &mut String, card: &Card<'_>) -> Result<std::fmt::Result> {
     let figures = match card.calibration {
         Some(record) => {
-            chosen(record).map(|point| Ok::<_, ReportError>((point, drop(point)?))).transpose()?
+            chosen(record).map(|point| Ok::<_, ReportError>((point, loss_interval(point)?))).transpose()?
         }
         None => None,
     };
@@ -75,21 +75,21 @@ fn write_card(page: &mut String, card: &Card<'_>) -> Result<std::fmt::Result> {
 fn front_matter(
     page: &mut String,
     card: &Card<'_>,
-    figures: Option<&(&FrontPoint, Drop)>,
+    figures: Option<&(&FrontPoint, LossInterval)>,
 ) -> std::fmt::Result {
     writeln!(page, "---\nlibrary_name: vitrim\npipeline_tag: image-classification")?;
     writeln!(page, "tags:\n- vitrim\n- token-pruning\n- vision-transformer")?;
     if let Some(base) = card.base_model {
         writeln!(page, "base_model: {}\nbase_model_relation: adapter", quoted(base))?;
     }
-    if let (Some(record), Some((point, drop))) = (card.calibration, figures) {
+    if let (Some(record), Some((point, interval))) = (card.calibration, figures) {
         let name = quoted(&format!("pruning policy for {}", card.spec.architecture));
         writeln!(page, "model-index:\n- name: {name}\n  results:")?;
         writeln!(page, "  - task:\n      type: image-classification\n    dataset:")?;
         let (data, split) = (quoted(&record.data), quoted(&record.split));
         writeln!(page, "      name: {data}\n      type: {data}\n      split: {split}\n    metrics:")?;
         let kind = loss_name(record.front.measure());
-        for (kind, value) in [(kind, drop.measured), ("MACs, % of dense", 100.0 * point.cost)] {
+        for (kind, value) in [(kind, interval.measured), ("MACs, % of dense", 100.0 * point.cost)] {
             writeln!(page, "    - type: {}\n      value: {value:.2}", quoted(kind))?;
         }
     }
@@ -120,7 +120,7 @@ fn introduction(page: &mut String, card: &Card<'_>) -> std::fmt::Result {
 fn section_figures(
     page: &mut String,
     card: &Card<'_>,
-    figures: Option<&(&FrontPoint, Drop)>,
+    figures: Option<&(&FrontPoint, LossInterval)>,
     others: &[String],
 ) -> std::fmt::Result {
     writeln!(page, "## Figures\n")?;
@@ -134,8 +134,8 @@ fn section_figures(
     let (images, split, data) = (record.front.images(), &record.split, &record.data);
     let drop_name = loss_name(record.front.measure());
     writeln!(page, "Measured on {images} images of `{split}` of `{data}`, in {}:\n", record.dtype)?;
-    if let Some((point, drop)) = figures {
-        let Drop { measured, low, high } = drop;
+    if let Some((point, interval)) = figures {
+        let LossInterval { measured, low, high } = interval;
         writeln!(page, "| at `{}` | |\n| --- | --- |", card.read_out)?;
         writeln!(page, "| {drop_name} [95 % interval] | {measured:.2} [{low:.2}, {high:.2}] |")?;
         writeln!(page, "| MACs, % of dense | {:.1} |", 100.0 * point.cost)?;
@@ -214,23 +214,23 @@ fn rows(record: &Calibration) -> Result<Vec<String>> {
     let alike = |i: usize| points.get(i + 1).is_some_and(|next| next.keep_ratio == points[i].keep_ratio);
     let row = |i: usize| {
         let point = &points[i];
-        let Drop { measured, low, high } = drop(point)?;
+        let LossInterval { measured, low, high } = loss_interval(point)?;
         let (setting, cost, kept) = (point.setting, 100.0 * point.cost, ratios(&point.keep_ratio));
         Ok(format!("| {setting} | {measured:.2} [{low:.2}, {high:.2}] | {cost:.1} | {kept} |"))
     };
     (0..points.len()).filter(|i| !alike(*i)).map(row).collect()
 }
 
-fn drop(point: &FrontPoint) -> Result<Drop> {
+fn loss_interval(point: &FrontPoint) -> Result<LossInterval> {
     let loss = point.loss()?;
     let (low, high) = loss.interval(Confidence::new(CONFIDENCE)?);
-    Ok(Drop { measured: loss.measured(), low, high })
+    Ok(LossInterval { measured: loss.measured(), low, high })
 }
 
 /// What is lost, at the head of a column.
 fn loss_name(measure: Measure) -> &'static str {
     match measure {
-        Measure::Drop => "top-1 drop, pp",
+        Measure::AccuracyLoss => "top-1 drop, pp",
         Measure::Disagreement => "top-1 disagreement, %",
         Measure::Drift => "feature drift 100 (1 - cos), %",
     }

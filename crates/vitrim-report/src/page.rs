@@ -1,9 +1,12 @@
 //! The page: sections with their figures, and a sentence where one is absent.
 
+use std::path::PathBuf;
+
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use vitrim_measure::front::Measure;
+use vitrim_measure::requests::{CalibrateRequest, CommandLine, EvalRequest, PolicyArgs, Request};
 
 use super::figure::{Figure, Panel};
 use super::figures::{costs, curves, fronts, gallery, keep_maps};
@@ -61,7 +64,9 @@ pub fn lay_out(sources: &Sources) -> Result<Page> {
         (learning)
         (made)
     };
-    let made_by = format!("vitrim report {}", sources.run.display());
+    let mut made_by = CommandLine::new("report");
+    made_by.word(&sources.run.to_string_lossy());
+    let made_by = made_by.to_string();
     Ok(document(&title, &headline::sentence(sources), &main, &made_by, figures))
 }
 
@@ -123,6 +128,7 @@ fn facts(findings: &Findings) -> Markup {
                     "; " (grouped(evaluation.bad_images)) " more could not be decoded and were left out"
                 }
             }
+            dt { "Seen by the policy before" } dd { (headline::provenance(findings)) }
             dt { "Policy read out by" } dd { code { (findings.read_out) } }
             dt { "Machine" } dd { (findings.machine) }
         }
@@ -338,17 +344,19 @@ fn command(line: &str) -> Markup {
 }
 
 /// Where a name is not known to the run folder, a word in capitals stands for it.
-fn model_and_data(sources: &Sources) -> (&str, &str) {
+fn model_and_data(sources: &Sources) -> (PathBuf, PathBuf) {
     match (&sources.findings, &sources.calibration) {
-        (Some(findings), _) => (&findings.model, &findings.data),
-        (None, Some(record)) => ("MODEL", &record.data),
-        (None, None) => ("MODEL", "DATA"),
+        (Some(findings), _) => (PathBuf::from(&findings.model), PathBuf::from(&findings.data)),
+        (None, Some(record)) => (PathBuf::from("MODEL"), PathBuf::from(&record.data)),
+        (None, None) => (PathBuf::from("MODEL"), PathBuf::from("DATA")),
     }
 }
 
 fn evaluation_command(sources: &Sources) -> String {
-    let ((model, data), run) = (model_and_data(sources), sources.run.display());
-    format!("vitrim eval --model {model} --data {data} --policy {run}/policy --report {run}")
+    let (model, data) = model_and_data(sources);
+    let policy = PolicyArgs { policy: Some(sources.run.join("policy")), ..PolicyArgs::default() };
+    let report = Some(sources.run.clone());
+    EvalRequest { model, data, policy, report, ..EvalRequest::default() }.command_line()
 }
 
 /// The one command that did everything, if it was one.
@@ -364,26 +372,37 @@ fn calibration_command(sources: &Sources) -> String {
     if let Some(command) = only_command(sources) {
         return command;
     }
-    let ((model, data), run) = (model_and_data(sources), sources.run.display());
-    let policy = format!("vitrim calibrate --model {model} --policy {run}/policy");
-    match &sources.calibration {
-        Some(record) => format!(
-            "{policy} --data {} --split {} --calibration-images {} {} {} --confidence {}",
-            record.data,
-            record.split,
-            record.front.images(),
-            if record.front.measure() == Measure::Drift { "--max-drift" } else { "--max-drop" },
-            record.max_drop,
-            record.confidence
-        ),
-        None => format!("{policy} --data {data}"),
+    let (model, data) = model_and_data(sources);
+    let mut request =
+        CalibrateRequest { model, data, policy: sources.run.join("policy"), ..CalibrateRequest::default() };
+    if let Some(record) = &sources.calibration {
+        request.data = PathBuf::from(&record.data);
+        request.dtype = record.dtype;
+        request.split.clone_from(&record.split);
+        request.calibration_images = record.front.images();
+        request.confidence = record.confidence;
+        match record.front.measure() {
+            Measure::Drift => request.loss.max_drift = Some(record.max_drop),
+            _ => request.loss.max_drop = Some(record.max_drop),
+        }
     }
+    request.command_line()
 }
 
+/// As `vitrim train` reads it.
 fn training_command(sources: &Sources) -> String {
     if let Some(command) = only_command(sources) {
         return command;
     }
-    let ((model, data), run) = (model_and_data(sources), sources.run.display());
-    format!("vitrim train --model {model} --data {data} --config {run}/config.toml --out {run}")
+    let (model, data) = model_and_data(sources);
+    let mut command = CommandLine::new("train");
+    for (flag, path) in [
+        ("model", &model),
+        ("data", &data),
+        ("config", &sources.run.join("config.toml")),
+        ("out", &sources.run),
+    ] {
+        command.flag(flag, &path.to_string_lossy());
+    }
+    command.to_string()
 }

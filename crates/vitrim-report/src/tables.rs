@@ -15,7 +15,7 @@ pub fn quality(evaluation: &Evaluation) -> Markup {
         // The hyphen does not break.
         "Top\u{2011}1, %",
         match evaluation.measure() {
-            Measure::Drop => "Drop, pp [95 %]",
+            Measure::AccuracyLoss => "Drop, pp [95 %]",
             Measure::Disagreement => "Differs, % [95 %]",
             Measure::Drift => "Drift, % [95 %]",
         },

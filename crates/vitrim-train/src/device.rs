@@ -1,5 +1,6 @@
 //! The device that trains, chosen at run time.
 
+use std::fmt;
 use std::str::FromStr;
 
 use burn::tensor::{Device, Tensor};
@@ -43,6 +44,15 @@ impl DeviceChoice {
 /// If the device does not give them up as f32.
 pub(crate) fn host<const R: usize>(tensor: Tensor<R>) -> Vec<f32> {
     tensor.without_autodiff().try_into_vec_as().expect("the device gives tensors up as f32")
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            DeviceChoice::Cpu => "cpu",
+            DeviceChoice::Gpu => "gpu",
+        })
+    }
 }
 
 impl FromStr for DeviceChoice {

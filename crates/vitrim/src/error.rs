@@ -20,6 +20,12 @@ pub enum VitrimError {
     /// Training failed.
     #[error(transparent)]
     Train(#[from] vitrim_train::TrainError),
+    /// A configuration cannot be put together.
+    #[error(transparent)]
+    Overlay(#[from] crate::overlay::OverlayError),
+    /// A run was asked to stop; what is saved of it, and where.
+    #[error("interrupted: {0}")]
+    Interrupted(String),
     /// A setting that cannot be.
     #[error("{0}")]
     Setting(String),
@@ -39,6 +45,7 @@ impl VitrimError {
         match self {
             VitrimError::Measure(error) => error.is_interruption(),
             VitrimError::Report(error) => error.is_interruption(),
+            VitrimError::Interrupted(_) => true,
             _ => false,
         }
     }

@@ -1,5 +1,7 @@
 //! The command line: parses, runs, prints.
 
+#![forbid(unsafe_code)]
+
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -8,7 +10,7 @@ mod cli;
 
 fn main() -> ExitCode {
     cli::report_panics();
-    match cli::run(&cli::Args::parse()) {
+    match cli::run(cli::Args::parse()) {
         Ok(code) => code,
         Err(error) => cli::report(&error),
     }

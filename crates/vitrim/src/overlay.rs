@@ -58,7 +58,7 @@ pub enum OverlayError {
     #[error("{place}: unknown key `{key}`; {cure}")]
     UnknownKey {
         /// Where the key was given.
-        place: Place,
+        place: GivenIn,
         /// The whole key, dotted.
         key: String,
         /// The nearest key, or the keys that exist.
@@ -68,7 +68,7 @@ pub enum OverlayError {
     #[error("{place}: `{key}`: {reason}; --print-config shows the values in force")]
     BadValue {
         /// Where the value was given.
-        place: Place,
+        place: GivenIn,
         /// The whole key, dotted.
         key: String,
         /// What is wrong with it.
@@ -84,7 +84,7 @@ pub enum OverlayError {
 
 /// Where a key or a value was given.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum GivenIn {
     /// In the preset.
     Preset,
     /// In a TOML file.
@@ -93,12 +93,12 @@ pub enum Place {
     Set(String),
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for GivenIn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Place::Preset => write!(f, "preset"),
-            Place::File(path) => write!(f, "{}", path.display()),
-            Place::Set(given) => write!(f, "--set {given}"),
+            GivenIn::Preset => write!(f, "preset"),
+            GivenIn::File(path) => write!(f, "{}", path.display()),
+            GivenIn::Set(given) => write!(f, "--set {given}"),
         }
     }
 }
@@ -121,10 +121,10 @@ pub fn merge<T: Serialize + DeserializeOwned>(
     let preset = Table::try_from(base).map_err(not_representable)?;
     let mut layers = Vec::new();
     if let Some(path) = file {
-        layers.push((Place::File(path.to_path_buf()), read(path)?));
+        layers.push((GivenIn::File(path.to_path_buf()), read(path)?));
     }
     for given in sets {
-        layers.push((Place::Set(given.clone()), parse_set(given, &preset)?));
+        layers.push((GivenIn::Set(given.clone()), parse_set(given, &preset)?));
     }
 
     let mut merged = preset.clone();
@@ -212,7 +212,12 @@ fn find<'t>(table: &'t Table, steps: &[impl AsRef<str>]) -> Option<&'t Value> {
 }
 
 /// Turns serde's word on the merged tables into one that names the key and who gave it.
-fn explain(preset: &Table, layers: &[(Place, Table)], mut path: Vec<String>, message: &str) -> OverlayError {
+fn explain(
+    preset: &Table,
+    layers: &[(GivenIn, Table)],
+    mut path: Vec<String>,
+    message: &str,
+) -> OverlayError {
     let unknown = message.starts_with("unknown field");
     let mut quoted = message.split('`').skip(1).step_by(2);
     if unknown
@@ -232,16 +237,16 @@ fn explain(preset: &Table, layers: &[(Place, Table)], mut path: Vec<String>, mes
 }
 
 /// The last layer that gave the value at `path`, or something within or around it.
-fn giver(layers: &[(Place, Table)], path: &[String]) -> Place {
+fn giver(layers: &[(GivenIn, Table)], path: &[String]) -> GivenIn {
     for length in (1..=path.len()).rev() {
-        let gives = |layer: &&(Place, Table)| find(&layer.1, &path[..length]).is_some();
+        let gives = |layer: &&(GivenIn, Table)| find(&layer.1, &path[..length]).is_some();
         if let Some((place, _)) = layers.iter().rev().find(gives) {
             return place.clone();
         }
     }
     match layers.last() {
         Some((place, _)) if path.is_empty() => place.clone(),
-        _ => Place::Preset,
+        _ => GivenIn::Preset,
     }
 }
 

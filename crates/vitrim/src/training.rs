@@ -11,12 +11,12 @@ use vitrim_train::finetune::{FinetuneLog, HeldOut};
 use vitrim_train::{RunFolder, TrainConfig, UpdateLog, updates_done};
 use vitrim_vit::Tensors;
 
-use crate::error::{Result, VitrimError};
+use crate::error::Result;
 use crate::overlay;
 
 /// Which parts of a data set a run takes.
 #[derive(Clone, Copy, Debug)]
-pub struct Splits<'a> {
+pub(crate) struct Splits<'a> {
     /// What to train on, as [`DataParts::named`] has it.
     pub train: &'a str,
     /// What to calibrate on; `None` if the policy shall stay uncalibrated.
@@ -24,7 +24,7 @@ pub struct Splits<'a> {
 }
 
 /// The images of a run.
-pub struct RunImages {
+pub(crate) struct RunImages {
     /// What to train on.
     pub train: Dataset,
     /// Images left out of training because calibration or test has them, too.
@@ -61,12 +61,12 @@ impl RunImages {
     }
 
     /// How many there are, in one line; calibration takes `most` images at most.
-    pub fn describe(&self, most: usize) -> String {
+    pub(crate) fn describe(&self, most: usize) -> String {
         self.counts(most, "to calibrate on")
     }
 
     /// The same of a run that only judges itself by them, by `most` at most.
-    pub fn describe_held_out(&self, most: usize) -> String {
+    pub(crate) fn describe_held_out(&self, most: usize) -> String {
         self.counts(most, "held out")
     }
 
@@ -84,14 +84,14 @@ impl RunImages {
 ///
 /// # Errors
 /// As [`open_checkpoint`].
-pub fn weights(loaded: &Loaded, config: &TrainConfig) -> Result<Option<Tensors>> {
+pub(crate) fn weights(loaded: &Loaded, config: &TrainConfig) -> Result<Option<Tensors>> {
     let needed = config.learner == LearnerKind::Gumbel;
     let open = || Ok(open_checkpoint(Path::new(&loaded.origin), Some(loaded.spec.img_size))?.tensors);
     needed.then(open).transpose()
 }
 
 /// `runs/` and the model's name, and the preset's unless it is the default.
-pub fn default_out(model: &Path, preset: &str) -> PathBuf {
+pub(crate) fn default_out(model: &Path, preset: &str) -> PathBuf {
     let absolute = model.canonicalize().unwrap_or_else(|_| model.to_owned());
     let name = absolute.file_name().unwrap_or_default().to_string_lossy();
     let suffix = if preset == "default" { String::new() } else { format!("-{preset}") };
@@ -106,7 +106,7 @@ pub fn open_run(folder: &RunFolder, config: &TrainConfig) -> Result<String> {
     let shown = folder.path().display();
     match updates_done(folder.path())? {
         None => {
-            let toml = overlay::to_toml(config).map_err(|error| VitrimError::Setting(error.to_string()))?;
+            let toml = overlay::to_toml(config)?;
             vitrim_durable::replace(&folder.path().join("config.toml"), toml.as_bytes())?;
             Ok(format!("training in {shown}"))
         }
@@ -139,14 +139,14 @@ pub fn open_run_of_steps(
 ///
 /// # Errors
 /// If its checkpoint is damaged.
-pub fn saved(out: &Path, updates: usize) -> Result<String> {
+pub(crate) fn saved(out: &Path, updates: usize) -> Result<String> {
     Ok(updates_done(out)?.map_or("nothing was saved yet".to_owned(), |done| {
         format!("update {done} of {updates} is saved in {}", out.display())
     }))
 }
 
 /// An update's figures, in one line.
-pub fn describe(log: &UpdateLog) -> String {
+pub(crate) fn describe(log: &UpdateLog) -> String {
     let keep: Vec<String> = log.keep_ratio.iter().map(|k| format!("{k:.2}")).collect();
     // The paper's game follows no target: its drop is this update's own.
     let (name, unit) = if log.drifts { ("drift", "%") } else { ("drop", "pp") };
@@ -165,7 +165,7 @@ pub fn describe(log: &UpdateLog) -> String {
 }
 
 /// A fine-tuning step's figures, in one line; `last` are the held-out ones that were measured last.
-pub fn describe_finetuning(log: &FinetuneLog, last: Option<HeldOut>) -> String {
+pub(crate) fn describe_finetuning(log: &FinetuneLog, last: Option<HeldOut>) -> String {
     let held_out = last.map_or_else(
         || "?".to_owned(),
         |HeldOut { top1, teacher_top1, divergence, cost, .. }| {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use vitrim_data::{Dataset, Loader, LoaderOptions, Order};
 use vitrim_measure::Loaded;
-use vitrim_measure::images::DataParts;
+use vitrim_measure::requests::DatasetArgs;
 use vitrim_prune::{LearnedPruner, Policy, Pruner, ReadOut, run};
 use vitrim_vit::{Backbone, PixelBatch, Precision};
 
@@ -54,8 +54,8 @@ fn shared_backbones_keep_their_answers() {
     let Some(shared) = vitrim_skips::shared() else { return };
     for (model, data, split, images) in SHARED {
         let model = shared.join("models").join(model);
-        let parts =
-            DataParts::for_backbone(&shared.join("data").join(data), &Loaded::open(&model).unwrap()).unwrap();
+        let reading = DatasetArgs::default();
+        let parts = reading.open(&shared.join("data").join(data), &Loaded::open(&model).unwrap()).unwrap();
         check(&model, &parts.named(split, &mut |_, _| ()).unwrap(), images);
     }
 }

@@ -34,6 +34,18 @@ impl Dataset {
     ///
     /// A read error.
     pub fn content_hashes(&self, progress: &mut dyn FnMut(usize, usize)) -> Result<ContentSet, DataError> {
+        Ok(self.content_hash_list(progress)?.into_iter().collect())
+    }
+
+    /// The hash of the encoded bytes of each image, in the order of the data set; as [`Self::content_hashes`].
+    ///
+    /// # Errors
+    ///
+    /// A read error.
+    pub fn content_hash_list(
+        &self,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Vec<ContentHash>, DataError> {
         let hashes = self.source_hashes(progress)?;
         Ok((0..self.len()).filter_map(|index| Some(hashes[self.row(index)?])).collect())
     }

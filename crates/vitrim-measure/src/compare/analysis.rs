@@ -5,10 +5,10 @@ use serde::{Deserialize, Serialize};
 use vitrim_random::uniform;
 
 use super::POLICY;
-use super::matched::{at_cost, at_drop};
+use super::matched::{at_cost, at_loss};
 use super::measure::Measured;
 use super::outcome::{Mean, Outcome};
-use super::setting::Kind;
+use super::setting::Subject;
 use crate::metrics::CostSpread;
 use crate::statistics::{Quantiles, spearman};
 
@@ -93,17 +93,17 @@ pub struct MethodAtCost {
 /// The methods at one drop.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct AtDrop {
+pub struct AtLoss {
     /// Dense minus pruned top-1, pp.
     pub drop_pp: f64,
     /// One for each method.
-    pub methods: Vec<MethodAtDrop>,
+    pub methods: Vec<MethodAtLoss>,
 }
 
 /// A method at a drop.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct MethodAtDrop {
+pub struct MethodAtLoss {
     /// Its name.
     pub method: String,
     /// Share of the dense MACs at which the drop is first reached: the mean over seeds.
@@ -130,10 +130,10 @@ type Fronts = Vec<Vec<Mean>>;
 
 /// Everything but speed.
 pub fn analyse(
-    measured: &[(Kind, Measured)],
+    measured: &[(Subject, Measured)],
     costs: &[f64],
-    drops: &[f64],
-) -> (Vec<MethodFigures>, Vec<AtCost>, Vec<AtDrop>) {
+    losses: &[f64],
+) -> (Vec<MethodFigures>, Vec<AtCost>, Vec<AtLoss>) {
     let images = measured.first().map_or(0, |(_, figures)| figures.dense.costs.len());
     let fronts = |weights: &[u32]| -> Fronts {
         let front = |figures: &Measured| {
@@ -201,21 +201,21 @@ pub fn analyse(
         };
         AtCost { cost, methods: (0..groups.len()).filter_map(method).collect() }
     });
-    let at_each_drop = drops.iter().map(|&drop| {
-        let at = |fronts: &Fronts, g: usize| groups[g].mean(|m| Some(at_drop(&fronts[m], drop)));
+    let at_each_loss = losses.iter().map(|&loss| {
+        let at = |fronts: &Fronts, g: usize| groups[g].mean(|m| Some(at_loss(&fronts[m], loss)));
         let method = |g: usize| {
-            Some(MethodAtDrop {
+            Some(MethodAtLoss {
                 method: groups[g].name.clone(),
                 cost: at(&whole, g)?.cost,
-                of_seeds: groups[g].of_seeds(|m| Some(at_drop(&whole[m], drop).cost)),
+                of_seeds: groups[g].of_seeds(|m| Some(at_loss(&whole[m], loss).cost)),
                 policy_saves: policy
                     .filter(|p| *p != g)
                     .and_then(|p| interval(&|fronts| Some(1.0 - at(fronts, p)?.cost / at(fronts, g)?.cost))),
             })
         };
-        AtDrop { drop_pp: drop, methods: (0..groups.len()).filter_map(method).collect() }
+        AtLoss { drop_pp: loss, methods: (0..groups.len()).filter_map(method).collect() }
     });
-    (methods, at_each_cost.collect(), at_each_drop.collect())
+    (methods, at_each_cost.collect(), at_each_loss.collect())
 }
 
 /// What counts as one method: policies that differ in their seed are compared by their means.
@@ -247,10 +247,10 @@ impl Group {
 }
 
 /// The groups of what was measured, in its order.
-fn groups(measured: &[(Kind, Measured)]) -> Vec<Group> {
+fn groups(measured: &[(Subject, Measured)]) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
-    for (m, (kind, _)) in measured.iter().enumerate() {
-        let name = kind.group();
+    for (m, (subject, _)) in measured.iter().enumerate() {
+        let name = subject.group();
         match groups.iter_mut().find(|group| group.name == name) {
             Some(group) => group.members.push(m),
             None => groups.push(Group { name, members: vec![m] }),
@@ -302,18 +302,18 @@ mod tests {
         }
     }
 
-    fn policy(seed: usize) -> Kind {
-        Kind::Learned { name: POLICY.into(), seed, place: seed }
+    fn policy(seed: usize) -> Subject {
+        Subject::Learned { name: POLICY.into(), seed, place: seed }
     }
 
     #[test]
     fn seeds_of_a_policy_count_by_their_mean() {
         let all = [
             (policy(0), measured(0.1)),
-            (Kind::Method("random".parse().unwrap()), measured(0.4)),
+            (Subject::Method("random".parse().unwrap()), measured(0.4)),
             (policy(1), measured(0.3)),
         ];
-        let (methods, costs, drops) = analyse(&all, &[0.7], &[5.0]);
+        let (methods, costs, losses) = analyse(&all, &[0.7], &[5.0]);
         let names: Vec<&str> = methods.iter().map(|method| method.method.as_str()).collect();
         assert_eq!(names, ["policy", "random", "policy-2"]);
         let names: Vec<&str> = costs[0].methods.iter().map(|method| method.method.as_str()).collect();
@@ -324,13 +324,13 @@ mod tests {
         assert!((mean - (seeds[0] + seeds[1]) / 2.0).abs() < 1e-9);
         let ratio = costs[0].methods[1].policy_divergence_ratio.unwrap();
         assert!((ratio.value - 0.5).abs() < 1e-6, "{ratio:?}");
-        assert_eq!((drops[0].methods[0].of_seeds.len(), drops[0].methods[1].of_seeds.len()), (2, 0));
+        assert_eq!((losses[0].methods[0].of_seeds.len(), losses[0].methods[1].of_seeds.len()), (2, 0));
     }
 
     #[test]
     fn methods_meet_at_a_cost_and_at_a_drop() {
-        let all = [(policy(0), measured(0.1)), (Kind::Method("random".parse().unwrap()), measured(0.2))];
-        let (methods, costs, drops) = analyse(&all, &[0.7, 0.5], &[5.0, 7.5]);
+        let all = [(policy(0), measured(0.1)), (Subject::Method("random".parse().unwrap()), measured(0.2))];
+        let (methods, costs, losses) = analyse(&all, &[0.7, 0.5], &[5.0, 7.5]);
         assert_eq!(methods.len(), 2);
         assert!((methods[0].points[1].drop_pp.value - 10.0).abs() < 1e-9);
         let point = &methods[0].points[1].drop_pp;
@@ -344,7 +344,7 @@ mod tests {
         assert!(costs[0].methods[0].policy_divergence_ratio.is_none(), "the policy against itself");
         assert!(costs[1].methods.is_empty(), "nothing is as cheap as 0.5");
         assert!(
-            (drops[0].methods[0].cost - 0.8).abs() < 1e-6 && (drops[1].methods[0].cost - 0.7).abs() < 1e-5
+            (losses[0].methods[0].cost - 0.8).abs() < 1e-6 && (losses[1].methods[0].cost - 0.7).abs() < 1e-5
         );
     }
 

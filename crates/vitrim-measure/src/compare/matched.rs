@@ -1,4 +1,4 @@
-//! Methods at the same cost, or at the same drop.
+//! Methods at the same cost, or at the same loss of accuracy.
 //!
 //! Between two measured settings lies every mixture of them: some images run with the one, the rest with the other. So
 //! the straight line between two points can be had, and a method's front is the lower convex hull of its settings and
@@ -41,19 +41,19 @@ pub fn at_cost(front: &[Mean], cost: f64) -> Option<Mean> {
     crossing(front, |mean| mean.cost - cost)
 }
 
-/// The first mixture from the dense model on whose top-1 has fallen by `drop` pp; the cheapest point where none has.
-pub fn at_drop(front: &[Mean], drop: f64) -> Mean {
-    let allowed = front[0].top1 - drop;
+/// The first mixture from the dense model on whose top-1 has fallen by `loss` pp; the cheapest point where none has.
+pub fn at_loss(front: &[Mean], loss: f64) -> Mean {
+    let allowed = front[0].top1 - loss;
     crossing(front, |mean| mean.top1 - allowed).unwrap_or(front[front.len() - 1])
 }
 
 /// The places on `hull` (from the costliest to the cheapest) of the `each` settings on either side of each of `costs`, and of
-/// where top-1 has fallen from `dense` by each of `drops`, in order.
-pub fn near(hull: &[Mean], dense: f64, costs: &[f64], drops: &[f64], each: usize) -> Vec<usize> {
+/// where top-1 has fallen from `dense` by each of `losses`, in order.
+pub fn near(hull: &[Mean], dense: f64, costs: &[f64], losses: &[f64], each: usize) -> Vec<usize> {
     let past = |beyond: &dyn Fn(&Mean) -> bool| hull.iter().position(beyond).unwrap_or(hull.len());
     let by_cost = costs.iter().map(|&cost| past(&|mean| mean.cost <= cost));
-    let by_drop = drops.iter().map(|&drop| past(&|mean| mean.top1 <= dense - drop));
-    let crossings: Vec<usize> = by_cost.chain(by_drop).collect();
+    let by_loss = losses.iter().map(|&loss| past(&|mean| mean.top1 <= dense - loss));
+    let crossings: Vec<usize> = by_cost.chain(by_loss).collect();
     let is_near = |place: &usize| crossings.iter().any(|&at| at <= place + each && *place < at + each);
     (0..hull.len()).filter(is_near).collect()
 }
@@ -103,9 +103,9 @@ mod tests {
         assert!((at_cost(&front, 0.7).unwrap().divergence - 0.3).abs() < 1e-12);
         assert!((at_cost(&front, 0.95).unwrap().divergence - 0.025).abs() < 1e-12);
         assert!(at_cost(&front, 0.5).is_none());
-        assert!((at_drop(&front, 1.0).cost - 0.8).abs() < 1e-12);
-        assert!((at_drop(&front, 3.0).cost - 0.7).abs() < 1e-12);
-        assert_eq!(at_drop(&front, 50.0).cost, 0.6);
-        assert_eq!(at_drop(&front, 0.0).cost, 1.0);
+        assert!((at_loss(&front, 1.0).cost - 0.8).abs() < 1e-12);
+        assert!((at_loss(&front, 3.0).cost - 0.7).abs() < 1e-12);
+        assert_eq!(at_loss(&front, 50.0).cost, 0.6);
+        assert_eq!(at_loss(&front, 0.0).cost, 1.0);
     }
 }

@@ -20,26 +20,27 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use vitrim_data::{ContentHash, Dataset, OnBadImage};
+use vitrim_data::{ContentHash, Dataset};
 use vitrim_durable::FolderLock;
 use vitrim_hub::{self as hub, local};
 use vitrim_prune::{Policy, ReadOut};
 use vitrim_vit::{Precision, cost};
 
 pub use analysis::{
-    AtCost, AtDrop, Interval, MethodAtCost, MethodAtDrop, MethodFigures, PointFigures, with_spread,
+    AtCost, AtLoss, Interval, MethodAtCost, MethodAtLoss, MethodFigures, PointFigures, with_spread,
 };
 use measure::{Measured, measure};
 pub use outcome::Mean;
 use outcome::Outcome;
 pub use setting::Study;
-use setting::{Kind, Setting, Variant, swept};
+use setting::{Setting, Subject, Variant, swept};
 
 use crate::calibrate::{Calibration, grid, record};
 use crate::error::{MeasureError, Result};
 use crate::model::Loaded;
 use crate::model::open_policy;
-use crate::progress::Progress;
+use crate::passes::PassOptions;
+use crate::progress::Listener;
 use crate::speed::bench_images::BenchImages;
 use crate::speed::{SpeedOptions, speed_up};
 use vitrim_prune::Method;
@@ -53,25 +54,19 @@ const VERSION: u32 = 4;
 
 /// How to compare.
 #[derive(Clone, Debug)]
-pub struct CompareOptions {
-    /// Images a batch.
-    pub batch: usize,
-    /// Decoding threads; 0 for one a core.
-    pub workers: usize,
-    /// What a corrupt image does.
-    pub on_bad_image: OnBadImage,
+pub(crate) struct CompareOptions {
+    /// How images are loaded.
+    pub pass: PassOptions,
     /// Methods to compare.
     pub methods: Vec<Method>,
     /// What is studied of the policies called [`POLICY`].
     pub studies: Vec<Study>,
     /// Images to sweep the settings on at most.
     pub sweep_images: usize,
-    /// Images to compare on at most.
-    pub images: Option<usize>,
     /// Costs to compare at, as shares of the dense MACs.
     pub costs: Vec<f64>,
-    /// Drops to compare at, pp.
-    pub drops: Vec<f64>,
+    /// Losses of top-1 to compare at, pp.
+    pub losses: Vec<f64>,
     /// Settings to measure on either side of each of these costs and drops; none for whole fronts.
     pub near: Option<NonZeroUsize>,
     /// Time to measure the images/s of each point for; none for not at all.
@@ -114,7 +109,7 @@ impl Contender {
 
 /// What is compared on what.
 #[derive(Clone, Copy)]
-pub struct Compared<'a> {
+pub(crate) struct Compared<'a> {
     /// The backbone.
     pub loaded: &'a Loaded,
     /// The policies; the hand-made methods may have the stages of the first, too.
@@ -149,16 +144,16 @@ pub struct Comparison {
     /// The methods at each cost asked for.
     pub at_cost: Vec<AtCost>,
     /// The methods at each drop asked for.
-    pub at_drop: Vec<AtDrop>,
+    pub at_drop: Vec<AtLoss>,
 }
 
 /// What the figures in a folder were measured on.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Serialize)]
 struct Identity {
     version: u32,
     backbone: String,
     /// Figures from before there was a choice are in f32.
-    #[serde(with = "crate::model::dtype", default)]
+    #[serde(with = "crate::model::dtype")]
     dtype: Precision,
     /// As [`policy_hash`] has it.
     policy: Option<String>,
@@ -167,28 +162,27 @@ struct Identity {
     sweep: (String, usize),
     images: (String, usize),
     /// Where the settings lie, if not all over the front: how many on either side of which costs and drops.
-    #[serde(default)]
     near: Option<(usize, Vec<f64>, Vec<f64>)>,
 }
 
 /// A method's figures, kept.
 #[derive(Serialize, Deserialize)]
 struct Kept {
-    identity: Identity,
+    /// An [`Identity`], of whichever version.
+    identity: serde_json::Value,
     measured: Measured,
 }
 
-/// Compares, keeping what is done in `folder`; `note` is told what is done next.
+/// Compares, keeping what is done in `folder`; `listener` is told what is done next.
 ///
 /// # Errors
 /// If a cost or a drop is no share or no percentage, images cannot be read, a method does not fit the backbone, `folder`
 /// has figures of another comparison, or it was ended.
-pub fn compare(
+pub(crate) fn compare(
     compared: Compared<'_>,
     options: &CompareOptions,
     folder: &Path,
-    progress: &mut Progress<'_>,
-    note: &mut dyn FnMut(&str),
+    listener: &mut Listener<'_>,
 ) -> Result<Comparison> {
     if compared.loaded.spec.num_classes == 0 {
         return Err(MeasureError::Setting(format!(
@@ -196,7 +190,7 @@ pub fn compare(
             compared.loaded.origin
         )));
     }
-    for (name, values, most) in [("costs", &options.costs, 1.0), ("drops", &options.drops, 100.0)] {
+    for (name, values, most) in [("costs", &options.costs, 1.0), ("drops", &options.losses, 100.0)] {
         if let Some(bad) = values.iter().find(|value| !(0.0..=most).contains(*value)) {
             return Err(MeasureError::Setting(format!("{name} {bad} must lie between 0 and {most}")));
         }
@@ -207,71 +201,79 @@ pub fn compare(
     let records: Vec<Option<Calibration>> =
         contenders.iter().map(Contender::record).collect::<Result<_>>()?;
 
-    let mut all: Vec<(Kind, Measured)> = Vec::new();
-    for kind in kinds(options, contenders) {
-        let path = folder.join(format!("{kind}.json"));
-        let place = match kind {
-            Kind::Learned { place, .. } | Kind::Studied { place, .. } => place,
-            Kind::Method(_) => 0,
+    let mut all: Vec<(Subject, Measured)> = Vec::new();
+    for subject in subjects(options, contenders) {
+        let path = folder.join(format!("{subject}.json"));
+        let place = match subject {
+            Subject::Learned { place, .. } | Subject::Studied { place, .. } => place,
+            Subject::Method(_) => 0,
         };
         let policy = contenders.get(place).map(|contender| &contender.policy);
         let record = records.get(place).and_then(Option::as_ref);
         let identity = identity(compared, place, options)?;
+        let identity = serde_json::to_value(identity).expect("an identity is plain data");
         if let Some(measured) = kept(&path, &identity)? {
-            note(&format!("{kind}: kept from before"));
-            all.push((kind, measured));
+            listener.note(&format!("{subject}: kept from before"));
+            all.push((subject, measured));
             continue;
         }
-        let settings = match kind {
-            Kind::Method(_) | Kind::Learned { .. } => {
-                let method = if let Kind::Method(method) = kind { method } else { Method::Policy };
+        let settings = match subject {
+            Subject::Method(_) | Subject::Learned { .. } => {
+                let method = if let Subject::Method(method) = subject { method } else { Method::Policy };
                 let settings = swept(method, &loaded.spec, policy, &thresholds(record));
-                note(&format!("{kind}: sweeping {} settings", settings.len()));
+                listener.note(&format!("{subject}: sweeping {} settings", settings.len()));
                 let images = (compared.sweep, Some(options.sweep_images));
-                front(&measure(loaded, policy, images, (&kind, settings), options, progress)?, options)
+                let swept = listener.follow("comparing", |progress| {
+                    measure(loaded, policy, images, (&subject, settings), options, progress)
+                })?;
+                front(&swept, options)
             }
-            Kind::Studied { variant: Variant::Selection(_), .. } => of_policy(&all, place),
-            Kind::Studied { variant: Variant::FixedBudgets, seed, .. } => {
+            Subject::Studied { variant: Variant::Selection(_), .. } => of_policy(&all, place),
+            Subject::Studied { variant: Variant::FixedBudgets, seed, .. } => {
                 let settings = of_policy(&all, place);
-                note(&format!("{kind}: the mean budgets of {} settings", settings.len()));
+                listener.note(&format!("{subject}: the mean budgets of {} settings", settings.len()));
                 let images = (compared.sweep, Some(options.sweep_images));
-                let leader = Kind::Learned { name: POLICY.to_owned(), seed, place };
-                let swept = measure(loaded, policy, images, (&leader, settings), options, progress)?;
+                let leader = Subject::Learned { name: POLICY.to_owned(), seed, place };
+                let swept = listener.follow("comparing", |progress| {
+                    measure(loaded, policy, images, (&leader, settings), options, progress)
+                })?;
                 let budgets = |outcome: &Outcome| Setting::TopR(outcome.keep_ratios(&loaded.spec));
                 swept.outcomes.iter().map(budgets).collect()
             }
         };
-        note(&format!("{kind}: measuring {} settings", settings.len()));
-        let images = (compared.images, options.images);
-        let measured = measure(loaded, policy, images, (&kind, settings), options, progress)?;
+        listener.note(&format!("{subject}: measuring {} settings", settings.len()));
+        let images = (compared.images, options.pass.images);
+        let measured = listener.follow("comparing", |progress| {
+            measure(loaded, policy, images, (&subject, settings), options, progress)
+        })?;
         let text = serde_json::to_vec(&Kept { identity, measured: measured.clone() });
         vitrim_durable::replace(&path, &text.expect("figures are plain data"))?;
-        all.push((kind, measured));
+        all.push((subject, measured));
     }
     let Some((_, first)) = all.first() else {
         return Err(MeasureError::Setting("no method to compare; name some, or give a policy".into()));
     };
     let dense = first.dense.all();
     let (images, labelled) = (first.dense.costs.len(), first.labelled);
-    note("drawing the images anew for the intervals");
-    let (mut methods, at_cost, at_drop) = analysis::analyse(&all, &options.costs, &options.drops);
+    listener.note("drawing the images anew for the intervals");
+    let (mut methods, at_cost, at_drop) = analysis::analyse(&all, &options.costs, &options.losses);
     if let Some(time) = options.speed {
-        let pixels = BenchImages::of(loaded, compared.images, SPEED_BATCH, options.on_bad_image)?;
-        for ((kind, measured), figures) in all.iter().zip(&mut methods) {
-            let (method, place) = match kind {
-                Kind::Method(method) => (*method, 0),
-                Kind::Learned { place, .. } => (Method::Policy, *place),
+        let pixels = BenchImages::of(loaded, compared.images, SPEED_BATCH, options.pass.on_bad_image)?;
+        for ((subject, measured), figures) in all.iter().zip(&mut methods) {
+            let (method, place) = match subject {
+                Subject::Method(method) => (*method, 0),
+                Subject::Learned { place, .. } => (Method::Policy, *place),
                 // The studies' own time is that of the policy which leads them.
-                Kind::Studied { .. } => continue,
+                Subject::Studied { .. } => continue,
             };
             let policy = contenders.get(place).map(|contender| &contender.policy);
-            note(&format!("{kind}: measuring images/s"));
+            listener.note(&format!("{subject}: measuring images/s"));
             for (outcome, point) in measured.outcomes.iter().zip(&mut figures.points) {
                 let pruner = outcome.setting.pruner(method, &loaded.spec, policy)?;
                 let speed = SpeedOptions { rounds: 5, time, batches: usize::MAX };
                 let speed = speed_up(&loaded.model, pruner.as_ref(), pixels.pixels(), SPEED_BATCH, speed)?;
                 point.speed_up = Some(speed.speed_up);
-                progress.at(0, 0)?;
+                listener.follow("timing", |progress| progress.at(0, 0))?;
             }
         }
     }
@@ -306,11 +308,11 @@ fn check_names(contenders: &[Contender]) -> Result<()> {
 }
 
 /// What is compared, in order: the rivals follow the policies, and so do the studies of these, last.
-fn kinds(options: &CompareOptions, contenders: &[Contender]) -> Vec<Kind> {
+fn subjects(options: &CompareOptions, contenders: &[Contender]) -> Vec<Subject> {
     let seed = |place: usize| {
         contenders[..place].iter().filter(|before| before.name == contenders[place].name).count()
     };
-    let learned = |(place, contender): (usize, &Contender)| Kind::Learned {
+    let learned = |(place, contender): (usize, &Contender)| Subject::Learned {
         seed: seed(place),
         name: contender.name.clone(),
         place,
@@ -319,15 +321,15 @@ fn kinds(options: &CompareOptions, contenders: &[Contender]) -> Vec<Kind> {
         let all = contenders.iter().enumerate();
         all.filter(move |(_, contender)| (contender.name == POLICY) == policy).map(learned)
     };
-    let mut kinds: Vec<Kind> = Vec::new();
+    let mut subjects: Vec<Subject> = Vec::new();
     for method in &options.methods {
         match method {
-            Method::Policy => kinds.extend(of_name(true)),
-            method => kinds.push(Kind::Method(*method)),
+            Method::Policy => subjects.extend(of_name(true)),
+            method => subjects.push(Subject::Method(*method)),
         }
     }
-    let rivals = kinds.iter().take_while(|kind| matches!(kind, Kind::Learned { .. })).count();
-    kinds.splice(rivals..rivals, of_name(false));
+    let rivals = subjects.iter().take_while(|subject| matches!(subject, Subject::Learned { .. })).count();
+    subjects.splice(rivals..rivals, of_name(false));
     let studied = contenders.iter().enumerate().filter(|(_, contender)| {
         contender.name == POLICY && !contender.samples() && options.methods.contains(&Method::Policy)
     });
@@ -339,11 +341,11 @@ fn kinds(options: &CompareOptions, contenders: &[Contender]) -> Vec<Kind> {
                 Variant::FixedBudgets => true,
             };
             if fits {
-                kinds.push(Kind::Studied { variant, seed: seed(*place), place: *place });
+                subjects.push(Subject::Studied { variant, seed: seed(*place), place: *place });
             }
         }
     }
-    kinds
+    subjects
 }
 
 /// The policy's thresholds: those that it was calibrated over, and the whole grid, of which that may be a part.
@@ -362,7 +364,7 @@ fn front(swept: &Measured, options: &CompareOptions) -> Vec<Setting> {
     let on_hull: Vec<Mean> = hull.iter().map(|&place| means[place]).collect();
     let places = match options.near {
         Some(near) => {
-            matched::near(&on_hull, swept.dense.all().top1, &options.costs, &options.drops, near.get())
+            matched::near(&on_hull, swept.dense.all().top1, &options.costs, &options.losses, near.get())
         }
         None => {
             let wanted = FRONT_POINTS.min(hull.len());
@@ -374,8 +376,9 @@ fn front(swept: &Measured, options: &CompareOptions) -> Vec<Setting> {
 }
 
 /// The settings of the policy at `place`, which are among `all`.
-fn of_policy(all: &[(Kind, Measured)], place: usize) -> Vec<Setting> {
-    let policy = all.iter().find(|(kind, _)| matches!(kind, Kind::Learned { place: p, .. } if *p == place));
+fn of_policy(all: &[(Subject, Measured)], place: usize) -> Vec<Setting> {
+    let policy =
+        all.iter().find(|(subject, _)| matches!(subject, Subject::Learned { place: p, .. } if *p == place));
     let outcomes = policy.into_iter().flat_map(|(_, measured)| &measured.outcomes);
     outcomes.map(|outcome| outcome.setting.clone()).collect()
 }
@@ -391,8 +394,8 @@ fn identity(compared: Compared<'_>, place: usize, options: &CompareOptions) -> R
         policy: policy.transpose()?,
         data: compared.data.to_owned(),
         sweep: images(compared.sweep, options.sweep_images),
-        images: images(compared.images, options.images.unwrap_or(usize::MAX)),
-        near: options.near.map(|near| (near.get(), options.costs.clone(), options.drops.clone())),
+        images: images(compared.images, options.pass.images.unwrap_or(usize::MAX)),
+        near: options.near.map(|near| (near.get(), options.costs.clone(), options.losses.clone())),
     })
 }
 
@@ -423,7 +426,7 @@ struct VersionOnly {
 }
 
 /// The figures at `path`, if there are any.
-fn kept(path: &Path, identity: &Identity) -> Result<Option<Measured>> {
+fn kept(path: &Path, identity: &serde_json::Value) -> Result<Option<Measured>> {
     let bad = |reason: String| MeasureError::Run { path: PathBuf::from(path), reason };
     if !path.is_file() {
         return Ok(None);
@@ -438,7 +441,7 @@ fn kept(path: &Path, identity: &Identity) -> Result<Option<Measured>> {
     }
     let kept: Kept = serde_json::from_slice(&text).map_err(damaged)?;
     if kept.identity != *identity {
-        let reason = "was measured with another backbone, dtype, policy, other images or other settings; give another folder";
+        let reason = "was measured with another backbone, dtype, policy, other images or other settings, or by another version of vitrim; give another folder";
         return Err(bad(reason.to_owned()));
     }
     Ok(Some(kept.measured))

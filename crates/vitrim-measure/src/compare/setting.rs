@@ -15,9 +15,9 @@ const KEEP: [f64; 11] = [0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5, 0.4, 0.3, 0.
 /// Settings that `tome` is swept over.
 const MERGES: usize = 14;
 
-/// A method, or a study of the policy.
+/// What is compared: a method, or a study of the policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum Subject {
     /// A trained policy: its name, and its place among those of that name and among all.
     Learned {
         /// What it is called: "policy", or a rival's name.
@@ -94,27 +94,27 @@ impl FromStr for Study {
     }
 }
 
-impl Kind {
+impl Subject {
     /// What it counts as: policies that differ in their seed count as one.
     pub fn group(&self) -> String {
         match self {
-            Kind::Learned { name, .. } => name.clone(),
-            Kind::Studied { variant, .. } => variant.to_string(),
-            Kind::Method(method) => method.to_string(),
+            Subject::Learned { name, .. } => name.clone(),
+            Subject::Studied { variant, .. } => variant.to_string(),
+            Subject::Method(method) => method.to_string(),
         }
     }
 
     /// Whether it studies the policy.
     pub fn is_study(&self) -> bool {
-        matches!(self, Kind::Studied { .. })
+        matches!(self, Subject::Studied { .. })
     }
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.group())?;
         match self {
-            Kind::Learned { seed, .. } | Kind::Studied { seed, .. } if *seed > 0 => {
+            Subject::Learned { seed, .. } | Subject::Studied { seed, .. } if *seed > 0 => {
                 write!(f, "-{}", seed + 1)
             }
             _ => Ok(()),

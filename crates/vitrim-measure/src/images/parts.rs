@@ -6,12 +6,11 @@
 
 use std::path::{Path, PathBuf};
 
-use vitrim_data::{ContentSet, Dataset, Decoding, Shares, Subset};
+use vitrim_data::{ContentSet, Dataset, Shares, Subset};
 use vitrim_hub::{Kind, local};
 
 use crate::error::{MeasureError, Result};
 use crate::images::Reading;
-use crate::model::Loaded;
 
 /// Where only `train` and `test` are given.
 const TRAIN_AND_CALIBRATION: Shares = Shares { train: 0.8, calibration: 0.2, test: 0.0 };
@@ -36,7 +35,7 @@ pub struct DataParts {
 
 /// Where a part's images are.
 #[derive(Clone, Debug, PartialEq)]
-enum Place {
+enum PartSource {
     /// A whole split.
     Whole(String),
     /// What the shares give to the part of a split.
@@ -52,15 +51,6 @@ impl DataParts {
         let local = local(path, Kind::Data)?.into_owned();
         let (splits, streams) = (Dataset::splits(&local)?, Dataset::streams(&local)?);
         Ok(DataParts { path: path.to_owned(), local, splits, streams, reading: Reading::default() })
-    }
-
-    /// As [`DataParts::of`], decoded as torchvision decodes, with labels that are the classes of `loaded`: see
-    /// [`Reading::for_backbone`].
-    ///
-    /// # Errors
-    /// As [`DataParts::of`].
-    pub fn for_backbone(path: &Path, loaded: &Loaded) -> Result<Self> {
-        Ok(Self::of(path)?.read_as(Reading::for_backbone(Decoding::default(), None, loaded)?))
     }
 
     /// The same, read as `reading` says.
@@ -94,8 +84,8 @@ impl DataParts {
             self.lacks(format!("has no images for {}; it has: {splits}; name one with --split", name(part)))
         })?;
         let (split, cut) = match &place {
-            Place::Whole(split) => (split, None),
-            Place::Cut(split, shares, part) => (split, Some((shares, part))),
+            PartSource::Whole(split) => (split, None),
+            PartSource::Cut(split, shares, part) => (split, Some((shares, part))),
         };
         let whole = self.open(split)?;
         let dataset = match cut {
@@ -130,7 +120,7 @@ impl DataParts {
             None => ContentSet::new(),
         };
         for part in [Subset::Calibration, Subset::Test] {
-            if let Some(Place::Whole(split)) = self.place(part) {
+            if let Some(PartSource::Whole(split)) = self.place(part) {
                 hashes.extend(self.open(&split)?.content_hashes(progress)?);
             }
         }
@@ -142,23 +132,23 @@ impl DataParts {
         self.reading.of(&Dataset::open(&self.local, Some(split))?)
     }
 
-    fn place(&self, part: Subset) -> Option<Place> {
+    fn place(&self, part: Subset) -> Option<PartSource> {
         let has = |split: &str| self.splits.iter().any(|s| s == split);
-        let whole = |split: &str| has(split).then(|| Place::Whole(split.to_owned()));
+        let whole = |split: &str| has(split).then(|| PartSource::Whole(split.to_owned()));
         if self.streams {
-            return Some(Place::Whole(name(part).to_owned()));
+            return Some(PartSource::Whole(name(part).to_owned()));
         }
         if let [only] = self.splits.as_slice()
             && !matches!(only.as_str(), "validation" | "test")
         {
-            return Some(Place::Cut(only.clone(), ALL_THREE, part));
+            return Some(PartSource::Cut(only.clone(), ALL_THREE, part));
         }
         match part {
             Subset::Test => whole("test"),
             Subset::Calibration if has("validation") => whole("validation"),
             Subset::Train if has("validation") => whole("train"),
             Subset::Train | Subset::Calibration => {
-                has("train").then(|| Place::Cut("train".into(), TRAIN_AND_CALIBRATION, part))
+                has("train").then(|| PartSource::Cut("train".into(), TRAIN_AND_CALIBRATION, part))
             }
         }
     }
@@ -199,9 +189,9 @@ mod tests {
     #[test]
     fn given_splits_are_taken_as_they_are() {
         let all = parts(&["train", "validation", "test"]);
-        assert_eq!(all.place(Subset::Train), Some(Place::Whole("train".into())));
-        assert_eq!(all.place(Subset::Calibration), Some(Place::Whole("validation".into())));
-        assert_eq!(all.place(Subset::Test), Some(Place::Whole("test".into())));
+        assert_eq!(all.place(Subset::Train), Some(PartSource::Whole("train".into())));
+        assert_eq!(all.place(Subset::Calibration), Some(PartSource::Whole("validation".into())));
+        assert_eq!(all.place(Subset::Test), Some(PartSource::Whole("test".into())));
         assert!(!parts(&["train", "validation"]).has(Subset::Test));
         assert!(!parts(&["test"]).has(Subset::Train), "nobody trains on a test split unless he says so");
         assert!(!parts(&["validation", "test"]).has(Subset::Train));
@@ -212,19 +202,19 @@ mod tests {
         let stream = DataParts { streams: true, ..parts(&["stream"]) };
         assert_eq!(stream.final_part(), Subset::Test);
         for part in [Subset::Train, Subset::Calibration, Subset::Test] {
-            assert_eq!(stream.place(part), Some(Place::Whole(name(part).to_owned())));
+            assert_eq!(stream.place(part), Some(PartSource::Whole(name(part).to_owned())));
         }
     }
 
     #[test]
     fn what_is_missing_is_cut() {
         let two = parts(&["train", "test"]);
-        let cut = |part| Some(Place::Cut("train".into(), TRAIN_AND_CALIBRATION, part));
+        let cut = |part| Some(PartSource::Cut("train".into(), TRAIN_AND_CALIBRATION, part));
         assert_eq!(two.place(Subset::Train), cut(Subset::Train));
         assert_eq!(two.place(Subset::Calibration), cut(Subset::Calibration));
-        assert_eq!(two.place(Subset::Test), Some(Place::Whole("test".into())));
+        assert_eq!(two.place(Subset::Test), Some(PartSource::Whole("test".into())));
         for part in [Subset::Train, Subset::Calibration, Subset::Test] {
-            assert_eq!(parts(&["all"]).place(part), Some(Place::Cut("all".into(), ALL_THREE, part)));
+            assert_eq!(parts(&["all"]).place(part), Some(PartSource::Cut("all".into(), ALL_THREE, part)));
         }
     }
 }

@@ -1,5 +1,7 @@
 //! What a backbone knows of an image beside its classes: pooled features, or those of every surviving token.
 
+use std::fmt;
+
 use serde::Serialize;
 use vitrim_vit::{Backbone, CpuBackbone, HostState, Want};
 
@@ -7,11 +9,21 @@ use crate::error::Result;
 
 /// Which features.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 pub enum FeatureKind {
-    /// One vector an image: what a classifier sees.
+    /// The image: what a classifier sees.
     Pooled,
-    /// One vector a token that is left.
+    /// Each token that is left, with its place in the patch grid.
     Tokens,
+}
+
+impl fmt::Display for FeatureKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            FeatureKind::Pooled => "pooled",
+            FeatureKind::Tokens => "tokens",
+        })
+    }
 }
 
 /// An image's features, after the last norm (where that comes after pooling, tokens are before it).

@@ -118,11 +118,11 @@ impl Loaded {
     /// # Errors
     /// [`MeasureError::Classes`] if not.
     pub fn check_classes(&self, data: &str, dataset: &Dataset) -> Result<()> {
-        let greatest = (0..dataset.len()).filter_map(|index| dataset.label(index)).max();
-        let Some(greatest) = greatest else { return Ok(()) };
+        let max_label = (0..dataset.len()).filter_map(|index| dataset.label(index)).max();
+        let Some(max_label) = max_label else { return Ok(()) };
         let named = dataset.class_names().len();
         let classes = self.spec.num_classes;
-        let found = if named > 0 { named } else { greatest as usize + 1 };
+        let found = if named > 0 { named } else { max_label as usize + 1 };
         if found == classes || (named == 0 && found < classes) {
             return Ok(());
         }

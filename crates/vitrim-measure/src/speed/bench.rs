@@ -8,7 +8,7 @@ use vitrim_kernels::memory::return_freed_memory;
 use vitrim_prune::{Pruner, image_macs, run_to_end};
 use vitrim_vit::{Backbone, Operation, PixelBatch, Precision, VitSpec, cost};
 
-use crate::error::Result;
+use crate::error::{MeasureError, Result};
 use crate::model::Loaded;
 use crate::speed::bench_images::{BENCH_IMAGES, BenchImages};
 use crate::speed::budgets::Budgets;
@@ -19,7 +19,7 @@ use crate::speed::{Entrant, Race, Rate, SpeedOptions, Streams, Timing, race};
 const PEAK_TIME: Duration = Duration::from_millis(300);
 
 /// A backbone in one precision, and what prunes it.
-pub struct Subject {
+pub(crate) struct BenchModel {
     /// The backbone.
     pub loaded: Loaded,
     /// What prunes it.
@@ -28,10 +28,10 @@ pub struct Subject {
 
 /// What to measure.
 #[derive(Clone, Debug)]
-pub struct BenchOptions {
+pub(crate) struct BenchOptions {
     /// Batch sizes.
     pub batches: Vec<usize>,
-    /// For how long to measure each subject at each batch size.
+    /// For how long to measure each model at each batch size.
     pub time: Duration,
     /// Least rounds of all models at each batch size.
     pub rounds: usize,
@@ -71,7 +71,7 @@ pub struct BenchReport {
 pub struct Memory {
     /// Packed weights of all precisions.
     pub weights: usize,
-    /// `8 T D` f32 values at the greatest batch, for each stream: what its forward pass may hold.
+    /// `8 T D` f32 values at the largest batch, for each stream: what its forward pass may hold.
     pub activations: usize,
     /// Images to time with.
     pub pixels: usize,
@@ -172,35 +172,38 @@ pub struct Share {
     pub share: f64,
 }
 
-/// Times `subjects`, one backbone in several precisions, dense and pruned (by what is called `method`), over
+/// Times `models`, one backbone in several precisions, dense and pruned (by what is called `method`), over
 /// `images`. At each batch size, rounds alternate between all of them.
 ///
 /// # Errors
-/// If a pruner does not fit the backbone, or there are fewer threads than streams.
+/// If a pruner does not fit the backbone, a batch size is 0, or there are fewer threads than streams, or no stream.
 ///
 /// # Panics
-/// If there is no subject.
-pub fn bench(
-    subjects: &[Subject],
+/// If there is no model.
+pub(crate) fn bench(
+    models: &[BenchModel],
     method: String,
     images: &BenchImages,
     options: &BenchOptions,
     progress: &mut dyn FnMut(usize),
 ) -> Result<BenchReport> {
+    if options.batches.contains(&0) || options.streams == 0 {
+        return Err(MeasureError::Setting("batch sizes and streams must be at least 1".into()));
+    }
     let streams = Streams::new(options.streams)?;
     return_freed_memory();
     let resettable = peak_memory::reset();
     let largest = options.batches.iter().copied().max().unwrap_or(1);
     let dtypes: Vec<DtypeReport> =
-        subjects.iter().map(|subject| costs(subject, images, largest)).collect::<Result<_>>()?;
-    let spec = subjects[0].loaded.spec.clone();
-    let sessions: Vec<_> = subjects.iter().map(|subject| streams.sessions(&subject.loaded.model)).collect();
+        models.iter().map(|model| costs(model, images, largest)).collect::<Result<_>>()?;
+    let spec = models[0].loaded.spec.clone();
+    let sessions: Vec<_> = models.iter().map(|model| streams.sessions(&model.loaded.model)).collect();
     let mut cells = Vec::new();
     for &batch in &options.batches {
         progress(batch);
         let budgets = budgets(options, &spec, batch)?;
         let mut entrants = Vec::new();
-        for (Subject { pruner, .. }, sessions) in subjects.iter().zip(&sessions) {
+        for (BenchModel { pruner, .. }, sessions) in models.iter().zip(&sessions) {
             entrants.push(Entrant::dense(sessions));
             entrants.push(Entrant::pruned(sessions, pruner.as_ref()));
             entrants.extend(budgets.iter().flatten().map(|budgets| Entrant::pruned(sessions, budgets)));
@@ -212,11 +215,11 @@ pub fn bench(
         let timings = race.timings.chunks_exact(each).zip(&dtypes);
         cells.extend(timings.map(|(timings, dtype)| cell(timings, dtype, batch, &spec, &race, options)));
     }
-    let weights = subjects.iter().map(|subject| subject.loaded.model.weights().bytes()).sum::<usize>();
+    let weights = models.iter().map(|model| model.loaded.model.weights().bytes()).sum::<usize>();
     let activations = options.streams * 8 * largest * spec.num_tokens() * spec.dim * size_of::<f32>();
     let pixels = size_of_val(images.data.as_slice());
     Ok(BenchReport {
-        model: subjects[0].loaded.origin.clone(),
+        model: models[0].loaded.origin.clone(),
         method,
         simd: InstructionSet::current().to_string(),
         threads: rayon::current_num_threads(),
@@ -277,9 +280,9 @@ fn cell(
     }
 }
 
-/// What `subject` costs, over the first images, in batches of at most `largest`.
-fn costs(subject: &Subject, images: &BenchImages, largest: usize) -> Result<DtypeReport> {
-    let Subject { loaded, pruner } = subject;
+/// What `model` costs, over the first images, in batches of at most `largest`.
+fn costs(model: &BenchModel, images: &BenchImages, largest: usize) -> Result<DtypeReport> {
+    let BenchModel { loaded, pruner } = model;
     let values = loaded.transform.pixel_count();
     let count = images.keys.len().min(BENCH_IMAGES);
     let (mut macs, mut survivors) = (0.0, Vec::new());
@@ -335,4 +338,28 @@ fn profile(dense: &Timing, pruned: &Timing) -> Vec<Spent> {
     }
     rows.push(spent("the rest", &Timing::rest_ms));
     rows
+}
+
+#[cfg(test)]
+mod tests {
+    use vitrim_prune::NoPruner;
+
+    use super::*;
+
+    #[test]
+    fn neither_empty_batches_nor_no_stream_are_timed() {
+        let loaded = Loaded::random(
+            "deit_tiny_patch16_224",
+            crate::model::Opening { img_size: Some([32, 32]), ..Default::default() },
+        );
+        let loaded = loaded.unwrap();
+        let images = BenchImages::random(&loaded, 1);
+        let models = [BenchModel { loaded, pruner: Box::new(NoPruner) }];
+        let (time, rounds) = (Duration::from_millis(1), 1);
+        for (batches, streams) in [(vec![0], 1), (vec![1], 0)] {
+            let options = BenchOptions { batches, time, rounds, streams, profile: false, ragged: None };
+            let error = bench(&models, "none".into(), &images, &options, &mut |_| ()).unwrap_err();
+            assert!(error.to_string().contains("at least 1"), "{error}");
+        }
+    }
 }

@@ -4,10 +4,10 @@
 //! machine does hits all alike; medians over the rounds are reported.
 
 pub mod bench;
-pub mod bench_images;
-pub mod budgets;
+pub(crate) mod bench_images;
+pub(crate) mod budgets;
 pub mod machine;
-pub mod peak_memory;
+pub(crate) mod peak_memory;
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
@@ -25,7 +25,7 @@ use crate::statistics::Quantiles;
 
 /// How long to measure.
 #[derive(Clone, Copy, Debug)]
-pub struct SpeedOptions {
+pub(crate) struct SpeedOptions {
     /// Rounds at least.
     pub rounds: usize,
     /// Time to measure for, warm-up excluded: more rounds where the models are fast, fewer images a round
@@ -69,7 +69,7 @@ pub struct SpeedUp {
 
 /// Images in memory.
 #[derive(Clone, Copy)]
-pub struct Pixels<'a> {
+pub(crate) struct Pixels<'a> {
     /// `[N, 3, H, W]`.
     pub data: &'a [f32],
     /// `[N]`.
@@ -88,7 +88,7 @@ impl<'a> Pixels<'a> {
 
 /// Batches in flight at once, each on threads of its own: what a service does that answers several requests. More batches
 /// are done in a second than by all threads on one at a time, as nobody waits for anybody; each takes longer.
-pub struct Streams {
+pub(crate) struct Streams {
     /// Of each stream; none where batches follow each other on the caller's threads.
     threads: Vec<Threads>,
 }
@@ -133,7 +133,7 @@ impl Streams {
 }
 
 /// A model to be timed, dense or pruned.
-pub struct Entrant<'a> {
+pub(crate) struct Entrant<'a> {
     /// One for each stream. Entrants may share them, and so their profiles.
     sessions: &'a [CpuBackbone],
     /// None for a dense model.
@@ -216,7 +216,7 @@ impl Pruner for Timed<'_> {
 
 /// What was measured of an entrant.
 #[derive(Clone, Debug)]
-pub struct Timing {
+pub(crate) struct Timing {
     /// Its speed.
     pub rate: Rate,
     /// Mean time of a batch, ms.
@@ -241,7 +241,7 @@ impl Timing {
 
 /// What was measured of all entrants.
 #[derive(Clone, Debug)]
-pub struct Race {
+pub(crate) struct Race {
     /// Of each.
     pub timings: Vec<Timing>,
     /// Rounds measured.
@@ -254,7 +254,7 @@ pub struct Race {
 ///
 /// # Errors
 /// If there are fewer images than a batch, or a model refuses.
-pub fn race(
+pub(crate) fn race(
     entrants: &[Entrant<'_>],
     pixels: Pixels<'_>,
     batch: usize,
@@ -296,7 +296,7 @@ pub fn race(
 ///
 /// # Errors
 /// As [`race`].
-pub fn speed_up(
+pub(crate) fn speed_up(
     model: &CpuBackbone,
     pruner: &dyn Pruner,
     pixels: Pixels<'_>,

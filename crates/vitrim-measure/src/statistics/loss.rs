@@ -13,13 +13,13 @@ const MOST_IMAGES: u64 = 1 << 53;
 /// matched proportions", Statistics in Medicine 24 (2005), 729-740: Wald's interval after adding
 /// 0.5 to each of the four cells of the paired table, hence 2 to the number of images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PairedDrop {
+pub struct PairedLoss {
     images: usize,
     dense_only_right: usize,
     pruned_only_right: usize,
 }
 
-impl PairedDrop {
+impl PairedLoss {
     /// The drop on `images` images, of which `dense_only_right` were right only in the dense model
     /// and `pruned_only_right` only in the pruned one.
     ///
@@ -29,13 +29,13 @@ impl PairedDrop {
         images: usize,
         dense_only_right: usize,
         pruned_only_right: usize,
-    ) -> Result<PairedDrop, StatsError> {
+    ) -> Result<PairedLoss, StatsError> {
         if images == 0 {
             return Err(StatsError::NoImages);
         }
         match dense_only_right.checked_add(pruned_only_right) {
             Some(discordant) if discordant <= images => {
-                Ok(PairedDrop { images, dense_only_right, pruned_only_right })
+                Ok(PairedLoss { images, dense_only_right, pruned_only_right })
             }
             _ => Err(StatsError::Counts { images, dense_only_right, pruned_only_right }),
         }
@@ -47,7 +47,7 @@ impl PairedDrop {
     }
 
     /// The measured drop, in pp. Negative where the pruned model is better.
-    pub fn drop_pp(&self) -> f64 {
+    pub fn loss_pp(&self) -> f64 {
         let lost = self.dense_only_right as f64 - self.pruned_only_right as f64;
         100.0 * lost / self.images as f64
     }
@@ -61,7 +61,7 @@ impl PairedDrop {
 
     /// The one-sided upper bound of the drop, in pp.
     ///
-    /// At a confidence of 0.5 this is [`PairedDrop::drop_pp`], without the adjustment: who asks for
+    /// At a confidence of 0.5 this is [`PairedLoss::drop_pp`], without the adjustment: who asks for
     /// 0.5 asks for the point estimate. At no confidence is it below the point estimate, which the
     /// adjustment alone, as it pulls towards 0, would be just above 0.5.
     ///
@@ -78,11 +78,11 @@ impl PairedDrop {
     /// The upper bound in pp, had these shares been seen on `images` images.
     fn upper_bound_on(&self, images: f64, confidence: Confidence) -> f64 {
         if confidence == Confidence::POINT_ESTIMATE {
-            return self.drop_pp();
+            return self.loss_pp();
         }
         let (center, error) = self.adjusted(images);
         let bound = center + confidence.one_sided_z() * error;
-        bound.max(self.drop_pp()).min(100.0)
+        bound.max(self.loss_pp()).min(100.0)
     }
 
     /// The adjusted estimate and its standard error in pp, had these shares been seen on `images`
@@ -154,7 +154,7 @@ impl Drift {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Loss {
     /// Of top-1, pp; without labels, of agreement with the dense model.
-    Drop(PairedDrop),
+    Accuracy(PairedLoss),
     /// Of the features' direction, for backbones without classes.
     Drift(Drift),
 }
@@ -163,7 +163,7 @@ impl Loss {
     /// The measured loss.
     pub fn measured(&self) -> f64 {
         match self {
-            Loss::Drop(drop) => drop.drop_pp(),
+            Loss::Accuracy(loss) => loss.loss_pp(),
             Loss::Drift(drift) => drift.mean,
         }
     }
@@ -171,7 +171,7 @@ impl Loss {
     /// The two-sided interval `(low, high)` of the loss.
     pub fn interval(&self, confidence: Confidence) -> (f64, f64) {
         match self {
-            Loss::Drop(drop) => drop.interval(confidence),
+            Loss::Accuracy(loss) => loss.interval(confidence),
             Loss::Drift(drift) => drift.interval(confidence),
         }
     }
@@ -179,7 +179,7 @@ impl Loss {
     /// The one-sided upper bound of the loss; at a confidence of 0.5, the measured loss.
     pub fn upper_bound(&self, confidence: Confidence) -> f64 {
         let images = match self {
-            Loss::Drop(drop) => drop.images,
+            Loss::Accuracy(loss) => loss.images,
             Loss::Drift(drift) => drift.images,
         };
         self.upper_bound_on(images as f64, confidence)
@@ -211,7 +211,7 @@ impl Loss {
 
     fn upper_bound_on(&self, images: f64, confidence: Confidence) -> f64 {
         match self {
-            Loss::Drop(drop) => drop.upper_bound_on(images, confidence),
+            Loss::Accuracy(loss) => loss.upper_bound_on(images, confidence),
             Loss::Drift(drift) => drift.upper_bound_on(images, confidence),
         }
     }
@@ -229,58 +229,58 @@ mod tests {
     fn paired_drop_equals_the_numbers_by_hand() {
         // n = 1600, b = 150, c = 86: b^ - c^ = 64, b^ + c^ = 237, n^ = 1602;
         // variance 237 - 4096 / 1602 = 234.4432, root 15.31154.
-        let drop = PairedDrop::new(1600, 150, 86).unwrap();
-        close(drop.drop_pp(), 4.0, 1e-12);
-        let (low, high) = drop.interval(confidence(0.95));
+        let loss = PairedLoss::new(1600, 150, 86).unwrap();
+        close(loss.loss_pp(), 4.0, 1e-12);
+        let (low, high) = loss.interval(confidence(0.95));
         close(low, 100.0 * (64.0 - 1.959_964 * 15.311_54) / 1602.0, 1e-4);
         close(high, 100.0 * (64.0 + 1.959_964 * 15.311_54) / 1602.0, 1e-4);
-        let bound = drop.upper_bound(confidence(0.9));
+        let bound = loss.upper_bound(confidence(0.9));
         close(bound, 100.0 * (64.0 + 1.281_552 * 15.311_54) / 1602.0, 1e-4);
         // The one-sided bound at 0.975 is the upper end of the two-sided interval at 0.95.
-        close(drop.upper_bound(confidence(0.975)), high, 1e-9);
+        close(loss.upper_bound(confidence(0.975)), high, 1e-9);
     }
 
     #[test]
     fn without_discordant_images_the_bound_still_has_a_width() {
-        let drop = PairedDrop::new(998, 0, 0).unwrap();
-        assert_eq!(drop.drop_pp(), 0.0);
-        close(drop.upper_bound(confidence(0.9)), 0.128_155, 1e-5);
-        let (low, high) = PairedDrop::new(1, 1, 0).unwrap().interval(confidence(0.99));
+        let loss = PairedLoss::new(998, 0, 0).unwrap();
+        assert_eq!(loss.loss_pp(), 0.0);
+        close(loss.upper_bound(confidence(0.9)), 0.128_155, 1e-5);
+        let (low, high) = PairedLoss::new(1, 1, 0).unwrap().interval(confidence(0.99));
         assert!(low >= -100.0 && high <= 100.0);
     }
 
     #[test]
     fn at_confidence_one_half_the_bound_is_the_point_estimate() {
         for (b, c) in [(40, 0), (0, 40), (7, 7), (100, 0)] {
-            let drop = PairedDrop::new(100, b, c).unwrap();
-            assert_eq!(drop.upper_bound(Confidence::POINT_ESTIMATE), drop.drop_pp());
-            assert!(drop.upper_bound(confidence(0.500_001)) >= drop.drop_pp());
+            let loss = PairedLoss::new(100, b, c).unwrap();
+            assert_eq!(loss.upper_bound(Confidence::POINT_ESTIMATE), loss.loss_pp());
+            assert!(loss.upper_bound(confidence(0.500_001)) >= loss.loss_pp());
         }
     }
 
     #[test]
     fn impossible_counts_are_refused() {
-        assert_eq!(PairedDrop::new(0, 0, 0).unwrap_err(), StatsError::NoImages);
+        assert_eq!(PairedLoss::new(0, 0, 0).unwrap_err(), StatsError::NoImages);
         for (b, c) in [(6, 5), (usize::MAX, 1)] {
-            assert!(matches!(PairedDrop::new(10, b, c).unwrap_err(), StatsError::Counts { .. }));
+            assert!(matches!(PairedLoss::new(10, b, c).unwrap_err(), StatsError::Counts { .. }));
         }
     }
 
     #[test]
     fn images_needed_is_the_first_number_that_certifies() {
-        let drop = PairedDrop::new(2000, 30, 24).map(Loss::Drop).unwrap();
-        let needed = drop.images_needed(0.5, confidence(0.9)).unwrap();
-        let at = |n: usize| drop.upper_bound_on(n as f64, confidence(0.9));
+        let loss = PairedLoss::new(2000, 30, 24).map(Loss::Accuracy).unwrap();
+        let needed = loss.images_needed(0.5, confidence(0.9)).unwrap();
+        let at = |n: usize| loss.upper_bound_on(n as f64, confidence(0.9));
         assert!(at(needed) <= 0.5 && at(needed - 1) > 0.5);
         // By hand, unadjusted: 0.3 + 128.155 sqrt((0.027 - 0.000009) / n) = 0.5 at n = 11,081.
         assert!((11_000..11_300).contains(&needed), "{needed}");
 
-        assert_eq!(drop.images_needed(0.2, confidence(0.9)), None);
-        assert_eq!(drop.images_needed(drop.measured(), confidence(0.9)), None);
-        assert_eq!(drop.images_needed(0.3, confidence(0.5)), Some(1));
-        assert_eq!(drop.images_needed(f64::NAN, confidence(0.9)), None);
+        assert_eq!(loss.images_needed(0.2, confidence(0.9)), None);
+        assert_eq!(loss.images_needed(loss.measured(), confidence(0.9)), None);
+        assert_eq!(loss.images_needed(0.3, confidence(0.5)), Some(1));
+        assert_eq!(loss.images_needed(f64::NAN, confidence(0.9)), None);
         // Nothing discordant: z / (n + 2) = 0.1 % at n = 1279.55.
-        let same = PairedDrop::new(50, 0, 0).map(Loss::Drop).unwrap();
+        let same = PairedLoss::new(50, 0, 0).map(Loss::Accuracy).unwrap();
         assert_eq!(same.images_needed(0.1, confidence(0.9)), Some(1280));
     }
 
@@ -296,8 +296,8 @@ mod tests {
                 b += usize::from(u < dense_only);
                 c += usize::from((dense_only..dense_only + pruned_only).contains(&u));
             }
-            let drop = PairedDrop::new(images, b, c).unwrap();
-            drop.upper_bound(confidence(level)) < truth_pp
+            let loss = PairedLoss::new(images, b, c).unwrap();
+            loss.upper_bound(confidence(level)) < truth_pp
         });
         missed.count() as f64 / f64::from(draws)
     }

@@ -2,12 +2,12 @@
 //! intervals, quantiles, rank correlations.
 //!
 //! ```
-//! use vitrim::stats::{Confidence, PairedDrop};
+//! use vitrim::stats::{Confidence, PairedLoss};
 //!
 //! // 10,000 images; 140 only the dense model got right, 110 only the pruned one.
-//! let drop = PairedDrop::new(10_000, 140, 110)?;
-//! assert!((drop.drop_pp() - 0.3).abs() < 1e-12);
-//! let bound = drop.upper_bound(Confidence::new(0.9)?);
+//! let loss = PairedLoss::new(10_000, 140, 110)?;
+//! assert!((loss.loss_pp() - 0.3).abs() < 1e-12);
+//! let bound = loss.upper_bound(Confidence::new(0.9)?);
 //! assert!((bound - 0.503).abs() < 1e-3);
 //! # Ok::<(), vitrim::stats::StatsError>(())
 //! ```
@@ -20,7 +20,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use statrs::function::erf::erf_inv;
 
-pub use loss::{Drift, Loss, PairedDrop};
+pub use loss::{Drift, Loss, PairedLoss};
 
 /// A figure that cannot be computed from what was given.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -55,6 +55,9 @@ pub enum StatsError {
 pub struct Confidence(f64);
 
 impl Confidence {
+    /// How sure to be where nobody says.
+    pub const DEFAULT: Confidence = Confidence(0.9);
+
     /// The point estimate: one-sided bounds at this level are the measured figure itself.
     pub const POINT_ESTIMATE: Confidence = Confidence(0.5);
 

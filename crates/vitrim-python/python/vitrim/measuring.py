@@ -16,9 +16,6 @@ if TYPE_CHECKING:
 
     PathOrStr = Union[str, os.PathLike[str]]
 
-#: Every method that can be compared with a policy.
-ALL_METHODS = ("policy", "random", "cls-attention", "evit", "ats", "similarity", "tome", "tome-plain")
-
 
 def evaluate(
     model: Model,
@@ -26,11 +23,11 @@ def evaluate(
     *,
     split: Optional[str] = None,
     images: Optional[int] = None,
-    methods: Sequence[str] = ("policy", "random", "cls-attention"),
+    methods: Optional[Sequence[str]] = None,
     keep: Optional[Sequence[float]] = None,
     speed: Optional[float] = None,
-    batch: int = 64,
-    on_bad_image: OnBadImage = "fail",
+    batch: Optional[int] = None,
+    on_bad_image: Optional[OnBadImage] = None,
     report: Optional[PathOrStr] = None,
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -42,11 +39,11 @@ def evaluate(
         split: ``"test"``, ``"calibration"``, ``"train"``, or a split of the data set's own; test, else calibration, if
             left out.
         images: Only the first so many.
-        methods: Methods to compare.
+        methods: Methods to compare; the policy, ``random`` and ``cls-attention`` if left out.
         keep: For a dense model, the keep ratio of the hand-made methods.
         speed: Seconds to measure each method's images/s for; not at all if left out.
-        batch: Images a batch.
-        on_bad_image: What a corrupt image does.
+        batch: Images a batch; 64 if left out.
+        on_bad_image: What a corrupt image does; to fail if left out.
         report: Run folder to write a report of these figures into; needs a calibrated policy.
         progress: Whether to write to ``sys.stderr`` how far it is.
 
@@ -58,13 +55,12 @@ def evaluate(
         data,
         split=split,
         images=images,
-        methods=list(methods),
+        methods=None if methods is None else list(methods),
         keep=None if keep is None else list(keep),
         speed=speed,
         batch=batch,
         on_bad_image=on_bad_image,
         report=report,
-        command=f"vitrim.evaluate({model!r}, {os.fspath(data)!r}, split={split!r}, images={images!r})",
         teller=Teller(progress),
     )
 
@@ -75,10 +71,10 @@ def calibrate(
     *,
     max_drop: Optional[float] = None,
     max_drift: Optional[float] = None,
-    confidence: float = 0.9,
-    split: str = "calibration",
-    images: int = 10_000,
-    on_bad_image: OnBadImage = "fail",
+    confidence: Optional[float] = None,
+    split: Optional[str] = None,
+    images: Optional[int] = None,
+    on_bad_image: Optional[OnBadImage] = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Chooses the threshold that keeps the drop within a limit on held-out images: ``vitrim calibrate``.
@@ -90,9 +86,9 @@ def calibrate(
         data: Data set with images that the policy was not trained on.
         max_drop: Percentage points; that of the last calibration, else 0.4, if left out.
         max_drift: For a backbone without classes: drift of its pooled features, 100 (1 - cos), percent.
-        confidence: How sure to be that it is not exceeded; 0.5 is the point estimate.
-        split: Images to calibrate on, ``images`` at most.
-        on_bad_image: What a corrupt image does.
+        confidence: How sure to be that it is not exceeded; 0.5 is the point estimate, and 0.9 if left out.
+        split: Images to calibrate on, ``images`` at most; the first 10,000 of ``"calibration"`` if left out.
+        on_bad_image: What a corrupt image does; to fail if left out.
         progress: Whether to write to ``sys.stderr`` how far it is.
 
     Returns:
@@ -115,21 +111,21 @@ def compare(
     model: Model,
     data: PathOrStr,
     *,
-    report: PathOrStr = "runs/compare",
+    report: Optional[PathOrStr] = None,
     policies: Sequence[PathOrStr] = (),
     rivals: Optional[Mapping[str, Union[PathOrStr, Sequence[PathOrStr]]]] = None,
     split: Optional[str] = None,
     images: Optional[int] = None,
-    sweep_split: str = "calibration",
-    sweep_images: int = 1_000,
-    methods: Sequence[str] = ALL_METHODS,
-    costs: Sequence[float] = (0.9, 0.8, 0.7, 0.6, 0.5),
-    drops: Sequence[float] = (0.4, 1.0),
+    sweep_split: Optional[str] = None,
+    sweep_images: Optional[int] = None,
+    methods: Optional[Sequence[str]] = None,
+    costs: Optional[Sequence[float]] = None,
+    drops: Optional[Sequence[float]] = None,
     near: Optional[int] = None,
-    studies: Sequence[str] = ("fixed-budgets", "selection"),
+    studies: Optional[Sequence[str]] = None,
     speed: Optional[float] = None,
-    batch: int = 64,
-    on_bad_image: OnBadImage = "fail",
+    batch: Optional[int] = None,
+    on_bad_image: Optional[OnBadImage] = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Compares whole fronts of methods, and methods at the same cost and the same drop: ``vitrim compare``.
@@ -137,20 +133,22 @@ def compare(
     Args:
         model: A model with a calibrated policy, or without one to compare the hand-made methods.
         data: Data set.
-        report: Folder that the figures and ``report.html`` go to; an interrupted comparison goes on from it.
+        report: Folder that the figures and ``report.html`` go to, ``runs/compare`` if left out; an interrupted comparison
+            goes on from it.
         policies: Folders of the same policy from other seeds; means over all of them and the model's own are compared.
         rivals: Other trained policies by name: a folder, or several of different seeds. A rival is calibrated, or samples.
         split: Images to compare on, the first ``images``; test, else calibration, if left out.
-        sweep_split: Images to sweep the methods' settings on, the first ``sweep_images``.
-        methods: Methods to compare.
-        costs: Costs to compare at, as shares of the dense MACs.
-        drops: Drops to compare at, percentage points.
+        sweep_split: Images to sweep the methods' settings on, the first ``sweep_images``; 1,000 of ``"calibration"`` if
+            left out.
+        methods: Methods to compare; all if left out.
+        costs: Costs to compare at, as shares of the dense MACs; from 0.9 to 0.5 if left out.
+        drops: Drops to compare at, percentage points; 0.4 and 1 if left out.
         near: Settings to measure on either side of each of these costs and drops; whole fronts if left out.
         studies: What is studied of the policies: every image with their mean budgets (``fixed-budgets``), and hand-made
-            selections with their budgets of each image (``selection``).
+            selections with their budgets of each image (``selection``); both if left out.
         speed: Seconds to measure each setting's images/s for; not at all if left out.
-        batch: Images a batch.
-        on_bad_image: What a corrupt image does.
+        batch: Images a batch; 64 if left out.
+        on_bad_image: What a corrupt image does; to fail if left out.
         progress: Whether to write to ``sys.stderr`` how far it is.
 
     Returns:
@@ -168,15 +166,14 @@ def compare(
         images=images,
         sweep_split=sweep_split,
         sweep_images=sweep_images,
-        methods=list(methods),
-        costs=list(costs),
-        drops=list(drops),
+        methods=None if methods is None else list(methods),
+        costs=None if costs is None else list(costs),
+        drops=None if drops is None else list(drops),
         near=near,
-        studies=list(studies),
+        studies=None if studies is None else list(studies),
         speed=speed,
         batch=batch,
         on_bad_image=on_bad_image,
-        command=f"vitrim.compare({model!r}, {os.fspath(data)!r}, split={split!r}, images={images!r})",
         teller=Teller(progress),
     )
 

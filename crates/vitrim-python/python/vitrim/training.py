@@ -71,15 +71,15 @@ def train(
     out: Optional[PathOrStr] = None,
     max_drop: Optional[float] = None,
     max_drift: Optional[float] = None,
-    confidence: float = 0.9,
-    preset: str = "default",
+    confidence: Optional[float] = None,
+    preset: Optional[str] = None,
     config: Optional[PathOrStr] = None,
-    split: str = "train",
+    split: Optional[str] = None,
     calibrate: bool = True,
-    calibration_split: str = "calibration",
-    calibration_images: int = 10_000,
-    device: Literal["cpu", "gpu"] = "cpu",
-    on_bad_image: OnBadImage = "fail",
+    calibration_split: Optional[str] = None,
+    calibration_images: Optional[int] = None,
+    device: Optional[Literal["cpu", "gpu"]] = None,
+    on_bad_image: Optional[OnBadImage] = None,
     threads: Optional[int] = None,
     progress: bool = True,
     callback: Optional[Callable[[dict[str, Any]], object]] = None,
@@ -96,15 +96,17 @@ def train(
         out: Run folder; ``runs/`` and the model's name if left out.
         max_drop: Top-1 drop that may be spent, percentage points; 0.4 if left out.
         max_drift: For a backbone without classes: drift of its pooled features, 100 (1 - cos), percent.
-        confidence: How sure the calibration shall be that it is not exceeded; 0.5 is the point estimate.
+        confidence: How sure the calibration shall be that it is not exceeded; 0.5 is the point estimate, and 0.9 if left
+            out.
         preset: ``"default"``, ``"drop"`` (the default's game with agents that leave and do not merge), ``"paper"``, or the controls
             without reinforcement, ``"gumbel"`` and ``"dynamicvit"``;
             ``config`` is a TOML file laid over it.
-        split: Images to train on.
+        split: Images to train on; ``"train"`` if left out.
         calibrate: False leaves the policy uncalibrated.
-        calibration_split: Images to calibrate on, ``calibration_images`` at most.
-        device: Where gradients are computed.
-        on_bad_image: What a corrupt image does.
+        calibration_split: Images to calibrate on, ``calibration_images`` at most; the first 10,000 of ``"calibration"`` if left
+            out.
+        device: Where gradients are computed; the CPU if left out.
+        on_bad_image: What a corrupt image does; to fail if left out.
         threads: Threads of a model that is given as a folder.
         progress: Whether to write to ``sys.stderr`` how far it is.
         callback: Called after every update with its figures (those of ``log.jsonl``, and ``updates``).
@@ -129,7 +131,8 @@ def train(
         max_drift=max_drift,
         confidence=confidence,
         split=split,
-        calibration_split=calibration_split if calibrate else None,
+        calibrate=calibrate,
+        calibration_split=calibration_split,
         calibration_images=calibration_images,
         device=device,
         on_bad_image=on_bad_image,
@@ -148,13 +151,13 @@ def finetune(
     model: Model,
     data: PathOrStr,
     *,
-    out: PathOrStr = "runs/finetune",
+    out: Optional[PathOrStr] = None,
     config: Optional[PathOrStr] = None,
-    split: str = "train",
-    held_out_split: str = "calibration",
-    device: Literal["cpu", "gpu"] = "cpu",
-    weights: Literal["f32", "bf16"] = "f32",
-    on_bad_image: OnBadImage = "fail",
+    split: Optional[str] = None,
+    held_out_split: Optional[str] = None,
+    device: Optional[Literal["cpu", "gpu"]] = None,
+    weights: Optional[Literal["f32", "bf16"]] = None,
+    on_bad_image: Optional[OnBadImage] = None,
     progress: bool = True,
     callback: Optional[Callable[[dict[str, Any]], object]] = None,
     **overrides: Any,
@@ -168,13 +171,13 @@ def finetune(
         model: A model that was loaded from a checkpoint, whose layout (timm's or transformers') the result keeps, with a trained
             policy, which is read out as it is dialled; without a policy, it is the dense control.
         data: Data set; labels are used where ``label_weight`` is above 0, and to report top-1.
-        out: Run folder; the backbone goes to its ``model/``, and the policy, for it, to ``policy/``.
+        out: Run folder, ``runs/finetune`` if left out; the backbone goes to its ``model/``, and the policy, for it, to ``policy/``.
         config: TOML file laid over the defaults.
-        split: Images to train on.
-        held_out_split: Images to choose the best weights by.
-        device: Where gradients are computed.
-        weights: Type of the weights that are written.
-        on_bad_image: What a corrupt image does.
+        split: Images to train on; ``"train"`` if left out.
+        held_out_split: Images to choose the best weights by; ``"calibration"`` if left out.
+        device: Where gradients are computed; the CPU if left out.
+        weights: Type of the weights that are written; f32 if left out.
+        on_bad_image: What a corrupt image does; to fail if left out.
         progress: Whether to write to ``sys.stderr`` how far it is.
         callback: Called with every entry's figures (those of ``log.jsonl``, and ``steps``).
         **overrides: Keys of the configuration, ``images=100_000`` or ``augment={"crop_padding": 4}``: the last word over the

@@ -120,7 +120,7 @@ impl<'a> Series<'a> {
 /// What is lost, and its unit.
 fn measure(measure: Measure) -> (&'static str, &'static str) {
     match measure {
-        Measure::Drop => ("Drop", "pp of top-1"),
+        Measure::AccuracyLoss => ("Drop", "pp of top-1"),
         Measure::Disagreement => ("Disagreement with the dense model", "% of images"),
         Measure::Drift => ("Drift of the features, 100 (1 - cos)", "%"),
     }

@@ -1,5 +1,6 @@
 //! The first weights, and the last ones as a library lays them out on the Hub.
 
+use std::fmt;
 use std::fs;
 use std::path::Path;
 use std::str::FromStr;
@@ -31,6 +32,15 @@ pub enum WeightType {
     F32,
     /// Rounded to half the size.
     Bf16,
+}
+
+impl fmt::Display for WeightType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            WeightType::F32 => "f32",
+            WeightType::Bf16 => "bf16",
+        })
+    }
 }
 
 impl FromStr for WeightType {

@@ -1,18 +1,11 @@
-//! The command line's grammar: the commands, and the arguments that several of them have.
-
-mod training;
-mod using;
+//! The command line's grammar: the commands, each with its request.
 
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
-use vitrim_measure::model::Opening;
-use vitrim_measure::statistics::Confidence;
-use vitrim_vit::Precision;
-
-pub use training::{CalibrateArgs, DemoArgs, FinetuneArgs, PretrainArgs, TrainArgs};
-pub use using::{
-    BenchArgs, CompareArgs, EvalArgs, ExportArgs, InfoArgs, PredictArgs, ReportArgs, VisualizeArgs,
+use vitrim::requests::{DemoRequest, FinetuneRequest, PretrainRequest, TrainRequest};
+use vitrim_measure::requests::{
+    BenchRequest, CalibrateRequest, CompareRequest, EvalRequest, PredictRequest, SizeArgs, VisualizeRequest,
 };
 
 /// Makes Vision Transformers faster by learning which tokens of each image to throw away.
@@ -41,133 +34,253 @@ pub struct Global {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Show all of it on drawn scenes: a policy learns, the time falls, the accuracy holds.
-    Demo(DemoArgs),
+    Demo(DemoRequest),
     /// Train a policy for a backbone, and calibrate it.
-    Train(TrainArgs),
+    Train(TrainRequest),
     /// Train a backbone from scratch.
-    Pretrain(PretrainArgs),
+    Pretrain(PretrainRequest),
     /// Train a backbone to do with the tokens that a policy leaves it.
-    Finetune(FinetuneArgs),
+    Finetune(FinetuneRequest),
     /// Choose a policy's threshold so that the drop stays within a limit.
-    Calibrate(CalibrateArgs),
+    Calibrate(CalibrateRequest),
     /// Compare a policy with the dense model and the hand-made methods.
     #[command(visible_alias = "evaluate")]
-    Eval(EvalArgs),
+    Eval(EvalRequest),
     /// Compare whole fronts of methods, and methods at the same cost and the same drop.
-    Compare(CompareArgs),
+    Compare(CompareRequest),
     /// Classify images, or give their features.
-    Predict(PredictArgs),
+    Predict(PredictRequest),
     /// Draw which patches of images are kept.
-    Visualize(VisualizeArgs),
+    Visualize(VisualizeRequest),
     /// Lay out a run as a page with its figures.
     Report(ReportArgs),
     /// Write a policy and its model card as a folder to upload to the Hugging Face Hub.
     Export(ExportArgs),
     /// Time a backbone, dense and pruned.
-    Bench(BenchArgs),
+    Bench(BenchRequest),
     /// Show a backbone's geometry and what pruning saves.
     Info(InfoArgs),
 }
 
-/// The size that a backbone takes images at.
-#[derive(Debug, clap::Args)]
-pub struct SizeArgs {
-    /// Input size, pixels: a side, or HEIGHTxWIDTH; position embeddings are resampled as the checkpoint's own library
-    /// does it [default: the checkpoint's size].
-    #[arg(long, value_name = "SIZE", value_parser = img_size)]
-    pub img_size: Option<[usize; 2]>,
-}
-
-impl SizeArgs {
-    /// At this size, in `precision`.
-    pub fn opening(&self, precision: Precision) -> Opening {
-        Opening { precision, img_size: self.img_size }
+impl Args {
+    /// Tells the request of the threads that the command line asks for.
+    #[must_use]
+    pub fn with_threads(mut self) -> Self {
+        let threads = self.global.threads;
+        match &mut self.command {
+            Command::Demo(request) => request.threads = threads,
+            Command::Train(request) => request.threads = threads,
+            Command::Pretrain(request) => request.threads = threads,
+            Command::Finetune(request) => request.threads = threads,
+            Command::Calibrate(request) => request.threads = threads,
+            Command::Eval(request) => request.threads = threads,
+            Command::Compare(request) => request.threads = threads,
+            Command::Bench(request) => request.threads = threads,
+            Command::Predict(_)
+            | Command::Visualize(_)
+            | Command::Report(_)
+            | Command::Export(_)
+            | Command::Info(_) => {}
+        }
+        self
     }
 }
 
-fn img_size(text: &str) -> Result<[usize; 2], String> {
-    let side =
-        |text: &str| text.parse::<usize>().map_err(|_| "give a side in pixels, or HEIGHTxWIDTH".to_owned());
-    match text.split_once('x') {
-        None => side(text).map(|side| [side; 2]),
-        Some((height, width)) => Ok([side(height)?, side(width)?]),
-    }
+#[derive(Debug, clap::Args)]
+pub struct ReportArgs {
+    /// Run folder, as `train --out` has written it; report.html and plots/ go into it.
+    #[arg(value_name = "RUN")]
+    pub run: PathBuf,
 }
 
-/// What may be lost.
 #[derive(Debug, clap::Args)]
-pub struct LossArgs {
-    /// Top-1 drop that may be spent, pp [default: that of the configuration or the last calibration, else 0.4].
-    #[arg(long, value_name = "PP", allow_negative_numbers = true)]
-    pub max_drop: Option<f64>,
-    /// For a backbone without classes: drift of its pooled features that may be spent, 100 (1 - cos), percent.
-    #[arg(long, value_name = "PERCENT", allow_negative_numbers = true, conflicts_with = "max_drop")]
-    pub max_drift: Option<f64>,
-}
-
-/// What is laid over a preset.
-#[derive(Debug, clap::Args)]
-pub struct OverlayArgs {
-    /// TOML file laid over the preset.
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-    /// Value laid over both, as in seed=7 or one.within.another=0.1; may be repeated.
-    #[arg(long, value_name = "KEY=VALUE")]
-    pub set: Vec<String>,
-    /// Print the configuration in force as TOML, and stop.
-    #[arg(long)]
-    pub print_config: bool,
-}
-
-/// A policy, and how it is read out.
-#[derive(Debug, clap::Args)]
-pub struct PolicyArgs {
-    /// Policy folder, or hf://owner/name; without one, the dense model runs.
+pub struct ExportArgs {
+    /// Policy folder, as `train` has written it.
     #[arg(long, value_name = "FOLDER")]
-    pub policy: Option<PathBuf>,
-    /// sample, threshold=0.6 or top-r=0.7,0.49,0.343 [default: what the policy says].
-    #[arg(long, value_name = "RULE", requires = "policy")]
-    pub read_out: Option<String>,
-    /// Another drop than the policy was calibrated to, pp, chosen from its calibration record.
-    #[arg(
-        long,
-        value_name = "PP",
-        allow_negative_numbers = true,
-        requires = "policy",
-        conflicts_with = "read_out"
-    )]
-    pub max_drop: Option<f64>,
-    /// Another drift likewise, percent, of a backbone without classes.
-    #[arg(
-        long,
-        value_name = "PERCENT",
-        allow_negative_numbers = true,
-        requires = "policy",
-        conflicts_with_all = ["read_out", "max_drop"]
-    )]
-    pub max_drift: Option<f64>,
-    /// Another confidence, chosen likewise.
-    #[arg(long, value_name = "SHARE", requires = "policy", conflicts_with = "read_out")]
-    pub confidence: Option<Confidence>,
-    /// The mildest threshold on record that costs no more than this, whatever its drop, 1e9 MACs an image.
-    #[arg(
-        long,
-        value_name = "GMACS",
-        requires = "policy",
-        conflicts_with_all = ["read_out", "max_drop", "max_drift", "confidence"]
-    )]
-    pub gmacs: Option<f64>,
+    pub policy: PathBuf,
+    /// Checkpoint folder of the backbone that it was trained for, or hf://owner/name.
+    #[arg(long, value_name = "FOLDER")]
+    pub model: PathBuf,
+    #[command(flatten)]
+    pub size: SizeArgs,
+    /// Folder to write; it must be empty or absent.
+    #[arg(long, value_name = "FOLDER")]
+    pub out: PathBuf,
+    /// The backbone's owner and name on the Hub, for the card [default: those of an hf:// --model].
+    #[arg(long, value_name = "OWNER/NAME")]
+    pub base_model: Option<String>,
 }
 
-/// A policy's cost, asked for as a keep ratio.
 #[derive(Debug, clap::Args)]
-pub struct KeepArgs {
-    /// The mildest threshold on record that costs no more than a hand-made method at this keep ratio.
-    #[arg(
-        long,
-        value_name = "RATIO",
-        requires = "policy",
-        conflicts_with_all = ["read_out", "max_drop", "max_drift", "confidence", "gmacs"]
-    )]
-    pub keep: Option<f64>,
+pub struct InfoArgs {
+    /// Checkpoint folder, hf://owner/name, or a timm name.
+    #[arg(long, value_name = "MODEL")]
+    pub model: String,
+    #[command(flatten)]
+    pub size: SizeArgs,
+    /// Keep ratios a stage to show costs for.
+    #[arg(long, value_delimiter = ',', value_name = "RATIOS")]
+    pub keep: Vec<f64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use vitrim_data::OnBadImage;
+    use vitrim_measure::requests::{KeepArgs, LossArgs, PolicyArgs, Request};
+    use vitrim_measure::statistics::Confidence;
+    use vitrim_prune::Method;
+    use vitrim_vit::Precision;
+
+    use super::*;
+
+    /// What a shell and clap make of a line.
+    fn parsed(line: &str) -> Command {
+        let words = shlex::split(line).unwrap_or_else(|| panic!("no shell reads {line}"));
+        let args = Args::try_parse_from(&words).unwrap_or_else(|error| panic!("{line}\n{error}"));
+        args.with_threads().command
+    }
+
+    /// Checks that the command line of a request is parsed back to it, with the defaults and with what is given.
+    macro_rules! round_trip {
+        ($verb:ident, $request:expr) => {{
+            let request = $request;
+            let line = request.command_line();
+            let Command::$verb(back) = parsed(&line) else { panic!("another verb: {line}") };
+            assert_eq!(back, request, "{line}");
+            line
+        }};
+    }
+
+    #[test]
+    fn every_request_comes_back_from_its_command_line() {
+        let awkward = || PathBuf::from("it's a \"folder\" of $HOME; rm -rf *");
+        let policy = PolicyArgs {
+            policy: Some(awkward()),
+            max_drop: Some(-0.25),
+            confidence: Some(Confidence::new(0.75).unwrap()),
+            ..PolicyArgs::default()
+        };
+        let size = SizeArgs { img_size: Some([224, 196]) };
+        let (model, data) = (PathBuf::from("model"), PathBuf::from("data"));
+        let plain = EvalRequest { model: model.clone(), data: data.clone(), ..EvalRequest::default() };
+        assert_eq!(round_trip!(Eval, plain.clone()), "vitrim eval --model model --data data");
+        let mut full = EvalRequest {
+            size: size.clone(),
+            dtype: Precision::Bf16,
+            policy: policy.clone(),
+            split: Some("-odd".into()),
+            images: Some(7),
+            corrupt: Some("blur-mild".parse().unwrap()),
+            methods: vec!["tome".parse().unwrap(), Method::Policy],
+            speed_seconds: 0.5,
+            batch: 8,
+            threads: 3,
+            report: Some(PathBuf::from("run é")),
+            ..plain.clone()
+        };
+        full.reading.images.on_bad_image = OnBadImage::Skip;
+        full.reading.images.exif = true;
+        full.reading.label_map = Some(awkward());
+        let line = round_trip!(Eval, full);
+        for flag in
+            ["--img-size 224x196", "--methods tome,policy", "--batch 8", "--dtype bf16", "--threads 3"]
+        {
+            assert!(line.contains(flag), "no {flag} in {line}");
+        }
+        round_trip!(Eval, EvalRequest { no_speed: true, keep: vec![0.7, 0.5], ..plain });
+
+        let plain = CompareRequest { model: model.clone(), data: data.clone(), ..CompareRequest::default() };
+        round_trip!(Compare, plain.clone());
+        let full = CompareRequest {
+            size: size.clone(),
+            dtype: Precision::Int8,
+            policy: vec![awkward(), PathBuf::from("b,c")],
+            rival: vec![("gumbel".into(), awkward()), ("gumbel".into(), PathBuf::from("x=y"))],
+            methods: vec!["random".parse().unwrap()],
+            split: Some("test".into()),
+            costs: vec![1.0, 0.25],
+            drops: vec![2.0],
+            near: std::num::NonZeroUsize::new(2),
+            no_studies: true,
+            no_speed: true,
+            report: awkward(),
+            ..plain
+        };
+        round_trip!(Compare, full);
+
+        let plain = CalibrateRequest {
+            model: model.clone(),
+            data: data.clone(),
+            policy: awkward(),
+            ..CalibrateRequest::default()
+        };
+        round_trip!(Calibrate, plain.clone());
+        let loss = LossArgs { max_drop: None, max_drift: Some(2.0) };
+        let full = CalibrateRequest { loss, calibration_images: 5, split: "val".into(), size, ..plain };
+        round_trip!(Calibrate, full);
+
+        let bench = BenchRequest { model: "deit_small_patch16_224".into(), ..BenchRequest::default() };
+        round_trip!(Bench, bench.clone());
+        let full = BenchRequest {
+            dtype: vec![Precision::F32, Precision::Int8],
+            batch: vec![4],
+            keep: vec![0.5],
+            stages: vec![1, 2],
+            method: "evit".parse().unwrap(),
+            seconds: 0.5,
+            streams: 2,
+            profile: true,
+            ragged: true,
+            data: Some(awkward()),
+            ..bench
+        };
+        round_trip!(Bench, full);
+
+        let images = vec![PathBuf::from("-"), awkward(), PathBuf::from("b.jpg")];
+        let predict = PredictRequest { images, model: model.clone(), ..PredictRequest::default() };
+        round_trip!(Predict, PredictRequest { policy, top_k: 2, ..predict.clone() });
+        let features = Some(vitrim_measure::model::features::FeatureKind::Tokens);
+        round_trip!(Predict, PredictRequest { features, ..predict.clone() });
+        let drawn = VisualizeRequest {
+            images: predict.images,
+            model: model.clone(),
+            policy: PolicyArgs { policy: Some(awkward()), ..PolicyArgs::default() },
+            keep: KeepArgs { keep: Some(0.7) },
+            out: awkward(),
+            ..VisualizeRequest::default()
+        };
+        round_trip!(Visualize, drawn);
+    }
+
+    #[test]
+    fn requests_to_train_come_back_from_their_command_lines() {
+        let (model, data) = (Some(PathBuf::from("my model")), Some(PathBuf::from("data")));
+        let mut train = TrainRequest { model: model.clone(), data: data.clone(), ..TrainRequest::default() };
+        assert_eq!(round_trip!(Train, train.clone()), "vitrim train --model 'my model' --data data");
+        train.preset = "paper".into();
+        train.overlay.set = vec!["critic.hidden=[8, 4]".into(), "seed=\"x\"".into()];
+        train.overlay.config = Some(PathBuf::from("a b.toml"));
+        (train.updates, train.seed, train.no_calibrate) = (Some(3), Some(9), true);
+        train.loss.max_drop = Some(1.0);
+        train.threads = 2;
+        round_trip!(Train, train);
+        let mut tune =
+            FinetuneRequest { model, data: data.clone(), dense: true, ..FinetuneRequest::default() };
+        round_trip!(Finetune, tune.clone());
+        tune.run.weights = "bf16".parse().unwrap();
+        tune.run.overlay.set = vec!["batch=8".into()];
+        tune.run.images = Some(24);
+        round_trip!(Finetune, tune);
+        round_trip!(
+            Pretrain,
+            PretrainRequest { data, preset: "scenes".into(), ..PretrainRequest::default() }
+        );
+        round_trip!(Demo, DemoRequest { quick: true, max_drop: 1.0, seed: 4, ..DemoRequest::default() });
+    }
+
+    #[test]
+    fn the_grammar_has_no_contradiction() {
+        use clap::CommandFactory;
+        Args::command().debug_assert();
+    }
 }

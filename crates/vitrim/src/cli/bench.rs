@@ -1,125 +1,20 @@
 //! `vitrim bench`.
 
 use std::process::ExitCode;
-use std::time::Duration;
 
-use vitrim::VitrimError;
-use vitrim_measure::Loaded;
-use vitrim_measure::speed::bench::{BenchOptions, BenchReport, Cell, Memory, Share, Speed, Subject, bench};
-use vitrim_measure::speed::bench_images::BenchImages;
-use vitrim_prune::Method;
-use vitrim_prune::{KeepProfile, keep_shares};
-use vitrim_prune::{LearnedPruner, Policy, Pruner, ReadOut};
+use vitrim_measure::requests::BenchRequest;
+use vitrim_measure::speed::bench::{BenchReport, Cell, Memory, Share, Speed};
 
-use super::args::BenchArgs;
-use super::{App, images, policy, print};
+use super::{App, print};
 
-/// The seed paper's keep ratio.
-const KEEP: f64 = 0.7;
-
-pub fn run(app: &App, args: &BenchArgs) -> anyhow::Result<ExitCode> {
-    if !(0.0..=3600.0).contains(&args.seconds) {
-        return Err(
-            VitrimError::Setting(format!("--seconds {} must lie between 0 and 3600", args.seconds)).into()
-        );
-    }
-    let (mut subjects, mut method, mut trained) = (Vec::new(), String::new(), None);
-    for dtype in &args.dtype {
-        let loaded = Loaded::open_or_random(&args.model, args.size.opening(*dtype))?;
-        if subjects.is_empty() {
-            trained = policy::open(app, &args.policy, None, &loaded)?;
-        }
-        let (pruner, named) = pruner(&loaded, trained.clone(), args)?;
-        method = named;
-        subjects.push(Subject { loaded, pruner });
-    }
-    let ragged = if args.ragged { Some(profile(&subjects[0].loaded, trained.as_ref(), args)?) } else { None };
-    let options = BenchOptions {
-        batches: args.batch.iter().map(|batch| usize::from(*batch)).collect(),
-        time: Duration::from_secs_f64(args.seconds),
-        rounds: usize::from(args.rounds),
-        streams: usize::from(args.streams),
-        profile: args.profile,
-        ragged,
-    };
-    let largest = options.batches.iter().copied().max().unwrap_or(1);
-    let images = match &args.data {
-        None => {
-            if args.policy.policy.is_some() && args.keep.is_empty() {
-                app.reporter.note("note: this policy decides by the image; --data times it on real ones");
-            }
-            BenchImages::random(&subjects[0].loaded, largest)
-        }
-        Some(data) => {
-            let parts = args.reading.open(data)?;
-            let dataset = parts.part(parts.final_part(), &mut |_, _| ())?;
-            let on_bad_image = args.reading.on_bad_image();
-            let images = BenchImages::of(&subjects[0].loaded, &dataset, largest, on_bad_image)?;
-            images::tell(app, &dataset);
-            images
-        }
-    };
-    let bar = app.reporter.bar("timing");
-    let (mut at, sizes) = (0, options.batches.len());
-    let report = bench(&subjects, method, &images, &options, &mut |_| {
-        bar.set(at, sizes);
-        at += 1;
-    })?;
-    drop(bar);
+pub fn run(app: &App, request: &BenchRequest) -> anyhow::Result<ExitCode> {
+    let report = app.show(|listener| request.run(listener))?;
     if app.global.json {
         print::json(&report)?
     } else {
         print(&report)?
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Stages, and the shares of N0 to keep after them.
-fn profile(
-    loaded: &Loaded,
-    policy: Option<&Policy>,
-    args: &BenchArgs,
-) -> Result<(Vec<usize>, Vec<f64>), VitrimError> {
-    let stages = match policy {
-        Some(policy) => policy.drop_stages(),
-        None if args.stages.is_empty() => loaded.spec.default_stages(),
-        None => args.stages.clone(),
-    };
-    let default = [KEEP];
-    let keep = keep_shares(if args.keep.is_empty() { &default } else { &args.keep }, stages.len())?;
-    Ok((stages, keep))
-}
-
-/// The pruner to time, and its name.
-fn pruner(
-    loaded: &Loaded,
-    policy: Option<Policy>,
-    args: &BenchArgs,
-) -> Result<(Box<dyn Pruner>, String), VitrimError> {
-    let (stages, keep) = profile(loaded, policy.as_ref(), args)?;
-    let top_r = ReadOut::TopR { keep: keep.clone() };
-    if args.method != Method::Policy {
-        let named = format!("{} {top_r}", args.method);
-        return Ok((args.method.at_shares(&loaded.spec, &stages, &keep)?, named));
-    }
-    KeepProfile::new(&loaded.spec, &stages, &keep)?;
-    let (mut policy, what) = match policy {
-        Some(policy) => (policy, "policy"),
-        None => {
-            let policy = Policy::untrained(&loaded.spec, loaded.id.clone(), &stages, &keep);
-            let what = if policy.observation.cls_attention {
-                "random policy"
-            } else {
-                "random policy without attention"
-            };
-            (policy, what)
-        }
-    };
-    if !args.keep.is_empty() {
-        policy.read_out = top_r;
-    }
-    let named = format!("{what} {}", policy.read_out);
-    Ok((Box::new(LearnedPruner::new(&loaded.spec, &policy)), named))
 }
 
 fn print(report: &BenchReport) -> anyhow::Result<()> {

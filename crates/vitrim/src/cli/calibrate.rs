@@ -2,94 +2,41 @@
 
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::atomic::AtomicBool;
 
 use serde_json::json;
-use vitrim::VitrimError;
-use vitrim_data::Dataset;
-use vitrim_hub::is_reference;
-use vitrim_measure::MeasureError;
-use vitrim_measure::calibrate::{BATCH, CalibrationOptions, MAX_DROP, allowed, calibrate, grid, record};
+use vitrim_measure::calibrate::record;
 use vitrim_measure::front::{Choice, Verdict};
-use vitrim_measure::images::DataParts;
 use vitrim_measure::model::open_policy;
-use vitrim_measure::{Loaded, Progress};
+use vitrim_measure::requests::CalibrateRequest;
+use vitrim_measure::{Loaded, MeasureError};
 use vitrim_prune::Policy;
 
-use super::args::CalibrateArgs;
-use super::{App, INTERRUPTED, images, interrupt, print};
+use super::{App, interrupt, interrupted, print};
 
-/// Held-out images, and what they are called.
-pub struct HeldOut<'a> {
-    pub parts: &'a DataParts,
-    pub split: &'a str,
-    pub dataset: &'a Dataset,
-}
-
-pub fn run(app: &App, args: &CalibrateArgs) -> anyhow::Result<ExitCode> {
-    if is_reference(&args.policy) {
-        let reason = "the calibrated policy cannot be written there; give a copy in a folder of yours".into();
-        return Err(MeasureError::Policy { path: args.policy.clone(), reason }.into());
-    }
+pub fn run(app: &App, request: &CalibrateRequest) -> anyhow::Result<ExitCode> {
+    request.check_folder()?;
     let stop = interrupt::listen()?;
-    let loaded = Loaded::open_in(&args.model, args.size.opening(args.dtype))?;
-    let policy = open_policy(&args.policy, &loaded)?;
-    let before = || record(&policy, &args.policy).map(|record| record.max_drop).ok();
-    let given = allowed(&loaded.spec, args.loss.max_drop, args.loss.max_drift)?;
-    let max_drop = given.or_else(before).unwrap_or(MAX_DROP);
-    let parts = args.reading.open(&args.data, &loaded)?;
-    let bar = app.reporter.bar("hashing images");
-    let dataset = parts.named(&args.split, &mut |done, all| bar.set(done, all))?;
-    drop(bar);
-    loaded.check_classes(&parts.path(), &dataset)?;
-    let options = CalibrationOptions {
-        thresholds: grid(),
-        pilot: None,
-        max_drop,
-        confidence: args.confidence,
-        images: args.calibration_images,
-        batch: BATCH,
-        workers: app.global.threads,
-        on_bad_image: args.reading.images.on_bad_image(),
-    };
-    let held_out = HeldOut { parts: &parts, split: &args.split, dataset: &dataset };
-    calibrate_folder(app, &loaded, &args.policy, &held_out, &options, stop)
-}
-
-/// Calibrates the policy in `folder` and prints the answer.
-pub fn calibrate_folder(
-    app: &App,
-    loaded: &Loaded,
-    folder: &Path,
-    held_out: &HeldOut<'_>,
-    options: &CalibrationOptions,
-    stop: &AtomicBool,
-) -> anyhow::Result<ExitCode> {
-    let mut policy = open_policy(folder, loaded)?;
-    let data = held_out.parts.path();
-    let bar = app.reporter.bar("calibrating");
-    let mut progress = |done, all| bar.set(done, all);
-    let place = (data.as_str(), held_out.split);
-    let mut watch = Progress { stop, progress: &mut progress };
-    let answer = calibrate(loaded, &mut policy, place, held_out.dataset, options, &mut watch);
-    drop(bar);
-    images::tell(app, held_out.dataset);
-    match answer {
-        Err(MeasureError::Interrupted) => {
-            let folder = folder.display();
-            eprintln!("interrupted: {folder} is as it was; run the same command again to calibrate it");
-            Ok(ExitCode::from(INTERRUPTED))
-        }
+    let loaded = Loaded::open_in(&request.model, request.size.opening(request.dtype))?;
+    let folder = &request.policy;
+    let mut policy = open_policy(folder, &loaded)?;
+    match app.follow(stop, |listener| request.run(&loaded, &mut policy, listener)) {
+        Err(MeasureError::Interrupted) => Ok(as_it_was(folder)),
         Err(error) => Err(error.into()),
         Ok(choice) => {
-            policy.save(folder).map_err(VitrimError::from)?;
             print(app, folder, &policy, &choice)?;
             Ok(ExitCode::SUCCESS)
         }
     }
 }
 
-fn print(app: &App, folder: &Path, policy: &Policy, choice: &Choice) -> anyhow::Result<()> {
+/// Says that the calibration of the policy in `folder` was stopped.
+pub fn as_it_was(folder: &Path) -> ExitCode {
+    let folder = folder.display();
+    interrupted(&format!("interrupted: {folder} is as it was; run the same command again to calibrate it"))
+}
+
+/// Prints what was measured and chosen.
+pub fn print(app: &App, folder: &Path, policy: &Policy, choice: &Choice) -> anyhow::Result<()> {
     let read_out = policy.read_out.to_string();
     if app.global.json {
         return print::json(

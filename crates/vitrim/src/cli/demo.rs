@@ -7,28 +7,26 @@ use std::time::Instant;
 
 use anyhow::Context;
 use serde_json::json;
+use vitrim::requests::{DemoRequest, learn};
 use vitrim::{VitrimError, bundled, training};
 use vitrim_data::{Dataset, OnBadImage};
 use vitrim_kernels::InstructionSet;
-use vitrim_measure::calibrate::{
-    Calibration, CalibrationOptions, calibrate, check_max_drop, grid, pilot, record,
-};
+use vitrim_measure::Loaded;
+use vitrim_measure::calibrate::{Calibration, CalibrationOptions, check_max_loss, grid, pilot, record};
 use vitrim_measure::evaluate::EvalOptions;
 use vitrim_measure::model::open_policy;
-use vitrim_measure::statistics::Confidence;
-use vitrim_measure::{Loaded, Progress};
+use vitrim_measure::passes::PassOptions;
+use vitrim_measure::requests::{Request, calibrate_folder};
+use vitrim_measure::seen::SeenImages;
 use vitrim_prune::Policy;
 use vitrim_report::gather::{About, GatherOptions, gather};
 use vitrim_report::{Findings, report};
-use vitrim_train::{LOG_FILE, Outcome, Run, RunFolder, Source, TrainConfig};
+use vitrim_train::{LOG_FILE, Run, RunFolder, Source, TrainConfig};
 
-use super::args::DemoArgs;
-use super::{App, INTERRUPTED, eval, interrupt, print, train};
+use super::{App, eval, interrupt, interrupted, print};
 
 /// The data set of the demo.
 const DATA: &str = "scenes";
-/// Images a batch.
-const BATCH: usize = 64;
 
 /// How much of everything.
 struct Size {
@@ -66,30 +64,26 @@ const QUICK: Size = Size {
     speed_seconds: 0.7,
 };
 
-pub fn run(app: &App, args: &DemoArgs) -> anyhow::Result<ExitCode> {
+pub fn run(app: &App, request: &DemoRequest) -> anyhow::Result<ExitCode> {
     let stop = interrupt::listen()?;
-    let max_drop = check_max_drop(args.max_drop)?;
-    let out = &args.out;
-    let outcome = match show(app, args, max_drop, stop) {
-        Err(error) if interrupt::is_interruption(&error) => Outcome::Interrupted,
-        outcome => outcome?,
-    };
-    if outcome == Outcome::Interrupted {
-        eprintln!("interrupted: {} has what is done; run the same command again to go on", out.display());
-        return Ok(ExitCode::from(INTERRUPTED));
+    check_max_loss(request.max_drop)?;
+    match show(app, request, stop) {
+        Err(error) if interrupt::is_interruption(&error) => Ok(interrupted(&format!(
+            "interrupted: {} has what is done; run the same command again to go on",
+            request.out.display()
+        ))),
+        shown => shown.map(|()| ExitCode::SUCCESS),
     }
-    Ok(ExitCode::SUCCESS)
 }
 
-fn show(app: &App, args: &DemoArgs, max_drop: f64, stop: &AtomicBool) -> anyhow::Result<Outcome> {
-    let size = if args.quick { QUICK } else { FULL };
-    let (out, note) = (&args.out, |line: &str| app.reporter.note(line));
-    let folder = RunFolder::open(out)?;
+fn show(app: &App, request: &DemoRequest, stop: &AtomicBool) -> anyhow::Result<()> {
+    let size = if request.quick { QUICK } else { FULL };
+    let (out, note) = (&request.out, |line: &str| app.reporter.note(line));
     let backbone = out.join("backbone");
     bundled::unpack(&backbone)?;
     let loaded = Loaded::open_in(&backbone, InstructionSet::current().fastest_precision())?;
     let held_out = size.held_out;
-    let mut config = training(&size, args.seed);
+    let mut config = training(&size, request.seed);
     let stages: Vec<String> = config.stages(&loaded.spec).iter().map(ToString::to_string).collect();
     note(&format!(
         "a Vision Transformer that tells ten shapes in drawn scenes apart; each of its {} patch tokens is an \
@@ -97,21 +91,19 @@ fn show(app: &App, args: &DemoArgs, max_drop: f64, stop: &AtomicBool) -> anyhow:
         loaded.spec.num_patches(),
         stages.join(", "),
     ));
-    config.constraint.max_accuracy_loss = max_drop;
+    config.constraint.max_accuracy_loss = request.max_drop;
     note(&format!(
         "1/3 the policy learns by MAPPO, {} updates of {} scenes",
         config.updates, config.images_per_update
     ));
-    if learn(app, &loaded, &config, &folder, stop)? == Outcome::Interrupted {
-        return Ok(Outcome::Interrupted);
-    }
+    train(app, &loaded, &config, request, stop)?;
 
-    let policy_folder = out.join("policy");
-    note(&format!("2/3 calibration to a drop of {max_drop} pp on {held_out} other scenes"));
+    let folder = out.join("policy");
+    note(&format!("2/3 calibration to a drop of {} pp on {held_out} other scenes", request.max_drop));
     let started = Instant::now();
-    let policy = calibrated(app, &loaded, &policy_folder, max_drop, args.confidence, &size, stop)?;
+    let policy = calibrated(app, &loaded, &folder, request, &size, stop)?;
     let calibration_seconds = started.elapsed().as_secs_f64();
-    let record = record(&policy, &policy_folder)?;
+    let record = record(&policy, &folder)?;
     note(&record.choice);
 
     note(&format!("3/3 evaluation on {held_out} scenes that neither has seen"));
@@ -120,18 +112,14 @@ fn show(app: &App, args: &DemoArgs, max_drop: f64, stop: &AtomicBool) -> anyhow:
     let options = GatherOptions {
         about: About {
             title: "vitrim demo: ten shapes in cluttered scenes".to_owned(),
-            command: command(args),
+            command: request.command_line(),
             command_trains: true,
             data: DATA.to_owned(),
             split: "test".to_owned(),
         },
         run: out.clone(),
         eval: EvalOptions {
-            batch: BATCH,
-            workers: app.global.threads,
-            images: None,
-            on_bad_image: OnBadImage::Fail,
-            corruption: None,
+            pass: PassOptions { workers: request.threads, ..PassOptions::default() },
             methods: ["policy", "random", "cls-attention"]
                 .map(|name| name.parse().expect("a method's name"))
                 .to_vec(),
@@ -141,10 +129,10 @@ fn show(app: &App, args: &DemoArgs, max_drop: f64, stop: &AtomicBool) -> anyhow:
         },
         front_images: size.front,
     };
-    let bar = app.reporter.bar("evaluating");
-    let mut watch = Progress { stop, progress: &mut |done, all| bar.set(done, all) };
-    let mut findings = gather(&loaded, &policy, record.widest(), &test, &options, &mut watch)?;
-    drop(bar);
+    let seen = SeenImages::read(&folder)?;
+    let mut findings = app.follow(stop, |listener| {
+        gather(&loaded, (&policy, &seen), record.widest(), &test, &options, listener)
+    })?;
     findings.seconds = vec![
         ("training".to_owned(), training_seconds(out, &config)?),
         ("calibration".to_owned(), calibration_seconds),
@@ -153,7 +141,7 @@ fn show(app: &App, args: &DemoArgs, max_drop: f64, stop: &AtomicBool) -> anyhow:
     findings.write(out)?;
     let written = report(out)?;
     print(app, &loaded, &findings, &record, &written.page)?;
-    Ok(Outcome::Finished)
+    Ok(())
 }
 
 /// The default preset, for a few updates on scenes.
@@ -165,24 +153,31 @@ fn training(size: &Size, seed: u64) -> TrainConfig {
 }
 
 /// The updates that are left.
-fn learn(
+fn train(
     app: &App,
     loaded: &Loaded,
     config: &TrainConfig,
-    folder: &RunFolder,
+    request: &DemoRequest,
     stop: &AtomicBool,
-) -> anyhow::Result<Outcome> {
-    app.reporter.note(&training::open_run(folder, config)?);
+) -> Result<(), VitrimError> {
+    let folder = RunFolder::open(&request.out)?;
+    app.reporter.note(&training::open_run(&folder, config)?);
     let source = Source {
-        // Splits of scenes share no image, so that nothing needs to be hashed.
+        // Splits of scenes share no image.
         dataset: Dataset::scenes("train")?,
         transform: loaded.transform.clone(),
-        workers: app.global.threads,
+        workers: request.threads,
         on_bad_image: OnBadImage::Fail,
     };
-    let run =
-        Run { id: &loaded.id, weights: None, config, source: &source, device: Default::default(), folder };
-    train::learn(app, loaded, &run, stop)
+    let run = Run {
+        id: &loaded.id,
+        weights: None,
+        config,
+        source: &source,
+        device: Default::default(),
+        folder: &folder,
+    };
+    app.follow(stop, |listener| learn(loaded, &run, listener))
 }
 
 /// The policy in `folder`, calibrated as asked: now, unless its record says that it is.
@@ -190,42 +185,40 @@ fn calibrated(
     app: &App,
     loaded: &Loaded,
     folder: &Path,
-    max_drop: f64,
-    confidence: Confidence,
+    request: &DemoRequest,
     size: &Size,
     stop: &AtomicBool,
 ) -> anyhow::Result<Policy> {
-    let mut policy = open_policy(folder, loaded)?;
+    let policy = open_policy(folder, loaded)?;
     let as_asked = |record: Calibration| {
-        (record.max_drop, record.confidence, record.front.images()) == (max_drop, confidence, size.held_out)
+        (record.max_drop, record.confidence, record.front.images())
+            == (request.max_drop, request.confidence, size.held_out)
             && record.dtype == loaded.model.weights().precision()
     };
     if policy.calibration.is_some() && as_asked(record(&policy, folder)?) {
         return Ok(policy);
     }
+    let pass = PassOptions { workers: request.threads, images: Some(size.pilot), ..PassOptions::default() };
     let mut options = CalibrationOptions {
         // Coarse: between them, the pilot interpolates.
         thresholds: grid().into_iter().step_by(3).collect(),
         pilot: None,
-        max_drop,
-        confidence,
-        images: size.pilot,
-        batch: BATCH,
-        workers: app.global.threads,
-        on_bad_image: OnBadImage::Fail,
+        max_loss: request.max_drop,
+        confidence: request.confidence,
+        pass,
     };
-    let bar = app.reporter.bar("calibrating");
-    let mut watch = Progress { stop, progress: &mut |done, all| bar.set(done, all) };
     // The policy may have learned from some of these: that moves the thresholds that are tried, not what the
     // held-out scenes then certify.
     let train = Dataset::scenes("train")?;
-    let (thresholds, front) = pilot(loaded, &policy, &train, size.beyond, &options, &mut watch)?;
-    (options.thresholds, options.pilot) = (thresholds, Some(front));
-    options.images = size.held_out;
     let held_out = Dataset::scenes("validation")?.first(size.held_out);
-    calibrate(loaded, &mut policy, (DATA, "calibration"), &held_out, &options, &mut watch)?;
-    policy.save(folder).map_err(VitrimError::from)?;
-    Ok(policy)
+    app.follow(stop, |listener| {
+        let (thresholds, front) = listener.follow("calibrating", |progress| {
+            pilot(loaded, &policy, &train, size.beyond, &options, progress)
+        })?;
+        (options.thresholds, options.pilot) = (thresholds, Some(front));
+        options.pass.images = Some(size.held_out);
+        Ok(calibrate_folder(loaded, folder, (DATA, "calibration", &held_out), &options, listener)?.0)
+    })
 }
 
 /// Seconds that the updates took, from the run's log, so that interruptions do not count.
@@ -237,16 +230,6 @@ fn training_seconds(out: &Path, config: &TrainConfig) -> anyhow::Result<f64> {
         Some(config.images_per_update as f64 / entry.get("images_per_s")?.as_f64()?)
     });
     Ok(seconds.sum())
-}
-
-/// The command line that does this again.
-fn command(args: &DemoArgs) -> String {
-    let mut command = format!("vitrim demo --out {}", args.out.display());
-    if args.quick {
-        command += " --quick";
-    }
-    command += &format!(" --max-drop {} --confidence {}", args.max_drop, args.confidence);
-    command + &format!(" --seed {}", args.seed)
 }
 
 fn print(

@@ -1,143 +1,35 @@
 //! `vitrim eval`.
 
-use std::path::Path;
 use std::process::ExitCode;
-use std::sync::atomic::AtomicBool;
-use std::time::Instant;
 
 use serde_json::json;
-use vitrim::VitrimError;
-use vitrim_measure::calibrate::{calibrated_on, record};
-use vitrim_measure::evaluate::{EvalOptions, Evaluation, MethodReport, SPEED_SECONDS, evaluate};
-use vitrim_measure::images::name;
-use vitrim_measure::{Loaded, Progress};
-use vitrim_prune::keep_shares;
-use vitrim_report::gather::{About, GatherOptions, gather};
-use vitrim_report::report;
-use vitrim_vit::Precision;
+use vitrim_measure::Loaded;
+use vitrim_measure::evaluate::{Evaluation, MethodReport};
+use vitrim_measure::requests::{EvalRequest, Request};
+use vitrim_report::verbs::{Evaluated, Evaluee, evaluate};
 
-use super::args::EvalArgs;
-use super::{App, images, policy, print};
+use super::{App, print};
 
-/// Images that a report's fronts are measured on.
-const FRONT_IMAGES: usize = 2_000;
-
-pub fn run(app: &App, args: &EvalArgs) -> anyhow::Result<ExitCode> {
-    let loaded = Loaded::open_in(&args.model, args.size.opening(args.dtype))?;
-    let keep = match (args.keep.as_slice(), &args.policy.policy) {
-        ([], _) | (_, None) => None,
-        ([keep], Some(_)) => Some(*keep),
-        (ratios, Some(_)) => {
-            let reason =
-                format!("--keep {ratios:?}: a policy is asked for one keep ratio; give a single one");
-            return Err(VitrimError::Setting(reason).into());
-        }
-    };
-    let policy = policy::open(app, &args.policy, keep, &loaded)?;
-    let parts = args.reading.open(&args.data, &loaded)?;
-    let split = args.split.as_deref().unwrap_or(name(parts.final_part()));
-    let bar = app.reporter.bar("hashing images");
-    let dataset = parts.named(split, &mut |done, all| bar.set(done, all))?;
-    drop(bar);
-    loaded.check_classes(&parts.path(), &dataset)?;
-    if policy.as_ref().is_some_and(|policy| calibrated_on(policy, &parts.path(), split)) {
-        app.reporter.note("note: the threshold was chosen on these images; only others give a fair drop");
-    }
-
-    let stages = loaded.spec.default_stages();
-    let profile = match args.keep.as_slice() {
-        [] => None,
-        _ if policy.is_some() => None,
-        given => Some((stages.clone(), keep_shares(given, stages.len())?)),
-    };
-    let options = EvalOptions {
-        batch: args.batch.max(1),
-        workers: app.global.threads,
-        images: args.images,
-        on_bad_image: args.reading.images.on_bad_image(),
-        corruption: args.corrupt,
-        methods: args.methods.clone(),
-        hand_made_images: None,
-        profile,
-        speed: (!args.no_speed).then_some(SPEED_SECONDS),
-    };
-    let bar = app.reporter.bar("evaluating");
-    let mut progress = |done, all| bar.set(done, all);
-    // Nothing is half done by an evaluation: an interruption just ends the program.
-    let mut watch = Progress { stop: &AtomicBool::new(false), progress: &mut progress };
-    let evaluation = match (&args.report, &policy) {
-        (Some(run), Some(policy)) => {
-            let about = About {
-                title: format!("{} in {} on {} ({split})", loaded.origin, args.dtype, parts.path()),
-                command: command(args, split),
-                command_trains: false,
-                data: parts.path(),
-                split: split.to_owned(),
-            };
-            let record = record(policy, args.policy.policy.as_deref().unwrap_or(run))?;
-            let options =
-                GatherOptions { about, run: run.clone(), eval: options, front_images: FRONT_IMAGES };
-            let started = Instant::now();
-            let mut findings = gather(&loaded, policy, record.widest(), &dataset, &options, &mut watch)?;
-            findings.seconds.push(("evaluation".to_owned(), started.elapsed().as_secs_f64()));
-            findings.write(run)?;
-            let page = report(run)?.page;
-            app.reporter.note(&format!("report: {}", page.display()));
-            findings.evaluation
-        }
-        _ => evaluate(&loaded, &dataset, policy.as_ref(), &options, &mut watch)?.0,
-    };
-    drop(bar);
-    images::tell(app, &dataset);
-    let read_out = policy.as_ref().map(|policy| policy.read_out.to_string());
+pub fn run(app: &App, request: &EvalRequest) -> anyhow::Result<ExitCode> {
+    let loaded = Loaded::open_in(&request.model, request.size.opening(request.dtype))?;
+    let keep = request.keep_of_policy()?;
+    let evaluated = app.show(|listener| -> anyhow::Result<Evaluated> {
+        let policy = request.policy.open(keep, &loaded, listener)?;
+        let evaluee = match (&policy, &request.policy.policy) {
+            (Some(policy), Some(folder)) => Evaluee::Policy(policy, folder),
+            _ => Evaluee::Dense,
+        };
+        Ok(evaluate(request, &loaded, evaluee, &Request::command_line, listener)?)
+    })?;
+    let Evaluated { evaluation, dataset, data, split, read_out } = evaluated;
     if app.global.json {
-        let decoding = (!args.no_speed).then(|| dataset.decode_rate());
-        let given = json!({ "model": loaded.origin, "dtype": args.dtype.to_string(), "data": parts.path(), "split": split, "read_out": read_out, "left_out": dataset.bad_images().first(), "decoding": decoding });
+        let decoding = (!request.no_speed).then(|| dataset.decode_rate());
+        let given = json!({ "model": loaded.origin, "dtype": request.dtype.to_string(), "data": data, "split": split, "read_out": read_out, "left_out": dataset.bad_images().first(), "decoding": decoding });
         print::json(&merged(given, serde_json::to_value(&evaluation)?))?;
     } else {
-        print(&loaded, split, read_out.as_deref(), &evaluation)?;
+        print(&loaded, &split, read_out.as_deref(), &evaluation)?;
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// The command line that prints these figures again.
-fn command(args: &EvalArgs, split: &str) -> String {
-    let path = |path: Option<&Path>| path.map(|path| path.display().to_string()).unwrap_or_default();
-    let mut command = format!(
-        "vitrim eval --model {} --data {} --split {split} --policy {}",
-        args.model.display(),
-        args.data.display(),
-        path(args.policy.policy.as_deref()),
-    );
-    if args.dtype != Precision::F32 {
-        command += &format!(" --dtype {}", args.dtype);
-    }
-    if let Some(read_out) = &args.policy.read_out {
-        command += &format!(" --read-out {read_out}");
-    }
-    if let Some(max_drop) = args.policy.max_drop {
-        command += &format!(" --max-drop {max_drop}");
-    }
-    if let Some(max_drift) = args.policy.max_drift {
-        command += &format!(" --max-drift {max_drift}");
-    }
-    if let Some(confidence) = args.policy.confidence {
-        command += &format!(" --confidence {confidence}");
-    }
-    if let Some(gmacs) = args.policy.gmacs {
-        command += &format!(" --gmacs {gmacs}");
-    }
-    if let [keep] = args.keep.as_slice() {
-        command += &format!(" --keep {keep}");
-    }
-    if let Some(corruption) = args.corrupt {
-        command += &format!(" --corrupt {corruption}");
-    }
-    if let Some(images) = args.images {
-        command += &format!(" --images {images}");
-    }
-    command += &args.reading.given();
-    command + &format!(" --report {}", path(args.report.as_deref()))
 }
 
 fn merged(mut first: serde_json::Value, second: serde_json::Value) -> serde_json::Value {

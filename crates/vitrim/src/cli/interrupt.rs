@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
+use vitrim::VitrimError;
 use vitrim_measure::MeasureError;
 use vitrim_report::ReportError;
 
@@ -29,5 +30,7 @@ pub fn listen() -> anyhow::Result<&'static AtomicBool> {
 /// Whether `error` says that the work was asked to stop.
 pub fn is_interruption(error: &anyhow::Error) -> bool {
     let measured = error.downcast_ref().is_some_and(MeasureError::is_interruption);
-    measured || error.downcast_ref().is_some_and(ReportError::is_interruption)
+    measured
+        || error.downcast_ref().is_some_and(ReportError::is_interruption)
+        || error.downcast_ref().is_some_and(VitrimError::is_interruption)
 }

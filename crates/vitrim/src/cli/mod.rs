@@ -10,20 +10,18 @@ mod downloads;
 mod eval;
 mod export;
 mod finetune;
-mod images;
 mod info;
 mod interrupt;
-mod policy;
 mod predict;
 mod pretrain;
 mod print;
 mod progress;
 mod report;
-mod steps;
 mod train;
 mod visualize;
 
 use std::process::ExitCode;
+use std::sync::atomic::AtomicBool;
 
 use anyhow::Context;
 pub use args::Args;
@@ -31,12 +29,14 @@ use args::{Command, Global};
 
 use progress::Reporter;
 use vitrim_hub::HubError;
+use vitrim_measure::Listener;
 
 /// Exit code after an interruption: 128 + SIGINT.
 const INTERRUPTED: u8 = 130;
 
 /// Runs the command.
-pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let args = args.with_threads();
     vitrim_kernels::memory::keep_freed_memory();
     vitrim_kernels::InstructionSet::from_env()?;
     if args.global.threads > 0 {
@@ -66,6 +66,25 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 struct App<'a> {
     global: &'a Global,
     reporter: Reporter,
+}
+
+impl App<'_> {
+    /// Does `work`, shown on stderr; `stop` ends it.
+    fn follow<T>(&self, stop: &AtomicBool, work: impl FnOnce(&mut Listener<'_>) -> T) -> T {
+        let mut shown = self.reporter.show();
+        work(&mut Listener { stop, tell: &mut |event| shown.event(event) })
+    }
+
+    /// Does `work` of which nothing is half done when an interruption just ends the program, shown on stderr.
+    fn show<T>(&self, work: impl FnOnce(&mut Listener<'_>) -> T) -> T {
+        self.follow(&AtomicBool::new(false), work)
+    }
+}
+
+/// Says what is left of work that was asked to stop.
+fn interrupted(line: &str) -> ExitCode {
+    eprintln!("{line}");
+    ExitCode::from(INTERRUPTED)
 }
 
 /// Prints `error` as one line on stderr.

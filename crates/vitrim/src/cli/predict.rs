@@ -8,25 +8,20 @@ use vitrim_hub::{Kind, local};
 use vitrim_measure::Loaded;
 use vitrim_measure::model::features::Features;
 use vitrim_measure::predict::{Given, Prediction, Question, Seen, predict};
+use vitrim_measure::requests::{ImageArgs, PredictRequest, pruner};
 use vitrim_prune::Pruner;
 
-use super::args::PredictArgs;
-use super::images::ImageArgs;
-use super::{App, policy, print};
+use super::{App, print};
 
 /// Images that are decoded and classified at once.
 const BATCH: usize = 16;
 
-pub fn run(app: &App, args: &PredictArgs) -> anyhow::Result<ExitCode> {
-    let loaded = Loaded::open_in(&args.model, args.size.opening(args.dtype))?;
-    let policy = policy::open(app, &args.policy, args.keep.keep, &loaded)?;
-    let pruner = policy::pruner(&loaded, policy.as_ref());
-    let patches = loaded.spec.num_patches();
-    let question = match args.features {
-        Some(kind) => Question::Features(kind.into()),
-        None => Question::Classes(args.top_k),
-    };
-    for_each_image(app, &loaded, pruner.as_ref(), &args.images, question, &args.reading, |seen| {
+pub fn run(app: &App, request: &PredictRequest) -> anyhow::Result<ExitCode> {
+    let loaded = Loaded::open_in(&request.model, request.size.opening(request.dtype))?;
+    let policy = app.show(|listener| request.policy.open(request.keep.keep, &loaded, listener))?;
+    let pruner = pruner(&loaded, policy.as_ref());
+    let (patches, question) = (loaded.spec.num_patches(), request.question());
+    for_each_image(app, &loaded, pruner.as_ref(), &request.images, question, &request.reading, |seen| {
         if app.global.json { print::json(&seen.prediction) } else { print(&seen.prediction, patches) }
     })?;
     Ok(ExitCode::SUCCESS)
@@ -46,7 +41,7 @@ pub fn for_each_image(
     let mut left_out = 0;
     let mut run = |batch: &mut Vec<Given>| -> anyhow::Result<()> {
         for seen in predict(loaded, pruner, std::mem::take(batch), reading.decoding(), question)? {
-            match (seen, reading.on_bad_image()) {
+            match (seen, reading.on_bad_image) {
                 (Ok(seen), _) => then(&seen)?,
                 (Err(error), OnBadImage::Skip) => {
                     left_out += 1;

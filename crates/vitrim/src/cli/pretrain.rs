@@ -4,48 +4,48 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::anyhow;
-use serde_json::json;
+use serde_json::{Value, json};
 use vitrim::overlay;
+use vitrim::requests::PretrainRequest;
+use vitrim::training::open_run_of_steps;
 use vitrim_data::{Preprocess, Transform};
+use vitrim_measure::Listener;
 use vitrim_measure::model::{open_checkpoint, preprocess};
-use vitrim_train::pretrain::{PretrainConfig, Pretraining, pretrain, steps_done};
+use vitrim_measure::progress::Event;
+use vitrim_measure::requests::note_reading;
+use vitrim_train::pretrain::{Pretraining, pretrain, steps_done};
 use vitrim_train::{Outcome, RunFolder};
 use vitrim_vit::{Checkpoint, VitSpec};
 
-use super::args::PretrainArgs;
-use super::steps::{interrupted, open_run};
-use super::{App, images, interrupt, print};
+use super::{App, interrupt, interrupted, print};
 
 /// Mean and standard deviation that pixels are normalised with, in every channel.
 const MEAN_AND_STD: [f32; 3] = [0.5; 3];
 
-pub fn run(app: &App, args: &PretrainArgs) -> anyhow::Result<ExitCode> {
-    let preset = PretrainConfig::preset(&args.preset)
-        .ok_or_else(|| anyhow!("--preset {}: no such preset; use default or scenes", args.preset))?;
-    let mut config = overlay::merge(&preset, args.run.overlay.config.as_deref(), &args.run.overlay.set)?;
-    config.images = args.run.images.unwrap_or(config.images);
-    config.seed = args.run.seed.unwrap_or(config.seed);
-    if args.run.overlay.print_config {
+pub fn run(app: &App, request: &PretrainRequest) -> anyhow::Result<ExitCode> {
+    let config = request.configuration()?;
+    if request.run.overlay.print_config {
         print::line(overlay::to_toml(&config)?.trim_end())?;
         return Ok(ExitCode::SUCCESS);
     }
     config.check().map_err(|reason| anyhow!("configuration: {reason}"))?;
-    let Some(data) = &args.data else {
+    let Some(data) = &request.data else {
         return Err(anyhow!("--data is needed to train"));
     };
     let stop = interrupt::listen()?;
-    let parts = args.reading.open(data)?;
-    let bar = app.reporter.bar("hashing images");
-    let mut hashing = |done, all| bar.set(done, all);
-    let held_out = parts.named(&args.run.held_out_split, &mut hashing)?;
-    let all = parts.named(&args.run.split, &mut hashing)?;
+    let parts = request.reading.open(data)?;
+    let shown = &mut app.reporter.show();
+    let mut listener = Listener { stop, tell: &mut |event| shown.event(event) };
+    let mut hashing = listener.steps("hashing images");
+    let held_out = parts.named(&request.run.held_out_split, &mut hashing)?;
+    let all = parts.named(&request.run.split, &mut hashing)?;
     let (train, removed) = all.without(&parts.held_out(Some(&held_out), &mut hashing)?, &mut hashing)?;
-    drop(bar);
-    let init = args.init.as_deref().map(|init| open_checkpoint(init, None)).transpose()?;
+    drop(hashing);
+    let init = request.init.as_deref().map(|init| open_checkpoint(init, None)).transpose()?;
     let side = config.model.img_size;
     let preprocess = match &init {
         Some(init) => {
-            check_geometry(init, &config.spec(train.class_names().len())?, args)?;
+            check_geometry(init, &config.spec(train.class_names().len())?, request)?;
             preprocess(init)?
         }
         None => Preprocess {
@@ -56,10 +56,13 @@ pub fn run(app: &App, args: &PretrainArgs) -> anyhow::Result<ExitCode> {
             ..Preprocess::default()
         },
     };
-    let out = &args.out;
+    let out = &request.out;
     let folder = RunFolder::open(out)?;
-    open_run(app, &folder, &overlay::to_toml(&config)?, steps_done(out)?, config.steps())?;
-    app.reporter.note(&format!(
+    let (toml, done) = (overlay::to_toml(&config)?, steps_done(out)?);
+    if let Some(line) = open_run_of_steps(&folder, &toml, done, config.steps())? {
+        listener.note(&line);
+    }
+    listener.note(&format!(
         "{} images to train on ({removed} left out, which calibration or test also has), {} held out",
         train.len(),
         held_out.len().min(config.held_out_images)
@@ -69,29 +72,33 @@ pub fn run(app: &App, args: &PretrainArgs) -> anyhow::Result<ExitCode> {
         train: &train,
         held_out: &held_out,
         transform: &Transform::new(preprocess)?,
-        workers: app.global.threads,
+        workers: request.threads,
         init: init.as_ref().map(|init| &init.tensors),
-        on_bad_image: args.reading.on_bad_image(),
-        device: args.run.device,
+        on_bad_image: request.reading.on_bad_image,
+        device: request.run.device,
         threads: rayon::current_num_threads(),
-        weight_type: args.run.weights,
+        weight_type: request.run.weights,
         folder: &folder,
     };
-    let (mut progress, mut last) = (app.reporter.steps("pre-training"), None);
-    let (outcome, best) = pretrain(&run, stop, &mut |log, steps| {
+    let mut last = None;
+    let (outcome, best) = pretrain(&run, stop, &mut |log, all| {
         last = log.held_out_top1.or(last);
         let held_out = last.map_or_else(|| "?".to_owned(), |top1| format!("{top1:.2} %"));
-        let figures = format!(
+        let line = format!(
             "{:.0} images/s, loss {:.3}, top-1 {:.1} %, held out {held_out}",
             log.images_per_s, log.loss, log.train_top1
         );
-        progress.entry(log.step, steps, &figures, log.held_out_top1.is_some());
+        let (done, evaluated) = (log.step, log.held_out_top1.is_some());
+        let entry = Event::Entry { unit: "step", done, all, line: &line, figures: &Value::Null, evaluated };
+        (listener.tell)(entry);
     })?;
-    drop(progress);
     if outcome == Outcome::Interrupted {
-        return Ok(interrupted(out, steps_done(out)?, config.steps()));
+        let (done, all, shown) = (steps_done(out)?.unwrap_or(0), config.steps(), out.display());
+        return Ok(interrupted(&format!(
+            "interrupted: step {done} of {all} is saved in {shown}; run the same command again to go on"
+        )));
     }
-    images::tell(app, &train);
+    note_reading(&train, &mut listener);
     let model = out.join("model");
     if app.global.json {
         print::json(&json!({ "model": model, "held_out_top1": best }))?;
@@ -102,11 +109,11 @@ pub fn run(app: &App, args: &PretrainArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// Refuses weights to start from that are not of the geometry to train.
-fn check_geometry(init: &Checkpoint, spec: &VitSpec, args: &PretrainArgs) -> anyhow::Result<()> {
+fn check_geometry(init: &Checkpoint, spec: &VitSpec, request: &PretrainRequest) -> anyhow::Result<()> {
     if init.spec.tensor_shapes() == spec.tensor_shapes() && init.spec.img_size == spec.img_size {
         return Ok(());
     }
-    let folder = args.init.as_deref().unwrap_or(Path::new("")).display();
+    let folder = request.init.as_deref().unwrap_or(Path::new("")).display();
     let of = |spec: &VitSpec| {
         let [height, width] = spec.img_size;
         let VitSpec { patch_size, dim, depth, num_classes, .. } = spec;

@@ -4,8 +4,7 @@ use std::io::IsTerminal;
 use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use vitrim::training::describe;
-use vitrim_train::UpdateLog;
+use vitrim_measure::progress::Event;
 
 /// Updates between two lines where there is no terminal.
 const UPDATES_A_LINE: usize = 25;
@@ -28,23 +27,18 @@ impl Reporter {
         }
     }
 
-    /// A bar for `what`, told (done, all).
-    pub fn bar(&self, what: &str) -> Bar {
+    /// Shows what a request tells while it is carried out.
+    pub fn show(&self) -> Shown<'_> {
+        Shown { reporter: self, bar: None, first: None }
+    }
+
+    /// A bar for `what`.
+    fn bar(&self, what: &'static str) -> Bar {
         let bar = ProgressBar::with_draw_target(Some(0), self.target());
         let style = ProgressStyle::with_template("{prefix} [{bar:24}] {pos}/{len} {msg}");
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-        bar.set_prefix(what.to_owned());
-        Bar { bar, started: Instant::now() }
-    }
-
-    /// Progress of a training run.
-    pub fn training(&self) -> TrainingProgress {
-        TrainingProgress { bar: self.bar("training"), lines: !self.quiet && !self.terminal, first: None }
-    }
-
-    /// Progress of `what`, which is made of steps with a log entry now and then.
-    pub fn steps(&self, what: &str) -> StepsProgress {
-        StepsProgress { bar: self.bar(what), lines: !self.quiet && !self.terminal, first: None }
+        bar.set_prefix(what);
+        Bar { what, bar, started: Instant::now() }
     }
 
     fn target(&self) -> ProgressDrawTarget {
@@ -53,14 +47,15 @@ impl Reporter {
 }
 
 /// A bar; it is wiped away when dropped.
-pub struct Bar {
+struct Bar {
+    what: &'static str,
     bar: ProgressBar,
     started: Instant,
 }
 
 impl Bar {
     /// Moves to `done` of `all`, and says how much time is left.
-    pub fn set(&self, done: usize, all: usize) {
+    fn set(&self, done: usize, all: usize) {
         let left = self.started.elapsed().as_secs_f64() * (all as f64 / done.max(1) as f64 - 1.0);
         self.show(done, all, format!("{} left", duration(left)));
     }
@@ -78,57 +73,55 @@ impl Drop for Bar {
     }
 }
 
-/// A training run's bar or lines.
-pub struct TrainingProgress {
-    bar: Bar,
-    lines: bool,
-    /// When the first update of this call was done, and its number.
+/// The work that is going on: a bar on a terminal, lines elsewhere.
+pub struct Shown<'a> {
+    reporter: &'a Reporter,
+    /// Of what is being done now.
+    bar: Option<Bar>,
+    /// When this call saw its first entry of a run, and the number of it.
     first: Option<(Instant, usize)>,
 }
 
-impl TrainingProgress {
-    /// An update is done, of `updates`.
-    pub fn update(&mut self, log: &UpdateLog, updates: usize) {
-        let (started, first) = *self.first.get_or_insert_with(|| (Instant::now(), log.update));
-        let done = log.update - first;
-        let left = match done {
-            0 => "?".to_owned(),
-            _ => duration(started.elapsed().as_secs_f64() / done as f64 * (updates - log.update) as f64),
-        };
-        let message = format!("{}, {left} left", describe(log));
-        if self.lines && (log.update.is_multiple_of(UPDATES_A_LINE) || log.update == updates || done == 0) {
-            eprintln!("update {}/{updates}: {message}", log.update);
+impl Shown<'_> {
+    /// Something happened.
+    pub fn event(&mut self, event: Event<'_>) {
+        match event {
+            Event::Note(line) => {
+                self.bar = None;
+                self.reporter.note(line);
+            }
+            Event::Step { what, done, all } => self.bar(what).set(done, all),
+            Event::Entry { unit, done, all, line, evaluated, .. } => {
+                self.entry(unit, done, all, line, evaluated);
+            }
         }
-        self.bar.show(log.update, updates, message);
     }
 
-    /// The reference is being measured: images done, of how many.
-    pub fn reference(&self, done: usize, all: usize) {
-        self.bar.show(done, all, "measuring random pruning".to_owned());
-    }
-}
-
-/// The bar or lines of a run in steps.
-pub struct StepsProgress {
-    bar: Bar,
-    lines: bool,
-    /// When this call saw its first entry, and the step of it.
-    first: Option<(Instant, usize)>,
-}
-
-impl StepsProgress {
-    /// Step `step` of `steps` is done, as `figures` say; `evaluated` entries get a line where there is no terminal.
-    pub fn entry(&mut self, step: usize, steps: usize, figures: &str, evaluated: bool) {
-        let (started, first) = *self.first.get_or_insert_with(|| (Instant::now(), step));
-        let left = match step - first {
+    /// `done` of `all` updates or steps are done; some get a line where there is no terminal.
+    fn entry(&mut self, unit: &'static str, done: usize, all: usize, line: &str, evaluated: bool) {
+        let (started, first) = *self.first.get_or_insert_with(|| (Instant::now(), done));
+        let left = match done - first {
             0 => "?".to_owned(),
-            done => duration(started.elapsed().as_secs_f64() / done as f64 * (steps - step) as f64),
+            since => duration(started.elapsed().as_secs_f64() / since as f64 * (all - done) as f64),
         };
-        let message = format!("{figures}, {left} left");
-        if self.lines && (evaluated || step == first) {
-            eprintln!("step {step}/{steps}: {message}");
+        let message = format!("{line}, {left} left");
+        let now_and_then = unit == "update" && done.is_multiple_of(UPDATES_A_LINE);
+        if !self.reporter.quiet
+            && !self.reporter.terminal
+            && (evaluated || now_and_then || done == all || done == first)
+        {
+            eprintln!("{unit} {done}/{all}: {message}");
         }
-        self.bar.show(step, steps, message);
+        self.bar(unit).show(done, all, message);
+    }
+
+    /// The bar of `what`, in place of another's.
+    fn bar(&mut self, what: &'static str) -> &Bar {
+        if self.bar.as_ref().is_none_or(|bar| bar.what != what) {
+            // The old one is wiped away first.
+            self.bar = None;
+        }
+        self.bar.get_or_insert_with(|| self.reporter.bar(what))
     }
 }
 

@@ -5,24 +5,24 @@ use std::process::ExitCode;
 use serde_json::json;
 use vitrim_measure::Loaded;
 use vitrim_measure::predict::Question;
+use vitrim_measure::requests::{VisualizeRequest, pruner};
 use vitrim_report::visualize::Pictures;
 
-use super::args::VisualizeArgs;
 use super::predict::for_each_image;
-use super::{App, policy, print};
+use super::{App, print};
 
-pub fn run(app: &App, args: &VisualizeArgs) -> anyhow::Result<ExitCode> {
-    let loaded = Loaded::open_in(&args.model, args.size.opening(args.dtype))?;
-    let policy = policy::open(app, &args.policy, args.keep.keep, &loaded)?;
-    let pruner = policy::pruner(&loaded, policy.as_ref());
-    let mut pictures = Pictures::into_folder(&args.out)?;
+pub fn run(app: &App, request: &VisualizeRequest) -> anyhow::Result<ExitCode> {
+    let loaded = Loaded::open_in(&request.model, request.size.opening(request.dtype))?;
+    let policy = app.show(|listener| request.policy.open(request.keep.keep, &loaded, listener))?;
+    let pruner = pruner(&loaded, policy.as_ref());
+    let mut pictures = Pictures::into_folder(&request.out)?;
     for_each_image(
         app,
         &loaded,
         pruner.as_ref(),
-        &args.images,
+        &request.images,
         Question::Classes(1),
-        &args.reading,
+        &request.reading,
         |seen| {
             let path = pictures.write(&loaded, seen)?;
             if app.global.json {

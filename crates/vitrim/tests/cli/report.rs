@@ -6,6 +6,7 @@ use image::{Rgb, RgbImage};
 use vitrim_measure::evaluate::{Evaluation, MethodReport};
 use vitrim_measure::front::FrontPoint;
 use vitrim_measure::metrics::CostSpread;
+use vitrim_measure::seen::Overlap;
 use vitrim_measure::speed::{Rate, SpeedUp};
 use vitrim_report::Findings;
 use vitrim_report::findings::{Group, MethodFront, Pictured};
@@ -179,6 +180,7 @@ fn findings() -> Findings {
         dtype: Some("int8".into()),
         data: "data".into(),
         split: "test".into(),
+        seen: Some(Overlap { training: Some(0), calibration: Some(0) }),
         read_out: "threshold=0.5".into(),
         machine: "a desk, 2 threads".into(),
         seconds: vec![("training".into(), 81.2)],
@@ -270,9 +272,75 @@ fn eval_gathers_what_a_report_shows() {
         assert!(image::open(scratch.path("run").join(&pictured.picture)).unwrap().width() > 224);
     }
     let html = std::fs::read_to_string(scratch.path("run/report.html")).unwrap();
-    assert!(plain(&html).contains("--policy run/policy --read-out top-r=0.5 --report run"));
+    assert!(
+        plain(&html)
+            .contains("--policy run/policy --read-out top-r=0.5 --split test --no-speed --report run")
+    );
 
     let scratch = Scratch::new();
     scratch.train(&["--no-calibrate"]).good();
     scratch.run(&[&eval[..], &["--report", "run"]].concat()).refused(&["not calibrated", "vitrim calibrate"]);
+}
+
+#[test]
+fn a_shift_is_in_every_figure_of_a_report() {
+    let scratch = Scratch::new();
+    scratch.train(&[]).good();
+    let eval = ["eval", "--model", "model", "--data", "data", "--policy", "run/policy", "--no-speed"];
+    let corrupt = ["--corrupt", "brightness-severe", "--methods", "policy"];
+    let mut shades = Vec::new();
+    for more in [&corrupt[..], &corrupt[2..]] {
+        scratch.run(&[&eval[..], more, &["--report", "run"]].concat()).good();
+        let findings = Findings::read(&scratch.path("run")).unwrap().unwrap();
+        // The front's points are those of an evaluation of the same images at the same threshold.
+        for point in &findings.fronts[0].points {
+            let read_out = format!("threshold={}", point.setting);
+            let alone = scratch.run(&[&eval[..], more, &["--read-out", &read_out, "--json"]].concat());
+            let policy = &alone.json()[0]["methods"][0];
+            assert_eq!(policy["gmacs"].as_f64().unwrap(), point.gmacs, "{more:?}");
+            assert_eq!(policy["fidelity"].as_f64().unwrap(), point.fidelity, "{more:?}");
+        }
+        let shade = |picture: &PathBuf| {
+            let picture = image::open(scratch.path("run").join(picture)).unwrap().into_rgb8();
+            picture.as_raw().iter().map(|value| f64::from(*value)).sum::<f64>()
+                / picture.as_raw().len() as f64
+        };
+        let gallery = findings.gallery.iter();
+        shades.push(gallery.map(|pictured| shade(&pictured.picture)).fold(0.0, f64::max));
+    }
+    assert!(shades[0] > shades[1] + 3.0, "the pictures are of the images as they were: {shades:?}");
+}
+
+#[test]
+fn a_report_says_which_images_the_policy_saw() {
+    let scratch = Scratch::new();
+    scratch.train(&[]).good();
+    let eval = ["eval", "--model", "model", "--data", "data", "--policy", "run/policy", "--no-speed"];
+    let eval = [&eval[..], &["--methods", "policy", "--report", "run", "--split"]].concat();
+    let check = |split: &str, seen: Option<(usize, usize)>, words: &str| {
+        scratch.run(&[&eval[..], &[split]].concat()).good();
+        let findings = Findings::read(&scratch.path("run")).unwrap().unwrap();
+        let counts = findings.seen.map(|seen| (seen.training.unwrap_or(0), seen.calibration.unwrap_or(0)));
+        assert_eq!(counts, seen, "{split}");
+        let html = plain(&std::fs::read_to_string(scratch.path("run/report.html")).unwrap());
+        assert!(html.contains(words), "no `{words}` in {html}");
+    };
+    check("test", Some((0, 0)), "18 test images that the policy never saw");
+    check("calibration", Some((0, 18)), "of which the policy saw 18 in calibration");
+    check("train", Some((36, 0)), "of which the policy saw 36 in training");
+    // A split may be called test, and have images of the training.
+    let copy = |name: &str| {
+        let from = scratch.path("data/train/blue").join(name);
+        std::fs::copy(from, scratch.path("data/test/blue").join(format!("again-{name}"))).unwrap();
+    };
+    copy("train00.png");
+    copy("train01.png");
+    check("test", Some((2, 0)), "20 images of the test split, of which the policy saw 2 in training");
+    // A policy of before there was a record.
+    std::fs::remove_file(scratch.path("run/policy/seen.safetensors")).unwrap();
+    check("test", None, "the policy has no record of what it saw");
+    // What was calibrated again knows of that alone.
+    let again = ["calibrate", "--model", "model", "--data", "data", "--policy", "run/policy"];
+    scratch.run(&again).good();
+    check("test", Some((0, 0)), "what it was trained on is not on record");
 }

@@ -1,0 +1,105 @@
+//! Single images at the cheap, the typical and the expensive end of a policy's costs, with what it keeps of them.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use vitrim_data::{Corruption, Dataset, RgbImage};
+use vitrim_prune::{ImageKey, LearnedPruner, Policy, run};
+use vitrim_vit::PixelBatch;
+
+use crate::error::Result;
+use crate::evaluate::Details;
+use crate::model::Loaded;
+
+/// Where cheap, typical and expensive images are taken from, as shares of all images ranked by cost.
+const RANKS: [(Group, [f64; 3]); 3] = [
+    (Group::Cheap, [0.01, 0.03, 0.05]),
+    (Group::Typical, [0.48, 0.50, 0.52]),
+    (Group::Expensive, [0.95, 0.97, 0.99]),
+];
+
+/// Where an image lies among all images by its cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Group {
+    /// Among the cheapest.
+    Cheap,
+    /// Around the median.
+    Typical,
+    /// Among the most expensive.
+    Expensive,
+}
+
+impl Group {
+    /// All of them, in the order of a page.
+    pub const ALL: [Group; 3] = [Group::Cheap, Group::Typical, Group::Expensive];
+}
+
+impl fmt::Display for Group {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Group::Cheap => "cheap",
+            Group::Typical => "typical",
+            Group::Expensive => "expensive",
+        })
+    }
+}
+
+/// An image, and what the policy keeps of it.
+pub struct Example {
+    /// Why it was chosen.
+    pub group: Group,
+    /// Its position in the data set.
+    pub index: usize,
+    /// What the backbone saw of it, before normalising.
+    pub crop: RgbImage,
+    /// Grid positions that are left after each stage, `[K]`.
+    pub kept: Vec<Vec<usize>>,
+    /// The pruned model's class; `None` without classes.
+    pub class: Option<usize>,
+    /// MACs on it as a share of the dense model's.
+    pub cost: f32,
+}
+
+/// Some images at each rank of `details.costs`, run through `policy` again, corrupted as they were then.
+///
+/// # Errors
+/// If one cannot be read, or the policy refuses.
+pub fn examples(
+    loaded: &Loaded,
+    policy: &Policy,
+    dataset: &Dataset,
+    details: &Details,
+    corruption: Option<Corruption>,
+) -> Result<Vec<Example>> {
+    let mut order: Vec<usize> = (0..details.costs.len()).collect();
+    order.sort_by(|a, b| details.costs[*a].total_cmp(&details.costs[*b]));
+    let mut chosen: Vec<(Group, usize)> = Vec::new();
+    for (group, rank) in RANKS.iter().flat_map(|(group, ranks)| ranks.iter().map(move |rank| (*group, rank)))
+    {
+        if let Some(&place) = order.get((rank * order.len() as f64) as usize)
+            && chosen.iter().all(|(_, before)| *before != place)
+        {
+            chosen.push((group, place));
+        }
+    }
+    let mut pruner = LearnedPruner::new(&loaded.spec, policy);
+    let example = |(group, place): (Group, usize)| -> Result<Example> {
+        let index = details.indices[place];
+        let mut crop = loaded.transform.cropped(&dataset.image(index)?);
+        if let Some(corruption) = corruption {
+            crop = corruption.apply(&crop, index)?;
+        }
+        let pixels = loaded.transform.pixels(&crop);
+        let pruned = run(&loaded.model, &mut pruner, PixelBatch::new(&pixels, 1), &[index as ImageKey])?;
+        Ok(Example {
+            group,
+            index,
+            crop,
+            kept: pruned.stages.iter().map(|stage| stage.grid_positions(0)).collect(),
+            class: (loaded.spec.num_classes > 0).then(|| pruned.answer.argmax()[0]),
+            cost: details.costs[place],
+        })
+    };
+    chosen.into_iter().map(example).collect()
+}

@@ -1,0 +1,80 @@
+//! Each method at several costs on one data set: the policy at thresholds of its record, the hand-made methods at the keep
+//! ratios that these have there.
+
+use serde::{Deserialize, Serialize};
+use vitrim_data::{Dataset, Order};
+use vitrim_prune::{LearnedPruner, Method, Policy, Pruner, ReadOut};
+
+use crate::error::{MeasureError, Result};
+use crate::front::{Front, FrontPoint};
+use crate::model::Loaded;
+use crate::passes::{MeasuredPruner, Pass, PassOptions, each_batch, start};
+use crate::progress::Progress;
+
+/// Points of each method's front at most.
+const FRONT_POINTS: usize = 7;
+/// Settings from here on keep nearly everything, and say nothing about a front.
+const NEARLY_DENSE: f64 = 0.98;
+
+/// A method measured at several costs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MethodFront {
+    /// Its name.
+    pub method: String,
+    /// One point a cost.
+    pub points: Vec<FrontPoint>,
+}
+
+/// Measures `policy` at thresholds of `front`, and those of `methods` that can act at its stages at the keep ratios that
+/// `front` has there.
+///
+/// # Errors
+/// If images cannot be read, there are none, or it was asked to stop.
+pub fn method_fronts(
+    loaded: &Loaded,
+    policy: &Policy,
+    front: &Front,
+    dataset: &Dataset,
+    methods: &[Method],
+    options: &PassOptions,
+    progress: &mut Progress<'_>,
+) -> Result<Vec<MethodFront>> {
+    let (spec, drop_stages) = (&loaded.spec, policy.drop_stages());
+    let methods: Vec<Method> =
+        methods.iter().copied().filter(|method| method.can_act(&drop_stages)).collect();
+    let points = spread(front);
+    let mut under_test: Vec<(Method, f64, MeasuredPruner)> = Vec::new();
+    for (method, point) in methods.iter().flat_map(|method| points.iter().map(move |point| (*method, point)))
+    {
+        let threshold = ReadOut::Threshold { threshold: point.setting };
+        let pruner: Box<dyn Pruner> = match method {
+            Method::Policy => Box::new(LearnedPruner::new(spec, policy).with_read_out(threshold)),
+            method => method.at_shares(spec, &drop_stages, &point.keep_ratio)?,
+        };
+        under_test.push((method, point.setting, MeasuredPruner::new(pruner, spec)));
+    }
+    let start = start(under_test.iter().map(|(_, _, measured)| measured.pruner.as_ref()), spec);
+    let pass = Pass { loaded, dataset, order: Order::Sequential, options, start, dense: None };
+    each_batch(pass, progress, &mut |batch| {
+        under_test.iter_mut().try_for_each(|(_, _, measured)| measured.add(batch))
+    })?;
+    let front_of = |method: Method| {
+        let points = under_test.iter().filter(|(of, _, _)| *of == method);
+        let points = points.map(|(_, setting, measured)| measured.metrics.front_point(*setting));
+        Ok(MethodFront { method: method.to_string(), points: points.collect::<Result<_, MeasureError>>()? })
+    };
+    methods.into_iter().map(front_of).collect()
+}
+
+/// Up to [`FRONT_POINTS`] points of `front` that differ in cost, evenly spread over those there are.
+fn spread(front: &Front) -> Vec<FrontPoint> {
+    let mut points: Vec<&FrontPoint> = front.points().iter().filter(|p| p.cost < NEARLY_DENSE).collect();
+    points.dedup_by(|later, earlier| later.keep_ratio == earlier.keep_ratio);
+    if points.is_empty() {
+        points.extend(front.points().last());
+    }
+    let last = points.len() - 1;
+    let wanted = FRONT_POINTS.min(points.len());
+    (0..wanted).map(|i| points[(i * last).checked_div(wanted - 1).unwrap_or(0)].clone()).collect()
+}

@@ -1,0 +1,195 @@
+//! `calibrate`: the threshold that keeps the loss within a limit.
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use vitrim_data::Dataset;
+use vitrim_hub::is_reference;
+use vitrim_prune::Policy;
+use vitrim_vit::Precision;
+
+use super::{DatasetArgs, Request, SizeArgs, as_text, named_images, note_reading};
+use crate::calibrate::{Calibrated, CalibrationOptions, MAX_LOSS, allowed, calibrate, grid, record};
+use crate::error::{MeasureError, Result};
+use crate::front::Choice;
+use crate::model::{Loaded, open_policy};
+use crate::passes::{BATCH, PassOptions};
+use crate::progress::Listener;
+use crate::seen::{SeenImages, hashes_at};
+use crate::statistics::Confidence;
+
+/// What may be lost.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[cfg_attr(feature = "clap", derive(clap::Args))]
+pub struct LossArgs {
+    /// Top-1 drop that may be spent, pp [default: that of the configuration or the last calibration, else 0.4].
+    #[cfg_attr(feature = "clap", arg(long, value_name = "PP", allow_negative_numbers = true))]
+    pub max_drop: Option<f64>,
+    /// For a backbone without classes: drift of its pooled features that may be spent, 100 (1 - cos), percent.
+    #[cfg_attr(
+        feature = "clap",
+        arg(long, value_name = "PERCENT", allow_negative_numbers = true, conflicts_with = "max_drop")
+    )]
+    pub max_drift: Option<f64>,
+}
+
+/// What to calibrate.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(feature = "clap", derive(clap::Args))]
+pub struct CalibrateRequest {
+    /// Checkpoint folder of the backbone, or hf://owner/name.
+    #[cfg_attr(feature = "clap", arg(long, value_name = "FOLDER"))]
+    #[serde(serialize_with = "as_text::path")]
+    pub model: PathBuf,
+    /// At which size.
+    #[cfg_attr(feature = "clap", command(flatten))]
+    #[serde(flatten)]
+    pub size: SizeArgs,
+    /// In what the backbone multiplies: f32, bf16 or int8.
+    #[cfg_attr(feature = "clap", arg(long, default_value_t = Self::default().dtype, value_name = "TYPE"))]
+    #[serde(serialize_with = "as_text::display")]
+    pub dtype: Precision,
+    /// Policy folder; its threshold and calibration record are replaced.
+    #[cfg_attr(feature = "clap", arg(long, value_name = "FOLDER"))]
+    #[serde(serialize_with = "as_text::path")]
+    pub policy: PathBuf,
+    /// Data set with images that the policy was not trained on.
+    #[cfg_attr(feature = "clap", arg(long, value_name = "PATH"))]
+    #[serde(serialize_with = "as_text::path")]
+    pub data: PathBuf,
+    /// What may be lost.
+    #[cfg_attr(feature = "clap", command(flatten))]
+    #[serde(flatten)]
+    pub loss: LossArgs,
+    /// How sure to be that it is not exceeded; 0.5 is the point estimate.
+    #[cfg_attr(
+        feature = "clap",
+        arg(long, default_value_t = Self::default().confidence, value_name = "SHARE")
+    )]
+    pub confidence: Confidence,
+    /// Images to calibrate on.
+    #[cfg_attr(feature = "clap", arg(long, default_value_t = Self::default().split, value_name = "NAME"))]
+    pub split: String,
+    /// Images to calibrate on at most.
+    #[cfg_attr(
+        feature = "clap",
+        arg(long, default_value_t = Self::default().calibration_images, value_name = "N")
+    )]
+    pub calibration_images: usize,
+    /// How images are read.
+    #[cfg_attr(feature = "clap", command(flatten))]
+    #[serde(flatten)]
+    pub reading: DatasetArgs,
+    /// The command line's own, of all commands: decoding threads; 0 for one a core.
+    #[cfg_attr(feature = "clap", arg(skip))]
+    pub threads: usize,
+}
+
+impl Default for CalibrateRequest {
+    fn default() -> Self {
+        CalibrateRequest {
+            model: PathBuf::new(),
+            size: SizeArgs::default(),
+            dtype: Precision::F32,
+            policy: PathBuf::new(),
+            data: PathBuf::new(),
+            loss: LossArgs::default(),
+            confidence: Confidence::DEFAULT,
+            split: "calibration".to_owned(),
+            calibration_images: 10_000,
+            reading: DatasetArgs::default(),
+            threads: 0,
+        }
+    }
+}
+
+impl Request for CalibrateRequest {
+    const VERB: &'static str = "calibrate";
+}
+
+impl CalibrateRequest {
+    /// Checks that a calibrated policy can be written to where it is read from.
+    ///
+    /// # Errors
+    /// [`MeasureError::Policy`] for a reference to the Hub.
+    pub fn check_folder(&self) -> Result<()> {
+        if !is_reference(&self.policy) {
+            return Ok(());
+        }
+        let reason = "the calibrated policy cannot be written there; give a copy in a folder of yours".into();
+        Err(MeasureError::Policy { path: self.policy.clone(), reason })
+    }
+
+    /// Calibrates `policy`, which is read from the folder that is asked for, to run on `loaded`, and writes it back.
+    ///
+    /// # Errors
+    /// If the folder is none to write to, images cannot be read, or it was asked to stop: the folder is then as it was.
+    pub fn run(&self, loaded: &Loaded, policy: &mut Policy, listener: &mut Listener<'_>) -> Result<Choice> {
+        self.check_folder()?;
+        let before = || record(policy, &self.policy).map(|record| record.max_drop).ok();
+        let given = allowed(&loaded.spec, self.loss.max_drop, self.loss.max_drift)?;
+        let max_loss = given.or_else(before).unwrap_or(MAX_LOSS);
+        let parts = self.reading.open(&self.data, loaded)?;
+        let (dataset, split) = named_images(loaded, &parts, Some(&self.split), listener)?;
+        let pass = PassOptions {
+            batch: BATCH,
+            workers: self.threads,
+            images: Some(self.calibration_images),
+            on_bad_image: self.reading.images.on_bad_image,
+            corruption: None,
+        };
+        let options = CalibrationOptions {
+            thresholds: grid(),
+            pilot: None,
+            max_loss,
+            confidence: self.confidence,
+            pass,
+        };
+        calibrate_policy(
+            loaded,
+            (policy, &self.policy),
+            (&parts.path(), &split, &dataset),
+            &options,
+            listener,
+        )
+    }
+}
+
+/// Calibrates the policy in `folder` on a data set, which was opened at a path and is called a split; returns it, as it is
+/// written back.
+///
+/// # Errors
+/// As [`CalibrateRequest::run`].
+pub fn calibrate_folder(
+    loaded: &Loaded,
+    folder: &Path,
+    held_out: (&str, &str, &Dataset),
+    options: &CalibrationOptions,
+    listener: &mut Listener<'_>,
+) -> Result<(Policy, Choice)> {
+    let mut policy = open_policy(folder, loaded)?;
+    let choice = calibrate_policy(loaded, (&mut policy, folder), held_out, options, listener)?;
+    Ok((policy, choice))
+}
+
+fn calibrate_policy(
+    loaded: &Loaded,
+    (policy, folder): (&mut Policy, &Path),
+    (data, split, dataset): (&str, &str, &Dataset),
+    options: &CalibrationOptions,
+    listener: &mut Listener<'_>,
+) -> Result<Choice> {
+    let answer = listener.follow("calibrating", |progress| {
+        calibrate(loaded, policy, (data, split), dataset, options, progress)
+    });
+    note_reading(dataset, listener);
+    let Calibrated { choice, indices } = answer?;
+    let seen = SeenImages::read(folder)?;
+    let seen = match hashes_at(dataset, &indices, &mut listener.steps("hashing images"))? {
+        Some(hashes) => seen.calibrated_on(&hashes),
+        None => seen.uncalibrated(),
+    };
+    policy.save(folder)?;
+    seen.write(folder)?;
+    Ok(choice)
+}

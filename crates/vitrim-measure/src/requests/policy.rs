@@ -1,0 +1,130 @@
+//! A policy, set as asked.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+use vitrim_prune::{LearnedPruner, NoPruner, Policy, Pruner, ReadOut};
+
+use super::as_text;
+use crate::calibrate::{
+    allowed, choose_cost_from_record, choose_from_record, describe_point, gmacs_at_keep, uncertified_dtype,
+};
+use crate::error::Result;
+use crate::model::{Loaded, open_policy};
+use crate::progress::Listener;
+use crate::statistics::Confidence;
+
+/// A policy, and how it is read out.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[cfg_attr(feature = "clap", derive(clap::Args))]
+pub struct PolicyArgs {
+    /// Policy folder, or hf://owner/name; without one, the dense model runs.
+    #[cfg_attr(feature = "clap", arg(long, value_name = "FOLDER"))]
+    #[serde(serialize_with = "as_text::path_option")]
+    pub policy: Option<PathBuf>,
+    /// sample, threshold=0.6 or top-r=0.7,0.49,0.343 [default: what the policy says].
+    #[cfg_attr(feature = "clap", arg(long, value_name = "RULE", requires = "policy"))]
+    pub read_out: Option<String>,
+    /// Another drop than the policy was calibrated to, pp, chosen from its calibration record.
+    #[cfg_attr(
+        feature = "clap",
+        arg(
+            long,
+            value_name = "PP",
+            allow_negative_numbers = true,
+            requires = "policy",
+            conflicts_with = "read_out"
+        )
+    )]
+    pub max_drop: Option<f64>,
+    /// Another drift likewise, percent, of a backbone without classes.
+    #[cfg_attr(
+        feature = "clap",
+        arg(
+            long,
+            value_name = "PERCENT",
+            allow_negative_numbers = true,
+            requires = "policy",
+            conflicts_with_all = ["read_out", "max_drop"]
+        )
+    )]
+    pub max_drift: Option<f64>,
+    /// Another confidence, chosen likewise.
+    #[cfg_attr(
+        feature = "clap",
+        arg(long, value_name = "SHARE", requires = "policy", conflicts_with = "read_out")
+    )]
+    pub confidence: Option<Confidence>,
+    /// The mildest threshold on record that costs no more than this, whatever its drop, 1e9 MACs an image.
+    #[cfg_attr(
+        feature = "clap",
+        arg(
+            long,
+            value_name = "GMACS",
+            requires = "policy",
+            conflicts_with_all = ["read_out", "max_drop", "max_drift", "confidence"]
+        )
+    )]
+    pub gmacs: Option<f64>,
+}
+
+/// A policy's cost, asked for as a keep ratio.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[cfg_attr(feature = "clap", derive(clap::Args))]
+pub struct KeepArgs {
+    /// The mildest threshold on record that costs no more than a hand-made method at this keep ratio.
+    #[cfg_attr(
+        feature = "clap",
+        arg(
+            long,
+            value_name = "RATIO",
+            requires = "policy",
+            conflicts_with_all = ["read_out", "max_drop", "max_drift", "confidence", "gmacs"]
+        )
+    )]
+    pub keep: Option<f64>,
+}
+
+impl PolicyArgs {
+    /// Opens the policy, if one is given, and sets its read-out; `keep` is the keep ratio whose cost is asked for, if any.
+    ///
+    /// # Errors
+    /// If it cannot be opened for `loaded`, or its record lacks what is asked for.
+    pub fn open(
+        &self,
+        keep: Option<f64>,
+        loaded: &Loaded,
+        listener: &mut Listener<'_>,
+    ) -> Result<Option<Policy>> {
+        let Some(folder) = &self.policy else { return Ok(None) };
+        let mut policy = open_policy(folder, loaded)?;
+        let gmacs = match keep {
+            Some(keep) => Some(gmacs_at_keep(&loaded.spec, &policy, keep)?),
+            None => self.gmacs,
+        };
+        if let Some(text) = &self.read_out {
+            policy.read_out = ReadOut::parse(text, policy.stages.len())?;
+        } else if let Some(gmacs) = gmacs {
+            let point = choose_cost_from_record(&mut policy, folder, gmacs)?;
+            listener.note(&describe_point(&loaded.spec, &point)?);
+        } else if self.max_drop.is_some() || self.max_drift.is_some() || self.confidence.is_some() {
+            let max_loss = allowed(&loaded.spec, self.max_drop, self.max_drift)?;
+            let choice = choose_from_record(&mut policy, folder, max_loss, self.confidence)?;
+            listener.note(&choice.to_string());
+        }
+        if self.read_out.is_none()
+            && let Some(note) = uncertified_dtype(&policy, folder, loaded.model.weights().precision())
+        {
+            listener.note(&format!("note: {note}"));
+        }
+        Ok(Some(policy))
+    }
+}
+
+/// `policy` as a pruner; without one, the dense model.
+pub fn pruner(loaded: &Loaded, policy: Option<&Policy>) -> Box<dyn Pruner> {
+    match policy {
+        Some(policy) => Box::new(LearnedPruner::new(&loaded.spec, policy)),
+        None => Box::new(NoPruner),
+    }
+}

@@ -1,0 +1,133 @@
+//! `eval` and `compare` with the pages that they leave: carried out alike for the command line and for Python.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use vitrim_data::Dataset;
+use vitrim_measure::calibrate::{calibrated_on, record};
+use vitrim_measure::compare::{Comparison, Contender};
+use vitrim_measure::evaluate::{EvalOptions, Evaluation, evaluate as measure};
+use vitrim_measure::model::Loaded;
+use vitrim_measure::progress::Listener;
+use vitrim_measure::requests::{CompareRequest, EvalRequest, named_images, note_reading};
+use vitrim_measure::seen::SeenImages;
+use vitrim_prune::{Policy, keep_shares};
+
+use crate::error::Result;
+use crate::gather::{About, GatherOptions, gather};
+use crate::{compared, report};
+
+/// Images that a report's fronts are measured on.
+const FRONT_IMAGES: usize = 2_000;
+
+/// What an evaluation came to.
+pub struct Evaluated {
+    /// The figures.
+    pub evaluation: Evaluation,
+    /// The images.
+    pub dataset: Dataset,
+    /// The data set's path.
+    pub data: String,
+    /// What the images are called.
+    pub split: String,
+    /// How the policy is read out, if there is one.
+    pub read_out: Option<String>,
+}
+
+/// Who is evaluated beside the hand-made methods.
+pub enum Evaluee<'a> {
+    /// A policy, read from this folder.
+    Policy(&'a Policy, &'a Path),
+    /// Nobody: the hand-made methods run at these stages and shares of N0.
+    Profile(Vec<usize>, Vec<f64>),
+    /// Nobody: the hand-made methods run at the keep ratios that are asked for, if any.
+    Dense,
+}
+
+/// Measures what `request` asks for on `loaded`, and writes the report that it asks for, if any; `command` gives the command
+/// that asks for it again.
+///
+/// # Errors
+/// If images cannot be read, there are none, the policy is not calibrated and a report is asked for, or it was ended.
+pub fn evaluate(
+    request: &EvalRequest,
+    loaded: &Loaded,
+    evaluee: Evaluee<'_>,
+    command: &dyn Fn(&EvalRequest) -> String,
+    listener: &mut Listener<'_>,
+) -> Result<Evaluated> {
+    let parts = request.reading.open(&request.data, loaded)?;
+    let (dataset, split) = named_images(loaded, &parts, request.split.as_deref(), listener)?;
+    let data = parts.path();
+    let (policy, profile) = match evaluee {
+        Evaluee::Policy(policy, folder) => (Some((policy, folder)), None),
+        Evaluee::Profile(stages, keep) => (None, Some((stages, keep))),
+        Evaluee::Dense if request.keep.is_empty() => (None, None),
+        Evaluee::Dense => {
+            let stages = loaded.spec.default_stages();
+            let keep = keep_shares(&request.keep, stages.len())?;
+            (None, Some((stages, keep)))
+        }
+    };
+    if policy.is_some_and(|(policy, _)| calibrated_on(policy, &data, &split)) {
+        listener.note("note: the threshold was chosen on these images; only others give a fair drop");
+    }
+    let options = EvalOptions {
+        pass: request.pass(),
+        methods: request.methods.clone(),
+        hand_made_images: None,
+        profile,
+        speed: request.speed(),
+    };
+    let evaluation = match (&request.report, policy) {
+        (Some(run), Some((policy, folder))) => {
+            let taken = EvalRequest { split: Some(split.clone()), ..request.clone() };
+            let dtype = loaded.model.weights().precision();
+            let about = About {
+                title: format!("{} in {dtype} on {data} ({split})", loaded.origin),
+                command: command(&taken),
+                command_trains: false,
+                data: data.clone(),
+                split: split.clone(),
+            };
+            let folder = vitrim_hub::local(folder, vitrim_hub::Kind::Policy)?;
+            let (record, seen) = (record(policy, &folder)?, SeenImages::read(&folder)?);
+            let options =
+                GatherOptions { about, run: run.clone(), eval: options, front_images: FRONT_IMAGES };
+            let started = Instant::now();
+            let mut findings =
+                gather(loaded, (policy, &seen), record.widest(), &dataset, &options, listener)?;
+            findings.seconds.push(("evaluation".to_owned(), started.elapsed().as_secs_f64()));
+            findings.write(run)?;
+            listener.note(&format!("report: {}", report(run)?.page.display()));
+            findings.evaluation
+        }
+        _ => {
+            let policy = policy.map(|(policy, _)| policy);
+            let measured = listener
+                .follow("evaluating", |progress| measure(loaded, &dataset, policy, &options, progress));
+            measured?.0
+        }
+    };
+    note_reading(&dataset, listener);
+    let read_out = policy.map(|(policy, _)| policy.read_out.to_string());
+    Ok(Evaluated { evaluation, dataset, data, split, read_out })
+}
+
+/// Compares what `request` asks for on `loaded`, after `own` if that is given, and lays out the page; `command` gives the
+/// command that asks for it again. Returns the figures and the page's path.
+///
+/// # Errors
+/// As [`CompareRequest::run`], or if the page cannot be written.
+pub fn compare(
+    request: &CompareRequest,
+    loaded: &Loaded,
+    own: Option<Contender>,
+    command: &dyn Fn(&CompareRequest) -> String,
+    listener: &mut Listener<'_>,
+) -> Result<(Comparison, PathBuf)> {
+    let (comparison, taken) = request.run(loaded, own, listener)?;
+    let page = compared(&taken.report, &comparison, &command(&taken))?;
+    listener.note(&format!("report: {}", page.display()));
+    Ok((comparison, page))
+}

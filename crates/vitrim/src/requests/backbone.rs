@@ -1,0 +1,312 @@
+//! `finetune` and `pretrain`: the backbone is trained.
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use vitrim_hub::{Kind, local};
+use vitrim_measure::model::{Loaded, open_checkpoint};
+use vitrim_measure::progress::{Event, Listener};
+use vitrim_measure::requests::{
+    DatasetArgs, ImageArgs, KeepArgs, PolicyArgs, Request, as_text, note_reading,
+};
+use vitrim_measure::seen::SeenImages;
+use vitrim_prune::Policy;
+use vitrim_train::finetune::{FinetuneConfig, Finetuning, HeldOut, finetune, steps_done};
+use vitrim_train::pretrain::{PretrainConfig, WeightType};
+use vitrim_train::{DeviceChoice, Outcome, RunFolder};
+
+use super::train::record_training;
+use crate::error::{Result, VitrimError};
+use crate::overlay;
+use crate::training::{RunImages, Splits, describe_finetuning, open_run_of_steps};
+
+/// What is laid over a preset.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[cfg_attr(feature = "cli", derive(clap::Args))]
+pub struct OverlayArgs {
+    /// TOML file laid over the preset.
+    #[cfg_attr(feature = "cli", arg(long, value_name = "FILE"))]
+    #[serde(serialize_with = "as_text::path_option")]
+    pub config: Option<PathBuf>,
+    /// Value laid over both, as in seed=7 or one.within.another=0.1; may be repeated.
+    #[cfg_attr(feature = "cli", arg(long, value_name = "KEY=VALUE"))]
+    pub set: Vec<String>,
+    /// Print the configuration in force as TOML, and stop.
+    #[cfg_attr(feature = "cli", arg(long))]
+    pub print_config: bool,
+}
+
+/// How a backbone is trained.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(feature = "cli", derive(clap::Args))]
+pub struct BackboneRunArgs {
+    /// What is laid over the preset.
+    #[cfg_attr(feature = "cli", command(flatten))]
+    #[serde(flatten)]
+    pub overlay: OverlayArgs,
+    /// Images to see, repetitions counted (`images`).
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N"))]
+    pub images: Option<usize>,
+    /// Seed of everything random (`seed`).
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N"))]
+    pub seed: Option<u64>,
+    /// Type of the weights that are written: f32 or bf16.
+    #[cfg_attr(feature = "cli", arg(long, default_value_t = Self::default().weights, value_name = "TYPE"))]
+    #[serde(serialize_with = "as_text::display")]
+    pub weights: WeightType,
+    /// Where gradients are computed: cpu or gpu.
+    #[cfg_attr(feature = "cli", arg(long, default_value_t = Self::default().device, value_name = "DEVICE"))]
+    #[serde(serialize_with = "as_text::display")]
+    pub device: DeviceChoice,
+    /// Images to train on.
+    #[cfg_attr(feature = "cli", arg(long, default_value_t = Self::default().split, value_name = "NAME"))]
+    pub split: String,
+    /// Images to choose the best weights by.
+    #[cfg_attr(feature = "cli", arg(long, default_value_t = Self::default().held_out_split, value_name = "NAME"))]
+    pub held_out_split: String,
+}
+
+impl Default for BackboneRunArgs {
+    fn default() -> Self {
+        BackboneRunArgs {
+            overlay: OverlayArgs::default(),
+            images: None,
+            seed: None,
+            weights: WeightType::F32,
+            device: DeviceChoice::Cpu,
+            split: "train".to_owned(),
+            held_out_split: "calibration".to_owned(),
+        }
+    }
+}
+
+/// What backbone to train from scratch.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(feature = "cli", derive(clap::Args))]
+pub struct PretrainRequest {
+    /// Labelled images: `scenes`, class folders, Hugging Face parquet files, or hf://datasets/owner/name.
+    #[cfg_attr(feature = "cli", arg(long, value_name = "PATH", required_unless_present = "print_config"))]
+    #[serde(serialize_with = "as_text::path_option")]
+    pub data: Option<PathBuf>,
+    /// Configuration to start from: default (photographs) or scenes.
+    #[cfg_attr(feature = "cli", arg(long, default_value_t = Self::default().preset, value_name = "NAME"))]
+    pub preset: String,
+    /// Checkpoint folder, or hf://owner/name, with the weights to start from [default: random ones].
+    #[cfg_attr(feature = "cli", arg(long, value_name = "FOLDER"))]
+    #[serde(serialize_with = "as_text::path_option")]
+    pub init: Option<PathBuf>,
+    /// Run folder; the backbone goes to its `model/`.
+    #[cfg_attr(feature = "cli", arg(long, default_value_os_t = Self::default().out, value_name = "FOLDER"))]
+    #[serde(serialize_with = "as_text::path")]
+    pub out: PathBuf,
+    /// How.
+    #[cfg_attr(feature = "cli", command(flatten))]
+    #[serde(flatten)]
+    pub run: BackboneRunArgs,
+    /// How images are read.
+    #[cfg_attr(feature = "cli", command(flatten))]
+    #[serde(flatten)]
+    pub reading: ImageArgs,
+    /// The command line's own, of all commands: threads; 0 for one a core.
+    #[cfg_attr(feature = "cli", arg(skip))]
+    pub threads: usize,
+}
+
+impl Default for PretrainRequest {
+    fn default() -> Self {
+        PretrainRequest {
+            data: None,
+            preset: "default".to_owned(),
+            init: None,
+            out: PathBuf::from("runs/pretrain"),
+            run: BackboneRunArgs::default(),
+            reading: ImageArgs::default(),
+            threads: 0,
+        }
+    }
+}
+
+impl Request for PretrainRequest {
+    const VERB: &'static str = "pretrain";
+    const REPEATED: &'static [&'static str] = &["set"];
+}
+
+impl PretrainRequest {
+    /// Preset, file, `--set`, and the flags that stand for keys, the last word winning.
+    ///
+    /// # Errors
+    /// If there is no such preset, or a value does not fit its key.
+    pub fn configuration(&self) -> Result<PretrainConfig> {
+        let preset = PretrainConfig::preset(&self.preset).ok_or_else(|| {
+            VitrimError::Setting(format!("--preset {}: no such preset; use default or scenes", self.preset))
+        })?;
+        let overlay = &self.run.overlay;
+        let mut config = overlay::merge(&preset, overlay.config.as_deref(), &overlay.set)?;
+        config.images = self.run.images.unwrap_or(config.images);
+        config.seed = self.run.seed.unwrap_or(config.seed);
+        Ok(config)
+    }
+}
+
+/// What backbone to fine-tune, under which policy.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(feature = "cli", derive(clap::Args))]
+pub struct FinetuneRequest {
+    /// Checkpoint folder of the backbone, in timm's or transformers' layout, which the result keeps, or hf://owner/name.
+    #[cfg_attr(feature = "cli", arg(long, value_name = "FOLDER", required_unless_present = "print_config"))]
+    #[serde(serialize_with = "as_text::path_option")]
+    pub model: Option<PathBuf>,
+    /// The policy.
+    #[cfg_attr(feature = "cli", command(flatten))]
+    #[serde(flatten)]
+    pub policy: PolicyArgs,
+    /// The policy's cost.
+    #[cfg_attr(feature = "cli", command(flatten))]
+    #[serde(flatten)]
+    pub keep: KeepArgs,
+    /// Without a policy: train the dense model in the same way, the control that says what of a gain is the policy's.
+    #[cfg_attr(feature = "cli", arg(long, conflicts_with = "policy"))]
+    pub dense: bool,
+    /// Data set; labels are used where `label_weight` is above 0, and to report top-1.
+    #[cfg_attr(feature = "cli", arg(long, value_name = "PATH", required_unless_present = "print_config"))]
+    #[serde(serialize_with = "as_text::path_option")]
+    pub data: Option<PathBuf>,
+    /// Run folder; the backbone goes to its `model/`, and the policy, for it, to `policy/`.
+    #[cfg_attr(feature = "cli", arg(long, default_value_os_t = Self::default().out, value_name = "FOLDER"))]
+    #[serde(serialize_with = "as_text::path")]
+    pub out: PathBuf,
+    /// How.
+    #[cfg_attr(feature = "cli", command(flatten))]
+    #[serde(flatten)]
+    pub run: BackboneRunArgs,
+    /// How images are read.
+    #[cfg_attr(feature = "cli", command(flatten))]
+    #[serde(flatten)]
+    pub reading: DatasetArgs,
+    /// The command line's own, of all commands: decoding threads; 0 for one a core.
+    #[cfg_attr(feature = "cli", arg(skip))]
+    pub threads: usize,
+}
+
+impl Default for FinetuneRequest {
+    fn default() -> Self {
+        FinetuneRequest {
+            model: None,
+            policy: PolicyArgs::default(),
+            keep: KeepArgs::default(),
+            dense: false,
+            data: None,
+            out: PathBuf::from("runs/finetune"),
+            run: BackboneRunArgs::default(),
+            reading: DatasetArgs::default(),
+            threads: 0,
+        }
+    }
+}
+
+impl Request for FinetuneRequest {
+    const VERB: &'static str = "finetune";
+    const REPEATED: &'static [&'static str] = &["set"];
+}
+
+/// What a finished fine-tuning came to.
+#[derive(Serialize)]
+pub struct Finetuned {
+    /// The run folder.
+    pub folder: PathBuf,
+    /// The backbone's.
+    pub model: PathBuf,
+    /// The policy's, for that backbone; `None` for the dense control.
+    pub policy: Option<PathBuf>,
+    /// The written weights on held-out images.
+    pub held_out: Option<HeldOut>,
+}
+
+impl FinetuneRequest {
+    /// The defaults, file, `--set`, and the flags that stand for keys, the last word winning.
+    ///
+    /// # Errors
+    /// If a value does not fit its key.
+    pub fn configuration(&self) -> Result<FinetuneConfig> {
+        let overlay = &self.run.overlay;
+        let mut config = overlay::merge(&FinetuneConfig::default(), overlay.config.as_deref(), &overlay.set)?;
+        config.images = self.run.images.unwrap_or(config.images);
+        config.seed = self.run.seed.unwrap_or(config.seed);
+        Ok(config)
+    }
+
+    /// Fine-tunes `loaded`, which is open at the checkpoint's own size, under `policy` by `config`; without a policy, the
+    /// dense control. A run that was stopped goes on.
+    ///
+    /// # Errors
+    /// [`VitrimError::Interrupted`] if it was stopped; if something does not fit, or cannot be read or written.
+    pub fn run(
+        &self,
+        loaded: &Loaded,
+        policy: Option<&Policy>,
+        config: &FinetuneConfig,
+        listener: &mut Listener<'_>,
+    ) -> Result<Finetuned> {
+        let Some(data) = &self.data else {
+            return Err(VitrimError::Setting("--model and --data are needed to train".into()));
+        };
+        let checkpoint = open_checkpoint(Path::new(&loaded.origin), None)?;
+        if checkpoint.spec.img_size != loaded.spec.img_size {
+            return Err(VitrimError::Setting(format!(
+                "{}: fine-tuned weights are of the checkpoint's own size; load it without img_size",
+                loaded.origin
+            )));
+        }
+        let parts = self.reading.open(data, loaded)?;
+        let splits = Splits { train: &self.run.split, calibration: Some(&self.run.held_out_split) };
+        let found = RunImages::open(loaded, &parts, splits, &mut listener.steps("hashing images"))?;
+        let held_out = found.calibration.as_ref().expect("asked for");
+        let (out, steps) = (&self.out, config.steps());
+        let folder = RunFolder::open(out)?;
+        if let Some(line) = open_run_of_steps(&folder, &overlay::to_toml(config)?, steps_done(out)?, steps)? {
+            listener.note(&line);
+        }
+        listener.note(&found.describe_held_out(config.held_out_images));
+        let run = Finetuning {
+            config,
+            checkpoint: &checkpoint,
+            policy,
+            train: &found.train,
+            held_out,
+            transform: &loaded.transform,
+            workers: self.threads,
+            on_bad_image: self.reading.images.on_bad_image,
+            device: self.run.device,
+            threads: rayon::current_num_threads(),
+            weight_type: self.run.weights,
+            folder: &folder,
+        };
+        let (stop, mut last) = (listener.stop, None);
+        let (outcome, best) = finetune(&run, stop, &mut |log, all| {
+            last = log.held_out.or(last);
+            (listener.tell)(Event::Entry {
+                unit: "step",
+                done: log.step,
+                all,
+                line: &describe_finetuning(log, last),
+                figures: &serde_json::to_value(log).expect("figures are plain data"),
+                evaluated: log.held_out.is_some(),
+            });
+        })?;
+        if outcome == Outcome::Interrupted {
+            let done = steps_done(out)?.unwrap_or(0);
+            let saved = format!("step {done} of {steps} is saved in {}", out.display());
+            return Err(VitrimError::Interrupted(saved));
+        }
+        note_reading(&found.train, listener);
+        let policy_folder = policy.map(|_| out.join("policy"));
+        if let Some(folder) = &policy_folder {
+            let before = match &self.policy.policy {
+                Some(before) => Some(SeenImages::read(&local(before, Kind::Policy)?)?),
+                None => None,
+            };
+            record_training(folder, before, &found.train, listener)?;
+        }
+        Ok(Finetuned { folder: out.clone(), model: out.join("model"), policy: policy_folder, held_out: best })
+    }
+}
