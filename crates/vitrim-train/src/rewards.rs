@@ -55,7 +55,7 @@ impl PaperRewards {
 }
 
 /// Rewards of the default preset: rent for every token-layer, and a fidelity term with complete-prefix
-/// credit (after DORA, 2026; design.md section 2). Summed over an episode they give
+/// credit: a stage is charged the divergence that it adds. Summed over an episode they give
 /// N0 J = -sum of rents - beta N0 g(D_K) / g_ref.
 ///
 /// Divergences are heavy-tailed: most images lose next to nothing, a few lose a thousand times as much, and
