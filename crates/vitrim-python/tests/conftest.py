@@ -15,6 +15,24 @@ from scratch import drawn_classes, tiny_checkpoint
 REPOSITORY = Path(__file__).resolve().parents[3]
 
 
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Adds a skipped test to the file that VITRIM_SKIPS names, as the Rust tests do (crate vitrim-skips)."""
+    note(report)
+
+
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    """The same for a file that is skipped whole."""
+    note(report)
+
+
+def note(report: pytest.TestReport | pytest.CollectReport) -> None:
+    file = os.environ.get("VITRIM_SKIPS")
+    if file and report.skipped and isinstance(report.longrepr, tuple):
+        reason = report.longrepr[2].removeprefix("Skipped: ").removeprefix("SKIPPED: ")
+        with open(file, "a") as skips:
+            skips.write(f"{report.nodeid}: {reason}\n")
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     folder = Path(os.environ.get("VITRIM_SHARED", REPOSITORY.parent / "shared"))

@@ -29,16 +29,9 @@ const SHARED: [&str; 10] = [
 const OWN: [&str; 5] =
     ["timm_swiglu_reg", "timm_rectangular", "timm_headless", "hf_deit_teacher_sharded", "hf_dinov2_reg"];
 
-/// The folder of the shared fixture `name`, or a loud note that it is missing.
+/// The folder of the shared fixture `name`, where there is a shared folder.
 fn fixture(name: &str) -> Option<PathBuf> {
-    let shared = std::env::var("VITRIM_SHARED")
-        .unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared").to_owned());
-    let folder = PathBuf::from(shared).join("fixtures").join(name);
-    if !folder.is_dir() {
-        eprintln!("SKIPPED: no fixture at {}; set VITRIM_SHARED", folder.display());
-        return None;
-    }
-    Some(folder)
+    Some(vitrim_skips::shared()?.join("fixtures").join(name))
 }
 
 fn floats(file: &SafeTensors<'_>, name: &str) -> Vec<f32> {

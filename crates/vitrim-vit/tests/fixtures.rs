@@ -69,17 +69,9 @@ impl Expected {
     }
 }
 
-/// The folder of the shared fixtures, or a loud note that it is missing.
+/// The folder of the shared fixtures, where there is a shared folder.
 fn shared() -> Option<PathBuf> {
-    let path = std::env::var_os("VITRIM_SHARED").map_or_else(
-        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared")),
-        PathBuf::from,
-    );
-    if !path.is_dir() {
-        eprintln!("SKIPPED: no shared folder at {}; set VITRIM_SHARED", path.display());
-        return None;
-    }
-    Some(path.join("fixtures"))
+    Some(vitrim_skips::shared()?.join("fixtures"))
 }
 
 /// Opens `folder` at `size` and holds it against the outputs stored in its file `expected`.
@@ -155,7 +147,7 @@ fn lower_levels_agree() {
     }
     for level in Level::ALL {
         if !level.is_supported() {
-            eprintln!("SKIPPED: this processor has no {level}");
+            vitrim_skips::skip(&format!("this processor has no {level}"));
             continue;
         }
         let run = Command::new(std::env::current_exe().unwrap())

@@ -1,6 +1,6 @@
 //! Lower precisions on trained backbones: they answer as f32 does, and keep the same tokens.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use vitrim_data::{Dataset, Loader, LoaderOptions, Order};
 use vitrim_measure::Loaded;
@@ -8,7 +8,16 @@ use vitrim_measure::images::DataParts;
 use vitrim_prune::{LearnedPruner, Policy, Pruner, ReadOut, run};
 use vitrim_vit::{Backbone, PixelBatch, Precision};
 
+/// Images of small inputs, and photos for backbones of 224 pixels, of which two cores answer some fifty a second.
 const IMAGES: usize = 2_000;
+const PHOTOS: usize = 200;
+
+/// The trained backbones of the shared folder, each with a data set that it has the classes of.
+const SHARED: [(&str, &str, &str, usize); 3] = [
+    ("cifar10_vit_d128", "cifar10", "validation", IMAGES),
+    ("vit_tiny_patch16_224", "imagenet-photos", "train", PHOTOS),
+    ("deit_tiny_patch16_224", "imagenet-photos", "train", PHOTOS),
+];
 
 /// What a precision may cost.
 struct Bounds {
@@ -37,40 +46,33 @@ struct Answers {
 #[test]
 fn the_bundled_backbone_keeps_its_answers() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/backbone");
-    check(&folder, &Dataset::scenes("validation").unwrap());
+    check(&folder, &Dataset::scenes("validation").unwrap(), IMAGES);
 }
 
 #[test]
 fn shared_backbones_keep_their_answers() {
-    let shared = std::env::var_os("VITRIM_SHARED").map_or_else(
-        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared")),
-        PathBuf::from,
-    );
-    let Ok(models) = shared.join("models").read_dir() else {
-        eprintln!("SKIPPED: no models in a shared folder at {}; set VITRIM_SHARED", shared.display());
-        return;
-    };
-    let parts = DataParts::of(&shared.join("data/cifar10")).unwrap();
-    let dataset = parts.named("validation", &mut |_, _| ()).unwrap();
-    for model in models {
-        check(&model.unwrap().path(), &dataset);
+    let Some(shared) = vitrim_skips::shared() else { return };
+    for (model, data, split, images) in SHARED {
+        let model = shared.join("models").join(model);
+        let parts =
+            DataParts::for_backbone(&shared.join("data").join(data), &Loaded::open(&model).unwrap()).unwrap();
+        check(&model, &parts.named(split, &mut |_, _| ()).unwrap(), images);
     }
 }
 
-/// Compares the precisions of the backbone in `folder` on the first images of `dataset`.
-fn check(folder: &Path, dataset: &Dataset) {
+/// Compares the precisions of the backbone in `folder` on the first `images` of `dataset`.
+fn check(folder: &Path, dataset: &Dataset, images: usize) {
     let loaded = Loaded::open(folder).unwrap();
-    loaded.check_classes("the data set", dataset).unwrap();
     let policy = threshold_policy(&loaded, dataset);
-    let exact = answers(&loaded, &policy, dataset);
+    let exact = answers(&loaded, &policy, dataset, images);
     let kept = exact.kept.iter().filter(|kept| **kept).count() as f64 / exact.kept.len() as f64;
     assert!((0.2..0.8).contains(&kept), "{}: a policy that keeps {kept} says little", folder.display());
     for bounds in BOUNDS {
         let precision = bounds.precision;
-        let rounded = answers(&Loaded::open_in(folder, precision).unwrap(), &policy, dataset);
+        let rounded = answers(&Loaded::open_in(folder, precision).unwrap(), &policy, dataset, images);
         let agreement = equal(&exact.classes, &rounded.classes);
         let decisions = equal(&exact.kept, &rounded.kept);
-        let accuracy_pp = 100.0 * (rounded.right as f64 - exact.right as f64) / IMAGES as f64;
+        let accuracy_pp = 100.0 * (rounded.right as f64 - exact.right as f64) / images as f64;
         let found = format!(
             "{} in {precision}: agreement {:.2} %, top-1 {accuracy_pp:+.2} pp, decisions {:.2} % (kept {:.0} %)",
             folder.display(),
@@ -105,9 +107,9 @@ fn threshold_policy(loaded: &Loaded, dataset: &Dataset) -> Policy {
     policy
 }
 
-fn answers(loaded: &Loaded, policy: &Policy, dataset: &Dataset) -> Answers {
+fn answers(loaded: &Loaded, policy: &Policy, dataset: &Dataset, images: usize) -> Answers {
     let mut pruner = LearnedPruner::new(&loaded.spec, policy);
-    let options = LoaderOptions { batch: 100, limit: Some(IMAGES), ..LoaderOptions::default() };
+    let options = LoaderOptions { batch: 100, limit: Some(images), ..LoaderOptions::default() };
     let mut answers = Answers { classes: Vec::new(), right: 0, kept: Vec::new() };
     for batch in Loader::new(dataset, Order::Sequential, &loaded.transform, options).unwrap() {
         let batch = batch.unwrap();
@@ -125,7 +127,7 @@ fn answers(loaded: &Loaded, policy: &Policy, dataset: &Dataset) -> Answers {
             }
         }
     }
-    assert_eq!(answers.classes.len(), IMAGES);
+    assert_eq!(answers.classes.len(), images);
     answers
 }
 

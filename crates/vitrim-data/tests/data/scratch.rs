@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Cursor;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use parquet::basic::{Compression, ZstdLevel};
@@ -22,16 +22,7 @@ pub const SCHEMA: &str = "message m {
 }";
 pub const FLAT_SCHEMA: &str = "message m { required binary image; required int64 label; }";
 
-/// The shared folder, or a loud word and `None`.
-pub fn shared() -> Option<PathBuf> {
-    let default = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared");
-    let path = PathBuf::from(std::env::var_os("VITRIM_SHARED").unwrap_or(default.into()));
-    if path.is_dir() {
-        return Some(path);
-    }
-    eprintln!("SKIPPED: VITRIM_SHARED not found ({})", path.display());
-    None
-}
+pub use vitrim_skips::shared;
 
 /// A PNG that no other `number` has.
 pub fn png(number: u32) -> Vec<u8> {

@@ -53,7 +53,7 @@ impl Browser {
         let Some(program) = find() else {
             let required = std::env::var_os("VITRIM_REQUIRE_BROWSER").is_some_and(|value| value == "1");
             assert!(!required, "VITRIM_REQUIRE_BROWSER=1, but no Chromium is in PATH, and CHROME names none");
-            eprintln!("SKIPPED: no browser; install Chromium, or set CHROME to one");
+            vitrim_skips::skip("no browser; install Chromium, or set CHROME to one");
             return None;
         };
         let profile = tempfile::tempdir().unwrap();

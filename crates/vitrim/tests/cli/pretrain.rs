@@ -69,7 +69,7 @@ fn timm_loads_it() {
     let python = std::env::var("VITRIM_PYTHON").unwrap_or_else(|_| "python3".to_owned());
     let has_timm = Command::new(&python).args(["-c", "import timm, torch"]).output();
     if !has_timm.is_ok_and(|output| output.status.success()) {
-        eprintln!("SKIPPED: {python} has no timm; set VITRIM_PYTHON to one that has");
+        vitrim_skips::skip(&format!("{python} has no timm; set VITRIM_PYTHON to one that has"));
         return;
     }
     let scratch = Scratch::new();

@@ -1,20 +1,8 @@
 //! Real weights and real photos, where they are at hand.
 
-use std::path::PathBuf;
+use vitrim_skips::shared;
 
 use crate::fixtures::Scratch;
-
-fn shared() -> Option<PathBuf> {
-    let path = std::env::var_os("VITRIM_SHARED").map_or_else(
-        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared")),
-        PathBuf::from,
-    );
-    if !path.is_dir() {
-        eprintln!("SKIPPED: no shared folder at {}; set VITRIM_SHARED", path.display());
-        return None;
-    }
-    Some(path.canonicalize().unwrap())
-}
 
 #[test]
 fn photos_are_classified() {
