@@ -8,9 +8,13 @@
 //! read when their turn comes: an index is all that is held. Splits are by a hash of the encoded bytes
 //! ([`Dataset::by_hash`], [`Dataset::without`]), so that training, calibration and test never share an image.
 //!
+//! The modules below follow the data: `sources` find and index what lies at a path, `labels` turn what is stated into
+//! classes, a `dataset` holds both, a `walk` reads it in an `order`, `decoding` makes pixels of bytes, `transform` what
+//! a backbone takes, and the `loader` does so on threads. `scenes` are drawn; `limits` says what is refused.
+//!
 //! What is refused: images of more than [`MAX_SIDE`] pixels a side, [`MAX_DECODED_BYTES`] decoded or
-//! [`MAX_ENCODED_BYTES`] stored, from their headers and before room is made for them. An image that cannot be had
-//! ends the pass or is left out and named, as [`OnBadImage`] says.
+//! [`MAX_ENCODED_BYTES`] stored, from their headers and before room is made for them. An image that cannot be read or
+//! decoded ends the pass or is left out and named, as [`OnBadImage`] says.
 //!
 //! ```
 //! use vitrim_data::{Dataset, Loader, LoaderOptions, Order, Preprocess, Transform};
@@ -32,43 +36,28 @@
 //! # }
 //! ```
 
-mod augment;
-mod bad_images;
-mod braces;
-mod content;
-mod corruption;
 mod dataset;
-mod decode;
+mod decoding;
 mod error;
-mod folder;
-mod imagenet;
-mod label_map;
+mod key;
 mod labels;
-mod layout;
-mod list;
+mod limits;
 mod loader;
 mod order;
-mod parquet;
-mod preprocess;
-mod processor;
 mod scenes;
-mod tar;
+mod sources;
 mod transform;
-mod visit;
+mod walk;
 
-pub use augment::Augment;
-pub use bad_images::{BadImages, OnBadImage};
-pub use content::{ContentHash, ContentSet, Part, Shares};
-pub use corruption::Corruption;
-pub use dataset::Dataset;
-pub use decode::{Decoding, MAX_DECODED_BYTES, MAX_ENCODED_BYTES, MAX_SIDE, decode_image, load_image};
+pub use dataset::{ContentHash, ContentSet, Dataset, Shares, Subset};
+pub use decoding::{BadImages, DecodeRate, Decoding, OnBadImage, guarded, is_guarded};
 pub use error::DataError;
-pub use folder::list_images;
 pub use image::{self, RgbImage};
-pub use imagenet::imagenet_synsets;
-pub use label_map::LabelMap;
-pub use loader::{Batch, DecodeRate, Loader, LoaderOptions};
+pub use key::image_key;
+pub use labels::{LabelMap, imagenet_synsets};
+pub use limits::{MAX_DECODED_BYTES, MAX_ENCODED_BYTES, MAX_SIDE};
+pub use loader::{Batch, Loader, LoaderOptions};
 pub use order::Order;
-pub use preprocess::{CropMode, Interpolation, Preprocess};
 pub use scenes::{Bounds, SCENE_CLASSES, SCENE_SIDE, Scene, draw_scene};
-pub use transform::Transform;
+pub use sources::list_images;
+pub use transform::{Augment, Corruption, CropMode, Interpolation, Preprocess, Transform};

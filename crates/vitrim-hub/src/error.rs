@@ -147,6 +147,12 @@ pub enum HubError {
     Interrupted,
 }
 
+impl From<vitrim_durable::FileError> for HubError {
+    fn from(error: vitrim_durable::FileError) -> Self {
+        HubError::File { action: error.action, path: error.path, source: error.source }
+    }
+}
+
 /// For `map_err`: an operating system's error, at `path`.
 pub(crate) fn file_error(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> HubError {
     let path = path.to_owned();

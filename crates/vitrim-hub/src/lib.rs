@@ -1,8 +1,8 @@
 //! `hf://owner/name[@revision][/path]`: what the Hugging Face Hub holds, as a local folder.
 //!
 //! [`local`] is the way in: it takes whatever a user gave as a model, a policy or a data set. A local path
-//! comes back as it is; a [`Reference`] is looked up on the Hub, the files that its [`Kind`] needs are chosen
-//! ([`Kind::select`]), and what the cache lacks is fetched into it.
+//! comes back as it is; a [`Reference`] is looked up on the Hub, the files that its [`Kind`] needs are selected, and what
+//! the cache lacks is fetched into it.
 //!
 //! The cache is the one that Python's `huggingface_hub` and the `hf-hub` crate share (`HF_HOME`,
 //! `HF_HUB_CACHE`), and so are the token (`HF_TOKEN`, or a login's), `HF_ENDPOINT` and `HF_HUB_OFFLINE`:
@@ -21,19 +21,20 @@
 //! # Ok::<(), vitrim_hub::HubError>(())
 //! ```
 
+mod cache;
 mod error;
+mod fetch;
 mod kind;
 mod observe;
 mod reference;
 mod remote;
-mod resolve;
+mod select;
 mod settings;
-mod snapshot;
 mod transfer;
 
 pub use error::{HubError, Result};
-pub use kind::{Kind, Selection};
-pub use observe::{Event, observe};
-pub use reference::{Reference, RepoKind, is_reference};
-pub use resolve::{Hub, local};
+pub use fetch::{Hub, local};
+pub use kind::Kind;
+pub use observe::{DownloadEvent, observe};
+pub use reference::{Reference, is_reference};
 pub use settings::Settings;

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 /// What happens while files are fetched.
 #[derive(Clone, Copy, Debug)]
-pub enum Event<'a> {
+pub enum DownloadEvent<'a> {
     /// Files are about to be fetched.
     Begin {
         /// The reference.
@@ -24,18 +24,18 @@ pub enum Event<'a> {
 }
 
 /// Told of events; may break to end the download.
-type Observer = Box<dyn Fn(Event<'_>) -> ControlFlow<()> + Send + Sync>;
+type Observer = Box<dyn Fn(DownloadEvent<'_>) -> ControlFlow<()> + Send + Sync>;
 
 static OBSERVER: OnceLock<Observer> = OnceLock::new();
 
 /// Tells `observer` of every download of this process from now on; it may break, which ends the download with
 /// [`HubError::Interrupted`](crate::HubError::Interrupted). Only the first observer is heard.
-pub fn observe(observer: impl Fn(Event<'_>) -> ControlFlow<()> + Send + Sync + 'static) {
+pub fn observe(observer: impl Fn(DownloadEvent<'_>) -> ControlFlow<()> + Send + Sync + 'static) {
     // A second one has come too late, as is documented.
     let _ = OBSERVER.set(Box::new(observer));
 }
 
 /// Tells the observer, if there is one.
-pub(crate) fn tell(event: Event<'_>) -> ControlFlow<()> {
+pub(crate) fn tell(event: DownloadEvent<'_>) -> ControlFlow<()> {
     OBSERVER.get().map_or(ControlFlow::Continue(()), |observer| observer(event))
 }

@@ -22,7 +22,7 @@ pub fn is_reference(path: &Path) -> bool {
 
 /// The kind of a repository on the Hub.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum RepoKind {
+pub(crate) enum RepoKind {
     /// Weights, or a policy.
     Model,
     /// Images.
@@ -50,7 +50,7 @@ impl RepoKind {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Reference {
     /// What kind of repository.
-    pub repo: RepoKind,
+    pub(crate) repo: RepoKind,
     /// Owner and name, as in `facebook/deit-small-patch16-224`.
     pub id: String,
     /// Branch, tag or commit.

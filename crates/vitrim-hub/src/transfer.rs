@@ -82,8 +82,7 @@ impl Transfer<'_> {
             return Err(self.failed(format!("{reason}; run the same command again to fetch it anew")));
         }
         debug_assert!(path.ends_with(etag));
-        file.sync_all().map_err(write())?;
-        std::fs::rename(&part, path).map_err(file_error("write", path))
+        Ok(vitrim_durable::move_into_place(&file, &part, path)?)
     }
 
     /// One request: appends what comes to `file`, which holds `have` bytes.

@@ -10,7 +10,7 @@ use rten_gemm::{GemmExecutor, GemmInputA, GemmInputB, GemmOptions};
 use rten_tensor::NdTensorView;
 use vitrim_kernels::reference::values;
 use vitrim_kernels::{
-    Level, Linear, Output, Packing, Precision, ROW_CHUNK, RowBuffer, fma_peak, rows_per_task,
+    Epilogue, InstructionSet, Linear, Packing, Precision, ROW_CHUNK, RowBuffer, rows_per_task,
 };
 
 /// (rows, inputs, outputs): QKV, projection, MLP in and out of DeiT-S at batch 1 and 32.
@@ -104,8 +104,8 @@ fn mlps<const THREADS: usize>(bencher: Bencher, width: usize) {
         for i in 0..BLOCKS {
             let (fc1, fc2) = &blocks[(i + thread * BLOCKS / 2) % BLOCKS];
             for x in x.chunks(chunk) {
-                fc1.apply(x, Output::GeluRows(&mut hidden, Precision::F32));
-                fc2.apply(&hidden, Output::Store(&mut y[..x.len()]));
+                fc1.apply(x, Epilogue::GeluRows(&mut hidden, Precision::F32));
+                fc2.apply(&hidden, Epilogue::Store(&mut y[..x.len()]));
             }
         }
         black_box(y);
@@ -140,7 +140,7 @@ fn again(bencher: Bencher, outputs: usize) {
 fn sustained() -> (f64, f64) {
     let bursts = |_: usize| {
         let start = Instant::now();
-        let burst = || fma_peak(Level::current(), Precision::F32, Duration::from_micros(500));
+        let burst = || InstructionSet::current().fma_peak(Precision::F32, Duration::from_micros(500));
         let mut bursts: Vec<f64> =
             std::iter::repeat_with(burst).take_while(|_| start.elapsed() < Duration::from_secs(1)).collect();
         bursts.sort_by(f64::total_cmp);
@@ -154,16 +154,16 @@ fn main() {
     // This thread is one of the two, so that no step is handed over from outside the pool.
     let pool = rayon::ThreadPoolBuilder::new().num_threads(2).use_current_thread();
     pool.build_global().expect("the pool is set up once");
-    for level in Level::supported() {
+    for set in InstructionSet::supported() {
         for precision in Precision::ALL {
-            let peak = fma_peak(level, precision, Duration::from_millis(100)) / 1e9;
-            println!("peak of one thread, {level}, {precision:?}: {peak:.1} GMAC/s");
+            let peak = set.fma_peak(precision, Duration::from_millis(100)) / 1e9;
+            println!("peak of one thread, {set}, {precision:?}: {peak:.1} GMAC/s");
         }
     }
     let (median, fastest) = sustained();
     println!(
         "both threads, {}, f32: median burst {:.1} GMAC/s, {:.1} % of the fastest",
-        Level::current(),
+        InstructionSet::current(),
         median / 1e9,
         100.0 * median / fastest
     );

@@ -1,41 +1,27 @@
 //! Rows that are compared by their angle.
 
-use crate::Level;
+use crate::InstructionSet;
 use crate::norm::sum_of_squares;
-use crate::simd::{Kernel, Simd, dispatch};
+use crate::simd::{Kernel, Simd};
 
-/// Scales each row of `x: [rows, width]` to norm 1; one of zeros stays so.
-///
-/// # Panics
-/// If `x` is not whole rows.
-pub fn normalise_rows(x: &mut [f32], width: usize) {
-    normalise_rows_at(Level::current(), x, width);
-}
+impl InstructionSet {
+    /// Scales each row of `x: [rows, width]` to norm 1; one of zeros stays so.
+    ///
+    /// # Panics
+    /// If `x` is not whole rows.
+    pub fn normalise_rows(self, x: &mut [f32], width: usize) {
+        assert!(width > 0 && x.len().is_multiple_of(width), "x is [rows, width]");
+        self.run(Normalise { x, width });
+    }
 
-/// [`normalise_rows`] with the instructions of `level`.
-///
-/// # Panics
-/// As [`normalise_rows`], or if the processor lacks the level.
-pub fn normalise_rows_at(level: Level, x: &mut [f32], width: usize) {
-    assert!(width > 0 && x.len().is_multiple_of(width), "x is [rows, width]");
-    dispatch(level, Normalise { x, width });
-}
-
-/// Cosine of `a` and `b`, each less its mean; 0 where one of them is constant.
-///
-/// # Panics
-/// If `a` and `b` differ in length.
-pub fn centred_cosine(a: &[f32], b: &[f32]) -> f32 {
-    centred_cosine_at(Level::current(), a, b)
-}
-
-/// [`centred_cosine`] with the instructions of `level`.
-///
-/// # Panics
-/// As [`centred_cosine`], or if the processor lacks the level.
-pub fn centred_cosine_at(level: Level, a: &[f32], b: &[f32]) -> f32 {
-    assert_eq!(a.len(), b.len(), "as many of both");
-    dispatch(level, CentredCosine { a, b })
+    /// Cosine of `a` and `b`, each less its mean; 0 where one of them is constant.
+    ///
+    /// # Panics
+    /// If `a` and `b` differ in length.
+    pub fn centred_cosine(self, a: &[f32], b: &[f32]) -> f32 {
+        assert_eq!(a.len(), b.len(), "as many of both");
+        self.run(CentredCosine { a, b })
+    }
 }
 
 struct Normalise<'a> {
@@ -74,8 +60,9 @@ impl Kernel for CentredCosine<'_> {
             (a, b) = (s.add(a, x), s.add(b, y));
             (aa, bb, ab) = (s.fma(x, x, aa), s.fma(y, y, bb), s.fma(x, y, ab));
         }
-        let (a, b) = (s.sum(a), s.sum(b));
-        let (aa, bb, ab) = (s.sum(aa) - a * a / n, s.sum(bb) - b * b / n, s.sum(ab) - a * b / n);
+        let (a, b) = (s.reduce_sum(a), s.reduce_sum(b));
+        let (aa, bb, ab) =
+            (s.reduce_sum(aa) - a * a / n, s.reduce_sum(bb) - b * b / n, s.reduce_sum(ab) - a * b / n);
         if aa > 0.0 && bb > 0.0 { ab / (aa * bb).sqrt() } else { 0.0 }
     }
 }
@@ -104,10 +91,10 @@ mod tests {
             let expected = dot(&ca, &cb) / lengths.sqrt();
             let norm = a.iter().map(|v| f64::from(v * v)).sum::<f64>().sqrt();
             let unit: Vec<f32> = a.iter().map(|v| (f64::from(*v) / norm) as f32).collect();
-            for level in Level::supported() {
-                prop_assert!((f64::from(centred_cosine_at(level, &a, &b)) - expected).abs() < 1e-4);
+            for set in InstructionSet::supported() {
+                prop_assert!((f64::from(set.centred_cosine(&a, &b)) - expected).abs() < 1e-4);
                 let mut x = [a.clone(), vec![0.0; d]].concat();
-                normalise_rows_at(level, &mut x, d);
+                set.normalise_rows(&mut x, d);
                 prop_assert!(reference::max_difference(&x[..d], &unit) < 1e-6);
                 prop_assert!(x[d..].iter().all(|v| *v == 0.0));
             }
@@ -116,6 +103,6 @@ mod tests {
 
     #[test]
     fn a_constant_is_like_nothing() {
-        assert_eq!(centred_cosine(&[1.0; 20], &[1.0; 20]), 0.0);
+        assert_eq!(InstructionSet::current().centred_cosine(&[1.0; 20], &[1.0; 20]), 0.0);
     }
 }

@@ -3,20 +3,44 @@
 use rten_simd::SimdUnaryOp;
 use rten_vecmath::Tanh;
 
-use crate::Level;
-use crate::simd::{Kernel, Map, Simd, dispatch};
+use crate::InstructionSet;
+use crate::simd::vector::Vector;
+use crate::simd::{Kernel, Map, Simd};
 
-/// Exact GELU `x Phi(x)`, to an absolute error below 5e-7 for `|x| <= 12`.
-pub fn gelu(x: &mut [f32]) {
-    gelu_at(Level::current(), x);
-}
+impl InstructionSet {
+    /// Exact GELU `x Phi(x)`, to an absolute error below 5e-7 for `|x| <= 12`.
+    pub fn gelu(self, x: &mut [f32]) {
+        self.run(GeluSlice(x));
+    }
 
-/// [`gelu`] with the instructions of `level`.
-///
-/// # Panics
-/// If the processor lacks the level.
-pub fn gelu_at(level: Level, x: &mut [f32]) {
-    dispatch(level, GeluSlice(x));
+    /// GELU of `x` in `y`, as [`InstructionSet::gelu`] gives it, and in `slope` its derivative `Phi(x) + x phi(x)`, to 2e-6.
+    ///
+    /// # Panics
+    /// If the slices differ in length.
+    pub fn gelu_and_slope(self, x: &[f32], y: &mut [f32], slope: &mut [f32]) {
+        assert!(x.len() == y.len() && x.len() == slope.len(), "slices of one length");
+        self.run(GeluAndSlope { x, y, slope });
+    }
+
+    /// Softmax over each row of `x: [rows, width]`, shifted by the row's maximum.
+    ///
+    /// # Panics
+    /// If `x` is not whole rows.
+    pub fn softmax(self, x: &mut [f32], width: usize) {
+        assert!(width > 0 && x.len().is_multiple_of(width), "x is [rows, width]");
+        self.run(SoftmaxRows { x, width });
+    }
+
+    /// The gradient of [`InstructionSet::softmax`]: with `y: [rows, width]`, what it gave, `gradient: [rows, width]` in it becomes
+    /// the gradient in its input, `y (gradient - sum(y gradient))`.
+    ///
+    /// # Panics
+    /// If the two differ in length, or are not whole rows.
+    pub fn softmax_backward(self, y: &[f32], gradient: &mut [f32], width: usize) {
+        assert!(width > 0 && y.len().is_multiple_of(width), "y is [rows, width]");
+        assert_eq!(y.len(), gradient.len(), "a gradient of each value");
+        self.run(SoftmaxBackward { y, gradient, width });
+    }
 }
 
 struct GeluSlice<'a>(&'a mut [f32]);
@@ -32,19 +56,19 @@ impl Kernel for GeluSlice<'_> {
     }
 }
 
-/// Their GELU.
+/// [`InstructionSet::gelu`], lane by lane.
 pub(crate) struct Gelu;
 
 impl Map for Gelu {
     #[inline(always)]
-    fn map<S: Simd>(s: S, v: S::V) -> S::V {
+    fn map<S: Vector>(s: S, v: S::V) -> S::V {
         gelu_lanes(s, v)
     }
 }
 
 /// SwiGLU of a row `x: [2h]`, in its first half: SiLU of the first half times the second.
 #[inline(always)]
-pub(crate) fn swiglu_row<S: Simd>(s: S, x: &mut [f32]) -> &[f32] {
+pub(crate) fn swiglu_row<S: Vector>(s: S, x: &mut [f32]) -> &[f32] {
     let (gate, up) = x.split_at_mut(x.len() / 2);
     for (gate, up) in gate.chunks_mut(S::LANES).zip(up.chunks(S::LANES)) {
         s.store(gate, s.mul(silu_lanes(s, s.load(gate)), s.load(up)));
@@ -56,7 +80,7 @@ pub(crate) fn swiglu_row<S: Simd>(s: S, x: &mut [f32]) -> &[f32] {
 /// of `1 + e`, which lies between 1 and 2, is a line (to 1/17) and three steps of Newton, each of which squares the
 /// error.
 #[inline(always)]
-fn silu_lanes<S: Simd>(s: S, x: S::V) -> S::V {
+fn silu_lanes<S: Vector>(s: S, x: S::V) -> S::V {
     let t = s.abs(x);
     let e = exp2_lanes(s, s.mul(t, s.splat(-std::f32::consts::LOG2_E)));
     let (two, d) = (s.splat(2.0), s.add(s.splat(1.0), e));
@@ -69,7 +93,7 @@ fn silu_lanes<S: Simd>(s: S, x: S::V) -> S::V {
 
 /// `max(x, 0) - |x| Q(|x|)` with the normal tail `Q(t) = 1 - Phi(t)`.
 #[inline(always)]
-fn gelu_lanes<S: Simd>(s: S, x: S::V) -> S::V {
+fn gelu_lanes<S: Vector>(s: S, x: S::V) -> S::V {
     let (t, tail) = tail_lanes(s, x);
     s.sub(s.max(s.splat(0.0), x), s.mul(t, tail))
 }
@@ -79,7 +103,7 @@ fn gelu_lanes<S: Simd>(s: S, x: S::V) -> S::V {
 /// bring it back, without an exponential or a division. The polynomial is minimax for the error of `t Q(t)` on
 /// 0..=5.5 (3e-9 before rounding), where `t Q(t)` has come down to 1e-7.
 #[inline(always)]
-fn tail_lanes<S: Simd>(s: S, x: S::V) -> (S::V, S::V) {
+fn tail_lanes<S: Vector>(s: S, x: S::V) -> (S::V, S::V) {
     const ROOT: [f32; 9] = [
         0.917_004,
         -0.091_457_41,
@@ -100,7 +124,7 @@ fn tail_lanes<S: Simd>(s: S, x: S::V) -> (S::V, S::V) {
 
 /// `2^x` for `x <= 0`, to a relative error below 2e-7; 2^-126 below -126.
 #[inline(always)]
-fn exp2_lanes<S: Simd>(s: S, x: S::V) -> S::V {
+fn exp2_lanes<S: Vector>(s: S, x: S::V) -> S::V {
     /// Minimax on -0.5..=0.5; the second is near ln 2, but not it.
     #[expect(clippy::approx_constant, reason = "a fit's coefficient")]
     const POWER: [f32; 6] = [1.0, 0.693_147, 0.240_222_42, 0.055_507_336, 0.009_671_513, 0.001_326_472_7];
@@ -111,29 +135,12 @@ fn exp2_lanes<S: Simd>(s: S, x: S::V) -> S::V {
 
 /// `c[0] + c[1] x + ..`.
 #[inline(always)]
-fn polynomial<S: Simd, const N: usize>(s: S, x: S::V, c: &[f32; N]) -> S::V {
+fn polynomial<S: Vector, const N: usize>(s: S, x: S::V, c: &[f32; N]) -> S::V {
     let mut value = s.splat(c[N - 1]);
     for c in c[..N - 1].iter().rev() {
         value = s.fma(value, x, s.splat(*c));
     }
     value
-}
-
-/// GELU of `x` in `y`, as [`gelu`] gives it, and in `slope` its derivative `Phi(x) + x phi(x)`, to 2e-6.
-///
-/// # Panics
-/// If the slices differ in length.
-pub fn gelu_and_slope(x: &[f32], y: &mut [f32], slope: &mut [f32]) {
-    gelu_and_slope_at(Level::current(), x, y, slope);
-}
-
-/// [`gelu_and_slope`] with the instructions of `level`.
-///
-/// # Panics
-/// As [`gelu_and_slope`], or if the processor lacks the level.
-pub fn gelu_and_slope_at(level: Level, x: &[f32], y: &mut [f32], slope: &mut [f32]) {
-    assert!(x.len() == y.len() && x.len() == slope.len(), "slices of one length");
-    dispatch(level, GeluAndSlope { x, y, slope });
 }
 
 struct GeluAndSlope<'a> {
@@ -171,23 +178,6 @@ pub fn tanh(x: &mut [f32]) {
     Tanh {}.map_mut(x);
 }
 
-/// Softmax over each row of `x: [rows, width]`, shifted by the row's maximum.
-///
-/// # Panics
-/// If `x` is not whole rows.
-pub fn softmax(x: &mut [f32], width: usize) {
-    softmax_at(Level::current(), x, width);
-}
-
-/// [`softmax`] with the instructions of `level`.
-///
-/// # Panics
-/// As [`softmax`], or if the processor lacks the level.
-pub fn softmax_at(level: Level, x: &mut [f32], width: usize) {
-    assert!(width > 0 && x.len().is_multiple_of(width), "x is [rows, width]");
-    dispatch(level, SoftmaxRows { x, width });
-}
-
 struct SoftmaxRows<'a> {
     x: &'a mut [f32],
     width: usize,
@@ -199,32 +189,19 @@ impl Kernel for SoftmaxRows<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         for x in self.x.chunks_exact_mut(self.width) {
-            let greatest = greatest_of(s, x);
-            let scale = s.splat(exp_row(s, x, &mut [], greatest, 1.0).recip());
-            for x in x.chunks_mut(S::LANES) {
-                s.store(x, s.mul(s.load(x), scale));
-            }
+            softmax_row(s, x, 1.0);
         }
     }
 }
 
-/// The gradient of [`softmax`]: with `y: [rows, width]`, what it gave, `gradient: [rows, width]` in it becomes
-/// the gradient in its input, `y (gradient - sum(y gradient))`.
-///
-/// # Panics
-/// If the two differ in length, or are not whole rows.
-pub fn softmax_backward(y: &[f32], gradient: &mut [f32], width: usize) {
-    softmax_backward_at(Level::current(), y, gradient, width);
-}
-
-/// [`softmax_backward`] with the instructions of `level`.
-///
-/// # Panics
-/// As [`softmax_backward`], or if the processor lacks the level.
-pub fn softmax_backward_at(level: Level, y: &[f32], gradient: &mut [f32], width: usize) {
-    assert!(width > 0 && y.len().is_multiple_of(width), "y is [rows, width]");
-    assert_eq!(y.len(), gradient.len(), "a gradient of each value");
-    dispatch(level, SoftmaxBackward { y, gradient, width });
+/// `x` becomes the softmax of `scale x` for `scale > 0`.
+#[inline(always)]
+pub(crate) fn softmax_row<S: Vector>(s: S, x: &mut [f32], scale: f32) {
+    let max = max_of(s, x);
+    let share = s.splat(exp_row(s, x, &mut [], max, scale).recip());
+    for x in x.chunks_mut(S::LANES) {
+        s.store(x, s.mul(s.load(x), share));
+    }
 }
 
 struct SoftmaxBackward<'a> {
@@ -247,25 +224,25 @@ impl Kernel for SoftmaxBackward<'_> {
 
 /// `gradient` becomes `scale y (gradient - sum(y gradient))`.
 #[inline(always)]
-pub(crate) fn softmax_backward_row<S: Simd>(s: S, y: &[f32], gradient: &mut [f32], scale: f32) {
+pub(crate) fn softmax_backward_row<S: Vector>(s: S, y: &[f32], gradient: &mut [f32], scale: f32) {
     let mut sum = s.splat(0.0);
     for (y, gradient) in y.chunks(S::LANES).zip(gradient.chunks(S::LANES)) {
         sum = s.fma(s.load(y), s.load(gradient), sum);
     }
-    let (mean, scale) = (s.splat(s.sum(sum)), s.splat(scale));
+    let (mean, scale) = (s.splat(s.reduce_sum(sum)), s.splat(scale));
     for (y, gradient) in y.chunks(S::LANES).zip(gradient.chunks_mut(S::LANES)) {
         let y = s.mul(s.load(y), scale);
         s.store(gradient, s.mul(y, s.sub(s.load(gradient), mean)));
     }
 }
 
-/// `x` becomes `exp(scale (x - greatest))` for `scale > 0`, and so does `rounded`, in bf16, if it is as long as `x` and not empty;
+/// `x` becomes `exp(scale (x - max))` for `scale > 0`, and so does `rounded`, in bf16, if it is as long as `x` and not empty;
 /// returns the sum.
 #[inline(always)]
-pub(crate) fn exp_row<S: Simd>(s: S, x: &mut [f32], rounded: &mut [u16], greatest: f32, scale: f32) -> f32 {
+pub(crate) fn exp_row<S: Vector>(s: S, x: &mut [f32], rounded: &mut [u16], max: f32, scale: f32) -> f32 {
     // e^x = 2^(x log2 e)
     let scale = s.splat(scale * std::f32::consts::LOG2_E);
-    let shift = s.splat(greatest);
+    let shift = s.splat(max);
     let mut sum = s.splat(0.0);
     let mut rounded = rounded.chunks_mut(S::LANES);
     for x in x.chunks_mut(S::LANES) {
@@ -276,19 +253,19 @@ pub(crate) fn exp_row<S: Simd>(s: S, x: &mut [f32], rounded: &mut [u16], greates
         }
         sum = s.add(sum, if x.len() < S::LANES { s.first(x.len(), v, s.splat(0.0)) } else { v });
     }
-    s.sum(sum)
+    s.reduce_sum(sum)
 }
 
-/// The greatest value; negative infinity where there is none.
+/// The maximum of `x`; negative infinity where it is empty.
 #[inline(always)]
-pub(crate) fn greatest_of<S: Simd>(s: S, x: &[f32]) -> f32 {
+pub(crate) fn max_of<S: Vector>(s: S, x: &[f32]) -> f32 {
     let least = s.splat(f32::NEG_INFINITY);
-    let mut greatest = least;
+    let mut max = least;
     for x in x.chunks(S::LANES) {
         let v = s.load(x);
-        greatest = s.max(greatest, if x.len() < S::LANES { s.first(x.len(), v, least) } else { v });
+        max = s.max(max, if x.len() < S::LANES { s.first(x.len(), v, least) } else { v });
     }
-    s.greatest(greatest)
+    s.reduce_max(max)
 }
 
 #[cfg(test)]
@@ -302,9 +279,9 @@ mod tests {
         #[test]
         fn equal_the_references(x in proptest::collection::vec(-12f32..12.0, 0..70)) {
             let mut y = x.clone();
-            for level in Level::supported() {
+            for set in InstructionSet::supported() {
                 y.clone_from(&x);
-                gelu_at(level, &mut y);
+                set.gelu(&mut y);
                 prop_assert!(reference::max_difference(&y, &reference::gelu(&x)) < 5e-7);
             }
             y.clone_from(&x);
@@ -316,9 +293,9 @@ mod tests {
         #[test]
         fn the_slope_is_gelus(x in proptest::collection::vec(-12f32..12.0, 0..70)) {
             let (value, derivative) = (reference::gelu(&x), reference::gelu_slope(&x));
-            for level in Level::supported() {
+            for set in InstructionSet::supported() {
                 let (mut y, mut slope) = (x.clone(), x.clone());
-                gelu_and_slope_at(level, &x, &mut y, &mut slope);
+                set.gelu_and_slope(&x, &mut y, &mut slope);
                 prop_assert!(reference::max_difference(&y, &value) < 5e-7);
                 prop_assert!(reference::max_difference(&slope, &derivative) < 2e-6);
             }
@@ -335,11 +312,11 @@ mod tests {
                 .zip(gradient.chunks_exact(width))
                 .flat_map(|(y, gradient)| reference::softmax_backward(y, gradient))
                 .collect();
-            for level in Level::supported() {
+            for set in InstructionSet::supported() {
                 let (mut ours, mut back) = (x.clone(), gradient.clone());
-                softmax_at(level, &mut ours, width);
+                set.softmax(&mut ours, width);
                 prop_assert!(reference::max_difference(&ours, &y) < 3e-7);
-                softmax_backward_at(level, &y, &mut back, width);
+                set.softmax_backward(&y, &mut back, width);
                 prop_assert!(reference::max_difference(&back, &backward) < 1e-6);
             }
         }
@@ -348,7 +325,7 @@ mod tests {
     #[test]
     fn the_slope_at_zero_is_a_half() {
         let (mut y, mut slope) = ([1.0; 3], [0.0; 3]);
-        gelu_and_slope(&[0.0, -0.0, f32::MIN_POSITIVE], &mut y, &mut slope);
+        InstructionSet::current().gelu_and_slope(&[0.0, -0.0, f32::MIN_POSITIVE], &mut y, &mut slope);
         assert!(y.iter().all(|y| y.abs() < 1e-30) && slope.iter().all(|slope| (slope - 0.5).abs() < 1e-6));
     }
 }

@@ -1,8 +1,8 @@
 //! Dense linear algebra for packed token batches.
 //!
-//! Each kernel works on row-major rows, picks the widest SIMD instructions of the machine at run time (see
-//! [`Level`]), and has a slow obvious [`mod@reference`] beside it. Layers multiply in f32, bf16 or 8-bit
-//! integers (see [`Precision`]). All `unsafe` code of vitrim lives in this crate.
+//! Each kernel works on row-major rows, by the [`InstructionSet`] that suits the processor best, and has a slow obvious
+//! [`mod@reference`] beside it. Layers multiply in f32, bf16 or 8-bit integers (see [`Precision`]). All `unsafe` code of vitrim
+//! lives in this crate, but for the Python package's.
 //!
 //! ```
 //! use vitrim_kernels::Linear;
@@ -11,47 +11,41 @@
 //! layer.forward(&[1.0, 1.0], &mut y);
 //! assert_eq!(y, [3.5, 6.5]);
 //! ```
+//!
+//! # How to add an instruction set
+//!
+//! 1. One file in `src/simd`, as `avx2.rs`: a token type with a private field, `Vector` for its registers, and `define_set!`
+//!    with its name, its features, how much it is preferred, and how it multiplies bf16 and 8-bit integers: by a `Dot` in registers,
+//!    or, where it has tiles of its own, by a type that implements `Multiply`.
+//! 2. Its `mod` in `src/simd/mod.rs`, and one line in the list of `src/instruction_set.rs`.
+//!
+//! Every kernel is then compiled for it, and every property test runs on it where the processor has it. What a set cannot do, it does
+//! not implement: a layer's `Dot` over 8-bit integers, for one, takes a set that has `DotU8S8`, or one that has `ShortDotU8S8`.
 
-pub mod attention;
-pub mod cosine;
-pub mod elementwise;
-pub mod greatest;
-pub mod level;
-pub mod line;
-pub mod linear;
-pub mod mapped;
+mod argmax;
+mod attention;
+mod cosine;
+mod elementwise;
+mod instruction_set;
+mod line;
+mod linear;
 pub mod memory;
-pub mod norm;
-pub mod peak;
-pub mod precision;
+mod norm;
+mod peak;
+mod precision;
 pub mod reference;
-pub mod rows;
+mod rows;
 mod simd;
-pub mod word;
+mod tasks;
+mod word;
 
+pub use argmax::argmax;
 pub use attention::{Attention, AttentionOptions, AttentionTaps};
-pub use cosine::{centred_cosine, normalise_rows};
-pub use elementwise::{gelu, gelu_and_slope, gelu_at, softmax, softmax_at, softmax_backward, tanh};
-pub use greatest::{greatest_of_rows, greatest_sum};
-pub use level::{Level, LevelError};
-pub use line::LineBuffer;
-pub use linear::{Linear, Output, Packing};
-pub use mapped::MappedFile;
+pub use elementwise::tanh;
+pub use instruction_set::{InstructionSet, InstructionSetError};
+pub use linear::{Epilogue, Linear, Operand, Packing};
 pub use norm::LayerNorm;
-pub use peak::fma_peak;
 pub use precision::{Precision, UnknownPrecision};
-pub use rows::{Operand, RowBuffer};
-pub use word::{Bf16Pair, Word, multiplies_pairs};
-
-/// Rows that one thread carries through a chain of row-wise operations: small enough that the widest
-/// intermediate of a DeiT-S chunk (128 x 1536 f32) stays in a 1 MiB L2 cache, large enough for full
-/// GEMM speed.
-pub const ROW_CHUNK: usize = 128;
-
-/// How many rows each task shall take so that `rows` spread evenly over all threads in chunks of at
-/// most [`ROW_CHUNK`].
-pub fn rows_per_task(rows: usize) -> usize {
-    let threads = rayon::current_num_threads();
-    let tasks = rows.div_ceil(ROW_CHUNK).next_multiple_of(threads).max(1);
-    rows.div_ceil(tasks).max(1)
-}
+pub use rows::RowBuffer;
+pub use tasks::{ROW_CHUNK, rows_per_task};
+pub use word::{Bf16Pair, LineBuffer, Word};

@@ -1,69 +1,69 @@
-//! Words that start where cache lines do: a register of them then lies in one line, not in two.
+//! Cache lines of 32-bit words, and words read as the values that lie in them.
 
-use crate::simd::MAX_LANES;
-use crate::word::{Word, of_bits_mut};
-
-/// A cache line of words.
+/// A cache line of words. A register of words that starts where a line does lies in one line, not in two.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
-pub(crate) struct Line([u32; MAX_LANES]);
+pub(crate) struct Line([u32; Line::WORDS]);
 
 impl Line {
-    pub const ZERO: Line = Line::of(0);
+    /// Words of a line.
+    pub const WORDS: usize = 16;
 
-    /// `word`, as often as it fits.
-    pub const fn of(word: u32) -> Line {
-        Line([word; MAX_LANES])
-    }
-}
+    pub const ZERO: Line = Line::filled(0);
 
-/// A buffer of [`Word`]s, of one kind or the other, that is used again and again.
-#[derive(Debug, Default)]
-pub struct LineBuffer(Vec<Line>);
-
-impl LineBuffer {
-    /// An empty one.
-    pub const fn new() -> Self {
-        LineBuffer(Vec::new())
-    }
-
-    /// The first `len` words, unspecified; the buffer grows where it has less, and never shrinks.
-    pub fn room<W: Word>(&mut self, len: usize) -> &mut [W] {
-        let lines = len.div_ceil(MAX_LANES);
-        if self.0.len() < lines {
-            // The old one goes before the new one comes.
-            self.0 = Vec::new();
-            self.0 = vec![Line::ZERO; lines];
-        }
-        &mut of_bits_mut(words_mut(&mut self.0))[..len]
+    /// A line of `word` alone.
+    pub const fn filled(word: u32) -> Line {
+        Line([word; Line::WORDS])
     }
 }
 
 /// The words of `lines`.
 pub(crate) fn words(lines: &[Line]) -> &[u32] {
     // SAFETY: a line is 16 words.
-    unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * MAX_LANES) }
+    unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * Line::WORDS) }
 }
 
 /// The words of `lines`.
 pub(crate) fn words_mut(lines: &mut [Line]) -> &mut [u32] {
     // SAFETY: as in `words`.
-    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * MAX_LANES) }
+    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * Line::WORDS) }
 }
 
+/// The f32 in each word.
+pub(crate) fn floats(words: &[u32]) -> &[f32] {
+    // SAFETY: f32 and u32 have one size and alignment, and every bit pattern is a value of both.
+    unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), words.len()) }
+}
+
+/// The f32 in each word.
+pub(crate) fn floats_mut(words: &mut [u32]) -> &mut [f32] {
+    // SAFETY: as in `floats`.
+    unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), words.len()) }
+}
+
+/// The two halves of each word, the low one first.
+pub(crate) fn halves(words: &[u32]) -> &[u16] {
+    // SAFETY: a word is two u16 of any bits, and aligned for them.
+    unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), 2 * words.len()) }
+}
+
+/// The two halves of each word, the low one first.
+pub(crate) fn halves_mut(words: &mut [u32]) -> &mut [u16] {
+    // SAFETY: as in `halves`.
+    unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), 2 * words.len()) }
+}
+
+/// The four bytes of each word, the lowest first.
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::word::Bf16Pair;
-
-    #[test]
-    fn room_starts_at_a_line_and_never_shrinks() {
-        let mut buffer = LineBuffer::new();
-        assert!(buffer.room::<f32>(0).is_empty());
-        let first = buffer.room::<f32>(33);
-        assert_eq!((first.len(), first.as_ptr().align_offset(64)), (33, 0));
-        let place = first.as_ptr();
-        assert_eq!(buffer.room::<Bf16Pair>(48).as_ptr().cast(), place, "a third line is there");
-        assert_eq!(buffer.room::<f32>(49).len(), 49);
-    }
+pub(crate) fn bytes(words: &[u32]) -> &[u8] {
+    // SAFETY: a word is four bytes of any bits.
+    unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), 4 * words.len()) }
 }
+
+/// The four bytes of each word, the lowest first.
+pub(crate) fn bytes_mut(words: &mut [u32]) -> &mut [u8] {
+    // SAFETY: a word is four bytes of any bits.
+    unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), 4 * words.len()) }
+}
+
+const _: () = assert!(cfg!(target_endian = "little"), "pairs and quads of a word are read little-endian");

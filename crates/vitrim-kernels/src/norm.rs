@@ -1,29 +1,37 @@
 //! LayerNorm over rows.
 
 use crate::rows::{RowBuffer, RowsMut};
-use crate::simd::{Element, Kernel, Simd, dispatch};
-use crate::{Level, Precision};
+use crate::simd::vector::Vector;
+use crate::simd::{Element, Kernel, Simd};
+use crate::{InstructionSet, Precision};
 
 /// Row-wise `(x - mean) / sqrt(var + eps) * weight + bias`, population variance.
 pub struct LayerNorm {
     /// Scale and shift, `[D]` each.
     affine: Option<(Vec<f32>, Vec<f32>)>,
     eps: f32,
+    isa: InstructionSet,
 }
 
 impl LayerNorm {
-    /// With a learned scale and shift, both `[D]`.
+    /// With a learned scale and shift, both `[D]`, by the instruction set in force.
     ///
     /// # Panics
     /// If the two differ in length.
     pub fn new(weight: &[f32], bias: &[f32], eps: f32) -> Self {
         assert_eq!(weight.len(), bias.len(), "weight and bias are [D]");
-        LayerNorm { affine: Some((weight.to_vec(), bias.to_vec())), eps }
+        LayerNorm { affine: Some((weight.to_vec(), bias.to_vec())), eps, isa: InstructionSet::current() }
     }
 
-    /// Without scale and shift.
+    /// Without scale and shift, by the instruction set in force.
     pub fn plain(eps: f32) -> Self {
-        LayerNorm { affine: None, eps }
+        LayerNorm { affine: None, eps, isa: InstructionSet::current() }
+    }
+
+    /// The same by the instructions of `isa`.
+    #[cfg(test)]
+    fn with(self, isa: InstructionSet) -> Self {
+        LayerNorm { isa, ..self }
     }
 
     /// Bytes of scale and shift.
@@ -36,17 +44,9 @@ impl LayerNorm {
     /// # Panics
     /// If lengths differ or are not whole rows of the scale's length.
     pub fn forward(&self, x: &[f32], y: &mut [f32], dim: usize) {
-        self.forward_at(Level::current(), x, y, dim);
-    }
-
-    /// [`LayerNorm::forward`] with the instructions of `level`.
-    ///
-    /// # Panics
-    /// As [`LayerNorm::forward`], or if the processor lacks the level.
-    pub fn forward_at(&self, level: Level, x: &[f32], y: &mut [f32], dim: usize) {
         assert_eq!(x.len(), y.len(), "x and y are [rows, D]");
         self.check(x, dim);
-        dispatch(level, Normalise { norm: self, x, dim, to: Target::F32(y) });
+        self.isa.run(Normalise { norm: self, x, dim, to: Destination::F32(y) });
     }
 
     /// Normalises each row of `x: [rows, D]` into the operand of a layer of `precision`.
@@ -54,25 +54,10 @@ impl LayerNorm {
     /// # Panics
     /// If `x` is not whole rows of the scale's length.
     pub fn forward_rows(&self, x: &[f32], y: &mut RowBuffer, precision: Precision, dim: usize) {
-        self.forward_rows_at(Level::current(), x, y, precision, dim);
-    }
-
-    /// [`LayerNorm::forward_rows`] with the instructions of `level`.
-    ///
-    /// # Panics
-    /// As [`LayerNorm::forward_rows`], or if the processor lacks the level.
-    pub fn forward_rows_at(
-        &self,
-        level: Level,
-        x: &[f32],
-        y: &mut RowBuffer,
-        precision: Precision,
-        dim: usize,
-    ) {
         self.check(x, dim);
-        y.reset(level, precision, x.len() / dim, dim);
+        y.reset(self.isa, precision, x.len() / dim, dim);
         let mut staging = y.take_staging(dim);
-        dispatch(level, Normalise { norm: self, x, dim, to: Target::Rows(y, &mut staging) });
+        self.isa.run(Normalise { norm: self, x, dim, to: Destination::Rows(y, &mut staging) });
         y.put_staging(staging);
     }
 
@@ -82,24 +67,10 @@ impl LayerNorm {
     /// # Panics
     /// If lengths differ or are not whole rows of the scale's length.
     pub fn backward(&self, x: &[f32], gradient: &mut [f32], dim: usize) -> (Vec<f32>, Vec<f32>) {
-        self.backward_at(Level::current(), x, gradient, dim)
-    }
-
-    /// [`LayerNorm::backward`] with the instructions of `level`.
-    ///
-    /// # Panics
-    /// As [`LayerNorm::backward`], or if the processor lacks the level.
-    pub fn backward_at(
-        &self,
-        level: Level,
-        x: &[f32],
-        gradient: &mut [f32],
-        dim: usize,
-    ) -> (Vec<f32>, Vec<f32>) {
         assert_eq!(x.len(), gradient.len(), "x and its gradient are [rows, D]");
         self.check(x, dim);
         let (mut weight, mut bias) = (vec![0.0; dim], vec![0.0; dim]);
-        dispatch(level, Backward { norm: self, x, gradient, dim, weight: &mut weight, bias: &mut bias });
+        self.isa.run(Backward { norm: self, x, gradient, dim, weight: &mut weight, bias: &mut bias });
         (weight, bias)
     }
 
@@ -109,7 +80,7 @@ impl LayerNorm {
     }
 }
 
-enum Target<'a> {
+enum Destination<'a> {
     F32(&'a mut [f32]),
     /// With room for a row on its way to 8 bits.
     Rows(&'a mut RowBuffer, &'a mut [f32]),
@@ -119,7 +90,7 @@ struct Normalise<'a> {
     norm: &'a LayerNorm,
     x: &'a [f32],
     dim: usize,
-    to: Target<'a>,
+    to: Destination<'a>,
 }
 
 impl Kernel for Normalise<'_> {
@@ -134,14 +105,14 @@ impl Kernel for Normalise<'_> {
             for (i, x) in x.chunks_exact(dim).enumerate() {
                 let row = block * ROWS + i;
                 match &mut to {
-                    Target::F32(y) => norm.write(s, x, moments[i], &mut y[row * dim..][..dim]),
-                    Target::Rows(y, staging) => match y.rows_from(row) {
+                    Destination::F32(y) => norm.write(s, x, moments[i], &mut y[row * dim..][..dim]),
+                    Destination::Rows(y, staging) => match y.rows_from(row) {
                         RowsMut::F32(y) => norm.write(s, x, moments[i], &mut y[..dim]),
                         RowsMut::WideBf16(y) => norm.write(s, x, moments[i], &mut y[..dim]),
                         RowsMut::Bf16(y, _) => norm.write(s, x, moments[i], &mut y[..dim]),
-                        RowsMut::Int8 => {
+                        RowsMut::Int8 { max } => {
                             norm.write(s, x, moments[i], staging);
-                            y.quantise(s, row, staging);
+                            y.quantise(s, row, staging, max);
                         }
                     },
                 }
@@ -150,10 +121,10 @@ impl Kernel for Normalise<'_> {
     }
 }
 
-/// Rows of a block.
+/// Rows that are normalised at once, so that their sums, each a chain of its own, overlap.
 const ROWS: usize = 8;
 
-/// Of a row.
+/// Mean and scale of a row.
 #[derive(Clone, Copy, Default)]
 struct Moments {
     mean: f32,
@@ -194,8 +165,8 @@ impl Kernel for Backward<'_> {
                     sum = s.add(sum, g);
                     along = s.fma(g, v, along);
                 }
-                let sum = s.splat(s.sum(sum) / dim as f32);
-                let along = s.splat(s.sum(along) / dim as f32);
+                let sum = s.splat(s.reduce_sum(sum) / dim as f32);
+                let along = s.splat(s.reduce_sum(along) / dim as f32);
                 for i in (0..dim).step_by(S::LANES) {
                     let g = s.mul(s.load(&gradient[i..]), norm.scale(s, i));
                     let v = s.mul(s.sub(s.load(&x[i..]), mean), scale);
@@ -208,9 +179,9 @@ impl Kernel for Backward<'_> {
 }
 
 impl LayerNorm {
-    /// Of up to [`ROWS`] rows `x`, in passes over all of them, so that their sums, each a chain of its own, overlap.
+    /// Mean and scale of each of up to [`ROWS`] rows `x`, in passes over all of them.
     #[inline(always)]
-    fn moments<S: Simd>(&self, s: S, x: &[f32], dim: usize) -> [Moments; ROWS] {
+    fn moments<S: Vector>(&self, s: S, x: &[f32], dim: usize) -> [Moments; ROWS] {
         let mut moments = [Moments::default(); ROWS];
         for (moments, x) in moments.iter_mut().zip(x.chunks_exact(dim)) {
             moments.mean = sum(s, x) / dim as f32;
@@ -224,7 +195,7 @@ impl LayerNorm {
 
     /// The scale's lanes from `i` on.
     #[inline(always)]
-    fn scale<S: Simd>(&self, s: S, i: usize) -> S::V {
+    fn scale<S: Vector>(&self, s: S, i: usize) -> S::V {
         match &self.affine {
             Some((weight, _)) => s.load(&weight[i..]),
             None => s.splat(1.0),
@@ -233,7 +204,7 @@ impl LayerNorm {
 
     /// Normalises a row.
     #[inline(always)]
-    fn write<S: Simd, T: Element>(&self, s: S, x: &[f32], moments: Moments, y: &mut [T]) {
+    fn write<S: Vector, T: Element>(&self, s: S, x: &[f32], moments: Moments, y: &mut [T]) {
         let (mean, scale) = (s.splat(moments.mean), s.splat(moments.scale));
         let rows = y.chunks_mut(S::LANES).zip(x.chunks(S::LANES));
         match &self.affine {
@@ -258,7 +229,7 @@ const SUMS: usize = 4;
 
 /// The sum of `x`.
 #[inline(always)]
-fn sum<S: Simd>(s: S, x: &[f32]) -> f32 {
+fn sum<S: Vector>(s: S, x: &[f32]) -> f32 {
     let (blocks, rest) = x.split_at(x.len() / (SUMS * S::LANES) * (SUMS * S::LANES));
     let mut sums = [s.splat(0.0); SUMS];
     for x in blocks.chunks_exact(SUMS * S::LANES) {
@@ -269,12 +240,12 @@ fn sum<S: Simd>(s: S, x: &[f32]) -> f32 {
     for x in rest.chunks(S::LANES) {
         sums[0] = s.add(sums[0], s.load(x));
     }
-    s.sum(s.add(s.add(sums[0], sums[1]), s.add(sums[2], sums[3])))
+    s.reduce_sum(s.add(s.add(sums[0], sums[1]), s.add(sums[2], sums[3])))
 }
 
 /// The sum of `(x - mean)^2`.
 #[inline(always)]
-pub(crate) fn sum_of_squares<S: Simd>(s: S, x: &[f32], mean: f32) -> f32 {
+pub(crate) fn sum_of_squares<S: Vector>(s: S, x: &[f32], mean: f32) -> f32 {
     let (blocks, rest) = x.split_at(x.len() / (SUMS * S::LANES) * (SUMS * S::LANES));
     let mut sums = [s.splat(0.0); SUMS];
     for x in blocks.chunks_exact(SUMS * S::LANES) {
@@ -287,7 +258,7 @@ pub(crate) fn sum_of_squares<S: Simd>(s: S, x: &[f32], mean: f32) -> f32 {
         let v = s.first(x.len(), s.sub(s.load(x), s.splat(mean)), s.splat(0.0));
         sums[0] = s.fma(v, v, sums[0]);
     }
-    s.sum(s.add(s.add(sums[0], sums[1]), s.add(sums[2], sums[3])))
+    s.reduce_sum(s.add(s.add(sums[0], sums[1]), s.add(sums[2], sums[3])))
 }
 
 #[cfg(test)]
@@ -304,20 +275,20 @@ mod tests {
             let x: Vec<f32> = (0..rows * dim).map(|_| values() + shift).collect();
             let weight: Vec<f32> = (0..dim).map(|_| values()).collect();
             let bias: Vec<f32> = (0..dim).map(|_| values()).collect();
-            let learned = LayerNorm::new(&weight, &bias, 1e-6);
             let expected = reference::layer_norm(&x, &weight, &bias, 1e-6);
             let plain = reference::layer_norm(&x, &vec![1.0; dim], &vec![0.0; dim], 1e-6);
-            for level in Level::supported() {
+            for set in InstructionSet::supported() {
                 let mut y = vec![0.0; x.len()];
-                LayerNorm::plain(1e-6).forward_at(level, &x, &mut y, dim);
+                LayerNorm::plain(1e-6).with(set).forward(&x, &mut y, dim);
                 prop_assert!(reference::max_difference(&y, &plain) < 2e-4);
                 // A single-element row has variance 0: both give the bias.
-                learned.forward_at(level, &x, &mut y, dim);
+                let learned = LayerNorm::new(&weight, &bias, 1e-6).with(set);
+                learned.forward(&x, &mut y, dim);
                 prop_assert!(reference::max_difference(&y, &expected) < 2e-4);
                 for precision in Precision::ALL {
                     let (mut operand, mut converted) = (RowBuffer::default(), RowBuffer::default());
-                    learned.forward_rows_at(level, &x, &mut operand, precision, dim);
-                    converted.fill_at(level, precision, &y, dim);
+                    learned.forward_rows(&x, &mut operand, precision, dim);
+                    converted.fill(set, precision, &y, dim);
                     prop_assert_eq!(operand.rows(), rows);
                     prop_assert_eq!(operand.to_f32(), converted.to_f32());
                 }
@@ -331,10 +302,10 @@ mod tests {
             let (x, gradient, weight) = (draw(rows * dim), draw(rows * dim), draw(dim));
             let eps = 0.01;
             let expected = reference::layer_norm_backward(&x, &gradient, &weight, eps);
-            let norm = LayerNorm::new(&weight, &vec![0.0; dim], eps);
-            for level in Level::supported() {
+            for set in InstructionSet::supported() {
                 let mut dx = gradient.clone();
-                let (dw, db) = norm.backward_at(level, &x, &mut dx, dim);
+                let norm = LayerNorm::new(&weight, &vec![0.0; dim], eps).with(set);
+                let (dw, db) = norm.backward(&x, &mut dx, dim);
                 prop_assert!(reference::max_difference(&dx, &expected.0) < 1e-4);
                 prop_assert!(reference::max_difference(&dw, &expected.1) < 1e-4);
                 prop_assert!(reference::max_difference(&db, &expected.2) < 1e-5);

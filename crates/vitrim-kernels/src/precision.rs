@@ -1,11 +1,9 @@
-//! In what the layers multiply, and how that is spelt.
+//! The number formats that layers multiply in, their names, and how their elements lie in memory.
 
 use std::fmt;
 use std::str::FromStr;
 
-use crate::Level;
-
-/// In what a layer multiplies; sums, biases and what is stored are f32 all the same.
+/// The number format that a layer multiplies in. Sums and biases are f32 in every one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Precision {
     /// f32.
@@ -23,45 +21,29 @@ impl Precision {
     pub const ALL: [Precision; 3] = [Precision::F32, Precision::Bf16, Precision::Int8];
 }
 
-/// How elements of a [`Precision`] lie in the 32-bit words that a [`Level`] multiplies: as many in a word as one of its
-/// instructions takes.
+/// How the elements of rows and weights lie in 32-bit words, and which range integers have. Rows and a weight are multiplied only
+/// where their layouts are the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Layout {
+pub(crate) enum WordLayout {
     /// One f32.
     F32,
-    /// One bf16, widened to f32: as quick as f32, where no instruction takes two bf16.
+    /// One bf16, widened to f32.
     WideBf16,
     /// Two bf16, the first in the low half.
     Bf16Pair,
-    /// Four 8-bit integers, the first lowest.
-    IntQuad,
+    /// Four 8-bit integers, the first lowest. Activations lie in `0..=max`.
+    Int8Quad { max: u8 },
 }
 
-impl Layout {
-    /// Of `precision` at `level`.
-    pub fn new(precision: Precision, level: Level) -> Self {
-        match (precision, level) {
-            (Precision::F32, _) => Layout::F32,
-            (Precision::Bf16, Level::Scalar | Level::Avx512Bf16Vnni) => Layout::Bf16Pair,
-            (Precision::Bf16, _) => Layout::WideBf16,
-            (Precision::Int8, _) => Layout::IntQuad,
-        }
-    }
-
+impl WordLayout {
     /// Elements of a word.
     pub fn elements(self) -> usize {
         match self {
-            Layout::F32 | Layout::WideBf16 => 1,
-            Layout::Bf16Pair => 2,
-            Layout::IntQuad => 4,
+            WordLayout::F32 | WordLayout::WideBf16 => 1,
+            WordLayout::Bf16Pair => 2,
+            WordLayout::Int8Quad { .. } => 4,
         }
     }
-}
-
-/// The greatest 8-bit activation. Where sums are short ([`crate::simd::Simd::SHORT_SUMS`]), weights and activations share the room of an
-/// i16; a ViT's activations, of a wider range beside most of their values than its weights, have the greater part.
-pub(crate) const fn greatest_activation(short_sums: bool) -> u8 {
-    if short_sums { 200 } else { u8::MAX }
 }
 
 impl fmt::Display for Precision {

@@ -1,18 +1,11 @@
 //! The slow obvious form of every kernel, in f64, for tests here and in the crates above.
 
-use crate::precision::greatest_activation;
-use crate::simd::STEPS;
+use vitrim_random::SplitMix64;
 
 /// Pseudo-random values in -1..1, a pure function of `seed` (SplitMix64).
 pub fn values(seed: u64) -> impl FnMut() -> f32 {
-    let mut state = seed;
-    move || {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    }
+    let mut random = SplitMix64::new(seed);
+    move || random.symmetric()
 }
 
 /// Greatest absolute difference of two slices of one length.
@@ -47,23 +40,26 @@ pub fn bf16(v: f32) -> f32 {
     if v.is_finite() && up { f32::from_bits(below + 0x1_0000) } else { f32::from_bits(below) }
 }
 
-/// One output's weights as integers in -127..=127 and their scale. With `short_sums`, those that are multiplied into one i16, in
-/// each four words their first and their second pairs, are so small that it does not overflow, whatever the activations.
+/// One output's weights as integers in -127..=127 and their scale. With `short_sums`, activations are in 0..=200, and the products
+/// of the first and of the second pairs of every four words (16 weights) are added up in an i16: the scale is then such that
+/// neither the positive nor the negative ones of either can reach 32767, even if each of the eight is rounded up by a half.
 pub fn quantise(row: &[f32], short_sums: bool) -> (Vec<i8>, f32) {
-    let mut scale = row.iter().fold(0f32, |m, v| m.max(v.abs())) / 127.0;
+    let mut scale = row.iter().map(|v| v.abs() / 127.0).fold(0.0, f32::max);
     if short_sums {
-        // Activations are not negative: the greatest and the least sums have weights of one sign, each of eight rounded up by
-        // half of one at most.
-        let greatest = f32::from(i16::MAX / i16::from(greatest_activation(true)) - 4);
-        for words in row.chunks(4 * STEPS) {
-            let mut sums = [[0.0; 2]; 2];
-            for (i, v) in words.iter().enumerate() {
-                sums[i / 2 % 2][usize::from(*v < 0.0)] += v.abs();
+        for words in row.chunks(16) {
+            for pair in [0, 1] {
+                for sign in [1.0, -1.0] {
+                    let of_pair = words.iter().enumerate().filter(|(i, _)| i / 2 % 2 == pair);
+                    let sum: f32 = of_pair.map(|(_, v)| (sign * v).max(0.0)).sum();
+                    let room = (32767 / 200 - 8 / 2) as f32;
+                    scale = scale.max(sum / room);
+                }
             }
-            scale = sums.as_flattened().iter().fold(scale, |m, sum| m.max(sum / greatest));
         }
     }
-    let scale = if scale > 0.0 { scale } else { 1.0 };
+    if scale == 0.0 {
+        scale = 1.0;
+    }
     (row.iter().map(|v| (v / scale).round_ties_even() as i8).collect(), scale)
 }
 

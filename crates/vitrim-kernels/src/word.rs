@@ -2,11 +2,10 @@
 
 use std::fmt::Debug;
 
-use crate::linear::Output;
-use crate::precision::Layout;
-use crate::rows::{Operand, floats_mut, halves_mut, store_row};
-use crate::simd::{Kernel, Same, Simd, dispatch};
-use crate::{Level, Precision};
+use crate::InstructionSet;
+use crate::line::{self, Line, floats_mut, halves_mut};
+use crate::simd::vector::Vector;
+use crate::simd::{Identity, Kernel, Simd, store_row};
 
 /// Two values rounded to bf16, the first in the low half.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -14,10 +13,36 @@ use crate::{Level, Precision};
 pub struct Bf16Pair(u32);
 
 mod sealed {
+    use super::{Words, WordsMut};
+
     /// A 32-bit word that any bits are a value of.
-    pub trait Sealed {}
-    impl Sealed for f32 {}
-    impl Sealed for super::Bf16Pair {}
+    pub trait Sealed: Sized {
+        /// `x`, by its kind of word.
+        fn known(x: &[Self]) -> Words<'_>;
+
+        /// `x`, by its kind of word.
+        fn known_mut(x: &mut [Self]) -> WordsMut<'_>;
+    }
+}
+
+impl sealed::Sealed for f32 {
+    fn known(x: &[f32]) -> Words<'_> {
+        Words::F32(x)
+    }
+
+    fn known_mut(x: &mut [f32]) -> WordsMut<'_> {
+        WordsMut::F32(x)
+    }
+}
+
+impl sealed::Sealed for Bf16Pair {
+    fn known(x: &[Bf16Pair]) -> Words<'_> {
+        Words::Pairs(x)
+    }
+
+    fn known_mut(x: &mut [Bf16Pair]) -> WordsMut<'_> {
+        WordsMut::Pairs(x)
+    }
 }
 
 /// A word of activations: an `f32`, or a [`Bf16Pair`], half as much to move and what instructions for pairs of bf16 multiply. A row
@@ -26,14 +51,21 @@ pub trait Word: sealed::Sealed + Copy + Debug + Default + PartialEq + Send + Syn
     /// Values in a word.
     const VALUES: usize;
 
-    /// They, and zero where there is no second.
+    /// The values of the word, and zero where there is no second.
     fn values(self) -> [f32; 2];
+}
 
-    /// A layer's output, to be stored in `y`: `[rows, out / VALUES]`.
-    fn output(y: &mut [Self]) -> Output<'_>;
+/// Activations in words of a known kind.
+#[derive(Clone, Copy)]
+pub enum Words<'a> {
+    F32(&'a [f32]),
+    Pairs(&'a [Bf16Pair]),
+}
 
-    /// A layer's rows, `x: [rows, in / VALUES]`.
-    fn operand(x: &[Self]) -> Operand<'_>;
+/// Activations in words of a known kind.
+pub enum WordsMut<'a> {
+    F32(&'a mut [f32]),
+    Pairs(&'a mut [Bf16Pair]),
 }
 
 impl Word for f32 {
@@ -41,14 +73,6 @@ impl Word for f32 {
 
     fn values(self) -> [f32; 2] {
         [self, 0.0]
-    }
-
-    fn output(y: &mut [f32]) -> Output<'_> {
-        Output::Store(y)
-    }
-
-    fn operand(x: &[f32]) -> Operand<'_> {
-        Operand::F32(x)
     }
 }
 
@@ -58,37 +82,17 @@ impl Word for Bf16Pair {
     fn values(self) -> [f32; 2] {
         [f32::from_bits(self.0 << 16), f32::from_bits(self.0 & 0xffff_0000)]
     }
+}
 
-    fn output(y: &mut [Bf16Pair]) -> Output<'_> {
-        Output::StorePairs(y)
+impl InstructionSet {
+    /// `to` become the values of `x`, rounded to nearest even where they are pairs.
+    ///
+    /// # Panics
+    /// If there are not as many of both.
+    pub fn convert<W: Word>(self, x: &[f32], to: &mut [W]) {
+        assert_eq!(x.len(), to.len() * W::VALUES, "as many of both");
+        self.run(Convert { x, to });
     }
-
-    fn operand(x: &[Bf16Pair]) -> Operand<'_> {
-        Operand::Pairs(x)
-    }
-}
-
-/// Whether `level` multiplies pairs of bf16.
-pub fn multiplies_pairs(level: Level) -> bool {
-    Layout::new(Precision::Bf16, level) == Layout::Bf16Pair
-}
-
-/// `to` become the values of `x`, rounded to nearest even where they are pairs.
-///
-/// # Panics
-/// If there are not as many of both, or they are pairs and the level in force multiplies none.
-pub fn convert<W: Word>(x: &[f32], to: &mut [W]) {
-    convert_at(Level::current(), x, to);
-}
-
-/// [`convert`] with the instructions of `level`.
-///
-/// # Panics
-/// As [`convert`], or if the processor lacks the level.
-pub fn convert_at<W: Word>(level: Level, x: &[f32], to: &mut [W]) {
-    assert_eq!(x.len(), to.len() * W::VALUES, "as many of both");
-    assert!(W::VALUES == 1 || multiplies_pairs(level), "a level that knows pairs");
-    dispatch(level, Convert { x, to });
 }
 
 struct Convert<'a, W> {
@@ -104,7 +108,7 @@ impl<W: Word> Kernel for Convert<'_, W> {
         if W::VALUES == 1 {
             floats_mut(words_mut(self.to)).copy_from_slice(self.x);
         } else {
-            store_row::<S, _, Same>(s, self.x, halves_mut(words_mut(self.to)));
+            store_row::<S, _, Identity>(s, self.x, halves_mut(words_mut(self.to)));
         }
     }
 }
@@ -122,14 +126,36 @@ pub(crate) fn words_mut<W: Word>(x: &mut [W]) -> &mut [u32] {
 }
 
 /// Words that hold activations of either kind.
-pub(crate) fn of_bits_mut<W: Word>(words: &mut [u32]) -> &mut [W] {
+fn of_bits_mut<W: Word>(words: &mut [u32]) -> &mut [W] {
     // SAFETY: as in `words`.
     unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), words.len()) }
 }
 
+/// A buffer of [`Word`]s, of one kind or the other, that starts at a cache line and is used again and again.
+#[derive(Debug, Default)]
+pub struct LineBuffer(Vec<Line>);
+
+impl LineBuffer {
+    /// An empty buffer.
+    pub const fn new() -> Self {
+        LineBuffer(Vec::new())
+    }
+
+    /// The first `len` words, unspecified; the buffer grows where it has less, and never shrinks.
+    pub fn room<W: Word>(&mut self, len: usize) -> &mut [W] {
+        let lines = len.div_ceil(Line::WORDS);
+        if self.0.len() < lines {
+            // The old one goes before the new one comes.
+            self.0 = Vec::new();
+            self.0 = vec![Line::ZERO; lines];
+        }
+        &mut of_bits_mut(line::words_mut(&mut self.0))[..len]
+    }
+}
+
 /// Stores lanes as the values of `row` from `first` on, as many as it has.
 #[inline(always)]
-pub(crate) fn store<S: Simd, W: Word>(s: S, row: &mut [W], first: usize, v: S::V) {
+pub(crate) fn store<S: Vector, W: Word>(s: S, row: &mut [W], first: usize, v: S::V) {
     let row = words_mut(row);
     if W::VALUES == 1 {
         s.store(&mut floats_mut(row)[first..], v);
@@ -152,29 +178,27 @@ mod tests {
         fn values_are_rounded_once(count in 0usize..50, seed: u64) {
             let mut values = reference::values(seed);
             let x: Vec<f32> = (0..2 * count).map(|_| values()).collect();
-            for level in Level::supported() {
+            for set in InstructionSet::supported() {
                 let mut same = vec![f32::NAN; x.len()];
-                convert_at(level, &x, &mut same);
+                set.convert(&x, &mut same);
                 prop_assert_eq!(&same, &x);
-                if multiplies_pairs(level) {
-                    let mut pairs = vec![Bf16Pair::default(); count];
-                    convert_at(level, &x, &mut pairs);
-                    let back: Vec<f32> = pairs.iter().flat_map(|pair| pair.values()).collect();
-                    let rounded: Vec<f32> = x.iter().map(|v| reference::bf16(*v)).collect();
-                    prop_assert_eq!(back, rounded);
-                }
+                let mut pairs = vec![Bf16Pair::default(); count];
+                set.convert(&x, &mut pairs);
+                let back: Vec<f32> = pairs.iter().flat_map(|pair| pair.values()).collect();
+                let rounded: Vec<f32> = x.iter().map(|v| reference::bf16(*v)).collect();
+                prop_assert_eq!(back, rounded);
             }
         }
     }
 
     #[test]
-    fn pairs_are_for_levels_that_multiply_them() {
-        for level in Level::ALL {
-            assert_eq!(
-                multiplies_pairs(level),
-                matches!(level, Level::Scalar | Level::Avx512Bf16Vnni),
-                "{level}"
-            );
-        }
+    fn room_starts_at_a_line_and_never_shrinks() {
+        let mut buffer = LineBuffer::new();
+        assert!(buffer.room::<f32>(0).is_empty());
+        let first = buffer.room::<f32>(33);
+        assert_eq!((first.len(), first.as_ptr().align_offset(64)), (33, 0));
+        let place = first.as_ptr();
+        assert_eq!(buffer.room::<Bf16Pair>(48).as_ptr().cast(), place, "a third line is there");
+        assert_eq!(buffer.room::<f32>(49).len(), 49);
     }
 }

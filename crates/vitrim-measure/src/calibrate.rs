@@ -10,7 +10,6 @@ use vitrim_prune::{KeepProfile, LearnedPruner, Policy, Pruned, Pruner, ReadOut, 
 use vitrim_vit::{Backbone, PixelBatch, Precision, Site, Taps, VitSpec, Want};
 
 use crate::error::{MeasureError, Result};
-use crate::evaluate::keys;
 use crate::front::{Choice, Front, FrontPoint, Measure, Verdict, choose};
 use crate::metrics::Metrics;
 use crate::model::Loaded;
@@ -113,7 +112,7 @@ pub fn calibrate(
     let record = Calibration {
         data: data.to_owned(),
         split: split.to_owned(),
-        dtype: loaded.model.precision(),
+        dtype: loaded.model.weights().precision(),
         max_drop: options.max_drop,
         confidence: options.confidence,
         certified: matches!(choice.verdict, Verdict::Certified(_)),
@@ -380,7 +379,7 @@ fn measure(
     let order = Order::Shuffled { seed: 0, epoch: 0 };
     let mut loader = Loader::new(dataset, order, &loaded.transform, loader_options)?;
     while let Some(batch) = loader.next().transpose()? {
-        let keys = keys(&batch);
+        let keys = batch.keys();
         let mut state = model.embed(PixelBatch::new(&batch.pixels, batch.len()))?;
         model.advance(&mut state, first.0, first.1)?;
         let mut unpruned = state.clone();
@@ -391,7 +390,7 @@ fn measure(
         for setting in settings.iter_mut().rev() {
             let pruned = match kept_all.take() {
                 Some(pruned) => pruned,
-                None => run_from(model, &mut setting.pruner, state.clone(), &keys)?,
+                None => run_from(model, &setting.pruner, state.clone(), &keys)?,
             };
             setting.metrics.add(&dense, &pruned, &batch.labels);
             kept_all = keeps_all(&pruned, loaded.spec.num_tokens()).then_some(pruned);

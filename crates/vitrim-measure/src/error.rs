@@ -1,6 +1,6 @@
 //! What can go wrong while something is measured.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Shorthand for results of this crate.
 pub type Result<T, E = MeasureError> = std::result::Result<T, E>;
@@ -77,7 +77,13 @@ pub enum MeasureError {
     /// A setting that cannot be.
     #[error("{0}")]
     Setting(String),
-    /// A file could not be written.
+    /// A file could not be replaced.
+    #[error(transparent)]
+    Replace(#[from] vitrim_durable::FileError),
+    /// A folder could not be locked.
+    #[error(transparent)]
+    Lock(#[from] vitrim_durable::LockError),
+    /// A folder could not be written.
     #[error("cannot write {path}: {source}")]
     Write {
         /// The file.
@@ -95,20 +101,4 @@ impl MeasureError {
     pub fn is_interruption(&self) -> bool {
         matches!(self, MeasureError::Interrupted)
     }
-}
-
-/// Writes `bytes` to `path`; an existing file is replaced only once the new one is complete.
-///
-/// # Errors
-/// [`MeasureError::Write`].
-pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".part");
-    let part = path.with_file_name(name);
-    let error = |path: &Path| {
-        let path = path.to_owned();
-        move |source| MeasureError::Write { path, source }
-    };
-    std::fs::write(&part, bytes).map_err(error(&part))?;
-    std::fs::rename(&part, path).map_err(error(path))
 }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use vitrim_data::{Batch, Corruption, Dataset, Loader, LoaderOptions, OnBadImage, Order};
+use vitrim_prune::Method;
 use vitrim_prune::{ImageKey, LearnedPruner, Policy, Pruner, first_site, run_from};
-use vitrim_prune::{Method, can_act, hand_made};
 use vitrim_vit::{Backbone, Output, PixelBatch, Site, Taps, Want, cost};
 
 use crate::error::{MeasureError, Result};
@@ -196,8 +196,8 @@ pub fn evaluate(
     };
     if let Some((stages, keep)) = profile {
         let mut hand = Vec::new();
-        for &method in options.methods.iter().filter(|m| **m != Method::Policy && can_act(**m, &stages)) {
-            let pruner = hand_made(method, &loaded.spec, &stages, &keep)?;
+        for &method in options.methods.iter().filter(|m| **m != Method::Policy && m.can_act(&stages)) {
+            let pruner = method.at_shares(&loaded.spec, &stages, &keep)?;
             hand.push(Contender { method, pruner, metrics: Metrics::new(&loaded.spec) });
         }
         second_pass(loaded, dataset, &mut hand, &dense, options, progress)?;
@@ -232,14 +232,14 @@ fn first_pass(
     let mut dense = Dense::default();
     let mut loader = loader(loaded, dataset, options)?;
     while let Some(batch) = loader.next().transpose()? {
-        let keys = keys(&batch);
+        let keys = batch.keys();
         let mut state = model.embed(PixelBatch::new(&batch.pixels, batch.len()))?;
         model.advance(&mut state, site, taps)?;
         let mut unpruned = state.clone();
         model.advance(&mut unpruned, Site::end(&loaded.spec), Taps::NONE)?;
         let answer = model.finish(&unpruned, Want::answer(&loaded.spec))?;
         for contender in contenders.iter_mut() {
-            let pruned = run_from(model, contender.pruner.as_mut(), state.clone(), &keys)?;
+            let pruned = run_from(model, contender.pruner.as_ref(), state.clone(), &keys)?;
             contender.metrics.add(&answer, &pruned, &batch.labels);
         }
         dense.add(&batch, answer, &keys, room);
@@ -278,9 +278,9 @@ fn second_pass(
         let Some(batch) = loader.next().transpose()? else { break };
         let mut state = model.embed(PixelBatch::new(&batch.pixels, batch.len()))?;
         model.advance(&mut state, site, taps)?;
-        let keys = keys(&batch);
+        let keys = batch.keys();
         for contender in contenders.iter_mut() {
-            let pruned = run_from(model, contender.pruner.as_mut(), state.clone(), &keys)?;
+            let pruned = run_from(model, contender.pruner.as_ref(), state.clone(), &keys)?;
             contender.metrics.add(answer, &pruned, &batch.labels);
         }
         progress.at(loader.position(), loader.total())?;
@@ -301,11 +301,6 @@ fn loader(loaded: &Loaded, dataset: &Dataset, options: &EvalOptions) -> Result<L
     Ok(Loader::new(dataset, Order::Sequential, &loaded.transform, loader_options)?)
 }
 
-/// The keys of a batch's images: their positions in the data set.
-pub fn keys(batch: &Batch) -> Vec<ImageKey> {
-    batch.indices.iter().map(|index| *index as ImageKey).collect()
-}
-
 impl Dense {
     /// Adds a batch, and keeps its pixels as long as fewer than `room` images are kept.
     fn add(&mut self, batch: &Batch, answer: Output, keys: &[ImageKey], room: usize) {
@@ -323,12 +318,12 @@ impl Dense {
 }
 
 impl Contender {
-    fn report(mut self, loaded: &Loaded, dense: &Dense, options: &EvalOptions) -> Result<MethodReport> {
+    fn report(self, loaded: &Loaded, dense: &Dense, options: &EvalOptions) -> Result<MethodReport> {
         let metrics = &self.metrics;
         let (loss, labelled) = (metrics.loss()?, metrics.labelled() > 0);
         let spread = metrics.spread().unwrap_or(CostSpread { p10: 1.0, p50: 1.0, p90: 1.0 });
         let speed = match options.speed {
-            Some(seconds) => speeds(loaded, self.pruner.as_mut(), dense, seconds)?,
+            Some(seconds) => speeds(loaded, self.pruner.as_ref(), dense, seconds)?,
             None => Vec::new(),
         };
         Ok(MethodReport {
@@ -349,7 +344,7 @@ impl Contender {
     }
 }
 
-fn speeds(loaded: &Loaded, pruner: &mut dyn Pruner, dense: &Dense, seconds: f64) -> Result<Vec<SpeedUp>> {
+fn speeds(loaded: &Loaded, pruner: &dyn Pruner, dense: &Dense, seconds: f64) -> Result<Vec<SpeedUp>> {
     let pixels = Pixels { data: &dense.pixels, keys: &dense.keys };
     SPEED_BATCHES
         .iter()

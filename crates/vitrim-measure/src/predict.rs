@@ -1,12 +1,12 @@
 //! Classes or features of single images, and which patches the answer was made from.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rayon::prelude::*;
 use serde::Serialize;
-use vitrim_data::{DataError, Decoding, RgbImage};
-use vitrim_prune::{ImageKey, Pruner, StageRecord, image_macs, run_to_end};
+use vitrim_data::{DataError, Decoding, RgbImage, Transform, guarded, image_key};
+use vitrim_prune::{Pruner, StageRecord, image_macs, run_to_end};
 use vitrim_vit::{Backbone, PixelBatch, Want, cost};
 
 use crate::error::Result;
@@ -88,16 +88,18 @@ pub enum Given {
 }
 
 impl Given {
-    /// What it is called, and the image.
-    fn decoded(self, decoding: Decoding) -> (PathBuf, Result<RgbImage, DataError>) {
+    /// What it is called, and the crop of it that `transform` makes; a panic of the decoder is a bad image.
+    fn crop(self, decoding: Decoding, transform: &Transform) -> (PathBuf, Result<RgbImage, DataError>) {
         match self {
             Given::File(path) => {
-                let image = decoding.load(&path);
-                (path, image)
+                let crop = || Ok(transform.cropped(&decoding.load(&path)?));
+                let crop = guarded(|| path.display().to_string(), crop);
+                (path, crop)
             }
             Given::Encoded(name, bytes) => {
-                let image = bytes.and_then(|bytes| decoding.decode(&bytes, &name));
-                (PathBuf::from(name), image)
+                let crop = || Ok(transform.cropped(&decoding.decode(&bytes?, &name)?));
+                let crop = guarded(|| name.clone(), crop);
+                (PathBuf::from(name), crop)
             }
         }
     }
@@ -110,20 +112,15 @@ impl Given {
 /// If the backbone or the pruner refuses.
 pub fn predict(
     loaded: &Loaded,
-    pruner: &mut dyn Pruner,
+    pruner: &dyn Pruner,
     images: Vec<Given>,
     decoding: Decoding,
     question: Question,
 ) -> Result<Vec<Result<Seen, DataError>>> {
-    let crop = |given: Given| {
-        let (name, image) = given.decoded(decoding);
-        (name, image.map(|image| loaded.transform.cropped(&image)))
-    };
+    let crop = |given: Given| given.crop(decoding, &loaded.transform);
     let crops: Vec<(PathBuf, Result<RgbImage, DataError>)> = images.into_par_iter().map(crop).collect();
-    let good = || crops.iter().filter_map(|(name, crop)| Some((name, crop.as_ref().ok()?)));
-    let keys: Vec<u64> = good().map(|(name, _)| key(name)).collect();
-    let good: Vec<&RgbImage> = good().map(|(_, crop)| crop).collect();
-    let mut answers = answer(loaded, pruner, &good, &keys, question)?.into_iter();
+    let good: Vec<&RgbImage> = crops.iter().filter_map(|(_, crop)| crop.as_ref().ok()).collect();
+    let mut answers = answer(loaded, pruner, &good, question)?.into_iter();
     let seen = crops.into_iter().map(|(image, crop)| {
         crop.map(|crop| {
             let Answer { classes, features, stages, macs } =
@@ -136,25 +133,24 @@ pub fn predict(
 }
 
 /// Runs `crops`, which have the model's size, through `loaded`, pruned by `pruner`, with the answer to
-/// `question` for each; `keys` as in [`vitrim_prune::run`].
+/// `question` for each. Random decisions are keyed by each crop ([`image_key`]).
 ///
 /// # Errors
 /// If the backbone or the pruner refuses.
 pub fn answer(
     loaded: &Loaded,
-    pruner: &mut dyn Pruner,
+    pruner: &dyn Pruner,
     crops: &[&RgbImage],
-    keys: &[ImageKey],
     question: Question,
 ) -> Result<Vec<Answer>> {
     if crops.is_empty() {
         return Ok(Vec::new());
     }
-    // A crop has the model's size already, so that pixels() only normalises it.
-    let pixels: Vec<f32> = crops.par_iter().flat_map_iter(|crop| loaded.transform.pixels(crop)).collect();
+    let keys: Vec<u64> = crops.par_iter().map(|crop| image_key(crop)).collect();
+    let pixels: Vec<f32> = crops.par_iter().flat_map_iter(|crop| loaded.transform.normalized(crop)).collect();
     let (model, batch) = (&loaded.model, crops.len());
     let mut state = model.embed(PixelBatch::new(&pixels, batch))?;
-    let stages = run_to_end(model, pruner, &mut state, keys)?;
+    let stages = run_to_end(model, pruner, &mut state, &keys)?;
     let survivors = |stage: &StageRecord, b: usize| Survivors {
         block: stage.site.block,
         positions: stage.grid_positions(b),
@@ -182,13 +178,6 @@ pub fn answer(
         }
     }
     Ok(answers)
-}
-
-/// A file's key: its name's hash, so that an image is sampled alike in any company (FNV-1a).
-pub fn key(path: &Path) -> ImageKey {
-    let name = path.file_name().unwrap_or_default();
-    let bytes = name.as_encoded_bytes().iter();
-    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
 }
 
 fn top_classes(logits: &[f32], names: &[String], top_k: usize) -> Vec<ClassProbability> {

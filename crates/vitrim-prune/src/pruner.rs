@@ -43,30 +43,22 @@ pub enum PruneError {
         reason: String,
     },
     /// A file could not be read or written.
-    #[error("cannot {action} {path}: {source}")]
-    File {
-        /// "read" or "write".
-        action: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// What the operating system said.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] vitrim_durable::FileError),
 }
 
 /// Decides, site by site, which tokens of a packed batch stay.
-pub trait Pruner: Send {
+///
+/// A decision depends on its arguments alone, so that several passes may ask one pruner at once.
+pub trait Pruner: Send + Sync {
     /// Where it acts, in order, and what it wants to see there.
     fn sites(&self, spec: &VitSpec) -> Vec<(Site, Taps)>;
 
-    /// A new batch comes; `images: [B]` are its keys.
-    fn begin(&mut self, images: &[ImageKey]);
-
-    /// The decision at the `stage`-th of its sites.
+    /// The decision at the `stage`-th of its sites, about the images `keys: [B]`.
     ///
     /// # Errors
     /// If the view lacks what was asked for.
-    fn decide(&mut self, stage: usize, view: &View<'_>) -> Result<Reduction>;
+    fn decide(&self, stage: usize, view: &View<'_>, keys: &[ImageKey]) -> Result<Reduction>;
 
     /// MACs of its own scoring of one image of `tokens` tokens (prefix tokens included) at `stage`.
     fn macs(&self, stage: usize, tokens: usize) -> u64;

@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use vitrim_vit::{Backbone, Origin, Output, PixelBatch, Site, Taps, VitSpec, Want, cost};
+use vitrim_vit::{Backbone, Origin, Output, PixelBatch, Site, Taps, VitError, VitSpec, Want, cost};
 
 use crate::pruner::{ImageKey, Pruner, Result};
 
@@ -46,14 +46,14 @@ impl StageRecord {
 /// keys.
 ///
 /// # Errors
-/// What the backbone or the pruner refuses.
+/// What the backbone or the pruner refuses, or if there is not a key for each image.
 pub fn run<B: Backbone>(
     backbone: &B,
-    pruner: &mut (impl Pruner + ?Sized),
+    pruner: &(impl Pruner + ?Sized),
     pixels: PixelBatch<'_>,
     images: &[ImageKey],
 ) -> Result<Pruned> {
-    rayon::scope(|_| run_from(backbone, pruner, backbone.embed(pixels)?, images))
+    backbone.enter(|| run_from(backbone, pruner, backbone.embed(pixels)?, images))
 }
 
 /// Like [`run`], from a `state` at or before the pruner's first site; at that site, it must carry the
@@ -63,7 +63,7 @@ pub fn run<B: Backbone>(
 /// As [`run`].
 pub fn run_from<B: Backbone>(
     backbone: &B,
-    pruner: &mut (impl Pruner + ?Sized),
+    pruner: &(impl Pruner + ?Sized),
     mut state: B::State,
     images: &[ImageKey],
 ) -> Result<Pruned> {
@@ -80,17 +80,24 @@ pub fn run_from<B: Backbone>(
 /// As [`run`].
 pub fn run_to_end<B: Backbone>(
     backbone: &B,
-    pruner: &mut (impl Pruner + ?Sized),
+    pruner: &(impl Pruner + ?Sized),
     state: &mut B::State,
     images: &[ImageKey],
 ) -> Result<Vec<StageRecord>> {
-    // Entered once, the thread pool then runs every parallel step without a hand-over from outside it.
-    rayon::scope(|_| {
-        pruner.begin(images);
+    backbone.enter(|| {
+        let batch = backbone.view(state)?.batch();
+        if images.len() != batch {
+            return Err(
+                VitError::Input(format!("{} keys for a batch of {batch} images", images.len())).into()
+            );
+        }
         let mut stages = Vec::new();
         for (stage, (site, taps)) in pruner.sites(backbone.spec()).into_iter().enumerate() {
             backbone.advance(state, site, taps)?;
-            let reduction = pruner.decide(stage, &backbone.view(state)?)?;
+            let view = backbone.view(state)?;
+            let decide = || pruner.decide(stage, &view, images);
+            // There are no other images that the other threads could decide about.
+            let reduction = if batch == 1 { backbone.short_step(decide) } else { decide() }?;
             backbone.reduce(state, &reduction)?;
             let view = backbone.view(state)?;
             stages.push(StageRecord {

@@ -1,73 +1,16 @@
 //! Pruners on a real (small, random) backbone: counts, edge cases, read-outs, files.
 
-use vitrim_prune::policy::{
-    Activation, BackboneId, Decision, Departure, Observation, PerceptronSpec, PerceptronWeights,
-};
+mod toy;
+
+use std::path::Path;
+
+use vitrim_prune::policy::{BackboneId, Decision, Nonlinearity, Observation, PerceptronWeights};
 use vitrim_prune::{
-    AtsPruner, ClsAttentionPruner, EvitPruner, KeepProfile, LearnedPruner, NoPruner, Policy, Pruner,
-    RandomPruner, ReadOut, SimilarityPruner, TomePruner, run, uniform,
+    KeepProfile, LearnedPruner, Method, NoPruner, Policy, Pruner, RandomPruner, ReadOut, run,
 };
-use vitrim_vit::{Backbone, CpuBackbone, HostState, PixelBatch, Pool, Tensors, VitSpec, cost};
+use vitrim_vit::{Backbone, CpuBackbone, HostState, PixelBatch, Tensors, VitSpec, cost};
 
-fn spec(class_token: bool) -> VitSpec {
-    let mut spec = VitSpec::from_timm_name("deit_tiny_patch16_224").unwrap().with_img_size([64, 48]);
-    (spec.dim, spec.depth, spec.heads, spec.mlp_hidden, spec.num_classes) = (24, 4, 3, 48, 5);
-    if !class_token {
-        (spec.class_token, spec.pool, spec.fc_norm) = (false, Pool::Avg, true);
-    }
-    spec.check().unwrap();
-    spec
-}
-
-fn backbone(spec: &VitSpec) -> CpuBackbone {
-    CpuBackbone::new(spec, &Tensors::random(spec, 1)).unwrap()
-}
-
-fn pixels(spec: &VitSpec, batch: usize) -> Vec<f32> {
-    let [h, w] = spec.img_size;
-    (0..batch * 3 * h * w).map(|i| uniform(&[5, i as u64]) as f32 * 2.0 - 1.0).collect()
-}
-
-fn policy(spec: &VitSpec, observation: Observation, activation: Activation) -> Policy {
-    // Agents that see pairs merge, and after the last block's attention there is nothing to gain.
-    let (departure, stages) =
-        if observation.pair { (Departure::Merge, vec![0, 1, 2]) } else { (Departure::Drop, vec![1, 2, 3]) };
-    let actor = PerceptronSpec {
-        dim: spec.dim,
-        positions: if observation.position { spec.num_patches() } else { 0 },
-        stages: if observation.stage { stages.len() } else { 0 },
-        scalars: observation.scalars(),
-        shortcut: observation.pair,
-        context: observation.context,
-        layer_norm: observation.layer_norm,
-        hidden: vec![8, 6],
-        activation,
-        outputs: 2,
-    };
-    let mut weights = PerceptronWeights::zeros(&actor);
-    for (tensor, (_, values)) in weights.named_mut().into_iter().enumerate() {
-        for (i, v) in values.iter_mut().enumerate() {
-            *v = uniform(&[9, tensor as u64, i as u64]) as f32 * 1.6 - 0.8;
-        }
-    }
-    let backbone = BackboneId::of(spec, &Tensors::random(spec, 1)).unwrap();
-    let read_out = ReadOut::Threshold { threshold: 0.5 };
-    Policy { backbone, stages, departure, observation, actor, weights, read_out, calibration: None }
-}
-
-const FULL: Observation = Observation {
-    layer_norm: true,
-    position: true,
-    stage: true,
-    cls_attention: true,
-    pair: false,
-    pair_tokens: false,
-    context: true,
-};
-
-const MERGING: Observation = Observation { pair: true, ..FULL };
-
-const MERGING_BY_TOKENS: Observation = Observation { pair_tokens: true, ..MERGING };
+use toy::{FULL, MERGING, MERGING_BY_TOKENS, backbone, pixels, policy, spec};
 
 #[test]
 fn profiles_set_the_counts_at_every_batch_size() {
@@ -75,23 +18,23 @@ fn profiles_set_the_counts_at_every_batch_size() {
     let model = backbone(&spec);
     let profile = KeepProfile::new(&spec, &[1, 2, 3], &[0.75, 0.5, 0.0]).unwrap();
     assert_eq!([0, 1, 2].map(|stage| profile.patch_tokens(stage, 0)), [9, 6, 0]);
-    let mut pruners: Vec<Box<dyn Pruner>> = vec![
+    let pruners: Vec<Box<dyn Pruner>> = vec![
         Box::new(RandomPruner::new(profile.clone(), 3)),
-        Box::new(ClsAttentionPruner::new(profile).unwrap()),
+        made("cls-attention", &spec, profile),
         Box::new(
-            LearnedPruner::new(&spec, &policy(&spec, FULL, Activation::Gelu))
+            LearnedPruner::new(&spec, &policy(&spec, FULL, Nonlinearity::Gelu))
                 .with_read_out(ReadOut::TopR { keep: vec![0.75, 0.5, 0.0] }),
         ),
     ];
     let pixels = pixels(&spec, 3);
     let image = pixels.len() / 3;
-    for pruner in &mut pruners {
-        let packed = run(&model, pruner.as_mut(), PixelBatch::new(&pixels, 3), &[10, 11, 12]).unwrap();
+    for pruner in &pruners {
+        let packed = run(&model, pruner.as_ref(), PixelBatch::new(&pixels, 3), &[10, 11, 12]).unwrap();
         for b in 0..3 {
             let counts: Vec<usize> = packed.stages.iter().map(|s| s.patch_tokens(b)).collect();
             assert_eq!(counts, [9, 6, 0]);
             let alone = &pixels[b * image..(b + 1) * image];
-            let single = run(&model, pruner.as_mut(), PixelBatch::new(alone, 1), &[10 + b as u64]).unwrap();
+            let single = run(&model, pruner.as_ref(), PixelBatch::new(alone, 1), &[10 + b as u64]).unwrap();
             for (of_batch, of_one) in packed.stages.iter().zip(&single.stages) {
                 assert_eq!(
                     of_batch.grid_positions(b),
@@ -102,23 +45,23 @@ fn profiles_set_the_counts_at_every_batch_size() {
             assert_eq!(packed.macs[b], single.macs[0]);
         }
     }
-    let dense = run(&model, &mut NoPruner, PixelBatch::new(&pixels, 3), &[0, 1, 2]).unwrap();
+    let dense = run(&model, &NoPruner, PixelBatch::new(&pixels, 3), &[0, 1, 2]).unwrap();
     assert_eq!(dense.answer, model.dense_logits(PixelBatch::new(&pixels, 3)).unwrap());
     assert_eq!(dense.macs, [cost::dense_macs(&spec); 3]);
 }
 
+/// A hand-made method at `profile`.
+fn made(method: &str, spec: &VitSpec, profile: KeepProfile) -> Box<dyn Pruner> {
+    method.parse::<Method>().unwrap().at_profile(spec, profile).unwrap()
+}
+
 /// The state of `batch` images at the first site of `pruner`, and what it decides there.
-fn decided(
-    model: &CpuBackbone,
-    pruner: &mut dyn Pruner,
-    pixels: &[f32],
-    batch: usize,
-) -> (HostState, HostState) {
+fn decided(model: &CpuBackbone, pruner: &dyn Pruner, pixels: &[f32], batch: usize) -> (HostState, HostState) {
     let (site, taps) = pruner.sites(model.spec())[0];
     let mut state = model.embed(PixelBatch::new(pixels, batch)).unwrap();
     model.advance(&mut state, site, taps).unwrap();
-    pruner.begin(&(0..batch as u64).collect::<Vec<_>>());
-    let reduction = pruner.decide(0, &model.view(&state).unwrap()).unwrap();
+    let keys: Vec<u64> = (0..batch as u64).collect();
+    let reduction = pruner.decide(0, &model.view(&state).unwrap(), &keys).unwrap();
     let mut reduced = state.clone();
     model.reduce(&mut reduced, &reduction).unwrap();
     (state, reduced)
@@ -129,7 +72,7 @@ fn evit_fuses_what_it_drops() {
     let spec = spec(true);
     let (model, pixels, d) = (backbone(&spec), pixels(&spec, 2), spec.dim);
     let profile = KeepProfile::new(&spec, &[1], &[0.5]).unwrap();
-    let (before, after) = decided(&model, &mut EvitPruner::new(profile), &pixels, 2);
+    let (before, after) = decided(&model, made("evit", &spec, profile).as_ref(), &pixels, 2);
     let attention = before.taps.cls_attention.as_ref().unwrap();
     for b in 0..2 {
         let rows = after.packed.offsets[b]..after.packed.offsets[b + 1];
@@ -154,12 +97,12 @@ fn ats_keeps_no_more_than_it_samples() {
     let spec = spec(true);
     let (model, pixels) = (backbone(&spec), pixels(&spec, 4));
     let profile = KeepProfile::new(&spec, &[1], &[0.5]).unwrap();
-    let (_, after) = decided(&model, &mut AtsPruner::new(profile), &pixels, 4);
+    let (_, after) = decided(&model, made("ats", &spec, profile).as_ref(), &pixels, 4);
     for image in after.packed.offsets.windows(2) {
         assert!((2..=7).contains(&(image[1] - image[0])), "{:?}", after.packed.offsets);
     }
     let all = KeepProfile::new(&spec, &[1], &[1.0]).unwrap();
-    let (before, after) = decided(&model, &mut AtsPruner::new(all), &pixels, 4);
+    let (before, after) = decided(&model, made("ats", &spec, all).as_ref(), &pixels, 4);
     assert_eq!(before.packed, after.packed, "as many points as tokens keep all");
 }
 
@@ -168,7 +111,7 @@ fn similarity_drops_what_the_mean_resembles() {
     let spec = spec(true);
     let (model, pixels, d) = (backbone(&spec), pixels(&spec, 1), spec.dim);
     let profile = KeepProfile::new(&spec, &[2], &[0.75]).unwrap();
-    let (before, after) = decided(&model, &mut SimilarityPruner::new(profile), &pixels, 1);
+    let (before, after) = decided(&model, made("similarity", &spec, profile).as_ref(), &pixels, 1);
     let token = |grid: usize| &before.packed.tokens[(1 + grid) * d..(2 + grid) * d];
     let mean: Vec<f32> = (0..d).map(|i| (0..12).map(|g| token(g)[i]).sum::<f32>() / 12.0).collect();
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
@@ -184,12 +127,12 @@ fn similarity_drops_what_the_mean_resembles() {
 fn tome_merges_in_every_block_and_keeps_all_that_was_there() {
     let spec = spec(true);
     let (model, pixels) = (backbone(&spec), pixels(&spec, 2));
-    for proportional in [false, true] {
-        let mut pruner = TomePruner::new(&spec, 2, proportional);
-        let out = run(&model, &mut pruner, PixelBatch::new(&pixels, 2), &[0, 1]).unwrap();
+    for (method, proportional) in [("tome-plain", false), ("tome", true)] {
+        let pruner = method.parse::<Method>().unwrap().merging(&spec, 2).unwrap();
+        let out = run(&model, pruner.as_ref(), PixelBatch::new(&pixels, 2), &[0, 1]).unwrap();
         let counts: Vec<usize> = out.stages.iter().map(|stage| stage.patch_tokens(1)).collect();
         assert_eq!(counts, [10, 8, 6, 4]);
-        let (before, after) = decided(&model, &mut pruner, &pixels, 2);
+        let (before, after) = decided(&model, pruner.as_ref(), &pixels, 2);
         assert_eq!(after.packed.sizes.iter().sum::<f32>(), 2.0 * 13.0);
         assert_eq!(after.packed.proportional, proportional);
         // Means weighted by size keep the sum of the image's tokens.
@@ -204,9 +147,11 @@ fn tome_merges_in_every_block_and_keeps_all_that_was_there() {
         );
         assert!((all - merged).abs() < 1e-3, "{all} {merged}");
     }
-    let wanted = cost::dense_macs(&spec) * 7 / 10;
-    let mut pruner = TomePruner::at_cost(&spec, wanted, true);
-    let out = run(&model, &mut pruner, PixelBatch::new(&pixels, 2), &[0, 1]).unwrap();
+    // As dear as what keeps 0.4 from the second block on, scoring included.
+    let profile = KeepProfile::new(&spec, &[1], &[0.4]).unwrap();
+    let wanted = profile.macs(&spec, 0);
+    let pruner = made("tome", &spec, profile);
+    let out = run(&model, pruner.as_ref(), PixelBatch::new(&pixels, 2), &[0, 1]).unwrap();
     assert!(out.macs[0].abs_diff(wanted) < wanted / 20, "{} for {wanted}", out.macs[0]);
 }
 
@@ -216,8 +161,7 @@ fn images_may_have_budgets_of_their_own() {
     let (model, pixels) = (backbone(&spec), pixels(&spec, 3));
     let budgets = vec![vec![12, 5, 0], vec![7, 5, 0]];
     let profile = KeepProfile::of_each_image(&spec, &[1, 3], budgets.clone()).unwrap();
-    let out =
-        run(&model, &mut RandomPruner::new(profile, 1), PixelBatch::new(&pixels, 3), &[4, 5, 6]).unwrap();
+    let out = run(&model, &RandomPruner::new(profile, 1), PixelBatch::new(&pixels, 3), &[4, 5, 6]).unwrap();
     for (stage, budgets) in out.stages.iter().zip(&budgets) {
         assert_eq!((0..3).map(|b| stage.patch_tokens(b)).collect::<Vec<_>>(), *budgets);
     }
@@ -230,15 +174,15 @@ fn somebody_stays_where_the_network_needs_it() {
         let spec = spec(class_token);
         let model = backbone(&spec);
         let pixels = pixels(&spec, 2);
-        let policy = policy(&spec, FULL, Activation::Tanh);
+        let policy = policy(&spec, FULL, Nonlinearity::Tanh);
         for read_out in [
             ReadOut::Threshold { threshold: 1.0 },
             ReadOut::TopR { keep: vec![0.0, 0.0, 0.0] },
             ReadOut::Threshold { threshold: 0.0 },
         ] {
             let all_stay = read_out == ReadOut::Threshold { threshold: 0.0 };
-            let mut pruner = LearnedPruner::new(&spec, &policy).with_read_out(read_out);
-            let out = run(&model, &mut pruner, PixelBatch::new(&pixels, 2), &[0, 1]).unwrap();
+            let pruner = LearnedPruner::new(&spec, &policy).with_read_out(read_out);
+            let out = run(&model, &pruner, PixelBatch::new(&pixels, 2), &[0, 1]).unwrap();
             assert!(out.answer.values.iter().all(|v| v.is_finite()));
             let left = if all_stay { spec.num_patches() } else { spec.min_patch_tokens() };
             assert!(out.stages.iter().all(|s| s.patch_tokens(0) == left && s.patch_tokens(1) == left));
@@ -254,15 +198,15 @@ fn an_image_alone_is_decided_as_in_a_batch() {
         let image = pixels.len() / 4;
         for observation in [FULL, MERGING_BY_TOKENS] {
             let policy =
-                policy(&spec, Observation { cls_attention: class_token, ..observation }, Activation::Tanh);
+                policy(&spec, Observation { cls_attention: class_token, ..observation }, Nonlinearity::Tanh);
             for read_out in [ReadOut::Threshold { threshold: 0.5 }, ReadOut::Sample { seed: 7 }] {
-                let mut pruner = LearnedPruner::new(&spec, &policy).with_read_out(read_out);
-                let together = run(&model, &mut pruner, PixelBatch::new(&pixels, 4), &[3, 1, 4, 2]).unwrap();
+                let pruner = LearnedPruner::new(&spec, &policy).with_read_out(read_out);
+                let together = run(&model, &pruner, PixelBatch::new(&pixels, 4), &[3, 1, 4, 2]).unwrap();
                 for (b, key) in [3, 1, 4, 2].into_iter().enumerate() {
                     let pixels = PixelBatch::new(&pixels[b * image..(b + 1) * image], 1);
                     // Whatever the pool has to keep awake meanwhile.
                     let pool = rayon::ThreadPoolBuilder::new().num_threads(1 + b).build().unwrap();
-                    let alone = pool.install(|| run(&model, &mut pruner, pixels, &[key])).unwrap();
+                    let alone = pool.install(|| run(&model, &pruner, pixels, &[key])).unwrap();
                     assert_eq!(alone.answer.row(0), together.answer.row(b));
                     for (alone, together) in alone.stages.iter().zip(&together.stages) {
                         assert_eq!(alone.grid_positions(0), together.grid_positions(b));
@@ -274,12 +218,21 @@ fn an_image_alone_is_decided_as_in_a_batch() {
 }
 
 #[test]
+fn every_image_needs_a_key() {
+    let spec = spec(true);
+    let pruner = LearnedPruner::new(&spec, &policy(&spec, FULL, Nonlinearity::Tanh));
+    let pixels = pixels(&spec, 2);
+    let refusal = run(&backbone(&spec), &pruner, PixelBatch::new(&pixels, 2), &[7]).unwrap_err().to_string();
+    assert_eq!(refusal, "1 keys for a batch of 2 images");
+}
+
+#[test]
 fn one_patch_token_works() {
     let spec = spec(true).with_img_size([16, 16]);
     let model = backbone(&spec);
-    let mut pruner = LearnedPruner::new(&spec, &policy(&spec, FULL, Activation::Gelu))
+    let pruner = LearnedPruner::new(&spec, &policy(&spec, FULL, Nonlinearity::Gelu))
         .with_read_out(ReadOut::Threshold { threshold: 1.0 });
-    let out = run(&model, &mut pruner, PixelBatch::new(&pixels(&spec, 1), 1), &[0]).unwrap();
+    let out = run(&model, &pruner, PixelBatch::new(&pixels(&spec, 1), 1), &[0]).unwrap();
     assert_eq!(out.stages[0].patch_tokens(0), 0);
 }
 
@@ -287,19 +240,19 @@ fn one_patch_token_works() {
 fn sampling_follows_the_probability_and_the_key() {
     let spec = spec(true);
     let model = backbone(&spec);
-    let mut policy = policy(&spec, FULL, Activation::Gelu);
+    let mut policy = policy(&spec, FULL, Nonlinearity::Gelu);
     // Only the head's bias speaks: p_keep = sigmoid(1) everywhere.
     policy.weights = PerceptronWeights::zeros(&policy.actor);
     policy.weights.layers.last_mut().unwrap().1 = vec![0.0, 1.0];
     let batch = 500; // enough for the actor to spread over threads
     let pixels = pixels(&spec, batch);
     let keys: Vec<u64> = (0..batch as u64).collect();
-    let mut pruner = LearnedPruner::new(&spec, &policy).with_read_out(ReadOut::Sample { seed: 4 });
-    let out = run(&model, &mut pruner, PixelBatch::new(&pixels, batch), &keys).unwrap();
+    let pruner = LearnedPruner::new(&spec, &policy).with_read_out(ReadOut::Sample { seed: 4 });
+    let out = run(&model, &pruner, PixelBatch::new(&pixels, batch), &keys).unwrap();
     let kept: usize = (0..batch).map(|b| out.stages[0].patch_tokens(b)).sum();
     let share = kept as f64 / (batch * spec.num_patches()) as f64;
     assert!((share - 0.731).abs() < 0.03, "{share}");
-    let again = run(&model, &mut pruner, PixelBatch::new(&pixels, batch), &keys).unwrap();
+    let again = run(&model, &pruner, PixelBatch::new(&pixels, batch), &keys).unwrap();
     assert_eq!(out.stages[2].offsets, again.stages[2].offsets);
 }
 
@@ -309,7 +262,7 @@ fn agents_see_their_pair() {
     let spec = spec(true);
     let model = backbone(&spec);
     let observation = MERGING_BY_TOKENS;
-    let pruner = LearnedPruner::new(&spec, &policy(&spec, observation, Activation::Gelu));
+    let pruner = LearnedPruner::new(&spec, &policy(&spec, observation, Nonlinearity::Gelu));
     let mut state = model.embed(PixelBatch::new(&pixels(&spec, 2), 2)).unwrap();
     let (site, taps) = pruner.sites(&spec)[1];
     model.advance(&mut state, site, taps).unwrap();
@@ -358,7 +311,7 @@ fn inference_equals_the_perceptron_written_out() {
 fn inference_equals(observation: Observation) {
     let spec = spec(true);
     let model = backbone(&spec);
-    let policy = policy(&spec, observation, Activation::Tanh);
+    let policy = policy(&spec, observation, Nonlinearity::Tanh);
     let pruner = LearnedPruner::new(&spec, &policy);
     let mut state = model.embed(PixelBatch::new(&pixels(&spec, 2), 2)).unwrap();
     let (site, taps) = pruner.sites(&spec)[1];
@@ -414,9 +367,9 @@ fn those_that_leave_become_part_of_their_partners() {
     for class_token in [true, false] {
         let spec = spec(class_token);
         let (model, pixels, d) = (backbone(&spec), pixels(&spec, 3), spec.dim);
-        let policy = policy(&spec, Observation { cls_attention: class_token, ..MERGING }, Activation::Gelu);
-        let mut pruner = LearnedPruner::new(&spec, &policy);
-        let (before, after) = decided(&model, &mut pruner, &pixels, 3);
+        let policy = policy(&spec, Observation { cls_attention: class_token, ..MERGING }, Nonlinearity::Gelu);
+        let pruner = LearnedPruner::new(&spec, &policy);
+        let (before, after) = decided(&model, &pruner, &pixels, 3);
         let view = model.view(&before).unwrap();
         let decision = pruner.decision(0, &view).unwrap();
         let pairing = decision.pairing.as_ref().unwrap();
@@ -437,19 +390,18 @@ fn those_that_leave_become_part_of_their_partners() {
         // Whatever the read-out, who has to stay does, and nobody is lost.
         let all = ReadOut::Threshold { threshold: 1.0 };
         for read_out in [all, ReadOut::TopR { keep: vec![0.0; 3] }, ReadOut::Sample { seed: 3 }] {
-            let mut pruner = LearnedPruner::new(&spec, &policy).with_read_out(read_out.clone());
-            let (_, after) = decided(&model, &mut pruner, &pixels, 3);
+            let pruner = LearnedPruner::new(&spec, &policy).with_read_out(read_out.clone());
+            let (_, after) = decided(&model, &pruner, &pixels, 3);
             let sizes: f32 = after.packed.sizes.iter().sum();
             assert_eq!(sizes, view.total() as f32, "{read_out:?}");
             let stayed = after.packed.offsets[3];
             let had_to = (0..view.total()).filter(|t| !pairing.may_leave(*t)).count();
             assert!(stayed >= had_to && (stayed == had_to || matches!(read_out, ReadOut::Sample { .. })));
-            let out = run(&model, &mut pruner, PixelBatch::new(&pixels, 3), &[0, 1, 2]).unwrap();
+            let out = run(&model, &pruner, PixelBatch::new(&pixels, 3), &[0, 1, 2]).unwrap();
             assert!(out.answer.values.iter().all(|v| v.is_finite()));
         }
-        let mut nobody =
-            LearnedPruner::new(&spec, &policy).with_read_out(ReadOut::Threshold { threshold: 0.0 });
-        let out = run(&model, &mut nobody, PixelBatch::new(&pixels, 3), &[0, 1, 2]).unwrap();
+        let nobody = LearnedPruner::new(&spec, &policy).with_read_out(ReadOut::Threshold { threshold: 0.0 });
+        let out = run(&model, &nobody, PixelBatch::new(&pixels, 3), &[0, 1, 2]).unwrap();
         let dense = model.dense_logits(PixelBatch::new(&pixels, 3)).unwrap();
         let difference = vitrim_kernels::reference::relative_difference(&out.answer.values, &dense.values);
         assert!(difference < 1e-5, "{difference}");
@@ -462,10 +414,10 @@ fn those_that_leave_become_part_of_their_partners() {
 fn policies_survive_the_disk_and_damage_is_named() {
     let spec = spec(true);
     let folder = tempfile::tempdir().unwrap();
-    let merging = policy(&spec, MERGING, Activation::Tanh);
+    let merging = policy(&spec, MERGING, Nonlinearity::Tanh);
     merging.save(folder.path()).unwrap();
     assert_eq!(Policy::load(folder.path()).unwrap(), merging);
-    let policy = policy(&spec, FULL, Activation::Gelu);
+    let policy = policy(&spec, FULL, Nonlinearity::Gelu);
     policy.save(folder.path()).unwrap();
     assert_eq!(Policy::load(folder.path()).unwrap(), policy);
 
@@ -489,6 +441,31 @@ fn policies_survive_the_disk_and_damage_is_named() {
 }
 
 #[test]
+fn a_save_that_is_broken_off_leaves_the_old_policy_or_the_new_one() {
+    let spec = spec(true);
+    let [old, new] = [MERGING, FULL].map(|observation| policy(&spec, observation, Nonlinearity::Gelu));
+    let written = tempfile::tempdir().unwrap();
+    new.save(written.path()).unwrap();
+    let copy = |name: &str, folder: &Path, to: &str| {
+        std::fs::copy(written.path().join(name), folder.join(to)).unwrap();
+    };
+    let weights = |folder: &Path| copy("policy.safetensors", folder, "policy.safetensors.new");
+    let header = |folder: &Path| copy("policy.json", folder, "policy.json");
+    let steps: [&dyn Fn(&Path); 2] = [&weights, &header];
+    for (done, expected) in [(0, &old), (1, &old), (2, &new)] {
+        let folder = tempfile::tempdir().unwrap();
+        old.save(folder.path()).unwrap();
+        steps[..done].iter().for_each(|step| step(folder.path()));
+        assert_eq!(&Policy::load(folder.path()).unwrap(), expected, "after {done} steps");
+        for next in [&old, &new] {
+            next.save(folder.path()).unwrap();
+            assert_eq!(&Policy::load(folder.path()).unwrap(), next, "saved after {done} steps");
+        }
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2, "two files are a policy");
+    }
+}
+
+#[test]
 fn impossible_profiles_are_refused() {
     let spec = spec(true);
     for (stages, shares) in [(vec![1, 2], vec![0.5]), (vec![2, 1], vec![0.5, 0.4]), (vec![4], vec![0.5])] {
@@ -496,5 +473,6 @@ fn impossible_profiles_are_refused() {
     }
     assert!(KeepProfile::new(&spec, &[1, 2], &[0.4, 0.5]).is_err(), "what is pruned stays pruned");
     assert!(KeepProfile::new(&spec, &[1], &[1.5]).is_err());
-    assert!(ClsAttentionPruner::new(KeepProfile::new(&spec, &[0], &[0.5]).unwrap()).is_err());
+    let early = "cls-attention".parse::<Method>().unwrap().at_shares(&spec, &[0], &[0.5]);
+    assert_eq!(early.err().unwrap().to_string(), "keep profile: cls-attention cannot act before block 1");
 }

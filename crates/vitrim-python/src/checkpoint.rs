@@ -1,13 +1,47 @@
-//! Weights that live in Python, written as a checkpoint folder for the one way in that there is.
+//! Weights that live in Python, written as a checkpoint folder for the one way in that there is; and what to ask a live
+//! module of timm's for the configuration beside them.
 
 use std::borrow::Cow;
 use std::path::PathBuf;
 
 use numpy::{PyArrayDyn, PyArrayMethods, PyReadonlyArrayDyn, PyUntypedArrayMethods};
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use safetensors::tensor::{Dtype, View, serialize_to_file};
 
+use vitrim_vit::families::{Live, timm_classes, timm_module};
+
 use crate::refusal::refused;
+
+/// An argument of timm's, how a live module answers for it, and the paths of attributes to look at.
+type Question = (&'static str, &'static str, Vec<&'static str>);
+
+/// The architecture that an unnamed module counts as, and what to ask a module for: `classes` are its own and those that
+/// it is derived from, in Python's order.
+#[pyfunction]
+pub fn timm_questions(classes: Vec<String>) -> PyResult<(&'static str, Vec<Question>)> {
+    let module = timm_module(classes.iter().map(String::as_str)).ok_or_else(|| {
+        let name = classes.first().map_or("it", String::as_str);
+        let known = timm_classes().join(", ");
+        PyTypeError::new_err(format!(
+            "{name} is no timm VisionTransformer of plain blocks (taken are: {known})"
+        ))
+    })?;
+    let question = |live: Live| match live {
+        Live::Unknown => None,
+        Live::Value(path) => Some(("value", vec![path])),
+        Live::First(paths) => Some(("first", paths.to_vec())),
+        Live::Length(path) => Some(("length", vec![path])),
+        Live::Class(path) => Some(("class", vec![path])),
+        Live::Built(path) => Some(("built", vec![path])),
+        Live::Ratio(over, under) => Some(("ratio", vec![over, under])),
+    };
+    let asked = module.arguments.iter().filter_map(|argument| {
+        let (how, paths) = question(argument.live)?;
+        Some((argument.name, how, paths))
+    });
+    Ok((module.unnamed, asked.collect()))
+}
 
 /// An array of Python's as safetensors writes it.
 struct Weights<'a> {

@@ -15,7 +15,7 @@ use vitrim_measure::model::open_checkpoint;
 use vitrim_prune::Policy;
 use vitrim_train::finetune::{FinetuneConfig, Finetuning, HeldOut, finetune as run_steps, steps_done};
 use vitrim_train::pretrain::WeightType;
-use vitrim_train::{DeviceChoice, Outcome};
+use vitrim_train::{DeviceChoice, Outcome, RunFolder};
 
 use crate::interruptible::{Event, interruptible, send, steps};
 use crate::measuring::on_bad_image;
@@ -112,7 +112,8 @@ impl Job<'_> {
         let held_out = found.calibration.as_ref().expect("asked for");
         send(events, Event::Note(found.describe_held_out(config.held_out_images)));
         let toml = overlay::to_toml(config).map_err(|error| LibraryError::Setting(error.to_string()))?;
-        if let Some(line) = open_run_of_steps(out, &toml, steps_done(out)?, config.steps())? {
+        let folder = RunFolder::open(out)?;
+        if let Some(line) = open_run_of_steps(&folder, &toml, steps_done(out)?, config.steps())? {
             send(events, Event::Note(line));
         }
         let run = Finetuning {
@@ -127,7 +128,7 @@ impl Job<'_> {
             device: self.device,
             threads: rayon::current_num_threads(),
             weight_type: self.weight_type,
-            folder: out,
+            folder: &folder,
         };
         let mut last = None;
         let (outcome, best) = run_steps(&run, stop, &mut |log, all| {

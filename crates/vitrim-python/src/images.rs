@@ -6,8 +6,7 @@ use image::RgbImage;
 use numpy::{PyArray3, PyArrayDescrMethods, PyArrayMethods, PyUntypedArray, PyUntypedArrayMethods, dtype};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use vitrim_data::{Transform, list_images, load_image};
-use vitrim_prune::ImageKey;
+use vitrim_data::{Decoding, Transform, guarded, list_images};
 
 use crate::pixels::tuple;
 use crate::refusal::refused;
@@ -16,8 +15,8 @@ use crate::refusal::refused;
 pub enum Given {
     /// A file, decoded when its turn comes.
     File(PathBuf),
-    /// The one at this place among those given.
-    Decoded(usize, RgbImage),
+    /// Pixels that Python gave.
+    Decoded(RgbImage),
 }
 
 impl Given {
@@ -27,24 +26,19 @@ impl Given {
     /// If the file cannot be read or decoded.
     pub fn crop(&self, transform: &Transform) -> vitrim::Result<RgbImage> {
         Ok(match self {
-            Given::File(path) => transform.cropped(&load_image(path)?),
-            Given::Decoded(_, image) => transform.cropped(image),
+            Given::File(path) => {
+                let crop = || Ok(transform.cropped(&Decoding::default().load(path)?));
+                guarded(|| path.display().to_string(), crop)?
+            }
+            Given::Decoded(image) => transform.cropped(image),
         })
-    }
-
-    /// By what random decisions are keyed: a file's name, or the place.
-    pub fn key(&self) -> ImageKey {
-        match self {
-            Given::File(path) => vitrim_measure::predict::key(path),
-            Given::Decoded(place, _) => *place as ImageKey,
-        }
     }
 
     /// The file.
     pub fn path(&self) -> Option<String> {
         match self {
             Given::File(path) => Some(path.display().to_string()),
-            Given::Decoded(..) => None,
+            Given::Decoded(_) => None,
         }
     }
 }
@@ -70,21 +64,21 @@ pub fn images(given: &Bound<'_, PyAny>) -> PyResult<Vec<Given>> {
 /// The image or images that `given` is; `None` if it is none by itself.
 fn image(given: &Bound<'_, PyAny>, place: usize) -> PyResult<Option<Vec<Given>>> {
     if let Ok(path) = given.extract::<PathBuf>() {
-        let files = list_images(&path).map_err(refused)?;
+        let files = given.py().detach(|| list_images(&path)).map_err(refused)?;
         return Ok(Some(files.into_iter().map(Given::File).collect()));
     }
     if let Ok(array) = given.cast::<PyUntypedArray>() {
         // An array of four axes is many images.
         return match array.ndim() {
             4 => Ok(None),
-            _ => Ok(Some(vec![Given::Decoded(place, bytes(array, place)?)])),
+            _ => Ok(Some(vec![Given::Decoded(bytes(array, place)?)])),
         };
     }
     // PIL's images are known by what they can do, so that PIL need not be there.
     if given.hasattr("convert")? && given.hasattr("getbands")? {
         let rgb = given.call_method1("convert", ("RGB",))?;
         let array = given.py().import("numpy")?.call_method1("asarray", (rgb,))?;
-        return Ok(Some(vec![Given::Decoded(place, bytes(array.cast::<PyUntypedArray>()?, place)?)]));
+        return Ok(Some(vec![Given::Decoded(bytes(array.cast::<PyUntypedArray>()?, place)?)]));
     }
     Ok(None)
 }

@@ -67,7 +67,26 @@ pub fn interruptible<T: Send>(
     teller: &Bound<'_, PyAny>,
     work: impl FnOnce(&AtomicBool, &Sender<Event>) -> vitrim::Result<T> + Send,
 ) -> PyResult<T> {
-    let py = teller.py();
+    watched(teller.py(), work, |event| event.tell(teller))
+}
+
+/// As [`interruptible`], of work that tells nothing.
+///
+/// # Errors
+/// `KeyboardInterrupt`, or what `work` refuses.
+pub fn interruptible_quietly<T: Send>(
+    py: Python<'_>,
+    work: impl FnOnce(&AtomicBool) -> vitrim::Result<T> + Send,
+) -> PyResult<T> {
+    watched(py, |stop, _| work(stop), |_| Ok(()))
+}
+
+/// Does `work` on a thread of its own; this one hands its events to `tell` and listens for Ctrl-C.
+fn watched<T: Send>(
+    py: Python<'_>,
+    work: impl FnOnce(&AtomicBool, &Sender<Event>) -> vitrim::Result<T> + Send,
+    tell: impl Fn(Event) -> PyResult<()>,
+) -> PyResult<T> {
     let stop = AtomicBool::new(false);
     let (sender, events) = unbounded();
     let mut raised: Option<PyErr> = None;
@@ -76,7 +95,7 @@ pub fn interruptible<T: Send>(
         let worker = scope.spawn(move || work(stop, &sender));
         loop {
             let told = match py.detach(|| events.recv_timeout(PATIENCE)) {
-                Ok(event) => event.tell(teller),
+                Ok(event) => tell(event),
                 Err(RecvTimeoutError::Timeout) => Ok(()),
                 Err(RecvTimeoutError::Disconnected) => break,
             };

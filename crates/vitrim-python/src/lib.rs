@@ -28,7 +28,7 @@ mod _vitrim {
     #[pymodule_export]
     use crate::answers::{ClassProbability, Prediction, Survivors, Tokens};
     #[pymodule_export]
-    use crate::checkpoint::write_checkpoint;
+    use crate::checkpoint::{timm_questions, write_checkpoint};
     #[pymodule_export]
     use crate::finetuning::finetune;
     #[pymodule_export]

@@ -12,7 +12,6 @@ use vitrim_measure::calibrate::{
     BATCH, CalibrationOptions, MAX_DROP, allowed, calibrate as calibrate_policy, calibrated_on, grid, record,
 };
 use vitrim_measure::compare::{CompareOptions, Compared, Contender, POLICY, compare as compare_methods};
-use vitrim_measure::error::write_whole;
 use vitrim_measure::evaluate::{EvalOptions, evaluate as evaluate_methods};
 use vitrim_measure::images::{DataParts, name};
 use vitrim_measure::statistics::Confidence;
@@ -147,7 +146,7 @@ pub fn evaluate<'py>(
                 let policy = policy.map(|(policy, _)| policy);
                 return Ok((evaluate_methods(loaded, &dataset, policy, &options, &mut watch)?.0, split));
             };
-            let dtype = loaded.model.precision();
+            let dtype = loaded.model.weights().precision();
             let about = About {
                 title: format!("{} in {dtype} on {} ({split})", loaded.origin, parts.path()),
                 command,
@@ -168,7 +167,7 @@ pub fn evaluate<'py>(
     })?;
     let figures = plain(py, &evaluation)?;
     let read_out = policy.map(|(policy, _)| policy.read_out.to_string());
-    let dtype = loaded.model.precision().to_string();
+    let dtype = loaded.model.weights().precision().to_string();
     figures.call_method1(
         "update",
         (plain(
@@ -318,7 +317,7 @@ pub fn compare<'py>(
             let mut note = |line: &str| send(events, Event::Note(line.to_owned()));
             let comparison = compare_methods(compared_on, &options, &report, &mut watch, &mut note)?;
             let figures = serde_json::to_vec_pretty(&comparison).expect("figures are plain data");
-            write_whole(&report.join("comparison.json"), &figures)?;
+            vitrim_durable::replace(&report.join("comparison.json"), &figures)?;
             note(&format!("report: {}", compared(&report, &comparison, &command)?.display()));
             Ok(comparison)
         })

@@ -1,21 +1,23 @@
 //! A loaded backbone, and who stays in it.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use numpy::{IntoPyArray, PyArray1, PyArrayMethods};
+use numpy::{IntoPyArray, PyArray1, PyArray4, PyArrayMethods};
 use pyo3::exceptions::PyUserWarning;
 use pyo3::prelude::*;
 use rayon::prelude::*;
-use vitrim_kernels::Level;
-use vitrim_measure::Loaded;
+use vitrim_kernels::InstructionSet;
 use vitrim_measure::model::Opening;
 use vitrim_measure::predict::{Question, answer};
+use vitrim_measure::{Loaded, MeasureError};
 use vitrim_prune::{ImageKey, Pruner, run_to_end};
 use vitrim_vit::{Backbone, Output, PixelBatch, Precision, Want, cost};
 
 use crate::answers::{Prediction, Tokens};
 use crate::images::images;
+use crate::interruptible::interruptible_quietly;
 use crate::pixels::pixels;
 use crate::pruning::{Dial, Pruning};
 use crate::python_pruner::Failure;
@@ -45,7 +47,7 @@ pub fn load(
     img_size: Option<[usize; 2]>,
     origin: Option<String>,
 ) -> PyResult<Model> {
-    Level::from_env().map_err(refused)?;
+    InstructionSet::from_env().map_err(refused)?;
     let precision: Precision = dtype.parse().map_err(refused)?;
     let mut loaded =
         py.detach(|| Loaded::open_in(&model, Opening { precision, img_size })).map_err(from_library)?;
@@ -78,7 +80,7 @@ impl Model {
     /// # Errors
     /// If a warning is an error.
     pub fn set_pruning(&self, py: Python<'_>, pruning: Pruning) -> PyResult<()> {
-        let warning = pruning.warning(self.loaded.model.precision());
+        let warning = pruning.warning(self.loaded.model.weights().precision());
         *self.pruning.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(pruning);
         let Some(warning) = warning else { return Ok(()) };
         let text = std::ffi::CString::new(warning).map_err(refused)?;
@@ -94,15 +96,15 @@ impl Model {
     fn compute<T: Send>(
         &self,
         py: Python<'_>,
-        work: impl FnOnce(&Loaded, &mut dyn Pruner) -> vitrim::Result<T> + Send,
+        work: impl FnOnce(&Loaded, &dyn Pruner) -> vitrim::Result<T> + Send,
     ) -> PyResult<T> {
         let threads = self.threads.started()?;
         let pruning = self.pruning();
         let failure = Failure::default();
         let done = py.detach(|| {
             threads.install(|| {
-                let mut pruner = pruning.pruner(&self.loaded.spec, &failure)?;
-                work(&self.loaded, pruner.as_mut())
+                let pruner = pruning.pruner(&self.loaded.spec, &failure)?;
+                work(&self.loaded, pruner.as_ref())
             })
         });
         match failure.take() {
@@ -145,14 +147,7 @@ impl Model {
             let answers = self.compute(py, |loaded, pruner| {
                 let crops = chunk.par_iter().map(|image| image.crop(&loaded.transform));
                 let crops = crops.collect::<vitrim::Result<Vec<_>>>()?;
-                let keys: Vec<ImageKey> = chunk.iter().map(|image| image.key()).collect();
-                Ok(answer(
-                    loaded,
-                    pruner,
-                    &crops.iter().collect::<Vec<_>>(),
-                    &keys,
-                    Question::Classes(top_k),
-                )?)
+                Ok(answer(loaded, pruner, &crops.iter().collect::<Vec<_>>(), Question::Classes(top_k))?)
             })?;
             for (image, answer) in chunk.iter().zip(answers) {
                 predictions.push(Prediction::new(py, image.path(), answer)?);
@@ -165,13 +160,28 @@ impl Model {
     /// Normalised pixels of images, resized and cropped as the checkpoint says.
     fn preprocess<'py>(&self, py: Python<'py>, images: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let given = self::images(images)?;
-        let pixels = self.compute(py, |loaded, _| {
-            let pixels =
-                given.par_iter().map(|image| Ok(loaded.transform.pixels(&image.crop(&loaded.transform)?)));
-            Ok(pixels.collect::<vitrim::Result<Vec<_>>>()?.concat())
-        })?;
+        let threads = self.threads.started()?;
         let [height, width] = self.loaded.spec.img_size;
-        Ok(pixels.into_pyarray(py).reshape([given.len(), 3, height, width])?.into_any())
+        let transform = &self.loaded.transform;
+        // Written in place: an image's pixels exist once, and pages are not touched before their turn.
+        let array = PyArray4::<f32>::zeros(py, [given.len(), 3, height, width], false);
+        {
+            let mut view = array.try_readwrite()?;
+            let rows = view.as_slice_mut()?;
+            interruptible_quietly(py, |stop| {
+                threads.install(|| {
+                    let images = given.par_iter().zip(rows.par_chunks_exact_mut(transform.pixel_count()));
+                    images.try_for_each(|(image, row)| {
+                        if stop.load(Ordering::Relaxed) {
+                            return Err(MeasureError::Interrupted.into());
+                        }
+                        transform.write_normalized(&image.crop(transform)?, row);
+                        Ok(())
+                    })
+                })
+            })?;
+        }
+        Ok(array.into_any())
     }
 
     /// Pooled features of normalised pixels; with `tokens`, of every survivor.
@@ -280,7 +290,7 @@ impl Model {
     /// In what it multiplies.
     #[getter]
     fn dtype(&self) -> String {
-        self.loaded.model.precision().to_string()
+        self.loaded.model.weights().precision().to_string()
     }
 
     /// Who decides who stays, in one line.

@@ -11,8 +11,8 @@ use vitrim_measure::calibrate::{
 use vitrim_measure::model::open_policy;
 use vitrim_measure::statistics::Confidence;
 use vitrim_prune::Method;
+use vitrim_prune::parse_hand_made;
 use vitrim_prune::{LearnedPruner, NoPruner, Policy, Pruner};
-use vitrim_prune::{hand_made, parse_hand_made};
 use vitrim_vit::{Precision, VitSpec};
 
 use crate::python_pruner::{Failure, PythonPruner};
@@ -67,7 +67,7 @@ impl Pruning {
         // A method's name is no folder, unless somebody has one of that name.
         if let Ok(text) = given.extract::<String>()
             && !folder.exists()
-            && Method::ALL.iter().any(|method| text.split(':').next() == Some(&method.to_string()))
+            && Method::all().any(|method| text.split(':').next() == Some(method.name()))
         {
             let (method, stages, keep) = parse_hand_made(&text, &loaded.spec).map_err(from_library)?;
             return Ok(Pruning::HandMade { method, stages, keep });
@@ -84,7 +84,7 @@ impl Pruning {
         Ok(match self {
             Pruning::Dense => Box::new(NoPruner),
             Pruning::Learned { policy, .. } => Box::new(LearnedPruner::new(spec, policy)),
-            Pruning::HandMade { method, stages, keep } => hand_made(*method, spec, stages, keep)?,
+            Pruning::HandMade { method, stages, keep } => method.at_shares(spec, stages, keep)?,
             Pruning::Python { object, stages } => Box::new(PythonPruner::new(object, stages, failure)),
         })
     }
@@ -94,7 +94,7 @@ impl Pruning {
         match self {
             Pruning::Dense => "none".to_owned(),
             Pruning::Learned { policy, folder } => {
-                format!("{}, read out by {}", folder.display(), policy.read_out.to_string())
+                format!("{}, read out by {}", folder.display(), policy.read_out)
             }
             Pruning::HandMade { method, keep, .. } => {
                 let keep: Vec<String> = keep.iter().map(|k| format!("{k:.3}")).collect();

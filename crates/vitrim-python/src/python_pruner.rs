@@ -101,9 +101,7 @@ impl Pruner for PythonPruner {
         self.stages.iter().map(|&block| (Site::input_of(block), Taps::CLS_ATTENTION)).collect()
     }
 
-    fn begin(&mut self, _: &[ImageKey]) {}
-
-    fn decide(&mut self, stage: usize, view: &View<'_>) -> vitrim_prune::Result<Reduction> {
+    fn decide(&self, stage: usize, view: &View<'_>, _: &[ImageKey]) -> vitrim_prune::Result<Reduction> {
         let mask = Python::attach(|py| self.mask(py, stage, view)).map_err(|error| {
             self.failure.put(error);
             PruneError::Vit(VitError::Input("the pruner in Python raised an exception".into()))

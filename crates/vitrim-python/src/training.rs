@@ -15,7 +15,7 @@ use vitrim_measure::images::DataParts;
 use vitrim_measure::model::open_policy;
 use vitrim_measure::statistics::Confidence;
 use vitrim_measure::{Loaded, Progress};
-use vitrim_train::{DeviceChoice, Outcome, Progress as RunEvent, Run, Source, TrainConfig};
+use vitrim_train::{DeviceChoice, Outcome, Run, RunEvent, RunFolder, Source, TrainConfig, UpdateLog};
 
 use crate::interruptible::{Event, interruptible, send, steps};
 use crate::measuring::on_bad_image;
@@ -79,7 +79,7 @@ pub fn train<'py>(
     })?;
     let mut config = overlay::merge(&start, config.as_deref(), &set).map_err(refused)?;
     if let Some(loss) = allowed(&model.loaded().spec, max_drop, max_drift).map_err(from_library)? {
-        config.constraint.max_drop = loss;
+        config.constraint.max_accuracy_loss = loss;
     }
     config.check(&model.loaded().spec).map_err(|reason| refused(format!("configuration: {reason}")))?;
     let job = Job {
@@ -106,8 +106,9 @@ impl Job<'_> {
         let splits = Splits { train: &self.split, calibration: self.calibration_split.as_deref() };
         let images = RunImages::open(loaded, &parts, splits, &mut steps(events, "hashing images"))?;
         send(events, Event::Note(images.describe(self.calibration_images)));
-        send(events, Event::Note(open_run(&self.out, &self.config)?));
-        self.learn(loaded, &images, stop, events)?;
+        let run_folder = RunFolder::open(&self.out)?;
+        send(events, Event::Note(open_run(&run_folder, &self.config)?));
+        self.learn(loaded, &images, &run_folder, stop, events)?;
 
         let folder = self.out.join("policy");
         let mut policy = open_policy(&folder, loaded)?;
@@ -115,7 +116,7 @@ impl Job<'_> {
             let options = CalibrationOptions {
                 thresholds: grid(),
                 pilot: None,
-                max_drop: self.config.constraint.max_drop,
+                max_drop: self.config.constraint.max_accuracy_loss,
                 confidence: self.confidence,
                 images: self.calibration_images,
                 batch: BATCH,
@@ -143,6 +144,7 @@ impl Job<'_> {
         &self,
         loaded: &Loaded,
         images: &RunImages,
+        folder: &RunFolder,
         stop: &AtomicBool,
         events: &Sender<Event>,
     ) -> vitrim::Result<()> {
@@ -152,7 +154,7 @@ impl Job<'_> {
             workers: self.model.threads().workers(),
             on_bad_image: self.on_bad_image,
         };
-        let (config, folder) = (&self.config, &*self.out);
+        let config = &self.config;
         let weights = weights(loaded, config)?;
         let run = Run {
             id: &loaded.id,
@@ -162,14 +164,14 @@ impl Job<'_> {
             device: self.device,
             folder,
         };
-        let mut tell = |event: RunEvent<'_>| {
+        let mut tell = |event: RunEvent<'_, UpdateLog>| {
             send(
                 events,
                 match event {
                     RunEvent::Reference(done, all) => {
                         Event::Step { what: "measuring random pruning", done, all }
                     }
-                    RunEvent::Update(log, all) => Event::Entry {
+                    RunEvent::Entry(log, all) => Event::Entry {
                         unit: "update",
                         done: log.update,
                         all,
@@ -182,7 +184,7 @@ impl Job<'_> {
         match vitrim_train::train(&loaded.model, &run, stop, &mut tell)? {
             Outcome::Finished => Ok(()),
             Outcome::Interrupted => {
-                let saved = saved(folder, config.updates)?;
+                let saved = saved(folder.path(), config.updates)?;
                 send(events, Event::Note(format!("interrupted: {saved}; the same call goes on")));
                 Err(MeasureError::Interrupted.into())
             }

@@ -34,7 +34,15 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def tiny_checkpoint(
-    folder: Path, *, classes: int = 3, img: int = 32, patch: int = 8, dim: int = 32, depth: int = 4, heads: int = 2
+    folder: Path,
+    *,
+    classes: int = 3,
+    img: int = 32,
+    patch: int = 8,
+    dim: int = 32,
+    depth: int = 4,
+    heads: int = 2,
+    crop_pct: float = 1.0,
 ) -> Path:
     """Writes a plain Vision Transformer of random weights, large enough for its logits to differ between images."""
     rng = np.random.default_rng(0)
@@ -81,7 +89,7 @@ def tiny_checkpoint(
         "model_args": {"img_size": img, "patch_size": patch, "embed_dim": dim, "depth": depth, "num_heads": heads},
         "pretrained_cfg": {
             "input_size": [3, img, img],
-            "crop_pct": 1.0,
+            "crop_pct": crop_pct,
             "mean": [0.5, 0.5, 0.5],
             "std": [0.5, 0.5, 0.5],
             "label_names": [f"class {i}" for i in range(classes)],

@@ -135,6 +135,26 @@ def test_many_images_come_in_order(model: vitrim.Model, data: Path) -> None:
     assert model.predict([]) == []
 
 
+def test_random_decisions_are_keyed_by_what_an_image_shows(tiny: Path, tmp_path: Path) -> None:
+    """Not by its name or its place: two images called alike draw apart, one image draws alike wherever it lies."""
+    model = vitrim.load(tiny, "random:0.5")
+    rng = np.random.default_rng(11)
+    arrays = [rng.integers(0, 256, (32, 32, 3), dtype=np.uint8) for _ in range(2)]
+    files = [tmp_path / folder / "0001.png" for folder in ("a", "b")]
+    for file, array in zip(files, arrays):
+        file.parent.mkdir()
+        Image.fromarray(array).save(file)
+    copy = tmp_path / "copy.bmp"
+    Image.fromarray(arrays[0]).save(copy)
+
+    def survivors(given: Any) -> list[list[list[int]]]:
+        return [[stage.positions.tolist() for stage in answer.stages] for answer in model.predict(given)]
+
+    first, second = survivors(files)
+    assert first != second
+    assert survivors([arrays[1], copy, arrays[0]]) == [second, first, first]
+
+
 def test_grey_and_transparent_images_are_converted(model: vitrim.Model) -> None:
     grey = Image.fromarray(np.random.default_rng(3).integers(0, 256, (40, 40), dtype=np.uint8))
     by_mode = {mode: model.predict(grey.convert(mode))[0].classes[0].probability for mode in ("L", "RGB", "RGBA")}

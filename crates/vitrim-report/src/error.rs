@@ -1,6 +1,6 @@
 //! What can go wrong while a page or a picture is made.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use vitrim_measure::MeasureError;
 
@@ -28,7 +28,7 @@ pub enum ReportError {
     /// A plot, a picture or a card cannot be made, or not where it was asked for.
     #[error("{0}")]
     Setting(String),
-    /// A file could not be written.
+    /// A folder could not be written.
     #[error("cannot write {path}: {source}")]
     Write {
         /// The file.
@@ -60,11 +60,7 @@ from_below!(
     vitrim_vit::VitError,
     vitrim_prune::PruneError,
     vitrim_data::DataError,
+    vitrim_durable::FileError,
     vitrim_hub::HubError,
     vitrim_measure::statistics::StatsError
 );
-
-/// [`vitrim_measure::error::write_whole`] with this crate's error.
-pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    Ok(vitrim_measure::error::write_whole(path, bytes)?)
-}

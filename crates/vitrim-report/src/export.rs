@@ -8,7 +8,7 @@ use vitrim_measure::model::open_policy;
 use vitrim_measure::model::{Loaded, Opening};
 use vitrim_prune::{Policy, ReadOut};
 
-use crate::error::{ReportError, Result, write_whole};
+use crate::error::{ReportError, Result};
 use crate::model_card::{Card, card};
 
 /// The card's file.
@@ -61,7 +61,7 @@ pub fn export(
         spec: &loaded.spec,
     })?;
     std::fs::create_dir_all(out).map_err(|source| ReportError::Write { path: out.to_owned(), source })?;
-    write_whole(&out.join(CARD), text.as_bytes())?;
+    vitrim_durable::replace(&out.join(CARD), text.as_bytes())?;
     exported.save(out)?;
     Ok(vec![CARD, "policy.safetensors", "policy.json"])
 }

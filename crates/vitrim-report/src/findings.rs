@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use vitrim_measure::evaluate::Evaluation;
 use vitrim_measure::front::{Front, FrontPoint};
 
-use crate::error::{ReportError, Result, write_whole};
+use crate::error::{ReportError, Result};
 
 /// Its name in a run folder.
 pub const FILE: &str = "evaluation.json";
@@ -117,7 +117,7 @@ impl Findings {
         self.check().map_err(|reason| ReportError::Run { path: path.clone(), reason })?;
         let json = serde_json::to_vec(self)
             .map_err(|error| ReportError::Run { path: path.clone(), reason: error.to_string() })?;
-        write_whole(&path, &json)
+        Ok(vitrim_durable::replace(&path, &json)?)
     }
 
     /// Reads them from the run folder; none if nobody has evaluated it yet.

@@ -4,14 +4,14 @@ use std::path::{Path, PathBuf};
 
 use vitrim_data::{Dataset, Loader, LoaderOptions, Order};
 use vitrim_measure::MeasureError;
-use vitrim_measure::evaluate::{Details, EvalOptions, evaluate, keys};
+use vitrim_measure::evaluate::{Details, EvalOptions, evaluate};
 use vitrim_measure::front::{Front, FrontPoint};
 use vitrim_measure::metrics::Metrics;
 use vitrim_measure::model::Loaded;
 use vitrim_measure::progress::Progress;
 use vitrim_measure::speed::machine;
+use vitrim_prune::Method;
 use vitrim_prune::{LearnedPruner, Policy, Pruned, Pruner, ReadOut, first_site, run, run_from};
-use vitrim_prune::{Method, can_act, hand_made};
 use vitrim_vit::{Backbone, PixelBatch, Site, Taps, Want};
 
 use crate::error::{ReportError, Result};
@@ -85,7 +85,7 @@ pub fn gather(
         command,
         command_trains,
         model: loaded.origin.clone(),
-        dtype: Some(loaded.model.precision().to_string()),
+        dtype: Some(loaded.model.weights().precision().to_string()),
         data,
         split,
         read_out: policy.read_out.to_string(),
@@ -121,7 +121,7 @@ fn fronts(
 ) -> Result<Vec<MethodFront>> {
     let drop_stages = policy.drop_stages();
     let methods: Vec<Method> =
-        options.eval.methods.iter().copied().filter(|method| can_act(*method, &drop_stages)).collect();
+        options.eval.methods.iter().copied().filter(|method| method.can_act(&drop_stages)).collect();
     let points = spread(front);
     let mut contenders = Vec::new();
     for (method, point) in methods.iter().flat_map(|method| points.iter().map(move |point| (*method, point)))
@@ -129,7 +129,7 @@ fn fronts(
         let threshold = ReadOut::Threshold { threshold: point.setting };
         let pruner: Box<dyn Pruner> = match method {
             Method::Policy => Box::new(LearnedPruner::new(&loaded.spec, policy).with_read_out(threshold)),
-            method => hand_made(method, &loaded.spec, &drop_stages, &point.keep_ratio)?,
+            method => method.at_shares(&loaded.spec, &drop_stages, &point.keep_ratio)?,
         };
         let metrics = Metrics::new(&loaded.spec);
         contenders.push(Contender { method, setting: point.setting, pruner, metrics });
@@ -140,14 +140,14 @@ fn fronts(
     let model = &loaded.model;
     let mut loader = loader(loaded, dataset, options)?;
     while let Some(batch) = loader.next().transpose()? {
-        let keys = keys(&batch);
+        let keys = batch.keys();
         let mut state = model.embed(PixelBatch::new(&batch.pixels, batch.len()))?;
         model.advance(&mut state, site, taps)?;
         let mut unpruned = state.clone();
         model.advance(&mut unpruned, Site::end(&loaded.spec), Taps::NONE)?;
         let dense = model.finish(&unpruned, Want::answer(&loaded.spec))?;
         for contender in &mut contenders {
-            let pruned = run_from(model, contender.pruner.as_mut(), state.clone(), &keys)?;
+            let pruned = run_from(model, contender.pruner.as_ref(), state.clone(), &keys)?;
             contender.metrics.add(&dense, &pruned, &batch.labels);
         }
         progress.at(loader.position(), loader.total())?;
@@ -208,7 +208,7 @@ fn gallery(
             let (bytes, caption) = picture_of(loaded, policy, dataset, details.indices[i])?;
             std::fs::create_dir_all(&folder)
                 .map_err(|source| ReportError::Write { path: folder.clone(), source })?;
-            crate::error::write_whole(&run_folder.join(&picture), &bytes)?;
+            vitrim_durable::replace(&run_folder.join(&picture), &bytes)?;
             gallery.push(Pictured { group, picture, caption, cost: details.costs[i] });
         }
     }
@@ -223,9 +223,9 @@ fn picture_of(
     index: usize,
 ) -> Result<(Vec<u8>, String)> {
     let crop = loaded.transform.cropped(&dataset.image(index)?);
-    let pixels = loaded.transform.pixels(&crop);
-    let mut pruner = LearnedPruner::new(&loaded.spec, policy);
-    let pruned: Pruned = run(&loaded.model, &mut pruner, PixelBatch::new(&pixels, 1), &[index as u64])?;
+    let pixels = loaded.transform.normalized(&crop);
+    let pruner = LearnedPruner::new(&loaded.spec, policy);
+    let pruned: Pruned = run(&loaded.model, &pruner, PixelBatch::new(&pixels, 1), &[index as u64])?;
     let kept: Vec<Vec<usize>> = pruned.stages.iter().map(|stage| stage.grid_positions(0)).collect();
     let lines = captions(&kept, loaded.spec.num_patches());
     let picture = kept_tokens(&crop, loaded.spec.patch_size as u32, &kept, &lines)?;

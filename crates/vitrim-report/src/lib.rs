@@ -26,7 +26,6 @@ pub mod visualize;
 
 use std::path::{Path, PathBuf};
 
-use crate::error::write_whole;
 pub use error::{ReportError, Result};
 pub use findings::Findings;
 use page::Page;
@@ -74,11 +73,11 @@ fn write(run: &Path, page: &Page) -> Result<(PathBuf, Vec<PathBuf>)> {
             .map_err(|error| ReportError::Setting(format!("plot {name}: cannot become a PNG: {error}")))?;
         for (ending, bytes) in [("svg", svg.as_bytes()), ("png", &png)] {
             let path = folder.join(format!("{name}.{ending}"));
-            write_whole(&path, bytes)?;
+            vitrim_durable::replace(&path, bytes)?;
             plots.push(path);
         }
     }
     let path = run.join("report.html");
-    write_whole(&path, page.html.as_bytes())?;
+    vitrim_durable::replace(&path, page.html.as_bytes())?;
     Ok((path, plots))
 }

@@ -7,7 +7,7 @@ use image::{ImageEncoder, RgbImage};
 use vitrim_measure::model::Loaded;
 use vitrim_measure::predict::Seen;
 
-use crate::error::{ReportError, Result, write_whole};
+use crate::error::{ReportError, Result};
 use crate::picture::{captions, kept_tokens};
 
 /// Writes pictures into a folder, each under its image's name.
@@ -42,7 +42,7 @@ impl Pictures {
         let kept: Vec<Vec<usize>> = seen.prediction.stages.iter().map(|s| s.positions.clone()).collect();
         let lines = captions(&kept, loaded.spec.num_patches());
         let picture = kept_tokens(&seen.crop, loaded.spec.patch_size as u32, &kept, &lines)?;
-        write_whole(&path, &png(&picture)?)?;
+        vitrim_durable::replace(&path, &png(&picture)?)?;
         self.taken.insert(path.clone());
         Ok(path)
     }

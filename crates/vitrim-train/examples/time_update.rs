@@ -3,11 +3,11 @@
 use std::time::Instant;
 
 use burn::tensor::Device;
-use vitrim_prune::policy::actor::{Activation, PerceptronSpec};
+use vitrim_prune::policy::actor::{Nonlinearity, PerceptronSpec};
+use vitrim_random::SplitMix64;
 use vitrim_train::Experience;
 use vitrim_train::mappo::{Learner, PpoHyper};
 use vitrim_train::perceptron::orthogonal_init;
-use vitrim_train::random::SplitMix64;
 
 fn main() {
     let default = PerceptronSpec {
@@ -19,7 +19,7 @@ fn main() {
         context: false,
         layer_norm: true,
         hidden: vec![32, 32],
-        activation: Activation::Gelu,
+        activation: Nonlinearity::Gelu,
         outputs: 2,
     };
     let paper = PerceptronSpec {
@@ -27,7 +27,7 @@ fn main() {
         scalars: 0,
         layer_norm: false,
         hidden: vec![64, 256, 64],
-        activation: Activation::Tanh,
+        activation: Nonlinearity::Tanh,
         ..default.clone()
     };
     time("default: 35,000 agent-steps, 32-32 GELU", default, 35_000, 256);

@@ -304,7 +304,7 @@ mod tests {
 
     fn spec() -> VitSpec {
         let mut spec = VitSpec::from_timm_name("deit_tiny_patch16_224").unwrap().with_img_size([16, 48]);
-        (spec.dim, spec.depth, spec.heads) = (2, 4, 1);
+        (spec.dim, spec.depth, spec.attention.heads) = (2, 4, 1);
         spec
     }
 

@@ -30,6 +30,11 @@ impl DeviceChoice {
             DeviceChoice::Gpu => Err(TrainError::NoGpuSupport),
         }
     }
+
+    /// How many shares a batch is cut into: one for each of `threads` on the CPU, one on a GPU.
+    pub(crate) fn shards(self, threads: usize) -> usize {
+        if self == DeviceChoice::Cpu { threads } else { 1 }
+    }
 }
 
 /// The values of `tensor`, row-major, without its gradients.

@@ -38,13 +38,13 @@ pub enum TrainError {
     Data(#[from] vitrim_data::DataError),
     /// TensorBoard's files could not be written.
     #[error(transparent)]
-    Tensorboard(#[from] crate::tensorboard::TensorboardError),
+    Tensorboard(#[from] crate::run::tensorboard::TensorboardError),
     /// The configuration contradicts itself or the backbone.
     #[error("configuration: {0}")]
     Config(String),
     /// The forward that learns and the one that serves gave other answers.
     #[error(
-        "the forward that learns and the one that serves are {0:.1e} apart, more than rounding makes: a bug of vitrim; please \
+        "the training and inference passes differ by {0:.1e}, more than rounding explains: this is a bug of vitrim; please \
          report it with the command"
     )]
     Disagreement(f32),
@@ -72,6 +72,12 @@ pub enum TrainError {
         /// What is wrong, and what to do.
         reason: String,
     },
+    /// A file could not be replaced.
+    #[error(transparent)]
+    Replace(#[from] vitrim_durable::FileError),
+    /// The run folder could not be locked.
+    #[error(transparent)]
+    Lock(#[from] vitrim_durable::LockError),
     /// A file of the run could not be read or written.
     #[error("cannot {action} {path}: {source}")]
     File {

@@ -7,12 +7,12 @@
 
 use std::ops::Range;
 
-use burn::optim::{GradientsAccumulator, GradientsParams};
+use burn::optim::GradientsParams;
 use burn::tensor::activation::sigmoid;
 use burn::tensor::{FloatDType, Tensor, TensorData};
-use rayon::prelude::*;
 use vitrim_prune::policy::contexts;
-use vitrim_prune::{ImageKey, LearnedPruner, Pruner, uniform};
+use vitrim_prune::{ImageKey, LearnedPruner, Pruner};
+use vitrim_random::uniform;
 use vitrim_vit::{Output, PixelBatch, Site, VitSpec, cost};
 
 use crate::burn_vit::{BurnVit, Gated};
@@ -20,7 +20,7 @@ use crate::device::host;
 use crate::error::Result;
 use crate::experience::Experience;
 use crate::perceptron::{Inputs, Perceptron};
-use crate::replica::replica;
+use crate::replica::side_by_side;
 use crate::rewards::divergences_of_logits;
 
 /// Temperature of the gates' relaxation: 1, as in DynamicViT.
@@ -49,7 +49,7 @@ pub enum Objective {
 
 /// I images, and what they are compared with.
 #[derive(Clone, Copy)]
-pub struct Batch<'a> {
+pub struct GateBatch<'a> {
     /// `[I, 3, H, W]`.
     pub pixels: PixelBatch<'a>,
     /// `[I]`.
@@ -59,8 +59,8 @@ pub struct Batch<'a> {
 }
 
 /// One pass of I images through the gates, and the gradient of the loss.
-pub struct Descent {
-    /// Of the mean loss over the images, for the actor; `None` if nobody had a choice.
+pub struct GateDescent {
+    /// Gradient of the loss (mean over the images) for the actor's weights; `None` if no agent had a choice.
     pub gradients: Option<GradientsParams>,
     /// The loss, by its parts: what is lost in fidelity, and what pruning costs or misses.
     pub fidelity: f64,
@@ -86,27 +86,19 @@ pub fn descend(
     vit: &BurnVit,
     actor: &Perceptron,
     policy: &LearnedPruner,
-    batch: Batch<'_>,
+    batch: GateBatch<'_>,
     objective: Objective,
     key: [u64; 3],
     shards: usize,
-) -> Result<Descent> {
+) -> Result<GateDescent> {
     let count = batch.keys.len();
-    let each = count.div_ceil(shards.clamp(1, count));
-    let parts: Vec<Range<usize>> =
-        (0..count).step_by(each).map(|start| start..(start + each).min(count)).collect();
-    let replicas: Vec<Perceptron> = parts.iter().map(|_| replica(actor, FloatDType::F32)).collect();
-    let parts: Vec<(f64, Descent)> = replicas
-        .par_iter()
-        .zip(parts)
-        .map(|(actor, images)| {
-            let share = images.len() as f64 / count as f64;
-            Ok((share, part(vit, actor, policy, batch, images, objective, key, share)?))
-        })
-        .collect::<Result<_>>()?;
-    let (mut sum, mut acted) = (GradientsAccumulator::new(), false);
-    let mut whole = Descent {
-        gradients: None,
+    let (gradients, parts) = side_by_side(actor, count, shards, FloatDType::F32, |actor, images| {
+        let share = images.len() as f64 / count as f64;
+        let mut part = part(vit, actor, policy, batch, images, objective, key, share)?;
+        Ok((part.gradients.take(), (share, part)))
+    })?;
+    let mut whole = GateDescent {
+        gradients,
         fidelity: 0.0,
         efficiency: 0.0,
         survivors: Vec::new(),
@@ -115,10 +107,6 @@ pub fn descend(
         predictions: Vec::new(),
     };
     for (share, part) in parts {
-        if let Some(gradients) = part.gradients {
-            sum.accumulate(actor, gradients);
-            acted = true;
-        }
         whole.fidelity += share * part.fidelity;
         whole.efficiency += share * part.efficiency;
         whole.cost += share * part.cost;
@@ -127,7 +115,6 @@ pub fn descend(
         whole.survivors.iter_mut().zip(part.survivors).for_each(|(sum, more)| *sum += more);
         whole.predictions.extend(part.predictions);
     }
-    whole.gradients = acted.then(|| sum.grads());
     Ok(whole)
 }
 
@@ -137,12 +124,12 @@ fn part(
     vit: &BurnVit,
     actor: &Perceptron,
     policy: &LearnedPruner,
-    batch: Batch<'_>,
+    batch: GateBatch<'_>,
     images: Range<usize>,
     objective: Objective,
     key: [u64; 3],
     share: f64,
-) -> Result<Descent> {
+) -> Result<GateDescent> {
     let (spec, count) = (vit.spec(), images.len());
     let device = vit.device();
     let per_image = batch.pixels.data.len() / batch.pixels.batch;
@@ -192,7 +179,7 @@ fn part(
     let loss = (fidelity.clone() + efficiency.clone()).mul_scalar(share);
     let value = |tensor: Tensor<1>| f64::from(host(tensor.mean())[0]);
     let predictions = Output { values: host(logits), width: batch.dense.width }.argmax();
-    Ok(Descent {
+    Ok(GateDescent {
         fidelity: value(fidelity),
         efficiency: value(efficiency),
         survivors,

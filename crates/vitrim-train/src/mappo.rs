@@ -8,12 +8,12 @@ use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde::Serialize;
 use vitrim_prune::policy::actor::{PerceptronSpec, PerceptronWeights};
+use vitrim_random::SplitMix64;
 
 use crate::adam::{ModuleAdam, NamedTensor, find};
 use crate::error::Result;
 use crate::experience::Experience;
 use crate::perceptron::{Inputs, Perceptron};
-use crate::random::SplitMix64;
 
 /// Agent-steps that are predicted at once without gradients.
 const PREDICTION_CHUNK: usize = 16_384;

@@ -8,12 +8,12 @@ use burn::module::{Module, Param};
 use burn::tensor::activation::tanh;
 use burn::tensor::module::layer_norm;
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use vitrim_prune::policy::actor::{Activation, PerceptronSpec, PerceptronWeights};
+use vitrim_prune::policy::actor::{Nonlinearity, PerceptronSpec, PerceptronWeights};
+use vitrim_random::SplitMix64;
 
 use crate::experience::Experience;
 use crate::fused::{gelu, linear};
 use crate::linear::Linear;
-use crate::random::SplitMix64;
 
 /// Epsilon of the normalisation of embeddings and contexts.
 pub const LAYER_NORM_EPS: f64 = 1e-5;
@@ -38,7 +38,7 @@ pub struct Perceptron {
     shortcut: Option<Param<Tensor<2>>>,
     layers: Vec<Linear>,
     #[module(skip)]
-    activation: Activation,
+    activation: Nonlinearity,
 }
 
 /// What a [`Perceptron`] sees of S agent-steps, with C contexts.
@@ -182,8 +182,8 @@ impl Perceptron {
         }
         for layer in &self.layers {
             let active = match self.activation {
-                Activation::Tanh => tanh(hidden),
-                Activation::Gelu => gelu(hidden),
+                Nonlinearity::Tanh => tanh(hidden),
+                Nonlinearity::Gelu => gelu(hidden),
             };
             hidden = layer.forward(active);
         }

@@ -1,11 +1,50 @@
-//! Copies of a module for threads that compute gradients side by side.
+//! Gradients that threads compute side by side, each with a copy of the module.
+
+use std::ops::Range;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
-use burn::optim::GradientsParams;
+use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{FloatDType, Tensor};
+use rayon::prelude::*;
+
+use crate::error::Result;
+
+/// The sum of the gradients that `share` finds for ranges of a `batch` of images, `shards` of them side by side, each with a
+/// copy of `module` in `dtype`; `None` if no share has any. Beside it, what else each share found, in order. The sum is
+/// taken in that order as well, so that it depends on the number of shares but not on their timing.
+///
+/// # Errors
+/// The first that a share returns.
+pub fn side_by_side<M: Module + Sync, T: Send>(
+    module: &M,
+    batch: usize,
+    shards: usize,
+    dtype: FloatDType,
+    share: impl Fn(&M, Range<usize>) -> Result<(Option<GradientsParams>, T)> + Sync,
+) -> Result<(Option<GradientsParams>, Vec<T>)> {
+    let each = batch.div_ceil(shards.clamp(1, batch));
+    let ranges: Vec<Range<usize>> =
+        (0..batch).step_by(each).map(|start| start..(start + each).min(batch)).collect();
+    let replicas: Vec<M> = ranges.iter().map(|_| replica(module, dtype)).collect();
+    let found: Vec<(Option<GradientsParams>, T)> = replicas
+        .par_iter()
+        .zip(ranges)
+        .map(|(replica, images)| share(replica, images))
+        .collect::<Result<_>>()?;
+    let (mut sum, mut any) = (GradientsAccumulator::new(), false);
+    let mut rest = Vec::with_capacity(found.len());
+    for (gradients, other) in found {
+        if let Some(gradients) = gradients {
+            sum.accumulate(module, gradients);
+            any = true;
+        }
+        rest.push(other);
+    }
+    Ok((any.then(|| sum.grads()), rest))
+}
 
 /// `module` in `dtype`, with leaves of its own, which keep a thread's graph apart from the others', under the same ids.
-pub fn replica<M: Module>(module: &M, dtype: FloatDType) -> M {
+fn replica<M: Module>(module: &M, dtype: FloatDType) -> M {
     module.clone().map(&mut Leaves { dtype })
 }
 

@@ -54,8 +54,9 @@ impl PaperRewards {
     }
 }
 
-/// Rewards of the default preset: rent for every token-layer, and a fidelity term with complete-prefix
-/// credit: a stage is charged the divergence that it adds. Summed over an episode they give
+/// Rewards of the default preset. Each survivor pays rent for every layer up to the next stage; everyone who acted at a
+/// stage receives -beta N0 (g(D_k) - g(D_{k-1})) / g_ref, where D_k is the divergence of the episode as if pruning had
+/// stopped after stage k (complete-prefix credit). Summed over an episode they give
 /// N0 J = -sum of rents - beta N0 g(D_K) / g_ref.
 ///
 /// Divergences are heavy-tailed: most images lose next to nothing, a few lose a thousand times as much, and

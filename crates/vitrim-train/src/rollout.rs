@@ -6,7 +6,8 @@
 
 use vitrim_prune::divergence::divergences;
 use vitrim_prune::policy::{Decision, contexts};
-use vitrim_prune::{ImageKey, KeepProfile, LearnedPruner, Pruner, RandomPruner, run_from, uniform};
+use vitrim_prune::{ImageKey, KeepProfile, LearnedPruner, Pruner, RandomPruner, run_from};
+use vitrim_random::uniform;
 use vitrim_vit::{Backbone, Output, PixelBatch, Reduction, Site, Taps, View, Want, cost};
 
 use crate::error::Result;
@@ -139,8 +140,8 @@ impl<'a, B: Backbone> Scene<'a, B> {
     ) -> Result<Vec<f64>> {
         let shares: Vec<f64> = (1..=blocks.len()).map(|k| keep_ratio.powi(k as i32)).collect();
         let profile = KeepProfile::new(self.backbone.spec(), blocks, &shares)?;
-        let mut pruner = RandomPruner::new(profile, seed);
-        let pruned = run_from(self.backbone, &mut pruner, self.opening.clone(), images)?;
+        let pruner = RandomPruner::new(profile, seed);
+        let pruned = run_from(self.backbone, &pruner, self.opening.clone(), images)?;
         Ok(divergences(self.backbone.spec(), &self.dense, &pruned.answer))
     }
 }

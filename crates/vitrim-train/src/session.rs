@@ -1,25 +1,23 @@
-//! A training run on disk: images in, updates, logs, checkpoints; stop and go on.
+//! A training run of a policy: images in, updates out, as `run` keeps it in its folder.
 //!
-//! A run folder holds `policy/` (usable at any time), `log.jsonl`, TensorBoard event files and
-//! `checkpoint.safetensors`. An interrupted run goes on from its checkpoint bit for bit.
+//! `policy/` is usable at any time.
 
-use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
-use vitrim_data::{Batch, Dataset, Loader, LoaderOptions, OnBadImage, Order, Transform};
+use vitrim_data::{Batch, Dataset, OnBadImage, Transform};
 use vitrim_prune::ImageKey;
 use vitrim_prune::policy::BackboneId;
 use vitrim_vit::{Backbone, PixelBatch, Tensors};
 
-use crate::checkpoint;
+use crate::adam::NamedTensor;
 use crate::config::TrainConfig;
 use crate::device::DeviceChoice;
-use crate::epochs::Epochs;
 use crate::error::{Result, TrainError};
-use crate::run_log::RunLog;
-use crate::trainer::{Images, Probe, Trainer, TrainerState, UpdateLog};
+use crate::run::{self, EpochPosition, Feed, Header, Outcome, Resumable, RunEvent, RunFolder, Tell};
+use crate::trainer::{Images, Trainer, TrainerState, UpdateLog};
 
 /// Where a run's images come from.
 #[derive(Clone)]
@@ -48,27 +46,10 @@ pub struct Run<'a> {
     /// Where the networks are trained.
     pub device: DeviceChoice,
     /// The run folder.
-    pub folder: &'a Path,
+    pub folder: &'a RunFolder,
 }
 
-/// How a call of [`train`] ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// All updates are done.
-    Finished,
-    /// It was asked to stop; the checkpoint has the updates done.
-    Interrupted,
-}
-
-/// What is told while a run goes on.
-pub enum Progress<'a> {
-    /// The reference images are being probed: images done, of how many.
-    Reference(usize, usize),
-    /// An update is done, of how many.
-    Update(&'a UpdateLog, usize),
-}
-
-/// A checkpoint's header: what must match, and where the run stands.
+/// A checkpoint's header.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Saved {
     backbone: BackboneId,
@@ -81,6 +62,24 @@ struct Saved {
     position: usize,
 }
 
+impl Header for Saved {
+    fn steps_done(&self) -> usize {
+        self.trainer.update
+    }
+
+    fn difference(&self, other: &Self) -> Option<&'static str> {
+        if self.backbone != other.backbone {
+            Some("backbone")
+        } else if self.config != other.config {
+            Some("configuration")
+        } else if self.images != other.images {
+            Some("training set")
+        } else {
+            None
+        }
+    }
+}
+
 /// Trains in `run.folder` until `run.config.updates` are done or `stop` is set; goes on from the folder's
 /// checkpoint if there is one.
 ///
@@ -91,44 +90,20 @@ pub fn train<B: Backbone>(
     backbone: &B,
     run: &Run<'_>,
     stop: &AtomicBool,
-    progress: &mut dyn FnMut(Progress<'_>),
+    progress: &mut dyn FnMut(RunEvent<'_, UpdateLog>),
 ) -> Result<Outcome> {
-    let Run { id, weights, config, source, device, folder } = *run;
-    let mut trainer = Trainer::new(backbone, id.clone(), weights, config, &device.device()?)?;
-    fs::create_dir_all(folder).map_err(TrainError::file("create", folder))?;
-    let checkpoint = folder.join(checkpoint::FILE);
-    let (mut epoch, mut position) = (0, 0);
-    if checkpoint.is_file() {
-        let (saved, learner) = checkpoint::load::<Saved>(&checkpoint)?;
-        check_same_run(&checkpoint, &saved, run)?;
-        trainer.restore(saved.trainer, &learner)?;
-        (epoch, position) = (saved.epoch, saved.position);
-    }
-    let mut log = RunLog::open(folder, trainer.updates_done())?;
-
-    if trainer.needs_probes() && trainer.updates_done() < config.updates {
-        let Some(probes) = probe(&trainer, source, stop, progress)? else {
-            return Ok(Outcome::Interrupted);
-        };
-        trainer.begin(&probes);
-    }
-    let open = |epoch, skip| source.batches(config, epoch, skip);
-    let mut epochs = Epochs::from((epoch, position), config.images_per_update, open)?;
-    while trainer.updates_done() < config.updates {
-        if stop.load(Ordering::Relaxed) {
-            save(&trainer, run, epochs.at(), &checkpoint)?;
-            return Ok(Outcome::Interrupted);
-        }
-        let batch = epochs.next_batch()?;
-        let keys = keys(&batch);
-        let entry = trainer.update(images(&batch, &keys))?;
-        log.write(entry.update, "train", &entry)?;
-        progress(Progress::Update(&entry, config.updates));
-        if trainer.updates_done() % config.checkpoint_every == 0 || trainer.updates_done() == config.updates {
-            save(&trainer, run, epochs.at(), &checkpoint)?;
-        }
-    }
-    Ok(Outcome::Finished)
+    let trainer = Trainer::new(backbone, run.id.clone(), run.weights, run.config, &run.device.device()?)?;
+    let Source { dataset, transform, workers, on_bad_image } = run.source;
+    let feed = Feed {
+        dataset,
+        transform,
+        augment: None,
+        seed: run.config.seed,
+        batch: run.config.images_per_update,
+        workers: *workers,
+        on_bad_image: *on_bad_image,
+    };
+    run::execute(&mut Session { run: *run, feed: &feed, trainer }, &feed, run.folder, stop, progress)
 }
 
 /// How many updates the run in `folder` has done; `None` if it has no checkpoint.
@@ -136,95 +111,95 @@ pub fn train<B: Backbone>(
 /// # Errors
 /// If its checkpoint is damaged.
 pub fn updates_done(folder: &Path) -> Result<Option<usize>> {
-    let checkpoint = folder.join(checkpoint::FILE);
-    if !checkpoint.is_file() {
-        return Ok(None);
-    }
-    Ok(Some(checkpoint::load::<Saved>(&checkpoint)?.0.trainer.update))
+    run::steps_done::<Saved>(folder)
 }
 
-impl Source {
-    fn batches(&self, config: &TrainConfig, epoch: u64, skip: usize) -> Result<Loader> {
-        let options = LoaderOptions {
-            batch: config.images_per_update,
-            workers: self.workers,
-            skip,
-            limit: None,
-            on_bad_image: self.on_bad_image,
-            augment: None,
-            corruption: None,
-        };
-        let order = Order::Shuffled { seed: config.seed, epoch };
-        Ok(Loader::new(&self.dataset, order, &self.transform, options)?)
-    }
+/// A trainer and where its images come from.
+struct Session<'a, B: Backbone> {
+    run: Run<'a>,
+    feed: &'a Feed<'a>,
+    trainer: Trainer<'a, B>,
 }
 
-fn keys(batch: &Batch) -> Vec<ImageKey> {
-    batch.indices.iter().map(|i| *i as ImageKey).collect()
+impl<B: Backbone> Resumable for Session<'_, B> {
+    type Header = Saved;
+    type Entry = UpdateLog;
+    const TAG: &'static str = "train";
+
+    fn steps(&self) -> usize {
+        self.run.config.updates
+    }
+
+    fn steps_done(&self) -> usize {
+        self.trainer.updates_done()
+    }
+
+    fn log_every(&self) -> usize {
+        1
+    }
+
+    fn header(&self, at: EpochPosition) -> Saved {
+        Saved {
+            backbone: self.run.id.clone(),
+            config: self.run.config.clone(),
+            images: self.run.source.dataset.len(),
+            trainer: self.trainer.state().0.clone(),
+            epoch: at.epoch,
+            position: at.done,
+        }
+    }
+
+    fn tensors(&self) -> Vec<NamedTensor> {
+        self.trainer.state().1.save()
+    }
+
+    fn restore(&mut self, saved: Saved, tensors: &[NamedTensor]) -> Result<EpochPosition> {
+        self.trainer.restore(saved.trainer, tensors)?;
+        Ok(EpochPosition { epoch: saved.epoch, done: saved.position })
+    }
+
+    /// Probes the reference images.
+    fn prepare(&mut self, stop: &AtomicBool, tell: Tell<'_, UpdateLog>) -> Result<Outcome> {
+        if !self.trainer.needs_probes() {
+            return Ok(Outcome::Finished);
+        }
+        let wanted = self.run.config.reward.reference_images.min(self.run.source.dataset.len());
+        let mut probes = Vec::with_capacity(wanted);
+        for batch in self.feed.pass(u64::MAX, 0)? {
+            let batch = batch?;
+            let keys = batch.keys();
+            probes.extend(self.trainer.probe(images(&batch, &keys))?);
+            probes.truncate(wanted);
+            tell(RunEvent::Reference(probes.len(), wanted));
+            if stop.load(Ordering::Relaxed) {
+                return Ok(Outcome::Interrupted);
+            }
+            if probes.len() == wanted {
+                break;
+            }
+        }
+        if probes.is_empty() {
+            return Err(TrainError::NoImages);
+        }
+        self.trainer.begin(&probes);
+        Ok(Outcome::Finished)
+    }
+
+    fn step(&mut self, batch: &Batch, _since: Instant) -> Result<Option<UpdateLog>> {
+        let keys = batch.keys();
+        self.trainer.update(images(batch, &keys)).map(Some)
+    }
+
+    fn is_due(&self, _: &UpdateLog) -> bool {
+        let done = self.steps_done();
+        done.is_multiple_of(self.run.config.checkpoint_every) || done == self.steps()
+    }
+
+    fn publish(&mut self, folder: &Path) -> Result<()> {
+        Ok(self.trainer.policy().save(&folder.join("policy"))?)
+    }
 }
 
 fn images<'a>(batch: &'a Batch, keys: &'a [ImageKey]) -> Images<'a> {
     Images { pixels: PixelBatch::new(&batch.pixels, batch.len()), labels: &batch.labels, keys }
-}
-
-/// Probes of the reference images; `None` if stopped.
-fn probe<B: Backbone>(
-    trainer: &Trainer<'_, B>,
-    source: &Source,
-    stop: &AtomicBool,
-    progress: &mut dyn FnMut(Progress<'_>),
-) -> Result<Option<Vec<Probe>>> {
-    let wanted = trainer.config().reward.reference_images.min(source.dataset.len());
-    let mut probes = Vec::with_capacity(wanted);
-    for batch in source.batches(trainer.config(), u64::MAX, 0)? {
-        let batch = batch?;
-        let keys = keys(&batch);
-        probes.extend(trainer.probe(images(&batch, &keys))?);
-        probes.truncate(wanted);
-        progress(Progress::Reference(probes.len(), wanted));
-        if stop.load(Ordering::Relaxed) {
-            return Ok(None);
-        }
-        if probes.len() == wanted {
-            break;
-        }
-    }
-    if probes.is_empty() {
-        return Err(TrainError::NoImages);
-    }
-    Ok(Some(probes))
-}
-
-fn save<B: Backbone>(
-    trainer: &Trainer<'_, B>,
-    run: &Run<'_>,
-    (epoch, position): (u64, usize),
-    path: &Path,
-) -> Result<()> {
-    let (state, learner) = trainer.state();
-    let saved = Saved {
-        backbone: run.id.clone(),
-        config: run.config.clone(),
-        images: run.source.dataset.len(),
-        trainer: state.clone(),
-        epoch,
-        position,
-    };
-    checkpoint::save(path, &saved, &learner.save())?;
-    trainer.policy().save(&run.folder.join("policy"))?;
-    Ok(())
-}
-
-fn check_same_run(path: &Path, saved: &Saved, run: &Run<'_>) -> Result<()> {
-    let what = if saved.backbone != *run.id {
-        "backbone"
-    } else if saved.config != *run.config {
-        "configuration"
-    } else if saved.images != run.source.dataset.len() {
-        "training set"
-    } else {
-        return Ok(());
-    };
-    let reason = format!("belongs to a run with another {what}; give the same one, or another --out folder");
-    Err(TrainError::Checkpoint { path: path.to_owned(), reason })
 }

@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor, TensorData};
 use safetensors::SafeTensors;
-use vitrim_prune::{KeepProfile, NoPruner, Pruner, RandomPruner, TomePruner, run};
+use vitrim_prune::{KeepProfile, Method, NoPruner, Pruner, RandomPruner, run};
+use vitrim_random::SplitMix64;
 use vitrim_train::burn_vit::{BurnVit, Gated};
-use vitrim_train::random::SplitMix64;
 use vitrim_vit::{
-    Activation, Backbone, Checkpoint, CpuBackbone, PixelBatch, Pool, Positions, Reduction, Site, Taps,
-    Tensors, VitSpec, Want,
+    Backbone, Checkpoint, CpuBackbone, MlpActivation, PixelBatch, Pool, Pooling, Positions, Reduction, Site,
+    Taps, Tensors, VitSpec, Want,
 };
 
 const SHARED: [&str; 10] = [
@@ -65,29 +65,29 @@ fn tensor(values: &[f32], batch: usize, spec: &VitSpec, device: &Device) -> Tens
 /// Small backbones of every kind: class token, distilled, mean of the patch tokens with and without a
 /// class token, the norm before and after pooling, DINOv2 with registers and SwiGLU, normed queries and keys.
 fn small_specs() -> Vec<VitSpec> {
-    let base = VitSpec {
-        dim: 24,
-        depth: 4,
-        heads: 3,
-        mlp_hidden: 48,
-        num_classes: 5,
-        ..VitSpec::from_timm_name("deit_tiny_patch16_224").unwrap().with_img_size([64, 48])
+    let mut base = VitSpec::from_timm_name("deit_tiny_patch16_224").unwrap().with_img_size([64, 48]);
+    (base.dim, base.depth, base.num_classes) = (24, 4, 5);
+    (base.attention.heads, base.mlp.hidden) = (3, 48);
+    let with = |change: fn(&mut VitSpec)| {
+        let mut spec = base.clone();
+        change(&mut spec);
+        spec
     };
     vec![
         base.clone(),
-        VitSpec { distilled: true, ..base.clone() },
-        VitSpec { pool: Pool::Avg, fc_norm: true, ..base.clone() },
-        VitSpec { pool: Pool::Avg, class_token: false, qkv_bias: false, ..base.clone() },
-        VitSpec { qk_norm: true, reg_tokens: 1, ..base.clone() },
-        VitSpec { positions: Positions::Patches, layer_scale: true, ..base.clone() },
-        VitSpec {
-            reg_tokens: 3,
-            positions: Positions::ClassAndPatches,
-            pool: Pool::TokenAvg,
-            layer_scale: true,
-            activation: Activation::SwiGlu,
-            ..base
-        },
+        with(|spec| spec.embedding.distilled = true),
+        with(|spec| spec.pooling = Pooling { pool: Pool::Avg, fc_norm: true }),
+        with(|spec| {
+            spec.pooling.pool = Pool::Avg;
+            (spec.embedding.class_token, spec.attention.qkv_bias) = (false, false);
+        }),
+        with(|spec| (spec.attention.qk_norm, spec.embedding.reg_tokens) = (true, 1)),
+        with(|spec| (spec.positions, spec.layer_scale) = (Positions::Patches, true)),
+        with(|spec| {
+            (spec.positions, spec.layer_scale) = (Positions::ClassAndPatches, true);
+            (spec.embedding.reg_tokens, spec.mlp.activation) = (3, MlpActivation::SwiGlu);
+            spec.pooling.pool = Pool::TokenAvg;
+        }),
     ]
 }
 
@@ -317,17 +317,17 @@ fn every_weight_gets_a_gradient_through_pruning_and_goes_back_to_timm() {
         let profile = KeepProfile::new(&spec, &[1, 2], &[0.7, 0.4]).unwrap();
         let pruners: [Box<dyn Pruner>; 3] = [
             Box::new(RandomPruner::new(profile, 3)),
-            Box::new(TomePruner::new(&spec, 2, true)),
+            "tome".parse::<Method>().unwrap().merging(&spec, 2).unwrap(),
             Box::new(NoPruner),
         ];
-        for mut pruner in pruners {
-            let learned = vit.forward_pruned(&values, &keys, pruner.as_mut()).unwrap();
+        for pruner in pruners {
+            let learned = vit.forward_pruned(&values, &keys, pruner.as_ref()).unwrap();
             let host = |x: Tensor<2>| -> Vec<f32> { x.without_autodiff().try_into_vec_as().unwrap() };
-            let served = run(&cpu, pruner.as_mut(), PixelBatch::new(&values, 2), &keys).unwrap();
+            let served = run(&cpu, pruner.as_ref(), PixelBatch::new(&values, 2), &keys).unwrap();
             assert_close(&host(learned.answer.clone()), &served.answer.values, &format!("{spec:?}"));
             let without = VitSpec { num_classes: 0, ..spec.clone() };
             let headless = CpuBackbone::new(&without, &tensors).unwrap();
-            let served = run(&headless, pruner.as_mut(), PixelBatch::new(&values, 2), &keys).unwrap();
+            let served = run(&headless, pruner.as_ref(), PixelBatch::new(&values, 2), &keys).unwrap();
             assert_close(&host(learned.features), &served.answer.values, &format!("features of {spec:?}"));
             let loss = learned.answer.square().mean();
             let gradients = burn::optim::GradientsParams::from_grads(loss.backward(), &vit);

@@ -14,7 +14,7 @@ use vitrim_train::perceptron::orthogonal_init;
 use vitrim_train::pretrain::{
     AugmentConfig, ModelConfig, PretrainConfig, WeightType, initial_weights, save_backbone,
 };
-use vitrim_train::{DeviceChoice, Outcome, TrainConfig};
+use vitrim_train::{DeviceChoice, Outcome, RunFolder, TrainConfig};
 use vitrim_vit::{Checkpoint, CpuBackbone, Tensors, VitSpec};
 
 /// A backbone of 36 patch tokens on scenes, and images.
@@ -83,6 +83,7 @@ impl Setting {
         folder: &Path,
         stop_after: usize,
     ) -> (Outcome, Vec<HeldOut>) {
+        let folder = &RunFolder::open(folder).unwrap();
         let run = Finetuning {
             config,
             checkpoint: &self.checkpoint,
@@ -142,8 +143,8 @@ fn what_leaves_is_made_up_for_and_the_policy_takes_the_result() {
         assert_eq!((&tuned.weights, &tuned.read_out), (&policy.weights, &policy.read_out));
         let backbone = CpuBackbone::new(&model.spec, &model.tensors).unwrap();
         let pixels = vec![0.1; 3 * 96 * 96];
-        let mut pruner = LearnedPruner::new(&model.spec, &tuned);
-        vitrim_prune::run(&backbone, &mut pruner, vitrim_vit::PixelBatch::new(&pixels, 1), &[0]).unwrap();
+        let pruner = LearnedPruner::new(&model.spec, &tuned);
+        vitrim_prune::run(&backbone, &pruner, vitrim_vit::PixelBatch::new(&pixels, 1), &[0]).unwrap();
     }
 }
 

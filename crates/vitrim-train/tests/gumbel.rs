@@ -2,19 +2,15 @@
 
 use burn::tensor::Device;
 use vitrim_prune::policy::BackboneId;
-use vitrim_train::random::SplitMix64;
+use vitrim_random::SplitMix64;
 use vitrim_train::{Images, TrainConfig, Trainer, UpdateLog};
 use vitrim_vit::{CpuBackbone, PixelBatch, Tensors, VitSpec};
 
 fn spec() -> VitSpec {
-    VitSpec {
-        dim: 16,
-        depth: 4,
-        heads: 2,
-        mlp_hidden: 32,
-        num_classes: 5,
-        ..VitSpec::from_timm_name("deit_tiny_patch16_224").unwrap().with_img_size([64, 64])
-    }
+    let mut spec = VitSpec::from_timm_name("deit_tiny_patch16_224").unwrap().with_img_size([64, 64]);
+    (spec.dim, spec.depth, spec.num_classes) = (16, 4, 5);
+    (spec.attention.heads, spec.mlp.hidden) = (2, 32);
+    spec
 }
 
 /// `updates` updates of `config` on the same 16 images of noise.
@@ -55,7 +51,7 @@ fn the_first_draw_is_that_of_a_rollout() {
     assert!((gates.cost - rollout.cost).abs() < 1e-6, "{} and {}", gates.cost, rollout.cost);
     let (a, b) = (gates.divergence.unwrap(), rollout.divergence.unwrap());
     assert!(b > 1e-6 && (a - b).abs() < 1e-3 * b, "{a} and {b}");
-    assert_eq!(gates.sampled_drop, rollout.sampled_drop);
+    assert_eq!(gates.sampled_accuracy_loss, rollout.sampled_accuracy_loss);
     assert!(gates.ppo.is_none() && rollout.ppo.is_some());
 }
 

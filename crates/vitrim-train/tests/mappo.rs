@@ -1,11 +1,11 @@
 //! MAPPO: its losses by hand, learning, determinism, resuming.
 
 use burn::tensor::Device;
-use vitrim_prune::policy::actor::{Activation, PerceptronSpec, PerceptronWeights};
+use vitrim_prune::policy::actor::{Nonlinearity, PerceptronSpec, PerceptronWeights};
+use vitrim_random::SplitMix64;
 use vitrim_train::Experience;
 use vitrim_train::mappo::{Learner, PpoHyper, PpoStats};
 use vitrim_train::perceptron::orthogonal_init;
-use vitrim_train::random::SplitMix64;
 
 const DIM: usize = 6;
 
@@ -19,7 +19,7 @@ fn spec(outputs: usize) -> PerceptronSpec {
         context: outputs == 1,
         layer_norm: false,
         hidden: vec![16, 16],
-        activation: Activation::Gelu,
+        activation: Nonlinearity::Gelu,
         outputs,
     }
 }

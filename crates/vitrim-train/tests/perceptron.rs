@@ -1,12 +1,12 @@
 //! The Burn perceptron computes what its plain weights say.
 
 use burn::tensor::Device;
-use vitrim_prune::policy::actor::{Activation, PerceptronSpec, PerceptronWeights};
+use vitrim_prune::policy::actor::{Nonlinearity, PerceptronSpec, PerceptronWeights};
+use vitrim_random::SplitMix64;
 use vitrim_train::Experience;
 use vitrim_train::perceptron::{Inputs, LAYER_NORM_EPS, Perceptron, orthogonal_init};
-use vitrim_train::random::SplitMix64;
 
-fn spec(activation: Activation, layer_norm: bool) -> PerceptronSpec {
+fn spec(activation: Nonlinearity, layer_norm: bool) -> PerceptronSpec {
     PerceptronSpec {
         dim: 12,
         positions: 5,
@@ -67,8 +67,8 @@ fn reference(spec: &PerceptronSpec, w: &PerceptronWeights, e: &Experience, s: us
         let active: Vec<f64> = x
             .iter()
             .map(|&v| match spec.activation {
-                Activation::Tanh => v.tanh(),
-                Activation::Gelu => 0.5 * v * (1.0 + erf(v / 2f64.sqrt())),
+                Nonlinearity::Tanh => v.tanh(),
+                Nonlinearity::Gelu => 0.5 * v * (1.0 + erf(v / 2f64.sqrt())),
             })
             .collect();
         x = bias
@@ -97,7 +97,7 @@ fn erf(x: f64) -> f64 {
 #[test]
 fn forward_equals_the_textbook() {
     let device = Device::flex();
-    for (activation, layer_norm) in [(Activation::Gelu, true), (Activation::Tanh, false)] {
+    for (activation, layer_norm) in [(Nonlinearity::Gelu, true), (Nonlinearity::Tanh, false)] {
         let spec = spec(activation, layer_norm);
         let mut weights = orthogonal_init(&spec, 11, 1.0, &[0.25, -0.5]);
         assert_eq!(weights.shortcut, [0.0; 4]);
@@ -119,7 +119,7 @@ fn forward_equals_the_textbook() {
 
 #[test]
 fn the_first_layer_is_orthogonal_over_all_inputs_and_the_head_has_its_gain() {
-    let spec = spec(Activation::Gelu, true);
+    let spec = spec(Nonlinearity::Gelu, true);
     let weights = orthogonal_init(&spec, 5, 0.01, &[0.0, 2.0]);
     let h = spec.hidden[0];
     let full = |i: usize| -> Vec<f32> {

@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 
 use vitrim_data::{Dataset, OnBadImage, Transform};
 use vitrim_train::pretrain::{ModelConfig, PretrainConfig, Pretraining, WeightType, pretrain, steps_done};
-use vitrim_train::{DeviceChoice, Outcome};
+use vitrim_train::{DeviceChoice, Outcome, RunFolder};
 use vitrim_vit::{Checkpoint, Precision};
 
 fn config() -> PretrainConfig {
@@ -41,6 +41,7 @@ impl Run {
     }
 
     fn go(&self, config: &PretrainConfig, folder: &Path, stop_after: usize) -> (Outcome, Vec<f64>) {
+        let folder = &RunFolder::open(folder).unwrap();
         let run = Pretraining {
             config,
             train: &self.train,
@@ -122,8 +123,21 @@ fn another_configuration_is_refused() {
         device: DeviceChoice::Cpu,
         threads: 2,
         weight_type: WeightType::F32,
-        folder: folder.path(),
+        folder: &RunFolder::open(folder.path()).unwrap(),
     };
     let error = pretrain(&again, &AtomicBool::new(false), &mut |_, _| ()).unwrap_err().to_string();
     assert!(error.contains("another configuration") && !error.contains('\n'), "{error}");
+}
+
+#[test]
+fn a_finished_run_that_is_run_again_keeps_its_log() {
+    let (run, folder) = (Run::new(), tempfile::tempdir().unwrap());
+    // Five steps, logged after the second, the fourth and the last.
+    let config = PretrainConfig { images: 80, log_every: 2, ..config() };
+    assert_eq!(run.go(&config, folder.path(), usize::MAX).1.len(), 3);
+    let log = || std::fs::read_to_string(folder.path().join("log.jsonl")).unwrap();
+    let before = log();
+    assert_eq!(before.lines().count(), 3);
+    assert_eq!(run.go(&config, folder.path(), usize::MAX), (Outcome::Finished, vec![]));
+    assert_eq!(log(), before);
 }

@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use vitrim_data::{Dataset, OnBadImage, Preprocess, RgbImage, Transform};
 use vitrim_prune::policy::{BackboneId, Departure};
-use vitrim_prune::{LearnedPruner, Pruner, uniform};
+use vitrim_prune::{LearnedPruner, Pruner};
+use vitrim_random::uniform;
 use vitrim_train::{
-    DeviceChoice, Images, Outcome, Progress, Run, Source, TrainConfig, TrainError, Trainer, train,
+    DeviceChoice, Images, Outcome, Run, RunEvent, RunFolder, Source, TrainConfig, TrainError, Trainer, train,
 };
 use vitrim_vit::{Backbone, CpuBackbone, PixelBatch, Tensors, VitSpec};
 
@@ -32,8 +33,8 @@ fn png(i: u32) -> (Vec<u8>, Option<u32>) {
 
 fn setting() -> Setting {
     let mut spec = VitSpec::from_timm_name("deit_tiny_patch16_224").unwrap().with_img_size([32, 32]);
-    (spec.dim, spec.depth, spec.heads, spec.mlp_hidden, spec.num_classes, spec.patch_size) =
-        (24, 4, 3, 48, 3, 8);
+    (spec.dim, spec.depth, spec.num_classes, spec.patch_size) = (24, 4, 3, 8);
+    (spec.attention.heads, spec.mlp.hidden) = (3, 48);
     let tensors = Tensors::random(&spec, 1);
     let names = ["a", "b", "c"].map(str::to_owned).to_vec();
     let dataset = Dataset::from_memory((0..22).map(png).collect(), names).unwrap();
@@ -72,6 +73,7 @@ fn merging() -> Setting {
 /// Trains in `folder`; `at(update)` is called after each update and may stop the run.
 fn run(s: &Setting, folder: &Path, mut at: impl FnMut(usize, &AtomicBool)) -> Result<Outcome, TrainError> {
     let stop = AtomicBool::new(false);
+    let folder = &RunFolder::open(folder)?;
     let run = Run {
         id: &s.id,
         weights: None,
@@ -81,7 +83,7 @@ fn run(s: &Setting, folder: &Path, mut at: impl FnMut(usize, &AtomicBool)) -> Re
         folder,
     };
     train(&s.model, &run, &stop, &mut |progress| {
-        if let Progress::Update(log, _) = progress {
+        if let RunEvent::Entry(log, _) = progress {
             at(log.update, &stop);
         }
     })
@@ -204,6 +206,33 @@ fn a_checkpoint_of_another_run_is_refused_and_left_alone() {
     fs::write(&checkpoint, &good[..good.len() - 9]).unwrap();
     let damaged = run(&s, root.path(), |_, _| {}).unwrap_err().to_string();
     assert!(damaged.contains("damaged") && damaged.contains("checkpoint.safetensors"), "{damaged}");
+}
+
+#[test]
+fn two_runs_never_write_one_folder() {
+    let mut s = setting();
+    s.config.updates = 2;
+    let root = tempfile::tempdir().unwrap();
+    let held = RunFolder::open(root.path()).unwrap();
+    let refusal = run(&s, root.path(), |_, _| {}).unwrap_err().to_string();
+    let expected = format!("{}: another vitrim run is writing there", root.path().display());
+    assert!(refusal.starts_with(&expected) && !refusal.contains('\n'), "{refusal}");
+    drop(held);
+    assert_eq!(run(&s, root.path(), |_, _| {}).unwrap(), Outcome::Finished);
+}
+
+#[test]
+fn a_log_that_cannot_be_read_is_refused_and_left_alone() {
+    let mut s = setting();
+    s.config.updates = 2;
+    let root = tempfile::tempdir().unwrap();
+    run(&s, root.path(), |update, stop| stop.store(update == 1, Ordering::Relaxed)).unwrap();
+    let path = root.path().join("log.jsonl");
+    let damaged = [&fs::read(&path).unwrap()[..], b"\xff\n"].concat();
+    fs::write(&path, &damaged).unwrap();
+    let refusal = run(&s, root.path(), |_, _| {}).unwrap_err().to_string();
+    assert!(refusal.contains("log.jsonl") && !refusal.contains('\n'), "{refusal}");
+    assert!(fs::read(&path).unwrap() == damaged);
 }
 
 #[test]

@@ -3,11 +3,12 @@
 
 mod toy;
 
-use toy::{Evidence, MARKED, Toy};
 use vitrim_prune::policy::{BackboneId, Policy};
 use vitrim_prune::{LearnedPruner, ReadOut, run};
 use vitrim_train::{DeviceChoice, Images, TrainConfig, Trainer, UpdateLog};
 use vitrim_vit::{Backbone, PixelBatch};
+
+use toy::{Evidence, MARKED, Toy};
 
 fn id(toy: &Toy) -> BackboneId {
     let spec = toy.spec();
@@ -44,8 +45,8 @@ fn judge(toy: &Toy, policy: &Policy, read_out: ReadOut) -> (f64, f64, f64) {
     let n = 500;
     let (pixels, labels, marks) = toy.images(1 << 40, n);
     let keys: Vec<u64> = (0..n).collect();
-    let mut pruner = LearnedPruner::new(toy.spec(), policy).with_read_out(read_out);
-    let out = run(toy, &mut pruner, PixelBatch::new(&pixels, n as usize), &keys).unwrap();
+    let pruner = LearnedPruner::new(toy.spec(), policy).with_read_out(read_out);
+    let out = run(toy, &pruner, PixelBatch::new(&pixels, n as usize), &keys).unwrap();
     let right = out.answer.argmax().iter().zip(&labels).filter(|(p, l)| Some(**p as u32) == **l).count();
     let (mut marked, mut unmarked) = (0, 0);
     for (b, marks) in marks.iter().enumerate() {

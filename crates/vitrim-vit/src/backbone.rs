@@ -1,5 +1,7 @@
 //! The seam between the game, the pruners and the executors.
 
+use vitrim_kernels::argmax;
+
 use crate::error::{Result, VitError};
 use crate::packed::{Origin, Reduction};
 use crate::spec::VitSpec;
@@ -232,20 +234,9 @@ impl Output {
         &self.values[i * self.width..(i + 1) * self.width]
     }
 
-    /// Index of the greatest value of each row (the first, where several are).
+    /// The place of the maximum of each row (the first, where several are).
     pub fn argmax(&self) -> Vec<usize> {
-        self.values
-            .chunks_exact(self.width)
-            .map(|row| {
-                let mut best = 0;
-                for (i, v) in row.iter().enumerate() {
-                    if *v > row[best] {
-                        best = i;
-                    }
-                }
-                best
-            })
-            .collect()
+        self.values.chunks_exact(self.width).map(argmax).collect()
     }
 }
 
@@ -258,6 +249,17 @@ pub trait Backbone: Sync {
 
     /// The geometry.
     fn spec(&self) -> &VitSpec;
+
+    /// Runs `pass` on the threads that this executor's steps run on, so that none of them has to be handed over from outside.
+    fn enter<T: Send>(&self, pass: impl FnOnce() -> T + Send) -> T {
+        rayon::scope(|_| pass())
+    }
+
+    /// Runs `step`, which is too short to be shared between threads, on this one, in the middle of a pass: an executor may keep
+    /// the others awake for what follows.
+    fn short_step<T>(&self, step: impl FnOnce() -> T) -> T {
+        step()
+    }
 
     /// Pixels to tokens: the state at the input of block 0.
     ///

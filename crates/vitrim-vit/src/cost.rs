@@ -4,23 +4,22 @@
 //! head. Norms, activations and softmax are left out, as in the figures that papers print (DeiT-S:
 //! 4.6 G). GFLOPs are 2 x MACs / 1e9.
 
-use crate::backbone::At;
-use crate::backbone::Site;
+use crate::backbone::{At, Site};
 use crate::spec::VitSpec;
 
 /// MACs of the patch embedding of one image.
-pub fn embed_macs(spec: &VitSpec) -> u64 {
+fn embed_macs(spec: &VitSpec) -> u64 {
     (spec.num_patches() * spec.dim * 3 * spec.patch_size * spec.patch_size) as u64
 }
 
 /// MACs of one block's attention (QKV, scores, sums, projection) over one image of `tokens` tokens.
-pub fn attention_macs(spec: &VitSpec, tokens: usize) -> u64 {
+fn attention_macs(spec: &VitSpec, tokens: usize) -> u64 {
     (tokens * 4 * spec.dim * spec.dim + 2 * tokens * tokens * spec.dim) as u64
 }
 
 /// MACs of one block's MLP over `tokens` tokens.
-pub fn mlp_macs(spec: &VitSpec, tokens: usize) -> u64 {
-    (tokens * spec.dim * (spec.mlp_first() + spec.mlp_hidden)) as u64
+fn mlp_macs(spec: &VitSpec, tokens: usize) -> u64 {
+    (tokens * spec.dim * (spec.mlp.first() + spec.mlp.hidden)) as u64
 }
 
 /// MACs of the classifier of one image.
@@ -105,7 +104,8 @@ mod tests {
         let spec = VitSpec::from_timm_name("vit_giant_patch14_dinov2").unwrap();
         assert_eq!(mlp_macs(&spec, 10), 10 * 3 * 1536 * 4096);
         assert_eq!(head_macs(&spec), 0);
-        let headed = VitSpec { num_classes: 1000, pool: crate::Pool::TokenAvg, ..spec };
+        let mut headed = VitSpec { num_classes: 1000, ..spec };
+        headed.pooling.pool = crate::Pool::TokenAvg;
         assert_eq!(head_macs(&headed), 2 * 1536 * 1000);
     }
 

@@ -2,8 +2,6 @@
 
 use std::path::PathBuf;
 
-use crate::architectures::SUPPORTED;
-
 /// Shorthand for results of this crate.
 pub type Result<T, E = VitError> = std::result::Result<T, E>;
 
@@ -35,8 +33,13 @@ pub enum VitError {
         reason: String,
     },
     /// The architecture is none of those that vitrim runs.
-    #[error("unsupported architecture '{0}'; supported: {SUPPORTED}")]
-    UnsupportedArchitecture(String),
+    #[error("unsupported architecture '{name}'; supported: {supported}")]
+    UnsupportedArchitecture {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        supported: String,
+    },
     /// The geometry contradicts itself.
     #[error("impossible geometry: {0}")]
     Geometry(String),
@@ -107,6 +110,14 @@ pub enum VitError {
     /// An input does not fit the backbone.
     #[error("{0}")]
     Input(String),
+    /// Threads cannot be started.
+    #[error("{count} threads cannot be started: {reason}; ask for fewer")]
+    Threads {
+        /// How many; 0 for one a processor.
+        count: usize,
+        /// What the operating system said.
+        reason: String,
+    },
     /// A reduction does not fit the packed batch.
     #[error("invalid reduction: {0}")]
     Reduction(String),

@@ -4,11 +4,12 @@
 //! the packed batch between them -> logits. Reductions are physical: what is dropped is gone, and so
 //! is its time.
 //!
+//! * [`families`]: which backbones run; configuration in; geometry and names of tensors out.
 //! * [`Checkpoint`]: a backbone as timm or transformers keeps it: geometry, weights, preprocessing.
-//! * [`VitSpec`]: the geometry of a backbone, from its configuration or from timm's name for it.
-//! * [`Tensors`]: its weights by timm's names, memory-mapped or drawn at random.
+//! * [`VitSpec`]: the geometry of a backbone, made of parts, from its configuration or from timm's name for it.
+//! * [`Tensors`]: its weights by timm's names, read from files as they are asked for, or drawn at random.
 //! * [`Backbone`]: the seam that the game, the pruners and the executors share.
-//! * [`CpuBackbone`]: the CPU executor, in f32, bf16 or 8 bits.
+//! * [`CpuBackbone`]: a session of the CPU executor, in f32, bf16 or 8 bits; sessions share [`CpuWeights`].
 //! * [`cost`]: MACs of the forward pass actually run.
 //!
 //! ```
@@ -21,28 +22,34 @@
 //! assert_eq!(model.finish(&state, Want::Logits).unwrap().values.len(), 1000);
 //! ```
 
-mod architectures;
-pub mod backbone;
-pub mod checkpoint;
+#![forbid(unsafe_code)]
+
+mod backbone;
+mod checkpoint;
 pub mod cost;
 mod error;
-pub mod executor;
-pub mod packed;
-pub mod positions;
-pub mod profile;
-pub mod spec;
-pub mod state;
-pub mod tensors;
-pub mod weight_files;
+mod executor;
+pub mod families;
+mod names;
+mod packed;
+mod places;
+mod positions;
+mod profile;
+mod spec;
+mod state;
+mod tensors;
+mod weight_files;
 
-pub use architectures::SUPPORTED;
 pub use backbone::{At, Backbone, Output, PixelBatch, Site, Taps, View, Want};
 pub use checkpoint::Checkpoint;
 pub use error::{Result, VitError};
-pub use executor::CpuBackbone;
+pub use executor::{CpuBackbone, CpuWeights, SessionOptions, Threads};
 pub use packed::{Origin, PackedBatch, Reduction};
+pub use places::GridPlaces;
 pub use profile::{Operation, Profile};
-pub use spec::{Activation, Pool, Positions, VitSpec};
+pub use spec::{
+    AttentionSpec, Embedding, MlpActivation, MlpSpec, NormSpec, Pool, Pooling, Positions, VitSpec,
+};
 pub use state::HostState;
 pub use tensors::{NamedTensor, Tensors};
 pub use vitrim_kernels::{AttentionTaps, Precision};

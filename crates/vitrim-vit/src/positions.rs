@@ -2,7 +2,7 @@
 
 /// How PyTorch's `interpolate(mode="bicubic")` is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Bicubic {
+pub(crate) enum Bicubic {
     /// With `antialias=True`: a = -0.5, widened when shrinking, as timm's `resample_abs_pos_embed` and transformers'
     /// DINOv2 with registers do.
     Antialiased,
@@ -17,7 +17,7 @@ type Taps = Vec<Vec<(usize, f64)>>;
 ///
 /// # Panics
 /// If `positions` is not as long as that.
-pub fn resample(
+pub(crate) fn resample(
     positions: &[f32],
     prefix: usize,
     from: [usize; 2],

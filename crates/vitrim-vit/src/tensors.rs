@@ -4,9 +4,10 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use vitrim_kernels::reference::values;
+use vitrim_random::SplitMix64;
 
 use crate::error::{Result, VitError};
+use crate::names::StoredNames;
 use crate::positions::{Bicubic, resample};
 use crate::spec::VitSpec;
 use crate::weight_files::WeightFiles;
@@ -25,18 +26,9 @@ pub type NamedTensor = (String, Vec<usize>, Vec<f32>);
 /// Files, and where in them each tensor of ours is.
 pub struct StoredTensors {
     files: WeightFiles,
-    layout: Layout,
-}
-
-/// How a library stores what we know by timm's names. What it does not mention is stored under our name, as it is.
-#[derive(Default)]
-pub(crate) struct Layout {
-    /// The stored tensors that one of ours is made of, one after another along the first axis.
-    pub parts: BTreeMap<String, Vec<String>>,
-    /// Stored tensors that inference does not need.
-    pub ignored: BTreeSet<String>,
+    names: StoredNames,
     /// The grid that the positions are stored for, where it is another.
-    pub positions: Option<StoredPositions>,
+    positions: Option<StoredPositions>,
 }
 
 /// Position embeddings of another grid than the one asked for.
@@ -55,17 +47,18 @@ impl Tensors {
     /// # Errors
     /// If it cannot be read, or is damaged.
     pub fn open(path: &Path) -> Result<Self> {
-        Ok(Self::stored(WeightFiles::open(path)?, Layout::default()))
+        Ok(Self::stored(WeightFiles::open(path)?, StoredNames::default(), None))
     }
 
-    pub(crate) fn stored(files: WeightFiles, layout: Layout) -> Self {
-        Tensors::Stored(StoredTensors { files, layout })
+    pub(crate) fn stored(files: WeightFiles, names: StoredNames, positions: Option<StoredPositions>) -> Self {
+        Tensors::Stored(StoredTensors { files, names, positions })
     }
 
     /// Random weights of `spec`'s geometry for timing and tests: normal-like with timm's scale 0.02,
     /// norms at 1 and 0, LayerScale at 1. A pure function of `seed`.
     pub fn random(spec: &VitSpec, seed: u64) -> Self {
-        let mut values = values(seed);
+        let mut random = SplitMix64::new(seed);
+        let mut value = || random.symmetric();
         let tensors = spec.tensor_shapes().into_iter().map(|(name, shape)| {
             let count = shape.iter().product();
             let tensor = if name.contains("norm") && name.ends_with("weight") || name.ends_with("gamma") {
@@ -74,7 +67,7 @@ impl Tensors {
                 vec![0.0; count]
             } else {
                 // A sum of three uniforms in -1..1 has variance 1; scaled to a standard deviation of 0.02.
-                (0..count).map(|_| (values() + values() + values()) * 0.02).collect()
+                (0..count).map(|_| (value() + value() + value()) * 0.02).collect()
             };
             (name, (shape, tensor))
         });
@@ -113,7 +106,7 @@ impl Tensors {
             let values = tensors.get(&name, &shape)?;
             let parts = match self {
                 Tensors::Owned(_) => None,
-                Tensors::Stored(stored) => stored.layout.parts.get(&name),
+                Tensors::Stored(stored) => stored.names.parts.get(&name),
             };
             let parts = parts.cloned().unwrap_or_else(|| vec![name]);
             shape[0] /= parts.len();
@@ -122,8 +115,8 @@ impl Tensors {
                 parts.into_iter().zip(each).map(|(part, values)| (part, shape.clone(), values.to_vec())),
             );
         }
-        if let Tensors::Stored(StoredTensors { files, layout }) = self {
-            for name in &layout.ignored {
+        if let Tensors::Stored(StoredTensors { files, names, .. }) = self {
+            for name in &names.ignored {
                 if let Some(shape) = files.shape(name) {
                     stored.push((name.clone(), shape.to_vec(), files.read(name, shape)?));
                 }
@@ -167,7 +160,7 @@ impl StoredTensors {
         for (stored, shape) in self.parts(name, shape) {
             values.append(&mut self.files.read(stored, &shape)?);
         }
-        Ok(match &self.layout.positions {
+        Ok(match &self.positions {
             Some(StoredPositions { prefix, from, to, how }) if name == POSITIONS => {
                 resample(&values, *prefix, *from, *to, shape[2], *how)
             }
@@ -177,7 +170,7 @@ impl StoredTensors {
 
     fn check(&self, spec: &VitSpec) -> Result<()> {
         let mut surplus: BTreeSet<&str> = self.files.names().collect();
-        surplus.retain(|name| !self.layout.ignored.contains(*name));
+        surplus.retain(|name| !self.names.ignored.contains(*name));
         for (name, shape) in spec.tensor_shapes() {
             for (stored, shape) in self.parts(&name, &shape) {
                 self.files.check(stored, &shape)?;
@@ -197,10 +190,10 @@ impl StoredTensors {
     /// What tensor `name` of `shape` is stored as: names and shapes, in order.
     fn parts<'s>(&'s self, name: &'s str, shape: &[usize]) -> Vec<(&'s str, Vec<usize>)> {
         let mut shape = shape.to_vec();
-        if let (POSITIONS, Some(StoredPositions { prefix, from, .. })) = (name, &self.layout.positions) {
+        if let (POSITIONS, Some(StoredPositions { prefix, from, .. })) = (name, &self.positions) {
             shape[1] = prefix + from[0] * from[1];
         }
-        match self.layout.parts.get(name) {
+        match self.names.parts.get(name) {
             None => vec![(name, shape)],
             Some(parts) => {
                 shape[0] /= parts.len();

@@ -4,16 +4,22 @@
 //! of, and refuses the rest.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use half::{bf16, f16};
 use pytorch_reader::{DType, PytorchReader};
-use safetensors::{Dtype, SafeTensors};
+use safetensors::Dtype;
+use safetensors::tensor::Metadata;
 use serde_json::Value;
-use vitrim_kernels::mapped::MappedFile;
 
 use crate::error::{Result, VitError};
+
+/// Bytes of a header at most, as the safetensors crate has it: its JSON is read into memory.
+const MAX_HEADER: u64 = 100_000_000;
 
 /// What a pickle may keep its weights under, the most telling first; timm looks there too.
 const NESTED: [&str; 5] = ["state_dict_ema.", "model_ema.", "state_dict.", "model.", "module."];
@@ -22,20 +28,28 @@ const NESTED: [&str; 5] = ["state_dict_ema.", "model_ema.", "state_dict.", "mode
 pub struct WeightFiles {
     /// What was opened: the file, or the index of shards.
     path: PathBuf,
-    maps: Vec<(PathBuf, MappedFile)>,
+    /// safetensors files. They are read tensor by tensor rather than mapped: a file that another process shortens or rewrites is then an
+    /// error or another value, where a mapping would end the process or change under a reference.
+    files: Vec<(PathBuf, Mutex<File>)>,
     entries: BTreeMap<String, Entry>,
 }
 
 struct Entry {
     shape: Vec<usize>,
-    place: Place,
+    at: StoredAt,
 }
 
-enum Place {
-    /// Bytes of a map.
-    Mapped { map: usize, dtype: Dtype, bytes: Range<usize> },
-    /// Read when asked for.
-    Pickled { path: PathBuf, tensor: pytorch_reader::Tensor },
+enum StoredAt {
+    /// Bytes of one of the files.
+    Stored {
+        file: usize,
+        dtype: Dtype,
+        bytes: Range<u64>,
+    },
+    Pickled {
+        path: PathBuf,
+        tensor: pytorch_reader::Tensor,
+    },
 }
 
 impl WeightFiles {
@@ -44,7 +58,7 @@ impl WeightFiles {
     /// # Errors
     /// If a file cannot be read, or is damaged.
     pub fn open(path: &Path) -> Result<Self> {
-        let mut files = WeightFiles { path: path.to_owned(), maps: Vec::new(), entries: BTreeMap::new() };
+        let mut files = WeightFiles { path: path.to_owned(), files: Vec::new(), entries: BTreeMap::new() };
         match path.extension().and_then(|e| e.to_str()) {
             Some("json") => files.add_shards(path)?,
             Some("pth" | "pt" | "bin") => files.add_pickle(path)?,
@@ -79,12 +93,16 @@ impl WeightFiles {
             name: name.to_owned(),
             dtype,
         };
-        match &entry.place {
-            Place::Mapped { map, dtype, bytes } => {
-                let (path, map) = &self.maps[*map];
-                floats(&map[bytes.clone()], *dtype).ok_or_else(|| unread(path, format!("{dtype:?}")))
+        match &entry.at {
+            StoredAt::Stored { file, dtype, bytes } => {
+                let (path, file) = &self.files[*file];
+                // The lock is for the file's position, which each read sets anew.
+                let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
+                let bytes = read_range(&mut file, bytes.clone())
+                    .map_err(|source| VitError::Read { path: path.clone(), source })?;
+                floats(&bytes, *dtype).ok_or_else(|| unread(path, format!("{dtype:?}")))
             }
-            Place::Pickled { path, tensor } => {
+            StoredAt::Pickled { path, tensor } => {
                 let dtype = match tensor.dtype() {
                     DType::F32 => Dtype::F32,
                     DType::F16 => Dtype::F16,
@@ -118,24 +136,37 @@ impl WeightFiles {
     }
 
     fn add_safetensors(&mut self, path: &Path) -> Result<()> {
-        let map =
-            MappedFile::open(path).map_err(|source| VitError::Read { path: path.to_owned(), source })?;
-        let damaged = |e: safetensors::SafeTensorError| VitError::Safetensors {
-            path: path.to_owned(),
-            reason: e.to_string(),
-        };
-        // Checks that the header and the file's length agree.
-        SafeTensors::deserialize(&map).map_err(damaged)?;
-        let (header, metadata) = SafeTensors::read_metadata(&map).map_err(damaged)?;
-        // The header's length itself takes 8 bytes.
+        let unread = |source| VitError::Read { path: path.to_owned(), source };
+        let damaged = |reason: String| VitError::Safetensors { path: path.to_owned(), reason };
+        let mut file = File::open(path).map_err(unread)?;
+        let length = file.metadata().map_err(unread)?.len();
+        // The header's length, itself of 8 bytes, the header, then the tensors.
+        let short = || damaged("the file is shorter than its header".into());
+        if length < 8 {
+            return Err(short());
+        }
+        let header = read_range(&mut file, 0..8).map_err(unread)?;
+        let header = u64::from_le_bytes(header.try_into().expect("8 bytes were read"));
+        if header > MAX_HEADER {
+            return Err(damaged("its header is too large".into()));
+        }
         let data = 8 + header;
+        if data > length {
+            return Err(short());
+        }
+        let header = read_range(&mut file, 8..data).map_err(unread)?;
+        // Checks that tensors follow one another and are as long as their shapes say.
+        let metadata: Metadata = serde_json::from_slice(&header).map_err(|e| damaged(e.to_string()))?;
+        if data + metadata.data_len() as u64 != length {
+            return Err(damaged("its length is not what its header says".into()));
+        }
         for (name, info) in metadata.tensors() {
             let (start, end) = info.data_offsets;
-            let place =
-                Place::Mapped { map: self.maps.len(), dtype: info.dtype, bytes: data + start..data + end };
-            self.entries.insert(name, Entry { shape: info.shape.clone(), place });
+            let bytes = data + start as u64..data + end as u64;
+            let at = StoredAt::Stored { file: self.files.len(), dtype: info.dtype, bytes };
+            self.entries.insert(name, Entry { shape: info.shape.clone(), at });
         }
-        self.maps.push((path.to_owned(), map));
+        self.files.push((path.to_owned(), Mutex::new(file)));
         Ok(())
     }
 
@@ -161,7 +192,7 @@ impl WeightFiles {
         for (name, tensor) in tensors {
             let shape = tensor.shape().to_vec();
             self.entries
-                .insert(name, Entry { shape, place: Place::Pickled { path: path.to_owned(), tensor } });
+                .insert(name, Entry { shape, at: StoredAt::Pickled { path: path.to_owned(), tensor } });
         }
         Ok(())
     }
@@ -199,6 +230,14 @@ impl WeightFiles {
     }
 }
 
+/// The bytes of `range` in `file`.
+fn read_range(file: &mut File, range: Range<u64>) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; (range.end - range.start) as usize];
+    file.seek(SeekFrom::Start(range.start))?;
+    file.read_exact(&mut bytes)?;
+    Ok(bytes)
+}
+
 /// Little-endian `bytes` as f32; `None` for a type that is not read.
 fn floats(bytes: &[u8], dtype: Dtype) -> Option<Vec<f32>> {
     Some(match dtype {
@@ -211,4 +250,48 @@ fn floats(bytes: &[u8], dtype: Dtype) -> Option<Vec<f32>> {
 
 fn words<const N: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; N]> + '_ {
     bytes.chunks_exact(N).map(|w| w.try_into().expect("chunks_exact gives N bytes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use safetensors::tensor::{TensorView, serialize};
+
+    use super::*;
+
+    /// A file of two tensors of two values each.
+    fn stored() -> Vec<u8> {
+        let values: Vec<u8> = [1f32, 2.0].iter().flat_map(|v| v.to_le_bytes()).collect();
+        let tensor = || TensorView::new(Dtype::F32, vec![2], &values).unwrap();
+        serialize([("a", tensor()), ("b", tensor())], None).unwrap()
+    }
+
+    /// With a mapped file, the read would end the process.
+    #[test]
+    fn a_file_that_shrinks_while_it_is_open_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        let bytes = stored();
+        std::fs::write(&path, &bytes).unwrap();
+        let files = WeightFiles::open(&path).unwrap();
+        assert_eq!(files.read("b", &[2]).unwrap(), [1.0, 2.0]);
+        File::options().write(true).open(&path).unwrap().set_len(bytes.len() as u64 - 4).unwrap();
+        assert_eq!(files.read("a", &[2]).unwrap(), [1.0, 2.0]);
+        let error = files.read("b", &[2]).unwrap_err().to_string();
+        assert!(error.contains("model.safetensors"), "{error}");
+    }
+
+    #[test]
+    fn a_file_of_another_length_than_its_header_says_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        let whole = stored();
+        let longer = [&whole[..], &[0]].concat();
+        let mut huge = whole.clone();
+        huge[..8].copy_from_slice(&u64::MAX.to_le_bytes());
+        for bytes in [&whole[..0], &whole[..7], &whole[..20], &whole[..whole.len() - 1], &longer, &huge] {
+            std::fs::write(&path, bytes).unwrap();
+            let error = WeightFiles::open(&path).err().expect("it is damaged").to_string();
+            assert!(error.contains("is not a readable safetensors file"), "{error}");
+        }
+    }
 }

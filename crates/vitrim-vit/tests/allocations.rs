@@ -1,37 +1,12 @@
 //! Once a batch of a size has run, blocks allocate nothing.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::alloc::System;
 
-use vitrim_vit::{Activation, Backbone, CpuBackbone, PixelBatch, Precision, Site, Taps, Tensors, VitSpec};
-
-/// The system's allocator, counted.
-struct Counting;
-
-static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call goes to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Relaxed);
-        // SAFETY: the caller's promises are those that the system's allocator asks for.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: as above.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Relaxed);
-        // SAFETY: as above.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-}
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+use vitrim_vit::{Backbone, CpuBackbone, MlpActivation, PixelBatch, Precision, Site, Taps, Tensors, VitSpec};
 
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 /// Batches until every thread has had its part of one: their buffers are their own.
 const BATCHES: usize = 50;
@@ -40,8 +15,9 @@ const BATCHES: usize = 50;
 #[test]
 fn blocks_allocate_nothing_after_the_first_batch() {
     let mut spec = VitSpec::from_timm_name("deit_tiny_patch16_224").unwrap();
-    (spec.dim, spec.mlp_hidden, spec.depth) = (96, 384, 4);
-    let swiglu = VitSpec { qk_norm: true, activation: Activation::SwiGlu, ..spec.clone() };
+    (spec.dim, spec.mlp.hidden, spec.depth) = (96, 384, 4);
+    let mut swiglu = spec.clone();
+    (swiglu.attention.qk_norm, swiglu.mlp.activation) = (true, MlpActivation::SwiGlu);
     let [height, width] = spec.img_size;
     for (spec, precision) in [&spec, &swiglu].into_iter().flat_map(|spec| Precision::ALL.map(|p| (spec, p))) {
         let tensors = Tensors::random(spec, 1);
@@ -52,14 +28,19 @@ fn blocks_allocate_nothing_after_the_first_batch() {
             let counts: Vec<usize> = rayon::scope(|_| {
                 let count = |_| {
                     let mut state = model.embed(PixelBatch::new(&pixels, batch)).unwrap();
-                    let before = ALLOCATIONS.load(Relaxed);
+                    let region = Region::new(ALLOCATOR);
                     model.advance(&mut state, Site::end(spec), Taps::NONE).unwrap();
-                    ALLOCATIONS.load(Relaxed) - before
+                    let change = region.change();
+                    change.allocations + change.reallocations
                 };
                 (0..BATCHES).map(count).collect()
             });
             let settled = counts.iter().rposition(|count| *count > 0).map_or(0, |last| last + 1);
-            assert!(settled < BATCHES - 1, "{:?} in {precision}, batch {batch}: {counts:?}", spec.activation);
+            assert!(
+                settled < BATCHES - 1,
+                "{:?} in {precision}, batch {batch}: {counts:?}",
+                spec.mlp.activation
+            );
         }
     }
 }

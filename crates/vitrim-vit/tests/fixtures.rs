@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use stored::own;
-use vitrim_kernels::Level;
+use vitrim_kernels::InstructionSet;
 use vitrim_kernels::reference::relative_difference;
 use vitrim_vit::{Backbone, Checkpoint, PixelBatch, Precision, Site, Taps, VitSpec, Want, WeightFiles};
 
@@ -81,7 +81,7 @@ fn agrees(folder: &Path, size: Option<[usize; 2]>, expected: &str) {
     let spec = checkpoint.spec.clone();
     let expected = Expected::open(&folder.join(expected), &spec);
     let model = checkpoint.into_backbone(Precision::F32).unwrap();
-    assert_eq!(model.precision(), Precision::F32);
+    assert_eq!(model.weights().precision(), Precision::F32);
     let mut state = model.embed(PixelBatch::new(&expected.pixels, expected.batch)).unwrap();
     model.advance(&mut state, Site::end(&spec), Taps::NONE).unwrap();
     let answer = model.finish(&state, Want::answer(&spec)).unwrap().values;
@@ -139,24 +139,22 @@ fn lower_precisions_stay_near() {
     }
 }
 
-/// A level holds for a process: the tests above run again in one of their own.
+/// An instruction set holds for a process: the tests above run again in one of their own.
 #[test]
-fn lower_levels_agree() {
+fn all_instruction_sets_agree() {
     if std::env::var_os("VITRIM_SIMD").is_some() {
         return;
     }
-    for level in Level::ALL {
-        if !level.is_supported() {
-            vitrim_skips::skip(&format!("this processor has no {level}"));
+    let supported: Vec<String> = InstructionSet::supported().map(|set| set.to_string()).collect();
+    for name in InstructionSet::NAMES {
+        if !supported.iter().any(|set| set == name) {
+            vitrim_skips::skip(&format!("this processor has no {name}"));
             continue;
         }
-        let run = Command::new(std::env::current_exe().unwrap())
-            .env("VITRIM_SIMD", level.to_string())
-            .output()
-            .unwrap();
+        let run = Command::new(std::env::current_exe().unwrap()).env("VITRIM_SIMD", name).output().unwrap();
         let output = String::from_utf8_lossy(&run.stdout);
-        assert!(run.status.success(), "{level}: {output}");
-        assert!(output.contains("7 passed"), "{level}: {output}");
+        assert!(run.status.success(), "{name}: {output}");
+        assert!(output.contains("7 passed"), "{name}: {output}");
     }
 }
 

@@ -5,8 +5,8 @@ mod reference;
 use proptest::prelude::*;
 use vitrim_kernels::reference::{max_difference, relative_difference, values};
 use vitrim_vit::{
-    Activation, At, Backbone, CpuBackbone, HostState, PixelBatch, Pool, Positions, Reduction, Site, Taps,
-    Tensors, VitSpec, Want,
+    At, AttentionSpec, Backbone, CpuBackbone, Embedding, HostState, MlpActivation, MlpSpec, NormSpec,
+    PixelBatch, Pool, Pooling, Positions, Reduction, Site, Taps, Tensors, VitSpec, Want,
 };
 
 fn small(class_token: bool, distilled: bool, pool: Pool, grid: [usize; 2]) -> VitSpec {
@@ -16,20 +16,14 @@ fn small(class_token: bool, distilled: bool, pool: Pool, grid: [usize; 2]) -> Vi
         patch_size: 4,
         dim: 24,
         depth: 4,
-        heads: 3,
-        mlp_hidden: 40,
         num_classes: 5,
-        class_token,
-        distilled,
-        reg_tokens: 0,
+        embedding: Embedding { class_token, distilled, reg_tokens: 0 },
         positions: Positions::All,
-        pool,
-        fc_norm: pool == Pool::Avg,
-        qkv_bias: true,
-        qk_norm: false,
+        attention: AttentionSpec { heads: 3, qkv_bias: true, qk_norm: false },
+        mlp: MlpSpec { hidden: 40, activation: MlpActivation::Gelu },
+        norm: NormSpec { eps: 1e-6 },
         layer_scale: false,
-        activation: Activation::Gelu,
-        norm_eps: 1e-6,
+        pooling: Pooling { pool, fc_norm: pool == Pool::Avg },
     };
     spec.check().unwrap();
     spec
@@ -38,19 +32,18 @@ fn small(class_token: bool, distilled: bool, pool: Pool, grid: [usize; 2]) -> Vi
 /// One of each kind.
 fn kinds(grid: [usize; 2]) -> Vec<VitSpec> {
     let plain = small(true, false, Pool::Token, grid);
-    let dinov2 = VitSpec {
-        reg_tokens: 3,
-        positions: Positions::Patches,
-        layer_scale: true,
-        activation: Activation::SwiGlu,
-        ..plain.clone()
-    };
+    let mut dinov2 = VitSpec { positions: Positions::Patches, layer_scale: true, ..plain.clone() };
+    (dinov2.embedding.reg_tokens, dinov2.mlp.activation) = (3, MlpActivation::SwiGlu);
+    let mut both = VitSpec { positions: Positions::ClassAndPatches, ..dinov2.clone() };
+    both.pooling.pool = Pool::TokenAvg;
+    let mut normed = plain.clone();
+    (normed.attention.qk_norm, normed.attention.qkv_bias, normed.embedding.reg_tokens) = (true, false, 1);
     vec![
         small(true, true, Pool::Token, grid),
         small(true, false, Pool::Avg, grid),
         small(false, false, Pool::Avg, grid),
-        VitSpec { positions: Positions::ClassAndPatches, pool: Pool::TokenAvg, ..dinov2.clone() },
-        VitSpec { qk_norm: true, qkv_bias: false, reg_tokens: 1, ..plain.clone() },
+        both,
+        normed,
         dinov2,
         plain,
     ]

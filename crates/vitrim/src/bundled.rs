@@ -4,8 +4,6 @@
 
 use std::path::Path;
 
-use vitrim_measure::error::write_whole;
-
 use crate::error::{Result, VitrimError};
 
 /// Its files, as the Hugging Face Hub has them.
@@ -28,7 +26,7 @@ pub fn unpack(folder: &Path) -> Result<()> {
         if std::fs::read(&path).is_ok_and(|there| there == bytes) {
             continue;
         }
-        write_whole(&path, bytes)?;
+        vitrim_durable::replace(&path, bytes)?;
     }
     Ok(())
 }

@@ -23,7 +23,7 @@ pub enum VitrimError {
     /// A setting that cannot be.
     #[error("{0}")]
     Setting(String),
-    /// A file could not be written.
+    /// A folder could not be written.
     #[error("cannot write {path}: {source}")]
     Write {
         /// The file.
@@ -59,6 +59,8 @@ from_below!(
     vitrim_vit::VitError,
     vitrim_prune::PruneError,
     vitrim_data::DataError,
+    vitrim_durable::FileError,
+    vitrim_durable::LockError,
     vitrim_hub::HubError,
     vitrim_measure::statistics::StatsError
 );

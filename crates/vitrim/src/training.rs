@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use vitrim_data::Dataset;
-use vitrim_measure::error::{MeasureError, write_whole};
+use vitrim_measure::error::MeasureError;
 use vitrim_measure::images::{DataParts, OnProgress};
 use vitrim_measure::model::{Loaded, open_checkpoint};
 use vitrim_train::config::LearnerKind;
 use vitrim_train::finetune::{FinetuneLog, HeldOut};
-use vitrim_train::{TrainConfig, UpdateLog, session};
+use vitrim_train::{RunFolder, TrainConfig, UpdateLog, updates_done};
 use vitrim_vit::Tensors;
 
 use crate::error::{Result, VitrimError};
@@ -98,18 +98,16 @@ pub fn default_out(model: &Path, preset: &str) -> PathBuf {
     Path::new("runs").join(format!("{name}{suffix}"))
 }
 
-/// Writes down the configuration of a new run in `out`; says in one line whether it is new or goes on.
+/// Writes down the configuration of a new run in `folder`; says in one line whether it is new or goes on.
 ///
 /// # Errors
 /// If the folder has a damaged checkpoint, or a file cannot be written.
-pub fn open_run(out: &Path, config: &TrainConfig) -> Result<String> {
-    let shown = out.display();
-    match session::updates_done(out)? {
+pub fn open_run(folder: &RunFolder, config: &TrainConfig) -> Result<String> {
+    let shown = folder.path().display();
+    match updates_done(folder.path())? {
         None => {
-            std::fs::create_dir_all(out)
-                .map_err(|source| VitrimError::Write { path: out.to_owned(), source })?;
             let toml = overlay::to_toml(config).map_err(|error| VitrimError::Setting(error.to_string()))?;
-            write_whole(&out.join("config.toml"), toml.as_bytes())?;
+            vitrim_durable::replace(&folder.path().join("config.toml"), toml.as_bytes())?;
             Ok(format!("training in {shown}"))
         }
         Some(done) if done >= config.updates => {
@@ -119,22 +117,21 @@ pub fn open_run(out: &Path, config: &TrainConfig) -> Result<String> {
     }
 }
 
-/// Writes `config` (TOML) into the folder `out` of a new run of `steps`; says in one line from which of them an old one
+/// Writes `config` (TOML) into the `folder` of a new run of `steps`; says in one line from which of them an old one
 /// goes on, of which `done` are.
 ///
 /// # Errors
 /// If it cannot be written.
 pub fn open_run_of_steps(
-    out: &Path,
+    folder: &RunFolder,
     config: &str,
     done: Option<usize>,
     steps: usize,
 ) -> Result<Option<String>> {
     if let Some(done) = done {
-        return Ok(Some(format!("going on in {} from step {done} of {steps}", out.display())));
+        return Ok(Some(format!("going on in {} from step {done} of {steps}", folder.path().display())));
     }
-    std::fs::create_dir_all(out).map_err(|source| VitrimError::Write { path: out.to_owned(), source })?;
-    write_whole(&out.join("config.toml"), config.as_bytes())?;
+    vitrim_durable::replace(&folder.path().join("config.toml"), config.as_bytes())?;
     Ok(None)
 }
 
@@ -143,7 +140,7 @@ pub fn open_run_of_steps(
 /// # Errors
 /// If its checkpoint is damaged.
 pub fn saved(out: &Path, updates: usize) -> Result<String> {
-    Ok(session::updates_done(out)?.map_or("nothing was saved yet".to_owned(), |done| {
+    Ok(updates_done(out)?.map_or("nothing was saved yet".to_owned(), |done| {
         format!("update {done} of {updates} is saved in {}", out.display())
     }))
 }
@@ -153,9 +150,9 @@ pub fn describe(log: &UpdateLog) -> String {
     let keep: Vec<String> = log.keep_ratio.iter().map(|k| format!("{k:.2}")).collect();
     // The paper's game follows no target: its drop is this update's own.
     let (name, unit) = if log.drifts { ("drift", "%") } else { ("drop", "pp") };
-    let drop = match (log.estimated_drop, log.beta) {
+    let drop = match (log.estimated_accuracy_loss, log.beta) {
         (Some(drop), Some(beta)) => format!("{name} {drop:.2} {unit}, beta {beta:.2}"),
-        _ => format!("sampled {name} {:.2} {unit}", log.sampled_drop),
+        _ => format!("sampled {name} {:.2} {unit}", log.sampled_accuracy_loss),
     };
     let ppo = log.ppo.map(|ppo| format!(", KL {:.4}, entropy {:.3}", ppo.approx_kl, ppo.entropy));
     format!(

@@ -108,7 +108,7 @@ fn threshold_policy(loaded: &Loaded, dataset: &Dataset) -> Policy {
 }
 
 fn answers(loaded: &Loaded, policy: &Policy, dataset: &Dataset, images: usize) -> Answers {
-    let mut pruner = LearnedPruner::new(&loaded.spec, policy);
+    let pruner = LearnedPruner::new(&loaded.spec, policy);
     let options = LoaderOptions { batch: 100, limit: Some(images), ..LoaderOptions::default() };
     let mut answers = Answers { classes: Vec::new(), right: 0, kept: Vec::new() };
     for batch in Loader::new(dataset, Order::Sequential, &loaded.transform, options).unwrap() {
@@ -118,7 +118,7 @@ fn answers(loaded: &Loaded, policy: &Policy, dataset: &Dataset, images: usize) -
         let labelled = classes.iter().zip(&batch.labels);
         answers.right += labelled.filter(|(class, label)| **label == Some(**class as u32)).count();
         answers.classes.extend(classes);
-        let pruned = run(&loaded.model, &mut pruner, pixels, &vec![0; batch.len()]).unwrap();
+        let pruned = run(&loaded.model, &pruner, pixels, &vec![0; batch.len()]).unwrap();
         for b in 0..batch.len() {
             for stage in &pruned.stages {
                 let start = answers.kept.len();

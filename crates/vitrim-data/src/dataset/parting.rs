@@ -1,10 +1,10 @@
-//! A data set parted, or compared with another, by what its images hold.
+//! Subsets of a data set by content hash, and what two data sets share.
 
 use super::Dataset;
-use crate::content::{ContentHash, ContentSet, Part, Shares};
+use super::content::{ContentHash, ContentSet, Shares, Subset};
 use crate::error::DataError;
 use crate::order::Order;
-use crate::visit::{Payload, visit};
+use crate::sources::Payload;
 
 impl Dataset {
     /// The part of this data set that a hash of each image's encoded bytes assigns to `part`, so that
@@ -17,7 +17,7 @@ impl Dataset {
     /// [`DataError::Shares`], or a read error.
     pub fn by_hash(
         &self,
-        part: Part,
+        part: Subset,
         shares: &Shares,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Self, DataError> {
@@ -64,18 +64,18 @@ impl Dataset {
         Ok(self.keeping(rows.filter(|&row| wanted(&hashes[row])).collect()))
     }
 
-    /// The hash of every row of the source, kept for the next caller.
+    /// The hash of every row of the index, computed on first use.
     fn source_hashes(&self, progress: &mut dyn FnMut(usize, usize)) -> Result<&[ContentHash], DataError> {
-        if let Some(hashes) = self.source.hashes.get() {
+        if let Some(hashes) = self.index.hashes.get() {
             return Ok(hashes);
         }
         self.require_random_access("parted or compared by content")?;
-        let whole = Self { kept: None, ..self.clone() };
+        let whole = Self { rows: self.rows.whole(), ..self.clone() };
         let mut hashes = Vec::with_capacity(whole.len());
-        visit(&whole, Order::Sequential, 0..whole.len(), &mut |index, payload| {
+        whole.visit(Order::Sequential, 0..whole.len(), &mut |index, payload| {
             let hash = match payload {
                 Payload::Null => ContentHash::of(&[]),
-                // An image that cannot be had is somewhere, too, until it is loaded and judged.
+                // An image that cannot be read belongs to a subset, too: the loader will report it.
                 payload => match whole.bytes(index, payload) {
                     Ok(encoded) => ContentHash::of(&encoded),
                     Err(_) => ContentHash::of(whole.origin(index).as_bytes()),
@@ -85,6 +85,6 @@ impl Dataset {
             progress(hashes.len(), whole.len());
             true
         })?;
-        Ok(self.source.hashes.get_or_init(|| hashes))
+        Ok(self.index.hashes.get_or_init(|| hashes))
     }
 }

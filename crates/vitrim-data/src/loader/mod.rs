@@ -5,7 +5,8 @@
 //! back in order. The reader takes a permit for each image and the consumer gives it back, which
 //! bounds what lies decoded at any time to one batch and a few images more.
 
-mod rate;
+mod batch;
+mod options;
 mod threads;
 
 use std::collections::HashMap;
@@ -13,77 +14,15 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 
-use crate::augment::Augment;
-use crate::bad_images::{BadImages, OnBadImage};
-use crate::corruption::Corruption;
+pub use batch::Batch;
+pub use options::LoaderOptions;
+use threads::{ImageOutcome, Threads};
+
 use crate::dataset::Dataset;
+use crate::decoding::{BadImages, DecodeRate, OnBadImage};
 use crate::error::DataError;
 use crate::order::Order;
 use crate::transform::Transform;
-pub use rate::DecodeRate;
-pub(crate) use rate::DecodeTotals;
-use threads::{Outcome, Threads};
-
-/// How a [`Loader`] works; `LoaderOptions { batch: 32, ..Default::default() }`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct LoaderOptions {
-    /// Images in a batch; 64 by default. The last batch may be smaller.
-    pub batch: usize,
-    /// Threads that decode; 0, the default, takes one for each core.
-    pub workers: usize,
-    /// Images at the start of the order to pass over without decoding them; 0 by default.
-    pub skip: usize,
-    /// Images to visit after those, all by default.
-    pub limit: Option<usize>,
-    /// What to do with corrupt images; to fail by default.
-    pub on_bad_image: OnBadImage,
-    /// Random changes of the images, with the order's epoch (0 if it is sequential); none by default.
-    pub augment: Option<Augment>,
-    /// What is done to every image, to see how a model bears it; nothing by default.
-    pub corruption: Option<Corruption>,
-}
-
-impl Default for LoaderOptions {
-    fn default() -> Self {
-        Self {
-            batch: 64,
-            workers: 0,
-            skip: 0,
-            limit: None,
-            on_bad_image: OnBadImage::Fail,
-            augment: None,
-            corruption: None,
-        }
-    }
-}
-
-/// B images, ready for a backbone.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Batch {
-    /// `[B, 3, H, W]`, row-major, normalised.
-    pub pixels: Vec<f32>,
-    /// `[B, 3, H, W]`.
-    pub shape: [usize; 4],
-    /// `[B]`; `None` where the data set has no label.
-    pub labels: Vec<Option<u32>>,
-    /// `[B]`; each image's position in the data set.
-    pub indices: Vec<usize>,
-    /// `[B]`; each image's path below its split, `file.parquet#row` or
-    /// `shard.tar/member`.
-    pub names: Vec<String>,
-}
-
-impl Batch {
-    /// Images in the batch.
-    pub fn len(&self) -> usize {
-        self.indices.len()
-    }
-
-    /// Whether there is no image. A [`Loader`] gives no such batch.
-    pub fn is_empty(&self) -> bool {
-        self.indices.is_empty()
-    }
-}
 
 /// One pass over a data set, as an iterator of batches. Dropping it stops its threads.
 ///
@@ -97,7 +36,7 @@ pub struct Loader {
     /// Images taken in order so far, bad ones included.
     taken: usize,
     /// Results that came before their turn, by place.
-    early: HashMap<usize, Outcome>,
+    early: HashMap<usize, ImageOutcome>,
     threads: Threads,
     bad: BadImages,
     failed: bool,
@@ -166,7 +105,7 @@ impl Loader {
     }
 
     /// The next image's result in order; `None` after the last.
-    fn take(&mut self) -> Option<Outcome> {
+    fn take(&mut self) -> Option<ImageOutcome> {
         if self.taken == self.total {
             return None;
         }
@@ -180,12 +119,12 @@ impl Loader {
                 }
                 None => {
                     let what = "ended early".into();
-                    return Some(Outcome::Broken(DataError::Threads { what }));
+                    return Some(ImageOutcome::Broken(DataError::Threads { what }));
                 }
             }
         }
         let outcome = self.early.remove(&self.taken);
-        if let Some(Outcome::End) = outcome {
+        if let Some(ImageOutcome::End) = outcome {
             self.total = self.taken;
             return None;
         }
@@ -206,18 +145,18 @@ impl Loader {
         };
         while batch.len() < self.options.batch {
             match self.take() {
-                None | Some(Outcome::End) => break,
-                Some(Outcome::Pixels { index, pixels }) => {
+                None | Some(ImageOutcome::End) => break,
+                Some(ImageOutcome::Pixels { index, pixels }) => {
                     batch.pixels.extend_from_slice(&pixels);
                     batch.labels.push(self.dataset.label(index));
                     batch.names.push(self.dataset.name(index));
                     batch.indices.push(index);
                 }
-                Some(Outcome::Bad(index, error)) if self.options.on_bad_image == OnBadImage::Skip => {
+                Some(ImageOutcome::Bad(index, error)) if self.options.on_bad_image == OnBadImage::Skip => {
                     self.bad.add(&error);
                     self.dataset.left_out(index, &error);
                 }
-                Some(Outcome::Bad(_, error) | Outcome::Broken(error)) => return Err(error),
+                Some(ImageOutcome::Bad(_, error) | ImageOutcome::Broken(error)) => return Err(error),
             }
         }
         batch.shape[0] = batch.len();

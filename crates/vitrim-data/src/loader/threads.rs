@@ -1,29 +1,27 @@
 //! The threads behind a loader: a reader that walks the data set, workers that decode.
 
-use std::any::Any;
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread::{Builder, JoinHandle, available_parallelism};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use image::RgbImage;
 
-use super::LoaderOptions;
-use crate::augment::Augment;
-use crate::corruption::Corruption;
+use super::options::LoaderOptions;
 use crate::dataset::Dataset;
+use crate::decoding::guarded;
 use crate::error::DataError;
 use crate::order::Order;
-use crate::transform::Transform;
-use crate::visit::{Payload, visit};
+use crate::sources::Payload;
+use crate::transform::{Augment, Corruption, Transform};
 
-/// What became of one image.
-pub(super) enum Outcome {
+/// The result of one image.
+pub(super) enum ImageOutcome {
     /// `pixels: [3, H, W]` of the image at `index`.
     Pixels { index: usize, pixels: Vec<f32> },
-    /// The image at this position cannot be had; the next one may.
+    /// The image at this position cannot be read or decoded; the next one may.
     Bad(usize, DataError),
     /// Nothing comes after this.
     Broken(DataError),
@@ -63,7 +61,7 @@ impl Work {
 }
 
 struct Consumer {
-    results: Receiver<(usize, Outcome)>,
+    results: Receiver<(usize, ImageOutcome)>,
     /// Holds one `()` for each image between the reader and the consumer.
     permits: Receiver<()>,
 }
@@ -80,10 +78,10 @@ impl Threads {
             0 => available_parallelism().map_or(1, usize::from),
             workers => workers,
         };
-        // No more threads than images, no more room than images.
+        // No more threads than images, and no more prefetched images than there are.
         let workers = workers.min(places.len()).max(1);
-        let ahead = options.batch.saturating_add(4 * workers).min(places.len()).max(1);
-        let (permit, permits) = bounded(ahead);
+        let prefetched = options.batch.saturating_add(4 * workers).min(places.len()).max(1);
+        let (permit, permits) = bounded(prefetched);
         let (job, jobs) = unbounded::<Job>();
         let (result, results) = unbounded();
 
@@ -104,7 +102,8 @@ impl Threads {
             threads.spawn(format!("vitrim-decode-{number}"), move || {
                 for Job { place, index, payload } in jobs {
                     let started = Instant::now();
-                    let outcome = make(&dataset, &transform, change, index, payload);
+                    let decode = || dataset.decoded(index, payload);
+                    let outcome = make(index, decode, || dataset.origin(index), &transform, change);
                     work.add(started.elapsed());
                     if result.send((place, outcome)).is_err() {
                         return;
@@ -120,7 +119,7 @@ impl Threads {
     }
 
     /// Results in the order in which they become ready.
-    pub(super) fn results(&self) -> Option<&Receiver<(usize, Outcome)>> {
+    pub(super) fn results(&self) -> Option<&Receiver<(usize, ImageOutcome)>> {
         self.consumer.as_ref().map(|consumer| &consumer.results)
     }
 
@@ -166,17 +165,17 @@ fn read(
     places: Range<usize>,
     permit: &Sender<()>,
     job: &Sender<Job>,
-    result: &Sender<(usize, Outcome)>,
+    result: &Sender<(usize, ImageOutcome)>,
 ) {
     let mut place = 0;
-    let walked = visit(dataset, order, places, &mut |index, payload| {
+    let walked = dataset.visit(order, places, &mut |index, payload| {
         let sent = permit.send(()).is_ok() && job.send(Job { place, index, payload }).is_ok();
         place += 1;
         sent
     });
     let end = match walked {
-        Ok(()) => Outcome::End,
-        Err(error) => Outcome::Broken(error),
+        Ok(()) => ImageOutcome::End,
+        Err(error) => ImageOutcome::Broken(error),
     };
     // A consumer that is gone needs no end.
     let _sent = result.send((place, end));
@@ -190,10 +189,17 @@ struct Change {
     corruption: Option<Corruption>,
 }
 
-/// Bytes to pixels, changed. A decoder's panic is the image's fault, not the program's.
-fn make(dataset: &Dataset, transform: &Transform, change: Change, index: usize, payload: Payload) -> Outcome {
-    let made = catch_unwind(AssertUnwindSafe(|| {
-        let mut image = transform.cropped(&dataset.decoded(index, payload)?);
+/// The pixels of the image at `index` that `decode` gives, cropped and changed; a panic on the way is a bad image at
+/// `origin`.
+fn make(
+    index: usize,
+    decode: impl FnOnce() -> Result<RgbImage, DataError>,
+    origin: impl FnOnce() -> String,
+    transform: &Transform,
+    change: Change,
+) -> ImageOutcome {
+    let made = guarded(origin, || {
+        let mut image = transform.cropped(&decode()?);
         if let Some((augment, epoch)) = change.augment {
             image = augment.apply(&image, epoch, index);
         }
@@ -201,16 +207,34 @@ fn make(dataset: &Dataset, transform: &Transform, change: Change, index: usize, 
             image = corruption.apply(&image, index)?;
         }
         Ok(transform.normalized(&image))
-    }));
+    });
     match made {
-        Ok(Ok(pixels)) => Outcome::Pixels { index, pixels },
-        Ok(Err(error)) => Outcome::Bad(index, error),
-        Err(panic) => Outcome::Bad(index, DataError::bad_image(dataset.origin(index), message_of(&*panic))),
+        Ok(pixels) => ImageOutcome::Pixels { index, pixels },
+        Err(error) => ImageOutcome::Bad(index, error),
     }
 }
 
-fn message_of(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().copied();
-    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    format!("the decoder panicked: {}", text.unwrap_or("without a message"))
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transform::Preprocess;
+
+    #[test]
+    fn a_decoder_that_panics_gives_a_bad_image_at_its_place() {
+        let transform = Transform::new(Preprocess::default()).unwrap();
+        let change = Change { augment: None, corruption: None };
+        let origin = || "b/7.jpg".to_owned();
+        let panics = || panic!("index out of bounds");
+        let ImageOutcome::Bad(index, error) = make(7, panics, origin, &transform, change) else {
+            panic!("no bad image");
+        };
+        let error = error.to_string();
+        assert!(index == 7 && error.starts_with("b/7.jpg: cannot be decoded"), "{error}");
+        assert!(error.contains("the decoder panicked: index out of bounds"), "{error}");
+        let decode = || Ok(RgbImage::new(9, 9));
+        assert!(matches!(
+            make(8, decode, origin, &transform, change),
+            ImageOutcome::Pixels { index: 8, pixels } if pixels.len() == transform.pixel_count()
+        ));
+    }
 }

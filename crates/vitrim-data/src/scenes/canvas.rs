@@ -2,27 +2,10 @@
 
 use image::RgbImage;
 
-use super::background::Light;
+use super::geometry::{Bounds, Circle, SCENE_SIDE, SIDE};
+use super::light::Light;
 use super::paint::{Color, Paint};
 use super::random::Random;
-use super::{Bounds, SCENE_SIDE, SIDE};
-
-/// A circle in pixels; the centre of pixel (0, 0) lies at (0.5, 0.5).
-#[derive(Clone, Copy)]
-pub(super) struct Circle {
-    pub(super) x: f32,
-    pub(super) y: f32,
-    pub(super) radius: f32,
-}
-
-impl Circle {
-    /// Whether less than `gap` pixels lie between the circles.
-    pub(super) fn touches(&self, other: Self, gap: f32) -> bool {
-        let (x, y) = (self.x - other.x, self.y - other.y);
-        let reach = self.radius + other.radius + gap;
-        x * x + y * y < reach * reach
-    }
-}
 
 /// SIDE x SIDE colours, row by row.
 #[derive(Clone)]
@@ -32,7 +15,7 @@ impl Canvas {
     /// Paints a shape that lies in `circle`, as far as it lies in the image, with edges one pixel wide.
     ///
     /// `distance` is the signed distance to the shape's edge, negative inside, in units of the circle's
-    /// radius and from its centre. Answers which pixels it touched; `None` if there were none.
+    /// radius and from its centre. Returns which pixels it touched; `None` if there were none.
     pub(super) fn fill(
         &mut self,
         circle: Circle,

@@ -5,8 +5,8 @@
 
 use std::ops::Range;
 
-use super::SIDE;
-use super::canvas::{Canvas, Circle};
+use super::canvas::Canvas;
+use super::geometry::{Circle, SIDE};
 use super::paint::Paint;
 use super::random::{Random, direction};
 use super::shapes::{Polygon, length};

@@ -16,6 +16,8 @@
 mod background;
 mod canvas;
 mod distractors;
+mod geometry;
+mod light;
 mod paint;
 mod random;
 mod shapes;
@@ -23,16 +25,15 @@ mod shapes;
 use std::ops::Range;
 
 use image::RgbImage;
+use vitrim_random::mix;
 
-use crate::order::mix;
-use background::Light;
-use canvas::{Canvas, Circle};
+use canvas::Canvas;
+pub use geometry::{Bounds, SCENE_SIDE};
+use geometry::{Circle, SIDE};
+use light::Light;
 use paint::Paint;
-use random::{Part, Random};
+use random::{Random, RandomStream};
 use shapes::Shape;
-
-/// The width and height of a scene in pixels.
-pub const SCENE_SIDE: u32 = 96;
 
 /// The name of each class, by label.
 pub const SCENE_CLASSES: [&str; 10] =
@@ -45,7 +46,6 @@ pub(crate) const SCENES_PATH: &str = "scenes";
 pub(crate) const SPLITS: [(&str, Range<u64>); 3] =
     [("train", 0..2_000_000), ("validation", 10_000_000..10_100_000), ("test", 20_000_000..20_100_000)];
 
-const SIDE: usize = SCENE_SIDE as usize;
 /// The object's diameter lies between the least and this much more, in pixels.
 const LEAST_SIZE: f32 = 12.0;
 const SIZE_RANGE: f32 = 58.0;
@@ -71,22 +71,14 @@ pub struct Scene {
     pub size: f32,
 }
 
-/// A box of pixels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bounds {
-    /// The first column.
-    pub left: u32,
-    /// The first row.
-    pub top: u32,
-    /// The column after the last.
-    pub right: u32,
-    /// The row after the last.
-    pub bottom: u32,
+/// The name of the scene of `seed`.
+pub(crate) fn scene_name(seed: u64) -> String {
+    format!("scene {seed}")
 }
 
 /// The class of the scene of `seed`, without drawing it.
 pub(crate) fn label_of(seed: u64) -> u32 {
-    (mix(mix(seed) ^ Part::Label as u64) % SCENE_CLASSES.len() as u64) as u32
+    (mix(mix(seed) ^ RandomStream::Label as u64) % SCENE_CLASSES.len() as u64) as u32
 }
 
 /// Draws the scene of `seed`: one object of [`SCENE_CLASSES`] before a cluttered background, the same
@@ -142,7 +134,7 @@ struct Object {
 impl Object {
     fn new(seed: u64) -> Self {
         let label = label_of(seed);
-        let mut random = Random::new(seed, Part::Object);
+        let mut random = Random::new(seed, RandomStream::Object);
         let radius = 0.5 * (LEAST_SIZE + SIZE_RANGE * random.unit());
         let room = radius + MARGIN..SIDE as f32 - radius - MARGIN;
         let circle = Circle { x: random.range(room.clone()), y: random.range(room), radius };
@@ -166,8 +158,8 @@ struct Plan {
 impl Plan {
     fn new(seed: u64) -> Self {
         let Object { label, circle, shape, mut random } = Object::new(seed);
-        let light = Light::new(&mut Random::new(seed, Part::Light));
-        let background = background::draw(&mut Random::new(seed, Part::Background));
+        let light = Light::new(&mut Random::new(seed, RandomStream::Light));
+        let background = background::draw(&mut Random::new(seed, RandomStream::Background));
         let paint = contrasting(&mut random, &background, &light, circle);
         Self { seed, label, shape, circle, paint, light, background }
     }
@@ -175,13 +167,13 @@ impl Plan {
     /// Everything but the object.
     fn surroundings(&self) -> Canvas {
         let mut canvas = self.background.clone();
-        let mut random = Random::new(self.seed, Part::Distractors);
+        let mut random = Random::new(self.seed, RandomStream::Distractors);
         distractors::draw(&mut random, &mut canvas, self.circle, &self.paint);
         canvas
     }
 
     fn finish(&self, canvas: Canvas) -> RgbImage {
-        canvas.finish(&self.light, &mut Random::new(self.seed, Part::Noise))
+        canvas.finish(&self.light, &mut Random::new(self.seed, RandomStream::Noise))
     }
 }
 
@@ -241,7 +233,7 @@ mod tests {
         for label in 0..10 {
             for seed in 0..50 {
                 let radius = 6.0 + seed as f32 / 2.0;
-                let shape = Shape::new(label, radius, &mut Random::new(seed, Part::Object));
+                let shape = Shape::new(label, radius, &mut Random::new(seed, RandomStream::Object));
                 let farthest = (0..200 * 200)
                     .map(|i| [(i % 200) as f32 / 80.0 - 1.25, (i / 200) as f32 / 80.0 - 1.25])
                     .filter(|p| shape.distance(p[0], p[1]) < 0.0)

@@ -5,12 +5,11 @@ use std::ops::Range;
 
 use rand_pcg::Pcg32;
 use rand_pcg::rand_core::RngCore;
+use vitrim_random::mix;
 
-use crate::order::mix;
-
-/// The parts of a scene that draw random numbers.
+/// The parts of a scene that draw random numbers, each from a stream of its own.
 #[derive(Clone, Copy)]
-pub(super) enum Part {
+pub(super) enum RandomStream {
     Label = 1,
     Object = 2,
     Light = 3,
@@ -23,9 +22,9 @@ pub(super) enum Part {
 pub(super) struct Random(Pcg32);
 
 impl Random {
-    pub(super) fn new(seed: u64, part: Part) -> Self {
-        let key = mix(mix(seed) ^ part as u64);
-        Self(Pcg32::new(key, part as u64))
+    pub(super) fn new(seed: u64, stream: RandomStream) -> Self {
+        let key = mix(mix(seed) ^ stream as u64);
+        Self(Pcg32::new(key, stream as u64))
     }
 
     /// Uniform in `[0, 1)`, a multiple of 2^-24.

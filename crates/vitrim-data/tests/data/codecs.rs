@@ -4,8 +4,8 @@
 use std::path::PathBuf;
 
 use serde_json::Value;
+use vitrim_data::Decoding;
 use vitrim_data::image::RgbImage;
-use vitrim_data::{Decoding, decode_image};
 
 /// How far a value may be from Pillow's, and how far in the mean: JPEG decoders round their transforms and filter
 /// coarse chroma differently, and so do VP8's; everything else is exact.
@@ -53,7 +53,7 @@ fn every_image_is_pillows() {
     let images = images();
     assert!(images.len() >= 40, "{}", images.len());
     let different = images.into_iter().filter_map(|(name, encoded, expected)| {
-        let plain = decode_image(&encoded, &name).unwrap();
+        let plain = Decoding::default().decode(&encoded, &name).unwrap();
         difference(&name, &plain, &expected["size"], &format!("{name}.rgb"))
     });
     assert_eq!(different.collect::<Vec<_>>(), Vec::<String>::new());
@@ -65,7 +65,7 @@ fn exif_turns_images_only_when_asked_and_tiff_always() {
     for (name, encoded, expected) in images() {
         let turned = Decoding { exif: true }.decode(&encoded, &name).unwrap();
         if expected["exif_size"].is_null() {
-            assert_eq!(turned, decode_image(&encoded, &name).unwrap(), "{name}");
+            assert_eq!(turned, Decoding::default().decode(&encoded, &name).unwrap(), "{name}");
         } else {
             let different = difference(&name, &turned, &expected["exif_size"], &format!("{name}.exif.rgb"));
             assert_eq!(different, None);

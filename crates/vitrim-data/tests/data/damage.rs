@@ -1,23 +1,8 @@
 //! Images that are cut off, garbled, or too large: refused by name, without a panic, before room is made for them.
 
 use crate::codecs::images;
-use vitrim_data::{Decoding, MAX_DECODED_BYTES, MAX_SIDE, decode_image};
-
-/// SplitMix64, so that a failure can be met again.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        (self.next() % n as u64) as usize
-    }
-}
+use vitrim_data::{Dataset, Decoding, MAX_DECODED_BYTES, MAX_ENCODED_BYTES, MAX_SIDE};
+use vitrim_random::SplitMix64;
 
 /// The bytes at a file's end that no pixel needs: a PNG's empty end chunk, a GIF's later frames and trailer,
 /// a byte that pads a WebP.
@@ -37,7 +22,7 @@ fn cut_limit(name: &str, len: usize) -> usize {
 fn every_truncation_is_refused() {
     for (name, encoded, _) in images() {
         for len in 0..cut_limit(&name, encoded.len()) {
-            let error = decode_image(&encoded[..len], &name).err();
+            let error = Decoding::default().decode(&encoded[..len], &name).err();
             assert!(error.is_some(), "{name} cut to {len} of {}", encoded.len());
             let message = error.unwrap().to_string();
             assert!(message.starts_with(&name) && !message.contains('\n'), "{message}");
@@ -47,13 +32,13 @@ fn every_truncation_is_refused() {
 
 #[test]
 fn garbled_images_never_panic() {
-    let mut random = Random(6);
+    let mut random = SplitMix64::new(6);
     for (name, encoded, _) in images() {
         for _ in 0..400 {
             let mut garbled = encoded.clone();
             for _ in 0..=random.below(6) {
                 let at = random.below(garbled.len());
-                garbled[at] = random.next() as u8;
+                garbled[at] = random.next_u64() as u8;
             }
             if random.below(4) == 0 {
                 garbled.truncate(random.below(garbled.len()));
@@ -67,14 +52,14 @@ fn garbled_images_never_panic() {
 
 #[test]
 fn noise_under_every_magic_never_panics() {
-    let mut random = Random(7);
+    let mut random = SplitMix64::new(7);
     let magics: [&[u8]; 7] =
         [b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\x40\0\0\0WEBP", b"BM", b"GIF89a", b"II*\0", b"MM\0*"];
     for magic in magics {
         for _ in 0..500 {
             let mut noise = magic.to_vec();
-            noise.extend((0..random.below(300)).map(|_| random.next() as u8));
-            let decoded = std::panic::catch_unwind(|| decode_image(&noise, "noise").is_ok());
+            noise.extend((0..random.below(300)).map(|_| random.next_u64() as u8));
+            let decoded = std::panic::catch_unwind(|| Decoding::default().decode(&noise, "noise").is_ok());
             assert!(decoded.is_ok(), "panicked on {noise:?}");
         }
     }
@@ -139,12 +124,36 @@ fn crc32(bytes: &[u8]) -> u32 {
 fn bombs_are_refused_by_their_headers() {
     for (name, bomb) in bombs() {
         let before = peak();
-        let error = decode_image(&bomb, name).unwrap_err().to_string();
+        let error = Decoding::default().decode(&bomb, name).unwrap_err().to_string();
         let limits = [MAX_SIDE.to_string(), (MAX_DECODED_BYTES >> 20).to_string()];
         assert!(error.starts_with(name) && limits.iter().all(|limit| error.contains(limit)), "{error}");
         if let (Some(before), Some(after)) = (before, peak()) {
             assert!(after - before < 64 << 20, "{name}: {} MiB were touched", (after - before) >> 20);
         }
+    }
+}
+
+#[test]
+fn files_and_members_that_are_too_long_are_refused_unread() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("long.jpg");
+    std::fs::File::create(&file).unwrap().set_len(MAX_ENCODED_BYTES + 1).unwrap();
+    let shard = dir.path().join("long.tar");
+    let mut header = tar::Header::new_gnu();
+    header.set_path("long.jpg").unwrap();
+    header.set_size(MAX_ENCODED_BYTES + 1);
+    header.set_cksum();
+    std::fs::write(&shard, header.as_bytes()).unwrap();
+    let room = std::fs::File::options().append(true).open(&shard).unwrap();
+    room.set_len(512 + (MAX_ENCODED_BYTES + 1).next_multiple_of(512) + 1024).unwrap();
+    let before = peak();
+    for path in [&file, &shard] {
+        let error = Dataset::open(path, None).unwrap().image(0).unwrap_err().to_string();
+        let limit = format!("more than {} MiB as stored", MAX_ENCODED_BYTES >> 20);
+        assert!(error.contains("long.jpg") && error.contains(&limit), "{error}");
+    }
+    if let (Some(before), Some(after)) = (before, peak()) {
+        assert!(after - before < 64 << 20, "{} MiB were touched", (after - before) >> 20);
     }
 }
 

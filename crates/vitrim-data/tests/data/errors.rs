@@ -9,7 +9,7 @@ use crate::scratch::{
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
-use vitrim_data::{Dataset, Loader, LoaderOptions, Order, load_image};
+use vitrim_data::{Dataset, Decoding, Loader, LoaderOptions, Order};
 
 /// The message of an open that must fail: one line that names the path.
 fn refusal(path: &Path, split: Option<&str>) -> String {
@@ -28,7 +28,9 @@ fn paths_and_splits() {
     write_folder(&dir.path().join("valid"), 3);
     assert!(refusal(dir.path(), None).contains("name one of: train, validation"));
     assert_eq!(Dataset::open(dir.path(), Some("val")).unwrap().split(), "validation");
-    assert!(load_image(dir.path().join("none.jpg")).unwrap_err().to_string().contains("none.jpg"));
+    assert!(
+        Decoding::default().load(dir.path().join("none.jpg")).unwrap_err().to_string().contains("none.jpg")
+    );
 }
 
 #[test]

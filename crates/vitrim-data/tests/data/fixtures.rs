@@ -3,7 +3,7 @@
 use crate::scratch::shared;
 use safetensors::SafeTensors;
 use serde_json::Value;
-use vitrim_data::{Preprocess, Transform, load_image};
+use vitrim_data::{Decoding, Preprocess, Transform};
 
 /// Mean absolute difference of normalised values that JPEG decoders and fixed-point resizers explain.
 const MEAN_ABSOLUTE: f64 = 0.006;
@@ -21,7 +21,7 @@ fn pixels_agree_with_timm() {
     for (key, tensor) in tensors.tensors() {
         let (config, photo) = key.split_once('/').unwrap();
         let transform = Transform::new(Preprocess::from_pretrained_cfg(&configs[config]).unwrap()).unwrap();
-        let rgb = load_image(shared.join("data/imagenet-samples").join(photo)).unwrap();
+        let rgb = Decoding::default().load(shared.join("data/imagenet-samples").join(photo)).unwrap();
         let got = transform.pixels(&rgb);
         let want: Vec<f32> =
             tensor.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();

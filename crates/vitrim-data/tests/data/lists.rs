@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::scratch::{indices, load, png};
-use vitrim_data::{Dataset, LoaderOptions, OnBadImage, Order, Part, Shares};
+use vitrim_data::{Dataset, LoaderOptions, OnBadImage, Order, Shares, Subset};
 
 /// A folder with `photos/0.png` to `photos/5.png` and a list beside it.
 fn listed(name: &str, text: &str) -> (tempfile::TempDir, PathBuf) {
@@ -82,7 +82,7 @@ fn a_missing_file_is_one_bad_image() {
     // It is in one of the parts, too, instead of keeping all others from being parted.
     let shares = Shares { train: 0.5, calibration: 0.5, test: 0.0 };
     let part = |part| dataset.by_hash(part, &shares, &mut |_, _| {}).unwrap().len();
-    assert_eq!(part(Part::Train) + part(Part::Calibration), 3);
+    assert_eq!(part(Subset::Train) + part(Subset::Calibration), 3);
 }
 
 #[test]

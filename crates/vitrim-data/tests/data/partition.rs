@@ -3,9 +3,9 @@
 use std::collections::HashSet;
 
 use crate::scratch::{png, write_folder};
-use vitrim_data::{ContentHash, Dataset, Part, Shares};
+use vitrim_data::{ContentHash, Dataset, Shares, Subset};
 
-const PARTS: [Part; 3] = [Part::Train, Part::Calibration, Part::Test];
+const PARTS: [Subset; 3] = [Subset::Train, Subset::Calibration, Subset::Test];
 
 fn quiet() -> impl FnMut(usize, usize) {
     |_, _| {}

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use safetensors::SafeTensors;
-use vitrim_data::{CropMode, Preprocess, Transform, load_image};
+use vitrim_data::{CropMode, Decoding, Preprocess, Transform};
 
 /// One step of an 8-bit value, normalised with ImageNet's smallest deviation.
 const STEP: f32 = 1.0 / 255.0 / 0.224;
@@ -19,7 +19,7 @@ fn pixels_agree_with_transformers() {
     let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/processors"));
     let bytes = std::fs::read(folder.join("expected.safetensors")).unwrap();
     let expected = SafeTensors::deserialize(&bytes).unwrap();
-    let image = load_image(folder.join("image.png")).unwrap();
+    let image = Decoding::default().load(folder.join("image.png")).unwrap();
     for (name, mode, side) in
         [("vit", CropMode::Squash, 24), ("deit", CropMode::Squash, 28), ("dinov2", CropMode::Center, 28)]
     {

@@ -1,7 +1,7 @@
 //! A backbone's classes for a data set's.
 
 use crate::scratch::{indices, load, write_folder, write_shards};
-use vitrim_data::{Dataset, LabelMap, LoaderOptions, Order, Part, Shares};
+use vitrim_data::{Dataset, LabelMap, LoaderOptions, Order, Shares, Subset};
 
 fn labels(dataset: &Dataset) -> Vec<Option<u32>> {
     (0..dataset.len()).map(|index| dataset.label(index)).collect()
@@ -34,7 +34,7 @@ fn parts_keep_their_labels() {
     let dir = tempfile::tempdir().unwrap();
     write_folder(dir.path(), 60);
     let relabelled = Dataset::open(dir.path(), None).unwrap().relabelled(&map("[7, 8, 9]")).unwrap();
-    let part = relabelled.by_hash(Part::Train, &Shares::default(), &mut |_, _| {}).unwrap();
+    let part = relabelled.by_hash(Subset::Train, &Shares::default(), &mut |_, _| {}).unwrap();
     assert!(part.len() > 10 && part.len() < 60);
     let order = Order::Shuffled { seed: 0, epoch: 0 };
     for batch in load(&part, order, LoaderOptions::default()) {

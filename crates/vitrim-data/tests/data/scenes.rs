@@ -4,8 +4,8 @@ use std::collections::HashSet;
 
 use crate::scratch::indices;
 use vitrim_data::{
-    Augment, Batch, Bounds, DataError, Dataset, Loader, LoaderOptions, Order, Part, Preprocess,
-    SCENE_CLASSES, SCENE_SIDE, Shares, Transform, draw_scene,
+    Augment, Batch, Bounds, DataError, Dataset, Loader, LoaderOptions, Order, Preprocess, SCENE_CLASSES,
+    SCENE_SIDE, Shares, Subset, Transform, draw_scene,
 };
 
 fn transform() -> Transform {
@@ -119,7 +119,7 @@ fn every_way_to_walk_scenes_gives_the_same_ones() {
 fn parts_of_scenes_are_parts_of_any_data_set() {
     let dataset = Dataset::scenes("validation").unwrap().first(2000);
     let part = |part| dataset.by_hash(part, &Shares::default(), &mut |_, _| {}).unwrap();
-    let [train, calibration, test] = [Part::Train, Part::Calibration, Part::Test].map(part);
+    let [train, calibration, test] = [Subset::Train, Subset::Calibration, Subset::Test].map(part);
     assert_eq!(train.len() + calibration.len() + test.len(), 2000);
     assert!((1100..1300).contains(&train.len()), "{}", train.len());
     let excluded = train.content_hashes(&mut |_, _| {}).unwrap();

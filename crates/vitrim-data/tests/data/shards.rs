@@ -8,7 +8,7 @@ use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
-use vitrim_data::{Dataset, LoaderOptions, Order};
+use vitrim_data::{Dataset, Decoding, LoaderOptions, Order};
 
 #[test]
 fn many_shards_are_one_data_set() {
@@ -82,5 +82,5 @@ fn the_footer_says_which_columns_hold_images_and_labels() {
 
     let dataset = Dataset::open(&path, None).unwrap();
     assert_eq!((dataset.class_names(), dataset.label(0)), (&["x".to_string(), "y".to_string()][..], Some(1)));
-    assert_eq!(dataset.image(1).unwrap(), vitrim_data::decode_image(&png(2), "png").unwrap());
+    assert_eq!(dataset.image(1).unwrap(), Decoding::default().decode(&png(2), "png").unwrap());
 }

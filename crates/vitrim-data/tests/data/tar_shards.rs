@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::scratch::{indices, load, members, png, small_transform, tar, write_shards};
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use vitrim_data::{Batch, Dataset, LabelMap, Loader, LoaderOptions, OnBadImage, Order, Part, Shares};
+use vitrim_data::{Batch, Dataset, LabelMap, Loader, LoaderOptions, OnBadImage, Order, Shares, Subset};
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
@@ -229,7 +229,7 @@ fn a_stream_says_what_it_cannot_do_and_takes_a_limit() {
     std::fs::write(&gz, gzip(&tar(&members(0..20)))).unwrap();
     let dataset = Dataset::open(&gz, Some("train")).unwrap();
     assert!(!dataset.is_empty() && dataset.image(0).is_err());
-    let error = dataset.by_hash(Part::Train, &Shares::default(), &mut |_, _| {}).unwrap_err().to_string();
+    let error = dataset.by_hash(Subset::Train, &Shares::default(), &mut |_, _| {}).unwrap_err().to_string();
     assert!(error.contains("cannot be parted") && error.contains("train-0.tar.gz"), "{error}");
     let order = Order::Shuffled { seed: 0, epoch: 0 };
     let mut loader = Loader::new(&dataset, order, &small_transform(), LoaderOptions::default()).unwrap();

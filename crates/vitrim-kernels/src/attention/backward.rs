@@ -4,10 +4,9 @@ use std::cell::RefCell;
 
 use super::head::Strided;
 use super::product::product;
-use crate::elementwise::{exp_row, greatest_of, softmax_backward_row};
-use crate::line::Line;
+use crate::elementwise::{softmax_backward_row, softmax_row};
+use crate::line::{Line, floats, floats_mut};
 use crate::linear::panels::Panels;
-use crate::rows::{floats, floats_mut};
 use crate::simd::{F32, Kernel, Simd};
 use crate::word::words;
 
@@ -19,9 +18,9 @@ pub(super) struct Scratch {
     probabilities: Vec<u32>,
     /// The gradient in the probabilities, then in the scores, `[n, stride]`.
     gradient: Vec<u32>,
-    /// One of the two, `[n, stride]`.
+    /// Probabilities or their gradient, transposed, `[n, stride]`.
     transposed: Vec<u32>,
-    /// `[n, padded head_dim]`.
+    /// One of the three gradients, `[n, padded head_dim]`.
     sums: Vec<u32>,
 }
 
@@ -66,25 +65,20 @@ impl Kernel for HeadBackward<'_> {
 
         // P = softmax(scale Q K^T)
         by_token.pack_transposed(s, words(keys), row, panels);
-        product::<S, F32>(words(queries), row, n, by_token, panels, probabilities);
+        product::<S, F32>(s, words(queries), row, n, by_token, panels, probabilities);
         for row in floats_mut(probabilities).chunks_exact_mut(stride) {
-            let row = &mut row[..n];
-            let greatest = greatest_of(s, row);
-            let share = s.splat(exp_row(s, row, &mut [], greatest, scale).recip());
-            for x in row.chunks_mut(S::LANES) {
-                s.store(x, s.mul(s.load(x), share));
-            }
+            softmax_row(s, &mut row[..n], scale);
         }
 
         // dV = P^T dO
         transpose(s, probabilities, stride, n, transposed);
         by_channel.pack_rows(s, gradient, part, panels);
-        product::<S, F32>(transposed, stride, n, by_channel, panels, sums);
-        place(sums, width, &mut dv);
+        product::<S, F32>(s, transposed, stride, n, by_channel, panels, sums);
+        copy_rows(sums, width, &mut dv);
 
         // dS = scale P (dP - sum(P dP)) with dP = dO V^T
         by_token.pack_transposed(s, words(values), row, panels);
-        product::<S, F32>(words(gradient), part, n, by_token, panels, ds);
+        product::<S, F32>(s, words(gradient), part, n, by_token, panels, ds);
         let rows = floats(probabilities).chunks_exact(stride).zip(floats_mut(ds).chunks_exact_mut(stride));
         for (p, ds) in rows {
             softmax_backward_row(s, &p[..n], &mut ds[..n], scale);
@@ -92,14 +86,14 @@ impl Kernel for HeadBackward<'_> {
 
         // dQ = dS K
         by_channel.pack_rows(s, keys, row, panels);
-        product::<S, F32>(ds, stride, n, by_channel, panels, sums);
-        place(sums, width, &mut dq);
+        product::<S, F32>(s, ds, stride, n, by_channel, panels, sums);
+        copy_rows(sums, width, &mut dq);
 
         // dK = dS^T Q
         transpose(s, ds, stride, n, transposed);
         by_channel.pack_rows(s, queries, row, panels);
-        product::<S, F32>(transposed, stride, n, by_channel, panels, sums);
-        place(sums, width, &mut dk);
+        product::<S, F32>(s, transposed, stride, n, by_channel, panels, sums);
+        copy_rows(sums, width, &mut dk);
     }
 }
 
@@ -126,8 +120,8 @@ fn transpose<S: Simd>(s: S, from: &[u32], stride: usize, n: usize, to: &mut [u32
     }
 }
 
-/// Takes the rows of `sums: [n, width]` to where they belong.
-fn place(sums: &[u32], width: usize, out: &mut Strided<f32>) {
+/// Copies the rows of `sums: [n, width]` to `out`.
+fn copy_rows(sums: &[u32], width: usize, out: &mut Strided<f32>) {
     for (i, sums) in floats(sums).chunks_exact(width).enumerate() {
         let out = out.row(i);
         out.copy_from_slice(&sums[..out.len()]);

@@ -4,14 +4,13 @@ use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use crate::elementwise::{exp_row, greatest_of};
-use crate::line::{self, Line};
+use super::product::product;
+use crate::elementwise::{exp_row, max_of};
+use crate::instruction_set::TILE_LINES;
+use crate::line::{self, Line, floats, floats_mut, halves, halves_mut};
 use crate::linear::panels::Panels;
-use crate::rows::{floats, floats_mut, halves, halves_mut};
-use crate::simd::{Ahead, Bf16, Dot, F32, Kernel, MAX_LANES, Scales, Simd, Sink, prefetch};
+use crate::simd::{Bf16Pairs, F32, Kernel, Multiply, Prefetch, Scales, Simd, Sink, prefetch};
 use crate::word::{Word, store, words};
-
-use super::product::{TILE_LINES, product};
 
 /// Bytes of scores that stay in the L1 cache beside a panel of keys.
 const SCORE_BYTES: usize = 24 << 10;
@@ -25,7 +24,7 @@ pub(super) struct Scratch {
     scores: Vec<u32>,
     /// bf16 probabilities of a block.
     probabilities: Vec<u32>,
-    /// Reciprocals of a block's sums.
+    /// For each row of a block, its maximum, then the reciprocal of its sum.
     scales: Vec<f32>,
 }
 
@@ -35,8 +34,8 @@ thread_local! {
 
 /// Where a head writes: rows of `row` words, of which it owns `width` from `first` on.
 ///
-/// Heads of one image interleave in memory, so that no slice can stand for one of them.
-#[derive(Clone, Copy)]
+/// Heads of one image interleave in memory, so that no slice can stand for one of them. There is one of these for each: it is neither
+/// copied nor cloned.
 pub(super) struct Strided<W> {
     first: *mut W,
     row: usize,
@@ -68,7 +67,7 @@ impl<W: Word> Strided<W> {
 
 /// Where the heads of all images write.
 pub(super) struct Places<'a, W> {
-    /// T rows.
+    /// The output's T rows.
     out: *mut W,
     /// `[T * heads]`, image after image and in each head after head, or empty.
     taps: *mut f32,
@@ -115,14 +114,14 @@ impl<'a, W: Word> Places<'a, W> {
     }
 }
 
-/// Some queries of one head over `n` tokens. Pairs of bf16 are multiplied as such.
+/// Some queries of one head over `n` tokens.
 pub(super) struct Head<'a, Q, O> {
     /// `[n, stride]` words from the head's first query on: queries, keys `part` words further, values twice that.
     pub qkv: &'a [Q],
     /// The same of the head that is likely to be next, if there is one: it is brought into cache, never read.
     pub next: *const Q,
     pub n: usize,
-    /// Which of the tokens ask.
+    /// The tokens whose queries these are.
     pub queries: Range<usize>,
     pub stride: usize,
     pub part: usize,
@@ -163,8 +162,10 @@ impl<Q: Word, O: Word> Kernel for Head<'_, Q, O> {
         // Scores lie in rows of whole vectors; their probabilities multiply the values.
         let padded = keys.padded_columns::<S>();
         let queries = self.queries.clone();
-        let all = queries.len().next_multiple_of(S::MR);
-        let block = (SCORE_BYTES / (4 * padded)).max(S::MR).min(all) / S::MR * S::MR;
+        let tallest =
+            if Q::VALUES == 1 { <F32 as Multiply<S>>::ROWS } else { <Bf16Pairs as Multiply<S>>::ROWS };
+        let all = queries.len().next_multiple_of(tallest);
+        let block = (SCORE_BYTES / (4 * padded)).max(tallest).min(all) / tallest * tallest;
         self.scratch.scores.resize(block * padded, 0);
         self.scratch.scales.resize(block, 0.0);
         for first in queries.clone().step_by(block) {
@@ -172,7 +173,7 @@ impl<Q: Word, O: Word> Kernel for Head<'_, Q, O> {
             if Q::VALUES == 1 {
                 self.block::<S, F32>(s, keys, values, first, rows);
             } else {
-                self.block::<S, Bf16>(s, keys, values, first, rows);
+                self.block::<S, Bf16Pairs>(s, keys, values, first, rows);
             }
         }
     }
@@ -201,10 +202,17 @@ impl<Q: Word, O: Word> Head<'_, Q, O> {
 
     /// Queries `first .. first + rows`: scores, softmax, and the sum of values.
     #[inline(always)]
-    fn block<S: Simd, D: Dot>(&mut self, s: S, keys: Panels, values: Panels, first: usize, rows: usize) {
+    fn block<S: Simd, D: Multiply<S>>(
+        &mut self,
+        s: S,
+        keys: Panels,
+        values: Panels,
+        first: usize,
+        rows: usize,
+    ) {
         let stride = keys.padded_columns::<S>();
         let queries = &words(self.qkv)[first * self.stride..];
-        product::<S, D>(queries, self.stride, rows, keys, &self.scratch.keys, &mut self.scratch.scores);
+        product::<S, D>(s, queries, self.stride, rows, keys, &self.scratch.keys, &mut self.scratch.scores);
         self.softmax(s, first, rows, stride, values.steps);
 
         let (a, a_stride) = if Q::VALUES == 1 {
@@ -213,24 +221,24 @@ impl<Q: Word, O: Word> Head<'_, Q, O> {
             (&self.scratch.probabilities, values.steps)
         };
         assert!(a.len() >= (rows - 1) * a_stride + values.steps, "probabilities of the block");
-        let zeros = [0.0; TILE_LINES * MAX_LANES];
-        let (bias, quantised) = (zeros.as_ptr(), Scales::NONE);
-        let tiles = rows.div_ceil(S::MR);
+        let zeros = [0.0; TILE_LINES * Line::WORDS];
+        let (bias, scales) = (zeros.as_ptr(), Scales::NONE);
+        let tiles = rows.div_ceil(D::ROWS);
         let at = |t: usize| t * rows / tiles;
         let mut tile = [Line::ZERO; TILE_LINES];
-        assert!(S::MR * S::NV * S::LANES <= TILE_LINES * MAX_LANES, "room for a tile");
+        const { assert!(S::TILE_LINES <= TILE_LINES, "room for a tile") };
         for p in 0..values.count {
             let panel = values.panel::<S>(p);
             let width = panel.vectors * S::LANES;
             for t in 0..tiles {
                 let (row, count) = (at(t), at(t + 1) - at(t));
-                let kernel = S::tile::<D>(count, panel.vectors, false);
+                let kernel = D::tile(s, count, panel.vectors, false);
                 // SAFETY: the probabilities were just checked, the values hold the panel, and a tile fits.
                 unsafe {
                     let b = line::words(&self.scratch.values).as_ptr().add(panel.start);
                     let a = a.as_ptr().add(row * a_stride);
                     let y = line::words_mut(&mut tile).as_mut_ptr().cast();
-                    let sink = Sink { y, stride: width, bias, quantised, ahead: Ahead::NONE };
+                    let sink = Sink { y, stride: width, bias, scales, prefetch: Prefetch::NONE };
                     kernel(a, a_stride, b, values.steps, &sink);
                 }
                 for i in 0..count {
@@ -263,8 +271,8 @@ impl<Q: Word, O: Word> Head<'_, Q, O> {
             }
             factor = 1.0;
         }
-        for (row, greatest) in scores.chunks_exact(stride).zip(&mut *scales) {
-            *greatest = greatest_of(s, &row[..n]);
+        for (row, max) in scores.chunks_exact(stride).zip(&mut *scales) {
+            *max = max_of(s, &row[..n]);
         }
         if Q::VALUES == 2 {
             probabilities.resize(rows * value_steps, 0);
@@ -273,7 +281,7 @@ impl<Q: Word, O: Word> Head<'_, Q, O> {
             // A row of the next head's queries, keys and values for each of these: more at once would wait for one another.
             let next = self.next.wrapping_add((first + r) * self.stride);
             for part in 0..3 {
-                for word in (0..self.head_dim / Q::VALUES).step_by(MAX_LANES) {
+                for word in (0..self.head_dim / Q::VALUES).step_by(Line::WORDS) {
                     prefetch(next.wrapping_add(part * self.part + word).cast());
                 }
             }
@@ -300,4 +308,12 @@ impl<Q: Word, O: Word> Head<'_, Q, O> {
             }
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // A copy would be a second user of words that the first takes for its own.
+    static_assertions::assert_not_impl_any!(Strided<f32>: Clone, Copy);
 }

@@ -6,22 +6,19 @@ mod product;
 
 use rayon::prelude::*;
 
-use crate::simd::dispatch;
-use crate::word::{Word, multiplies_pairs};
-use crate::{Level, rows_per_task};
+use crate::InstructionSet;
+use crate::tasks::rows_per_task;
+use crate::word::Word;
 use backward::HeadBackward;
 use head::{Head, Places, SCRATCH};
 
 /// Attention of `heads` heads over `[T, 3, heads, head_dim]` rows (timm's `qkv` output).
 #[derive(Clone, Copy, Debug)]
 pub struct Attention {
-    /// Number of heads.
-    pub heads: usize,
-    /// Channels of a head.
-    pub head_dim: usize,
-    /// Whether row 0 of each image is a class token: its row is then the attention tap; else the mean
-    /// attention that each token receives.
-    pub class_token: bool,
+    heads: usize,
+    head_dim: usize,
+    class_token: bool,
+    isa: InstructionSet,
 }
 
 /// What attention leaves behind on request, see [`Attention::forward`], [`Attention::mean_keys`] and [`Attention::value_norms`].
@@ -37,25 +34,35 @@ pub struct AttentionTaps {
 
 /// How [`Attention::forward`] runs.
 pub struct AttentionOptions<'a> {
-    /// With which instructions.
-    pub level: Level,
     /// `[T]`, added to every query's scaled scores: the logarithms of merged tokens' sizes, for proportional
     /// attention (ToMe, equation 1).
     pub key_bias: Option<&'a [f32]>,
     /// `[T]`, filled as [`AttentionTaps::cls_attention`] says.
     pub cls_attention: Option<&'a mut [f32]>,
-    /// Threads that have nothing else to do, this one among them: where they outnumber the heads, or the last of
+    /// Threads that have nothing else to do, this one among them, which 0 stands for as well as 1: where they outnumber the heads, or the last of
     /// those would leave some of them idle, a head's queries are cut.
     pub threads: usize,
 }
 
 impl Default for AttentionOptions<'_> {
     fn default() -> Self {
-        AttentionOptions { level: Level::current(), key_bias: None, cls_attention: None, threads: 1 }
+        AttentionOptions { key_bias: None, cls_attention: None, threads: 1 }
     }
 }
 
 impl Attention {
+    /// Attention of `heads` heads of `head_dim` channels, by the instruction set in force. With a `class_token`, row 0 of each image,
+    /// the attention tap is that row's; else the mean attention that each token receives.
+    pub fn new(heads: usize, head_dim: usize, class_token: bool) -> Self {
+        Attention { heads, head_dim, class_token, isa: InstructionSet::current() }
+    }
+
+    /// The same by the instructions of `isa`.
+    #[cfg(test)]
+    fn with(self, isa: InstructionSet) -> Self {
+        Attention { isa, ..self }
+    }
+
     /// Channels of a row: `heads * head_dim`.
     pub fn dim(&self) -> usize {
         self.heads * self.head_dim
@@ -66,8 +73,7 @@ impl Attention {
     /// multiplied in bf16, of f32 in f32; sums and softmax are f32.
     ///
     /// # Panics
-    /// If a length does not match, the processor lacks the level, there are pairs that the level does not multiply, or a head's
-    /// channels are no whole words.
+    /// If a length does not match, or a head's channels are no whole words.
     pub fn forward<Q: Word, O: Word>(
         &self,
         qkv: &[Q],
@@ -76,12 +82,11 @@ impl Attention {
         options: AttentionOptions<'_>,
     ) {
         let (dim, d) = (self.dim(), self.head_dim);
-        let AttentionOptions { level, key_bias, cls_attention, threads } = options;
+        let AttentionOptions { key_bias, cls_attention, threads } = options;
         assert!(offsets.is_sorted(), "offsets ascend");
         let base = offsets[0];
         let total = offsets[offsets.len() - 1] - base;
         assert!(d.is_multiple_of(Q::VALUES) && d.is_multiple_of(O::VALUES), "a head is whole words");
-        assert!(Q::VALUES * O::VALUES == 1 || multiplies_pairs(level), "a level that knows pairs");
         let (part, width) = (dim / Q::VALUES, dim / O::VALUES);
         assert!(qkv.len() == total * 3 * part && out.len() == total * width, "qkv is [T, 3D], out is [T, D]");
         assert!(key_bias.is_none_or(|bias| bias.len() == total), "the key bias is [T]");
@@ -125,7 +130,7 @@ impl Attention {
                     class_token: self.class_token,
                     scratch,
                 };
-                dispatch(level, head);
+                self.isa.run(head);
             });
         });
 
@@ -147,21 +152,6 @@ impl Attention {
     /// # Panics
     /// If a length does not match.
     pub fn backward(&self, qkv: &[f32], offsets: &[usize], gradient: &[f32], into: &mut [f32]) {
-        self.backward_at(Level::current(), qkv, offsets, gradient, into);
-    }
-
-    /// [`Attention::backward`] with the instructions of `level`.
-    ///
-    /// # Panics
-    /// As [`Attention::backward`], or if the processor lacks the level.
-    pub fn backward_at(
-        &self,
-        level: Level,
-        qkv: &[f32],
-        offsets: &[usize],
-        gradient: &[f32],
-        into: &mut [f32],
-    ) {
         let (dim, d) = (self.dim(), self.head_dim);
         let total = offsets[offsets.len() - 1];
         assert!(qkv.len() == total * 3 * dim && into.len() == qkv.len(), "qkv and its gradient are [T, 3D]");
@@ -189,7 +179,7 @@ impl Attention {
                     out,
                     scratch,
                 };
-                dispatch(level, head);
+                self.isa.run(head);
             });
         });
     }
@@ -232,6 +222,7 @@ impl Attention {
 /// In how many shares the queries of each of `heads` are cut, for `threads` to be done soonest, if packing a head's keys and
 /// values, which each share does anew, takes a tenth of what its queries take.
 fn shares(heads: usize, threads: usize) -> usize {
+    let threads = threads.max(1);
     // Of the busiest thread, in parts of a head's time that 1 to 8 divide.
     let time = |shares: &usize| (heads * shares).div_ceil(threads) * (84 + 840 / shares);
     (1..=8).min_by_key(time).expect("there is one to begin with")
@@ -243,7 +234,7 @@ mod tests {
 
     use super::*;
     use crate::reference;
-    use crate::word::{Bf16Pair, convert_at};
+    use crate::word::Bf16Pair;
 
     /// Where images of these lengths start, and the tokens in all.
     fn offsets(lengths: &[usize]) -> (Vec<usize>, usize) {
@@ -260,9 +251,10 @@ mod tests {
             [1, 1, 1, 2, 2, 2]
         );
         assert!(shares(3, 16) >= 5, "nobody is left idle");
+        assert_eq!(shares(6, 0), shares(6, 1), "this thread is always there");
     }
 
-    /// A batch, drawn.
+    /// A random batch.
     struct Case {
         attention: Attention,
         offsets: Vec<usize>,
@@ -279,16 +271,20 @@ mod tests {
             self.offsets[self.offsets.len() - 1]
         }
 
-        fn run<Q: Word, O: Word>(&self, level: Level, qkv: &[Q], threads: usize) -> (Vec<O>, Vec<f32>) {
+        fn run<Q: Word, O: Word>(
+            &self,
+            set: InstructionSet,
+            qkv: &[Q],
+            threads: usize,
+        ) -> (Vec<O>, Vec<f32>) {
             let placed: Vec<usize> = self.offsets.iter().map(|offset| offset + self.base).collect();
             let mut out = vec![O::default(); self.total() * self.attention.dim() / O::VALUES];
             let mut tap = vec![f32::NAN; self.total()];
-            self.attention.forward(
+            self.attention.with(set).forward(
                 qkv,
                 &placed,
                 &mut out,
                 AttentionOptions {
-                    level,
                     key_bias: self.biased.then_some(&self.bias),
                     cls_attention: Some(&mut tap),
                     threads,
@@ -298,14 +294,14 @@ mod tests {
         }
 
         /// Attention over words of `qkv`, and its taps, against the reference over their values.
-        fn check<Q: Word, O: Word>(&self, level: Level, qkv: &[f32]) -> Result<(), TestCaseError> {
-            let Attention { heads, head_dim: d, class_token } = self.attention;
+        fn check<Q: Word, O: Word>(&self, set: InstructionSet, qkv: &[f32]) -> Result<(), TestCaseError> {
+            let Attention { heads, head_dim: d, class_token, .. } = self.attention;
             let dim = heads * d;
             let mut words = vec![Q::default(); qkv.len() / Q::VALUES];
-            convert_at(level, qkv, &mut words);
+            set.convert(qkv, &mut words);
             let qkv = values_of(&words);
-            let (out, tap) = self.run::<Q, O>(level, &words, self.threads);
-            let (alone, _) = self.run::<Q, O>(level, &words, 1);
+            let (out, tap) = self.run::<Q, O>(set, &words, self.threads);
+            let (alone, _) = self.run::<Q, O>(set, &words, 1);
             prop_assert_eq!(&alone, &out, "whoever shares the queries");
             let out = values_of(&out);
             let (mut keys, mut norms) = (vec![f32::NAN; self.total() * d], vec![f32::NAN; self.total()]);
@@ -321,7 +317,7 @@ mod tests {
                 // Probabilities are rounded to bf16 beside the operands, or the output is, or both are.
                 let tolerance = [2e-5, 5e-3, 1e-2][Q::VALUES + O::VALUES - 2];
                 let out = &out[image[0] * dim..image[1] * dim];
-                prop_assert!(reference::max_difference(out, &expected) < tolerance, "{level}");
+                prop_assert!(reference::max_difference(out, &expected) < tolerance, "{set}");
                 for t in 0..n {
                     let mean: f32 = (0..heads)
                         .map(|h| {
@@ -357,20 +353,20 @@ mod tests {
         #[test]
         fn equals_the_reference(
             lengths in proptest::collection::vec(0usize..60, 1..5), heads in 1usize..4, d in 1usize..40,
-            class_token: bool, biased: bool, base in 0usize..3, threads in 1usize..9, seed: u64,
+            class_token: bool, biased: bool, base in 0usize..3, threads in 0usize..9, seed: u64,
         ) {
-            let attention = Attention { heads, head_dim: d, class_token };
+            let attention = Attention::new(heads, d, class_token);
             let (offsets, total) = offsets(&lengths);
             let mut values = reference::values(seed);
             let qkv: Vec<f32> = (0..total * 3 * heads * d).map(|_| values() * 2.0).collect();
             let bias: Vec<f32> = (0..total).map(|_| if biased { values() * 2.0 } else { 0.0 }).collect();
             let case = Case { attention, offsets, bias, biased, threads, base };
-            for level in Level::supported() {
-                case.check::<f32, f32>(level, &qkv)?;
-                if multiplies_pairs(level) && d.is_multiple_of(2) {
-                    case.check::<Bf16Pair, f32>(level, &qkv)?;
-                    case.check::<f32, Bf16Pair>(level, &qkv)?;
-                    case.check::<Bf16Pair, Bf16Pair>(level, &qkv)?;
+            for set in InstructionSet::supported() {
+                case.check::<f32, f32>(set, &qkv)?;
+                if d.is_multiple_of(2) {
+                    case.check::<Bf16Pair, f32>(set, &qkv)?;
+                    case.check::<f32, Bf16Pair>(set, &qkv)?;
+                    case.check::<Bf16Pair, Bf16Pair>(set, &qkv)?;
                 }
             }
         }
@@ -381,7 +377,7 @@ mod tests {
         fn the_gradient_equals_the_reference(
             lengths in proptest::collection::vec(0usize..40, 1..4), heads in 1usize..4, d in 1usize..40, seed: u64,
         ) {
-            let attention = Attention { heads, head_dim: d, class_token: true };
+            let attention = Attention::new(heads, d, true);
             let dim = heads * d;
             let (offsets, total) = offsets(&lengths);
             let mut values = reference::values(seed);
@@ -395,10 +391,10 @@ mod tests {
                     reference::attention_backward(qkv, gradient, image[1] - image[0], heads)
                 })
                 .collect();
-            for level in Level::supported() {
+            for set in InstructionSet::supported() {
                 let mut into = vec![f32::NAN; total * 3 * dim];
-                attention.backward_at(level, &qkv, &offsets, &gradient, &mut into);
-                prop_assert!(reference::max_difference(&into, &expected) < 2e-5, "{level}");
+                attention.with(set).backward(&qkv, &offsets, &gradient, &mut into);
+                prop_assert!(reference::max_difference(&into, &expected) < 2e-5, "{set}");
             }
         }
     }
@@ -406,20 +402,15 @@ mod tests {
     /// More keys than a block of scores holds at full height.
     #[test]
     fn long_images_are_cut_into_blocks() {
-        let attention = Attention { heads: 1, head_dim: 32, class_token: true };
+        let attention = Attention::new(1, 32, true);
         let n = 1025;
         let mut values = reference::values(5);
         let qkv: Vec<f32> = (0..n * 96).map(|_| values() * 2.0).collect();
         let (expected, _) = reference::attention(&qkv, &vec![true; n], 1);
-        for level in Level::supported() {
+        for set in InstructionSet::supported() {
             let mut out = vec![0.0; n * 32];
-            attention.forward(
-                &qkv,
-                &[0, n],
-                &mut out,
-                AttentionOptions { level, ..AttentionOptions::default() },
-            );
-            assert!(reference::max_difference(&out, &expected) < 2e-5, "{level}");
+            attention.with(set).forward(&qkv, &[0, n], &mut out, AttentionOptions::default());
+            assert!(reference::max_difference(&out, &expected) < 2e-5, "{set}");
         }
     }
 }

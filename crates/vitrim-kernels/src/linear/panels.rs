@@ -3,9 +3,9 @@
 use std::ops::Range;
 
 use crate::line::{Line, words_mut};
-use crate::simd::{MAX_LANES, Simd};
+use crate::simd::Simd;
 
-/// How `columns` outputs of `steps` words each lie in panels of at most [`Simd::NV`] vectors: panel after panel,
+/// How `columns` outputs of `steps` words each lie in panels of at most `NV` vectors: panel after panel,
 /// in each step after step, in each its columns. Columns beyond the last are zero.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Panels {
@@ -31,12 +31,12 @@ pub(crate) struct Panel {
 pub(crate) struct Part {
     pub panel: Panel,
     pub steps: Range<usize>,
-    /// Where it lies.
+    /// Where its words lie in the panels.
     pub words: Range<usize>,
 }
 
 impl Panels {
-    /// The panels of a level; as even as can be, so that no panel is left too narrow to keep the processor busy.
+    /// The panels of a set; as even as can be, so that no panel is left too narrow to keep the processor busy.
     pub fn new<S: Simd>(columns: usize, steps: usize) -> Self {
         let vectors = columns.div_ceil(S::LANES);
         Panels { columns, steps, vectors, count: vectors.div_ceil(S::NV) }
@@ -66,7 +66,7 @@ impl Panels {
 
     /// Lines that hold all panels.
     pub fn lines<S: Simd>(&self) -> usize {
-        (self.padded_columns::<S>() * self.steps).div_ceil(MAX_LANES)
+        (self.padded_columns::<S>() * self.steps).div_ceil(Line::WORDS)
     }
 
     /// Packs `source`, whose row `c`, `stride` words from the next, holds the words of column `c`.
@@ -127,7 +127,7 @@ impl Panels {
     #[inline(always)]
     pub fn put<S: Simd>(&self, s: S, lines: &mut [Line], panel: Panel, step: usize, v: usize, value: S::V) {
         let at = panel.start + (step * panel.vectors + v) * S::LANES;
-        assert!(at + S::LANES <= lines.len() * MAX_LANES, "inside the panels");
+        assert!(at + S::LANES <= lines.len() * Line::WORDS, "inside the panels");
         // SAFETY: just checked.
         unsafe { s.store_all(words_mut(lines).as_mut_ptr().add(at), value) };
     }

@@ -3,32 +3,36 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::{Dot, Kernel, Simd, Sink, Tile, tile, tile_with, tiles};
+use super::dot::{Int8, ShortInt8};
+use super::set::{WidenedBf16, define_set};
+use super::vector::{DotU8S8, ShortDotU8S8, Vector};
 
 /// A processor with AVX2 and FMA; with AVX-VNNI if `VNNI`.
-#[derive(Clone, Copy)]
-pub(super) struct Avx2<const VNNI: bool>(());
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Avx2<const VNNI: bool>(());
 
-/// Runs `kernel` with AVX2.
-///
-/// # Safety
-/// The processor has [`crate::Level::Avx2`].
-#[target_feature(enable = "avx2,fma")]
-pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Out {
-    kernel.run(Avx2::<false>(()))
+define_set! {
+    Avx2<false> = Avx2::<false>(()),
+    name: "avx2",
+    features: is_x86_feature_detected ["avx2", "fma"],
+    preference: |_| 80,
+    fastest: Int8,
+    bf16: WidenedBf16,
+    int8: ShortInt8,
+    tiles: [1 2 3 4 5 6] x [1 2],
 }
 
-/// Runs `kernel` with AVX2 and dot products of 8-bit integers.
-///
-/// # Safety
-/// The processor has [`crate::Level::Avx2Vnni`].
-#[target_feature(enable = "avx2,fma,avxvnni")]
-pub(super) unsafe fn run_with_vnni<K: Kernel>(kernel: K) -> K::Out {
-    kernel.run(Avx2::<true>(()))
+// Intel's processors for laptops and desktops since Alder Lake.
+define_set! {
+    Avx2<true> = Avx2::<true>(()),
+    name: "avx2+vnni",
+    features: is_x86_feature_detected ["avx2", "fma", "avxvnni"],
+    preference: |_| 81,
+    fastest: Int8,
+    bf16: WidenedBf16,
+    int8: Int8,
+    tiles: [1 2 3 4 5 6] x [1 2],
 }
-
-tile_with!(plain, Avx2::<false>(()), "avx2,fma");
-tile_with!(vnni, Avx2::<true>(()), "avx2,fma,avxvnni");
 
 /// `v`, by no instruction that the compiler could see through: it would reorder additions of integers over the steps of a tile until
 /// registers run out.
@@ -48,28 +52,47 @@ macro_rules! on_registers {
     };
 }
 
-/// All bits of the first `n` lanes.
-#[inline(always)]
-fn first(n: usize) -> __m256i {
-    on_registers!(_mm256_cmpgt_epi32(_mm256_set1_epi32(n as i32), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)))
+impl<const VNNI: bool> Avx2<VNNI> {
+    /// All bits of the first `n` lanes.
+    #[inline(always)]
+    fn mask(self, n: usize) -> __m256i {
+        on_registers!({
+            let lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+            _mm256_cmpgt_epi32(_mm256_set1_epi32(n as i32), lanes)
+        })
+    }
+
+    /// The first 8 values of `x` in words of their own, zeros where there are fewer.
+    #[inline(always)]
+    fn widen(self, x: &[u16]) -> __m256i {
+        let mut lanes = [0; 8];
+        let n = x.len().min(8);
+        lanes[..n].copy_from_slice(&x[..n]);
+        // SAFETY: `lanes` holds one 128-bit register, and the token proves the rest.
+        unsafe { _mm256_cvtepu16_epi32(_mm_loadu_si128(lanes.as_ptr().cast())) }
+    }
+
+    /// The first bf16 of each pair, widened to f32.
+    #[inline(always)]
+    fn low_bf16(self, v: __m256) -> __m256 {
+        on_registers!(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_castps_si256(v))))
+    }
+
+    /// The second bf16 of each pair, widened to f32.
+    #[inline(always)]
+    fn high_bf16(self, v: __m256) -> __m256 {
+        on_registers!({
+            let high = _mm256_set1_epi32(0xffff_0000_u32 as i32);
+            _mm256_castsi256_ps(_mm256_and_si256(_mm256_castps_si256(v), high))
+        })
+    }
 }
 
-impl<const VNNI: bool> Simd for Avx2<VNNI> {
+impl<const VNNI: bool> Vector for Avx2<VNNI> {
     type V = __m256;
     const LANES: usize = 8;
     const MR: usize = 6;
     const NV: usize = 2;
-    const SHORT_SUMS: bool = !VNNI;
-
-    fn tile<D: Dot>(rows: usize, vectors: usize, add: bool) -> Tile {
-        let tiles = match (VNNI, add) {
-            (false, false) => tiles!(plain, D, false, [1 2 3 4 5 6], [1 2]),
-            (false, true) => tiles!(plain, D, true, [1 2 3 4 5 6], [1 2]),
-            (true, false) => tiles!(vnni, D, false, [1 2 3 4 5 6], [1 2]),
-            (true, true) => tiles!(vnni, D, true, [1 2 3 4 5 6], [1 2]),
-        };
-        tiles[rows - 1][vectors - 1]
-    }
 
     #[inline(always)]
     fn splat(self, v: f32) -> __m256 {
@@ -85,7 +108,7 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     #[inline(always)]
     unsafe fn load_first(self, p: *const u32, n: usize) -> __m256 {
         // SAFETY: the caller has n words at p; masked lanes are not read.
-        unsafe { _mm256_maskload_ps(p.cast(), first(n)) }
+        unsafe { _mm256_maskload_ps(p.cast(), self.mask(n)) }
     }
 
     #[inline(always)]
@@ -97,7 +120,7 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     #[inline(always)]
     unsafe fn store_first(self, p: *mut u32, n: usize, v: __m256) {
         // SAFETY: the caller has n words at p; masked lanes are not written.
-        unsafe { _mm256_maskstore_ps(p.cast(), first(n), v) }
+        unsafe { _mm256_maskstore_ps(p.cast(), self.mask(n), v) }
     }
 
     #[inline(always)]
@@ -202,7 +225,7 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     }
 
     #[inline(always)]
-    fn sum(self, v: __m256) -> f32 {
+    fn reduce_sum(self, v: __m256) -> f32 {
         on_registers!({
             let v = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
             let v = _mm_add_ps(v, _mm_movehl_ps(v, v));
@@ -211,7 +234,7 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     }
 
     #[inline(always)]
-    fn greatest(self, v: __m256) -> f32 {
+    fn reduce_max(self, v: __m256) -> f32 {
         on_registers!({
             let v = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
             let v = _mm_max_ps(v, _mm_movehl_ps(v, v));
@@ -221,12 +244,40 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
 
     #[inline(always)]
     fn first(self, n: usize, v: __m256, rest: __m256) -> __m256 {
-        on_registers!(_mm256_blendv_ps(rest, v, _mm256_castsi256_ps(first(n))))
+        on_registers!(_mm256_blendv_ps(rest, v, _mm256_castsi256_ps(self.mask(n))))
     }
 
     #[inline(always)]
-    fn float(self, v: __m256) -> __m256 {
+    fn i32_to_f32(self, v: __m256) -> __m256 {
         on_registers!(_mm256_cvtepi32_ps(_mm256_castps_si256(v)))
+    }
+
+    #[inline(always)]
+    fn dot_bf16(self, acc: __m256, a: __m256, b: __m256) -> __m256 {
+        let low = self.fma(self.low_bf16(a), self.low_bf16(b), acc);
+        self.fma(self.high_bf16(a), self.high_bf16(b), low)
+    }
+
+    #[inline(always)]
+    fn interleave_bf16(self, low: &[u16], high: &[u16]) -> __m256 {
+        let (low, high) = (self.widen(low), self.widen(high));
+        on_registers!(_mm256_castsi256_ps(_mm256_or_si256(low, _mm256_slli_epi32::<16>(high))))
+    }
+
+    #[inline(always)]
+    fn store_bf16(self, dst: &mut [u16], v: __m256) {
+        let mut lanes = [0u16; 8];
+        let rounded = self.round_bf16(v);
+        // SAFETY: `lanes` holds one 128-bit register, and the token proves the rest.
+        unsafe {
+            let words = _mm256_srli_epi32::<16>(_mm256_castps_si256(rounded));
+            let (low, high) = (_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+            _mm_storeu_si128(lanes.as_mut_ptr().cast(), _mm_packus_epi32(low, high));
+        }
+        match <&mut [u16; 8]>::try_from(&mut *dst) {
+            Ok(dst) => *dst = lanes,
+            Err(_) => dst.copy_from_slice(&lanes[..dst.len()]),
+        }
     }
 
     #[inline(always)]
@@ -239,31 +290,6 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
             let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(v, v));
             let bf16 = _mm256_blendv_epi8(rounded, quiet, nan);
             _mm256_castsi256_ps(_mm256_and_si256(bf16, _mm256_set1_epi32(0xffff_0000_u32 as i32)))
-        })
-    }
-
-    #[inline(always)]
-    fn dot_u8s8(self, acc: __m256, a: __m256, b: __m256) -> __m256 {
-        assert!(VNNI, "sums are short at this level");
-        on_registers!({
-            let (acc, a, b) = (_mm256_castps_si256(acc), _mm256_castps_si256(a), _mm256_castps_si256(b));
-            _mm256_castsi256_ps(_mm256_dpbusd_avx_epi32(acc, a, b))
-        })
-    }
-
-    #[inline(always)]
-    fn dot_u8s8_short(self, acc: __m256, a: __m256, b: __m256) -> __m256 {
-        on_registers!({
-            let (acc, a, b) = (_mm256_castps_si256(acc), _mm256_castps_si256(a), _mm256_castps_si256(b));
-            _mm256_castsi256_ps(in_order(_mm256_add_epi16(acc, _mm256_maddubs_epi16(a, b))))
-        })
-    }
-
-    #[inline(always)]
-    fn add_short(self, acc: __m256, sums: __m256) -> __m256 {
-        on_registers!({
-            let quads = _mm256_madd_epi16(_mm256_castps_si256(sums), _mm256_set1_epi16(1));
-            _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(acc), quads))
         })
     }
 
@@ -281,5 +307,33 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
             Ok(dst) => dst.copy_from_slice(&lanes[..8]),
             Err(_) => dst.copy_from_slice(&lanes[..dst.len()]),
         }
+    }
+}
+
+impl DotU8S8 for Avx2<true> {
+    #[inline(always)]
+    fn dot_u8s8(self, acc: __m256, a: __m256, b: __m256) -> __m256 {
+        on_registers!({
+            let (acc, a, b) = (_mm256_castps_si256(acc), _mm256_castps_si256(a), _mm256_castps_si256(b));
+            _mm256_castsi256_ps(_mm256_dpbusd_avx_epi32(acc, a, b))
+        })
+    }
+}
+
+impl ShortDotU8S8 for Avx2<false> {
+    #[inline(always)]
+    fn short_dot_u8s8(self, acc: __m256, a: __m256, b: __m256) -> __m256 {
+        on_registers!({
+            let (acc, a, b) = (_mm256_castps_si256(acc), _mm256_castps_si256(a), _mm256_castps_si256(b));
+            _mm256_castsi256_ps(in_order(_mm256_add_epi16(acc, _mm256_maddubs_epi16(a, b))))
+        })
+    }
+
+    #[inline(always)]
+    fn add_short(self, acc: __m256, sums: __m256) -> __m256 {
+        on_registers!({
+            let quads = _mm256_madd_epi16(_mm256_castps_si256(sums), _mm256_set1_epi16(1));
+            _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(acc), quads))
+        })
     }
 }

@@ -1,12 +1,14 @@
 //! Portable lanes: arrays in plain loops, which the compiler turns into the target's vectors.
 
-use super::{Dot, Simd, Sink, Tile, tile, tiles};
+use super::dot::{Bf16Pairs, Int8};
+use super::set::define_set;
+use super::vector::{DotU8S8, Vector};
 
 const LANES: usize = 8;
 
 /// Eight f32 in an array.
-#[derive(Clone, Copy)]
-pub(super) struct Scalar;
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Scalar(());
 
 #[inline(always)]
 fn map<const N: usize>(f: impl Fn(usize) -> f32) -> [f32; N] {
@@ -30,32 +32,23 @@ fn bf16(v: f32) -> u32 {
     if v.is_nan() { (bits >> 16) | 0x40 } else { (bits + 0x7fff + ((bits >> 16) & 1)) >> 16 }
 }
 
-unsafe fn scalar<D: Dot, const ADD: bool, const MR: usize, const NV: usize>(
-    a: *const u32,
-    a_stride: usize,
-    b: *const u32,
-    steps: usize,
-    sink: &Sink,
-) {
-    // SAFETY: the caller keeps `Tile`'s contract.
-    unsafe { tile::<Scalar, D, ADD, MR, NV>(Scalar, a, a_stride, b, steps, sink) }
+define_set! {
+    Scalar = Scalar(()),
+    name: "scalar",
+    features: is_x86_feature_detected [],
+    // What the compiler makes of loops for the build's target: the last resort.
+    preference: |_| 0,
+    fastest: F32,
+    bf16: Bf16Pairs,
+    int8: Int8,
+    tiles: [1 2 3 4 5 6] x [1],
 }
 
-impl Simd for Scalar {
+impl Vector for Scalar {
     type V = [f32; LANES];
     const LANES: usize = LANES;
     const MR: usize = 6;
     const NV: usize = 1;
-    const SHORT_SUMS: bool = false;
-
-    fn tile<D: Dot>(rows: usize, vectors: usize, add: bool) -> Tile {
-        let tiles = if add {
-            tiles!(scalar, D, true, [1 2 3 4 5 6], [1])
-        } else {
-            tiles!(scalar, D, false, [1 2 3 4 5 6], [1])
-        };
-        tiles[rows - 1][vectors - 1]
-    }
 
     #[inline(always)]
     fn splat(self, v: f32) -> Self::V {
@@ -161,12 +154,12 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
-    fn sum(self, v: Self::V) -> f32 {
+    fn reduce_sum(self, v: Self::V) -> f32 {
         v.iter().sum()
     }
 
     #[inline(always)]
-    fn greatest(self, v: Self::V) -> f32 {
+    fn reduce_max(self, v: Self::V) -> f32 {
         v.iter().fold(f32::NEG_INFINITY, |m, v| m.max(*v))
     }
 
@@ -178,22 +171,12 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
-    fn dot_u8s8(self, acc: Self::V, a: Self::V, b: Self::V) -> Self::V {
-        map(|i| {
-            let (a, b) = (a[i].to_bits(), b[i].to_bits());
-            let product = |q: u32| ((a >> (8 * q)) & 0xff) as i32 * i32::from((b >> (8 * q)) as u8 as i8);
-            let sum = acc[i].to_bits() as i32 + product(0) + product(1) + product(2) + product(3);
-            f32::from_bits(sum as u32)
-        })
-    }
-
-    #[inline(always)]
     fn first(self, n: usize, v: Self::V, rest: Self::V) -> Self::V {
         map(|i| if i < n { v[i] } else { rest[i] })
     }
 
     #[inline(always)]
-    fn float(self, v: Self::V) -> Self::V {
+    fn i32_to_f32(self, v: Self::V) -> Self::V {
         map(|i| v[i].to_bits() as i32 as f32)
     }
 
@@ -211,5 +194,22 @@ impl Simd for Scalar {
     #[inline(always)]
     fn store_u8(self, dst: &mut [u8], v: Self::V) {
         dst.iter_mut().zip(v).for_each(|(d, v)| *d = v.round_ties_even() as u8);
+    }
+
+    #[inline(always)]
+    fn round_bf16(self, v: Self::V) -> Self::V {
+        map(|i| f32::from_bits(bf16(v[i]) << 16))
+    }
+}
+
+impl DotU8S8 for Scalar {
+    #[inline(always)]
+    fn dot_u8s8(self, acc: Self::V, a: Self::V, b: Self::V) -> Self::V {
+        map(|i| {
+            let (a, b) = (a[i].to_bits(), b[i].to_bits());
+            let product = |q: u32| ((a >> (8 * q)) & 0xff) as i32 * i32::from((b >> (8 * q)) as u8 as i8);
+            let sum = acc[i].to_bits() as i32 + product(0) + product(1) + product(2) + product(3);
+            f32::from_bits(sum as u32)
+        })
     }
 }

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use vitrim_prune::uniform;
+use vitrim_random::uniform;
 
 use super::POLICY;
 use super::matched::{at_cost, at_drop};
@@ -278,7 +278,6 @@ fn spread(outcome: &Outcome) -> Option<CostSpread> {
 mod tests {
     use super::super::setting::Setting;
     use super::*;
-    use vitrim_prune::Method;
 
     /// 400 images; a method's D is `level` times a figure of the image, a tenth of the images turn wrong.
     fn measured(level: f32) -> Measured {
@@ -311,7 +310,7 @@ mod tests {
     fn seeds_of_a_policy_count_by_their_mean() {
         let all = [
             (policy(0), measured(0.1)),
-            (Kind::Method(Method::Random), measured(0.4)),
+            (Kind::Method("random".parse().unwrap()), measured(0.4)),
             (policy(1), measured(0.3)),
         ];
         let (methods, costs, drops) = analyse(&all, &[0.7], &[5.0]);
@@ -330,7 +329,7 @@ mod tests {
 
     #[test]
     fn methods_meet_at_a_cost_and_at_a_drop() {
-        let all = [(policy(0), measured(0.1)), (Kind::Method(Method::Random), measured(0.2))];
+        let all = [(policy(0), measured(0.1)), (Kind::Method("random".parse().unwrap()), measured(0.2))];
         let (methods, costs, drops) = analyse(&all, &[0.7, 0.5], &[5.0, 7.5]);
         assert_eq!(methods.len(), 2);
         assert!((methods[0].points[1].drop_pp.value - 10.0).abs() < 1e-9);

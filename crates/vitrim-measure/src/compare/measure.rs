@@ -1,17 +1,16 @@
 //! Images through the dense model and many pruned ones.
 
 use vitrim_data::{Dataset, Loader, LoaderOptions, Order};
+use vitrim_prune::Method;
 use vitrim_prune::{
     ImageKey, KeepProfile, LearnedPruner, Policy, Pruned, Pruner, ReadOut, first_site, run_from,
 };
-use vitrim_prune::{Method, at_profile};
 use vitrim_vit::{Backbone, HostState, PixelBatch, Site, Taps, VitSpec, Want, cost};
 
 use super::CompareOptions;
 use super::outcome::Outcome;
 use super::setting::{Kind, Setting, Variant};
 use crate::error::{MeasureError, Result};
-use crate::evaluate::keys;
 use crate::model::Loaded;
 use crate::progress::Progress;
 
@@ -50,7 +49,7 @@ pub fn measure(
     progress: &mut Progress<'_>,
 ) -> Result<Measured> {
     let (model, spec) = (&loaded.model, &loaded.spec);
-    let mut runners: Vec<Runner> =
+    let runners: Vec<Runner> =
         settings.iter().map(|setting| Runner::new(kind, setting, spec, policy)).collect::<Result<_>>()?;
     let (site, taps) =
         first_site(runners.iter().map(Runner::first), spec).unwrap_or((Site::input_of(0), Taps::NONE));
@@ -66,7 +65,7 @@ pub fn measure(
     let (mut confidences, mut object_sizes) = (Vec::new(), Vec::new());
     let mut loader = Loader::new(dataset, Order::Sequential, &loaded.transform, loader_options)?;
     while let Some(batch) = loader.next().transpose()? {
-        let keys = keys(&batch);
+        let keys = batch.keys();
         let mut state = model.embed(PixelBatch::new(&batch.pixels, batch.len()))?;
         model.advance(&mut state, site, taps)?;
         let mut unpruned = state.clone();
@@ -81,7 +80,7 @@ pub fn measure(
         dense.add(spec, &logits, &itself, &batch.labels);
         confidences.extend((0..batch.len()).map(|b| confidence(logits.row(b))));
         object_sizes.extend(batch.indices.iter().filter_map(|index| dataset.object_size(*index)));
-        for (runner, outcome) in runners.iter_mut().zip(&mut outcomes) {
+        for (runner, outcome) in runners.iter().zip(&mut outcomes) {
             let pruned = runner.run(loaded, state.clone(), &keys)?;
             outcome.add(spec, &logits, &pruned, &batch.labels);
         }
@@ -128,18 +127,18 @@ impl Runner {
         }
     }
 
-    fn run(&mut self, loaded: &Loaded, state: HostState, keys: &[ImageKey]) -> Result<Pruned> {
+    fn run(&self, loaded: &Loaded, state: HostState, keys: &[ImageKey]) -> Result<Pruned> {
         match self {
-            Runner::Alone(pruner) => Ok(run_from(&loaded.model, pruner.as_mut(), state, keys)?),
+            Runner::Alone(pruner) => Ok(run_from(&loaded.model, pruner.as_ref(), state, keys)?),
             Runner::Following { method, leader, stages } => {
-                let led = run_from(&loaded.model, leader.as_mut(), state.clone(), keys)?;
+                let led = run_from(&loaded.model, leader.as_ref(), state.clone(), keys)?;
                 let budget = |stage: &vitrim_prune::StageRecord| {
                     (0..keys.len()).map(|b| stage.patch_tokens(b)).collect()
                 };
                 let budgets = led.stages.iter().map(budget).collect();
                 let profile = KeepProfile::of_each_image(&loaded.spec, stages, budgets)?;
-                let mut pruner = at_profile(*method, &loaded.spec, profile)?;
-                Ok(run_from(&loaded.model, pruner.as_mut(), state, keys)?)
+                let pruner = method.at_profile(&loaded.spec, profile)?;
+                Ok(run_from(&loaded.model, pruner.as_ref(), state, keys)?)
             }
         }
     }

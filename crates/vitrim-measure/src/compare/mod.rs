@@ -15,13 +15,13 @@ mod measure;
 mod outcome;
 mod setting;
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use vitrim_data::{Dataset, OnBadImage};
+use vitrim_data::{ContentHash, Dataset, OnBadImage};
+use vitrim_durable::FolderLock;
 use vitrim_hub::{self as hub, local};
 use vitrim_prune::{Policy, ReadOut};
 use vitrim_vit::{Precision, cost};
@@ -36,20 +36,20 @@ pub use setting::Study;
 use setting::{Kind, Setting, Variant, swept};
 
 use crate::calibrate::{Calibration, grid, record};
-use crate::error::{MeasureError, Result, write_whole};
+use crate::error::{MeasureError, Result};
 use crate::model::Loaded;
 use crate::model::open_policy;
 use crate::progress::Progress;
 use crate::speed::bench_images::BenchImages;
 use crate::speed::{SpeedOptions, speed_up};
-use vitrim_prune::{Method, can_act};
+use vitrim_prune::Method;
 
 /// Settings of a method that are measured on the images of the comparison at most.
 const FRONT_POINTS: usize = 12;
 /// Images a batch where speed is measured.
 const SPEED_BATCH: usize = 32;
 /// What the folder keeps is of this version.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 
 /// How to compare.
 #[derive(Clone, Debug)]
@@ -160,8 +160,8 @@ struct Identity {
     /// Figures from before there was a choice are in f32.
     #[serde(with = "crate::model::dtype", default)]
     dtype: Precision,
-    /// Hash of the policy's file.
-    policy: Option<u64>,
+    /// As [`policy_hash`] has it.
+    policy: Option<String>,
     data: String,
     /// Split and number of images.
     sweep: (String, usize),
@@ -203,8 +203,7 @@ pub fn compare(
     }
     let Compared { loaded, contenders, .. } = compared;
     check_names(contenders)?;
-    std::fs::create_dir_all(folder)
-        .map_err(|source| MeasureError::Write { path: folder.to_owned(), source })?;
+    let _lock = FolderLock::acquire(folder)?;
     let records: Vec<Option<Calibration>> =
         contenders.iter().map(Contender::record).collect::<Result<_>>()?;
 
@@ -246,7 +245,7 @@ pub fn compare(
         let images = (compared.images, options.images);
         let measured = measure(loaded, policy, images, (&kind, settings), options, progress)?;
         let text = serde_json::to_vec(&Kept { identity, measured: measured.clone() });
-        write_whole(&path, &text.expect("figures are plain data"))?;
+        vitrim_durable::replace(&path, &text.expect("figures are plain data"))?;
         all.push((kind, measured));
     }
     let Some((_, first)) = all.first() else {
@@ -268,9 +267,9 @@ pub fn compare(
             let policy = contenders.get(place).map(|contender| &contender.policy);
             note(&format!("{kind}: measuring images/s"));
             for (outcome, point) in measured.outcomes.iter().zip(&mut figures.points) {
-                let mut pruner = outcome.setting.pruner(method, &loaded.spec, policy)?;
+                let pruner = outcome.setting.pruner(method, &loaded.spec, policy)?;
                 let speed = SpeedOptions { rounds: 5, time, batches: usize::MAX };
-                let speed = speed_up(&loaded.model, pruner.as_mut(), pixels.pixels(), SPEED_BATCH, speed)?;
+                let speed = speed_up(&loaded.model, pruner.as_ref(), pixels.pixels(), SPEED_BATCH, speed)?;
                 point.speed_up = Some(speed.speed_up);
                 progress.at(0, 0)?;
             }
@@ -278,7 +277,7 @@ pub fn compare(
     }
     Ok(Comparison {
         model: loaded.origin.clone(),
-        dtype: loaded.model.precision(),
+        dtype: loaded.model.weights().precision(),
         images,
         labelled,
         dense_top1: dense.top1,
@@ -291,9 +290,7 @@ pub fn compare(
 
 /// Checks that no rival is called like something else that is compared, or like no file could be.
 fn check_names(contenders: &[Contender]) -> Result<()> {
-    let taken = |name: &str| {
-        Method::ALL.iter().any(|method| method.to_string() == name) || name.starts_with("policy-")
-    };
+    let taken = |name: &str| Method::all().any(|method| method.name() == name) || name.starts_with("policy-");
     let plain = |name: &str| {
         name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_') && !name.is_empty()
     };
@@ -338,11 +335,11 @@ fn kinds(options: &CompareOptions, contenders: &[Contender]) -> Vec<Kind> {
     for variant in options.studies.iter().flat_map(|study| study.variants()) {
         for (place, contender) in &studied {
             let fits = match variant {
-                Variant::Selection(method) => can_act(*method, &contender.policy.drop_stages()),
+                Variant::Selection(method) => method.can_act(&contender.policy.drop_stages()),
                 Variant::FixedBudgets => true,
             };
             if fits {
-                kinds.push(Kind::Studied { variant: *variant, seed: seed(*place), place: *place });
+                kinds.push(Kind::Studied { variant, seed: seed(*place), place: *place });
             }
         }
     }
@@ -385,27 +382,44 @@ fn of_policy(all: &[(Kind, Measured)], place: usize) -> Vec<Setting> {
 
 /// Of what is measured with the policy at `place`.
 fn identity(compared: Compared<'_>, place: usize, options: &CompareOptions) -> Result<Identity> {
-    let policy = compared.contenders.get(place).map(|contender| -> Result<u64> {
-        let mut hasher = DefaultHasher::new();
-        for file in ["policy.safetensors", "policy.json"] {
-            let path = contender.folder.join(file);
-            let bytes = std::fs::read(&path)
-                .map_err(|error| MeasureError::Policy { path, reason: error.to_string() })?;
-            bytes.hash(&mut hasher);
-        }
-        Ok(hasher.finish())
-    });
+    let policy = compared.contenders.get(place).map(|contender| policy_hash(&contender.folder));
     let images = |dataset: &Dataset, limit: usize| (dataset.split().to_owned(), dataset.len().min(limit));
     Ok(Identity {
         version: VERSION,
         backbone: compared.loaded.id.fingerprint.clone(),
-        dtype: compared.loaded.model.precision(),
+        dtype: compared.loaded.model.weights().precision(),
         policy: policy.transpose()?,
         data: compared.data.to_owned(),
         sweep: images(compared.sweep, options.sweep_images),
         images: images(compared.images, options.images.unwrap_or(usize::MAX)),
         near: options.near.map(|near| (near.get(), options.costs.clone(), options.drops.clone())),
     })
+}
+
+/// Hash of the policy in `folder`: of the list of its two files, each as its name, a zero byte, and the content hash of
+/// its bytes. Figures are kept for years, so that it must not depend on a toolchain.
+fn policy_hash(folder: &Path) -> Result<String> {
+    let mut list = Vec::new();
+    for name in ["policy.safetensors", "policy.json"] {
+        let path = folder.join(name);
+        let bytes =
+            std::fs::read(&path).map_err(|error| MeasureError::Policy { path, reason: error.to_string() })?;
+        list.extend_from_slice(name.as_bytes());
+        list.push(0);
+        list.extend_from_slice(ContentHash::of(&bytes).as_bytes());
+    }
+    Ok(ContentHash::of(&list).to_string())
+}
+
+/// The version of what wrote kept figures; what else they hold may differ from version to version.
+#[derive(Deserialize)]
+struct Versioned {
+    identity: VersionOnly,
+}
+
+#[derive(Deserialize)]
+struct VersionOnly {
+    version: u32,
 }
 
 /// The figures at `path`, if there are any.
@@ -415,11 +429,58 @@ fn kept(path: &Path, identity: &Identity) -> Result<Option<Measured>> {
         return Ok(None);
     }
     let text = std::fs::read(path).map_err(|error| bad(format!("cannot read it ({error})")))?;
-    let kept: Kept = serde_json::from_slice(&text)
-        .map_err(|error| bad(format!("damaged ({error}); remove it, and it is measured again")))?;
+    let damaged =
+        |error: serde_json::Error| bad(format!("damaged ({error}); remove it, and it is measured again"));
+    let Versioned { identity: VersionOnly { version } } = serde_json::from_slice(&text).map_err(damaged)?;
+    if version != VERSION {
+        let reason = "was measured by another version of vitrim; remove it, and it is measured again";
+        return Err(bad(reason.to_owned()));
+    }
+    let kept: Kept = serde_json::from_slice(&text).map_err(damaged)?;
     if kept.identity != *identity {
         let reason = "was measured with another backbone, dtype, policy, other images or other settings; give another folder";
         return Err(bad(reason.to_owned()));
     }
     Ok(Some(kept.measured))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As Python's `blake3` gives it.
+    const PINNED: &str = "cce6bbebb08116cbcf5f3e452d033e55";
+
+    #[test]
+    fn a_policys_hash_is_pinned() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("policy.safetensors"), b"weights").unwrap();
+        std::fs::write(folder.path().join("policy.json"), b"{}").unwrap();
+        // On any machine, by any toolchain, in any version.
+        assert_eq!(policy_hash(folder.path()).unwrap(), PINNED);
+        // A byte that moves from one file to the other changes it.
+        std::fs::write(folder.path().join("policy.safetensors"), b"weights{").unwrap();
+        std::fs::write(folder.path().join("policy.json"), b"}").unwrap();
+        assert_ne!(policy_hash(folder.path()).unwrap(), PINNED);
+        assert!(policy_hash(Path::new("nowhere")).is_err());
+    }
+
+    #[test]
+    fn figures_of_another_version_say_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("policy.json");
+        std::fs::write(&path, br#"{"identity": {"version": 3, "policy": 1234567890123}}"#).unwrap();
+        let identity = Identity {
+            version: VERSION,
+            backbone: String::new(),
+            dtype: Precision::F32,
+            policy: None,
+            data: String::new(),
+            sweep: (String::new(), 0),
+            images: (String::new(), 0),
+            near: None,
+        };
+        let error = kept(&path, &identity).err().unwrap().to_string();
+        assert!(error.contains("another version of vitrim") && error.contains("policy.json"), "{error}");
+    }
 }

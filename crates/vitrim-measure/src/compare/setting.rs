@@ -4,8 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
-use vitrim_prune::{LearnedPruner, Policy, Pruner, ReadOut, TomePruner};
-use vitrim_prune::{Method, can_act, hand_made, keep_shares};
+use vitrim_prune::{LearnedPruner, Policy, Pruner, ReadOut};
+use vitrim_prune::{Method, keep_shares};
 use vitrim_vit::VitSpec;
 
 use crate::error::{MeasureError, Result};
@@ -63,14 +63,12 @@ impl Study {
     pub const ALL: [Study; 2] = [Study::FixedBudgets, Study::Selection];
 
     /// What it measures.
-    pub fn variants(self) -> &'static [Variant] {
+    pub fn variants(self) -> Vec<Variant> {
         match self {
-            Study::FixedBudgets => &[Variant::FixedBudgets],
-            Study::Selection => &[
-                Variant::Selection(Method::Random),
-                Variant::Selection(Method::ClsAttention),
-                Variant::Selection(Method::Similarity),
-            ],
+            Study::FixedBudgets => vec![Variant::FixedBudgets],
+            Study::Selection => {
+                Method::all().filter(|method| method.keeps_budgets()).map(Variant::Selection).collect()
+            }
         }
     }
 }
@@ -194,11 +192,9 @@ impl Setting {
         if let (Some(read_out), Method::Policy, Some(policy)) = (self.read_out(), method, policy) {
             return Ok(Box::new(LearnedPruner::new(spec, policy).with_read_out(read_out)));
         }
-        match (self, method) {
-            (Setting::Merged(r), Method::Tome | Method::TomePlain) => {
-                Ok(Box::new(TomePruner::new(spec, *r, method == Method::Tome)))
-            }
-            (Setting::Profile { stages, keep }, _) => Ok(hand_made(method, spec, stages, keep)?),
+        match self {
+            Setting::Merged(r) if method.in_every_block() => Ok(method.merging(spec, *r)?),
+            Setting::Profile { stages, keep } => Ok(method.at_shares(spec, stages, keep)?),
             _ => Err(MeasureError::Setting(format!("{method} has no setting '{self}'"))),
         }
     }
@@ -210,7 +206,7 @@ pub fn swept(method: Method, spec: &VitSpec, policy: Option<&Policy>, thresholds
     match (method, policy.map(|policy| &policy.read_out)) {
         (Method::Policy, Some(ReadOut::Sample { seed })) => vec![Setting::Sampled(*seed)],
         (Method::Policy, _) => thresholds.iter().map(|threshold| Setting::Threshold(*threshold)).collect(),
-        (Method::Tome | Method::TomePlain, _) => {
+        _ if method.in_every_block() => {
             let most = spec.num_patches() / spec.depth + 1;
             let mut merges: Vec<usize> = (1..=MERGES).map(|i| (i * most).div_ceil(MERGES)).collect();
             merges.dedup();
@@ -218,7 +214,7 @@ pub fn swept(method: Method, spec: &VitSpec, policy: Option<&Policy>, thresholds
         }
         _ => stage_sets(spec.depth, policy.map(Policy::drop_stages).as_deref())
             .into_iter()
-            .filter(|stages| can_act(method, stages))
+            .filter(|stages| method.can_act(stages))
             .flat_map(|stages| {
                 KEEP.iter().map(move |ratio| Setting::Profile {
                     keep: keep_shares(&[*ratio; 1], stages.len()).expect("ratios lie between 0 and 1"),
@@ -254,7 +250,7 @@ mod tests {
     #[test]
     fn every_method_is_swept_with_settings_that_it_takes() {
         let spec = VitSpec::from_timm_name("deit_tiny_patch16_224").unwrap().with_img_size([64, 64]);
-        for method in Method::ALL.into_iter().filter(|method| *method != Method::Policy) {
+        for method in Method::all().filter(|method| *method != Method::Policy) {
             let settings = swept(method, &spec, None, &[]);
             assert!(settings.len() >= 2, "{method}");
             for setting in settings {
@@ -263,7 +259,7 @@ mod tests {
                     .unwrap_or_else(|error| panic!("{method} {setting}: {error}"));
             }
         }
-        assert!(Setting::Merged(3).pruner(Method::Random, &spec, None).is_err());
+        assert!(Setting::Merged(3).pruner("random".parse().unwrap(), &spec, None).is_err());
         assert!(Setting::Threshold(0.5).pruner(Method::Policy, &spec, None).is_err(), "without a policy");
     }
 

@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use vitrim_data::{ContentSet, Dataset, Decoding, Part, Shares};
+use vitrim_data::{ContentSet, Dataset, Decoding, Shares, Subset};
 use vitrim_hub::{Kind, local};
 
 use crate::error::{MeasureError, Result};
@@ -40,7 +40,7 @@ enum Place {
     /// A whole split.
     Whole(String),
     /// What the shares give to the part of a split.
-    Cut(String, Shares, Part),
+    Cut(String, Shares, Subset),
 }
 
 impl DataParts {
@@ -75,20 +75,20 @@ impl DataParts {
     }
 
     /// Whether there are images for `part`.
-    pub fn has(&self, part: Part) -> bool {
+    pub fn has(&self, part: Subset) -> bool {
         self.place(part).is_some()
     }
 
     /// Where final figures come from: the test part, or calibration where there is none.
-    pub fn final_part(&self) -> Part {
-        if self.has(Part::Test) { Part::Test } else { Part::Calibration }
+    pub fn final_part(&self) -> Subset {
+        if self.has(Subset::Test) { Subset::Test } else { Subset::Calibration }
     }
 
     /// The images of `part`.
     ///
     /// # Errors
     /// If there are none, or they cannot be read.
-    pub fn part(&self, part: Part, progress: OnProgress<'_>) -> Result<Dataset> {
+    pub fn part(&self, part: Subset, progress: OnProgress<'_>) -> Result<Dataset> {
         let place = self.place(part).ok_or_else(|| {
             let splits = self.splits.join(", ");
             self.lacks(format!("has no images for {}; it has: {splits}; name one with --split", name(part)))
@@ -129,7 +129,7 @@ impl DataParts {
             Some(also) => also.content_hashes(progress)?,
             None => ContentSet::new(),
         };
-        for part in [Part::Calibration, Part::Test] {
+        for part in [Subset::Calibration, Subset::Test] {
             if let Some(Place::Whole(split)) = self.place(part) {
                 hashes.extend(self.open(&split)?.content_hashes(progress)?);
             }
@@ -142,7 +142,7 @@ impl DataParts {
         self.reading.of(&Dataset::open(&self.local, Some(split))?)
     }
 
-    fn place(&self, part: Part) -> Option<Place> {
+    fn place(&self, part: Subset) -> Option<Place> {
         let has = |split: &str| self.splits.iter().any(|s| s == split);
         let whole = |split: &str| has(split).then(|| Place::Whole(split.to_owned()));
         if self.streams {
@@ -154,10 +154,10 @@ impl DataParts {
             return Some(Place::Cut(only.clone(), ALL_THREE, part));
         }
         match part {
-            Part::Test => whole("test"),
-            Part::Calibration if has("validation") => whole("validation"),
-            Part::Train if has("validation") => whole("train"),
-            Part::Train | Part::Calibration => {
+            Subset::Test => whole("test"),
+            Subset::Calibration if has("validation") => whole("validation"),
+            Subset::Train if has("validation") => whole("train"),
+            Subset::Train | Subset::Calibration => {
                 has("train").then(|| Place::Cut("train".into(), TRAIN_AND_CALIBRATION, part))
             }
         }
@@ -169,19 +169,19 @@ impl DataParts {
 }
 
 /// What a user calls `part`.
-pub fn name(part: Part) -> &'static str {
+pub fn name(part: Subset) -> &'static str {
     match part {
-        Part::Train => "train",
-        Part::Calibration => "calibration",
-        Part::Test => "test",
+        Subset::Train => "train",
+        Subset::Calibration => "calibration",
+        Subset::Test => "test",
     }
 }
 
-fn part_of_name(name: &str) -> Option<Part> {
+fn part_of_name(name: &str) -> Option<Subset> {
     match name {
-        "train" => Some(Part::Train),
-        "calibration" | "validation" | "val" | "valid" => Some(Part::Calibration),
-        "test" => Some(Part::Test),
+        "train" => Some(Subset::Train),
+        "calibration" | "validation" | "val" | "valid" => Some(Subset::Calibration),
+        "test" => Some(Subset::Test),
         _ => None,
     }
 }
@@ -199,19 +199,19 @@ mod tests {
     #[test]
     fn given_splits_are_taken_as_they_are() {
         let all = parts(&["train", "validation", "test"]);
-        assert_eq!(all.place(Part::Train), Some(Place::Whole("train".into())));
-        assert_eq!(all.place(Part::Calibration), Some(Place::Whole("validation".into())));
-        assert_eq!(all.place(Part::Test), Some(Place::Whole("test".into())));
-        assert!(!parts(&["train", "validation"]).has(Part::Test));
-        assert!(!parts(&["test"]).has(Part::Train), "nobody trains on a test split unless he says so");
-        assert!(!parts(&["validation", "test"]).has(Part::Train));
+        assert_eq!(all.place(Subset::Train), Some(Place::Whole("train".into())));
+        assert_eq!(all.place(Subset::Calibration), Some(Place::Whole("validation".into())));
+        assert_eq!(all.place(Subset::Test), Some(Place::Whole("test".into())));
+        assert!(!parts(&["train", "validation"]).has(Subset::Test));
+        assert!(!parts(&["test"]).has(Subset::Train), "nobody trains on a test split unless he says so");
+        assert!(!parts(&["validation", "test"]).has(Subset::Train));
     }
 
     #[test]
     fn a_stream_is_whichever_part_is_asked_for() {
         let stream = DataParts { streams: true, ..parts(&["stream"]) };
-        assert_eq!(stream.final_part(), Part::Test);
-        for part in [Part::Train, Part::Calibration, Part::Test] {
+        assert_eq!(stream.final_part(), Subset::Test);
+        for part in [Subset::Train, Subset::Calibration, Subset::Test] {
             assert_eq!(stream.place(part), Some(Place::Whole(name(part).to_owned())));
         }
     }
@@ -220,10 +220,10 @@ mod tests {
     fn what_is_missing_is_cut() {
         let two = parts(&["train", "test"]);
         let cut = |part| Some(Place::Cut("train".into(), TRAIN_AND_CALIBRATION, part));
-        assert_eq!(two.place(Part::Train), cut(Part::Train));
-        assert_eq!(two.place(Part::Calibration), cut(Part::Calibration));
-        assert_eq!(two.place(Part::Test), Some(Place::Whole("test".into())));
-        for part in [Part::Train, Part::Calibration, Part::Test] {
+        assert_eq!(two.place(Subset::Train), cut(Subset::Train));
+        assert_eq!(two.place(Subset::Calibration), cut(Subset::Calibration));
+        assert_eq!(two.place(Subset::Test), Some(Place::Whole("test".into())));
+        for part in [Subset::Train, Subset::Calibration, Subset::Test] {
             assert_eq!(parts(&["all"]).place(part), Some(Place::Cut("all".into(), ALL_THREE, part)));
         }
     }

@@ -59,7 +59,7 @@ impl Reading {
             None if classes == 0 => Labels::Ignored,
             Some(path) => {
                 let map = LabelMap::open(path)?;
-                if let Some(greatest) = map.greatest().filter(|greatest| *greatest as usize >= classes) {
+                if let Some(greatest) = map.max_class().filter(|greatest| *greatest as usize >= classes) {
                     return Err(MeasureError::Setting(format!(
                         "label map {}: has class {greatest}, but the backbone ({}) has classes 0 to {}; map what it \
                          does not know to -1",

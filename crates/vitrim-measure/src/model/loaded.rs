@@ -106,7 +106,7 @@ impl Loaded {
             return Self::open_in(Path::new(model), opening);
         }
         Self::random(model, opening).map_err(|error| match error {
-            MeasureError::Vit(VitError::UnsupportedArchitecture(_)) => {
+            MeasureError::Vit(VitError::UnsupportedArchitecture { .. }) => {
                 MeasureError::NoSuchModel { given: model.to_owned(), reason: error.to_string() }
             }
             other => other,

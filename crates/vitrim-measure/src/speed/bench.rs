@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use serde::Serialize;
+use vitrim_kernels::InstructionSet;
 use vitrim_kernels::memory::return_freed_memory;
-use vitrim_kernels::{Level, fma_peak};
 use vitrim_prune::{Pruner, image_macs, run_to_end};
 use vitrim_vit::{Backbone, Operation, PixelBatch, Precision, VitSpec, cost};
 
@@ -22,8 +22,8 @@ const PEAK_TIME: Duration = Duration::from_millis(300);
 pub struct Subject {
     /// The backbone.
     pub loaded: Loaded,
-    /// What prunes it, alike, one for each stream.
-    pub pruners: Vec<Box<dyn Pruner>>,
+    /// What prunes it.
+    pub pruner: Box<dyn Pruner>,
 }
 
 /// What to measure.
@@ -179,9 +179,9 @@ pub struct Share {
 /// If a pruner does not fit the backbone, or there are fewer threads than streams.
 ///
 /// # Panics
-/// If there is no subject, or one has not a pruner for each stream.
+/// If there is no subject.
 pub fn bench(
-    subjects: &mut [Subject],
+    subjects: &[Subject],
     method: String,
     images: &BenchImages,
     options: &BenchOptions,
@@ -192,34 +192,33 @@ pub fn bench(
     let resettable = peak_memory::reset();
     let largest = options.batches.iter().copied().max().unwrap_or(1);
     let dtypes: Vec<DtypeReport> =
-        subjects.iter_mut().map(|subject| costs(subject, images, largest)).collect::<Result<_>>()?;
+        subjects.iter().map(|subject| costs(subject, images, largest)).collect::<Result<_>>()?;
     let spec = subjects[0].loaded.spec.clone();
+    let sessions: Vec<_> = subjects.iter().map(|subject| streams.sessions(&subject.loaded.model)).collect();
     let mut cells = Vec::new();
     for &batch in &options.batches {
         progress(batch);
-        let mut budgets = vec![budgets(options, &spec, batch)?; subjects.len()];
+        let budgets = budgets(options, &spec, batch)?;
         let mut entrants = Vec::new();
-        for (Subject { loaded, pruners }, budgets) in subjects.iter_mut().zip(&mut budgets) {
-            entrants.push(Entrant::dense(&loaded.model));
-            entrants.push(Entrant::pruned(&loaded.model, pruners.iter_mut().map(|p| &mut **p as _)));
-            for budgets in budgets.iter_mut().flatten() {
-                entrants.push(Entrant::pruned(&loaded.model, budgets.iter_mut().map(|p| p as _)));
-            }
+        for (Subject { pruner, .. }, sessions) in subjects.iter().zip(&sessions) {
+            entrants.push(Entrant::dense(sessions));
+            entrants.push(Entrant::pruned(sessions, pruner.as_ref()));
+            entrants.extend(budgets.iter().flatten().map(|budgets| Entrant::pruned(sessions, budgets)));
         }
         let time = options.time * dtypes.len() as u32;
         let speed_options = SpeedOptions { rounds: options.rounds, time, batches: usize::MAX };
-        let race = race(&mut entrants, images.pixels(), batch, &streams, speed_options)?;
+        let race = race(&entrants, images.pixels(), batch, speed_options)?;
         let each = race.timings.len() / dtypes.len();
         let timings = race.timings.chunks_exact(each).zip(&dtypes);
         cells.extend(timings.map(|(timings, dtype)| cell(timings, dtype, batch, &spec, &race, options)));
     }
-    let weights = subjects.iter().map(|subject| subject.loaded.model.weight_bytes()).sum::<usize>();
+    let weights = subjects.iter().map(|subject| subject.loaded.model.weights().bytes()).sum::<usize>();
     let activations = options.streams * 8 * largest * spec.num_tokens() * spec.dim * size_of::<f32>();
     let pixels = size_of_val(images.data.as_slice());
     Ok(BenchReport {
         model: subjects[0].loaded.origin.clone(),
         method,
-        simd: Level::current().to_string(),
+        simd: InstructionSet::current().to_string(),
         threads: rayon::current_num_threads(),
         streams: streams.count(),
         dense_gmacs: dense_gmacs(&spec),
@@ -235,13 +234,12 @@ pub fn bench(
     })
 }
 
-/// Equal and varied budgets for batches of `batch`, each for every stream, if they are to be compared.
-fn budgets(options: &BenchOptions, spec: &VitSpec, batch: usize) -> Result<Option<[Vec<Budgets>; 2]>> {
-    let each = |budgets: Budgets| vec![budgets; options.streams];
+/// Equal and varied budgets for batches of `batch`, if they are to be compared.
+fn budgets(options: &BenchOptions, spec: &VitSpec, batch: usize) -> Result<Option<[Budgets; 2]>> {
     match &options.ragged {
         Some((stages, shares)) if batch > 1 => Ok(Some([
-            each(Budgets::equal(spec, stages, shares, batch)?),
-            each(Budgets::varied(spec, stages, shares, batch)?),
+            Budgets::equal(spec, stages, shares, batch)?,
+            Budgets::varied(spec, stages, shares, batch)?,
         ])),
         _ => Ok(None),
     }
@@ -280,15 +278,15 @@ fn cell(
 }
 
 /// What `subject` costs, over the first images, in batches of at most `largest`.
-fn costs(subject: &mut Subject, images: &BenchImages, largest: usize) -> Result<DtypeReport> {
-    let Subject { loaded, pruners } = subject;
+fn costs(subject: &Subject, images: &BenchImages, largest: usize) -> Result<DtypeReport> {
+    let Subject { loaded, pruner } = subject;
     let values = loaded.transform.pixel_count();
     let count = images.keys.len().min(BENCH_IMAGES);
     let (mut macs, mut survivors) = (0.0, Vec::new());
     for first in (0..count).step_by(largest) {
         let batch = largest.min(count - first);
         let pixels = PixelBatch::new(&images.data[first * values..(first + batch) * values], batch);
-        let (model, pruner) = (&loaded.model, pruners[0].as_mut());
+        let (model, pruner) = (&loaded.model, pruner.as_ref());
         let stages =
             run_to_end(model, pruner, &mut model.embed(pixels)?, &images.keys[first..first + batch])?;
         macs += (0..batch).map(|b| image_macs(model, pruner, &stages, b) as f64).sum::<f64>();
@@ -297,7 +295,7 @@ fn costs(subject: &mut Subject, images: &BenchImages, largest: usize) -> Result<
             *sum += (0..batch).map(|b| stage.patch_tokens(b)).sum::<usize>();
         }
     }
-    let (dtype, all) = (loaded.model.precision(), (count * loaded.spec.num_patches()) as f64);
+    let (dtype, all) = (loaded.model.weights().precision(), (count * loaded.spec.num_patches()) as f64);
     let pruned_gmacs = macs / count as f64 / 1e9;
     Ok(DtypeReport {
         dtype,
@@ -310,7 +308,7 @@ fn costs(subject: &mut Subject, images: &BenchImages, largest: usize) -> Result<
 
 /// What all threads do at most, all at once.
 fn peak_gflops(precision: Precision) -> f64 {
-    let threads = rayon::broadcast(|_| fma_peak(Level::current(), precision, PEAK_TIME));
+    let threads = rayon::broadcast(|_| InstructionSet::current().fma_peak(precision, PEAK_TIME));
     2.0 * threads.iter().sum::<f64>() / 1e9
 }
 

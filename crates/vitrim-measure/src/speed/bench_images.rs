@@ -1,10 +1,10 @@
 //! Images to time with: random pixels, or a data set's first.
 
 use vitrim_data::{Dataset, Loader, LoaderOptions, OnBadImage, Order};
-use vitrim_prune::{ImageKey, uniform};
+use vitrim_prune::ImageKey;
+use vitrim_random::uniform;
 
 use crate::error::{MeasureError, Result};
-use crate::evaluate::keys;
 use crate::model::Loaded;
 use crate::speed::Pixels;
 
@@ -52,7 +52,7 @@ impl BenchImages {
         let mut images = BenchImages { data: Vec::new(), keys: Vec::new() };
         for batch in Loader::new(dataset, Order::Sequential, &loaded.transform, options)? {
             let batch = batch?;
-            images.keys.extend(keys(&batch));
+            images.keys.extend(batch.keys());
             images.data.extend(batch.pixels);
         }
         if images.keys.is_empty() {

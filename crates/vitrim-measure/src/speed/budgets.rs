@@ -55,9 +55,7 @@ impl Pruner for Budgets {
         self.stages.iter().map(|&block| (Site::input_of(block), Taps::NONE)).collect()
     }
 
-    fn begin(&mut self, _: &[ImageKey]) {}
-
-    fn decide(&mut self, stage: usize, view: &View<'_>) -> vitrim_prune::Result<Reduction> {
+    fn decide(&self, stage: usize, view: &View<'_>, _: &[ImageKey]) -> vitrim_prune::Result<Reduction> {
         let mut keep = vec![true; view.total()];
         for b in 0..view.batch() {
             let budget = self.patch_tokens[b % self.patch_tokens.len()][stage];

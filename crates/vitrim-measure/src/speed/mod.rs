@@ -9,13 +9,16 @@ pub mod budgets;
 pub mod machine;
 pub mod peak_memory;
 
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rayon::{ThreadPool, ThreadPoolBuilder};
 use serde::{Deserialize, Serialize};
 use vitrim_prune::{ImageKey, Pruner, run_to_end};
-use vitrim_vit::{Backbone, CpuBackbone, Operation, PixelBatch, Reduction, Site, Taps, View, VitSpec, Want};
+use vitrim_vit::{
+    Backbone, CpuBackbone, Operation, PixelBatch, Reduction, SessionOptions, Site, Taps, Threads, View,
+    VitSpec, Want,
+};
 
 use crate::error::{MeasureError, Result};
 use crate::statistics::Quantiles;
@@ -87,12 +90,12 @@ impl<'a> Pixels<'a> {
 /// are done in a second than by all threads on one at a time, as nobody waits for anybody; each takes longer.
 pub struct Streams {
     /// Of each stream; none where batches follow each other on the caller's threads.
-    pools: Vec<ThreadPool>,
+    threads: Vec<Threads>,
 }
 
 impl Streams {
     /// One batch after the other, on the caller's threads.
-    pub const ONE: Streams = Streams { pools: Vec::new() };
+    pub const ONE: Streams = Streams { threads: Vec::new() };
 
     /// `count` streams, among which the caller's number of threads is shared out.
     ///
@@ -108,101 +111,89 @@ impl Streams {
                 "{count} streams need a thread each, and there are {threads}: ask for fewer, or for more threads"
             )));
         }
-        let pool = |i: usize| {
-            let own = (i + 1) * threads / count - i * threads / count;
-            ThreadPoolBuilder::new().num_threads(own).build()
-        };
-        let pools = (0..count).map(pool).collect::<std::result::Result<_, _>>();
-        Ok(Streams {
-            pools: pools.map_err(|error| MeasureError::Setting(format!("{count} streams: {error}")))?,
-        })
+        let own = |i: usize| Threads::pool((i + 1) * threads / count - i * threads / count);
+        Ok(Streams { threads: (0..count).map(own).collect::<Result<_, _>>()? })
     }
 
     /// How many.
     pub fn count(&self) -> usize {
-        self.pools.len().max(1)
+        self.threads.len().max(1)
     }
 
-    /// Does `work` on each of `lanes` at once, a stream each.
-    fn run<L: Send, T: Send>(&self, lanes: Vec<L>, work: impl Fn(L) -> Result<T> + Sync) -> Result<Vec<T>> {
-        if self.pools.is_empty() {
-            return lanes.into_iter().map(work).collect();
+    /// A session of `model` for each stream.
+    pub fn sessions(&self, model: &CpuBackbone) -> Vec<CpuBackbone> {
+        if self.threads.is_empty() {
+            return vec![model.session(SessionOptions::default())];
         }
-        assert_eq!(lanes.len(), self.pools.len(), "a lane a stream");
-        let work = &work;
-        thread::scope(|scope| {
-            let streams: Vec<_> = lanes
-                .into_iter()
-                .zip(&self.pools)
-                .map(|(lane, pool)| scope.spawn(move || pool.install(|| work(lane))))
-                .collect();
-            streams.into_iter().map(|stream| stream.join().expect("no stream panics")).collect()
-        })
+        let session = |threads: &Threads| {
+            model.session(SessionOptions { threads: threads.clone(), ..SessionOptions::default() })
+        };
+        self.threads.iter().map(session).collect()
     }
 }
 
 /// A model to be timed, dense or pruned.
 pub struct Entrant<'a> {
-    model: &'a CpuBackbone,
-    /// One for each stream; none for a dense model.
-    pruners: Vec<Timed<'a>>,
-}
-
-/// An entrant on one stream.
-struct Lane<'l, 'a> {
-    model: &'a CpuBackbone,
-    pruner: Option<&'l mut Timed<'a>>,
+    /// One for each stream. Entrants may share them, and so their profiles.
+    sessions: &'a [CpuBackbone],
+    /// None for a dense model.
+    pruner: Option<Timed<'a>>,
 }
 
 impl<'a> Entrant<'a> {
-    /// `model` as it is.
-    pub fn dense(model: &'a CpuBackbone) -> Self {
-        Entrant { model, pruners: Vec::new() }
+    /// The model of `sessions`, one for each stream, as it is.
+    pub fn dense(sessions: &'a [CpuBackbone]) -> Self {
+        Entrant { sessions, pruner: None }
     }
 
-    /// `model` pruned by `pruners`, alike, one for each stream.
-    pub fn pruned(model: &'a CpuBackbone, pruners: impl IntoIterator<Item = &'a mut dyn Pruner>) -> Self {
-        let timed = |pruner| Timed { pruner, scoring: Duration::ZERO };
-        Entrant { model, pruners: pruners.into_iter().map(timed).collect() }
+    /// The model of `sessions`, one for each stream, pruned by `pruner`.
+    pub fn pruned(sessions: &'a [CpuBackbone], pruner: &'a dyn Pruner) -> Self {
+        Entrant { sessions, pruner: Some(Timed { pruner, nanoseconds: AtomicU64::new(0) }) }
     }
 
-    /// One for each of `streams`.
-    fn lanes(&mut self, streams: usize) -> Vec<Lane<'_, 'a>> {
-        let model = self.model;
-        if self.pruners.is_empty() {
-            return (0..streams).map(|_| Lane { model, pruner: None }).collect();
+    /// Does `work` with each session at once.
+    fn on_streams<T: Send>(&self, work: impl Fn(&CpuBackbone) -> Result<T> + Sync) -> Result<Vec<T>> {
+        if let [session] = self.sessions {
+            return Ok(vec![work(session)?]);
         }
-        assert_eq!(self.pruners.len(), streams, "a pruner a stream");
-        self.pruners.iter_mut().map(|pruner| Lane { model, pruner: Some(pruner) }).collect()
+        let work = &work;
+        thread::scope(|scope| {
+            let streams: Vec<_> =
+                self.sessions.iter().map(|session| scope.spawn(move || work(session))).collect();
+            streams.into_iter().map(|stream| stream.join().expect("no stream panics")).collect()
+        })
+    }
+
+    fn pass(&self, session: &CpuBackbone, (pixels, keys): (PixelBatch<'_>, &[ImageKey])) -> Result<()> {
+        let want = Want::answer(session.spec());
+        let Some(pruner) = &self.pruner else {
+            session.dense(pixels, want)?;
+            return Ok(());
+        };
+        session.enter(|| {
+            let mut state = session.embed(pixels)?;
+            run_to_end(session, pruner, &mut state, keys)?;
+            session.finish(&state, want)?;
+            Ok(())
+        })
     }
 
     /// What was spent on each operation, and on scoring, since the last call.
-    fn take_times(&mut self) -> ([Duration; Operation::ALL.len()], Duration) {
-        let scoring = self.pruners.iter_mut().map(|pruner| std::mem::take(&mut pruner.scoring));
-        (self.model.profile().take(), scoring.sum())
-    }
-}
-
-impl Lane<'_, '_> {
-    fn pass(&mut self, (pixels, keys): (PixelBatch<'_>, &[ImageKey])) -> Result<()> {
-        let want = Want::answer(self.model.spec());
-        let Some(pruner) = &mut self.pruner else {
-            self.model.dense(pixels, want)?;
-            return Ok(());
-        };
-        rayon::scope(|_| {
-            let mut state = self.model.embed(pixels)?;
-            run_to_end(self.model, *pruner, &mut state, keys)?;
-            self.model.finish(&state, want)?;
-            Ok(())
-        })
+    fn take_times(&self) -> ([Duration; Operation::ALL.len()], Duration) {
+        let mut operations = [Duration::ZERO; Operation::ALL.len()];
+        for session in self.sessions {
+            operations.iter_mut().zip(session.profile().take()).for_each(|(sum, time)| *sum += time);
+        }
+        let scoring = self.pruner.as_ref().map_or(0, |pruner| pruner.nanoseconds.swap(0, Relaxed));
+        (operations, Duration::from_nanos(scoring))
     }
 }
 
 /// A pruner whose own time is counted.
 struct Timed<'a> {
-    pruner: &'a mut dyn Pruner,
-    scoring: Duration,
+    pruner: &'a dyn Pruner,
+    /// Of all streams.
+    nanoseconds: AtomicU64,
 }
 
 impl Pruner for Timed<'_> {
@@ -210,14 +201,11 @@ impl Pruner for Timed<'_> {
         self.pruner.sites(spec)
     }
 
-    fn begin(&mut self, images: &[ImageKey]) {
-        self.pruner.begin(images);
-    }
-
-    fn decide(&mut self, stage: usize, view: &View<'_>) -> vitrim_prune::Result<Reduction> {
+    fn decide(&self, stage: usize, view: &View<'_>, keys: &[ImageKey]) -> vitrim_prune::Result<Reduction> {
         let started = Instant::now();
-        let reduction = self.pruner.decide(stage, view);
-        self.scoring += started.elapsed();
+        let reduction = self.pruner.decide(stage, view, keys);
+        let nanoseconds = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.nanoseconds.fetch_add(nanoseconds, Relaxed);
         reduction
     }
 
@@ -262,18 +250,14 @@ pub struct Race {
     pub images: usize,
 }
 
-/// Measures `entrants`, `batch` images at a time, in as many `streams`.
+/// Measures `entrants`, `batch` images at a time on each of as many streams as all of them have sessions.
 ///
 /// # Errors
 /// If there are fewer images than a batch, or a model refuses.
-///
-/// # Panics
-/// If an entrant has pruners, but not one for each stream.
 pub fn race(
-    entrants: &mut [Entrant<'_>],
+    entrants: &[Entrant<'_>],
     pixels: Pixels<'_>,
     batch: usize,
-    streams: &Streams,
     options: SpeedOptions,
 ) -> Result<Race> {
     let available = pixels.keys.len().checked_div(batch).unwrap_or(0).min(options.batches);
@@ -285,9 +269,8 @@ pub fn race(
     let started = Instant::now();
     let mut warm = 0;
     while warm < 2 || (started.elapsed() < options.time / 10 && warm < available) {
-        for entrant in &mut *entrants {
-            let lanes = entrant.lanes(streams.count());
-            streams.run(lanes, |mut lane| lane.pass(pixels.batch(warm % available, batch)))?;
+        for entrant in entrants {
+            entrant.on_streams(|session| entrant.pass(session, pixels.batch(warm % available, batch)))?;
         }
         warm += 1;
     }
@@ -299,12 +282,13 @@ pub fn race(
     let started = Instant::now();
     let mut rounds = 0;
     while rounds < options.rounds || started.elapsed() < options.time {
-        for (entrant, clock) in entrants.iter_mut().zip(&mut clocks) {
-            clock.round(entrant, pixels, batches, batch, streams)?;
+        for (entrant, clock) in entrants.iter().zip(&mut clocks) {
+            clock.round(entrant, pixels, batches, batch)?;
         }
         rounds += 1;
     }
-    let images = streams.count() * batches * batch;
+    let streams = entrants.first().map_or(1, |entrant| entrant.sessions.len());
+    let images = streams * batches * batch;
     Ok(Race { timings: clocks.iter().map(Clock::timing).collect(), rounds, images })
 }
 
@@ -312,15 +296,16 @@ pub fn race(
 ///
 /// # Errors
 /// As [`race`].
-pub fn speed_up<'a>(
-    model: &'a CpuBackbone,
-    pruner: &'a mut dyn Pruner,
+pub fn speed_up(
+    model: &CpuBackbone,
+    pruner: &dyn Pruner,
     pixels: Pixels<'_>,
     batch: usize,
     options: SpeedOptions,
 ) -> Result<SpeedUp> {
-    let mut entrants = [Entrant::dense(model), Entrant::pruned(model, [pruner])];
-    let Race { timings, rounds, images } = race(&mut entrants, pixels, batch, &Streams::ONE, options)?;
+    let sessions = Streams::ONE.sessions(model);
+    let entrants = [Entrant::dense(&sessions), Entrant::pruned(&sessions, pruner)];
+    let Race { timings, rounds, images } = race(&entrants, pixels, batch, options)?;
     let (dense, pruned) = (timings[0].rate, timings[1].rate);
     Ok(SpeedUp { batch, dense, pruned, speed_up: pruned.images_per_s / dense.images_per_s, rounds, images })
 }
@@ -339,26 +324,24 @@ struct Clock {
 impl Clock {
     fn round(
         &mut self,
-        entrant: &mut Entrant<'_>,
+        entrant: &Entrant<'_>,
         pixels: Pixels<'_>,
         batches: usize,
         batch: usize,
-        streams: &Streams,
     ) -> Result<()> {
-        // Entrants may share a model, and so its profile.
+        // What another entrant spent on the same sessions.
         entrant.take_times();
-        let lanes = entrant.lanes(streams.count());
         let started = Instant::now();
-        let times = streams.run(lanes, |mut lane| {
+        let times = entrant.on_streams(|session| {
             let mut times = Vec::with_capacity(batches);
             for at in 0..batches {
                 let batch_started = Instant::now();
-                lane.pass(pixels.batch(at, batch))?;
+                entrant.pass(session, pixels.batch(at, batch))?;
                 times.push(1e3 * batch_started.elapsed().as_secs_f64());
             }
             Ok(times)
         })?;
-        let images = streams.count() * batches * batch;
+        let images = entrant.sessions.len() * batches * batch;
         self.rounds.push(images as f64 / started.elapsed().as_secs_f64());
         self.batches.extend(times.into_iter().flatten());
         let (operations, scoring) = entrant.take_times();
@@ -387,21 +370,33 @@ impl Clock {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
     use std::sync::mpsc::channel;
 
+    use rayon::ThreadPoolBuilder;
+    use vitrim_vit::Tensors;
+
     use super::*;
+
+    fn model() -> CpuBackbone {
+        let mut spec = VitSpec::from_timm_name("deit_tiny_patch16_224").unwrap().with_img_size([32, 32]);
+        (spec.dim, spec.depth) = (24, 1);
+        (spec.attention.heads, spec.mlp.hidden) = (3, 48);
+        CpuBackbone::new(&spec, &Tensors::random(&spec, 1)).unwrap()
+    }
 
     #[test]
     fn streams_run_at_once_and_share_the_threads_out() {
         let pool = ThreadPoolBuilder::new().num_threads(5).build().unwrap();
-        let streams = pool.install(|| Streams::new(2)).unwrap();
+        let sessions = pool.install(|| Streams::new(2)).unwrap().sessions(&model());
         // Each waits for what the other sends, which one after the other could not.
         let ((to_second, from_first), (to_first, from_second)) = (channel(), channel());
-        let lanes = vec![(to_second, from_second), (to_first, from_first)];
-        let threads = streams.run(lanes, |(send, receive)| {
+        let ends = Mutex::new(vec![(to_second, from_second), (to_first, from_first)]);
+        let threads = Entrant::dense(&sessions).on_streams(|session| {
+            let (send, receive) = ends.lock().unwrap().pop().expect("an end for each");
             send.send(()).unwrap();
             receive.recv_timeout(Duration::from_secs(60)).expect("the other stream runs");
-            Ok(rayon::current_num_threads())
+            Ok(session.enter(rayon::current_num_threads))
         });
         assert_eq!(threads.unwrap(), [2, 3]);
         assert!(pool.install(|| Streams::new(6)).is_err(), "a thread each");
@@ -410,7 +405,10 @@ mod tests {
     #[test]
     fn one_stream_stays_on_the_callers_threads() {
         let pool = ThreadPoolBuilder::new().num_threads(3).build().unwrap();
-        let threads = pool.install(|| Streams::ONE.run(vec![()], |()| Ok(rayon::current_num_threads())));
+        let sessions = Streams::ONE.sessions(&model());
+        let entrant = Entrant::dense(&sessions);
+        let threads =
+            pool.install(|| entrant.on_streams(|session| Ok(session.enter(rayon::current_num_threads))));
         assert_eq!(threads.unwrap(), [3]);
     }
 }

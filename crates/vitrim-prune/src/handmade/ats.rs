@@ -2,23 +2,24 @@
 
 use vitrim_vit::{Reduction, Site, Taps, View, VitSpec};
 
-use super::KeepProfile;
+use super::{Acts, HandMade, KeepProfile};
 use crate::pruner::{ImageKey, PruneError, Pruner, Result};
+
+pub(super) const METHOD: HandMade = HandMade {
+    name: "ats",
+    about: "samples by the class token's attention and the values' norms",
+    first_block: 0,
+    keeps_budgets: false,
+    acts: Acts::AtStages(|profile| Box::new(AtsPruner { profile })),
+};
 
 /// ATS (Fayyaz et al., ECCV 2022): in each stage's block, tokens are scored by the class token's attention to them
 /// times the norm of their value, and sampled by the inverse of the scores' cumulative distribution at K fixed,
 /// evenly spaced points. A token that holds several points is kept once, so that images differ in how many stay.
 /// Attention has seen all tokens; only the sampled ones go on to the MLP. K is `patch_tokens` of the profile.
 #[derive(Clone, Debug)]
-pub struct AtsPruner {
+struct AtsPruner {
     profile: KeepProfile,
-}
-
-impl AtsPruner {
-    /// Samples in the blocks of `profile`.
-    pub fn new(profile: KeepProfile) -> Self {
-        AtsPruner { profile }
-    }
 }
 
 impl Pruner for AtsPruner {
@@ -27,9 +28,7 @@ impl Pruner for AtsPruner {
         self.profile.stages.iter().map(|block| (Site::after_attention_of(*block), taps)).collect()
     }
 
-    fn begin(&mut self, _: &[ImageKey]) {}
-
-    fn decide(&mut self, stage: usize, view: &View<'_>) -> Result<Reduction> {
+    fn decide(&self, stage: usize, view: &View<'_>, _: &[ImageKey]) -> Result<Reduction> {
         let (Some(attention), Some(norms)) = (view.cls_attention, view.value_norm) else {
             return Err(PruneError::KeepProfile(
                 "ats needs a view that carries attention and value norms".into(),

@@ -1,65 +1,162 @@
-//! The methods that are compared, and how they are named and set up.
+//! The methods that are compared: how they are named, what they can do, and how they are made.
 
 use std::fmt;
 use std::str::FromStr;
 
 use vitrim_vit::VitSpec;
 
-use super::{
-    AtsPruner, ClsAttentionPruner, EvitPruner, KeepProfile, RandomPruner, SimilarityPruner, TomePruner,
-};
+use super::{KeepProfile, ats, cls_attention, evit, random, similarity, tome};
 use crate::pruner::{PruneError, Pruner, Result};
 
-/// Seed of the random method.
-const SEED: u64 = 0;
+/// The hand-made methods, in the order of tables.
+static HAND_MADE: [HandMade; 7] = [
+    random::METHOD,
+    cls_attention::METHOD,
+    evit::METHOD,
+    ats::METHOD,
+    similarity::METHOD,
+    tome::METHOD,
+    tome::PLAIN,
+];
 
-/// A way of pruning.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A hand-made method, as its file describes it.
+pub struct HandMade {
+    /// What it is called: lower case, words joined by `-`.
+    pub(super) name: &'static str,
+    /// What it does, as the rest of a sentence that begins with the name.
+    pub(super) about: &'static str,
+    /// The first block that can be a stage: 1 for what needs an attention that has run before.
+    pub(super) first_block: usize,
+    /// Whether it leaves exactly as many patch tokens as a [`KeepProfile`] says, so that it can be given the budgets of another.
+    pub(super) keeps_budgets: bool,
+    /// Where it acts.
+    pub(super) acts: Acts,
+}
+
+/// Where a hand-made method acts, and how it is made for that.
+pub(super) enum Acts {
+    /// At the stages of a profile.
+    AtStages(fn(KeepProfile) -> Box<dyn Pruner>),
+    /// In every block.
+    InEveryBlock {
+        /// Merges so many tokens in each.
+        merging: fn(&VitSpec, usize) -> Box<dyn Pruner>,
+        /// The schedule nearest to so many MACs an image, scoring included.
+        at_cost: fn(&VitSpec, u64) -> Box<dyn Pruner>,
+    },
+}
+
+/// A way of pruning, by its name.
+#[derive(Clone, Copy)]
 pub enum Method {
     /// The learned policy.
     Policy,
-    /// Random patch tokens.
-    Random,
-    /// What the class token attends to.
-    ClsAttention,
-    /// The same, the rest fused into one token.
-    Evit,
-    /// Sampling by the class token's attention and the values' norms.
-    Ats,
-    /// What differs most from the mean.
-    Similarity,
-    /// Merging what is alike, attention counting sizes.
-    Tome,
-    /// Merging what is alike, attention counting each token once.
-    TomePlain,
+    /// One of those that nobody trains.
+    HandMade(&'static HandMade),
 }
 
 impl Method {
-    /// All of them, in the order of tables.
-    pub const ALL: [Method; 8] = [
-        Method::Policy,
-        Method::Random,
-        Method::ClsAttention,
-        Method::Evit,
-        Method::Ats,
-        Method::Similarity,
-        Method::Tome,
-        Method::TomePlain,
-    ];
+    /// All of them, in the order of tables: the policy, then the hand-made ones.
+    pub fn all() -> impl Iterator<Item = Method> {
+        std::iter::once(Method::Policy).chain(HAND_MADE.iter().map(Method::HandMade))
+    }
+
+    /// What it is called.
+    pub fn name(self) -> &'static str {
+        match self {
+            Method::Policy => "policy",
+            Method::HandMade(method) => method.name,
+        }
+    }
+
+    /// What it does, as the rest of a sentence that begins with the name.
+    pub fn about(self) -> &'static str {
+        match self {
+            Method::Policy => "keeps what a trained policy says",
+            Method::HandMade(method) => method.about,
+        }
+    }
+
+    /// Whether it can act at `stages`: attention to rank by must have run.
+    pub fn can_act(self, stages: &[usize]) -> bool {
+        match self {
+            Method::Policy => true,
+            Method::HandMade(method) => stages.first().is_none_or(|first| *first >= method.first_block),
+        }
+    }
+
+    /// Whether it leaves exactly as many patch tokens as a profile says, to each image.
+    pub fn keeps_budgets(self) -> bool {
+        matches!(self, Method::HandMade(method) if method.keeps_budgets)
+    }
+
+    /// Whether it acts in every block, and not at stages.
+    pub fn in_every_block(self) -> bool {
+        matches!(self, Method::HandMade(HandMade { acts: Acts::InEveryBlock { .. }, .. }))
+    }
+
+    /// At a keep profile: `keep[k]` of N0 before block `stages[k]`.
+    ///
+    /// # Errors
+    /// As [`Method::at_profile`], and if the profile does not fit.
+    pub fn at_shares(self, spec: &VitSpec, stages: &[usize], keep: &[f64]) -> Result<Box<dyn Pruner>> {
+        self.at_profile(spec, KeepProfile::new(spec, stages, keep)?)
+    }
+
+    /// At `profile`; one that acts in every block gets the schedule that costs the same.
+    ///
+    /// # Errors
+    /// If it cannot act there, or it is the policy, which has no profile.
+    pub fn at_profile(self, spec: &VitSpec, profile: KeepProfile) -> Result<Box<dyn Pruner>> {
+        let method = self.hand_made()?;
+        if !self.can_act(&profile.stages) {
+            let first = method.first_block;
+            return Err(PruneError::KeepProfile(format!("{self} cannot act before block {first}")));
+        }
+        Ok(match method.acts {
+            Acts::AtStages(make) => make(profile),
+            Acts::InEveryBlock { at_cost, .. } => at_cost(spec, profile.macs(spec, 0)),
+        })
+    }
+
+    /// Merging `r` tokens in each block.
+    ///
+    /// # Errors
+    /// If it does not act in every block.
+    pub fn merging(self, spec: &VitSpec, r: usize) -> Result<Box<dyn Pruner>> {
+        match self.hand_made()?.acts {
+            Acts::InEveryBlock { merging, .. } => Ok(merging(spec, r)),
+            Acts::AtStages(_) => {
+                Err(PruneError::Setting(format!("{self} acts at stages, not in every block")))
+            }
+        }
+    }
+
+    fn hand_made(self) -> Result<&'static HandMade> {
+        match self {
+            Method::Policy => Err(PruneError::Setting("the policy is not a hand-made method".into())),
+            Method::HandMade(method) => Ok(method),
+        }
+    }
+}
+
+impl PartialEq for Method {
+    fn eq(&self, other: &Self) -> bool {
+        self.name() == other.name()
+    }
+}
+
+impl Eq for Method {}
+
+impl fmt::Debug for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
 }
 
 impl fmt::Display for Method {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Method::Policy => "policy",
-            Method::Random => "random",
-            Method::ClsAttention => "cls-attention",
-            Method::Evit => "evit",
-            Method::Ats => "ats",
-            Method::Similarity => "similarity",
-            Method::Tome => "tome",
-            Method::TomePlain => "tome-plain",
-        })
+        f.pad(self.name())
     }
 }
 
@@ -67,10 +164,9 @@ impl FromStr for Method {
     type Err = PruneError;
 
     fn from_str(name: &str) -> Result<Self> {
-        let known = Method::ALL.into_iter().find(|method| method.to_string() == name);
-        known.ok_or_else(|| {
-            let names = Method::ALL.map(|method| method.to_string()).join(", ");
-            PruneError::Setting(format!("unknown method '{name}'; use one of {names}"))
+        Method::all().find(|method| method.name() == name).ok_or_else(|| {
+            let names: Vec<&str> = Method::all().map(Method::name).collect();
+            PruneError::Setting(format!("unknown method '{name}'; use one of {}", names.join(", ")))
         })
     }
 }
@@ -99,34 +195,8 @@ pub fn keep_shares(given: &[f64], stages: usize) -> Result<Vec<f64>> {
     Ok(shares)
 }
 
-/// A hand-made method at a keep profile; those that merge in every block get the schedule that costs the same.
-///
-/// # Errors
-/// If the profile does not fit, or `method` is the policy, which has no profile.
-pub fn hand_made(method: Method, spec: &VitSpec, stages: &[usize], keep: &[f64]) -> Result<Box<dyn Pruner>> {
-    at_profile(method, spec, KeepProfile::new(spec, stages, keep)?)
-}
-
-/// A hand-made method at `profile`, as [`hand_made`].
-///
-/// # Errors
-/// As there.
-pub fn at_profile(method: Method, spec: &VitSpec, profile: KeepProfile) -> Result<Box<dyn Pruner>> {
-    match method {
-        Method::Random => Ok(Box::new(RandomPruner::new(profile, SEED))),
-        Method::ClsAttention => Ok(Box::new(ClsAttentionPruner::new(profile)?)),
-        Method::Evit => Ok(Box::new(EvitPruner::new(profile))),
-        Method::Ats => Ok(Box::new(AtsPruner::new(profile))),
-        Method::Similarity => Ok(Box::new(SimilarityPruner::new(profile))),
-        Method::Tome | Method::TomePlain => {
-            Ok(Box::new(TomePruner::at_cost(spec, profile.macs(spec, 0), method == Method::Tome)))
-        }
-        Method::Policy => Err(PruneError::Setting("the policy is not a hand-made method".into())),
-    }
-}
-
 /// Reads a hand-made method with its keep ratio, `cls-attention:0.7` (or one a stage, as [`keep_shares`] has it),
-/// for the backbone's default stages: the method, the stages and the shares that [`hand_made`] takes.
+/// for the backbone's default stages: the method, the stages and the shares that [`Method::at_shares`] takes.
 ///
 /// # Errors
 /// [`PruneError::Setting`] for anything else.
@@ -143,18 +213,16 @@ pub fn parse_hand_made(text: &str, spec: &VitSpec) -> Result<(Method, Vec<usize>
     let given = ratios.split(',').map(ratio).collect::<Result<Vec<f64>>>()?;
     let stages = spec.default_stages();
     let keep = keep_shares(&given, stages.len())?;
-    hand_made(method, spec, &stages, &keep)?;
+    method.at_shares(spec, &stages, &keep)?;
     Ok((method, stages, keep))
-}
-
-/// Whether `method` can act at `stages`: attention to rank by must have run.
-pub fn can_act(method: Method, stages: &[usize]) -> bool {
-    method != Method::ClsAttention || stages.first() != Some(&0)
 }
 
 #[cfg(test)]
 mod tests {
+    use vitrim_vit::{CpuBackbone, PixelBatch, Tensors, cost};
+
     use super::*;
+    use crate::run::run;
 
     #[test]
     fn one_ratio_is_a_power_for_each_stage() {
@@ -170,7 +238,7 @@ mod tests {
     fn hand_made_methods_are_read_with_their_ratio() {
         let spec = VitSpec::from_timm_name("deit_tiny_patch16_224").unwrap();
         let (method, stages, keep) = parse_hand_made("cls-attention:0.7", &spec).unwrap();
-        assert_eq!((method, stages), (Method::ClsAttention, vec![3, 6, 9]));
+        assert_eq!((method.name(), stages), ("cls-attention", vec![3, 6, 9]));
         assert!((keep[2] - 0.343).abs() < 1e-12);
         assert_eq!(parse_hand_made("tome:0.9,0.8,0.7", &spec).unwrap().2, [0.9, 0.8, 0.7]);
         for (text, word) in [
@@ -183,5 +251,44 @@ mod tests {
             let error = parse_hand_made(text, &spec).unwrap_err().to_string();
             assert!(error.contains(word), "{error}");
         }
+    }
+
+    #[test]
+    fn names_are_found_and_name_one_method_each() {
+        let all: Vec<Method> = Method::all().collect();
+        for (i, method) in all.iter().enumerate() {
+            assert_eq!(method.name().parse::<Method>().unwrap(), *method);
+            assert!(all[..i].iter().all(|before| before != method), "{method} twice");
+            assert!(!method.about().is_empty() && !method.name().contains([':', ' ', ',']), "{method}");
+        }
+    }
+
+    /// Each does what its entry on the list says.
+    #[test]
+    fn methods_are_what_they_say() {
+        let mut spec = VitSpec::from_timm_name("deit_tiny_patch16_224").unwrap().with_img_size([64, 64]);
+        (spec.dim, spec.depth, spec.num_classes) = (24, 4, 5);
+        (spec.attention.heads, spec.mlp.hidden) = (3, 48);
+        let model = CpuBackbone::new(&spec, &Tensors::random(&spec, 1)).unwrap();
+        let values: Vec<f32> = (0..2 * 3 * 64 * 64).map(|i| (i % 97) as f32 / 97.0).collect();
+        let pixels = PixelBatch::new(&values, 2);
+        for method in Method::all().filter(|method| *method != Method::Policy) {
+            for stages in [[0, 2], [1, 3]] {
+                let made = method.at_shares(&spec, &stages, &[0.75, 0.25]);
+                assert_eq!(made.is_ok(), method.can_act(&stages), "{method} at {stages:?}");
+                let Ok(pruner) = made else { continue };
+                let out = run(&model, pruner.as_ref(), pixels, &[3, 4]).unwrap();
+                assert!(out.macs[0] < cost::dense_macs(&spec), "{method}");
+                let left = |k: usize| out.stages[k].patch_tokens(1);
+                assert!(!method.keeps_budgets() || (left(0), left(1)) == (12, 4), "{method}");
+            }
+            assert_eq!(method.merging(&spec, 2).is_ok(), method.in_every_block(), "{method}");
+            if let Ok(pruner) = method.merging(&spec, 2) {
+                let out = run(&model, pruner.as_ref(), pixels, &[3, 4]).unwrap();
+                let left: Vec<usize> = out.stages.iter().map(|stage| stage.patch_tokens(0)).collect();
+                assert_eq!(left, [14, 12, 10, 8], "{method}");
+            }
+        }
+        assert!(Method::Policy.merging(&spec, 2).is_err());
     }
 }

@@ -2,22 +2,23 @@
 
 use vitrim_vit::{Reduction, Site, Taps, View, VitSpec};
 
-use super::KeepProfile;
+use super::{Acts, HandMade, KeepProfile};
 use crate::pruner::{ImageKey, Pruner, Result};
 use crate::ranking::keep_top;
+
+pub(super) const METHOD: HandMade = HandMade {
+    name: "similarity",
+    about: "keeps what differs most from the mean",
+    first_block: 0,
+    keeps_budgets: true,
+    acts: Acts::AtStages(|profile| Box::new(SimilarityPruner { profile })),
+};
 
 /// Drops the patch tokens that are nearest to the mean of their image's survivors, by the cosine: what resembles
 /// the rest is taken to say the least.
 #[derive(Clone, Debug)]
-pub struct SimilarityPruner {
+struct SimilarityPruner {
     profile: KeepProfile,
-}
-
-impl SimilarityPruner {
-    /// Selects before the blocks of `profile`.
-    pub fn new(profile: KeepProfile) -> Self {
-        SimilarityPruner { profile }
-    }
 }
 
 impl Pruner for SimilarityPruner {
@@ -25,9 +26,7 @@ impl Pruner for SimilarityPruner {
         self.profile.sites(Taps::NONE)
     }
 
-    fn begin(&mut self, _: &[ImageKey]) {}
-
-    fn decide(&mut self, stage: usize, view: &View<'_>) -> Result<Reduction> {
+    fn decide(&self, stage: usize, view: &View<'_>, _: &[ImageKey]) -> Result<Reduction> {
         let mut scores = vec![0.0; view.total()];
         for b in 0..view.batch() {
             let mut sum = vec![0.0f32; view.dim];

@@ -1,17 +1,39 @@
 //! Token merging.
 
 use rayon::prelude::*;
-use vitrim_kernels::{Linear, greatest_of_rows, normalise_rows};
+use vitrim_kernels::{InstructionSet, Linear};
 use vitrim_vit::{Reduction, Site, Taps, View, VitSpec, cost};
 
+use super::{Acts, HandMade};
 use crate::pruner::{ImageKey, PruneError, Pruner, Result};
+
+pub(super) const METHOD: HandMade = HandMade {
+    name: "tome",
+    about: "merges what is alike in every block, attention counting sizes",
+    first_block: 0,
+    keeps_budgets: false,
+    acts: Acts::InEveryBlock {
+        merging: |spec, r| Box::new(TomePruner::new(spec, r, true)),
+        at_cost: |spec, macs| Box::new(TomePruner::at_cost(spec, macs, true)),
+    },
+};
+
+pub(super) const PLAIN: HandMade = HandMade {
+    name: "tome-plain",
+    about: "merges what is alike in every block, attention counting each token once",
+    acts: Acts::InEveryBlock {
+        merging: |spec, r| Box::new(TomePruner::new(spec, r, false)),
+        at_cost: |spec, macs| Box::new(TomePruner::at_cost(spec, macs, false)),
+    },
+    ..METHOD
+};
 
 /// ToMe (Bolya et al., ICLR 2023): between attention and MLP of every block, `r` tokens are merged into their most
 /// similar partners by bipartite soft matching. Tokens are split alternately into two sets; each of the first
 /// finds its nearest in the second by the cosine of their keys (mean over heads); the r best pairs merge into means
 /// that are weighted by size. Prefix tokens do not merge, and at most half of an image's patch tokens go in a block.
 #[derive(Clone, Debug)]
-pub struct TomePruner {
+struct TomePruner {
     /// Tokens merged after each block's attention, `[L]`.
     merged: Vec<usize>,
     proportional: bool,
@@ -20,13 +42,13 @@ pub struct TomePruner {
 
 impl TomePruner {
     /// Merges `r` tokens in each block of `spec`. `proportional`: attention counts a merged key by its size.
-    pub fn new(spec: &VitSpec, r: usize, proportional: bool) -> Self {
+    fn new(spec: &VitSpec, r: usize, proportional: bool) -> Self {
         TomePruner { merged: vec![r; spec.depth], proportional, head_dim: spec.head_dim() }
     }
 
     /// The schedule nearest to `macs` an image, scoring included: the same number in every block, and one more in the
     /// first few.
-    pub fn at_cost(spec: &VitSpec, macs: u64, proportional: bool) -> Self {
+    fn at_cost(spec: &VitSpec, macs: u64, proportional: bool) -> Self {
         let most = spec.depth * spec.num_patches() / 2;
         let schedules = (0..=most).map(|total| {
             let merged =
@@ -61,9 +83,7 @@ impl Pruner for TomePruner {
         (0..self.merged.len()).map(|block| (Site::after_attention_of(block), taps)).collect()
     }
 
-    fn begin(&mut self, _: &[ImageKey]) {}
-
-    fn decide(&mut self, stage: usize, view: &View<'_>) -> Result<Reduction> {
+    fn decide(&self, stage: usize, view: &View<'_>, _: &[ImageKey]) -> Result<Reduction> {
         let keys =
             view.keys.ok_or_else(|| PruneError::KeepProfile("tome needs a view that carries keys".into()))?;
         let images: Vec<Vec<Vec<(usize, f32)>>> = (0..view.batch())
@@ -95,8 +115,9 @@ fn weighted(group: &[usize], start: usize, sizes: &[f32]) -> Vec<(usize, f32)> {
 /// output token, the one that stays first; outputs in the order of those.
 fn matching(keys: &[f32], d: usize, prefix: usize, r: usize) -> Vec<Vec<usize>> {
     let n = keys.len() / d;
+    let isa = InstructionSet::current();
     let mut normed = keys.to_vec();
-    normalise_rows(&mut normed, d);
+    isa.normalise_rows(&mut normed, d);
     // Alternate places, as the paper has it: even ones look for a partner among the odd ones.
     let movable = |parity: usize| (prefix..n).filter(move |place| place % 2 == parity).collect::<Vec<_>>();
     let (movers, partners) = (movable(0), movable(1));
@@ -108,7 +129,7 @@ fn matching(keys: &[f32], d: usize, prefix: usize, r: usize) -> Vec<Vec<usize>> 
         let mut cosines = vec![0.0; movers.len() * partners.len()];
         Linear::new(&rows(&partners), None, partners.len(), d).forward(&rows(&movers), &mut cosines);
         let mut nearest = vec![(0.0, 0); movers.len()];
-        greatest_of_rows(&cosines, partners.len(), &mut nearest);
+        isa.argmax_rows(&cosines, partners.len(), &mut nearest);
         pairs.extend(movers.iter().zip(nearest).map(|(a, (cosine, b))| (cosine, *a, partners[b])));
     }
     pairs.sort_by(|x, y| y.0.total_cmp(&x.0).then(x.1.cmp(&y.1)));

@@ -67,7 +67,7 @@ pub struct Observation {
 /// Non-linearity between the layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Activation {
+pub enum Nonlinearity {
     /// Hyperbolic tangent.
     Tanh,
     /// Exact GELU.
@@ -96,7 +96,7 @@ pub struct PerceptronSpec {
     /// Widths of the hidden layers, at least one.
     pub hidden: Vec<usize>,
     /// Non-linearity after each hidden layer.
-    pub activation: Activation,
+    pub activation: Nonlinearity,
     /// Outputs: 2 for the actor (prune, keep), 1 for the critic.
     pub outputs: usize,
 }

@@ -2,14 +2,19 @@
 
 use std::path::Path;
 
-use safetensors::tensor::{Dtype, TensorView};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
+use vitrim_durable::Pair;
 use vitrim_vit::{Tensors, VitSpec};
 
 use crate::policy::actor::{Departure, Observation, PerceptronSpec, PerceptronWeights};
 use crate::policy::read_out::ReadOut;
 use crate::pruner::{PruneError, Result};
 
+/// What a policy is; it names its weights by their hash.
+const HEADER: &str = "policy.json";
+/// Its actor's weights.
+const WEIGHTS: &str = "policy.safetensors";
 /// Version of the folder's layout that this code writes and reads.
 const VERSION: u32 = 1;
 
@@ -117,7 +122,8 @@ impl Policy {
         hash(&[self.serialize_weights(), header].concat())
     }
 
-    /// Writes the folder; an existing policy is replaced only once the new one is complete.
+    /// Writes the folder, durably. Whoever loads it meanwhile, or after a crash at any moment, has the old policy or the
+    /// new one; see [`Pair`] for what is on disk in between.
     ///
     /// # Errors
     /// If a file cannot be written.
@@ -136,18 +142,7 @@ impl Policy {
             calibration: self.calibration.clone(),
         };
         let json = serde_json::to_string_pretty(&header).expect("a header is plain data");
-        std::fs::create_dir_all(folder).map_err(file_error("write", folder))?;
-        let parts = [("policy.safetensors", weights), ("policy.json", json.into_bytes())];
-        for (name, bytes) in &parts {
-            let part = folder.join(format!("{name}.part"));
-            std::fs::write(&part, bytes).map_err(file_error("write", &part))?;
-        }
-        for (name, _) in &parts {
-            let path = folder.join(name);
-            std::fs::rename(folder.join(format!("{name}.part")), &path)
-                .map_err(file_error("write", &path))?;
-        }
-        Ok(())
+        Ok(files(folder).replace(json.as_bytes(), &weights)?)
     }
 
     /// Reads a folder that [`Policy::save`] wrote.
@@ -155,13 +150,13 @@ impl Policy {
     /// # Errors
     /// If it is missing, damaged, or of a version that this code does not read.
     pub fn load(folder: &Path) -> Result<Self> {
-        let json_path = folder.join("policy.json");
-        let weights_path = folder.join("policy.safetensors");
+        let json_path = folder.join(HEADER);
+        let weights_path = folder.join(WEIGHTS);
         let bad = |path: &Path, reason: String| PruneError::BadPolicy { path: path.to_owned(), reason };
         if !json_path.is_file() {
             return Err(bad(folder, "no policy here: give the folder that holds policy.json".into()));
         }
-        let json = std::fs::read(&json_path).map_err(file_error("read", &json_path))?;
+        let (json, bytes) = files(folder).read()?;
         let value: serde_json::Value =
             serde_json::from_slice(&json).map_err(|e| bad(&json_path, format!("not valid JSON: {e}")))?;
         if value.get("version").and_then(serde_json::Value::as_u64) != Some(u64::from(VERSION)) {
@@ -173,26 +168,21 @@ impl Policy {
         }
         let header: Header =
             serde_json::from_value(value).map_err(|e| bad(&json_path, format!("not a policy: {e}")))?;
-        let bytes = std::fs::read(&weights_path).map_err(file_error("read", &weights_path))?;
-        if hash(&bytes) != header.weights_hash {
+        let bytes = bytes.ok_or_else(|| {
             let reason =
                 "damaged, or not the weights that policy.json was written with; copy the whole folder again";
-            return Err(bad(&weights_path, reason.into()));
-        }
+            bad(&weights_path, reason.into())
+        })?;
         check_parts(&header)
             .map_err(|reason| bad(&json_path, format!("{reason}; train the policy again")))?;
-        let tensors = Tensors::open(&weights_path)?;
         let actor = &header.actor;
-        let shapes = actor.tensor_shapes();
-        let values: usize = shapes.iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
+        let values: usize =
+            actor.tensor_shapes().iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
         // Before memory is taken for them.
         if values > bytes.len() / size_of::<f32>() {
             return Err(bad(&json_path, "names more weights than policy.safetensors holds".into()));
         }
-        let mut weights = PerceptronWeights::zeros(actor);
-        for ((name, values), (_, shape)) in weights.named_mut().into_iter().zip(&shapes) {
-            *values = tensors.get(&name, shape)?.into_owned();
-        }
+        let weights = deserialize_weights(&bytes, actor).map_err(|reason| bad(&weights_path, reason))?;
         Ok(Policy {
             backbone: header.backbone,
             stages: header.stages,
@@ -272,7 +262,23 @@ fn hash(bytes: &[u8]) -> String {
     blake3::hash(bytes).to_hex()[..32].to_owned()
 }
 
-fn file_error(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> PruneError {
-    let path = path.to_owned();
-    move |source| PruneError::File { action, path, source }
+/// The weights of `actor` in `bytes`, or what is wrong with them.
+fn deserialize_weights(bytes: &[u8], actor: &PerceptronSpec) -> Result<PerceptronWeights, String> {
+    let file = SafeTensors::deserialize(bytes).map_err(|error| format!("no safetensors file ({error})"))?;
+    let mut weights = PerceptronWeights::zeros(actor);
+    for ((name, values), (_, shape)) in weights.named_mut().into_iter().zip(actor.tensor_shapes()) {
+        let view = file.tensor(&name).ok().filter(|view| view.shape() == shape && view.dtype() == Dtype::F32);
+        let view = view.ok_or_else(|| format!("no f32 tensor '{name}' of shape {shape:?}"))?;
+        let floats = view.data().chunks_exact(4);
+        *values = floats.map(|b| f32::from_le_bytes(b.try_into().expect("four bytes"))).collect();
+    }
+    Ok(weights)
+}
+
+/// The folder's two files, of which a reader never finds one new and one old.
+fn files(folder: &Path) -> Pair {
+    Pair::new(folder, HEADER, WEIGHTS, |header, weights| {
+        let header: Option<serde_json::Value> = serde_json::from_slice(header).ok();
+        header.is_some_and(|header| header["weights_hash"] == hash(weights))
+    })
 }

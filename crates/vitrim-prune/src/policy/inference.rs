@@ -2,17 +2,17 @@
 
 use std::borrow::Cow;
 
-use vitrim_kernels::{LayerNorm, Linear, gelu, tanh};
+use vitrim_kernels::{InstructionSet, LayerNorm, Linear, tanh};
 use vitrim_vit::View;
 
-use crate::policy::actor::{Activation, Observation, PerceptronSpec, PerceptronWeights};
+use crate::policy::actor::{Nonlinearity, Observation, PerceptronSpec, PerceptronWeights};
 use crate::policy::pairing::Roles;
 
 /// Epsilon of the parameter-free LayerNorm on the actor's inputs.
-pub const INPUT_NORM_EPS: f32 = 1e-5;
+const INPUT_NORM_EPS: f32 = 1e-5;
 
 /// A packed perceptron.
-pub struct Perceptron {
+pub(super) struct Perceptron {
     spec: PerceptronSpec,
     embedding: Linear,
     context: Option<Linear>,
@@ -124,8 +124,8 @@ impl Perceptron {
 
     fn activate(&self, x: &mut [f32]) {
         match self.spec.activation {
-            Activation::Tanh => tanh(x),
-            Activation::Gelu => gelu(x),
+            Nonlinearity::Tanh => tanh(x),
+            Nonlinearity::Gelu => InstructionSet::current().gelu(x),
         }
     }
 }

@@ -1,8 +1,6 @@
 //! The trained policy as a pruner.
 
 use std::cell::RefCell;
-use std::hint;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use rayon::prelude::*;
 use vitrim_vit::{Reduction, Site, Taps, View, VitSpec};
@@ -35,8 +33,8 @@ struct Image<'a> {
     scalars: &'a mut [f32],
     /// Where leaving means merging.
     roles: Option<Roles<'a>>,
-    /// `[t]`, or empty where nobody asked.
-    kept: &'a mut [bool],
+    /// Who stays, `[t]`, and the image's key; where nobody asked, nothing.
+    kept: Option<(&'a mut [bool], ImageKey)>,
 }
 
 /// Scores every agent with the actor and reads decisions out of its probabilities.
@@ -47,7 +45,6 @@ pub struct LearnedPruner {
     observation: Observation,
     actor: Perceptron,
     read_out: ReadOut,
-    images: Vec<ImageKey>,
 }
 
 /// What the actor makes of a stage.
@@ -91,7 +88,6 @@ impl LearnedPruner {
             observation: policy.observation,
             actor: Perceptron::new(&policy.actor, &policy.weights),
             read_out: policy.read_out.clone(),
-            images: Vec::new(),
         }
     }
 
@@ -116,12 +112,17 @@ impl LearnedPruner {
     /// # Errors
     /// If the view lacks what was asked for.
     pub fn decision(&self, stage: usize, view: &View<'_>) -> Result<Decision> {
-        self.decide_each(stage, view, &mut [])
+        self.decide_each(stage, view, None)
     }
 
-    /// The decision; who stays by the read-out goes to `kept: [T]`, unless that is empty. Images do not see each other:
-    /// one thread carries each through all steps.
-    fn decide_each(&self, stage: usize, view: &View<'_>, kept: &mut [bool]) -> Result<Decision> {
+    /// The decision; who stays of the images `keys: [B]` by the read-out goes to `kept: [T]`, if asked for. Images do not see
+    /// each other: one thread carries each through all steps.
+    fn decide_each(
+        &self,
+        stage: usize,
+        view: &View<'_>,
+        read_out: Option<(&mut [bool], &[ImageKey])>,
+    ) -> Result<Decision> {
         let keys = match self.departure {
             Departure::Drop => None,
             Departure::Merge => Some(view.keys.ok_or_else(|| {
@@ -140,19 +141,18 @@ impl LearnedPruner {
         };
         let logits = per_image(view.offsets, 1, &mut decision.logits);
         let scalars = per_image(view.offsets, width, &mut decision.scalars);
-        let kept = per_image(view.offsets, usize::from(!kept.is_empty()), kept);
+        let kept: Vec<Option<_>> = match read_out {
+            Some((kept, keys)) => {
+                per_image(view.offsets, 1, kept).enumerate().map(|(b, kept)| Some((kept, keys[b]))).collect()
+            }
+            None => (0..view.batch()).map(|_| None).collect(),
+        };
         let images = logits.zip(scalars).zip(roles).zip(kept).enumerate();
         let images =
             images.map(|(b, (((logits, scalars), roles), kept))| Image { b, logits, scalars, roles, kept });
-        let images: Vec<_> = images.collect();
-        let decide_one = |image| {
-            WORKSPACE.with_borrow_mut(|workspace| self.decide_one(stage, view, keys, image, workspace))
-        };
-        if images.len() > 1 {
-            images.into_par_iter().for_each(decide_one);
-        } else {
-            while_others_wait(|| images.into_iter().for_each(decide_one));
-        }
+        images.collect::<Vec<_>>().into_par_iter().for_each(|image| {
+            WORKSPACE.with_borrow_mut(|workspace| self.decide_one(stage, view, keys, image, workspace));
+        });
         Ok(decision)
     }
 
@@ -178,34 +178,11 @@ impl LearnedPruner {
         for (row, o) in agents.iter().zip(outputs.chunks_exact(2)) {
             image.logits[row - first] = o[1] - o[0];
         }
-        if !image.kept.is_empty() {
-            let scored = Scored { stage, view, b, key: self.images.get(b).copied(), logits: image.logits };
-            self.read_out.keep(&self.spec, &scored, image.kept);
+        if let Some((kept, key)) = image.kept {
+            let scored = Scored { stage, view, b, key, logits: image.logits };
+            self.read_out.keep(&self.spec, &scored, kept);
         }
     }
-}
-
-/// Does `work`, too short to be shared, while the other threads of the pool spin: they would fall asleep, and have to be
-/// woken for the block that follows.
-fn while_others_wait<T: Send>(work: impl FnOnce() -> T + Send) -> T {
-    struct Raised<'a>(&'a AtomicBool);
-    impl Drop for Raised<'_> {
-        fn drop(&mut self) {
-            self.0.store(true, Ordering::Relaxed);
-        }
-    }
-    let done = AtomicBool::new(false);
-    rayon::scope(|scope| {
-        let _raised = Raised(&done);
-        for _ in 1..rayon::current_num_threads() {
-            scope.spawn(|_| {
-                while !done.load(Ordering::Relaxed) {
-                    hint::spin_loop();
-                }
-            });
-        }
-        work()
-    })
 }
 
 impl Pruner for LearnedPruner {
@@ -218,13 +195,9 @@ impl Pruner for LearnedPruner {
         self.stages.iter().map(|&block| (self.departure.site(block), taps)).collect()
     }
 
-    fn begin(&mut self, images: &[ImageKey]) {
-        self.images = images.to_vec();
-    }
-
-    fn decide(&mut self, stage: usize, view: &View<'_>) -> Result<Reduction> {
+    fn decide(&self, stage: usize, view: &View<'_>, keys: &[ImageKey]) -> Result<Reduction> {
         let mut kept = vec![true; view.total()];
-        let decision = self.decide_each(stage, view, &mut kept)?;
+        let decision = self.decide_each(stage, view, Some((&mut kept, keys)))?;
         Ok(decision.reduction(view, &kept))
     }
 
@@ -240,23 +213,5 @@ impl Pruner for LearnedPruner {
             }
         };
         spec.macs_per_image() + spec.macs_per_agent() * tokens as u64 + pairing
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::panic::{AssertUnwindSafe, catch_unwind};
-
-    use super::*;
-
-    #[test]
-    fn others_wait_no_longer_than_the_work_takes() {
-        for threads in 1..4 {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            assert_eq!(pool.install(|| while_others_wait(|| 7)), 7);
-            let work = AssertUnwindSafe(|| pool.install(|| while_others_wait(|| panic!("at work"))));
-            let failed = catch_unwind(work);
-            assert!(failed.is_err(), "it comes back, and says so");
-        }
     }
 }

@@ -8,9 +8,9 @@ mod pairing;
 mod read_out;
 mod untrained;
 
-pub use actor::{Activation, Departure, Observation, PerceptronSpec, PerceptronWeights};
+pub use actor::{Departure, Nonlinearity, Observation, PerceptronSpec, PerceptronWeights};
 pub use file::{BackboneId, Policy};
-pub use inference::{Perceptron, contexts};
+pub use inference::contexts;
 pub use learned::{Decision, LearnedPruner};
 pub use pairing::Pairing;
 pub use read_out::ReadOut;

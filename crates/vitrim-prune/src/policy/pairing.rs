@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use vitrim_kernels::{Linear, centred_cosine, greatest_of_rows, greatest_sum, normalise_rows};
+use vitrim_kernels::{InstructionSet, Linear};
 use vitrim_vit::View;
 
 /// The roles of one stage. Prefix tokens stay and nobody joins them.
@@ -83,11 +83,13 @@ impl Roles<'_> {
         let patches = first..self.rows.end;
         cosines(&keys[patches.start * width..patches.end * width], width, buffers);
         let leaving = deal(&buffers[1], patches.len());
+        let isa = InstructionSet::current();
         for (i, (to, cosine)) in leaving.into_iter().enumerate().filter_map(|(i, l)| Some((i, l?))) {
             let own = self.prefix + i;
             (self.partner[own], self.similarity[own]) = (first + to, cosine);
             if !self.token_similarity.is_empty() {
-                self.token_similarity[own] = centred_cosine(view.token(first + i), view.token(first + to));
+                self.token_similarity[own] =
+                    isa.centred_cosine(view.token(first + i), view.token(first + to));
             }
         }
     }
@@ -106,7 +108,8 @@ fn deal(cosines: &[f32], n: usize) -> Vec<Option<(usize, f32)>> {
     }
     let row = |i: usize| &cosines[i * n..(i + 1) * n];
     let mut nearest = vec![(0.0, 0); n];
-    greatest_of_rows(cosines, n, &mut nearest);
+    let isa = InstructionSet::current();
+    isa.argmax_rows(cosines, n, &mut nearest);
     let mut order: Vec<usize> = (0..n).collect();
     order.sort_unstable_by(|&a, &b| nearest[b].0.total_cmp(&nearest[a].0).then(a.cmp(&b)));
     let mut stays = vec![false; n];
@@ -118,7 +121,7 @@ fn deal(cosines: &[f32], n: usize) -> Vec<Option<(usize, f32)>> {
         }
         let (mut cosine, mut to) = nearest[i];
         if leaving[to].is_some() {
-            (cosine, to) = greatest_sum(row(i), &reach);
+            (cosine, to) = isa.argmax_of_sums(row(i), &reach);
             if cosine < -1.5 {
                 continue;
             }
@@ -135,7 +138,7 @@ fn cosines(keys: &[f32], d: usize, [unit, cosines]: &mut [Vec<f32>; 2]) {
     let n = keys.len() / d;
     unit.clear();
     unit.extend_from_slice(keys);
-    normalise_rows(unit, d);
+    InstructionSet::current().normalise_rows(unit, d);
     cosines.resize(n * n, 0.0);
     if n > 0 {
         Linear::new(unit, None, n, d).forward(unit, cosines);

@@ -3,10 +3,10 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use vitrim_random::uniform;
 use vitrim_vit::{View, VitSpec};
 
 use crate::handmade::keep_shares;
-use crate::keyed::uniform;
 use crate::pruner::{ImageKey, PruneError, Result};
 use crate::ranking::rank;
 
@@ -37,7 +37,7 @@ pub(crate) struct Scored<'a> {
     pub view: &'a View<'a>,
     /// Which image of the view.
     pub b: usize,
-    pub key: Option<ImageKey>,
+    pub key: ImageKey,
     /// Of p_keep, `[t]`: prefix rows are ignored, infinite ones always stay.
     pub logits: &'a [f32],
 }
@@ -101,7 +101,6 @@ impl ReadOut {
         kept.fill(true);
         match self {
             ReadOut::Sample { seed } => {
-                let Some(key) = key else { return };
                 let first = view.rows(b).start;
                 for i in prefix..kept.len() {
                     let token = view.origins[first + i].grid().unwrap_or(usize::MAX) as u64;

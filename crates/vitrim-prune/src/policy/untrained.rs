@@ -1,12 +1,11 @@
 //! A policy that nobody trained: its decisions mean nothing, its cost is a trained policy's.
 
+use vitrim_random::uniform;
 use vitrim_vit::VitSpec;
 
-use super::actor::{Activation, Departure, Observation, PerceptronSpec, PerceptronWeights};
+use super::actor::{Departure, Nonlinearity, Observation, PerceptronSpec, PerceptronWeights};
 use super::file::{BackboneId, Policy};
 use super::read_out::ReadOut;
-use crate::handmade::{Method, can_act};
-use crate::keyed::uniform;
 
 /// Widths of the hidden layers, as the training preset `drop` has them.
 const HIDDEN: [usize; 2] = [32, 32];
@@ -20,7 +19,7 @@ impl Policy {
             position: true,
             stage: true,
             // No attention has run before block 0.
-            cls_attention: can_act(Method::ClsAttention, stages),
+            cls_attention: stages.first() != Some(&0),
             pair: false,
             pair_tokens: false,
             context: false,
@@ -34,7 +33,7 @@ impl Policy {
             context: false,
             layer_norm: true,
             hidden: HIDDEN.to_vec(),
-            activation: Activation::Gelu,
+            activation: Nonlinearity::Gelu,
             outputs: 2,
         };
         Policy {

@@ -119,7 +119,13 @@ class Model:
             VitrimError: If a file cannot be read or decoded, naming it.
         """
     def preprocess(self, images: Union[Image, Iterable[Image]]) -> npt.NDArray[np.float32]:
-        """Normalised pixels [B, 3, H, W] of images, resized and cropped as the checkpoint says."""
+        """Normalised pixels [B, 3, H, W] of images, resized and cropped as the checkpoint says.
+
+        They are written into the array that is returned, and Ctrl-C is heard while that is done.
+
+        Raises:
+            VitrimError: If a file cannot be read or decoded, naming it.
+        """
     @overload
     def features(self, pixel_values: Pixels, *, tokens: Literal[False] = False) -> npt.NDArray[np.float32]:
         """Pooled features [B, D] of normalised pixels: what a classifier would see."""
@@ -196,6 +202,7 @@ def load(
     img_size: Optional[tuple[int, int]] = None,
     origin: Optional[str] = None,
 ) -> Model: ...
+def timm_questions(classes: Sequence[str]) -> tuple[str, list[tuple[str, str, list[str]]]]: ...
 def write_checkpoint(folder: PathOrStr, config: str, tensors: Sequence[tuple[str, npt.NDArray[np.float32]]]) -> None: ...
 def train(
     model: Model,

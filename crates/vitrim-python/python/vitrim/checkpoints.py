@@ -6,7 +6,6 @@ import json
 import math
 import os
 import tempfile
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Optional, Union
 
 import numpy as np
@@ -20,21 +19,6 @@ if TYPE_CHECKING:
     from vitrim._vitrim import Dtype
 
     Policy = Union[str, "os.PathLike[str]", Pruner]
-
-#: What a timm ``VisionTransformer`` of plain blocks has, and other models of timm lack in one place or another.
-PLAIN = (
-    "patch_embed.proj",
-    "patch_embed.img_size",
-    "blocks.0.attn.qkv",
-    "blocks.0.attn.num_heads",
-    "blocks.0.mlp.fc1",
-    "blocks.0.mlp.act",
-    "fc_norm",
-    "global_pool",
-    "embed_dim",
-    "num_classes",
-)
-
 
 def load(
     model: Union[str, os.PathLike[str]],
@@ -94,69 +78,51 @@ def from_timm(
 
 def timm_config(module: Any) -> dict[str, Any]:
     """``config.json`` of a live timm module, as timm itself would push it to the Hub."""
-    for part in PLAIN:
-        try:
-            attrgetter(part)(module)
-        except AttributeError:
-            name = type(module).__qualname__
-            raise TypeError(f"{name} is no timm VisionTransformer of plain blocks (it has no {part})") from None
+    unnamed, questions = _vitrim.timm_questions([kind.__name__ for kind in type(module).__mro__])
     pretrained = dict(getattr(module, "pretrained_cfg", None) or getattr(module, "default_cfg", None) or {})
-    distilled = getattr(module, "dist_token", None) is not None
-    architecture = pretrained.get("architecture")
-    unnamed = "deit_tiny_distilled_patch16_224" if distilled else "vit_tiny_patch16_224"
-    block, norm = module.blocks[0], _final_norm(module)
-    if norm is None or abs(norm.eps - 1e-6) > 1e-9:
-        given = "none" if norm is None else f"a {type(norm).__name__} of epsilon {norm.eps}"
-        raise _vitrim.VitrimError(f"the final norm is {given}; vitrim runs timm's LayerNorm of epsilon 1e-6")
-    args: dict[str, Any] = {
-        "img_size": list(module.patch_embed.img_size),
-        "patch_size": list(module.patch_embed.patch_size),
-        "embed_dim": module.embed_dim,
-        "depth": len(module.blocks),
-        "num_heads": block.attn.num_heads,
-        "mlp_ratio": _ratio(block.mlp.fc1.out_features, module.embed_dim),
-        "num_classes": module.num_classes,
-        "global_pool": module.global_pool,
-        "in_chans": module.patch_embed.proj.in_channels,
-        "class_token": getattr(module, "cls_token", None) is not None,
-        "qkv_bias": block.attn.qkv.bias is not None,
-        "fc_norm": _is_norm(module.fc_norm),
-    }
-    # What is off in a plain Vision Transformer is only said where it is on.
-    scale = getattr(getattr(block, "ls1", None), "gamma", None)
-    mlp, activation = type(block.mlp).__name__, type(block.mlp.act).__name__
-    gated = (mlp, activation) == ("GluMlp", "SiLU")
-    # DINOv2's giant has a SwiGLU by name.
-    by_name = gated and "giant" in (architecture or "") and "dinov2" in (architecture or "")
-    unusual: dict[str, Any] = {
-        "init_values": None if scale is None else 1e-5,
-        "qk_norm": _is_norm(getattr(block.attn, "q_norm", None)),
-        "reg_tokens": getattr(module, "num_reg_tokens", 0),
-        "no_embed_class": bool(getattr(module, "no_embed_class", False)),
-        "pre_norm": _is_norm(getattr(module, "norm_pre", None)),
-        "pool_include_prefix": bool(getattr(module, "pool_include_prefix", False)),
-        "mlp_layer": None if mlp == "Mlp" or by_name else mlp,
-        "act_layer": None if activation == "GELU" or by_name else activation,
-    }
-    args.update({key: value for key, value in unusual.items() if value})
+    answers = {argument: _answer(module, how, paths) for argument, how, paths in questions}
     return {
-        "architecture": architecture or unnamed,
-        "num_classes": module.num_classes,
-        "global_pool": module.global_pool,
-        "model_args": args,
+        "architecture": pretrained.get("architecture") or unnamed,
+        "num_classes": answers["num_classes"],
+        "model_args": answers,
         "pretrained_cfg": json.loads(json.dumps(pretrained, default=lambda _: None)),
     }
 
 
-def _final_norm(module: Any) -> Any:
-    """The norm before or after pooling, whichever there is."""
-    norms = [getattr(module, name, None) for name in ("norm", "fc_norm")]
-    return next((norm for norm in norms if hasattr(norm, "eps")), None)
+def _answer(module: Any, how: str, paths: list[str]) -> Any:
+    """What `module` says about an argument, where the families' table says to look."""
+    if how == "first":
+        found = (_attribute(module, path, required=False) for path in paths)
+        return next((value for value in found if value is not None), None)
+    values = [_attribute(module, path, required=how != "built") for path in paths]
+    if how == "value":
+        return values[0]
+    if how == "length":
+        return len(values[0])
+    if how == "class":
+        return type(values[0]).__name__
+    if how == "built":
+        # timm's ``Identity`` stands where nothing was built.
+        return type(values[0]).__name__ not in ("Identity", "NoneType")
+    assert how == "ratio", how
+    return _ratio(values[0], values[1])
 
 
-def _is_norm(module: Any) -> bool:
-    """Whether timm built something there, and not its ``Identity``."""
-    return type(module).__name__ not in ("Identity", "NoneType")
+def _attribute(module: Any, path: str, required: bool) -> Any:
+    """The attribute that `path` leads to; None where only its last step is missing, unless it is required."""
+    *parents, last = path.split(".")
+    value = module
+    for step in parents:
+        value = _step(module, value, step, path)
+    return _step(module, value, last, path) if required else getattr(value, last, None)
+
+
+def _step(module: Any, value: Any, step: str, path: str) -> Any:
+    try:
+        return value[int(step)] if step.isdigit() else getattr(value, step)
+    except (AttributeError, IndexError, TypeError):
+        name = type(module).__qualname__
+        raise TypeError(f"{name} is no timm VisionTransformer of plain blocks (it has no {path})") from None
 
 
 def _ratio(hidden: int, dim: int) -> float:

@@ -112,8 +112,8 @@ impl<'a> Series<'a> {
 
     /// The same look for a method in every figure.
     fn style(&self) -> Style {
-        let known = Method::ALL.iter().position(|method| method.to_string() == self.method);
-        Style::of(known.unwrap_or(Method::ALL.len()))
+        let known = Method::all().position(|method| method.name() == self.method);
+        Style::of(known.unwrap_or(Method::all().count()))
     }
 }
 

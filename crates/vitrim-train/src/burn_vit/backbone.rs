@@ -4,11 +4,13 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
-use vitrim_vit::backbone::{At, Backbone, Output, PixelBatch, Site, Taps, View, Want};
-use vitrim_vit::{AttentionTaps, HostState, PackedBatch, Reduction, Result, VitError, VitSpec};
+use vitrim_vit::{
+    At, AttentionTaps, Backbone, HostState, Output, PackedBatch, PixelBatch, Reduction, Result, Site, Taps,
+    View, VitError, VitSpec, Want,
+};
 
 use super::block::Attended;
-use super::{BurnVit, Layout, pixel_tensor};
+use super::{BurnVit, TokenLayout, pixel_tensor};
 
 impl BurnVit {
     /// Where the weights are, without gradients.
@@ -16,11 +18,10 @@ impl BurnVit {
         self.device().without_autodiff()
     }
 
-    fn upload(&self, packed: &PackedBatch, device: &Device) -> (Tensor<2>, Layout) {
+    fn upload(&self, packed: &PackedBatch, device: &Device) -> (Tensor<2>, TokenLayout) {
         let shape = [packed.total(), self.spec.dim];
         let tokens = Tensor::from_data(TensorData::new(packed.tokens.clone(), shape), device);
-        let prefix = self.spec.num_prefix_tokens();
-        (tokens, Layout::packed(prefix, packed, device))
+        (tokens, TokenLayout::packed(&self.spec, packed, device))
     }
 
     /// Runs `x: [T, D]`, which rests at `site`, up to `to`; what the last attention on the way left behind of `taps`, if one
@@ -30,7 +31,7 @@ impl BurnVit {
         mut x: Tensor<2>,
         site: &mut Site,
         to: Site,
-        layout: &Layout,
+        layout: &TokenLayout,
         queries: impl Fn() -> Vec<bool>,
         taps: Taps,
     ) -> Result<(Tensor<2>, Option<AttentionTaps>)> {
@@ -61,17 +62,17 @@ impl BurnVit {
     fn tap(
         &self,
         attended: Attended,
-        layout: &Layout,
+        layout: &TokenLayout,
         queries: impl Fn() -> Vec<bool>,
         taps: Taps,
     ) -> Result<AttentionTaps> {
         let Attended { keys, values, probabilities } = attended;
-        let (t, heads, d) = (keys.dims()[0], self.spec.heads, self.spec.head_dim());
+        let (t, heads, d) = (keys.dims()[0], self.spec.attention.heads, self.spec.head_dim());
         let keys = taps.keys.then(|| download(keys.reshape([t, heads, d]).mean_dim(1)));
         let value_norm = taps.value_norm.then(|| download(values.square().sum_dim(1).sqrt()));
         let cls_attention = taps.cls_attention.then(|| {
             let mean = probabilities.mean_dim(1).squeeze_dim::<3>(1); // [B, n, n]
-            let row = if self.spec.class_token {
+            let row = if self.spec.embedding.class_token {
                 mean.narrow(1, 0, 1)
             } else {
                 // Padding shows other rows as queries; the mean is over the image's own tokens.

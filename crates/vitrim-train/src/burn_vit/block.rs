@@ -3,9 +3,9 @@
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use burn::tensor::activation::silu;
-use vitrim_vit::Activation;
+use vitrim_vit::{GridPlaces, MlpActivation};
 
-use super::layout::Layout;
+use super::token_layout::TokenLayout;
 use crate::fused::{self, gelu, softmax};
 use crate::linear::Linear;
 use crate::norm::LayerNorm;
@@ -40,7 +40,7 @@ pub(super) struct Mlp {
     pub fc1: Linear,
     pub fc2: Linear,
     #[module(skip)]
-    pub activation: Activation,
+    pub activation: MlpActivation,
 }
 
 /// What one attention saw, for the taps.
@@ -55,13 +55,13 @@ pub(super) struct Attended {
 
 impl Block {
     /// `x: [T, D]` to `[T, D]`.
-    pub fn forward(&self, x: Tensor<2>, layout: &Layout) -> Tensor<2> {
+    pub fn forward(&self, x: Tensor<2>, layout: &TokenLayout) -> Tensor<2> {
         let y = self.attn.answer(self.norm1.forward(x.clone()), layout);
         self.transform(x + scaled(y, &self.ls1))
     }
 
     /// The first half: attention and its residual.
-    pub fn attend(&self, x: Tensor<2>, layout: &Layout) -> (Tensor<2>, Attended) {
+    pub fn attend(&self, x: Tensor<2>, layout: &TokenLayout) -> (Tensor<2>, Attended) {
         let (y, attended) = self.attn.forward(self.norm1.forward(x.clone()), layout);
         (x + scaled(y, &self.ls1), attended)
     }
@@ -86,8 +86,8 @@ impl Mlp {
     fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         let hidden = self.fc1.forward(x);
         let hidden = match self.activation {
-            Activation::Gelu => gelu(hidden),
-            Activation::SwiGlu => {
+            MlpActivation::Gelu => gelu(hidden),
+            MlpActivation::SwiGlu => {
                 let half = hidden.dims()[1] / 2;
                 silu(hidden.clone().narrow(1, 0, half)) * hidden.narrow(1, half, half)
             }
@@ -99,9 +99,9 @@ impl Mlp {
 impl Attention {
     /// `x: [T, D]` to `[T, D]` as [`Attention::forward`] gives it, for who asks for nothing else: where there is a kernel for the
     /// whole of it, by that.
-    fn answer(&self, x: Tensor<2>, layout: &Layout) -> Tensor<2> {
+    fn answer(&self, x: Tensor<2>, layout: &TokenLayout) -> Tensor<2> {
         match layout.uniform() {
-            Some(tokens) if self.q_norm.is_none() && self.k_norm.is_none() && fused::here(&x) => {
+            Some(tokens) if self.scores_plainly() && fused::here(&x) => {
                 self.proj.forward(fused::attention(self.qkv.forward(x), self.heads, tokens))
             }
             _ => self.forward(x, layout).0,
@@ -109,11 +109,11 @@ impl Attention {
     }
 
     /// `x: [T, D]` to `[T, D]`; tokens of an image attend to its tokens that are alive.
-    fn forward(&self, x: Tensor<2>, layout: &Layout) -> (Tensor<2>, Attended) {
+    fn forward(&self, x: Tensor<2>, layout: &TokenLayout) -> (Tensor<2>, Attended) {
         let [_, dim] = x.dims();
         let head_dim = dim / self.heads;
-        let queries = self.norm_heads(self.part(0, x.clone()), &self.q_norm); // [T, D]
-        let keys = self.norm_heads(self.part(1, x.clone()), &self.k_norm);
+        let queries = self.for_scores(self.part(0, x.clone()), &self.q_norm, layout.places()); // [T, D]
+        let keys = self.for_scores(self.part(1, x.clone()), &self.k_norm, layout.places());
         let values = self.part(2, x);
         let heads = |x: &Tensor<2>| {
             let x = layout.spread(x.clone()); // [B, n, D]
@@ -148,10 +148,17 @@ impl Attention {
         fused::linear(x, weight, self.qkv.bias.as_ref().map(|bias| bias.val().narrow(0, i * dim, dim)))
     }
 
-    /// `x: [T, D]` normed over each head, where there is a norm.
-    fn norm_heads(&self, x: Tensor<2>, norm: &Option<LayerNorm>) -> Tensor<2> {
-        let Some(norm) = norm else { return x };
+    /// Whether scores are made of queries and keys as their layer gives them: [`Attention::for_scores`] changes nothing.
+    fn scores_plainly(&self) -> bool {
+        self.q_norm.is_none() && self.k_norm.is_none()
+    }
+
+    /// Queries or keys `x: [T, D]` of tokens at `places: [T]` as scores are made of them: normed over each head, where there
+    /// is a norm. Who rotates them by their tokens' places does it here.
+    fn for_scores(&self, x: Tensor<2>, norm: &Option<LayerNorm>, places: GridPlaces<'_>) -> Tensor<2> {
         let [tokens, dim] = x.dims();
+        debug_assert_eq!(tokens, places.len(), "a place for each token");
+        let Some(norm) = norm else { return x };
         norm.forward(x.reshape([tokens * self.heads, dim / self.heads])).reshape([tokens, dim])
     }
 }

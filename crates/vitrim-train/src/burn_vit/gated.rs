@@ -4,11 +4,10 @@
 //! the token that it joined. Where gates are 0 or 1, that equals removing.
 
 use burn::tensor::{Device, IndexingUpdateOp, Int, Tensor, TensorData};
-use vitrim_vit::backbone::{Site, Taps, View};
-use vitrim_vit::{AttentionTaps, HostState, PackedBatch, Reduction, Result, VitSpec};
+use vitrim_vit::{AttentionTaps, HostState, PackedBatch, Reduction, Result, Site, Taps, View, VitSpec};
 
 use super::backbone::download;
-use super::{BurnVit, Layout, pixel_tensor};
+use super::{BurnVit, TokenLayout, pixel_tensor};
 
 /// B whole images somewhere in the network, some of whose tokens have left.
 pub struct Gated<'a> {
@@ -144,11 +143,11 @@ impl<'a> Gated<'a> {
         Ok(self.vit.logits(self.vit.pool(self.x, &layout)))
     }
 
-    fn layout(&self) -> Layout {
+    fn layout(&self) -> TokenLayout {
         let spec = &self.vit.spec;
         match &self.sizes {
-            None => Layout::dense(self.batch, spec.num_tokens()),
-            Some(sizes) => Layout::weighted(spec, self.batch, sizes.clone()),
+            None => TokenLayout::dense(spec, self.batch),
+            Some(sizes) => TokenLayout::weighted(spec, self.batch, sizes.clone()),
         }
     }
 }

@@ -8,8 +8,8 @@
 mod backbone;
 mod block;
 mod gated;
-mod layout;
 mod pruned;
+mod token_layout;
 mod weights;
 
 use burn::module::{Module, Param, ParamId};
@@ -18,7 +18,7 @@ use vitrim_vit::{Pool, VitSpec};
 
 use block::Block;
 pub use gated::Gated;
-use layout::Layout;
+use token_layout::TokenLayout;
 pub(crate) use weights::numbers;
 
 use crate::linear::Linear;
@@ -98,7 +98,7 @@ impl BurnVit {
     /// # Panics
     /// If the backbone has no head.
     pub fn forward(&self, pixels: Tensor<4>) -> Tensor<2> {
-        let layout = Layout::dense(pixels.dims()[0], self.spec.num_tokens());
+        let layout = TokenLayout::dense(&self.spec, pixels.dims()[0]);
         let x = self.blocks.iter().fold(self.embed(pixels), |x, block| block.forward(x, &layout));
         self.logits(self.pool(x, &layout))
     }
@@ -120,7 +120,7 @@ impl BurnVit {
         let rows: Vec<i32> = patches.chunks_exact(seen).enumerate().flat_map(image).collect();
         let count = rows.len();
         let rows = Tensor::<1, Int>::from_data(TensorData::new(rows, [count]), &pixels.device());
-        let layout = Layout::dense(batch, prefix + seen);
+        let layout = TokenLayout::of_patches(&self.spec, batch, patches);
         let x = self.embed(pixels).select(0, rows);
         let x = self.blocks.iter().fold(x, |x, block| block.forward(x, &layout));
         let patch_tokens = layout.spread(self.final_tokens(x.clone())).narrow(1, prefix, seen);
@@ -133,7 +133,7 @@ impl BurnVit {
     /// Final tokens `[B * N, D]` of unpruned images: normed, unless the norm comes after pooling
     /// (timm's `forward_features`).
     pub fn forward_features(&self, pixels: Tensor<4>) -> Tensor<2> {
-        let layout = Layout::dense(pixels.dims()[0], self.spec.num_tokens());
+        let layout = TokenLayout::dense(&self.spec, pixels.dims()[0]);
         let x = self.blocks.iter().fold(self.embed(pixels), |x, block| block.forward(x, &layout));
         self.final_tokens(x)
     }
@@ -181,10 +181,10 @@ impl BurnVit {
     }
 
     fn final_tokens(&self, x: Tensor<2>) -> Tensor<2> {
-        if self.spec.fc_norm { x } else { self.norm.forward(x) }
+        if self.spec.pooling.fc_norm { x } else { self.norm.forward(x) }
     }
 
-    fn pool(&self, x: Tensor<2>, layout: &Layout) -> Pooled {
+    fn pool(&self, x: Tensor<2>, layout: &TokenLayout) -> Pooled {
         let images = layout.spread(self.final_tokens(x)); // [B, n, D]
         let token = |i: usize| images.clone().narrow(1, i, 1).squeeze_dim::<2>(1);
         let mean = || {
@@ -195,10 +195,10 @@ impl BurnVit {
                 None => patches.mean_dim(1),
             };
             let mean = mean.squeeze_dim::<2>(1);
-            if self.spec.fc_norm { self.norm.forward(mean) } else { mean }
+            if self.spec.pooling.fc_norm { self.norm.forward(mean) } else { mean }
         };
-        match self.spec.pool {
-            Pool::Token => Pooled { main: token(0), dist: self.spec.distilled.then(|| token(1)) },
+        match self.spec.pooling.pool {
+            Pool::Token => Pooled { main: token(0), dist: self.spec.embedding.distilled.then(|| token(1)) },
             Pool::Avg => Pooled { main: mean(), dist: None },
             Pool::TokenAvg => Pooled { main: Tensor::cat(vec![token(0), mean()], 1), dist: None },
         }

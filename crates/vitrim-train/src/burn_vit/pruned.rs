@@ -5,7 +5,7 @@ use vitrim_prune::{ImageKey, Pruner};
 use vitrim_vit::{HostState, Reduction, Site, Taps};
 
 use super::backbone::{download, no_padding};
-use super::{BurnVit, Layout, PrunedOutput, pixel_tensor};
+use super::{BurnVit, PrunedOutput, TokenLayout, pixel_tensor};
 use crate::error::Result;
 
 impl BurnVit {
@@ -18,22 +18,21 @@ impl BurnVit {
         &self,
         pixels: &[f32],
         keys: &[ImageKey],
-        pruner: &mut dyn Pruner,
+        pruner: &dyn Pruner,
     ) -> Result<PrunedOutput> {
         let (spec, device, batch) = (&self.spec, self.device(), keys.len());
         let mut x = self.embed(pixel_tensor(pixels, batch, spec, &device));
         let mut state = HostState::embedded(spec, vec![0.0; batch * spec.num_tokens() * spec.dim], batch);
-        let mut layout = Layout::dense(batch, spec.num_tokens());
-        pruner.begin(keys);
+        let mut layout = TokenLayout::dense(spec, batch);
         for (stage, (site, taps)) in pruner.sites(spec).into_iter().enumerate() {
             let (y, tapped) =
                 self.run(x, &mut state.site, site, &layout, || no_padding(&state.packed), taps)?;
             state.packed.tokens = download(y.clone())?;
             state.taps = tapped.unwrap_or_default();
-            let reduction = pruner.decide(stage, &state.view(spec))?;
+            let reduction = pruner.decide(stage, &state.view(spec), keys)?;
             x = reduced(y, &reduction, &device);
             state.reduce(&reduction)?;
-            layout = Layout::packed(spec.num_prefix_tokens(), &state.packed, &device);
+            layout = TokenLayout::packed(spec, &state.packed, &device);
         }
         let (end, queries) = (Site::end(spec), || no_padding(&state.packed));
         let (x, _) = self.run(x, &mut state.site, end, &layout, queries, Taps::NONE)?;

@@ -1,4 +1,4 @@
-//! Weights in and out, under timm's names.
+//! Weights in and out, under our names, which are timm's: what a part reads stands beside what it writes.
 
 use std::collections::BTreeMap;
 
@@ -19,6 +19,9 @@ struct Reader<'a> {
     device: &'a Device,
 }
 
+/// Values by name.
+type Written = BTreeMap<String, Vec<f32>>;
+
 impl Reader<'_> {
     /// The tensor `name`, `stored` in the file, as `shape` here.
     fn param<const R: usize>(
@@ -38,42 +41,101 @@ impl Reader<'_> {
         })
     }
 
-    fn norm(&self, name: &str) -> Result<LayerNorm> {
-        self.norm_over(name, self.spec.dim)
-    }
-
-    fn norm_over(&self, name: &str, width: usize) -> Result<LayerNorm> {
+    /// The norm `name` over `width` channels.
+    fn norm(&self, name: &str, width: usize) -> Result<LayerNorm> {
         Ok(LayerNorm {
             weight: self.param(&format!("{name}.weight"), &[width], [width])?,
             bias: self.param(&format!("{name}.bias"), &[width], [width])?,
-            epsilon: f64::from(self.spec.norm_eps),
+            epsilon: f64::from(self.spec.norm.eps),
+        })
+    }
+}
+
+impl Linear {
+    fn write(&self, name: &str, to: &mut Written) {
+        to.insert(format!("{name}.weight"), numbers(&self.weight));
+        if let Some(bias) = &self.bias {
+            to.insert(format!("{name}.bias"), numbers(bias));
+        }
+    }
+}
+
+impl LayerNorm {
+    fn write(&self, name: &str, to: &mut Written) {
+        to.insert(format!("{name}.weight"), numbers(&self.weight));
+        to.insert(format!("{name}.bias"), numbers(&self.bias));
+    }
+}
+
+impl Attention {
+    fn read(from: &Reader<'_>, name: &str) -> Result<Self> {
+        let (spec, d) = (from.spec, from.spec.dim);
+        let head_norm = |part: &str| {
+            let wanted = spec.attention.qk_norm;
+            wanted.then(|| from.norm(&format!("{name}.{part}"), spec.head_dim())).transpose()
+        };
+        Ok(Attention {
+            qkv: from.linear(&format!("{name}.qkv"), d, 3 * d, spec.attention.qkv_bias)?,
+            q_norm: head_norm("q_norm")?,
+            k_norm: head_norm("k_norm")?,
+            proj: from.linear(&format!("{name}.proj"), d, d, true)?,
+            heads: spec.attention.heads,
         })
     }
 
-    fn block(&self, l: usize) -> Result<Block> {
-        let (spec, d, h) = (self.spec, self.spec.dim, self.spec.mlp_hidden);
-        let name = |part: &str| format!("blocks.{l}.{part}");
-        let head_norm =
-            |part: &str| spec.qk_norm.then(|| self.norm_over(&name(part), spec.head_dim())).transpose();
-        let scale = |part: &str| spec.layer_scale.then(|| self.param(&name(part), &[d], [d])).transpose();
-        Ok(Block {
-            norm1: self.norm(&name("norm1"))?,
-            attn: Attention {
-                qkv: self.linear(&name("attn.qkv"), d, 3 * d, spec.qkv_bias)?,
-                q_norm: head_norm("attn.q_norm")?,
-                k_norm: head_norm("attn.k_norm")?,
-                proj: self.linear(&name("attn.proj"), d, d, true)?,
-                heads: spec.heads,
-            },
-            ls1: scale("ls1.gamma")?,
-            norm2: self.norm(&name("norm2"))?,
-            mlp: Mlp {
-                fc1: self.linear(&name("mlp.fc1"), d, spec.mlp_first(), true)?,
-                fc2: self.linear(&name("mlp.fc2"), h, d, true)?,
-                activation: spec.activation,
-            },
-            ls2: scale("ls2.gamma")?,
+    fn write(&self, name: &str, to: &mut Written) {
+        self.qkv.write(&format!("{name}.qkv"), to);
+        for (part, norm) in [("q_norm", &self.q_norm), ("k_norm", &self.k_norm)] {
+            if let Some(norm) = norm {
+                norm.write(&format!("{name}.{part}"), to);
+            }
+        }
+        self.proj.write(&format!("{name}.proj"), to);
+    }
+}
+
+impl Mlp {
+    fn read(from: &Reader<'_>, name: &str) -> Result<Self> {
+        let (d, mlp) = (from.spec.dim, from.spec.mlp);
+        Ok(Mlp {
+            fc1: from.linear(&format!("{name}.fc1"), d, mlp.first(), true)?,
+            fc2: from.linear(&format!("{name}.fc2"), mlp.hidden, d, true)?,
+            activation: mlp.activation,
         })
+    }
+
+    fn write(&self, name: &str, to: &mut Written) {
+        self.fc1.write(&format!("{name}.fc1"), to);
+        self.fc2.write(&format!("{name}.fc2"), to);
+    }
+}
+
+impl Block {
+    fn read(from: &Reader<'_>, name: &str) -> Result<Self> {
+        let (spec, d) = (from.spec, from.spec.dim);
+        let scale = |part: &str| {
+            spec.layer_scale.then(|| from.param(&format!("{name}.{part}.gamma"), &[d], [d])).transpose()
+        };
+        Ok(Block {
+            norm1: from.norm(&format!("{name}.norm1"), d)?,
+            attn: Attention::read(from, &format!("{name}.attn"))?,
+            ls1: scale("ls1")?,
+            norm2: from.norm(&format!("{name}.norm2"), d)?,
+            mlp: Mlp::read(from, &format!("{name}.mlp"))?,
+            ls2: scale("ls2")?,
+        })
+    }
+
+    fn write(&self, name: &str, to: &mut Written) {
+        self.norm1.write(&format!("{name}.norm1"), to);
+        self.attn.write(&format!("{name}.attn"), to);
+        self.norm2.write(&format!("{name}.norm2"), to);
+        self.mlp.write(&format!("{name}.mlp"), to);
+        for (part, gamma) in [("ls1", &self.ls1), ("ls2", &self.ls2)] {
+            if let Some(gamma) = gamma {
+                to.insert(format!("{name}.{part}.gamma"), numbers(gamma));
+            }
+        }
     }
 }
 
@@ -85,74 +147,40 @@ impl BurnVit {
     /// If the geometry cannot be run, or a tensor is missing, misshapen or of an unread type.
     pub fn new(spec: &VitSpec, tensors: &Tensors, device: &Device) -> Result<Self> {
         spec.check()?;
-        let read = Reader { spec, tensors, device };
+        let from = Reader { spec, tensors, device };
         let (d, p, c) = (spec.dim, spec.patch_size, spec.num_classes);
         let (pixels, positions) = (3 * p * p, spec.embedded_prefix() + spec.num_patches());
-        let prefix_token = |count: usize, name: &str| {
-            (count > 0).then(|| read.param(name, &[1, count, d], [count, d])).transpose()
+        let prefix_token = |name: &str| {
+            let known = spec.prefix_tokens().find(|(known, _)| *known == name);
+            known.map(|(_, rows)| from.param(name, &[1, rows, d], [rows, d])).transpose()
         };
-        let head = |wanted: bool, name: &str| {
-            wanted.then(|| read.linear(name, spec.num_features(), c, true)).transpose()
+        let head = |name: &str| {
+            let wanted = spec.head_names().contains(&name);
+            wanted.then(|| from.linear(name, spec.num_features(), c, true)).transpose()
         };
         Ok(BurnVit {
             patch_embed: Linear {
-                weight: read.param("patch_embed.proj.weight", &[d, 3, p, p], [d, pixels])?,
-                bias: Some(read.param("patch_embed.proj.bias", &[d], [d])?),
+                weight: from.param("patch_embed.proj.weight", &[d, 3, p, p], [d, pixels])?,
+                bias: Some(from.param("patch_embed.proj.bias", &[d], [d])?),
             },
-            cls_token: prefix_token(spec.class_token.into(), "cls_token")?,
-            dist_token: prefix_token(spec.distilled.into(), "dist_token")?,
-            reg_token: prefix_token(spec.reg_tokens, "reg_token")?,
-            pos_embed: read.param("pos_embed", &[1, positions, d], [positions, d])?,
-            blocks: (0..spec.depth).map(|l| read.block(l)).collect::<Result<_>>()?,
-            norm: read.norm(if spec.fc_norm { "fc_norm" } else { "norm" })?,
-            head: head(c > 0, "head")?,
-            head_dist: head(c > 0 && spec.distilled, "head_dist")?,
+            cls_token: prefix_token("cls_token")?,
+            dist_token: prefix_token("dist_token")?,
+            reg_token: prefix_token("reg_token")?,
+            pos_embed: from.param("pos_embed", &[1, positions, d], [positions, d])?,
+            blocks: (0..spec.depth)
+                .map(|l| Block::read(&from, &format!("blocks.{l}")))
+                .collect::<Result<_>>()?,
+            norm: from.norm(spec.final_norm(), d)?,
+            head: head("head")?,
+            head_dist: head("head_dist")?,
             spec: spec.clone(),
         })
     }
 
     /// The weights as they are now, under timm's names and in its shapes.
     pub fn tensors(&self) -> Tensors {
-        let mut values: BTreeMap<String, Vec<f32>> = BTreeMap::new();
-        let mut linear = |name: &str, linear: &Linear| {
-            values.insert(format!("{name}.weight"), numbers(&linear.weight));
-            if let Some(bias) = &linear.bias {
-                values.insert(format!("{name}.bias"), numbers(bias));
-            }
-        };
-        linear("patch_embed.proj", &self.patch_embed);
-        for (l, block) in self.blocks.iter().enumerate() {
-            linear(&format!("blocks.{l}.attn.qkv"), &block.attn.qkv);
-            linear(&format!("blocks.{l}.attn.proj"), &block.attn.proj);
-            linear(&format!("blocks.{l}.mlp.fc1"), &block.mlp.fc1);
-            linear(&format!("blocks.{l}.mlp.fc2"), &block.mlp.fc2);
-        }
-        for (name, head) in [("head", &self.head), ("head_dist", &self.head_dist)] {
-            if let Some(head) = head {
-                linear(name, head);
-            }
-        }
-        let mut norm = |name: &str, norm: &LayerNorm| {
-            values.insert(format!("{name}.weight"), numbers(&norm.weight));
-            values.insert(format!("{name}.bias"), numbers(&norm.bias));
-        };
-        norm(if self.spec.fc_norm { "fc_norm" } else { "norm" }, &self.norm);
-        for (l, block) in self.blocks.iter().enumerate() {
-            norm(&format!("blocks.{l}.norm1"), &block.norm1);
-            norm(&format!("blocks.{l}.norm2"), &block.norm2);
-            for (name, head) in [("q_norm", &block.attn.q_norm), ("k_norm", &block.attn.k_norm)] {
-                if let Some(head) = head {
-                    norm(&format!("blocks.{l}.attn.{name}"), head);
-                }
-            }
-        }
-        for (l, block) in self.blocks.iter().enumerate() {
-            for (name, gamma) in [("ls1", &block.ls1), ("ls2", &block.ls2)] {
-                if let Some(gamma) = gamma {
-                    values.insert(format!("blocks.{l}.{name}.gamma"), numbers(gamma));
-                }
-            }
-        }
+        let mut values = Written::new();
+        self.patch_embed.write("patch_embed.proj", &mut values);
         let tokens = [
             ("cls_token", &self.cls_token),
             ("dist_token", &self.dist_token),
@@ -164,6 +192,15 @@ impl BurnVit {
             }
         }
         values.insert("pos_embed".to_owned(), numbers(&self.pos_embed));
+        for (l, block) in self.blocks.iter().enumerate() {
+            block.write(&format!("blocks.{l}"), &mut values);
+        }
+        self.norm.write(self.spec.final_norm(), &mut values);
+        for (name, head) in [("head", &self.head), ("head_dist", &self.head_dist)] {
+            if let Some(head) = head {
+                head.write(name, &mut values);
+            }
+        }
 
         let named = self.spec.tensor_shapes().into_iter().map(|(name, shape)| {
             let values = values.remove(&name).expect("every tensor of the geometry is a parameter");

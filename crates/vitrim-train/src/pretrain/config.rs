@@ -158,17 +158,10 @@ impl PretrainConfig {
     /// If it cannot be run.
     pub fn spec(&self, classes: usize) -> vitrim_vit::Result<VitSpec> {
         let ModelConfig { img_size, patch_size, dim, depth, heads, mlp_ratio } = self.model;
-        let spec = VitSpec {
-            img_size: [img_size, img_size],
-            patch_size,
-            dim,
-            depth,
-            heads,
-            mlp_hidden: mlp_ratio * dim,
-            num_classes: classes,
-            // timm builds any geometry from this name and `model_args`.
-            ..VitSpec::from_timm_name("vit_tiny_patch16_224")?
-        };
+        // timm builds any geometry from this name and `model_args`.
+        let mut spec = VitSpec::from_timm_name("vit_tiny_patch16_224")?.with_img_size([img_size, img_size]);
+        (spec.patch_size, spec.dim, spec.depth, spec.num_classes) = (patch_size, dim, depth, classes);
+        (spec.attention.heads, spec.mlp.hidden) = (heads, mlp_ratio * dim);
         spec.check()?;
         Ok(spec)
     }

@@ -1,6 +1,7 @@
 //! A backbone that learns, with its optimiser, as a checkpoint keeps it.
 
 use burn::module::{Module, ModuleVisitor, Param};
+use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
 use vitrim_vit::{Tensors, VitSpec};
 
@@ -17,7 +18,7 @@ const TOKEN_BIAS: &str = "token_head.bias";
 const ADAM_EPS: f32 = 1e-8;
 
 /// Backbone and optimiser.
-pub struct Learner {
+pub struct BackboneLearner {
     pub spec: VitSpec,
     pub student: Student,
     pub adam: ModuleAdam,
@@ -25,7 +26,7 @@ pub struct Learner {
     names: Vec<(String, Vec<usize>)>,
 }
 
-impl Learner {
+impl BackboneLearner {
     /// `token_head`: weight and bias.
     pub fn with(
         spec: VitSpec,
@@ -51,7 +52,19 @@ impl Learner {
         let mut shapes = Shapes::default();
         student.visit(&mut shapes);
         let name = |(i, shape): (usize, Vec<usize>)| (format!("parameter_{i}"), shape);
-        Ok(Learner { spec, student, adam, names: shapes.0.into_iter().enumerate().map(name).collect() })
+        Ok(BackboneLearner {
+            spec,
+            student,
+            adam,
+            names: shapes.0.into_iter().enumerate().map(name).collect(),
+        })
+    }
+
+    /// One step along `gradients`; returns their norm before clipping.
+    pub fn step(&mut self, gradients: GradientsParams, learning_rate: f64, max_grad_norm: f64) -> f64 {
+        let (student, norm) = self.adam.step(self.student.clone(), gradients, learning_rate, max_grad_norm);
+        self.student = student;
+        norm
     }
 
     pub fn named(&self) -> Vec<NamedTensor> {
@@ -88,7 +101,7 @@ impl Learner {
             )),
         };
         let (spec, decay) = (self.spec.clone(), self.adam.weight_decay());
-        *self = Learner::with(spec, &tensors, token_head, decay, device)?;
+        *self = BackboneLearner::with(spec, &tensors, token_head, decay, device)?;
         self.adam.restore("adam", &self.names, saved, device)
     }
 }

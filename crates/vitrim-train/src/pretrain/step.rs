@@ -3,14 +3,15 @@
 use std::ops::Range;
 
 use burn::module::Module;
-use burn::optim::{GradientsAccumulator, GradientsParams};
+use burn::optim::GradientsParams;
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
-use rayon::prelude::*;
+use vitrim_kernels::argmax;
 
 use crate::burn_vit::BurnVit;
+use crate::error::Result;
 use crate::linear::Linear;
-use crate::replica::{replica, widened};
+use crate::replica::{side_by_side, widened};
 
 /// The backbone, and what is thrown away once it is trained.
 #[derive(Module, Debug)]
@@ -42,7 +43,7 @@ pub struct TokenTargets {
     pub values: Vec<f32>,
 }
 
-/// The summed gradient and what went along with it.
+/// A gradient and what went along with it.
 pub struct Descent {
     /// Of the mean loss over the batch.
     pub gradients: GradientsParams,
@@ -59,33 +60,23 @@ impl Samples {
     }
 }
 
-/// The gradient of `student` on `samples`, computed by `shards` threads side by side, blocks in `dtype`. The sum
-/// is taken in their order, so that it depends on their number but not on their timing.
+/// The gradient of `student` on `samples`, computed by `shards` threads side by side, blocks in `dtype`.
 pub fn descend(
     student: &Student,
     samples: &Samples,
     shards: usize,
     dtype: FloatDType,
     device: &Device,
-) -> Descent {
-    let batch = samples.len();
-    let each = batch.div_ceil(shards.clamp(1, batch));
-    let parts: Vec<Range<usize>> =
-        (0..batch).step_by(each).map(|start| start..(start + each).min(batch)).collect();
-    let replicas: Vec<Student> = parts.iter().map(|_| replica(student, dtype)).collect();
-    let parts: Vec<Descent> = replicas
-        .par_iter()
-        .zip(parts)
-        .map(|(replica, images)| part(replica, samples, images, dtype, device))
-        .collect();
-    let mut sum = GradientsAccumulator::new();
-    let (mut loss, mut right) = (0.0, 0);
-    for part in parts {
-        sum.accumulate(student, part.gradients);
-        loss += part.loss;
-        right += part.right;
-    }
-    Descent { gradients: sum.grads(), loss, right }
+) -> Result<Descent> {
+    let (gradients, parts) = side_by_side(student, samples.len(), shards, dtype, |replica, images| {
+        let Descent { gradients, loss, right } = part(replica, samples, images, dtype, device);
+        Ok((Some(gradients), (loss, right)))
+    })?;
+    Ok(Descent {
+        gradients: gradients.expect("every share has a loss"),
+        loss: parts.iter().map(|(loss, _)| loss).sum(),
+        right: parts.iter().map(|(_, right)| right).sum(),
+    })
 }
 
 /// The share that `images` have in the batch's mean.
@@ -129,8 +120,4 @@ fn part(
         loss: value,
         right: right.filter(|(logits, target)| argmax(logits) == argmax(target)).count(),
     }
-}
-
-fn argmax(values: &[f32]) -> Option<usize> {
-    values.iter().enumerate().max_by(|(_, a), (_, b)| a.total_cmp(b)).map(|(i, _)| i)
 }

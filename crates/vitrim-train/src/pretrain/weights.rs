@@ -8,11 +8,12 @@ use half::bf16;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
 use vitrim_data::{Interpolation, Preprocess};
+use vitrim_durable::replace;
+use vitrim_random::SplitMix64;
 use vitrim_vit::{Checkpoint, NamedTensor, Tensors, VitSpec};
 
 use crate::error::{Result, TrainError};
 use crate::perceptron::orthogonal;
-use crate::random::SplitMix64;
 
 /// Standard deviation of a linear layer's initial weights times the square root of its inputs.
 const GAIN: f64 = 0.5;
@@ -75,8 +76,8 @@ pub fn initial_weights(spec: &VitSpec, seed: u64) -> Tensors {
             let mut values: Vec<f32> = (0..count).map(|_| (std * cut_normal(&mut random)) as f32).collect();
             if name.ends_with("qkv.weight") {
                 let d = spec.dim;
-                for head in values[..d * d].chunks_exact_mut(d * d / spec.heads) {
-                    head.copy_from_slice(&orthogonal(d / spec.heads, d, 1.0, &mut random));
+                for head in values[..d * d].chunks_exact_mut(d * d / spec.attention.heads) {
+                    head.copy_from_slice(&orthogonal(d / spec.attention.heads, d, 1.0, &mut random));
                 }
                 values.copy_within(..d * d, d * d);
             }
@@ -133,7 +134,7 @@ pub fn save_backbone(
     weight_type: WeightType,
 ) -> Result<()> {
     fs::create_dir_all(folder).map_err(TrainError::file("create", folder))?;
-    let pool = serde_json::to_value(spec.pool).expect("a name");
+    let pool = spec.pooling.pool.timm_name();
     let config = json!({
         "architecture": spec.architecture,
         "num_classes": spec.num_classes,
@@ -145,8 +146,8 @@ pub fn save_backbone(
             "patch_size": spec.patch_size,
             "embed_dim": spec.dim,
             "depth": spec.depth,
-            "num_heads": spec.heads,
-            "mlp_ratio": spec.mlp_hidden as f64 / spec.dim as f64,
+            "num_heads": spec.attention.heads,
+            "mlp_ratio": spec.mlp.first() as f64 / spec.dim as f64,
             "global_pool": pool,
         },
         "pretrained_cfg": {
@@ -171,7 +172,7 @@ pub fn save_backbone(
         .map(|(name, shape)| Ok((name.clone(), shape.clone(), tensors.get(&name, &shape)?.into_owned())));
     save_weights(folder, &named.collect::<Result<Vec<_>>>()?, weight_type)?;
     let config = serde_json::to_string_pretty(&config).expect("plain data");
-    write(&folder.join("config.json"), (config + "\n").as_bytes())
+    Ok(replace(&folder.join("config.json"), (config + "\n").as_bytes())?)
 }
 
 /// Writes `tensors`, which are other values for the geometry of `checkpoint`, into `folder` as its own library lays it out.
@@ -188,9 +189,9 @@ pub fn save_as(
     save_weights(folder, &checkpoint.in_its_layout(tensors)?, weight_type)?;
     let json = |value: &Value| serde_json::to_string_pretty(value).expect("plain data") + "\n";
     if let Some(processor) = &checkpoint.preprocessor_config {
-        write(&folder.join("preprocessor_config.json"), json(processor).as_bytes())?;
+        replace(&folder.join("preprocessor_config.json"), json(processor).as_bytes())?;
     }
-    write(&folder.join("config.json"), json(&checkpoint.config).as_bytes())
+    Ok(replace(&folder.join("config.json"), json(&checkpoint.config).as_bytes())?)
 }
 
 /// Writes `model.safetensors` into `folder`.
@@ -209,16 +210,10 @@ fn save_weights(folder: &Path, tensors: &[NamedTensor], weight_type: WeightType)
     });
     let metadata = [("format".to_owned(), "pt".to_owned())];
     let file = safetensors::serialize(views, Some(metadata.into())).expect("the names are distinct");
-    write(&folder.join("model.safetensors"), &file)
+    Ok(replace(&folder.join("model.safetensors"), &file)?)
 }
 
 /// 0.485f32 as 0.485, not as 0.48500001430511475.
 fn shortest(value: f32) -> f64 {
     value.to_string().parse().unwrap_or(f64::from(value))
-}
-
-pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    let part = path.with_extension("part");
-    fs::write(&part, bytes).map_err(TrainError::file("write", &part))?;
-    fs::rename(&part, path).map_err(TrainError::file("write", path))
 }

@@ -2,10 +2,10 @@
 //! is the sign of the sum of the marked tokens' evidence. Unmarked tokens carry evidence too, but it
 //! does not count. Blocks change nothing.
 
-use vitrim_prune::uniform;
+use vitrim_random::uniform;
 use vitrim_vit::{
-    Activation, Backbone, HostState, Output, PixelBatch, Pool, Positions, Reduction, Result, Site, Taps,
-    View, VitSpec, Want,
+    AttentionSpec, Backbone, HostState, MlpSpec, Output, PixelBatch, Reduction, Result, Site, Taps, View,
+    VitSpec, Want,
 };
 
 pub const MARKED: usize = 4;
@@ -26,26 +26,17 @@ pub enum Evidence {
 
 impl Toy {
     pub fn new(evidence: Evidence) -> Self {
+        let plain = VitSpec::from_timm_name("vit_tiny_patch16_224").unwrap();
         let spec = VitSpec {
             architecture: "toy".into(),
             img_size: [8, 8],
             patch_size: 2,
             dim: 4,
             depth: 4,
-            heads: 1,
-            mlp_hidden: 4,
             num_classes: 2,
-            class_token: true,
-            distilled: false,
-            reg_tokens: 0,
-            positions: Positions::All,
-            pool: Pool::Token,
-            fc_norm: false,
-            qkv_bias: true,
-            qk_norm: false,
-            layer_scale: false,
-            activation: Activation::Gelu,
-            norm_eps: 1e-6,
+            attention: AttentionSpec { heads: 1, ..plain.attention },
+            mlp: MlpSpec { hidden: 4, ..plain.mlp },
+            ..plain
         };
         spec.check().unwrap();
         Toy { spec, evidence }

@@ -8,12 +8,7 @@ use crate::tensors::Tensors;
 pub(super) fn origin_embedding(spec: &VitSpec, tensors: &Tensors) -> Result<Vec<f32>> {
     let (d, embedded) = (spec.dim, spec.embedded_prefix());
     let mut rows = Vec::with_capacity(spec.num_tokens() * d);
-    let prefix = [
-        ("cls_token", usize::from(spec.class_token)),
-        ("dist_token", usize::from(spec.distilled)),
-        ("reg_token", spec.reg_tokens),
-    ];
-    for (name, count) in prefix.into_iter().filter(|(_, count)| *count > 0) {
+    for (name, count) in spec.prefix_tokens() {
         rows.extend_from_slice(&tensors.get(name, &[1, count, d])?);
     }
     let positions = tensors.get("pos_embed", &[1, embedded + spec.num_patches(), d])?;

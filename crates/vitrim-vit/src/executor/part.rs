@@ -3,6 +3,7 @@
 use vitrim_kernels::{ROW_CHUNK, rows_per_task};
 
 use crate::backbone::{At, Site};
+use crate::places::GridPlaces;
 use crate::profile::Profile;
 
 /// Rows of a part of a batch that a thread carries through blocks, unless a single image has more.
@@ -17,6 +18,8 @@ pub(super) struct Part<'a> {
     pub tokens: &'a mut [f32],
     /// `[b + 1]`, of the whole batch.
     pub offsets: &'a [usize],
+    /// `[t]`: where on the patch grid its tokens come from.
+    pub places: GridPlaces<'a>,
     /// `[t]`.
     pub key_bias: Option<&'a [f32]>,
     /// `[t]`, `[t, head_dim]` and `[t]`: what the last attention is to leave behind.
@@ -45,10 +48,19 @@ impl Part<'_> {
         let (keys, other_keys) = self.keys.map(|tap| tap.split_at_mut(row * head_dim)).unzip();
         let (value_norm, other_norm) = self.value_norm.map(|tap| tap.split_at_mut(row)).unzip();
         [
-            Part { tokens, offsets: &self.offsets[..=image], key_bias, cls_attention, keys, value_norm },
+            Part {
+                tokens,
+                offsets: &self.offsets[..=image],
+                places: self.places.rows(0..row),
+                key_bias,
+                cls_attention,
+                keys,
+                value_norm,
+            },
             Part {
                 tokens: other_tokens,
                 offsets: &self.offsets[image..],
+                places: self.places.rows(row..self.places.len()),
                 key_bias: other_bias,
                 cls_attention: other_attention,
                 keys: other_keys,

@@ -2,7 +2,7 @@
 //! attention (and out of average pooling). What physical removal must equal.
 
 use vitrim_kernels::reference::{attention, gelu, layer_norm, linear, swiglu};
-use vitrim_vit::{Activation, Pool, Tensors, VitSpec};
+use vitrim_vit::{MlpActivation, Pool, Tensors, VitSpec};
 
 /// Logits of `pixels: [3, H, W]`; `stages[k] = (block, keep: [N0])` masks patches from that block on.
 pub fn masked_logits(
@@ -13,20 +13,21 @@ pub fn masked_logits(
 ) -> Vec<f32> {
     let (x, alive) = masked_tokens(spec, tensors, pixels, stages);
     let d = spec.dim;
-    let norm = if spec.fc_norm { "fc_norm" } else { "norm" };
+    let norm = spec.final_norm();
     let (weight, bias) =
         (get(tensors, &format!("{norm}.weight"), &[d]), get(tensors, &format!("{norm}.bias"), &[d]));
-    let normed = |rows: &[f32]| layer_norm(rows, &weight, &bias, spec.norm_eps);
+    let normed = |rows: &[f32]| layer_norm(rows, &weight, &bias, spec.norm.eps);
     let prefix = spec.num_prefix_tokens();
     let token = |i: usize| normed(&x[i * d..(i + 1) * d]);
     let mean = || {
         let rows = (prefix..spec.num_tokens()).filter(|&t| alive[t]).map(|t| &x[t * d..(t + 1) * d]);
-        let rows: Vec<Vec<f32>> = rows.map(|r| if spec.fc_norm { r.to_vec() } else { normed(r) }).collect();
+        let rows: Vec<Vec<f32>> =
+            rows.map(|r| if spec.pooling.fc_norm { r.to_vec() } else { normed(r) }).collect();
         let mean: Vec<f32> =
             (0..d).map(|i| rows.iter().map(|r| r[i]).sum::<f32>() / rows.len() as f32).collect();
-        if spec.fc_norm { normed(&mean) } else { mean }
+        if spec.pooling.fc_norm { normed(&mean) } else { mean }
     };
-    let pooled: Vec<Vec<f32>> = match spec.pool {
+    let pooled: Vec<Vec<f32>> = match spec.pooling.pool {
         Pool::Token => (0..spec.head_names().len()).map(token).collect(),
         Pool::Avg => vec![mean()],
         Pool::TokenAvg => vec![[token(0), mean()].concat()],
@@ -51,14 +52,8 @@ pub fn masked_tokens(
     let (d, p, prefix) = (spec.dim, spec.patch_size, spec.num_prefix_tokens());
     let [height, width] = spec.img_size;
     let mut x: Vec<f32> = Vec::new();
-    if spec.class_token {
-        x.extend(get(tensors, "cls_token", &[1, 1, d]));
-    }
-    if spec.distilled {
-        x.extend(get(tensors, "dist_token", &[1, 1, d]));
-    }
-    if spec.reg_tokens > 0 {
-        x.extend(get(tensors, "reg_token", &[1, spec.reg_tokens, d]));
+    for (name, rows) in spec.prefix_tokens() {
+        x.extend(get(tensors, name, &[1, rows, d]));
     }
     let weight = get(tensors, "patch_embed.proj.weight", &[d, 3, p, p]);
     let bias = get(tensors, "patch_embed.proj.bias", &[d]);
@@ -90,10 +85,10 @@ pub fn masked_tokens(
         let get = |name: &str, shape: &[usize]| get(tensors, &format!("blocks.{l}.{name}"), shape);
         let norm = |name: &str, x: &[f32]| {
             let (weight, bias) = (get(&format!("{name}.weight"), &[d]), get(&format!("{name}.bias"), &[d]));
-            layer_norm(x, &weight, &bias, spec.norm_eps)
+            layer_norm(x, &weight, &bias, spec.norm.eps)
         };
         let layer = |name: &str, x: &[f32], inputs: usize, outputs: usize| {
-            let bias = match (name, spec.qkv_bias) {
+            let bias = match (name, spec.attention.qkv_bias) {
                 ("attn.qkv", false) => vec![0.0; outputs],
                 _ => get(&format!("{name}.bias"), &[outputs]),
             };
@@ -104,7 +99,7 @@ pub fn masked_tokens(
             y.iter().zip(gamma.iter().cycle()).map(|(y, gamma)| y * gamma).collect::<Vec<f32>>()
         };
         let mut qkv = layer("attn.qkv", &norm("norm1", &x), d, 3 * d);
-        if spec.qk_norm {
+        if spec.attention.qk_norm {
             let width = spec.head_dim();
             for row in qkv.chunks_exact_mut(3 * d) {
                 for (part, name) in row.chunks_exact_mut(d).zip(["attn.q_norm", "attn.k_norm"]) {
@@ -112,19 +107,19 @@ pub fn masked_tokens(
                     let bias = get(&format!("{name}.bias"), &[width]);
                     let normed: Vec<f32> = part
                         .chunks_exact(width)
-                        .flat_map(|head| layer_norm(head, &weight, &bias, spec.norm_eps))
+                        .flat_map(|head| layer_norm(head, &weight, &bias, spec.norm.eps))
                         .collect();
                     part.copy_from_slice(&normed);
                 }
             }
         }
-        let attended = attention(&qkv, &alive, spec.heads).0;
+        let attended = attention(&qkv, &alive, spec.attention.heads).0;
         add(&mut x, &scaled("ls1", layer("attn.proj", &attended, d, d)));
-        let (first, h) = (spec.mlp_first(), spec.mlp_hidden);
+        let (first, h) = (spec.mlp.first(), spec.mlp.hidden);
         let hidden = layer("mlp.fc1", &norm("norm2", &x), d, first);
-        let hidden = match spec.activation {
-            Activation::Gelu => gelu(&hidden),
-            Activation::SwiGlu => swiglu(&hidden, first),
+        let hidden = match spec.mlp.activation {
+            MlpActivation::Gelu => gelu(&hidden),
+            MlpActivation::SwiGlu => swiglu(&hidden, first),
         };
         add(&mut x, &scaled("ls2", layer("mlp.fc2", &hidden, h, d)));
     }

@@ -8,8 +8,8 @@ use vitrim_measure::Loaded;
 use vitrim_measure::speed::bench::{BenchOptions, BenchReport, Cell, Memory, Share, Speed, Subject, bench};
 use vitrim_measure::speed::bench_images::BenchImages;
 use vitrim_prune::Method;
+use vitrim_prune::{KeepProfile, keep_shares};
 use vitrim_prune::{LearnedPruner, Policy, Pruner, ReadOut};
-use vitrim_prune::{can_act, hand_made, keep_shares};
 
 use super::args::BenchArgs;
 use super::{App, images, policy, print};
@@ -29,13 +29,9 @@ pub fn run(app: &App, args: &BenchArgs) -> anyhow::Result<ExitCode> {
         if subjects.is_empty() {
             trained = policy::open(app, &args.policy, None, &loaded)?;
         }
-        let mut pruners = Vec::new();
-        for _ in 0..args.streams {
-            let (pruner, named) = pruner(&loaded, trained.clone(), args)?;
-            pruners.push(pruner);
-            method = named;
-        }
-        subjects.push(Subject { loaded, pruners });
+        let (pruner, named) = pruner(&loaded, trained.clone(), args)?;
+        method = named;
+        subjects.push(Subject { loaded, pruner });
     }
     let ragged = if args.ragged { Some(profile(&subjects[0].loaded, trained.as_ref(), args)?) } else { None };
     let options = BenchOptions {
@@ -65,7 +61,7 @@ pub fn run(app: &App, args: &BenchArgs) -> anyhow::Result<ExitCode> {
     };
     let bar = app.reporter.bar("timing");
     let (mut at, sizes) = (0, options.batches.len());
-    let report = bench(&mut subjects, method, &images, &options, &mut |_| {
+    let report = bench(&subjects, method, &images, &options, &mut |_| {
         bar.set(at, sizes);
         at += 1;
     })?;
@@ -103,25 +99,26 @@ fn pruner(
     let (stages, keep) = profile(loaded, policy.as_ref(), args)?;
     let top_r = ReadOut::TopR { keep: keep.clone() };
     if args.method != Method::Policy {
-        let named = format!("{} {}", args.method, top_r.to_string());
-        return Ok((hand_made(args.method, &loaded.spec, &stages, &keep)?, named));
+        let named = format!("{} {top_r}", args.method);
+        return Ok((args.method.at_shares(&loaded.spec, &stages, &keep)?, named));
     }
-    // A hand-made method checks the stages.
-    hand_made(Method::Random, &loaded.spec, &stages, &keep)?;
+    KeepProfile::new(&loaded.spec, &stages, &keep)?;
     let (mut policy, what) = match policy {
         Some(policy) => (policy, "policy"),
-        None if can_act(Method::ClsAttention, &stages) => {
-            (Policy::untrained(&loaded.spec, loaded.id.clone(), &stages, &keep), "random policy")
+        None => {
+            let policy = Policy::untrained(&loaded.spec, loaded.id.clone(), &stages, &keep);
+            let what = if policy.observation.cls_attention {
+                "random policy"
+            } else {
+                "random policy without attention"
+            };
+            (policy, what)
         }
-        None => (
-            Policy::untrained(&loaded.spec, loaded.id.clone(), &stages, &keep),
-            "random policy without attention",
-        ),
     };
     if !args.keep.is_empty() {
         policy.read_out = top_r;
     }
-    let named = format!("{what} {}", policy.read_out.to_string());
+    let named = format!("{what} {}", policy.read_out);
     Ok((Box::new(LearnedPruner::new(&loaded.spec, &policy)), named))
 }
 

@@ -8,7 +8,6 @@ use vitrim_measure::MeasureError;
 use vitrim_measure::compare::{
     CompareOptions, Compared, Comparison, Contender, Interval, POLICY, Study, compare, with_spread,
 };
-use vitrim_measure::error::write_whole;
 use vitrim_measure::images::name;
 use vitrim_measure::{Loaded, Progress};
 use vitrim_report::compared;
@@ -72,7 +71,7 @@ pub fn run(app: &App, args: &CompareArgs) -> anyhow::Result<ExitCode> {
             comparison => comparison?,
         };
     drop(bar);
-    write_whole(&args.report.join("comparison.json"), &serde_json::to_vec_pretty(&comparison)?)?;
+    vitrim_durable::replace(&args.report.join("comparison.json"), &serde_json::to_vec_pretty(&comparison)?)?;
     let page = compared(&args.report, &comparison, &command(args, split))?;
     if app.global.json {
         print::json(&comparison)?;

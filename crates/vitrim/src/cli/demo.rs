@@ -9,7 +9,7 @@ use anyhow::Context;
 use serde_json::json;
 use vitrim::{VitrimError, bundled, training};
 use vitrim_data::{Dataset, OnBadImage};
-use vitrim_kernels::Level;
+use vitrim_kernels::InstructionSet;
 use vitrim_measure::calibrate::{
     Calibration, CalibrationOptions, calibrate, check_max_drop, grid, pilot, record,
 };
@@ -17,12 +17,10 @@ use vitrim_measure::evaluate::EvalOptions;
 use vitrim_measure::model::open_policy;
 use vitrim_measure::statistics::Confidence;
 use vitrim_measure::{Loaded, Progress};
-use vitrim_prune::Method;
 use vitrim_prune::Policy;
 use vitrim_report::gather::{About, GatherOptions, gather};
 use vitrim_report::{Findings, report};
-use vitrim_train::{Outcome, Run, Source, TrainConfig, run_log};
-use vitrim_vit::Precision;
+use vitrim_train::{LOG_FILE, Outcome, Run, RunFolder, Source, TrainConfig};
 
 use super::args::DemoArgs;
 use super::{App, INTERRUPTED, eval, interrupt, print, train};
@@ -86,9 +84,10 @@ pub fn run(app: &App, args: &DemoArgs) -> anyhow::Result<ExitCode> {
 fn show(app: &App, args: &DemoArgs, max_drop: f64, stop: &AtomicBool) -> anyhow::Result<Outcome> {
     let size = if args.quick { QUICK } else { FULL };
     let (out, note) = (&args.out, |line: &str| app.reporter.note(line));
+    let folder = RunFolder::open(out)?;
     let backbone = out.join("backbone");
     bundled::unpack(&backbone)?;
-    let loaded = Loaded::open_in(&backbone, precision())?;
+    let loaded = Loaded::open_in(&backbone, InstructionSet::current().fastest_precision())?;
     let held_out = size.held_out;
     let mut config = training(&size, args.seed);
     let stages: Vec<String> = config.stages(&loaded.spec).iter().map(ToString::to_string).collect();
@@ -98,21 +97,21 @@ fn show(app: &App, args: &DemoArgs, max_drop: f64, stop: &AtomicBool) -> anyhow:
         loaded.spec.num_patches(),
         stages.join(", "),
     ));
-    config.constraint.max_drop = max_drop;
+    config.constraint.max_accuracy_loss = max_drop;
     note(&format!(
         "1/3 the policy learns by MAPPO, {} updates of {} scenes",
         config.updates, config.images_per_update
     ));
-    if learn(app, &loaded, &config, out, stop)? == Outcome::Interrupted {
+    if learn(app, &loaded, &config, &folder, stop)? == Outcome::Interrupted {
         return Ok(Outcome::Interrupted);
     }
 
-    let folder = out.join("policy");
+    let policy_folder = out.join("policy");
     note(&format!("2/3 calibration to a drop of {max_drop} pp on {held_out} other scenes"));
     let started = Instant::now();
-    let policy = calibrated(app, &loaded, &folder, max_drop, args.confidence, &size, stop)?;
+    let policy = calibrated(app, &loaded, &policy_folder, max_drop, args.confidence, &size, stop)?;
     let calibration_seconds = started.elapsed().as_secs_f64();
-    let record = record(&policy, &folder)?;
+    let record = record(&policy, &policy_folder)?;
     note(&record.choice);
 
     note(&format!("3/3 evaluation on {held_out} scenes that neither has seen"));
@@ -133,7 +132,9 @@ fn show(app: &App, args: &DemoArgs, max_drop: f64, stop: &AtomicBool) -> anyhow:
             images: None,
             on_bad_image: OnBadImage::Fail,
             corruption: None,
-            methods: vec![Method::Policy, Method::Random, Method::ClsAttention],
+            methods: ["policy", "random", "cls-attention"]
+                .map(|name| name.parse().expect("a method's name"))
+                .to_vec(),
             hand_made_images: Some(size.hand_made),
             profile: None,
             speed: Some(size.speed_seconds),
@@ -163,25 +164,15 @@ fn training(size: &Size, seed: u64) -> TrainConfig {
     config
 }
 
-/// The quickest for a backbone of this size: bf16 where the processor multiplies it, else 8-bit integers where it does
-/// those faster than f32.
-fn precision() -> Precision {
-    match Level::current() {
-        Level::Avx512Bf16Vnni => Precision::Bf16,
-        Level::Scalar => Precision::F32,
-        _ => Precision::Int8,
-    }
-}
-
 /// The updates that are left.
 fn learn(
     app: &App,
     loaded: &Loaded,
     config: &TrainConfig,
-    out: &Path,
+    folder: &RunFolder,
     stop: &AtomicBool,
 ) -> anyhow::Result<Outcome> {
-    app.reporter.note(&training::open_run(out, config)?);
+    app.reporter.note(&training::open_run(folder, config)?);
     let source = Source {
         // Splits of scenes share no image, so that nothing needs to be hashed.
         dataset: Dataset::scenes("train")?,
@@ -189,14 +180,8 @@ fn learn(
         workers: app.global.threads,
         on_bad_image: OnBadImage::Fail,
     };
-    let run = Run {
-        id: &loaded.id,
-        weights: None,
-        config,
-        source: &source,
-        device: Default::default(),
-        folder: out,
-    };
+    let run =
+        Run { id: &loaded.id, weights: None, config, source: &source, device: Default::default(), folder };
     train::learn(app, loaded, &run, stop)
 }
 
@@ -213,7 +198,7 @@ fn calibrated(
     let mut policy = open_policy(folder, loaded)?;
     let as_asked = |record: Calibration| {
         (record.max_drop, record.confidence, record.front.images()) == (max_drop, confidence, size.held_out)
-            && record.dtype == loaded.model.precision()
+            && record.dtype == loaded.model.weights().precision()
     };
     if policy.calibration.is_some() && as_asked(record(&policy, folder)?) {
         return Ok(policy);
@@ -245,7 +230,7 @@ fn calibrated(
 
 /// Seconds that the updates took, from the run's log, so that interruptions do not count.
 fn training_seconds(out: &Path, config: &TrainConfig) -> anyhow::Result<f64> {
-    let path = out.join(run_log::FILE);
+    let path = out.join(LOG_FILE);
     let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let seconds = text.lines().filter_map(|line| {
         let entry: serde_json::Value = serde_json::from_str(line).ok()?;

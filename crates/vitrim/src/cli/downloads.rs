@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{DecimalBytes, ProgressBar, ProgressStyle};
-use vitrim_hub::{Event, observe};
+use vitrim_hub::{DownloadEvent, observe};
 
 use super::interrupt;
 
@@ -34,9 +34,9 @@ pub fn show(quiet: bool) {
     });
 }
 
-fn tell(shown: &mut Option<Shown>, event: Event<'_>, terminal: bool) {
+fn tell(shown: &mut Option<Shown>, event: DownloadEvent<'_>, terminal: bool) {
     match (event, shown.as_mut()) {
-        (Event::Begin { uri, files, bytes }, _) => {
+        (DownloadEvent::Begin { uri, files, bytes }, _) => {
             let count = if files == 1 { "1 file".to_owned() } else { format!("{files} files") };
             let bar = terminal.then(|| ProgressBar::new(bytes.unwrap_or(0)));
             match &bar {
@@ -53,18 +53,18 @@ fn tell(shown: &mut Option<Shown>, event: Event<'_>, terminal: bool) {
             }
             *shown = Some(Shown { uri: uri.to_owned(), bar, bytes, said: Instant::now() });
         }
-        (Event::Bytes(done), Some(Shown { bar: Some(bar), .. })) => bar.set_position(done),
-        (Event::Bytes(done), Some(shown)) if shown.said.elapsed() >= PAUSE => {
+        (DownloadEvent::Bytes(done), Some(Shown { bar: Some(bar), .. })) => bar.set_position(done),
+        (DownloadEvent::Bytes(done), Some(shown)) if shown.said.elapsed() >= PAUSE => {
             let of = shown.bytes.map(|bytes| format!(" of {}", DecimalBytes(bytes))).unwrap_or_default();
             eprintln!("fetching {}: {}{of}", shown.uri, DecimalBytes(done));
             shown.said = Instant::now();
         }
-        (Event::End, Some(_)) => {
+        (DownloadEvent::End, Some(_)) => {
             if let Some(bar) = shown.take().and_then(|shown| shown.bar) {
                 bar.finish_and_clear();
             }
         }
-        (Event::Note(note), _) => eprintln!("{note}"),
-        (Event::Bytes(_) | Event::End, _) => {}
+        (DownloadEvent::Note(note), _) => eprintln!("{note}"),
+        (DownloadEvent::Bytes(_) | DownloadEvent::End, _) => {}
     }
 }

@@ -165,7 +165,7 @@ pub fn print(
     print::line(&format!(
         "{} in {}: {} images of {split}, {labels}, dense {:.3} GMACs{read_out}",
         loaded.origin,
-        loaded.model.precision(),
+        loaded.model.weights().precision(),
         evaluation.images,
         evaluation.dense_gmacs
     ))?;

@@ -8,8 +8,8 @@ use vitrim::overlay;
 use vitrim::training::{RunImages, Splits, describe_finetuning};
 use vitrim_measure::Loaded;
 use vitrim_measure::model::open_checkpoint;
-use vitrim_train::Outcome;
 use vitrim_train::finetune::{FinetuneConfig, Finetuning, HeldOut, finetune, steps_done};
+use vitrim_train::{Outcome, RunFolder};
 use vitrim_vit::Precision;
 
 use super::args::FinetuneArgs;
@@ -48,7 +48,8 @@ pub fn run(app: &App, args: &FinetuneArgs) -> anyhow::Result<ExitCode> {
     drop(bar);
     let held_out = found.calibration.as_ref().expect("asked for");
     let out = &args.out;
-    open_run(app, out, &overlay::to_toml(&config)?, steps_done(out)?, config.steps())?;
+    let folder = RunFolder::open(out)?;
+    open_run(app, &folder, &overlay::to_toml(&config)?, steps_done(out)?, config.steps())?;
     app.reporter.note(&found.describe_held_out(config.held_out_images));
     let run = Finetuning {
         config: &config,
@@ -62,7 +63,7 @@ pub fn run(app: &App, args: &FinetuneArgs) -> anyhow::Result<ExitCode> {
         device: args.run.device,
         threads: rayon::current_num_threads(),
         weight_type: args.run.weights,
-        folder: out,
+        folder: &folder,
     };
     let (mut progress, mut last) = (app.reporter.steps("fine-tuning"), None);
     let (outcome, best) = finetune(&run, stop, &mut |log, steps| {

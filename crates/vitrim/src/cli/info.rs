@@ -45,7 +45,10 @@ fn print(info: &Info) -> anyhow::Result<()> {
         ("tokens", format!("{} patch, {} prefix", info.patch_tokens, info.prefix_tokens)),
         (
             "blocks",
-            format!("{} of width {}, {} heads, MLP {}", spec.depth, spec.dim, spec.heads, spec.mlp_hidden),
+            format!(
+                "{} of width {}, {} heads, MLP {}",
+                spec.depth, spec.dim, spec.attention.heads, spec.mlp.hidden
+            ),
         ),
         ("classes", spec.num_classes.to_string()),
         ("parameters", format!("{:.2} M", info.parameters as f64 / 1e6)),

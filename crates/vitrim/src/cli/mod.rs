@@ -38,7 +38,7 @@ const INTERRUPTED: u8 = 130;
 /// Runs the command.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     vitrim_kernels::memory::keep_freed_memory();
-    vitrim_kernels::Level::from_env()?;
+    vitrim_kernels::InstructionSet::from_env()?;
     if args.global.threads > 0 {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(args.global.threads);
         pool.build_global().context("--threads: the threads cannot be started")?;
@@ -96,9 +96,13 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// No user shall see a panic: it becomes one line, and the program ends.
+/// From now on a panic prints one line and ends the program, on whatever thread it is: others may wait for that thread
+/// for ever. Only a panic of an image's decoder goes on, because it is caught and becomes a bad image.
 pub fn report_panics() {
     std::panic::set_hook(Box::new(|panic| {
+        if vitrim_data::is_guarded() {
+            return;
+        }
         let place =
             panic.location().map_or_else(String::new, |at| format!(" at {}:{}", at.file(), at.line()));
         let message = panic.payload_as_str().unwrap_or("unknown");
@@ -106,4 +110,23 @@ pub fn report_panics() {
         eprintln!("error: a bug in vitrim{place}: {message}; please report it with the command you ran");
         std::process::exit(1);
     }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Without the hook's exception, this would end the test's process.
+    #[test]
+    fn a_decoders_panic_is_a_bad_image_and_not_the_end() {
+        report_panics();
+        let decode = || -> Result<(), vitrim_data::DataError> { panic!("a decoder's bug") };
+        let error = std::thread::spawn(move || vitrim_data::guarded(|| "a.jpg".into(), decode)).join();
+        let _default = std::panic::take_hook();
+        let error = error.expect("the panic was caught").unwrap_err().to_string();
+        assert!(
+            error.starts_with("a.jpg: cannot be decoded (the decoder panicked: a decoder's bug)"),
+            "{error}"
+        );
+    }
 }

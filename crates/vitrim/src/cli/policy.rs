@@ -34,7 +34,7 @@ pub fn open(
         app.reporter.note(&choice.to_string());
     }
     if args.read_out.is_none()
-        && let Some(note) = uncertified_dtype(&policy, folder, loaded.model.precision())
+        && let Some(note) = uncertified_dtype(&policy, folder, loaded.model.weights().precision())
     {
         app.reporter.note(&format!("note: {note}"));
     }

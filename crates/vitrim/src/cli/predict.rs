@@ -20,13 +20,13 @@ const BATCH: usize = 16;
 pub fn run(app: &App, args: &PredictArgs) -> anyhow::Result<ExitCode> {
     let loaded = Loaded::open_in(&args.model, args.size.opening(args.dtype))?;
     let policy = policy::open(app, &args.policy, args.keep.keep, &loaded)?;
-    let mut pruner = policy::pruner(&loaded, policy.as_ref());
+    let pruner = policy::pruner(&loaded, policy.as_ref());
     let patches = loaded.spec.num_patches();
     let question = match args.features {
         Some(kind) => Question::Features(kind.into()),
         None => Question::Classes(args.top_k),
     };
-    for_each_image(app, &loaded, pruner.as_mut(), &args.images, question, &args.reading, |seen| {
+    for_each_image(app, &loaded, pruner.as_ref(), &args.images, question, &args.reading, |seen| {
         if app.global.json { print::json(&seen.prediction) } else { print(&seen.prediction, patches) }
     })?;
     Ok(ExitCode::SUCCESS)
@@ -36,7 +36,7 @@ pub fn run(app: &App, args: &PredictArgs) -> anyhow::Result<ExitCode> {
 pub fn for_each_image(
     app: &App,
     loaded: &Loaded,
-    pruner: &mut dyn Pruner,
+    pruner: &dyn Pruner,
     inputs: &[PathBuf],
     question: Question,
     reading: &ImageArgs,

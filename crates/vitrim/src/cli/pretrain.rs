@@ -8,8 +8,8 @@ use serde_json::json;
 use vitrim::overlay;
 use vitrim_data::{Preprocess, Transform};
 use vitrim_measure::model::{open_checkpoint, preprocess};
-use vitrim_train::Outcome;
 use vitrim_train::pretrain::{PretrainConfig, Pretraining, pretrain, steps_done};
+use vitrim_train::{Outcome, RunFolder};
 use vitrim_vit::{Checkpoint, VitSpec};
 
 use super::args::PretrainArgs;
@@ -57,7 +57,8 @@ pub fn run(app: &App, args: &PretrainArgs) -> anyhow::Result<ExitCode> {
         },
     };
     let out = &args.out;
-    open_run(app, out, &overlay::to_toml(&config)?, steps_done(out)?, config.steps())?;
+    let folder = RunFolder::open(out)?;
+    open_run(app, &folder, &overlay::to_toml(&config)?, steps_done(out)?, config.steps())?;
     app.reporter.note(&format!(
         "{} images to train on ({removed} left out, which calibration or test also has), {} held out",
         train.len(),
@@ -74,7 +75,7 @@ pub fn run(app: &App, args: &PretrainArgs) -> anyhow::Result<ExitCode> {
         device: args.run.device,
         threads: rayon::current_num_threads(),
         weight_type: args.run.weights,
-        folder: out,
+        folder: &folder,
     };
     let (mut progress, mut last) = (app.reporter.steps("pre-training"), None);
     let (outcome, best) = pretrain(&run, stop, &mut |log, steps| {

@@ -5,18 +5,19 @@ use std::process::ExitCode;
 
 use vitrim::VitrimError;
 use vitrim::training::open_run_of_steps;
+use vitrim_train::RunFolder;
 
 use super::{App, INTERRUPTED};
 
-/// Writes `config` (TOML) into the folder `out` of a new run, or says from which of its `steps` an old one goes on.
+/// Writes `config` (TOML) into the `folder` of a new run, or says from which of its `steps` an old one goes on.
 pub fn open_run(
     app: &App,
-    out: &Path,
+    folder: &RunFolder,
     config: &str,
     done: Option<usize>,
     steps: usize,
 ) -> Result<(), VitrimError> {
-    if let Some(line) = open_run_of_steps(out, config, done, steps)? {
+    if let Some(line) = open_run_of_steps(folder, config, done, steps)? {
         app.reporter.note(&line);
     }
     Ok(())

@@ -11,7 +11,7 @@ use vitrim::training::{self, RunImages, Splits};
 use vitrim_measure::Loaded;
 use vitrim_measure::calibrate::{BATCH, CalibrationOptions, allowed, grid};
 use vitrim_measure::images::DataParts;
-use vitrim_train::{Outcome, Progress, Run, Source, TrainConfig, train};
+use vitrim_train::{Outcome, Run, RunEvent, RunFolder, Source, TrainConfig, UpdateLog, train};
 use vitrim_vit::Precision;
 
 use super::args::TrainArgs;
@@ -31,13 +31,14 @@ pub fn run(app: &App, args: &TrainArgs) -> anyhow::Result<ExitCode> {
     let stop = interrupt::listen()?;
     let loaded = Loaded::open_in(model, args.size.opening(Precision::F32))?;
     if let Some(loss) = allowed(&loaded.spec, args.loss.max_drop, args.loss.max_drift)? {
-        config.constraint.max_drop = loss;
+        config.constraint.max_accuracy_loss = loss;
     }
     config.check(&loaded.spec).map_err(|reason| anyhow!("configuration: {reason}"))?;
     let parts = args.reading.open(data, &loaded)?;
     let images = open_images(app, args, &loaded, &parts)?;
     let out = args.out.clone().unwrap_or_else(|| training::default_out(model, &args.preset));
-    app.reporter.note(&training::open_run(&out, &config)?);
+    let run_folder = RunFolder::open(&out)?;
+    app.reporter.note(&training::open_run(&run_folder, &config)?);
     let source = Source {
         dataset: images.train.clone(),
         transform: loaded.transform.clone(),
@@ -51,7 +52,7 @@ pub fn run(app: &App, args: &TrainArgs) -> anyhow::Result<ExitCode> {
         config: &config,
         source: &source,
         device: args.device,
-        folder: &out,
+        folder: &run_folder,
     };
     if learn(app, &loaded, &run, stop)? == Outcome::Interrupted {
         let saved = training::saved(&out, config.updates)?;
@@ -68,7 +69,7 @@ pub fn run(app: &App, args: &TrainArgs) -> anyhow::Result<ExitCode> {
     let options = CalibrationOptions {
         thresholds: grid(),
         pilot: None,
-        max_drop: config.constraint.max_drop,
+        max_drop: config.constraint.max_accuracy_loss,
         confidence: args.confidence,
         images: args.calibration_images,
         batch: BATCH,
@@ -82,9 +83,9 @@ pub fn run(app: &App, args: &TrainArgs) -> anyhow::Result<ExitCode> {
 /// The updates that are left, with their progress.
 pub fn learn(app: &App, loaded: &Loaded, run: &Run<'_>, stop: &AtomicBool) -> anyhow::Result<Outcome> {
     let mut progress = app.reporter.training();
-    let mut tell = |event: Progress<'_>| match event {
-        Progress::Reference(done, all) => progress.reference(done, all),
-        Progress::Update(log, of) => progress.update(log, of),
+    let mut tell = |event: RunEvent<'_, UpdateLog>| match event {
+        RunEvent::Reference(done, all) => progress.reference(done, all),
+        RunEvent::Entry(log, of) => progress.update(log, of),
     };
     Ok(train(&loaded.model, run, stop, &mut tell)?)
 }
@@ -98,8 +99,8 @@ fn configuration(args: &TrainArgs) -> anyhow::Result<TrainConfig> {
     config.updates = args.updates.unwrap_or(config.updates);
     config.seed = args.seed.unwrap_or(config.seed);
     // --print-config has no backbone to ask which of the two is meant.
-    config.constraint.max_drop =
-        args.loss.max_drop.or(args.loss.max_drift).unwrap_or(config.constraint.max_drop);
+    config.constraint.max_accuracy_loss =
+        args.loss.max_drop.or(args.loss.max_drift).unwrap_or(config.constraint.max_accuracy_loss);
     Ok(config)
 }
 

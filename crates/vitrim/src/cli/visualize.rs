@@ -14,12 +14,12 @@ use super::{App, policy, print};
 pub fn run(app: &App, args: &VisualizeArgs) -> anyhow::Result<ExitCode> {
     let loaded = Loaded::open_in(&args.model, args.size.opening(args.dtype))?;
     let policy = policy::open(app, &args.policy, args.keep.keep, &loaded)?;
-    let mut pruner = policy::pruner(&loaded, policy.as_ref());
+    let pruner = policy::pruner(&loaded, policy.as_ref());
     let mut pictures = Pictures::into_folder(&args.out)?;
     for_each_image(
         app,
         &loaded,
-        pruner.as_mut(),
+        pruner.as_ref(),
         &args.images,
         Question::Classes(1),
         &args.reading,

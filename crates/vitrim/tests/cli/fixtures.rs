@@ -116,8 +116,8 @@ impl Run {
 /// A checkpoint folder in timm's layout: 16 patches, 4 blocks of width 24, 3 classes.
 pub fn write_checkpoint(folder: &Path, seed: u64) {
     let mut spec = VitSpec::from_timm_name("deit_tiny_patch16_224").unwrap().with_img_size([32, 32]);
-    (spec.patch_size, spec.dim, spec.depth, spec.heads) = (8, 24, 4, 3);
-    (spec.mlp_hidden, spec.num_classes) = (96, 3);
+    (spec.patch_size, spec.dim, spec.depth, spec.num_classes) = (8, 24, 4, 3);
+    (spec.attention.heads, spec.mlp.hidden) = (3, 96);
     let config = json!({
         "architecture": "deit_tiny_patch16_224",
         "num_classes": 3,

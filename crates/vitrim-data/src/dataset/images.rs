@@ -1,0 +1,123 @@
+//! The images of a data set: their names, their bytes, and what is known of them.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use image::RgbImage;
+
+use super::Dataset;
+use crate::decoding::guarded;
+use crate::error::DataError;
+use crate::order::Order;
+use crate::scenes::{Scene, draw_scene, object_shares, object_size};
+use crate::sources::{Payload, Store};
+use crate::walk::Walk;
+
+impl Dataset {
+    /// A short name of the image at `index`: its path below the split, its path in a list, `file.parquet#row`, or
+    /// `shard.tar/member`. Empty if there is no such image.
+    pub fn name(&self, index: usize) -> String {
+        self.row(index).map(|row| self.index.store.name_of_row(row)).unwrap_or_default()
+    }
+
+    /// The scene at `index`, drawn; `None` if this is no data set of scenes or there is no such image.
+    pub fn scene(&self, index: usize) -> Option<Scene> {
+        self.seed(index).map(draw_scene)
+    }
+
+    /// The image at `index`, decoded at its full size. Meant for single images: a [`Loader`](crate::Loader)
+    /// reads many.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError::IndexOutOfRange`], or what reading and decoding can fail with.
+    pub fn image(&self, index: usize) -> Result<RgbImage, DataError> {
+        self.require_random_access("read at one place")?;
+        let len = self.len();
+        if index >= len {
+            return Err(DataError::IndexOutOfRange { index, len });
+        }
+        let mut found = None;
+        self.visit(Order::Sequential, index..index + 1, &mut |_, payload| {
+            found = Some(guarded(|| self.origin(index), || self.decoded(index, payload)));
+            true
+        })?;
+        found.unwrap_or(Err(DataError::IndexOutOfRange { index, len }))
+    }
+
+    /// Hands `sink` the name of every image in turn, with its encoded bytes or the error that reading them gave, until it
+    /// wants no more. Of a scene, which has none, those are the bytes of its name.
+    ///
+    /// # Errors
+    ///
+    /// If the data set, and not one image, cannot be read.
+    pub fn for_each_encoded(
+        &self,
+        sink: &mut dyn FnMut(String, Result<Arc<[u8]>, DataError>) -> bool,
+    ) -> Result<(), DataError> {
+        self.visit(Order::Sequential, 0..self.end(), &mut |index, payload| {
+            sink(self.name(index), self.bytes(index, payload))
+        })
+    }
+
+    /// Whether it is known where the object of each image lies: so for scenes.
+    pub fn knows_objects(&self) -> bool {
+        matches!(self.index.store, Store::Scenes { .. })
+    }
+
+    /// Share of each square patch of the image at `index` that its object covers, `[N0]`, row-major; `None`
+    /// where that is not known or there is no such image.
+    pub fn object_shares(&self, index: usize, patch_size: usize) -> Option<Vec<f32>> {
+        Some(object_shares(self.seed(index)?, patch_size))
+    }
+
+    /// Diameter of the object in the image at `index`, in pixels; `None` where that is not known or there is no
+    /// such image.
+    pub fn object_size(&self, index: usize) -> Option<f32> {
+        Some(object_size(self.seed(index)?))
+    }
+
+    /// The seed of the scene at `index`.
+    fn seed(&self, index: usize) -> Option<u64> {
+        match &self.index.store {
+            Store::Scenes { first_seed } => Some(first_seed + self.row(index)? as u64),
+            _ => None,
+        }
+    }
+
+    /// The image behind `payload`, which belongs to the image at `index`.
+    pub(crate) fn decoded(&self, index: usize, payload: Payload) -> Result<RgbImage, DataError> {
+        match payload {
+            Payload::Scene(seed) => Ok(draw_scene(seed).image),
+            payload => self.decoding.decode(&self.bytes(index, payload)?, &self.origin(index)),
+        }
+    }
+
+    /// The encoded bytes behind `payload`, which belongs to the image at `index`; a scene, which has
+    /// none, is known by its name.
+    pub(super) fn bytes(&self, index: usize, payload: Payload) -> Result<Arc<[u8]>, DataError> {
+        self.index.store.bytes(payload, || self.origin(index))
+    }
+
+    /// Where to find the image at `index`: a path, a parquet file and row, or a tar shard and member.
+    pub(crate) fn origin(&self, index: usize) -> String {
+        self.row(index).map(|row| self.index.store.origin_of_row(row)).unwrap_or_default()
+    }
+
+    /// One past the last place in an order that a pass may come to; of a stream, [`usize::MAX`].
+    pub(crate) fn end(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Hands `sink` the images whose place in `order` lies in `places`: see [`Walk::visit`].
+    pub(crate) fn visit(
+        &self,
+        order: Order,
+        places: Range<usize>,
+        sink: &mut dyn FnMut(usize, Payload) -> bool,
+    ) -> Result<(), DataError> {
+        let class_in_stream = |name: &str, stated: Option<&str>| self.class_in_stream(name, stated);
+        let walk = Walk { store: &self.index.store, rows: &self.rows, class_in_stream: &class_in_stream };
+        walk.visit(order, places, sink)
+    }
+}

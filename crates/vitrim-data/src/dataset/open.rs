@@ -1,0 +1,145 @@
+//! Opening a data set, or asking what lies at a path.
+
+use std::path::Path;
+
+use super::Dataset;
+use crate::error::DataError;
+use crate::labels::class_of;
+use crate::scenes::{SCENE_CLASSES, SCENES_PATH, label_of};
+use crate::sources::{
+    DatasetLayout, ParquetIndex, STREAM, Store, TarIndex, TarStream, WHOLE, folder_of, index_folder,
+    index_list, memory_name,
+};
+
+impl Dataset {
+    /// Opens one split of the data set at `path`, which is one of:
+    ///
+    /// * a folder of class folders (with or without `train`, `val` or `validation`, `test` above them), a flat
+    ///   folder of images, or one image;
+    /// * Hugging Face parquet files: a folder with them in it, in its `data/` or in folders named as splits, or
+    ///   one of them;
+    /// * WebDataset tar shards: likewise, or a brace pattern, `shard-{0000..0009}.tar`;
+    /// * a list: `.txt` (a path a line), `.csv`, `.tsv` or `.jsonl` (columns or fields `path` and `label`), with
+    ///   paths relative to its folder;
+    /// * a [stream](Self::is_stream) of tar shards: `-` for standard input, a named pipe, or compressed shards
+    ///   (`.tar.gz`);
+    /// * `scenes`, which stands for [drawn scenes](Self::scenes); a folder of that name is reached as `./scenes`.
+    ///
+    /// `split` may be left out where there is only one. Class indices follow torchvision's rule
+    /// (sorted folder names of this very split), the parquet footer, or the labels' own numbers; labels that are
+    /// words become classes in sorted order. Reads file names, footers, headers and labels, no images.
+    ///
+    /// # Errors
+    ///
+    /// If the path is missing, unreadable, of no known kind or holds no images, if it has no such split (the
+    /// message lists those there are), or if a file is damaged, has no images in it or a label out of range.
+    pub fn open(path: impl AsRef<Path>, split: Option<&str>) -> Result<Self, DataError> {
+        let path = path.as_ref();
+        let layout = DatasetLayout::detect(path)?;
+        let at = layout.find(path, split)?;
+        let (split, class_names, labels, store) = match layout {
+            DatasetLayout::Folders(mut splits) => {
+                let (split, root) = splits.swap_remove(at);
+                let found = index_folder(&root)?;
+                (split, found.class_names, found.labels, Store::Files { root, paths: found.paths })
+            }
+            DatasetLayout::Parquet(mut splits) => {
+                let (split, files) = splits.swap_remove(at);
+                let mut index = ParquetIndex::open(&files)?;
+                let class_names = std::mem::take(&mut index.class_names);
+                let labels = std::mem::take(&mut index.labels);
+                (split, class_names, labels, Store::Parquet(index))
+            }
+            DatasetLayout::Tar(mut splits) => {
+                let (split, shards) = splits.swap_remove(at);
+                let mut index = TarIndex::open(shards)?;
+                let class_names = std::mem::take(&mut index.class_names);
+                let labels = std::mem::take(&mut index.labels);
+                (split, class_names, labels, Store::Tar(index))
+            }
+            DatasetLayout::List(split, path, kind) => {
+                let found = index_list(&path, kind)?;
+                let root = folder_of(&path);
+                (split, found.class_names, found.labels, Store::Files { root, paths: found.paths })
+            }
+            DatasetLayout::Stream(inputs) => {
+                let split = split.unwrap_or(STREAM).to_string();
+                (split, Vec::new(), Vec::new(), Store::Stream(TarStream::new(inputs)))
+            }
+            DatasetLayout::Scenes(mut splits) => {
+                let (split, seeds) = splits.swap_remove(at);
+                let class_names = SCENE_CLASSES.map(String::from).to_vec();
+                let first_seed = seeds.start;
+                let labels = seeds.map(|seed| Some(label_of(seed))).collect();
+                (split, class_names, labels, Store::Scenes { first_seed })
+            }
+        };
+        Ok(Self::whole(split, class_names, labels, store))
+    }
+
+    /// One split of the [scenes](crate::draw_scene), which are drawn when asked for: `train` with
+    /// 2,000,000 (seeds from 0), `validation` and `test` with 100,000 each (seeds from 10,000,000 and
+    /// from 20,000,000). A scene's content hash is that of its name, which tells its seed.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError::NoSuchSplit`].
+    pub fn scenes(split: &str) -> Result<Self, DataError> {
+        Self::open(SCENES_PATH, Some(split))
+    }
+
+    /// A data set of encoded images that are already in memory, with their labels.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError::BadLabel`] if `class_names` is not empty and a label lies outside it.
+    pub fn from_memory(
+        images: Vec<(Vec<u8>, Option<u32>)>,
+        class_names: Vec<String>,
+    ) -> Result<Self, DataError> {
+        let classes = class_names.len();
+        let (mut encoded, mut labels) = (Vec::new(), Vec::new());
+        for (row, (bytes, label)) in images.into_iter().enumerate() {
+            let class = class_of(label.map(i64::from), classes).map_err(|(label, expected)| {
+                DataError::BadLabel { origin: memory_name(row), label, expected }
+            })?;
+            encoded.push(bytes.into());
+            labels.push(class);
+        }
+        Ok(Self::whole(WHOLE.to_string(), class_names, labels, Store::Memory(encoded)))
+    }
+
+    /// The splits of the data set at `path`: `train`, `validation`, `test`, then others; `all` if it
+    /// has none of its own.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError::NotFound`] or [`DataError::Unreadable`] if the path cannot be read.
+    pub fn splits(path: impl AsRef<Path>) -> Result<Vec<String>, DataError> {
+        Ok(DatasetLayout::detect(path.as_ref())?.names())
+    }
+
+    /// Whether what lies at `path` holds images or lists them, as parquet, shards, streams and lists do, and is no
+    /// image file or folder of such.
+    ///
+    /// # Errors
+    ///
+    /// As [`splits`](Self::splits), but a file of an unknown kind is taken for an image.
+    pub fn packs(path: impl AsRef<Path>) -> Result<bool, DataError> {
+        match DatasetLayout::detect(path.as_ref()) {
+            Ok(layout) => Ok(!matches!(layout, DatasetLayout::Folders(_) | DatasetLayout::Scenes(_))),
+            Err(DataError::UnknownKind { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether what lies at `path` is read front to back, so that it has one split, which answers to any name: see
+    /// [`is_stream`](Self::is_stream).
+    ///
+    /// # Errors
+    ///
+    /// As [`splits`](Self::splits).
+    pub fn streams(path: impl AsRef<Path>) -> Result<bool, DataError> {
+        Ok(matches!(DatasetLayout::detect(path.as_ref())?, DatasetLayout::Stream(_)))
+    }
+}

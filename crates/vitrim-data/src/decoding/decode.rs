@@ -1,0 +1,206 @@
+//! Encoded bytes to 8-bit RGB, the way Pillow's `Image.open(f).convert("RGB")` does it.
+
+use std::fs::File;
+use std::io::{Cursor, Read};
+use std::path::Path;
+
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
+
+use super::truncation::{jpeg_segments, webp_is_whole};
+use crate::error::{DataError, one_line};
+use crate::limits::{MAX_DECODED_BYTES, MAX_ENCODED_BYTES, MAX_SIDE};
+
+/// The formats that are read, told by content.
+const FORMATS: [ImageFormat; 6] = [
+    ImageFormat::Jpeg,
+    ImageFormat::Png,
+    ImageFormat::WebP,
+    ImageFormat::Bmp,
+    ImageFormat::Gif,
+    ImageFormat::Tiff,
+];
+
+/// How images are decoded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Decoding {
+    /// Turn and mirror images as their EXIF orientation says. Off by default, as in torchvision and timm.
+    pub exif: bool,
+}
+
+impl Decoding {
+    /// Reads and decodes one image file.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError::NotFound`] or [`DataError::Unreadable`] if the file cannot be read,
+    /// [`DataError::BadImage`] if it cannot be decoded.
+    pub fn load(self, path: impl AsRef<Path>) -> Result<RgbImage, DataError> {
+        let path = path.as_ref();
+        self.decode(&read_encoded(path)?, &path.display().to_string())
+    }
+
+    /// Decodes one JPEG, PNG, WebP, BMP, GIF or TIFF image; `origin` names it in errors.
+    ///
+    /// The format is told by the content, not by a file name. Grey, palette and CMYK images become RGB, alpha
+    /// is dropped, of 16 bits the high 8 are kept, of several frames or pages the first. A TIFF's orientation is
+    /// always honoured, since Pillow does so on opening; colour profiles never are.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError::BadImage`] if the bytes are no such image, are truncated, or describe an image of more
+    /// than [`MAX_SIDE`] pixels a side or [`MAX_DECODED_BYTES`] bytes. A defect of a decoder crate may panic: see
+    /// [`guarded`](crate::guarded).
+    pub fn decode(self, encoded: &[u8], origin: &str) -> Result<RgbImage, DataError> {
+        decode(encoded, self.exif).map_err(|reason| DataError::bad_image(origin, reason))
+    }
+}
+
+/// The bytes of an image file.
+pub(crate) fn read_encoded(path: &Path) -> Result<Vec<u8>, DataError> {
+    let too_long = || Err(too_long(path.display().to_string()));
+    let file = File::open(path).map_err(|cause| DataError::io(path, cause))?;
+    let stored = file.metadata().map_or(0, |metadata| metadata.len());
+    if stored > MAX_ENCODED_BYTES {
+        return too_long();
+    }
+    // Room for the whole file and the byte that would show it to have grown.
+    let mut encoded = Vec::with_capacity(usize::try_from(stored).unwrap_or(0) + 1);
+    file.take(MAX_ENCODED_BYTES + 1).read_to_end(&mut encoded).map_err(|cause| DataError::io(path, cause))?;
+    if encoded.len() as u64 > MAX_ENCODED_BYTES {
+        return too_long();
+    }
+    Ok(encoded)
+}
+
+/// An image file that is not even read.
+pub(crate) fn too_long(origin: String) -> DataError {
+    DataError::bad_image(origin, format!("more than {} MiB as stored", MAX_ENCODED_BYTES >> 20))
+}
+
+fn decode(encoded: &[u8], exif: bool) -> Result<RgbImage, String> {
+    if encoded.is_empty() {
+        return Err("no bytes".into());
+    }
+    let format = image::guess_format(encoded).ok().filter(|format| FORMATS.contains(format));
+    let Some(format) = format else {
+        return Err("neither JPEG, PNG, WebP, BMP, GIF nor TIFF".into());
+    };
+    let mut coefficient_bytes = 0;
+    if format == ImageFormat::Jpeg {
+        let segments = jpeg_segments(encoded);
+        if !segments.has_end {
+            // The decoder would fill the missing part with grey and say nothing.
+            return Err("truncated JPEG".into());
+        }
+        coefficient_bytes = if segments.progressive { 2 } else { 0 };
+    }
+    if format == ImageFormat::WebP && !webp_is_whole(encoded) {
+        // The decoder would make up the last pixels of a lossy image.
+        return Err("truncated WebP".into());
+    }
+    match decode_within_limits(encoded, format, exif, coefficient_bytes) {
+        Ok(decoded) => to_rgb8(decoded),
+        Err(image::ImageError::Limits(_)) => {
+            Err(format!("larger than {MAX_SIDE} pixels a side or {} MiB in memory", MAX_DECODED_BYTES >> 20))
+        }
+        Err(error) => Err(one_line(error)),
+    }
+}
+
+/// The image of `encoded`, refused before anything is allocated if it is too large. `coefficient_bytes` are held for
+/// each value of it while it is being decoded.
+fn decode_within_limits(
+    encoded: &[u8],
+    format: ImageFormat,
+    exif: bool,
+    coefficient_bytes: u64,
+) -> image::ImageResult<DynamicImage> {
+    let mut limits = Limits::default();
+    limits.max_image_width = Some(MAX_SIDE);
+    limits.max_image_height = Some(MAX_SIDE);
+    limits.max_alloc = Some(MAX_DECODED_BYTES);
+    let mut reader = ImageReader::with_format(Cursor::new(encoded), format);
+    reader.limits(limits.clone());
+    let mut decoder = reader.into_decoder()?;
+    limits.reserve(decoder.total_bytes().saturating_mul(1 + coefficient_bytes))?;
+    let upright = match exif || format == ImageFormat::Tiff {
+        // Unreadable metadata is no reason to refuse the image.
+        true => decoder.orientation().unwrap_or(Orientation::NoTransforms),
+        false => Orientation::NoTransforms,
+    };
+    let mut decoded = DynamicImage::from_decoder(decoder)?;
+    decoded.apply_orientation(upright);
+    Ok(decoded)
+}
+
+fn to_rgb8(decoded: DynamicImage) -> Result<RgbImage, String> {
+    let high = |wide: u16| (wide >> 8) as u8;
+    let (width, height) = (decoded.width(), decoded.height());
+    let bytes: Vec<u8> = match &decoded {
+        DynamicImage::ImageLuma16(wide) => wide.pixels().flat_map(|p| [high(p[0]); 3]).collect(),
+        DynamicImage::ImageLumaA16(wide) => wide.pixels().flat_map(|p| [high(p[0]); 3]).collect(),
+        DynamicImage::ImageRgb16(wide) => wide.pixels().flat_map(|p| p.0.map(high)).collect(),
+        DynamicImage::ImageRgba16(wide) => wide.pixels().flat_map(|p| [p[0], p[1], p[2]].map(high)).collect(),
+        DynamicImage::ImageRgb32F(_) | DynamicImage::ImageRgba32F(_) => {
+            return Err("floating-point pixels; save it with 8 or 16 bits a channel".into());
+        }
+        _ => return Ok(decoded.into_rgb8()),
+    };
+    RgbImage::from_raw(width, height, bytes).ok_or_else(|| "pixels that do not fill the image".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn encoded(image: &DynamicImage, format: ImageFormat) -> Vec<u8> {
+        let mut out = Cursor::new(Vec::new());
+        image.write_to(&mut out, format).unwrap();
+        out.into_inner()
+    }
+
+    fn gradient(width: u32, height: u32) -> RgbImage {
+        RgbImage::from_fn(width, height, |x, y| image::Rgb([x as u8 * 3, y as u8 * 5, (x ^ y) as u8]))
+    }
+
+    #[test]
+    fn grey_alpha_and_16_bit_become_rgb8() {
+        let rgb = DynamicImage::ImageRgb8(gradient(9, 7));
+        let png = |image: &DynamicImage| decode(&encoded(image, ImageFormat::Png), false).unwrap();
+        assert_eq!(png(&rgb), gradient(9, 7));
+        assert_eq!(png(&DynamicImage::ImageRgb16(rgb.to_rgb16())), gradient(9, 7));
+        let grey = png(&DynamicImage::ImageLuma8(rgb.to_luma8()));
+        assert!(grey.pixels().all(|p| p[0] == p[1] && p[1] == p[2]));
+        // Alpha is dropped, not composited: hidden colours come back.
+        let mut clear = rgb.to_rgba8();
+        clear.pixels_mut().for_each(|p| p[3] = 0);
+        assert_eq!(png(&DynamicImage::ImageRgba8(clear)), gradient(9, 7));
+    }
+
+    #[test]
+    fn a_palette_becomes_rgb8() {
+        let mut file = Vec::new();
+        let mut encoder = png::Encoder::new(&mut file, 2, 1);
+        encoder.set_color(png::ColorType::Indexed);
+        encoder.set_depth(png::BitDepth::Eight);
+        encoder.set_palette(vec![10, 20, 30, 40, 50, 60]);
+        encoder.set_trns(vec![255, 0]);
+        encoder.write_header().unwrap().write_image_data(&[1, 0]).unwrap();
+        assert_eq!(decode(&file, false).unwrap().into_raw(), [40, 50, 60, 10, 20, 30]);
+    }
+
+    #[test]
+    fn webp_decodes_without_loss() {
+        let image = gradient(11, 5);
+        let file = encoded(&DynamicImage::ImageRgb8(image.clone()), ImageFormat::WebP);
+        assert_eq!(decode(&file, false).unwrap(), image);
+    }
+
+    #[test]
+    fn what_is_no_image_is_said_to_be_none() {
+        let error = Decoding::default().decode(b"hello", "notes.jpg").unwrap_err().to_string();
+        assert!(error.contains("neither JPEG, PNG, WebP, BMP, GIF nor TIFF"), "{error}");
+        assert!(Decoding::default().decode(b"", "empty.jpg").is_err());
+    }
+}

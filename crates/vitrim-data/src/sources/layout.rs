@@ -1,0 +1,346 @@
+//! Which kind of data set lies at a path, and which splits it has.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use super::braces;
+use super::folder::{has_image_extension, name_of, subfolders};
+use super::list::ListKind;
+use super::split_names::{STREAM, WHOLE, canonical, is_known, rank, split_in_name};
+use super::tar::{Input, is_compressed, is_pipe};
+use crate::error::DataError;
+use crate::limits::MAX_PATTERN_NAMES;
+use crate::scenes::{SCENES_PATH, SPLITS};
+
+/// The path that stands for standard input.
+pub(crate) const STDIN_PATH: &str = "-";
+
+/// Each split's name and its shards, sorted.
+type Shards = Vec<(String, Vec<PathBuf>)>;
+
+/// The kind of data set that lies at a path, with the files of each split.
+#[derive(Debug, PartialEq)]
+pub(crate) enum DatasetLayout {
+    /// A split's name and its folder of images, or its only image.
+    Folders(Vec<(String, PathBuf)>),
+    /// Parquet files.
+    Parquet(Shards),
+    /// Tar shards that are read by index.
+    Tar(Shards),
+    /// A list of image files.
+    List(String, PathBuf, ListKind),
+    /// Tar shards that are read front to back.
+    Stream(Vec<Input>),
+    /// Scenes: a split's name and its seeds.
+    Scenes(Vec<(String, Range<u64>)>),
+}
+
+/// The kind of a file, by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum FileKind {
+    Image,
+    Parquet,
+    Tar,
+    CompressedTar,
+    List(ListKind),
+}
+
+impl FileKind {
+    fn of(path: &Path) -> Option<Self> {
+        let has = |end: &str| path.extension().is_some_and(|e| e.eq_ignore_ascii_case(end));
+        match () {
+            () if has("parquet") => Some(Self::Parquet),
+            () if has("tar") => Some(Self::Tar),
+            () if is_compressed(path) => Some(Self::CompressedTar),
+            () if has_image_extension(path) => Some(Self::Image),
+            () => ListKind::of(path).map(Self::List),
+        }
+    }
+}
+
+impl DatasetLayout {
+    /// Looks at file names alone; opens nothing.
+    pub(crate) fn detect(root: &Path) -> Result<Self, DataError> {
+        if root == Path::new(SCENES_PATH) {
+            return Ok(Self::Scenes(SPLITS.map(|(name, seeds)| (name.into(), seeds)).to_vec()));
+        }
+        if root == Path::new(STDIN_PATH) {
+            return Ok(Self::Stream(vec![Input::Stdin]));
+        }
+        let kind = match std::fs::metadata(root) {
+            Ok(kind) => kind,
+            Err(cause) => match root.to_str().filter(|pattern| braces::is_pattern(pattern)) {
+                Some(pattern) => return Self::of_pattern(pattern),
+                None => return Err(DataError::io(root, cause)),
+            },
+        };
+        if is_pipe(&kind) {
+            return Ok(Self::Stream(vec![Input::Pipe(root.to_path_buf())]));
+        }
+        if !kind.is_dir() {
+            return Self::of_files(vec![root.to_path_buf()])
+                .unwrap_or_else(|| Err(DataError::UnknownKind { path: root.to_path_buf() }));
+        }
+        if let Some(splits) = shards_below(root, FileKind::Parquet)? {
+            return Ok(Self::Parquet(splits));
+        }
+        if let Some(splits) = shards_below(root, FileKind::Tar)? {
+            return Ok(Self::Tar(splits));
+        }
+        if let Some(splits) = shards_below(root, FileKind::CompressedTar)? {
+            let [(_, files)] = splits.as_slice() else {
+                return Err(DataError::Pattern {
+                    pattern: root.display().to_string(),
+                    what: "has compressed shards of several splits; name those of one, as in \
+                           'folder/train-{000..009}.tar.gz'"
+                        .into(),
+                });
+            };
+            return Ok(Self::Stream(files.iter().cloned().map(Input::File).collect()));
+        }
+        Ok(Self::Folders(split_folders(root)?))
+    }
+
+    /// The shards that `pattern` stands for.
+    fn of_pattern(pattern: &str) -> Result<Self, DataError> {
+        let refuse = |what: &str| DataError::Pattern { pattern: pattern.into(), what: what.into() };
+        let names = braces::expand(pattern)
+            .ok_or_else(|| refuse(&format!("stands for more than {MAX_PATTERN_NAMES} files")))?;
+        let files: Vec<PathBuf> = names.into_iter().map(PathBuf::from).collect();
+        for file in &files {
+            std::fs::metadata(file).map_err(|cause| DataError::io(file, cause))?;
+        }
+        Self::of_files(files).unwrap_or_else(|| {
+            Err(refuse(
+                "stands for files of an unknown kind, or of several; give .tar, .tar.gz or .parquet shards",
+            ))
+        })
+    }
+
+    /// The data set that `files` are, which exist; `None` if they are of several kinds or of none.
+    fn of_files(files: Vec<PathBuf>) -> Option<Result<Self, DataError>> {
+        let kind = FileKind::of(files.first()?)?;
+        if !files.iter().all(|file| FileKind::of(file) == Some(kind)) {
+            return None;
+        }
+        Some(Ok(match (kind, files.as_slice()) {
+            (FileKind::Parquet, _) => Self::Parquet(by_split(files, kind)),
+            (FileKind::Tar, _) => Self::Tar(by_split(files, kind)),
+            (FileKind::CompressedTar, _) => Self::Stream(files.into_iter().map(Input::File).collect()),
+            (FileKind::List(kind), [list]) => {
+                Self::List(split_in_name(&name_of(list)).unwrap_or(WHOLE.into()), list.clone(), kind)
+            }
+            (FileKind::Image, [image]) => Self::Folders(vec![(WHOLE.into(), image.clone())]),
+            _ => return None,
+        }))
+    }
+
+    /// The names of the splits: train, validation, test, then the others by name.
+    pub(crate) fn names(&self) -> Vec<String> {
+        match self {
+            Self::Folders(splits) => splits.iter().map(|(name, _)| name.clone()).collect(),
+            Self::Parquet(splits) | Self::Tar(splits) => {
+                splits.iter().map(|(name, _)| name.clone()).collect()
+            }
+            Self::List(name, ..) => vec![name.clone()],
+            Self::Stream(_) => vec![STREAM.into()],
+            Self::Scenes(splits) => splits.iter().map(|(name, _)| name.clone()).collect(),
+        }
+    }
+
+    /// The position of `wanted` among [`names`](Self::names); without `wanted`, of the only one.
+    pub(crate) fn find(&self, root: &Path, wanted: Option<&str>) -> Result<usize, DataError> {
+        let available = self.names();
+        let path = root.to_path_buf();
+        match wanted {
+            _ if matches!(self, Self::Stream(_)) => Ok(0),
+            None if available.len() == 1 => Ok(0),
+            None => Err(DataError::SplitNotNamed { path, available }),
+            Some(wanted) => available
+                .iter()
+                .position(|name| name == wanted)
+                .or_else(|| available.iter().position(|name| *name == canonical(wanted)))
+                .ok_or(DataError::NoSuchSplit { path, wanted: wanted.to_string(), available }),
+        }
+    }
+}
+
+/// `train-00000-of-00002.parquet` and `train.parquet` hold `train`; `0000.parquet` holds everything. A parquet file
+/// that names no usual split holds the one that its name begins with.
+fn split_of_file(path: &Path, kind: FileKind) -> String {
+    if let Some(split) = split_in_name(&name_of(path)) {
+        return split;
+    }
+    let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    let is_digits = |part: &str| part.bytes().all(|b| b.is_ascii_digit());
+    let name: Vec<&str> = stem.split('-').take_while(|part| !is_digits(part)).collect();
+    if name.is_empty() || kind != FileKind::Parquet { WHOLE.into() } else { name.join("-") }
+}
+
+/// The files of `kind` in `root`, in its `data` or in its `default`, by split: by their names, or by the folders
+/// `train`, `validation` and `test` that hold them. `None` if there are none.
+fn shards_below(root: &Path, kind: FileKind) -> Result<Option<Shards>, DataError> {
+    for folder in [root.to_path_buf(), root.join("data"), root.join("default")] {
+        if !folder.is_dir() {
+            continue;
+        }
+        let files = files_in(&folder, kind)?;
+        if !files.is_empty() {
+            return Ok(Some(by_split(files, kind)));
+        }
+        let mut splits = BTreeMap::<String, Vec<PathBuf>>::new();
+        for inner in subfolders(&folder)?.into_iter().filter(|inner| is_known(&name_of(inner))) {
+            let files = files_in(&inner, kind)?;
+            if !files.is_empty() {
+                splits.entry(canonical(&name_of(&inner))).or_default().extend(files);
+            }
+        }
+        if !splits.is_empty() {
+            return Ok(Some(ranked(splits)));
+        }
+    }
+    Ok(None)
+}
+
+/// The visible files of `kind` directly in `folder`, sorted.
+fn files_in(folder: &Path, kind: FileKind) -> Result<Vec<PathBuf>, DataError> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(|cause| DataError::io(folder, cause))? {
+        let path = entry.map_err(|cause| DataError::io(folder, cause))?.path();
+        if FileKind::of(&path) == Some(kind) && path.is_file() && !name_of(&path).starts_with('.') {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn by_split(files: Vec<PathBuf>, kind: FileKind) -> Shards {
+    let mut splits = BTreeMap::<String, Vec<PathBuf>>::new();
+    for file in files {
+        splits.entry(split_of_file(&file, kind)).or_default().push(file);
+    }
+    ranked(splits)
+}
+
+fn ranked(splits: BTreeMap<String, Vec<PathBuf>>) -> Shards {
+    let mut splits: Vec<_> = splits.into_iter().collect();
+    splits.sort_by_key(|(name, _)| rank(name));
+    splits
+}
+
+/// The split folders in `root`, or `root` itself as the only one.
+///
+/// A folder with a split's name is a split if all its siblings have such names too, or if it holds
+/// folders itself; otherwise it is a class that happens to be called `train`.
+fn split_folders(root: &Path) -> Result<Vec<(String, PathBuf)>, DataError> {
+    let folders = subfolders(root)?;
+    let all_known = folders.iter().all(|folder| is_known(&name_of(folder)));
+    let mut splits: Vec<(String, PathBuf)> = Vec::new();
+    for folder in folders {
+        let raw = name_of(&folder);
+        if is_known(&raw) && (all_known || !subfolders(&folder)?.is_empty()) {
+            let name = canonical(&raw);
+            let taken = splits.iter().any(|(other, _)| *other == name);
+            splits.push((if taken { raw } else { name }, folder));
+        }
+    }
+    if splits.is_empty() {
+        return Ok(vec![(WHOLE.into(), root.to_path_buf())]);
+    }
+    splits.sort_by_key(|(name, _)| rank(name));
+    Ok(splits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tree(names: &[&str]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for name in names {
+            let path = dir.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, b"x").unwrap();
+        }
+        dir
+    }
+
+    fn names(files: &[&str]) -> Vec<String> {
+        DatasetLayout::detect(tree(files).path()).unwrap().names()
+    }
+
+    #[test]
+    fn split_folders_are_told_from_classes() {
+        assert_eq!(names(&["test/a/x.png", "val/a/x.png", "train/a/x.png"]), ["train", "validation", "test"]);
+        assert_eq!(names(&["train/a/x.png", "annotations/x.xml"]), ["train"]);
+        assert_eq!(names(&["train/x.png", "car/x.png"]), ["all"]);
+        assert_eq!(names(&["x.png"]), ["all"]);
+    }
+
+    #[test]
+    fn parquet_names_carry_the_split() {
+        let files = ["data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet"];
+        let dir = tree(&[files[0], files[1], "data/valid-00000-of-00001-ab12.parquet", "README.md"]);
+        let DatasetLayout::Parquet(splits) = DatasetLayout::detect(dir.path()).unwrap() else {
+            panic!("folders")
+        };
+        assert_eq!(splits[0], ("train".into(), files.iter().map(|f| dir.path().join(f)).collect()));
+        assert_eq!(splits[1].0, "validation");
+        for (file, split) in
+            [("0000.parquet", "all"), ("test.parquet", "test"), ("my-set-0-of-1.parquet", "my-set")]
+        {
+            assert_eq!(split_of_file(Path::new(file), FileKind::Parquet), split);
+        }
+    }
+
+    #[test]
+    fn shards_are_found_by_name_by_folder_and_by_pattern() {
+        let dir = tree(&["s-train-000.tar", "s-train-001.tar", "s-val-000.tar", "photo.jpg"]);
+        assert_eq!(DatasetLayout::detect(dir.path()).unwrap().names(), ["train", "validation"]);
+        let pattern = dir.path().join("s-train-{000..001}.tar");
+        let DatasetLayout::Tar(splits) = DatasetLayout::detect(&pattern).unwrap() else {
+            panic!("no shards")
+        };
+        assert_eq!((splits.len(), splits[0].1.len()), (1, 2));
+        let missing =
+            DatasetLayout::detect(&dir.path().join("s-train-{000..002}.tar")).unwrap_err().to_string();
+        assert!(missing.contains("s-train-002.tar: no such file"), "{missing}");
+        let mixed =
+            DatasetLayout::detect(&dir.path().join("{s-train-000.tar,photo.jpg}")).unwrap_err().to_string();
+        assert!(mixed.contains("of several"), "{mixed}");
+        assert_eq!(names(&["default/train/0000.parquet", "default/test/0000.parquet"]), ["train", "test"]);
+        assert_eq!(names(&["data/training_0.parquet", "data/dev_0.parquet"]), ["train", "validation"]);
+        assert_eq!(names(&["shard-000000.tar", "shard-000001.tar"]), ["all"]);
+        assert_eq!(names(&["shard-000000.tar.gz"]), ["stream"]);
+        assert!(names(&["test/a.jpg", "contest/a.jpg"]) == ["all"]);
+    }
+
+    #[test]
+    fn a_file_is_known_by_its_extension() {
+        let dir = tree(&["a.csv", "val.jsonl", "a.TXT", "a.jpeg", "a.tgz", "a.md", "a"]);
+        let names =
+            |file| DatasetLayout::detect(&dir.path().join(file)).map(|layout| layout.names().join(","));
+        assert_eq!(
+            (names("a.csv").unwrap(), names("val.jsonl").unwrap()),
+            ("all".into(), "validation".into())
+        );
+        assert_eq!((names("a.TXT").unwrap(), names("a.jpeg").unwrap()), ("all".into(), "all".into()));
+        assert_eq!(names("a.tgz").unwrap(), "stream");
+        for file in ["a.md", "a"] {
+            assert!(names(file).unwrap_err().to_string().contains("not a data set that vitrim reads"));
+        }
+    }
+
+    #[test]
+    fn a_missing_split_is_answered_with_those_there_are() {
+        let dir = tree(&["train/a/x.png", "val/a/x.png"]);
+        let layout = DatasetLayout::detect(dir.path()).unwrap();
+        assert_eq!(layout.find(dir.path(), Some("valid")).unwrap(), 1);
+        let error = layout.find(dir.path(), Some("test")).unwrap_err().to_string();
+        assert!(error.contains("no split `test`; it has: train, validation"), "{error}");
+        let error = layout.find(dir.path(), None).unwrap_err().to_string();
+        assert!(error.contains("name one of: train, validation"), "{error}");
+    }
+}

@@ -1,0 +1,22 @@
+//! Where encoded images come from: folders, lists, Hugging Face parquet, tar shards, streams, drawn scenes.
+//!
+//! [`DatasetLayout`] finds out which of them lies at a path, one module indexes each kind, and a [`Store`] is an
+//! index that was opened: rows of encoded images with names.
+
+mod braces;
+mod folder;
+mod layout;
+mod list;
+mod parquet;
+mod split_names;
+mod store;
+mod tar;
+
+pub(crate) use folder::index as index_folder;
+pub use folder::list_images;
+pub(crate) use layout::DatasetLayout;
+pub(crate) use list::{folder_of, index as index_list};
+pub(crate) use parquet::{ParquetIndex, RowGroup};
+pub(crate) use split_names::{STREAM, WHOLE};
+pub(crate) use store::{Payload, Store, memory_name};
+pub(crate) use tar::{StreamedRow, TarIndex, TarStream, member_origin};

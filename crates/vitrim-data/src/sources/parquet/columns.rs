@@ -1,0 +1,98 @@
+//! What the columns of a Hugging Face image parquet mean. Source: the `datasets` library, whose
+//! `Image` feature is a struct of `bytes` and `path`, and which writes its features as JSON under the
+//! footer's `huggingface` key.
+
+use std::path::Path;
+
+use ::parquet::basic::Type;
+use ::parquet::file::metadata::ParquetMetaData;
+use ::parquet::schema::types::ColumnDescPtr;
+use serde_json::{Map, Value};
+
+use crate::error::DataError;
+use crate::labels::LABEL_FIELDS;
+
+/// Names of image columns where the footer does not say.
+const IMAGE_COLUMNS: [&str; 8] = ["img", "image", "images", "jpg", "jpeg", "png", "webp", "image_bytes"];
+/// What the `datasets` library wrote down about the columns, empty if it did not write the file.
+pub(super) struct HfFeatures(Map<String, Value>);
+
+impl HfFeatures {
+    pub(super) fn of(metadata: &ParquetMetaData) -> Self {
+        let footer = metadata.file_metadata().key_value_metadata();
+        let json = footer
+            .into_iter()
+            .flatten()
+            .find(|pair| pair.key == "huggingface")
+            .and_then(|pair| pair.value.as_deref())
+            .and_then(|text| serde_json::from_str::<Value>(text).ok());
+        let features =
+            json.as_ref().and_then(|json| json.pointer("/info/features").or_else(|| json.get("features")));
+        Self(features.and_then(Value::as_object).cloned().unwrap_or_default())
+    }
+
+    /// The columns of feature `kind`, then `usual` ones, the most reliable first.
+    fn columns<'a>(&'a self, kind: &'a str, usual: &'a [&str]) -> impl Iterator<Item = &'a str> {
+        let is_kind = move |name: &str| {
+            self.0.get(name).is_some_and(|feature| feature.get("_type").and_then(Value::as_str) == Some(kind))
+        };
+        // Of several columns of one kind, that with a usual name.
+        let best = usual.iter().copied().filter(move |name| is_kind(name));
+        let other = self.0.keys().map(String::as_str).filter(move |name| is_kind(name));
+        best.chain(other).chain(usual.iter().copied())
+    }
+
+    /// The leaf column that holds encoded images.
+    pub(super) fn image_column(&self, path: &Path, metadata: &ParquetMetaData) -> Result<usize, DataError> {
+        let columns = metadata.file_metadata().schema_descr().columns();
+        self.columns("Image", &IMAGE_COLUMNS)
+            .find_map(|name| {
+                columns.iter().position(|column| {
+                    let named = match column.path().parts() {
+                        [only] => only == name,
+                        [outer, inner] => outer == name && inner == "bytes",
+                        _ => false,
+                    };
+                    named && column.physical_type() == Type::BYTE_ARRAY && column.max_rep_level() == 0
+                })
+            })
+            .ok_or_else(|| DataError::NoImageColumn {
+                path: path.to_path_buf(),
+                columns: columns.iter().map(describe).collect(),
+            })
+    }
+
+    /// The leaf column that holds labels, if there is one.
+    pub(super) fn label_column(
+        &self,
+        path: &Path,
+        metadata: &ParquetMetaData,
+    ) -> Result<Option<usize>, DataError> {
+        let columns = metadata.file_metadata().schema_descr().columns();
+        let found = self
+            .columns("ClassLabel", &LABEL_FIELDS)
+            .find_map(|name| columns.iter().position(|column| column.path().parts() == [name]));
+        let Some(index) = found else { return Ok(None) };
+        let column = &columns[index];
+        match column.physical_type() {
+            Type::INT32 | Type::INT64 if column.max_rep_level() == 0 => Ok(Some(index)),
+            _ => Err(DataError::LabelColumn {
+                path: path.to_path_buf(),
+                column: column.path().string(),
+                found: column.physical_type().to_string(),
+            }),
+        }
+    }
+
+    /// The class names of the label column, empty if the footer has none.
+    pub(super) fn class_names(&self) -> Vec<String> {
+        self.columns("ClassLabel", &LABEL_FIELDS)
+            .find_map(|name| self.0.get(name)?.get("names")?.as_array())
+            .map(|names| names.iter().filter_map(|name| name.as_str().map(str::to_string)).collect())
+            .unwrap_or_default()
+    }
+}
+
+fn describe(column: &ColumnDescPtr) -> String {
+    format!("{} ({})", column.path().string(), column.physical_type())
+}

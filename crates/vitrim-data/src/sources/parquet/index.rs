@@ -1,0 +1,126 @@
+//! The parquet files of one split: footers and labels are read on opening, images row group by row group.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use ::parquet::file::metadata::ParquetMetaDataReader;
+
+use super::columns::HfFeatures;
+use super::file::{ParquetFile, RowGroup};
+use super::rows::{GroupReader, read_integers};
+use crate::error::{DataError, one_line};
+use crate::labels::class_of;
+use crate::sources::folder::name_of;
+
+/// The parquet files of one split, opened.
+#[derive(Debug)]
+pub(crate) struct ParquetIndex {
+    /// In order of path.
+    files: Vec<ParquetFile>,
+    /// In order of file, then as stored.
+    pub groups: Vec<RowGroup>,
+    /// From the `huggingface` key of the footer; empty if there is none.
+    pub class_names: Vec<String>,
+    /// One for each row.
+    pub labels: Vec<Option<u32>>,
+}
+
+impl ParquetIndex {
+    /// Reads the footers and label columns of `paths`.
+    pub(crate) fn open(paths: &[PathBuf]) -> Result<Self, DataError> {
+        let mut index =
+            Self { files: Vec::new(), groups: Vec::new(), class_names: Vec::new(), labels: Vec::new() };
+        for path in paths {
+            index.add_file(path)?;
+        }
+        if index.labels.is_empty() {
+            return Err(DataError::Empty { path: paths.first().cloned().unwrap_or_default() });
+        }
+        Ok(index)
+    }
+
+    /// `file.parquet#row`, the row counted within the file.
+    pub(crate) fn name_of_row(&self, row: usize) -> String {
+        let file = self.file_of_row(row);
+        format!("{}#{}", name_of(&file.path), row - file.first_row)
+    }
+
+    /// `folder/file.parquet, row n`: where to find the row again.
+    pub(crate) fn origin_of_row(&self, row: usize) -> String {
+        self.file_of_row(row).origin(row)
+    }
+
+    /// The position in [`groups`](Self::groups) of the row group that holds `row`.
+    pub(crate) fn group_of_row(&self, row: usize) -> usize {
+        self.groups.partition_point(|group| group.first_row + group.rows <= row)
+    }
+
+    /// Starts reading the images of a row group.
+    pub(crate) fn read_group(&self, group: &RowGroup) -> Result<GroupReader<'_>, DataError> {
+        GroupReader::open(&self.files[group.file], group)
+    }
+
+    fn file_of_row(&self, row: usize) -> &ParquetFile {
+        // The first file starts at row 0, so that at least one file starts at or before any row.
+        &self.files[self.files.partition_point(|file| file.first_row <= row) - 1]
+    }
+
+    fn add_file(&mut self, path: &Path) -> Result<(), DataError> {
+        let opened = File::open(path).map_err(|cause| DataError::io(path, cause))?;
+        let metadata = ParquetMetaDataReader::new()
+            .parse_and_finish(&opened)
+            .map_err(|error| DataError::NotParquet { path: path.to_path_buf(), reason: one_line(error) })?;
+        let features = HfFeatures::of(&metadata);
+        let image_column = features.image_column(path, &metadata)?;
+        let label_column = features.label_column(path, &metadata)?;
+        self.take_class_names(path, features.class_names())?;
+
+        let file =
+            ParquetFile { path: path.to_path_buf(), metadata, image_column, first_row: self.labels.len() };
+        let file_index = self.files.len();
+        for number in 0..file.metadata.num_row_groups() {
+            let stored = file.metadata.row_group(number);
+            let group = RowGroup {
+                file: file_index,
+                number,
+                first_row: self.labels.len(),
+                rows: usize::try_from(stored.num_rows()).unwrap_or(0),
+                bytes: u64::try_from(stored.column(image_column).uncompressed_size()).unwrap_or(0),
+            };
+            match label_column {
+                None => self.labels.extend(std::iter::repeat_n(None, group.rows)),
+                Some(column) => {
+                    let stored = read_integers(&file, &group, column)?;
+                    for (offset, label) in stored.into_iter().enumerate() {
+                        let class =
+                            class_of(label, self.class_names.len()).map_err(|(label, expected)| {
+                                DataError::BadLabel {
+                                    origin: file.origin(group.first_row + offset),
+                                    label,
+                                    expected,
+                                }
+                            })?;
+                        self.labels.push(class);
+                    }
+                }
+            }
+            self.groups.push(group);
+        }
+        self.files.push(file);
+        Ok(())
+    }
+
+    fn take_class_names(&mut self, path: &Path, names: Vec<String>) -> Result<(), DataError> {
+        match self.files.first() {
+            None => self.class_names = names,
+            Some(first) if self.class_names != names => {
+                return Err(DataError::ClassNamesDiffer {
+                    path: path.to_path_buf(),
+                    other: first.path.clone(),
+                });
+            }
+            Some(_) => {}
+        }
+        Ok(())
+    }
+}

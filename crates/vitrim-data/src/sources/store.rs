@@ -1,0 +1,100 @@
+//! The encoded images of one split, by row.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::parquet::ParquetIndex;
+use super::tar::{TarIndex, TarStream, member_origin};
+use crate::decoding::read_encoded;
+use crate::error::DataError;
+use crate::scenes::scene_name;
+
+/// Where the encoded images are. A row is a position in it.
+#[derive(Debug)]
+pub(crate) enum Store {
+    Files {
+        root: PathBuf,
+        /// One for each row, relative to `root` unless absolute.
+        paths: Vec<PathBuf>,
+    },
+    Parquet(ParquetIndex),
+    Tar(TarIndex),
+    /// Read front to back; a row is known once it has been read.
+    Stream(TarStream),
+    Memory(Vec<Arc<[u8]>>),
+    /// Drawn on demand, from consecutive seeds.
+    Scenes {
+        first_seed: u64,
+    },
+}
+
+/// One image of a [`Store`], encoded.
+pub(crate) enum Payload {
+    /// Not read yet.
+    File(PathBuf),
+    Encoded(Arc<[u8]>),
+    /// Row of a tar shard, not read yet.
+    Member(usize),
+    /// Seed of a scene, not drawn yet.
+    Scene(u64),
+    /// It was reached but cannot be read.
+    Refused(DataError),
+    /// A parquet row without an image.
+    Null,
+}
+
+impl Store {
+    /// A short name of `row`: its path below the split, its path in a list, `file.parquet#row`, or
+    /// `shard.tar/member`.
+    pub(crate) fn name_of_row(&self, row: usize) -> String {
+        match self {
+            Self::Files { paths, .. } => paths[row].to_string_lossy().into_owned(),
+            Self::Parquet(parquet) => parquet.name_of_row(row),
+            Self::Tar(tar) => tar.name_of_row(row),
+            Self::Stream(stream) => stream.name_of_row(row),
+            Self::Memory(_) => memory_name(row),
+            Self::Scenes { first_seed } => scene_name(first_seed + row as u64),
+        }
+    }
+
+    /// Where to find the image of `row`: a path, a parquet file and row, or a tar shard and member.
+    pub(crate) fn origin_of_row(&self, row: usize) -> String {
+        match self {
+            Self::Files { root, paths } => root.join(&paths[row]).display().to_string(),
+            Self::Parquet(parquet) => parquet.origin_of_row(row),
+            Self::Tar(tar) => tar.origin_of_row(row),
+            Self::Stream(stream) => member_origin(&stream.origin(), &stream.name_of_row(row)),
+            Self::Memory(_) => memory_name(row),
+            Self::Scenes { first_seed } => scene_name(first_seed + row as u64),
+        }
+    }
+
+    /// The encoded bytes of `payload`, whose image is at `origin`. A scene, which has none, stands for the bytes of
+    /// its name.
+    ///
+    /// # Errors
+    ///
+    /// If the image cannot be read.
+    pub(crate) fn bytes(
+        &self,
+        payload: Payload,
+        origin: impl FnOnce() -> String,
+    ) -> Result<Arc<[u8]>, DataError> {
+        match payload {
+            Payload::Encoded(bytes) => Ok(bytes),
+            Payload::File(path) => Ok(read_encoded(&path)?.into()),
+            Payload::Member(row) => match self {
+                Self::Tar(tar) => Ok(tar.read_row(row)?.into()),
+                _ => Err(DataError::bad_image(origin(), "no member of a tar shard")),
+            },
+            Payload::Refused(error) => Err(error),
+            Payload::Scene(seed) => Ok(scene_name(seed).into_bytes().into()),
+            Payload::Null => Err(DataError::bad_image(origin(), "the row has no image")),
+        }
+    }
+}
+
+/// The name of an image that is in memory alone.
+pub(crate) fn memory_name(row: usize) -> String {
+    format!("memory#{row}")
+}

@@ -1,0 +1,140 @@
+//! Tar shards as files: one pass over the headers, then any image at any time.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use super::sample::{BLOCK, Role, Sample, damaged, key_and_role};
+use crate::decoding::too_long;
+use crate::error::DataError;
+use crate::labels::StatedLabels;
+use crate::limits::{MAX_ENCODED_BYTES, MAX_LABEL_BYTES};
+use crate::sources::folder::name_of;
+
+/// The images of one split's shards: where they are, and their labels.
+#[derive(Debug)]
+pub(crate) struct TarIndex {
+    shards: Vec<PathBuf>,
+    /// In order of shard, then as stored.
+    members: Vec<Member>,
+    /// Sorted; empty if labels are indices or absent.
+    pub class_names: Vec<String>,
+    /// One for each image.
+    pub labels: Vec<Option<u32>>,
+}
+
+#[derive(Debug)]
+struct Member {
+    /// Index into [`TarIndex::shards`].
+    shard: u32,
+    range: ByteRange,
+    /// Its path in the shard.
+    name: Box<str>,
+}
+
+/// Where the bytes of an image are in its shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct ByteRange {
+    offset: u64,
+    bytes: u64,
+}
+
+impl TarIndex {
+    /// Reads the headers and labels of `shards`, no images.
+    pub(crate) fn open(shards: Vec<PathBuf>) -> Result<Self, DataError> {
+        let (mut members, mut labels) = (Vec::new(), StatedLabels::default());
+        for (shard, path) in (0..).zip(&shards) {
+            for_each_sample(path, |name, range, label| {
+                members.push(Member { shard, range, name: name.into() });
+                labels.push(label);
+            })?;
+        }
+        if members.is_empty() {
+            return Err(DataError::Empty { path: shards.into_iter().next().unwrap_or_default() });
+        }
+        let mut index = Self { shards, members, class_names: Vec::new(), labels: Vec::new() };
+        (index.class_names, index.labels) = labels.classes(|row| index.origin_of_row(row))?;
+        Ok(index)
+    }
+
+    /// `shard.tar/member`.
+    pub(crate) fn name_of_row(&self, row: usize) -> String {
+        let member = &self.members[row];
+        format!("{}/{}", name_of(&self.shards[member.shard as usize]), member.name)
+    }
+
+    /// `folder/shard.tar, member`: where to find the image again.
+    pub(crate) fn origin_of_row(&self, row: usize) -> String {
+        let member = &self.members[row];
+        format!("{}, {}", self.shards[member.shard as usize].display(), member.name)
+    }
+
+    /// The encoded image of `row`.
+    pub(crate) fn read_row(&self, row: usize) -> Result<Vec<u8>, DataError> {
+        let Member { shard, range, .. } = &self.members[row];
+        if range.bytes > MAX_ENCODED_BYTES {
+            return Err(too_long(self.origin_of_row(row)));
+        }
+        let path = &self.shards[*shard as usize];
+        // Opened each time: thousands of shards are more than a process may hold open.
+        let read = File::open(path).and_then(|mut file| {
+            file.seek(SeekFrom::Start(range.offset))?;
+            let mut encoded = vec![0; usize::try_from(range.bytes).unwrap_or(usize::MAX)];
+            file.read_exact(&mut encoded).map(|()| encoded)
+        });
+        read.map_err(|cause| DataError::io(path, cause))
+    }
+}
+
+/// Hands `sink` the image member, its byte range and the label of every sample in the shard at `path`.
+fn for_each_sample(
+    path: &Path,
+    mut sink: impl FnMut(&str, ByteRange, Option<&str>),
+) -> Result<(), DataError> {
+    let origin = path.display().to_string();
+    let damaged = |error| damaged(&origin, error);
+    let file = File::open(path).map_err(|cause| DataError::io(path, cause))?;
+    let len = file.metadata().map_err(|cause| DataError::io(path, cause))?.len();
+    let mut archive = tar::Archive::new(file);
+    let mut current: Option<Sample<ByteRange>> = None;
+    let mut end_sample = |sample: Option<Sample<ByteRange>>| {
+        if let Some(whole) = sample.and_then(Sample::whole) {
+            sink(&whole.name, whole.image, whole.label.as_deref());
+        }
+    };
+    let mut end = 0;
+    for entry in archive.entries_with_seek().map_err(damaged)? {
+        let mut entry = entry.map_err(damaged)?;
+        let range = ByteRange { offset: entry.raw_file_position(), bytes: entry.size() };
+        // Seeking goes past the end of a cut-off file without a word.
+        end = range.offset.saturating_add(range.bytes).next_multiple_of(BLOCK);
+        if range.offset.saturating_add(range.bytes) > len {
+            let reason = format!("it ends within its last member, at {len} bytes");
+            return Err(DataError::DamagedTar { origin, reason });
+        }
+        if !entry.header().entry_type().is_file() {
+            continue;
+        }
+        let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+        let Some((key, role)) = key_and_role(&name) else { continue };
+        if current.as_ref().is_none_or(|sample| sample.key != key) {
+            end_sample(current.replace(Sample::new(key)));
+        }
+        let Some(sample) = &mut current else { continue };
+        match role {
+            Role::Image { exact } => sample.take_image(exact, &name, range),
+            Role::Class | Role::Json if range.bytes <= MAX_LABEL_BYTES => {
+                let mut text = Vec::new();
+                entry.read_to_end(&mut text).map_err(damaged)?;
+                sample.take_label(role, &String::from_utf8_lossy(&text));
+            }
+            Role::Class | Role::Json | Role::Other => {}
+        }
+    }
+    if end + BLOCK > len {
+        let reason = format!("it ends at {len} bytes, without the empty blocks that end an archive");
+        return Err(DataError::DamagedTar { origin, reason });
+    }
+    end_sample(current);
+    Ok(())
+}

@@ -1,0 +1,214 @@
+//! Tar shards that can only be read front to back: pipes, and compressed files.
+
+use std::cell::Cell;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use flate2::bufread::MultiGzDecoder;
+
+use super::sample::{BLOCK, Role, Sample, Whole, damaged, key_and_role};
+use crate::decoding::too_long;
+use crate::error::DataError;
+use crate::limits::{MAX_ENCODED_BYTES, MAX_LABEL_BYTES};
+
+/// One after another, read as one archive.
+#[derive(Debug)]
+pub(crate) struct TarStream {
+    inputs: Vec<Input>,
+    /// What has been read so far.
+    rows: Mutex<Vec<StreamedRow>>,
+    started: AtomicBool,
+}
+
+/// Where the bytes of a stream come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Input {
+    Stdin,
+    /// A named pipe.
+    Pipe(PathBuf),
+    /// A compressed file.
+    File(PathBuf),
+}
+
+/// An image that was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct StreamedRow {
+    /// Its member's path in the archive.
+    pub name: String,
+    pub label: Option<u32>,
+}
+
+/// Takes each image as it is read: the member's path, its label as stated, and its bytes or why they cannot be read;
+/// returns whether reading goes on.
+pub(crate) type Streamed<'s> =
+    dyn FnMut(String, Option<String>, Result<Arc<[u8]>, DataError>) -> Result<bool, DataError> + 's;
+
+impl TarStream {
+    pub(crate) fn new(inputs: Vec<Input>) -> Self {
+        Self { inputs, rows: Mutex::default(), started: AtomicBool::new(false) }
+    }
+
+    /// The stream's name in messages.
+    pub(crate) fn origin(&self) -> String {
+        self.inputs.first().map(Input::origin).unwrap_or_default()
+    }
+
+    /// The rows read so far.
+    pub(crate) fn rows(&self) -> MutexGuard<'_, Vec<StreamedRow>> {
+        // Rows are only ever appended whole, so they are sound after a panic elsewhere.
+        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The name of `row`, empty if it has not been read.
+    pub(crate) fn name_of_row(&self, row: usize) -> String {
+        self.rows().get(row).map(|row| row.name.clone()).unwrap_or_default()
+    }
+
+    /// Reads from the start, and hands `sink` every image until it wants no more.
+    pub(crate) fn read(&self, sink: &mut Streamed<'_>) -> Result<(), DataError> {
+        let again = self.started.swap(true, Ordering::Relaxed);
+        if again && self.inputs.iter().any(|input| !matches!(input, Input::File(_))) {
+            return Err(DataError::OnePass { origin: self.origin(), wanted: "read a second time" });
+        }
+        let mut met = false;
+        for input in &self.inputs {
+            let more = read_archive(input, &mut |name, label, image| {
+                met = true;
+                sink(name, label, image)
+            })?;
+            if !more {
+                return Ok(());
+            }
+        }
+        if met { Ok(()) } else { Err(DataError::Empty { path: self.origin().into() }) }
+    }
+}
+
+impl Input {
+    /// Opens it, and decompresses it if it starts as gzip does.
+    fn open(&self) -> Result<Box<dyn Read>, DataError> {
+        let raw: Box<dyn Read> = match self {
+            Self::Stdin => Box::new(io::stdin()),
+            Self::Pipe(path) | Self::File(path) => {
+                Box::new(File::open(path).map_err(|cause| DataError::io(path, cause))?)
+            }
+        };
+        let mut buffered = BufReader::with_capacity(1 << 16, raw);
+        let start = buffered.fill_buf().map_err(|error| damaged(&self.origin(), error))?;
+        if start.starts_with(&[0x1f, 0x8b]) {
+            return Ok(Box::new(MultiGzDecoder::new(buffered)));
+        }
+        Ok(Box::new(buffered))
+    }
+
+    fn origin(&self) -> String {
+        match self {
+            Self::Stdin => "standard input".into(),
+            Self::Pipe(path) | Self::File(path) => path.display().to_string(),
+        }
+    }
+}
+
+/// Hands `sink` the images of one archive; returns whether it wants more.
+fn read_archive(input: &Input, sink: &mut Streamed<'_>) -> Result<bool, DataError> {
+    let origin = input.origin();
+    let damaged = |error| damaged(&origin, error);
+    let zeros = Rc::new(Cell::new(0));
+    let mut archive = tar::Archive::new(Watched { reader: input.open()?, zeros: Rc::clone(&zeros) });
+    // `cat a.tar b.tar` leaves the zeros that end the first in the middle.
+    archive.set_ignore_zeros(true);
+    let mut current: Option<Sample<Result<Arc<[u8]>, DataError>>> = None;
+    let mut end_sample = |sample: Option<Sample<_>>| match sample.and_then(Sample::whole) {
+        Some(Whole { name, image, label }) => sink(name, label, image),
+        None => Ok(true),
+    };
+    for entry in archive.entries().map_err(damaged)? {
+        let mut entry = entry.map_err(damaged)?;
+        if !entry.header().entry_type().is_file() {
+            continue;
+        }
+        let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+        let Some((key, role)) = key_and_role(&name) else { continue };
+        if current.as_ref().is_none_or(|sample| sample.key != key)
+            && !end_sample(current.replace(Sample::new(key)))?
+        {
+            return Ok(false);
+        }
+        let Some(sample) = &mut current else { continue };
+        let bytes = entry.size();
+        match role {
+            Role::Image { exact } => {
+                let image = match bytes > MAX_ENCODED_BYTES {
+                    true => Err(too_long(member_origin(&origin, &name))),
+                    false => Ok(read_member(&mut entry, bytes).map_err(damaged)?.into()),
+                };
+                sample.take_image(exact, &name, image);
+            }
+            Role::Class | Role::Json if bytes <= MAX_LABEL_BYTES => {
+                let text = read_member(&mut entry, bytes).map_err(damaged)?;
+                sample.take_label(role, &String::from_utf8_lossy(&text));
+            }
+            Role::Class | Role::Json | Role::Other => {}
+        }
+    }
+    // A pipe that ended between two members has lost what came after.
+    if zeros.get() < BLOCK {
+        let reason = "it ends without the empty blocks that end an archive".into();
+        return Err(DataError::DamagedTar { origin, reason });
+    }
+    end_sample(current)
+}
+
+/// A reader that counts the zero bytes which it has given last.
+struct Watched<R> {
+    reader: R,
+    zeros: Rc<Cell<u64>>,
+}
+
+impl<R: Read> Read for Watched<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.reader.read(buffer)?;
+        let zeros = buffer[..read].iter().rev().take_while(|&&byte| byte == 0).count();
+        let before = if zeros == read { self.zeros.get() } else { 0 };
+        self.zeros.set(before + zeros as u64);
+        Ok(read)
+    }
+}
+
+/// `standard input, member`: where to find an image again.
+pub(crate) fn member_origin(stream: &str, member: &str) -> String {
+    format!("{stream}, {member}")
+}
+
+/// A member of `bytes` bytes, whole.
+fn read_member(entry: &mut impl Read, bytes: u64) -> io::Result<Vec<u8>> {
+    let mut read = Vec::new();
+    entry.read_to_end(&mut read)?;
+    if (read.len() as u64) < bytes {
+        let reason = format!("it ends {} bytes into a member of {bytes}", read.len());
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, reason));
+    }
+    Ok(read)
+}
+
+/// Whether `path` is a named pipe.
+#[cfg(unix)]
+pub(crate) fn is_pipe(kind: &std::fs::Metadata) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    kind.file_type().is_fifo()
+}
+
+#[cfg(not(unix))]
+pub(crate) fn is_pipe(_: &std::fs::Metadata) -> bool {
+    false
+}
+
+/// Whether the name of `path` is a compressed tar archive's.
+pub(crate) fn is_compressed(path: &Path) -> bool {
+    let name = path.to_string_lossy().to_lowercase();
+    name.ends_with(".tar.gz") || name.ends_with(".tgz")
+}

@@ -1,0 +1,191 @@
+//! What transformers calls an image processor: the same in other words, read into [`Preprocess`].
+
+use serde_json::Value;
+
+use super::preprocess::{CropMode, Interpolation, Preprocess};
+use crate::error::DataError;
+use crate::limits::MAX_SIDE;
+
+/// PIL's numbers for filters.
+const BILINEAR: u64 = 2;
+const BICUBIC: u64 = 3;
+
+impl Preprocess {
+    /// Reads the `preprocessor_config.json` of a ViT, DeiT or Bit image processor, also in the forms of older versions
+    /// of transformers. The arithmetic is that of its processors that resize with Pillow.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError::Preprocess`] if a field is malformed, or asks for what is not supported: no resize, other filters,
+    /// a rescaling other than by 1/255.
+    pub fn from_processor(config: &Value) -> Result<Self, DataError> {
+        if !config.is_object() {
+            return Err(invalid("is not a JSON object"));
+        }
+        if !flag(config, "do_resize", true)? {
+            return Err(invalid("do_resize is false: images must all have one size; set it to true"));
+        }
+        let factor = config.get("rescale_factor").and_then(Value::as_f64).unwrap_or(1.0 / 255.0);
+        if !flag(config, "do_rescale", true)? || (factor * 255.0 - 1.0).abs() > 1e-6 {
+            return Err(invalid("only a rescale_factor of 1/255 is supported"));
+        }
+        let interpolation = match config.get("resample").and_then(Value::as_u64) {
+            Some(BILINEAR) => Interpolation::Bilinear,
+            Some(BICUBIC) => Interpolation::Bicubic,
+            _ => return Err(invalid("resample must be 2 (bilinear) or 3 (bicubic)")),
+        };
+        let (mean, std) = match flag(config, "do_normalize", true)? {
+            true => (channels(config, "image_mean")?, channels(config, "image_std")?),
+            false => ([0.0; 3], [1.0; 3]),
+        };
+        let resized = resized(config)?;
+        let crop = match flag(config, "do_center_crop", config.get("crop_size").is_some())? {
+            true => Some(sides(config, "crop_size")?),
+            false => None,
+        };
+        let (crop_mode, [height, width], full) = match (resized, crop) {
+            (Resized::To(size), crop) => (CropMode::Squash, crop.unwrap_or(size), size),
+            (Resized::ShortestEdge(edge), Some(crop)) => (CropMode::Center, crop, [edge; 2]),
+            (Resized::ShortestEdge(_), None) => {
+                return Err(invalid("a shortest_edge without a central crop gives images of many sizes"));
+            }
+        };
+        if height * full[1] != width * full[0] {
+            return Err(invalid("size and crop_size must have sides of one ratio"));
+        }
+        let parsed = Preprocess {
+            input_size: [3, height, width],
+            crop_pct: share(height, full[0]),
+            interpolation,
+            mean,
+            std,
+            crop_mode,
+        };
+        parsed.validate()?;
+        Ok(parsed)
+    }
+}
+
+enum Resized {
+    /// Height and width, whatever the ratio was.
+    To([usize; 2]),
+    /// The shorter side, the ratio kept.
+    ShortestEdge(usize),
+}
+
+fn resized(config: &Value) -> Result<Resized, DataError> {
+    let size = config.get("size").ok_or_else(|| invalid("has no size"))?;
+    if let Some(edge) = size.get("shortest_edge") {
+        return Ok(Resized::ShortestEdge(side(edge, "size")?));
+    }
+    // A bare number is the shorter side to the processor of DINOv2, and both sides to the others.
+    let kind = ["image_processor_type", "feature_extractor_type"].map(|key| config.get(key)?.as_str());
+    let bit = kind.into_iter().flatten().any(|kind| kind.starts_with("Bit"));
+    if size.is_number() && bit {
+        return Ok(Resized::ShortestEdge(side(size, "size")?));
+    }
+    Ok(Resized::To(sides(config, "size")?))
+}
+
+/// The share of `full` that a crop of `crop` pixels keeps, so that timm's `floor(crop / share)` gives `full`.
+fn share(crop: usize, full: usize) -> f64 {
+    let (crop, full) = (crop as f64, full as f64);
+    let share = crop / full;
+    if (crop / share).floor() < full { share.next_down() } else { share }
+}
+
+/// Height and width of `key`: one number, or an object of both.
+fn sides(config: &Value, key: &str) -> Result<[usize; 2], DataError> {
+    let value = config.get(key).ok_or_else(|| invalid(format!("has no {key}")))?;
+    if value.is_number() {
+        return side(value, key).map(|side| [side; 2]);
+    }
+    let of = |name: &str| side(value.get(name).unwrap_or(&Value::Null), key);
+    Ok([of("height")?, of("width")?])
+}
+
+fn side(value: &Value, key: &str) -> Result<usize, DataError> {
+    let side = value.as_u64().filter(|side| (1..=u64::from(MAX_SIDE)).contains(side));
+    side.map(|side| side as usize).ok_or_else(|| {
+        invalid(format!("{key} must be a number of pixels or an object with height and width, not {value}"))
+    })
+}
+
+fn channels(config: &Value, key: &str) -> Result<[f32; 3], DataError> {
+    let value = config.get(key).ok_or_else(|| invalid(format!("has no {key}")))?;
+    serde_json::from_value(value.clone())
+        .map_err(|_| invalid(format!("{key} must be three numbers, not {value}")))
+}
+
+fn flag(config: &Value, key: &str, default: bool) -> Result<bool, DataError> {
+    match config.get(key) {
+        None | Some(Value::Null) => Ok(default),
+        Some(value) => {
+            value.as_bool().ok_or_else(|| invalid(format!("{key} must be true or false, not {value}")))
+        }
+    }
+}
+
+fn invalid(what: impl std::fmt::Display) -> DataError {
+    DataError::Preprocess { what: what.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn processor(change: Value) -> Value {
+        let mut config = json!({
+            "image_processor_type": "ViTImageProcessor", "do_resize": true, "resample": 2, "size": 224,
+            "do_normalize": true, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5],
+        });
+        let Value::Object(change) = change else { unreachable!() };
+        config.as_object_mut().unwrap().extend(change);
+        config
+    }
+
+    #[test]
+    fn a_bare_number_is_both_sides_or_for_dinov2_the_shorter() {
+        let vit = Preprocess::from_processor(&processor(json!({}))).unwrap();
+        assert_eq!((vit.input_size, vit.crop_pct), ([3, 224, 224], 1.0));
+        assert_eq!((vit.crop_mode, vit.interpolation), (CropMode::Squash, Interpolation::Bilinear));
+        // As Meta's DeiT was first published.
+        let deit = json!({"size": 256, "crop_size": 224, "do_center_crop": true, "resample": 3});
+        let deit = Preprocess::from_processor(&processor(deit)).unwrap();
+        assert_eq!((deit.crop_mode, deit.crop_pct), (CropMode::Squash, 0.875));
+        let bit = json!({"image_processor_type": "BitImageProcessor", "size": 256, "crop_size": 224});
+        assert_eq!(Preprocess::from_processor(&processor(bit)).unwrap().crop_mode, CropMode::Center);
+    }
+
+    #[test]
+    fn every_share_leads_back_to_the_size() {
+        for full in 1..600usize {
+            for crop in (1..=full).step_by(7) {
+                assert_eq!((crop as f64 / share(crop, full)).floor() as usize, full, "{crop} of {full}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_supported_says_so() {
+        for (change, word) in [
+            (json!({"do_resize": false}), "do_resize"),
+            (json!({"rescale_factor": 1.0}), "1/255"),
+            (json!({"do_rescale": false}), "1/255"),
+            (json!({"resample": 1}), "resample"),
+            (json!({"size": {"shortest_edge": 256}}), "central crop"),
+            (json!({"size": {"longest_edge": 256}}), "size must be"),
+            (json!({"size": {"height": 256, "width": 128}, "crop_size": 64}), "one ratio"),
+            (json!({"size": -3}), "size must be"),
+            (json!({"image_mean": [0.5]}), "image_mean"),
+            (json!({"image_std": [0.5, 0.0, 0.5]}), "std"),
+            (json!({"do_normalize": "yes"}), "do_normalize"),
+        ] {
+            let error = Preprocess::from_processor(&processor(change)).unwrap_err().to_string();
+            assert!(error.contains(word), "no '{word}' in: {error}");
+        }
+        assert!(Preprocess::from_processor(&json!([])).is_err());
+    }
+}

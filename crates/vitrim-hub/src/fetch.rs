@@ -1,0 +1,205 @@
+//! From a reference to a folder.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use crate::cache::CachedRepo;
+use crate::error::{HubError, Result};
+use crate::kind::Kind;
+use crate::observe::{DownloadEvent, tell};
+use crate::reference::{Reference, is_reference};
+use crate::remote::{Listing, Remote, RemoteFile};
+use crate::select::{Selection, select};
+use crate::settings::Settings;
+use crate::transfer::Transfer;
+
+/// Files that are fetched at the same time.
+const AT_ONCE: usize = 4;
+/// The Hub lists no more files than so many.
+const MOST_FILES: usize = 50_000;
+
+/// What references have come to in this process.
+static KNOWN: Mutex<Option<HashMap<(String, Kind), PathBuf>>> = Mutex::new(None);
+
+/// The local folder (or file) of what a user gave as a `kind`: `path` itself, or, if it is an `hf://` reference,
+/// its place in the cache, fetched if need be. Within a process a reference always means the same commit.
+///
+/// # Errors
+/// As [`Hub::fetch`].
+pub fn local(path: &Path, kind: Kind) -> Result<Cow<'_, Path>> {
+    if !is_reference(path) {
+        return Ok(Cow::Borrowed(path));
+    }
+    let given = path.to_string_lossy().into_owned();
+    let reference = Reference::parse(&given, kind)?;
+    // Held while fetching, so that threads that want the same do not fetch it twice.
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let known = known.get_or_insert_default();
+    if let Some(folder) = known.get(&(given.clone(), kind)) {
+        return Ok(Cow::Owned(folder.clone()));
+    }
+    let folder = Hub::new(Settings::from_env()?).fetch(&reference, kind)?;
+    known.insert((given, kind), folder.clone());
+    Ok(Cow::Owned(folder))
+}
+
+/// The Hub and its cache.
+#[derive(Clone, Debug)]
+pub struct Hub {
+    settings: Settings,
+}
+
+impl Hub {
+    /// A Hub at the place that `settings` say.
+    pub fn new(settings: Settings) -> Self {
+        Hub { settings }
+    }
+
+    /// Where the files of `reference` that a `kind` needs are, after fetching those that the cache lacks. A
+    /// commit that is whole in the cache is not asked for again; a branch is asked for where it stands, and if
+    /// there is no answer, where it last stood is used, with a note.
+    ///
+    /// # Errors
+    /// If the Hub refuses or cannot be reached, the repository lacks a file, a download fails, or, offline, the
+    /// cache has no whole copy.
+    pub fn fetch(&self, reference: &Reference, kind: Kind) -> Result<PathBuf> {
+        let cached = CachedRepo::of(reference, &self.settings);
+        if self.settings.offline {
+            return self.whole_copy(&cached, reference, kind);
+        }
+        if let Some(commit) = reference.commit()
+            && cached.is_listed(commit)
+            && let Ok(folder) = self.whole_copy(&cached, reference, kind)
+        {
+            return Ok(folder);
+        }
+        let remote = Remote::new(reference, &self.settings)?;
+        let listing = match remote.list() {
+            Ok(listing) => listing,
+            Err(error @ (HubError::Unreachable { .. } | HubError::Status { status: 500.., .. })) => {
+                let folder = self.whole_copy(&cached, reference, kind).map_err(|_| error)?;
+                let note = format!(
+                    "note: {} does not answer; {reference} is what the cache has",
+                    self.settings.endpoint
+                );
+                let _ = tell(DownloadEvent::Note(&note));
+                return Ok(folder);
+            }
+            Err(error) => return Err(error),
+        };
+        let selection = select(kind, reference, &names(&listing))?;
+        if listing.files.len() >= MOST_FILES {
+            let _ = tell(DownloadEvent::Note(&format!(
+                "note: {reference}: the Hub lists at most {MOST_FILES} files, and there may be more"
+            )));
+        }
+        cached.write_listing(&listing)?;
+        self.complete(&remote, &cached, reference, &listing, &selection)?;
+        if reference.commit().is_none() {
+            cached.name(&reference.revision, &listing.commit)?;
+        }
+        Ok(place(&cached, &listing.commit, &selection))
+    }
+
+    /// What the cache has, if that is whole.
+    fn whole_copy(&self, cached: &CachedRepo, reference: &Reference, kind: Kind) -> Result<PathBuf> {
+        let offline = |lacking: String| HubError::Offline {
+            uri: reference.to_string(),
+            cache: self.settings.cache.clone(),
+            lacking,
+        };
+        let commit = reference.commit().map(str::to_owned);
+        let commit =
+            commit.or_else(|| cached.commit_of(&reference.revision)).ok_or_else(|| offline("it".into()))?;
+        let listing = cached.listing(&commit).ok_or_else(|| offline("it".into()))?;
+        let selection = match select(kind, reference, &names(&listing)) {
+            // Whoever filled the cache may have left it out.
+            Err(HubError::NoSuchFile { wanted, .. }) if !cached.is_listed(&commit) => {
+                return Err(offline(format!("its {wanted}")));
+            }
+            other => other?,
+        };
+        let mut missing = selection.files.iter().filter(|name| !cached.has(&commit, name));
+        if let Some(first) = missing.next() {
+            let more = missing.count();
+            let and = if more > 0 { format!(" and {more} more files") } else { String::new() };
+            return Err(offline(format!("its {first}{and}")));
+        }
+        Ok(place(cached, &commit, &selection))
+    }
+
+    /// Fetches what of `selection` is not in the cache.
+    fn complete(
+        &self,
+        remote: &Remote<'_>,
+        cached: &CachedRepo,
+        reference: &Reference,
+        listing: &Listing,
+        selection: &Selection,
+    ) -> Result<()> {
+        let commit = &listing.commit;
+        let listed: HashMap<&str, &RemoteFile> =
+            listing.files.iter().map(|file| (file.name.as_str(), file)).collect();
+        let wanted: Vec<&RemoteFile> = selection
+            .files
+            .iter()
+            .filter(|name| !cached.has(commit, name))
+            .filter_map(|name| listed.get(name.as_str()).copied())
+            .collect();
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let uri = reference.to_string();
+        let bytes = wanted.iter().map(|file| file.blob.as_ref().map(|blob| blob.size)).sum();
+        let (next, done) = (AtomicUsize::new(0), AtomicI64::new(0));
+        let failure = Mutex::new(None);
+        let failed = |error: HubError| {
+            failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+            // No worker begins another file.
+            next.store(wanted.len(), Ordering::Relaxed);
+        };
+        let tick = |bytes: i64| {
+            let done = done.fetch_add(bytes, Ordering::Relaxed) + bytes;
+            tell(DownloadEvent::Bytes(done.max(0) as u64))
+        };
+        let one = |file: &RemoteFile| -> Result<()> {
+            let blob = remote.identify(commit, file)?;
+            let transfer = Transfer { remote, uri: &uri, commit, name: &file.name, blob: &blob };
+            transfer.run(&cached.blob(&blob.etag), &tick)?;
+            cached.link(commit, &file.name, &blob.etag)
+        };
+        let work = || {
+            while let Some(file) = wanted.get(next.fetch_add(1, Ordering::Relaxed)) {
+                if let Err(error) = one(file) {
+                    failed(error);
+                }
+            }
+        };
+        if let ControlFlow::Break(()) = tell(DownloadEvent::Begin { uri: &uri, files: wanted.len(), bytes }) {
+            return Err(HubError::Interrupted);
+        }
+        std::thread::scope(|scope| {
+            for _ in 0..AT_ONCE.min(wanted.len()) {
+                scope.spawn(work);
+            }
+        });
+        let _ = tell(DownloadEvent::End);
+        match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+}
+
+fn names(listing: &Listing) -> Vec<String> {
+    listing.files.iter().map(|file| file.name.clone()).collect()
+}
+
+fn place(cached: &CachedRepo, commit: &str, selection: &Selection) -> PathBuf {
+    let snapshot = cached.snapshot(commit);
+    if selection.root.is_empty() { snapshot } else { snapshot.join(&selection.root) }
+}

@@ -1,0 +1,82 @@
+//! How many tokens a method leaves, and where.
+
+use vitrim_vit::{Site, Taps, VitSpec, cost};
+
+use crate::pruner::{PruneError, Result};
+
+/// How many patch tokens stay at each stage.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KeepProfile {
+    pub(super) stages: Vec<usize>,
+    patch_tokens: Budgets,
+    /// D.
+    pub(super) dim: usize,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Budgets {
+    /// Of every image, `[K]`.
+    Common(Vec<usize>),
+    /// Of each image of the batch, `[K][B]`.
+    Own(Vec<Vec<usize>>),
+}
+
+impl KeepProfile {
+    /// Keeps `shares[k]` of N0, rounded to the nearest token, before block `stages[k]`.
+    ///
+    /// # Errors
+    /// [`PruneError::KeepProfile`] unless there is one share for each stage, stages ascend inside the
+    /// network, and shares lie in 0..=1 and do not rise.
+    pub fn new(spec: &VitSpec, stages: &[usize], shares: &[f64]) -> Result<Self> {
+        let fail = |reason: String| Err(PruneError::KeepProfile(reason));
+        if stages.len() != shares.len() {
+            return fail(format!("{} shares for {} stages", shares.len(), stages.len()));
+        }
+        if stages.windows(2).any(|w| w[0] >= w[1]) || stages.iter().any(|l| *l >= spec.depth) {
+            return fail(format!("stages {stages:?} must ascend below the depth of {}", spec.depth));
+        }
+        if shares.iter().any(|s| !(0.0..=1.0).contains(s)) || shares.windows(2).any(|w| w[0] < w[1]) {
+            return fail(format!("shares {shares:?} must fall from at most 1 to at least 0"));
+        }
+        let prefix = spec.num_prefix_tokens();
+        let patch_tokens = cost::profile_tokens(spec, shares)
+            .into_iter()
+            .map(|tokens| (tokens - prefix).max(spec.min_patch_tokens()))
+            .collect();
+        Ok(KeepProfile {
+            stages: stages.to_vec(),
+            patch_tokens: Budgets::Common(patch_tokens),
+            dim: spec.dim,
+        })
+    }
+
+    /// Keeps `patch_tokens[k][b]` of image b of a batch before block `stages[k]`.
+    ///
+    /// # Errors
+    /// [`PruneError::KeepProfile`] unless there are budgets for each stage, and stages ascend inside the network.
+    pub fn of_each_image(spec: &VitSpec, stages: &[usize], patch_tokens: Vec<Vec<usize>>) -> Result<Self> {
+        let common = KeepProfile::new(spec, stages, &vec![1.0; patch_tokens.len()])?;
+        Ok(KeepProfile { patch_tokens: Budgets::Own(patch_tokens), ..common })
+    }
+
+    /// Patch tokens that image `b` of the batch keeps at `stage`.
+    pub fn patch_tokens(&self, stage: usize, b: usize) -> usize {
+        match &self.patch_tokens {
+            Budgets::Common(common) => common[stage],
+            Budgets::Own(own) => own[stage][b],
+        }
+    }
+
+    /// MACs of image `b` of a batch of `spec` that is pruned so, without scoring.
+    pub fn macs(&self, spec: &VitSpec, b: usize) -> u64 {
+        let step = |(stage, block): (usize, &usize)| {
+            (Site::input_of(*block), self.patch_tokens(stage, b) + spec.num_prefix_tokens())
+        };
+        cost::image_macs(spec, &self.stages.iter().enumerate().map(step).collect::<Vec<_>>())
+    }
+
+    /// The inputs of the stages' blocks.
+    pub(super) fn sites(&self, taps: Taps) -> Vec<(Site, Taps)> {
+        self.stages.iter().map(|&block| (Site::input_of(block), taps)).collect()
+    }
+}

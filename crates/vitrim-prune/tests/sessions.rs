@@ -1,0 +1,117 @@
+//! Several sessions of one checkpoint at once, on one pool of threads. The only test of its process: it takes times.
+
+mod toy;
+
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use vitrim_prune::policy::Nonlinearity;
+use vitrim_prune::{ImageKey, LearnedPruner, Pruner, run};
+use vitrim_vit::{
+    CpuBackbone, Output, PixelBatch, Reduction, SessionOptions, Site, Taps, Threads, View, VitSpec,
+};
+
+use toy::{MERGING_BY_TOKENS, backbone, pixels, policy, spec};
+
+/// Callers, each with a session of its own.
+const SESSIONS: usize = 8;
+
+/// Threads that all of them share.
+const THREADS: usize = 2;
+
+/// Passes of each session in a round.
+const PASSES: usize = 6;
+
+/// Rounds of which the least ratio counts: noise of the machine makes a round slower, and hits either side.
+const ROUNDS: usize = 5;
+
+/// Time of all sessions' passes side by side over that of the same passes one after the other. The work is the same, and so are
+/// the threads. On two cores with three times as many busy processes, rounds came to 0.6 to 1.9, and the least of five to 0.6 to
+/// 0.97: the bound leaves half as much again.
+const MOST: f64 = 1.5;
+
+/// The same where decisions wait for 10 ms each, and little else is done: 0.5 with both threads of use, 1 with one that spins
+/// for as long as the other decides, whatever else the machine does.
+const MOST_WAITING: f64 = 0.75;
+
+/// Far longer than it all takes, and so a deadlock.
+const TIMEOUT: Duration = Duration::from_secs(120);
+
+#[test]
+fn sessions_on_one_pool_answer_as_a_lone_one_and_in_no_more_time() {
+    let (done, is_done) = mpsc::channel();
+    let test = thread::spawn(move || {
+        share_a_pool();
+        done.send(()).expect("the test waits");
+    });
+    match is_done.recv_timeout(TIMEOUT) {
+        Ok(()) => {}
+        Err(mpsc::RecvTimeoutError::Timeout) => panic!("the sessions wait for each other"),
+        Err(mpsc::RecvTimeoutError::Disconnected) => {
+            std::panic::resume_unwind(test.join().expect_err("it ended without a word"));
+        }
+    }
+}
+
+fn share_a_pool() {
+    let spec = {
+        let mut spec = VitSpec { dim: 96, depth: 8, ..spec(true) }.with_img_size([192, 192]);
+        spec.mlp.hidden = 384;
+        spec
+    };
+    let model = backbone(&spec);
+    let pruner = LearnedPruner::new(&spec, &policy(&spec, MERGING_BY_TOKENS, Nonlinearity::Tanh));
+    let pixels = pixels(&spec, SESSIONS);
+    let image = |i: usize| &pixels[i * pixels.len() / SESSIONS..(i + 1) * pixels.len() / SESSIONS];
+    let pass = |session: &CpuBackbone, pruner: &dyn Pruner, i: usize| -> Output {
+        run(session, pruner, PixelBatch::new(image(i), 1), &[i as u64]).unwrap().answer
+    };
+    let expected: Vec<Output> = (0..SESSIONS).map(|i| pass(&model, &pruner, i)).collect();
+
+    let pool = Threads::pool(THREADS).unwrap();
+    let sessions = |options: SessionOptions| (0..SESSIONS).map(|_| model.session(options.clone())).collect();
+    let ratio = |sessions: &[CpuBackbone], pruner: &dyn Pruner, count: usize| {
+        let passes =
+            |i: usize| (0..count).for_each(|_| assert_eq!(pass(&sessions[i], pruner, i), expected[i]));
+        let started = Instant::now();
+        (0..SESSIONS).for_each(passes);
+        let in_turn = started.elapsed();
+        let started = Instant::now();
+        thread::scope(|scope| {
+            (0..SESSIONS).for_each(|i| {
+                scope.spawn(move || passes(i));
+            });
+        });
+        started.elapsed().as_secs_f64() / in_turn.as_secs_f64()
+    };
+
+    let sharing: Vec<CpuBackbone> = sessions(SessionOptions::sharing(&pool));
+    let ratios: Vec<f64> = (0..ROUNDS).map(|_| ratio(&sharing, &pruner, PASSES)).collect();
+    let least = ratios.iter().copied().fold(f64::INFINITY, f64::min);
+    assert!(least < MOST, "side by side over one after the other: {ratios:?}");
+
+    // Even sessions that spin do each other's work meanwhile.
+    let spinning: Vec<CpuBackbone> =
+        sessions(SessionOptions { spin: TIMEOUT, ..SessionOptions::sharing(&pool) });
+    let waiting = ratio(&spinning, &Waiting(&pruner), 1);
+    assert!(waiting < MOST_WAITING, "side by side over one after the other: {waiting}");
+}
+
+/// A pruner whose decisions wait, as for a lock or another process.
+struct Waiting<'a>(&'a LearnedPruner);
+
+impl Pruner for Waiting<'_> {
+    fn sites(&self, spec: &VitSpec) -> Vec<(Site, Taps)> {
+        self.0.sites(spec)
+    }
+
+    fn decide(&self, stage: usize, view: &View<'_>, keys: &[ImageKey]) -> vitrim_prune::Result<Reduction> {
+        thread::sleep(Duration::from_millis(10));
+        self.0.decide(stage, view, keys)
+    }
+
+    fn macs(&self, stage: usize, tokens: usize) -> u64 {
+        self.0.macs(stage, tokens)
+    }
+}

@@ -1,0 +1,100 @@
+//! What no type can say of a configuration.
+
+use vitrim_prune::policy::Departure;
+use vitrim_vit::VitSpec;
+
+use super::{Baseline, LearnerKind, RewardKind, TrainConfig};
+use crate::checks::{positive, within};
+
+impl TrainConfig {
+    /// Checks what no type can say, for a backbone of geometry `spec`.
+    ///
+    /// # Errors
+    /// One line that names the key and what it must be.
+    pub fn check(&self, spec: &VitSpec) -> Result<(), String> {
+        let stages = self.stages(spec);
+        positive(&[
+            ("updates", self.updates),
+            ("images_per_update", self.images_per_update),
+            ("rollouts_per_image", self.rollouts_per_image),
+            ("checkpoint_every", self.checkpoint_every),
+            ("ppo.epochs", self.ppo.epochs),
+            ("ppo.minibatches", self.ppo.minibatches),
+            ("constraint.average_over", self.constraint.average_over),
+            ("reward.reference_images", self.reward.reference_images),
+        ])?;
+        if stages.is_empty()
+            || stages.windows(2).any(|w| w[0] >= w[1])
+            || stages.iter().any(|l| *l >= spec.depth)
+        {
+            return Err(format!("stages = {stages:?} must ascend below the depth of {} blocks", spec.depth));
+        }
+        let (merges, observation) = (self.departure == Departure::Merge, &self.actor.observation);
+        if stages[0] == 0 && !merges && observation.cls_attention {
+            return Err(
+                "stages: no attention runs before block 0; set actor.observation.cls_attention=false".into(),
+            );
+        }
+        if merges && stages.contains(&(spec.depth - 1)) {
+            let last = spec.depth - 1;
+            return Err(format!(
+                "stages = {stages:?}: no attention runs after block {last}, so that merging gains nothing"
+            ));
+        }
+        if (observation.pair || observation.pair_tokens) && !merges {
+            return Err("actor.observation.pair and pair_tokens need departure = \"merge\"".into());
+        }
+        if self.actor.gate != 0.0 && !(observation.pair && self.actor.shortcut) {
+            return Err("actor.gate needs actor.observation.pair=true and actor.shortcut=true".into());
+        }
+        if self.reward.kind == RewardKind::Paper && spec.num_classes == 0 {
+            return Err(
+                "reward.kind = \"paper\" rewards right classes, and the backbone has none; use prefix".into(),
+            );
+        }
+        match (self.learner, self.reward.kind) {
+            (LearnerKind::Gumbel, RewardKind::Paper) => {
+                return Err(
+                    "reward.kind = \"paper\" has no gradient; use prefix or ratio with learner = \"gumbel\""
+                        .into(),
+                );
+            }
+            (LearnerKind::Gumbel, _) if spec.num_classes == 0 => {
+                return Err(
+                    "learner = \"gumbel\" compares logits, and the backbone has no classes; use mappo".into(),
+                );
+            }
+            (LearnerKind::Mappo, RewardKind::Ratio) => {
+                return Err(
+                    "reward.kind = \"ratio\" is a loss of whole batches; use learner = \"gumbel\"".into()
+                );
+            }
+            _ => {}
+        }
+        let reinforced = self.learner == LearnerKind::Mappo;
+        if reinforced && self.advantage.baseline == Baseline::LeaveOneOut && self.rollouts_per_image < 2 {
+            return Err(
+                "rollouts_per_image must be at least 2 for advantage.baseline = \"leave-one-out\"".into()
+            );
+        }
+        for (name, hidden) in [("actor.hidden", &self.actor.hidden), ("critic.hidden", &self.critic.hidden)] {
+            if hidden.is_empty() || hidden.contains(&0) {
+                return Err(format!("{name} = {hidden:?} must name at least one positive width"));
+            }
+        }
+        let constraint = &self.constraint;
+        within(&[
+            ("constraint.max_drop", constraint.max_accuracy_loss, 0.0, 100.0),
+            ("constraint.beta_min", constraint.beta_min, 1e-9, constraint.beta_max),
+            ("constraint.beta", constraint.beta, constraint.beta_min, constraint.beta_max),
+            ("reward.softening", self.reward.softening, 0.0, 1e3),
+            ("reward.keep_ratio", self.reward.keep_ratio, 0.01, 1.0),
+            ("advantage.gamma", self.advantage.gamma, 0.0, 1.0),
+            ("advantage.lambda", self.advantage.lambda, 0.0, 1.0),
+            ("actor.initial_keep", self.actor.initial_keep, 0.01, 0.99),
+            ("actor.gate", self.actor.gate, 0.0, 100.0),
+            ("ppo.learning_rate", self.ppo.learning_rate, 0.0, 1.0),
+            ("ppo.clip", self.ppo.clip, 1e-6, 1.0),
+        ])
+    }
+}

@@ -1,0 +1,100 @@
+//! Fine-tuning as data.
+
+use serde::{Deserialize, Serialize};
+
+use crate::checks::{positive, within};
+use crate::pretrain::AugmentConfig;
+use crate::schedule::warmed_up_cosine;
+
+/// Everything that shapes a fine-tuning run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FinetuneConfig {
+    /// Images to see, repetitions counted.
+    pub images: usize,
+    /// Images a step.
+    pub batch: usize,
+    /// Seed of everything that is random.
+    pub seed: u64,
+    /// AdamW's learning rate after the warm-up.
+    pub learning_rate: f64,
+    /// Learning rate of the last step; between the two it falls along a cosine.
+    pub learning_rate_end: f64,
+    /// Share of the steps over which the learning rate rises from 0.
+    pub warmup: f64,
+    /// Decoupled weight decay; biases, norms, class token and position embedding are spared.
+    pub weight_decay: f64,
+    /// Gradient norm clip.
+    pub max_grad_norm: f64,
+    /// Weight of the labels' cross-entropy beside D to the dense model's answers.
+    pub label_weight: f64,
+    /// Weight of the squared distance to the dense model's pooled features, in squared lengths of those, beside D: they
+    /// say more of an image than its logits do.
+    pub feature_weight: f64,
+    /// Steps a log entry.
+    pub log_every: usize,
+    /// Log entries between two evaluations, each of which saves a checkpoint.
+    pub evaluate_every: usize,
+    /// Held-out images an evaluation.
+    pub held_out_images: usize,
+    /// Random changes to training images.
+    pub augment: AugmentConfig,
+}
+
+impl Default for FinetuneConfig {
+    fn default() -> Self {
+        FinetuneConfig {
+            images: 400_000,
+            batch: 64,
+            seed: 0,
+            learning_rate: 1e-4,
+            learning_rate_end: 1e-6,
+            warmup: 0.05,
+            weight_decay: 0.01,
+            max_grad_norm: 1.0,
+            label_weight: 0.0,
+            feature_weight: 5.0,
+            log_every: 50,
+            evaluate_every: 10,
+            held_out_images: 5_000,
+            augment: AugmentConfig { crop_padding: 0, flip: true, color_jitter: 0.0 },
+        }
+    }
+}
+
+impl FinetuneConfig {
+    /// Steps of the run.
+    pub fn steps(&self) -> usize {
+        self.images.div_ceil(self.batch)
+    }
+
+    /// Checks what no type can say.
+    ///
+    /// # Errors
+    /// One line that names the key and what it must be.
+    pub fn check(&self) -> Result<(), String> {
+        positive(&[
+            ("images", self.images),
+            ("batch", self.batch),
+            ("log_every", self.log_every),
+            ("evaluate_every", self.evaluate_every),
+            ("held_out_images", self.held_out_images),
+        ])?;
+        within(&[
+            ("learning_rate", self.learning_rate, 0.0, 1.0),
+            ("learning_rate_end", self.learning_rate_end, 0.0, 1.0),
+            ("warmup", self.warmup, 0.0, 1.0),
+            ("weight_decay", self.weight_decay, 0.0, 10.0),
+            ("max_grad_norm", self.max_grad_norm, 1e-6, 1e6),
+            ("label_weight", self.label_weight, 0.0, 100.0),
+            ("feature_weight", self.feature_weight, 0.0, 1e4),
+            ("augment.color_jitter", f64::from(self.augment.color_jitter), 0.0, 0.95),
+        ])
+    }
+
+    /// Learning rate of step `step`: linear warm-up, then a cosine.
+    pub(super) fn learning_rate_at(&self, step: usize) -> f64 {
+        let rates = [self.learning_rate, self.learning_rate_end];
+        warmed_up_cosine(rates, self.warmup, step, self.steps())
+    }
+}

@@ -1,0 +1,182 @@
+//! One resumable run, whatever learns in it: a folder that is locked, a checkpoint from which it goes on bit for bit, a log,
+//! and an end when it is asked to stop.
+//!
+//! The folder holds `config.toml` (its caller's), `log.jsonl`, TensorBoard event files, `checkpoint.safetensors`, and what
+//! the learner makes, usable at any time: `policy/`, `model/`.
+
+pub(crate) mod checkpoint;
+mod epochs;
+mod folder;
+mod log;
+pub(crate) mod tensorboard;
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use vitrim_data::Batch;
+
+pub(crate) use epochs::{EpochPosition, Feed};
+pub use folder::RunFolder;
+pub use log::FILE as LOG_FILE;
+
+use crate::adam::NamedTensor;
+use crate::error::{Result, TrainError};
+use epochs::Epochs;
+use log::RunLog;
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All steps are done.
+    Finished,
+    /// It was asked to stop; the checkpoint has the steps done.
+    Interrupted,
+}
+
+/// An event of a run whose log entries are `E`.
+pub enum RunEvent<'a, E> {
+    /// Reference images are measured before the first step: images done, images in all.
+    Reference(usize, usize),
+    /// An entry was logged; the second value is the number of steps of the whole run.
+    Entry(&'a E, usize),
+}
+
+/// Callback for the events of a run.
+pub(crate) type Tell<'a, E> = &'a mut dyn FnMut(RunEvent<'_, E>);
+
+/// A checkpoint's header: what must stay the same when the run is resumed, and where it stands.
+pub(crate) trait Header: Serialize + DeserializeOwned {
+    /// Steps done.
+    fn steps_done(&self) -> usize;
+
+    /// Name of the first thing in which the run of `other` differs ("configuration", "training set"); `None` if it is the same
+    /// run, which may then be resumed from this checkpoint.
+    fn difference(&self, other: &Self) -> Option<&'static str>;
+}
+
+/// A learner that makes one step for each batch of images.
+pub(crate) trait Resumable {
+    /// Its checkpoint's header.
+    type Header: Header;
+    /// A line of its log.
+    type Entry: Serialize;
+    /// Prefix of an entry's metrics in TensorBoard.
+    const TAG: &'static str;
+
+    /// Steps of the whole run.
+    fn steps(&self) -> usize;
+
+    /// Steps done.
+    fn steps_done(&self) -> usize;
+
+    /// Steps between two log entries; the last step has one as well.
+    fn log_every(&self) -> usize;
+
+    /// The header of a checkpoint of the current state, `at` that position in the images.
+    fn header(&self, at: EpochPosition) -> Self::Header;
+
+    /// The tensors of a checkpoint.
+    fn tensors(&self) -> Vec<NamedTensor>;
+
+    /// Restores the state of a checkpoint of the same run; returns its position in the images.
+    ///
+    /// # Errors
+    /// If a tensor is missing or misshapen.
+    fn restore(&mut self, header: Self::Header, tensors: &[NamedTensor]) -> Result<EpochPosition>;
+
+    /// Work before the first step of this call. Returns `Interrupted` if `stop` ended it early.
+    ///
+    /// # Errors
+    /// What cannot be read or run.
+    fn prepare(&mut self, _stop: &AtomicBool, _tell: Tell<'_, Self::Entry>) -> Result<Outcome> {
+        Ok(Outcome::Finished)
+    }
+
+    /// Learns from `batch`. Returns a log entry where one is due, of the steps since the last one, which began at `since`.
+    ///
+    /// # Errors
+    /// What cannot be read or run.
+    fn step(&mut self, batch: &Batch, since: Instant) -> Result<Option<Self::Entry>>;
+
+    /// Whether to save a checkpoint once `entry` is logged.
+    fn is_due(&self, entry: &Self::Entry) -> bool;
+
+    /// Writes the results (`policy/`, `model/`) into `folder`; called before a checkpoint is saved.
+    ///
+    /// # Errors
+    /// If a file cannot be written.
+    fn publish(&mut self, folder: &Path) -> Result<()>;
+}
+
+/// Runs `learner` on `feed` in `folder` until its steps are done or `stop` is set; from the folder's checkpoint on if there
+/// is one.
+///
+/// # Errors
+/// If an image or file cannot be read or written, or the checkpoint belongs to another run.
+pub(crate) fn execute<L: Resumable>(
+    learner: &mut L,
+    feed: &Feed<'_>,
+    folder: &RunFolder,
+    stop: &AtomicBool,
+    tell: Tell<'_, L::Entry>,
+) -> Result<Outcome> {
+    let from = resume(learner, folder)?;
+    let mut log = RunLog::open(folder.path(), entries(learner))?;
+    if learner.steps_done() < learner.steps() && learner.prepare(stop, tell)? == Outcome::Interrupted {
+        return Ok(Outcome::Interrupted);
+    }
+    let mut epochs = Epochs::from(feed, from)?;
+    let mut since = Instant::now();
+    while learner.steps_done() < learner.steps() {
+        if stop.load(Ordering::Relaxed) {
+            save(learner, folder, epochs.at())?;
+            return Ok(Outcome::Interrupted);
+        }
+        let batch = epochs.next_batch()?;
+        let Some(entry) = learner.step(&batch, since)? else { continue };
+        log.write(learner.steps_done(), L::TAG, &entry)?;
+        tell(RunEvent::Entry(&entry, learner.steps()));
+        if learner.is_due(&entry) {
+            save(learner, folder, epochs.at())?;
+        }
+        since = Instant::now();
+    }
+    Ok(Outcome::Finished)
+}
+
+/// Steps that the run in `folder`, of checkpoints with a header `H`, has saved; `None` if it has no checkpoint.
+///
+/// # Errors
+/// If its checkpoint is damaged.
+pub(crate) fn steps_done<H: Header>(folder: &Path) -> Result<Option<usize>> {
+    let saved = checkpoint::load::<H>(&folder.join(checkpoint::FILE))?;
+    Ok(saved.map(|(header, _)| header.steps_done()))
+}
+
+/// Restores the folder's checkpoint if there is one; returns the position in the images to continue from.
+fn resume<L: Resumable>(learner: &mut L, folder: &RunFolder) -> Result<EpochPosition> {
+    let path = folder.path().join(checkpoint::FILE);
+    let Some((header, tensors)) = checkpoint::load::<L::Header>(&path)? else {
+        return Ok(EpochPosition::default());
+    };
+    if let Some(what) = header.difference(&learner.header(EpochPosition::default())) {
+        let reason =
+            format!("belongs to a run with another {what}; give the same one, or another --out folder");
+        return Err(TrainError::Checkpoint { path, reason });
+    }
+    learner.restore(header, &tensors)
+}
+
+/// Number of log entries for the steps done.
+fn entries(learner: &impl Resumable) -> usize {
+    let (done, every) = (learner.steps_done(), learner.log_every());
+    if done == learner.steps() { done.div_ceil(every) } else { done / every }
+}
+
+fn save<L: Resumable>(learner: &mut L, folder: &RunFolder, at: EpochPosition) -> Result<()> {
+    learner.publish(folder.path())?;
+    checkpoint::save(&folder.path().join(checkpoint::FILE), &learner.header(at), &learner.tensors())
+}

@@ -1,0 +1,141 @@
+//! How an update learns from its images: by reinforcement, or by gradients through gates.
+
+use burn::tensor::Device;
+use vitrim_prune::ImageKey;
+use vitrim_vit::Backbone;
+
+use super::{Images, Trainer};
+use crate::assemble::{Assembly, Game, RewardParts};
+use crate::config::{RewardConfig, RewardKind};
+use crate::error::Result;
+use crate::gumbel::{self, GateBatch, Objective};
+use crate::mappo::{PpoHyper, PpoStats};
+use crate::rewards::{PaperRewards, PrefixRewards};
+use crate::rollout::{Rollout, Scene};
+
+/// What an update's images came to.
+pub(super) struct Played {
+    pub parts: RewardParts,
+    pub keep_ratio: Vec<f64>,
+    pub cost: f64,
+    pub divergence: Option<f64>,
+    /// Share of the answers that are right.
+    pub right: f64,
+    pub ppo: Option<PpoStats>,
+}
+
+impl<B: Backbone> Trainer<'_, B> {
+    /// By reinforcement: rollouts of every image from the first stage on, what they are paid, and MAPPO's update.
+    pub(super) fn reinforce(
+        &mut self,
+        scene: &Scene<'_, B>,
+        keys: &[ImageKey],
+        labels: &[usize],
+        hyper: &PpoHyper,
+    ) -> Result<Played> {
+        let (spec, config) = (self.backbone.spec(), &self.config);
+        let update = self.state.update;
+
+        // Collect.
+        let prefix_credit = config.reward.kind == RewardKind::Prefix;
+        let rollouts = (0..config.rollouts_per_image)
+            .map(|r| {
+                let key = [config.seed, update as u64, r as u64];
+                scene.play(&self.pruner, key, keys, prefix_credit)
+            })
+            .collect::<Result<Vec<Rollout>>>()?;
+
+        // Reward.
+        let correct: Vec<Vec<bool>> = rollouts
+            .iter()
+            .map(|rollout| rollout.predictions.iter().zip(labels).map(|(p, l)| p == l).collect())
+            .collect();
+        let num_patches = spec.num_patches();
+        let RewardConfig { prize, keep_ratio, softening, .. } = config.reward;
+        let game = match prefix_credit {
+            false => Game::Paper(PaperRewards::new(prize, keep_ratio, num_patches)),
+            true => {
+                let (beta, reference) = (self.state.constraint.beta(), self.state.reference);
+                Game::Prefix(PrefixRewards { beta, reference, softening, num_patches })
+            }
+        };
+        let assembly = Assembly::new(&rollouts, spec, &self.sites, &config.critic, &game, &correct);
+
+        // Advantage.
+        let parts = assembly.parts;
+        if config.advantage.normalize_returns {
+            let now = assembly.root_mean_square_return(&config.advantage).max(1e-6);
+            let scale = &mut self.state.return_scale;
+            *scale = if update == 0 { now } else { 0.9 * *scale + 0.1 * now };
+        }
+        let values = self.learner.values(&assembly.experience);
+        let experience = assembly.finish(&values, self.state.return_scale, &config.advantage);
+
+        // Update.
+        let shuffle_seed =
+            config.seed.wrapping_mul(0x9e37_79b9) ^ (update as u64).wrapping_mul(0x85eb_ca6b_27d4_eb4f);
+        let ppo = self.learner.update(&experience, &values, hyper, shuffle_seed);
+        Ok(Played {
+            parts,
+            keep_ratio: keep_ratios(&rollouts, num_patches),
+            cost: mean(rollouts.iter().flat_map(|r| r.costs.iter().copied())),
+            divergence: prefix_credit.then(|| {
+                mean(rollouts.iter().flat_map(|r| r.divergences.last().into_iter().flatten().copied()))
+            }),
+            right: mean(correct.iter().flatten().map(|&right| f64::from(u8::from(right)))),
+            ppo: Some(ppo),
+        })
+    }
+
+    /// By gradients: every image through gates, and a step of Adam.
+    pub(super) fn descend(
+        &mut self,
+        scene: &Scene<'_, B>,
+        images: Images<'_>,
+        labels: &[usize],
+        hyper: &PpoHyper,
+    ) -> Result<Played> {
+        let RewardConfig { kind, keep_ratio, softening, .. } = self.config.reward;
+        let (beta, reference) = (self.state.constraint.beta(), self.state.reference);
+        let objective = match kind == RewardKind::Ratio {
+            true => Objective::Ratio { keep_ratio },
+            false => Objective::Cost { beta, reference, softening },
+        };
+        let vit = self.differentiable.as_ref().expect("gates have a differentiable backbone");
+        let batch = GateBatch { pixels: images.pixels, keys: images.keys, dense: &scene.dense };
+        let key = [self.config.seed, self.state.update as u64, 0];
+        let shards = if self.device == Device::flex() { rayon::current_num_threads() } else { 1 };
+        let descent =
+            gumbel::descend(vit, self.learner.actor(), &self.pruner, batch, objective, key, shards)?;
+        if let Some(gradients) = descent.gradients {
+            self.learner.step_actor(gradients, hyper.actor_lr, hyper.max_grad_norm);
+        }
+        // In units of an agent's reward, of which N0 agents share the fidelity's.
+        let num_patches = self.backbone.spec().num_patches() as f64;
+        let all = num_patches * labels.len() as f64;
+        let right = descent.predictions.iter().zip(labels).filter(|(p, l)| p == l).count() as f64;
+        Ok(Played {
+            parts: RewardParts { accuracy: -num_patches * descent.fidelity, efficiency: -descent.efficiency },
+            keep_ratio: descent.survivors.iter().map(|&left| left as f64 / all).collect(),
+            cost: descent.cost,
+            divergence: Some(descent.divergence),
+            right: right / labels.len().max(1) as f64,
+            ppo: None,
+        })
+    }
+}
+
+fn keep_ratios(rollouts: &[Rollout], num_patches: usize) -> Vec<f64> {
+    let stages = rollouts[0].stages.len();
+    let images = rollouts[0].predictions.len();
+    let all = (rollouts.len() * images * num_patches) as f64;
+    let survivors = |k: usize| {
+        rollouts.iter().map(|r| r.stages[k].kept.iter().filter(|kept| **kept).count()).sum::<usize>()
+    };
+    (0..stages).map(|k| survivors(k) as f64 / all).collect()
+}
+
+pub(super) fn mean(values: impl Iterator<Item = f64>) -> f64 {
+    let (sum, count) = values.fold((0.0, 0usize), |(sum, count), v| (sum + v, count + 1));
+    sum / count.max(1) as f64
+}

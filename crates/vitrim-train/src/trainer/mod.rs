@@ -1,0 +1,304 @@
+//! One update of the game, in the order in which it happens: collect, reward, advantage, update, log.
+
+mod learning;
+mod update_log;
+
+use std::time::Instant;
+
+use burn::module::Module;
+use burn::tensor::Device;
+use serde::{Deserialize, Serialize};
+use vitrim_prune::policy::{BackboneId, PerceptronSpec, PerceptronWeights};
+use vitrim_prune::{ImageKey, LearnedPruner, Policy, Pruner, ReadOut};
+use vitrim_vit::{Backbone, PixelBatch, Site, Taps, Tensors, VitSpec};
+
+pub use update_log::UpdateLog;
+
+use crate::adam::NamedTensor;
+use crate::burn_vit::BurnVit;
+use crate::config::{LearnerKind, RewardConfig, RewardKind, TrainConfig};
+use crate::constraint::Constraint;
+use crate::error::{Result, TrainError};
+use crate::mappo::{Learner, PpoHyper};
+use crate::perceptron::orthogonal_init;
+use crate::rewards::soften;
+use crate::rollout::Scene;
+use learning::{Played, mean};
+
+/// g_ref below this would make beta meaningless: random pruning then changes nothing.
+const LEAST_REFERENCE: f64 = 1e-4;
+
+/// Images of one update.
+#[derive(Clone, Copy)]
+pub struct Images<'a> {
+    /// `[I, 3, H, W]`.
+    pub pixels: PixelBatch<'a>,
+    /// `[I]`; where there is none, the dense model's prediction stands in for it.
+    pub labels: &'a [Option<u32>],
+    /// `[I]`.
+    pub keys: &'a [ImageKey],
+}
+
+/// What an image tells before the first update, see [`Trainer::begin`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Probe {
+    /// g(D) of random pruning.
+    pub divergence: f64,
+    /// How unlike the first stage's agents and those that they would join are ([`Observation::pair`]'s first scalar);
+    /// empty without a gate.
+    ///
+    /// [`Observation::pair`]: vitrim_prune::policy::Observation::pair
+    pub unlikeness: Vec<f32>,
+}
+
+/// What a checkpoint holds beside the learner's tensors.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainerState {
+    /// Updates done.
+    pub update: usize,
+    /// g_ref, see [`PrefixRewards`].
+    pub reference: f64,
+    /// Running root mean square of the returns.
+    pub return_scale: f64,
+    /// beta and the accuracy losses it follows.
+    pub constraint: Constraint,
+}
+
+/// The game on one frozen backbone.
+pub struct Trainer<'a, B: Backbone> {
+    backbone: &'a B,
+    /// The same with gradients but frozen weights, where gates learn.
+    differentiable: Option<BurnVit>,
+    id: BackboneId,
+    config: TrainConfig,
+    device: Device,
+    sites: Vec<Site>,
+    learner: Learner,
+    /// The actor of the last update, ready to run.
+    pruner: LearnedPruner,
+    state: TrainerState,
+}
+
+impl<'a, B: Backbone> Trainer<'a, B> {
+    /// Starts from freshly initialised networks. `weights` are the backbone's, which the learner `gumbel` needs.
+    ///
+    /// # Errors
+    /// [`TrainError::Config`] if `config` does not fit the backbone, or asks for weights that are not given.
+    pub fn new(
+        backbone: &'a B,
+        id: BackboneId,
+        weights: Option<&Tensors>,
+        config: &TrainConfig,
+        device: &Device,
+    ) -> Result<Self> {
+        let spec = backbone.spec();
+        config.check(spec).map_err(TrainError::Config)?;
+        let differentiable = match (config.learner, weights) {
+            (LearnerKind::Mappo, _) => None,
+            (LearnerKind::Gumbel, Some(weights)) => {
+                Some(BurnVit::new(spec, weights, &device.clone().autodiff())?.no_grad())
+            }
+            (LearnerKind::Gumbel, None) => {
+                return Err(TrainError::Config("learner = \"gumbel\" needs the backbone's weights".into()));
+            }
+        };
+        let learner = fresh(config, spec, None, device);
+        let pruner = LearnedPruner::new(spec, &policy_of(&learner, config, spec, id.clone()));
+        Ok(Trainer {
+            backbone,
+            differentiable,
+            device: device.clone(),
+            sites: pruner.sites(spec).into_iter().map(|(site, _)| site).collect(),
+            pruner,
+            id,
+            learner,
+            state: TrainerState {
+                update: 0,
+                reference: 1.0,
+                return_scale: 1.0,
+                constraint: Constraint::new(&config.constraint),
+            },
+            config: config.clone(),
+        })
+    }
+
+    /// Updates done.
+    pub fn updates_done(&self) -> usize {
+        self.state.update
+    }
+
+    /// Whether [`Trainer::begin`] must be called before the first update.
+    pub fn needs_probes(&self) -> bool {
+        let gated = self.config.actor.gate > 0.0;
+        (self.follows_target() || gated) && self.state.update == 0
+    }
+
+    /// What each of `images` tells before the first update.
+    ///
+    /// # Errors
+    /// What the backbone refuses.
+    pub fn probe(&self, images: Images<'_>) -> Result<Vec<Probe>> {
+        let scene = Scene::open(self.backbone, images.pixels, self.first_site())?;
+        let RewardConfig { keep_ratio, softening, .. } = self.config.reward;
+        let blocks = self.policy().drop_stages();
+        let random = scene.random_divergences(keep_ratio, &blocks, self.config.seed, images.keys)?;
+        let gated = self.config.actor.gate > 0.0;
+        let unlikeness = if gated { scene.unlikeness(&self.pruner)? } else { vec![Vec::new(); random.len()] };
+        let probe =
+            |(divergence, unlikeness)| Probe { divergence: soften(divergence, softening), unlikeness };
+        Ok(random.into_iter().zip(unlikeness).map(probe).collect())
+    }
+
+    /// Fixes what `probes` of the reference images settle: g_ref, and where the gate of a new actor lies.
+    pub fn begin(&mut self, probes: &[Probe]) {
+        self.state.reference = mean(probes.iter().map(|probe| probe.divergence)).max(LEAST_REFERENCE);
+        let mut unlikeness: Vec<f32> =
+            probes.iter().flat_map(|probe| probe.unlikeness.iter().copied()).collect();
+        if !unlikeness.is_empty() {
+            unlikeness.sort_by(f32::total_cmp);
+            let leaving = (1.0 - self.config.actor.initial_keep) * unlikeness.len() as f64;
+            let at = unlikeness[(leaving as usize).min(unlikeness.len() - 1)];
+            self.learner = fresh(&self.config, self.backbone.spec(), Some(at), &self.device);
+            self.refresh();
+        }
+    }
+
+    /// Plays `images`, learns from it, and reports.
+    ///
+    /// # Errors
+    /// What the backbone refuses, or a label that the backbone has no class for.
+    pub fn update(&mut self, images: Images<'_>) -> Result<UpdateLog> {
+        let started = Instant::now();
+        let spec = self.backbone.spec();
+        let scene = Scene::open(self.backbone, images.pixels, self.first_site())?;
+        let dense = scene.dense.argmax();
+        let labels = labels(images.labels, &dense, spec.num_classes)?;
+        let beta = self.state.constraint.beta();
+        let (learning_rate, entropy) = self.config.ppo.schedule(self.state.update, self.config.updates);
+        let hyper = PpoHyper {
+            actor_lr: learning_rate,
+            critic_lr: learning_rate,
+            clip: self.config.ppo.clip,
+            entropy,
+            epochs: self.config.ppo.epochs,
+            minibatches: self.config.ppo.minibatches,
+            max_grad_norm: self.config.ppo.max_grad_norm,
+            target_kl: (self.config.ppo.target_kl > 0.0).then_some(self.config.ppo.target_kl),
+        };
+        let Played { parts, keep_ratio, cost, divergence, right, ppo } = match self.config.learner {
+            LearnerKind::Mappo => self.reinforce(&scene, images.keys, &labels, &hyper)?,
+            LearnerKind::Gumbel => self.descend(&scene, images, &labels, &hyper)?,
+        };
+
+        // Follow the accuracy target, and log.
+        let dense_right = dense.iter().zip(&labels).filter(|(p, l)| p == l).count() as f64;
+        let sampled_accuracy_loss = match divergence {
+            Some(divergence) if spec.num_classes == 0 => 100.0 * divergence,
+            _ => 100.0 * (dense_right / labels.len().max(1) as f64 - right),
+        };
+        let follows_target = self.follows_target();
+        if let (Some(divergence), true) = (divergence, follows_target) {
+            self.state.constraint.observe(sampled_accuracy_loss, divergence, &self.config.constraint);
+        }
+        self.state.update += 1;
+        self.refresh();
+        Ok(UpdateLog {
+            update: self.state.update,
+            images_per_s: images.keys.len() as f64 / started.elapsed().as_secs_f64(),
+            reward: parts.accuracy + parts.efficiency,
+            reward_accuracy: parts.accuracy,
+            reward_efficiency: parts.efficiency,
+            keep_ratio,
+            cost,
+            divergence,
+            sampled_accuracy_loss,
+            drifts: spec.num_classes == 0,
+            estimated_accuracy_loss: follows_target.then(|| self.state.constraint.estimated_accuracy_loss()),
+            beta: follows_target.then_some(beta),
+            learning_rate,
+            ppo,
+        })
+    }
+
+    /// Whether beta follows the accuracy target.
+    fn follows_target(&self) -> bool {
+        self.config.reward.kind == RewardKind::Prefix
+    }
+
+    /// The policy as it stands, not calibrated: `paper` samples, `prefix` keeps where p_keep > 1/2.
+    pub fn policy(&self) -> Policy {
+        policy_of(&self.learner, &self.config, self.backbone.spec(), self.id.clone())
+    }
+
+    /// Everything that the next update depends on.
+    pub fn state(&self) -> (&TrainerState, &Learner) {
+        (&self.state, &self.learner)
+    }
+
+    /// Goes on from what [`Trainer::state`] gave.
+    ///
+    /// # Errors
+    /// If the learner's tensors do not fit.
+    pub fn restore(&mut self, state: TrainerState, learner: &[NamedTensor]) -> Result<()> {
+        self.learner.load(learner)?;
+        self.state = state;
+        self.refresh();
+        Ok(())
+    }
+
+    fn refresh(&mut self) {
+        self.pruner = LearnedPruner::new(self.backbone.spec(), &self.policy());
+    }
+
+    fn first_site(&self) -> (Site, Taps) {
+        self.pruner.sites(self.backbone.spec())[0]
+    }
+}
+
+/// Freshly initialised networks. `gate`: how unlike its partner an agent is that is as likely to stay as to leave.
+fn fresh(config: &TrainConfig, spec: &VitSpec, gate: Option<f32>, device: &Device) -> Learner {
+    let keep = config.actor.initial_keep;
+    let slope = config.actor.gate as f32;
+    let logit = gate.map_or_else(|| (keep / (1.0 - keep)).ln() as f32, |at| -slope * at);
+    let (actor, critic) = (config.actor_spec(spec), config.critic_spec(spec));
+    // As if they did not see the context, which they learn to look at.
+    let blind = PerceptronSpec { context: false, ..actor.clone() };
+    let mut actor_weights = orthogonal_init(&blind, config.seed, config.actor.head_gain, &[0.0, logit]);
+    actor_weights.context = PerceptronWeights::zeros(&actor).context;
+    if gate.is_some() {
+        // The logit of p_keep is the second output less the first.
+        let unlikeness = actor.scalars + config.actor.observation.first_of_pair();
+        actor_weights.shortcut[unlikeness] = slope;
+    }
+    let critic_weights = orthogonal_init(&critic, config.seed ^ 0x00c8_171c, 1.0, &[0.0]);
+    Learner::new((actor, &actor_weights), (critic, &critic_weights), config.ppo.adam_eps, device)
+}
+
+fn policy_of(learner: &Learner, config: &TrainConfig, spec: &VitSpec, backbone: BackboneId) -> Policy {
+    Policy {
+        backbone,
+        stages: config.stages(spec),
+        departure: config.departure,
+        observation: config.actor.observation,
+        actor: config.actor_spec(spec),
+        weights: learner.actor_weights(),
+        read_out: match config.reward.kind {
+            RewardKind::Paper => ReadOut::Sample { seed: config.seed },
+            RewardKind::Prefix | RewardKind::Ratio => ReadOut::Threshold { threshold: 0.5 },
+        },
+        calibration: None,
+    }
+}
+
+/// Class of each image: its label, else the dense model's prediction.
+fn labels(labels: &[Option<u32>], dense: &[usize], classes: usize) -> Result<Vec<usize>> {
+    let with_dense = labels.iter().zip(dense);
+    with_dense
+        .map(|(label, dense)| match label {
+            None => Ok(*dense),
+            Some(label) if (*label as usize) < classes => Ok(*label as usize),
+            Some(label) => Err(TrainError::Label { label: *label, classes }),
+        })
+        .collect()
+}

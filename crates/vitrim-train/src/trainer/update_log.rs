@@ -1,0 +1,43 @@
+//! What is told of an update.
+
+use serde::Serialize;
+
+use crate::mappo::PpoStats;
+
+/// The metrics of an update.
+#[derive(Clone, Debug, Serialize)]
+pub struct UpdateLog {
+    /// 1-based.
+    pub update: usize,
+    /// Images a second, all their rollouts and the update of the networks included.
+    pub images_per_s: f64,
+    /// Mean reward of an agent's life.
+    pub reward: f64,
+    /// Its part for accuracy (`paper`: prize; `prefix`: price of divergence).
+    pub reward_accuracy: f64,
+    /// Its part for efficiency (`paper`: penalty; `prefix`: rent).
+    pub reward_efficiency: f64,
+    /// Survivors of each stage as a share of N0.
+    pub keep_ratio: Vec<f64>,
+    /// Token-layers as a share of the dense model's.
+    pub cost: f64,
+    /// Mean D after the last stage; absent without prefix credit.
+    pub divergence: Option<f64>,
+    /// Dense minus sampled top-1 of this update, pp; of a backbone without classes, the drift: 100 times the mean of
+    /// 1 - cos of its features, percent.
+    #[serde(rename = "sampled_drop")]
+    pub sampled_accuracy_loss: f64,
+    /// Whether the accuracy losses here are drifts, percent: the backbone has no classes.
+    #[serde(skip)]
+    pub drifts: bool,
+    /// The accuracy loss (or drift) that beta follows, see `constraint.rs`; absent without prefix credit, pp.
+    #[serde(rename = "estimated_drop")]
+    pub estimated_accuracy_loss: Option<f64>,
+    /// The price of divergence; absent without prefix credit.
+    pub beta: Option<f64>,
+    /// Learning rate.
+    pub learning_rate: f64,
+    /// PPO's own quantities; absent where gates learn.
+    #[serde(flatten)]
+    pub ppo: Option<PpoStats>,
+}

@@ -1,0 +1,89 @@
+//! What a backbone answers from its last block's tokens: final norm, pooling, heads.
+
+use super::weights::CpuWeights;
+use crate::backbone::{Output, Want};
+use crate::spec::Pool;
+use crate::state::HostState;
+
+impl CpuWeights {
+    /// What is wanted of a state at the end of the last block.
+    pub(super) fn answer(&self, state: &HostState, want: Want) -> Output {
+        match want {
+            Want::Tokens => Output { values: self.final_tokens(state), width: self.spec.dim },
+            Want::Pooled => Output { values: mean(self.pooled(state)), width: self.spec.num_features() },
+            Want::Logits => {
+                let width = self.spec.num_classes;
+                let logits = self.heads.iter().zip(self.pooled(state)).map(|(head, pooled)| {
+                    let mut logits = vec![0.0; pooled.len() / head.inputs() * width];
+                    head.forward(&pooled, &mut logits);
+                    logits
+                });
+                Output { values: mean(logits.collect()), width }
+            }
+        }
+    }
+
+    /// Final tokens `[T, D]`: normed, unless the norm comes after pooling.
+    fn final_tokens(&self, state: &HostState) -> Vec<f32> {
+        let mut tokens = state.packed.tokens.clone();
+        if !self.spec.pooling.fc_norm {
+            self.norm.forward(&state.packed.tokens, &mut tokens, self.spec.dim);
+        }
+        tokens
+    }
+
+    /// What each head sees, `[B, num_features]` a head.
+    fn pooled(&self, state: &HostState) -> Vec<Vec<f32>> {
+        match self.spec.pooling.pool {
+            Pool::Token if self.spec.embedding.distilled => {
+                vec![self.prefix(state, 0), self.prefix(state, 1)]
+            }
+            Pool::Token => vec![self.prefix(state, 0)],
+            Pool::Avg => vec![self.mean_patch(state)],
+            Pool::TokenAvg => {
+                let d = self.spec.dim;
+                let (class, mean) = (self.prefix(state, 0), self.mean_patch(state));
+                let rows = class.chunks_exact(d).zip(mean.chunks_exact(d));
+                vec![rows.flat_map(|(class, mean)| class.iter().chain(mean)).copied().collect()]
+            }
+        }
+    }
+
+    /// Prefix token `i` of each image, normed, `[B, D]`.
+    fn prefix(&self, state: &HostState, i: usize) -> Vec<f32> {
+        let (d, offsets) = (self.spec.dim, &state.packed.offsets);
+        let starts = offsets[..offsets.len() - 1].iter();
+        let raw: Vec<f32> =
+            starts.flat_map(|start| &state.packed.tokens[(start + i) * d..][..d]).copied().collect();
+        let mut normed = raw.clone();
+        self.norm.forward(&raw, &mut normed, d);
+        normed
+    }
+
+    /// The mean of each image's patch tokens, weighed by their sizes, normed before or after, `[B, D]`.
+    fn mean_patch(&self, state: &HostState) -> Vec<f32> {
+        let (d, spec, offsets) = (self.spec.dim, &self.spec, &state.packed.offsets);
+        let tokens = self.final_tokens(state);
+        let mut pooled = vec![0.0; (offsets.len() - 1) * d];
+        for (mean, image) in pooled.chunks_exact_mut(d).zip(offsets.windows(2)) {
+            let rows = image[0] + spec.num_prefix_tokens()..image[1];
+            let mass: f32 = state.packed.sizes[rows.clone()].iter().sum();
+            for row in rows {
+                let weight = state.packed.sizes[row] / mass;
+                let token = &tokens[row * d..(row + 1) * d];
+                mean.iter_mut().zip(token).for_each(|(m, t)| *m += weight * t);
+            }
+        }
+        if spec.pooling.fc_norm {
+            let raw = pooled.clone();
+            self.norm.forward(&raw, &mut pooled, d);
+        }
+        pooled
+    }
+}
+
+/// Mean of equally long vectors.
+fn mean(parts: Vec<Vec<f32>>) -> Vec<f32> {
+    let scale = 1.0 / parts.len() as f32;
+    (0..parts[0].len()).map(|i| parts.iter().map(|p| p[i]).sum::<f32>() * scale).collect()
+}

@@ -1,0 +1,133 @@
+//! What queries and keys pass between their layer and attention.
+
+use vitrim_kernels::LayerNorm;
+
+use crate::error::Result;
+use crate::places::GridPlaces;
+use crate::spec::VitSpec;
+
+/// What each head's queries and keys pass, where they pass anything: a norm. Who rotates them by their tokens' places does
+/// it here.
+pub(super) struct HeadSteps {
+    /// Of the queries, and of the keys.
+    norms: [LayerNorm; 2],
+    dim: usize,
+    head_dim: usize,
+    /// What a test does, by place.
+    #[cfg(test)]
+    pub by_place: Option<ByPlace>,
+}
+
+/// Changes the queries and keys of a token, `[2D]`, by its row and column.
+#[cfg(test)]
+pub(super) type ByPlace = fn(&mut [f32], Option<[usize; 2]>);
+
+impl HeadSteps {
+    /// Those of a block of `spec`, whose norms `norm` reads by name; `None` where queries and keys pass nothing.
+    pub fn of(spec: &VitSpec, norm: impl Fn(&str) -> Result<LayerNorm>) -> Result<Option<Self>> {
+        if !spec.attention.qk_norm {
+            return Ok(None);
+        }
+        Ok(Some(HeadSteps {
+            norms: [norm("attn.q_norm")?, norm("attn.k_norm")?],
+            dim: spec.dim,
+            head_dim: spec.head_dim(),
+            #[cfg(test)]
+            by_place: None,
+        }))
+    }
+
+    /// Changes the queries and keys of `qkv: [rows, 3D]`, by way of `raw`; `places: [rows]` are their tokens'.
+    pub fn apply(&self, qkv: &mut [f32], raw: &mut Vec<f32>, places: GridPlaces<'_>) {
+        debug_assert_eq!(qkv.len(), places.len() * 3 * self.dim, "a place for each row");
+        for row in qkv.chunks_exact_mut(3 * self.dim) {
+            for (norm, heads) in self.norms.iter().zip(row.chunks_exact_mut(self.dim)) {
+                raw.clear();
+                raw.extend_from_slice(heads);
+                norm.forward(raw, heads, self.head_dim);
+            }
+        }
+        #[cfg(test)]
+        if let Some(change) = self.by_place {
+            for (row, place) in qkv.chunks_exact_mut(3 * self.dim).zip(places.iter()) {
+                change(&mut row[..2 * self.dim], place);
+            }
+        }
+    }
+
+    /// Bytes of its weights.
+    pub fn bytes(&self) -> usize {
+        self.norms.iter().map(LayerNorm::bytes).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use crate::backbone::{Backbone, PixelBatch, Site, Taps, Want};
+    use crate::executor::CpuBackbone;
+    use crate::packed::Reduction;
+    use crate::spec::VitSpec;
+    use crate::tensors::Tensors;
+
+    /// Turns pairs of channels by an angle that grows with row and column, as rotary embeddings do.
+    fn rotate(heads: &mut [f32], place: Option<[usize; 2]>) {
+        let Some([row, column]) = place else { return };
+        for (i, pair) in heads.chunks_exact_mut(2).enumerate() {
+            let (sine, cosine) = ([row, column][i % 2] as f32).sin_cos();
+            (pair[0], pair[1]) = (pair[0] * cosine - pair[1] * sine, pair[1] * cosine + pair[0] * sine);
+        }
+    }
+
+    fn pixels(spec: &VitSpec, batch: usize) -> Vec<f32> {
+        let [height, width] = spec.img_size;
+        (0..batch * 3 * height * width).map(|i| (i as f32 * 0.37).sin()).collect()
+    }
+
+    /// Attention that turns queries and keys by their tokens' places sees the survivors at their own places: who left in
+    /// earnest, and who stays but counts for nothing, leave the others with the same logits.
+    #[test]
+    fn attention_sees_survivors_at_their_own_places() {
+        // A grid of 3 x 4.
+        let mut spec = VitSpec::from_timm_name("vit_tiny_patch16_224").unwrap().with_img_size([48, 64]);
+        (spec.dim, spec.depth, spec.num_classes) = (24, 3, 5);
+        (spec.mlp.hidden, spec.attention.qk_norm) = (32, true);
+        let Tensors::Owned(mut tensors) = Tensors::random(&spec, 3) else { panic!("random ones are owned") };
+        // Large enough for attention to differ between tokens.
+        for (name, (_, values)) in tensors.iter_mut().filter(|(name, _)| name.ends_with("weight")) {
+            values.iter_mut().filter(|_| !name.contains("norm")).for_each(|v| *v *= 10.0);
+        }
+        let mut model = CpuBackbone::new(&spec, &Tensors::Owned(tensors)).unwrap();
+        let batch = 3;
+        let pixels = pixels(&spec, batch);
+        let leaves = |b: usize, patch: usize| patch % (b + 2) == 1;
+        let mut logits = |rotary: bool, masks: bool| {
+            let weights = Arc::get_mut(&mut model.weights).expect("the only session");
+            weights.change_heads_by_place(rotary.then_some(rotate));
+            let mut state = model.embed(PixelBatch::new(&pixels, batch)).unwrap();
+            model.advance(&mut state, Site::input_of(1), Taps::NONE).unwrap();
+            let view = model.view(&state).unwrap();
+            let mut keep = vec![true; view.total()];
+            for b in 0..batch {
+                let rows = view.patch_rows(b);
+                rows.enumerate().for_each(|(patch, row)| keep[row] = !leaves(b, patch));
+            }
+            if masks {
+                // A key of size 0 counts 0 times.
+                state.packed.proportional = true;
+                let sizes = state.packed.sizes.iter_mut().zip(&keep);
+                sizes.filter(|(_, keep)| !**keep).for_each(|(size, _)| *size = 0.0);
+            } else {
+                let reduction = Reduction::keep(&state.packed.offsets, &keep);
+                model.reduce(&mut state, &reduction).unwrap();
+            }
+            model.advance(&mut state, Site::end(&spec), Taps::NONE).unwrap();
+            model.finish(&state, Want::Logits).unwrap().values
+        };
+        let far = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        let (removed, masked, still) = (logits(true, false), logits(true, true), logits(false, false));
+        assert!(far(&removed, &masked) < 1e-5, "{removed:?} {masked:?}");
+        assert!(far(&removed, &still) > 1e-3, "places count: {removed:?} {still:?}");
+    }
+}

@@ -1,0 +1,164 @@
+//! The weights of a backbone, packed for the processor, and whatever else its passes only read.
+
+use vitrim_kernels::{Attention, Bf16Pair, InstructionSet, LayerNorm, Linear, Packing, Precision, Word};
+
+use super::embedding::origin_embedding;
+use super::heads::HeadSteps;
+use crate::error::Result;
+use crate::spec::VitSpec;
+use crate::tensors::Tensors;
+
+/// A Vision Transformer's geometry and packed weights. Sessions share them: see [`CpuBackbone::session`](super::CpuBackbone::session).
+pub struct CpuWeights {
+    pub(super) spec: VitSpec,
+    precision: Precision,
+    pub(super) patch: Linear,
+    /// Prefix tokens with their position embeddings, then the patches' position embeddings, `[N, D]`.
+    pub(super) origin_embedding: Vec<f32>,
+    pub(super) blocks: Vec<Block>,
+    pub(super) norm: LayerNorm,
+    pub(super) heads: Vec<Linear>,
+    pub(super) attention: Attention,
+    pub(super) activations: Activations,
+}
+
+/// How queries, keys and values lie, and what attention makes of them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Activations {
+    F32,
+    Pairs,
+    /// For a projection that takes whole rows of f32 to 8 bits.
+    PairsToF32,
+}
+
+impl Activations {
+    fn of(precision: Precision, isa: InstructionSet, head_dim: usize) -> Self {
+        let pairs = isa.multiplies_pairs() && head_dim.is_multiple_of(Bf16Pair::VALUES);
+        match precision {
+            Precision::Bf16 if pairs => Activations::Pairs,
+            Precision::Int8 if pairs => Activations::PairsToF32,
+            _ => Activations::F32,
+        }
+    }
+}
+
+pub(super) struct Block {
+    pub norm1: LayerNorm,
+    pub qkv: Linear,
+    /// What queries and keys pass, where they do.
+    pub heads: Option<HeadSteps>,
+    /// LayerScale is folded into it, as into `fc2`.
+    pub proj: Linear,
+    pub norm2: LayerNorm,
+    pub fc1: Linear,
+    pub fc2: Linear,
+}
+
+impl CpuWeights {
+    /// Packs `tensors` for `spec`, to multiply in `precision`: see [`CpuBackbone::in_precision`](super::CpuBackbone::in_precision).
+    pub(super) fn pack(spec: &VitSpec, tensors: &Tensors, precision: Precision) -> Result<Self> {
+        spec.check()?;
+        let d = spec.dim;
+        let get = |name: &str, shape: &[usize]| tensors.get(name, shape);
+        let layer =
+            |name: &str, outputs: usize, inputs: usize, bias: bool, packing: Packing<'_>| -> Result<Linear> {
+                let weight = get(&format!("{name}.weight"), &[outputs, inputs])?;
+                let bias = if bias { Some(get(&format!("{name}.bias"), &[outputs])?) } else { None };
+                Ok(Linear::packed(&weight, bias.as_deref(), outputs, inputs, packing))
+            };
+        let linear =
+            |name: &str, outputs, inputs, bias| layer(name, outputs, inputs, bias, Packing::new(precision));
+        // The last layer of a residual branch, with its LayerScale.
+        let last = |name: &str, inputs, scale: &str| -> Result<Linear> {
+            let gamma = if spec.layer_scale { Some(get(&format!("{scale}.gamma"), &[d])?) } else { None };
+            layer(name, d, inputs, true, Packing { gamma: gamma.as_deref(), ..Packing::new(precision) })
+        };
+        let norm_of = |name: &str, width: usize| -> Result<LayerNorm> {
+            let (weight, bias) =
+                (get(&format!("{name}.weight"), &[width])?, get(&format!("{name}.bias"), &[width])?);
+            Ok(LayerNorm::new(&weight, &bias, spec.norm.eps))
+        };
+        let norm = |name: &str| norm_of(name, d);
+
+        let p = spec.patch_size;
+        let patch_weight = get("patch_embed.proj.weight", &[d, 3, p, p])?;
+        let patch_bias = get("patch_embed.proj.bias", &[d])?;
+        let origin_embedding = origin_embedding(spec, tensors)?;
+
+        let blocks = (0..spec.depth).map(|l| {
+            let name = |part: &str| format!("blocks.{l}.{part}");
+            Ok(Block {
+                norm1: norm(&name("norm1"))?,
+                qkv: linear(&name("attn.qkv"), 3 * d, d, spec.attention.qkv_bias)?,
+                heads: HeadSteps::of(spec, |part| norm_of(&name(part), spec.head_dim()))?,
+                proj: last(&name("attn.proj"), d, &name("ls1"))?,
+                norm2: norm(&name("norm2"))?,
+                fc1: linear(&name("mlp.fc1"), spec.mlp.first(), d, true)?,
+                fc2: last(&name("mlp.fc2"), spec.mlp.hidden, &name("ls2"))?,
+            })
+        });
+        let heads = spec.head_names().iter().map(|head| {
+            layer(head, spec.num_classes, spec.num_features(), true, Packing::new(Precision::F32))
+        });
+        let patch = Packing::new(if precision == Precision::F32 { Precision::F32 } else { Precision::Bf16 });
+        Ok(CpuWeights {
+            precision,
+            activations: Activations::of(precision, InstructionSet::current(), spec.head_dim()),
+            patch: Linear::packed(&patch_weight, Some(&patch_bias), d, 3 * p * p, patch),
+            origin_embedding,
+            blocks: blocks.collect::<Result<_>>()?,
+            norm: norm(spec.final_norm())?,
+            heads: heads.collect::<Result<_>>()?,
+            attention: Attention::new(spec.attention.heads, spec.head_dim(), spec.embedding.class_token),
+            spec: spec.clone(),
+        })
+    }
+
+    /// Lets every block's attention change queries and keys by `change`. Only where they pass norms.
+    #[cfg(test)]
+    pub(super) fn change_heads_by_place(&mut self, change: Option<super::heads::ByPlace>) {
+        let steps = self.blocks.iter_mut().filter_map(|block| block.heads.as_mut());
+        steps.for_each(|steps| steps.by_place = change);
+    }
+
+    /// What the layers multiply in.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// Bytes of everything that was packed at loading.
+    pub fn bytes(&self) -> usize {
+        let block = |block: &Block| {
+            let linears = [&block.qkv, &block.proj, &block.fc1, &block.fc2].map(Linear::bytes);
+            let norms = [&block.norm1, &block.norm2].map(LayerNorm::bytes);
+            let heads = block.heads.as_ref().map_or(0, HeadSteps::bytes);
+            linears.iter().chain(&norms).sum::<usize>() + heads
+        };
+        self.patch.bytes()
+            + size_of_val(self.origin_embedding.as_slice())
+            + self.blocks.iter().map(block).sum::<usize>()
+            + self.norm.bytes()
+            + self.heads.iter().map(Linear::bytes).sum::<usize>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attention_is_in_bf16_where_pairs_are_multiplied() {
+        for set in InstructionSet::supported() {
+            let pairs = ["scalar", "avx512+bf16+vnni"].contains(&set.to_string().as_str());
+            let or_f32 = |with_pairs| if pairs { with_pairs } else { Activations::F32 };
+            for (precision, even) in [
+                (Precision::F32, Activations::F32),
+                (Precision::Bf16, or_f32(Activations::Pairs)),
+                (Precision::Int8, or_f32(Activations::PairsToF32)),
+            ] {
+                assert_eq!(Activations::of(precision, set, 64), even, "{precision:?}, {set}");
+                assert_eq!(Activations::of(precision, set, 5), Activations::F32, "{precision:?}, {set}");
+            }
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! Families of backbones: configuration in; geometry and names of tensors out.
+//!
+//! A family is a file. It says which of timm's names and which classes of transformers are its own, what geometry a
+//! configuration of either means, and in which tables its tensors' names are (`names.rs`). `FAMILIES` lists the families;
+//! what is supported, what is refused, and what Python's `from_timm` asks of a live module follow from the list.
+//!
+//! To add a family:
+//!
+//! 1. Write `families/<family>.rs` with a constant `FAMILY`, after the model of `vit.rs`. For timm: its sizes by name, and
+//!    the class of timm's that builds it, with its arguments and names of tensors, where it is not `VISION_TRANSFORMER`.
+//!    For transformers: a function from `config.json` to a [`VitSpec`], and a table of the names of tensors.
+//! 2. Declare the file and add its `FAMILY` to `FAMILIES`.
+//! 3. Only where its arithmetic is new: add a variant or a field to a part in `spec/parts.rs`. Matches are exhaustive, so
+//!    that the compiler leads to the places that must know: the tensors' shapes (`spec/shapes.rs`), the cost (`cost.rs`), the
+//!    executor and the Burn model. What looks at a token's place on the grid does so in `executor/heads.rs`, and in
+//!    `for_scores` of the Burn model's attention.
+//! 4. Only where it is stored in a new way: add a variant to `Stored` in `names.rs`.
+//! 5. Add small checkpoints to `scripts/make_fixtures.py`, and their names to `tests/fixtures.rs` here and to
+//!    `tests/burn_vit.rs` and `tests/layouts.rs` of `vitrim-train`.
+
+mod deit;
+mod deit3;
+mod description;
+mod dinov2;
+mod family;
+mod fields;
+mod timm;
+mod transformers;
+mod vit;
+
+use serde_json::{Value, json};
+
+use crate::error::{Result, VitError};
+use crate::spec::VitSpec;
+use crate::weight_files::WeightFiles;
+pub(crate) use description::Description;
+use family::Family;
+use timm::Draft;
+pub use timm::{Live, TimmArgument};
+
+/// All families. A name or class belongs to the first that knows it.
+static FAMILIES: &[Family] = &[vit::FAMILY, deit::FAMILY, deit3::FAMILY, dinov2::FAMILY];
+
+/// The checkpoint that `config` describes, its weights in `files`; `processor` is transformers' `preprocessor_config.json`.
+///
+/// # Errors
+/// If the architecture is not supported, or a field of `config` cannot be.
+pub(crate) fn describe(
+    config: &Value,
+    files: &WeightFiles,
+    processor: Option<&Value>,
+) -> Result<Description> {
+    match config.get("architecture").and_then(Value::as_str) {
+        Some(name) => {
+            let (draft, names) = timm_family(name)?;
+            timm::describe(config, draft, names.class, files)
+        }
+        None => {
+            let name = transformers::class_name(config)?;
+            let classes = FAMILIES.iter().flat_map(|family| family.transformers);
+            let known = classes.filter_map(|class| Some((class, class.task(name)?))).next();
+            let (class, task) = known.ok_or_else(|| unsupported(name))?;
+            transformers::describe(config, class, task, files, processor)
+        }
+    }
+}
+
+/// Makes a library's configuration say that inputs are of `size` (height, width), pixels.
+pub(crate) fn resize(config: &mut Value, size: [usize; 2]) {
+    if config.get("architecture").is_some() {
+        config["model_args"]["img_size"] = json!(size);
+    } else {
+        config["image_size"] = if size[0] == size[1] { json!(size[0]) } else { json!(size) };
+    }
+}
+
+impl VitSpec {
+    /// The geometry that timm gives the name: `vit_*`, `deit_*` or `deit3_*`, size, optional `distilled`, patch and
+    /// image size, as in `deit_small_patch16_224` or `vit_base_patch32_384`; or DINOv2's, as in
+    /// `vit_small_patch14_reg4_dinov2`, without a head. A tag after a dot, which names weights, changes nothing.
+    ///
+    /// # Errors
+    /// [`VitError::UnsupportedArchitecture`] for any other name.
+    pub fn from_timm_name(name: &str) -> Result<Self> {
+        timm_family(name)?.0.finish()
+    }
+}
+
+/// What to ask a live module of timm's.
+pub struct TimmModule {
+    /// The architecture to start from, where the module does not name its own.
+    pub unnamed: &'static str,
+    /// Its arguments.
+    pub arguments: &'static [TimmArgument],
+}
+
+/// What to ask a module that is an instance of the Python classes `classes`, the most derived first; `None` if no family
+/// is built by any.
+pub fn timm_module<'c>(classes: impl IntoIterator<Item = &'c str>) -> Option<TimmModule> {
+    let known = |class: &str| {
+        let (names, (_, unnamed)) = timm_modules().find(|(_, (known, _))| *known == class)?;
+        Some(TimmModule { unnamed, arguments: names.class.arguments })
+    };
+    classes.into_iter().find_map(known)
+}
+
+/// The Python classes of timm's modules that [`timm_module`] knows.
+pub fn timm_classes() -> Vec<&'static str> {
+    timm_modules().map(|(_, (class, _))| *class).collect()
+}
+
+fn timm_modules() -> impl Iterator<Item = (&'static timm::Names, &'static (&'static str, &'static str))> {
+    FAMILIES.iter().flat_map(|family| family.timm.modules.iter().map(|module| (&family.timm, module)))
+}
+
+/// The geometry that timm gives `name`, tag or not, before any argument; and what its family is called.
+fn timm_family(name: &str) -> Result<(Draft, &'static timm::Names)> {
+    let (base, _tag) = name.split_once('.').unwrap_or((name, ""));
+    let of = |name: &timm::Name<'_>| {
+        FAMILIES.iter().find_map(|family| Some(((family.timm.geometry)(name)?, &family.timm)))
+    };
+    timm::Name::parse(base).as_ref().and_then(of).ok_or_else(|| unsupported(name))
+}
+
+/// The refusal of `architecture`.
+fn unsupported(architecture: &str) -> VitError {
+    VitError::UnsupportedArchitecture { name: architecture.to_owned(), supported: supported() }
+}
+
+/// What vitrim runs, for whoever asks for something else.
+fn supported() -> String {
+    let timm: Vec<String> = FAMILIES.iter().flat_map(|family| family.timm.patterns()).collect();
+    let classes = FAMILIES.iter().flat_map(|family| family.transformers);
+    let classes: Vec<String> = classes.flat_map(transformers::Class::names).collect();
+    format!("timm's {}; transformers' {}", timm.join(", "), classes.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_have_timms_geometry() {
+        let geometries: Value =
+            serde_json::from_str(include_str!("../../tests/timm_geometries.json")).unwrap();
+        let geometries = geometries.as_object().unwrap();
+        assert!(geometries.len() > 40, "{}", geometries.len());
+        for (name, geometry) in geometries {
+            let spec = VitSpec { num_classes: 1000, ..VitSpec::from_timm_name(name).unwrap() };
+            let number = |key: &str| geometry[key].as_u64().unwrap() as usize;
+            assert_eq!(spec.num_parameters(), number("parameters"), "{name}");
+            assert_eq!(
+                (spec.num_tokens(), spec.attention.heads),
+                (number("tokens"), number("heads")),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_tag_names_weights_and_not_a_geometry() {
+        let tagged = VitSpec::from_timm_name("vit_base_patch14_reg4_dinov2.lvd142m").unwrap();
+        assert_eq!(tagged, VitSpec::from_timm_name("vit_base_patch14_reg4_dinov2").unwrap());
+        assert_eq!((tagged.num_classes, tagged.num_prefix_tokens()), (0, 5));
+    }
+
+    #[test]
+    fn others_are_refused_with_the_list() {
+        for name in [
+            "resnet50",
+            "vit_base_patch16_siglip_224",
+            "vit_base_patch16_clip_224.openai",
+            "vit_tiny_patch14_dinov2",
+            "vit_huge_patch14_reg4_dinov2",
+            "deit3_small_distilled_patch16_224",
+            "deit_large_patch16_224",
+            "vit_base_patch_224",
+            "vit_base",
+            "",
+        ] {
+            let error = VitSpec::from_timm_name(name).unwrap_err().to_string();
+            assert!(error.contains(&format!("'{name}'")) && error.contains("Dinov2WithRegisters"), "{error}");
+        }
+        assert!(VitSpec::from_timm_name("vit_base_patch16_225").is_err(), "patches must tile the image");
+    }
+
+    #[test]
+    fn the_list_is_that_of_the_families() {
+        let list = supported();
+        for part in [
+            "timm's vit_{tiny,small,base,large,huge,giant,gigantic}_patch*_*, ",
+            "deit_{tiny,small,base}[_distilled]_patch*_*, ",
+            "deit3_{small,medium,base,large,huge}_patch*_*, ",
+            "vit_{small,base,large,giant}_patch*[_reg4]_dinov2; ",
+            "transformers' ViTModel, ViTForImageClassification, DeiTModel, ",
+            "DeiTForImageClassificationWithTeacher, ",
+            ", Dinov2WithRegistersForImageClassification",
+        ] {
+            assert!(list.contains(part), "no '{part}' in {list}");
+        }
+    }
+
+    #[test]
+    fn a_live_module_is_asked_by_its_most_derived_known_class() {
+        let asked = |classes: &[&str]| timm_module(classes.iter().copied()).map(|module| module.unnamed);
+        let plain = asked(&["Mine", "VisionTransformer", "Module"]);
+        assert_eq!(plain, Some("vit_tiny_patch16_224"));
+        let distilled = asked(&["VisionTransformerDistilled", "VisionTransformer", "Module"]);
+        assert_eq!(distilled, Some("deit_tiny_distilled_patch16_224"));
+        assert_eq!(asked(&["ResNet", "Module"]), None);
+        assert_eq!(timm_classes(), ["VisionTransformer", "VisionTransformerDistilled"]);
+    }
+}

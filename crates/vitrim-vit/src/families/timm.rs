@@ -1,0 +1,372 @@
+//! timm's side of a family: sizes by name, the arguments of a class, and what its tensors are called.
+//!
+//! A class's arguments are a table. `model_args` of a `config.json` are applied by it, and Python's `from_timm` asks a live
+//! module for the same arguments by the attributes that the table names.
+
+use serde_json::{Map, Value};
+
+use super::description::Description;
+use super::fields::{count, flag, number, pair, square, wrong};
+use crate::error::{Result, VitError};
+use crate::names::{NameRow, NameTable, Stored};
+use crate::positions::Bicubic;
+use crate::spec::{
+    AttentionSpec, Embedding, MlpActivation, MlpSpec, NormSpec, Pool, Pooling, Positions, VitSpec,
+};
+use crate::weight_files::WeightFiles;
+
+/// What a family is called by timm.
+pub(super) struct Names {
+    /// The family's names as a refusal lists them; `{size}` is any of `sizes`.
+    pub patterns: &'static [&'static str],
+    pub sizes: &'static [Size],
+    /// The geometry of a name; `None` if it is of another family.
+    pub geometry: fn(&Name<'_>) -> Option<Draft>,
+    /// What builds the family.
+    pub class: &'static Class,
+    /// Python classes of live modules, each with the architecture to start from where a module of it has no name.
+    pub modules: &'static [(&'static str, &'static str)],
+}
+
+impl Names {
+    /// As a refusal lists them.
+    pub fn patterns(&self) -> impl Iterator<Item = String> {
+        let sizes: Vec<&str> = self.sizes.iter().map(|size| size.name).collect();
+        let sizes = format!("{{{}}}", sizes.join(","));
+        self.patterns.iter().map(move |pattern| pattern.replace("{size}", &sizes))
+    }
+}
+
+/// A module of timm's that builds families: its arguments, and what its tensors are called.
+pub(super) struct Class {
+    pub arguments: &'static [TimmArgument],
+    pub names: NameTable,
+}
+
+/// One of a family's sizes.
+#[derive(Clone, Copy)]
+pub(super) struct Size {
+    pub name: &'static str,
+    pub dim: usize,
+    pub depth: usize,
+    pub heads: usize,
+    pub mlp_ratio: f64,
+}
+
+impl Size {
+    /// With an MLP of four times the width.
+    pub const fn new(name: &'static str, dim: usize, depth: usize, heads: usize) -> Self {
+        Size { name, dim, depth, heads, mlp_ratio: 4.0 }
+    }
+
+    pub fn find(sizes: &[Size], name: &str) -> Option<Self> {
+        sizes.iter().copied().find(|size| size.name == name)
+    }
+}
+
+/// A name without its tag, cut at its patch size: `deit_small_distilled_patch16_224`.
+pub(super) struct Name<'n> {
+    whole: &'n str,
+    /// `["deit", "small", "distilled"]`
+    pub before: Vec<&'n str>,
+    patch_size: usize,
+    /// `["224"]`
+    pub after: Vec<&'n str>,
+}
+
+impl<'n> Name<'n> {
+    pub fn parse(whole: &'n str) -> Option<Self> {
+        let parts: Vec<&str> = whole.split('_').collect();
+        let at = parts.iter().position(|part| part.starts_with("patch"))?;
+        let patch_size = parts[at].strip_prefix("patch")?.parse().ok()?;
+        Some(Name { whole, before: parts[..at].to_vec(), patch_size, after: parts[at + 1..].to_vec() })
+    }
+}
+
+/// A geometry on its way from a name to what arguments make of it.
+pub(super) struct Draft {
+    pub spec: VitSpec,
+    /// Outputs of the MLP's first layer over the width.
+    mlp_ratio: f64,
+    /// Where it was said.
+    fc_norm: Option<bool>,
+}
+
+impl Draft {
+    /// timm's plain Vision Transformer of `size` for square inputs of `side` pixels.
+    pub fn plain(name: &Name<'_>, size: Size, side: usize) -> Self {
+        let spec = VitSpec {
+            architecture: name.whole.to_owned(),
+            img_size: [side, side],
+            patch_size: name.patch_size,
+            dim: size.dim,
+            depth: size.depth,
+            num_classes: 1000,
+            embedding: Embedding { class_token: true, distilled: false, reg_tokens: 0 },
+            positions: Positions::All,
+            attention: AttentionSpec { heads: size.heads, qkv_bias: true, qk_norm: false },
+            mlp: MlpSpec { hidden: 0, activation: MlpActivation::Gelu },
+            norm: NormSpec { eps: EPSILON as f32 },
+            layer_scale: false,
+            pooling: Pooling { pool: Pool::Token, fc_norm: false },
+        };
+        Draft { spec, mlp_ratio: size.mlp_ratio, fc_norm: None }
+    }
+
+    /// The geometry, checked.
+    pub fn finish(self) -> Result<VitSpec> {
+        let Draft { mut spec, mlp_ratio, fc_norm } = self;
+        spec.pooling.fc_norm = fc_norm.unwrap_or(spec.pooling.pool == Pool::Avg);
+        spec.mlp = MlpSpec::of_outputs((spec.dim as f64 * mlp_ratio) as usize, spec.mlp.activation);
+        spec.check()?;
+        Ok(spec)
+    }
+
+    /// Applies the argument `name` of `class`.
+    fn apply(&mut self, class: &Class, name: &str, value: &Value) -> Result<()> {
+        let named = format!("model_args.{name}");
+        let argument = class.arguments.iter().find(|argument| argument.name == name);
+        match argument.map(|argument| argument.effect) {
+            Some(Effect::SetsGiven(set)) => {
+                set(&mut self.spec, !matches!(value, Value::Null | Value::Bool(false)));
+                Ok(())
+            }
+            Some(_) | None if value.is_null() => Ok(()),
+            Some(Effect::Sets(set)) => set(self, &named, value),
+            Some(Effect::Only(only)) if only.parse::<Value>().is_ok_and(|only| only == *value) => Ok(()),
+            Some(Effect::Nothing) => Ok(()),
+            Some(Effect::Only(_)) | None => Err(not_supported(&named, value)),
+        }
+    }
+}
+
+/// An argument of a class of timm's.
+pub struct TimmArgument {
+    /// timm's name for it.
+    pub name: &'static str,
+    /// How to ask a live module for it.
+    pub live: Live,
+    effect: Effect,
+}
+
+/// Where a live module keeps an argument. Paths are attributes after attributes; all but the last must be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Live {
+    /// Nowhere.
+    Unknown,
+    /// The value of this attribute, which must be there.
+    Value(&'static str),
+    /// The value of the first of these attributes that is there.
+    First(&'static [&'static str]),
+    /// How many items the attribute has.
+    Length(&'static str),
+    /// The name of the attribute's class.
+    Class(&'static str),
+    /// Whether the attribute is there, and neither `None` nor timm's `Identity`.
+    Built(&'static str),
+    /// The first attribute's value over the second's.
+    Ratio(&'static str, &'static str),
+}
+
+#[derive(Clone, Copy)]
+enum Effect {
+    /// Changes the geometry, unless it is null.
+    Sets(fn(&mut Draft, &str, &Value) -> Result<()>),
+    /// Changes the geometry by whether it is given: neither null nor false.
+    SetsGiven(fn(&mut VitSpec, bool)),
+    /// Is run with this value alone (as JSON).
+    Only(&'static str),
+    /// Changes nothing at inference.
+    Nothing,
+}
+
+/// Epsilon of every norm that timm's names stand for.
+const EPSILON: f64 = 1e-6;
+
+/// timm's `VisionTransformer`, of plain blocks.
+pub(super) static VISION_TRANSFORMER: Class = Class { arguments: ARGUMENTS, names: NAMES };
+
+/// timm's names are ours. Meta's DeiT-III calls its LayerScale otherwise, and its DINOv2 keeps a token for masked
+/// patches in pre-training.
+const NAMES: NameTable =
+    NameTable { prefix: "", rows: &[&LAYER_SCALE], heads: &[], ignored: &["mask_token"] };
+
+const LAYER_SCALE: [NameRow; 2] = [
+    ("blocks.{l}.ls1.gamma", &[Stored::As("blocks.{l}.ls1.gamma"), Stored::As("blocks.{l}.gamma_1")]),
+    ("blocks.{l}.ls2.gamma", &[Stored::As("blocks.{l}.ls2.gamma"), Stored::As("blocks.{l}.gamma_2")]),
+];
+
+const fn argument(name: &'static str, live: Live, effect: Effect) -> TimmArgument {
+    TimmArgument { name, live, effect }
+}
+
+/// An argument that changes the geometry.
+const fn sets(
+    name: &'static str,
+    live: Live,
+    set: fn(&mut Draft, &str, &Value) -> Result<()>,
+) -> TimmArgument {
+    argument(name, live, Effect::Sets(set))
+}
+
+/// An argument that is run with one value alone, and that a module does not keep.
+const fn only(name: &'static str, value: &'static str) -> TimmArgument {
+    argument(name, Live::Unknown, Effect::Only(value))
+}
+
+/// An argument that changes nothing at inference.
+const fn inert(name: &'static str) -> TimmArgument {
+    argument(name, Live::Unknown, Effect::Nothing)
+}
+
+static ARGUMENTS: &[TimmArgument] = &[
+    sets("img_size", Live::Value("patch_embed.img_size"), |draft, named, value| {
+        draft.spec.img_size = pair(named, value)?;
+        Ok(())
+    }),
+    sets("patch_size", Live::Value("patch_embed.patch_size"), |draft, named, value| {
+        draft.spec.patch_size = square(named, pair(named, value)?)?;
+        Ok(())
+    }),
+    argument("in_chans", Live::Value("patch_embed.proj.in_channels"), Effect::Only("3")),
+    sets("num_classes", Live::Value("num_classes"), |draft, named, value| {
+        draft.spec.num_classes = count(named, value)?;
+        Ok(())
+    }),
+    sets("global_pool", Live::Value("global_pool"), |draft, named, value| {
+        draft.spec.pooling.pool = pool(named, value)?;
+        Ok(())
+    }),
+    sets("embed_dim", Live::Value("embed_dim"), |draft, named, value| {
+        draft.spec.dim = count(named, value)?;
+        Ok(())
+    }),
+    sets("depth", Live::Length("blocks"), |draft, named, value| {
+        draft.spec.depth = count(named, value)?;
+        Ok(())
+    }),
+    sets("num_heads", Live::Value("blocks.0.attn.num_heads"), |draft, named, value| {
+        draft.spec.attention.heads = count(named, value)?;
+        Ok(())
+    }),
+    sets("mlp_ratio", Live::Ratio("blocks.0.mlp.fc1.out_features", "embed_dim"), |draft, named, value| {
+        draft.mlp_ratio = number(named, value)?;
+        Ok(())
+    }),
+    sets("mlp_layer", Live::Class("blocks.0.mlp"), |draft, named, value| {
+        let built = if draft.spec.mlp.activation.is_gated() { "GluMlp" } else { "Mlp" };
+        fixed(named, value, &[built])
+    }),
+    sets("act_layer", Live::Class("blocks.0.mlp.act"), |draft, named, value| {
+        let built = match draft.spec.mlp.activation {
+            MlpActivation::Gelu => ["gelu", "GELU"],
+            MlpActivation::SwiGlu => ["silu", "SiLU"],
+        };
+        fixed(named, value, &built)
+    }),
+    sets("class_token", Live::Built("cls_token"), |draft, named, value| {
+        draft.spec.embedding.class_token = flag(named, value)?;
+        Ok(())
+    }),
+    sets("reg_tokens", Live::First(&["num_reg_tokens"]), |draft, named, value| {
+        draft.spec.embedding.reg_tokens = count(named, value)?;
+        Ok(())
+    }),
+    sets("no_embed_class", Live::First(&["no_embed_class"]), |draft, named, value| {
+        draft.spec.positions = if flag(named, value)? { Positions::Patches } else { Positions::All };
+        Ok(())
+    }),
+    sets("qkv_bias", Live::Built("blocks.0.attn.qkv.bias"), |draft, named, value| {
+        draft.spec.attention.qkv_bias = flag(named, value)?;
+        Ok(())
+    }),
+    sets("qk_norm", Live::Built("blocks.0.attn.q_norm"), |draft, named, value| {
+        draft.spec.attention.qk_norm = flag(named, value)?;
+        Ok(())
+    }),
+    argument(
+        "init_values",
+        Live::Built("blocks.0.ls1"),
+        Effect::SetsGiven(|spec, given| spec.layer_scale = given),
+    ),
+    sets("fc_norm", Live::Built("fc_norm"), |draft, named, value| {
+        draft.fc_norm = Some(flag(named, value)?);
+        Ok(())
+    }),
+    // Not timm's word: an argument of its argument `norm_layer`.
+    sets("norm_eps", Live::First(&["norm.eps", "fc_norm.eps"]), |_, named, value| {
+        if (number(named, value)? - EPSILON).abs() <= 1e-9 {
+            return Ok(());
+        }
+        Err(wrong(format!(
+            "the final norm's epsilon is {value}; vitrim runs timm's LayerNorm of epsilon 1e-6"
+        )))
+    }),
+    argument("pre_norm", Live::Built("norm_pre"), Effect::Only("false")),
+    argument("pool_include_prefix", Live::First(&["pool_include_prefix"]), Effect::Only("false")),
+    only("pos_embed", "\"learn\""),
+    only("final_norm", "true"),
+    only("proj_bias", "true"),
+    only("scale_attn_norm", "false"),
+    only("scale_mlp_norm", "false"),
+    inert("drop_rate"),
+    inert("pos_drop_rate"),
+    inert("patch_drop_rate"),
+    inert("proj_drop_rate"),
+    inert("attn_drop_rate"),
+    inert("drop_path_rate"),
+    inert("weight_init"),
+    inert("fix_init"),
+    inert("dynamic_img_size"),
+    inert("dynamic_img_pad"),
+    inert("strict_img_size"),
+    inert("pretrained_strict"),
+    inert("cache_dir"),
+];
+
+fn pool(named: &str, value: &Value) -> Result<Pool> {
+    let known = [Pool::Token, Pool::Avg].into_iter().find(|pool| pool.timm_name() == value.as_str());
+    known.ok_or_else(|| wrong(format!("{named} {value} is not supported; vitrim runs 'token' and 'avg'")))
+}
+
+/// Checks that `value` is one of `words`.
+fn fixed(named: &str, value: &Value, words: &[&str]) -> Result<()> {
+    if value.as_str().is_some_and(|value| words.contains(&value)) {
+        return Ok(());
+    }
+    Err(not_supported(named, value))
+}
+
+fn not_supported(named: &str, value: &Value) -> VitError {
+    wrong(format!("{named} = {value} is not supported"))
+}
+
+/// A checkpoint as timm describes it: `draft` is what its architecture's name says, `files` hold its weights.
+pub(super) fn describe(
+    config: &Value,
+    mut draft: Draft,
+    class: &Class,
+    files: &WeightFiles,
+) -> Result<Description> {
+    if let Some(classes) = config.get("num_classes") {
+        draft.spec.num_classes = count("num_classes", classes)?;
+    }
+    if let Some(given) = config.get("global_pool") {
+        draft.spec.pooling.pool = pool("global_pool", given)?;
+    }
+    let empty = Map::new();
+    for (name, value) in config.get("model_args").and_then(Value::as_object).unwrap_or(&empty) {
+        draft.apply(class, name, value)?;
+    }
+    let spec = draft.finish()?;
+    let labels =
+        config.get("pretrained_cfg").and_then(|cfg| cfg.get("label_names")).and_then(Value::as_array);
+    let labels = labels.map(|names| names.iter().filter_map(Value::as_str).map(str::to_owned).collect());
+    Ok(Description {
+        names: class.names.resolve(&spec, files),
+        spec,
+        class_names: labels.unwrap_or_default(),
+        bicubic: Bicubic::Antialiased,
+        usual_size: None,
+    })
+}

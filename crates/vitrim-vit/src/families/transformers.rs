@@ -1,0 +1,158 @@
+//! transformers' side of a family: classes, and what is common to their configurations.
+
+use serde_json::Value;
+
+use super::description::Description;
+use super::fields::{count, count_or, flag_or, number_or, pair_or, present, square, wrong};
+use crate::error::Result;
+use crate::names::NameTable;
+use crate::positions::Bicubic;
+use crate::spec::{
+    AttentionSpec, Embedding, MlpActivation, MlpSpec, NormSpec, Pool, Pooling, Positions, VitSpec,
+};
+use crate::weight_files::WeightFiles;
+
+/// A model of transformers', in all its tasks.
+pub(super) struct Class {
+    /// What its classes' names begin with: `ViT`.
+    pub name: &'static str,
+    pub tasks: &'static [Task],
+    /// The geometry of a configuration.
+    pub geometry: fn(&Value, Task) -> Result<VitSpec>,
+    /// What the tensors of a geometry are called.
+    pub names: fn(&VitSpec) -> NameTable,
+    /// How it resamples position embeddings.
+    pub bicubic: Bicubic,
+    /// Whether inputs are as large as its processor makes them, and not as its positions are for.
+    pub sized_by_processor: bool,
+}
+
+/// What a class is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Task {
+    /// Without a head.
+    Model,
+    Classification,
+    /// One head for the class token, one for the distillation token.
+    ClassificationWithTeacher,
+}
+
+impl Task {
+    /// What the class's name ends with.
+    fn end(self) -> &'static str {
+        match self {
+            Task::Model => "Model",
+            Task::Classification => "ForImageClassification",
+            Task::ClassificationWithTeacher => "ForImageClassificationWithTeacher",
+        }
+    }
+}
+
+impl Class {
+    /// Its classes' whole names.
+    pub fn names(&self) -> impl Iterator<Item = String> {
+        self.tasks.iter().map(|task| format!("{}{}", self.name, task.end()))
+    }
+
+    /// The task of the class named `name`; `None` if it is another model's.
+    pub fn task(&self, name: &str) -> Option<Task> {
+        let end = name.strip_prefix(self.name)?;
+        self.tasks.iter().copied().find(|task| task.end() == end)
+    }
+}
+
+/// A checkpoint as `class` describes it, its weights in `files`; `processor` is its `preprocessor_config.json`.
+pub(super) fn describe(
+    config: &Value,
+    class: &Class,
+    task: Task,
+    files: &WeightFiles,
+    processor: Option<&Value>,
+) -> Result<Description> {
+    let spec = (class.geometry)(config, task)?;
+    spec.check()?;
+    Ok(Description {
+        names: (class.names)(&spec).resolve(&spec, files),
+        spec,
+        class_names: labels(config).filter(|names| !are_numbers(names)).unwrap_or_default(),
+        bicubic: class.bicubic,
+        usual_size: processor.filter(|_| class.sized_by_processor).and_then(crop_size),
+    })
+}
+
+/// The geometry that configurations of plain Vision Transformers have in common, for patches of `patch` pixels unless
+/// `config` says otherwise, with an MLP of four times the width.
+pub(super) fn plain(config: &Value, task: Task, patch: usize) -> Result<VitSpec> {
+    if count_or(config, "num_channels", 3)? != 3 {
+        return Err(wrong("num_channels: only images of 3 channels are supported".into()));
+    }
+    let dim = count_or(config, "hidden_size", 768)?;
+    let num_classes = match task {
+        Task::Model => 0,
+        Task::Classification | Task::ClassificationWithTeacher => match labels(config) {
+            Some(names) => names.len(),
+            None => count_or(config, "num_labels", 2)?,
+        },
+    };
+    Ok(VitSpec {
+        architecture: class_name(config)?.to_owned(),
+        img_size: pair_or(config, "image_size", 224)?,
+        patch_size: square("patch_size", pair_or(config, "patch_size", patch)?)?,
+        dim,
+        depth: count_or(config, "num_hidden_layers", 12)?,
+        num_classes,
+        embedding: Embedding { class_token: true, distilled: false, reg_tokens: 0 },
+        positions: Positions::All,
+        attention: AttentionSpec {
+            heads: count_or(config, "num_attention_heads", 12)?,
+            qkv_bias: flag_or(config, "qkv_bias", true)?,
+            qk_norm: false,
+        },
+        mlp: MlpSpec { hidden: 4 * dim, activation: MlpActivation::Gelu },
+        norm: NormSpec { eps: number_or(config, "layer_norm_eps", 1e-12)? as f32 },
+        layer_scale: false,
+        pooling: Pooling { pool: Pool::Token, fc_norm: false },
+    })
+}
+
+/// The activation that `hidden_act` names.
+pub(super) fn activation(config: &Value) -> Result<MlpActivation> {
+    match present(config, "hidden_act").and_then(Value::as_str).unwrap_or("gelu") {
+        "gelu" => Ok(MlpActivation::Gelu),
+        other => Err(wrong(format!("hidden_act '{other}' is not supported; vitrim runs 'gelu'"))),
+    }
+}
+
+/// The class that wrote `config`.
+pub(super) fn class_name(config: &Value) -> Result<&str> {
+    let architectures = config.get("architectures").and_then(Value::as_array);
+    architectures.and_then(|all| all.first()).and_then(Value::as_str).ok_or_else(|| {
+        wrong(
+            "neither timm's 'architecture' nor transformers' 'architectures'; one must say what this is"
+                .into(),
+        )
+    })
+}
+
+/// The classes' names by index, of `id2label`; `None` where it is absent, or has gaps.
+fn labels(config: &Value) -> Option<Vec<String>> {
+    let labels = present(config, "id2label")?.as_object()?;
+    let name = |i: usize| labels.get(&i.to_string()).and_then(Value::as_str).map(str::to_owned);
+    (0..labels.len()).map(name).collect()
+}
+
+/// Whether they are what transformers writes where nobody named the classes.
+fn are_numbers(names: &[String]) -> bool {
+    names.iter().enumerate().all(|(i, name)| *name == format!("LABEL_{i}"))
+}
+
+/// Height and width of what an image processor gives; `None` where it does not say.
+fn crop_size(processor: &Value) -> Option<[usize; 2]> {
+    let crops = processor.get("do_center_crop").and_then(Value::as_bool).unwrap_or(false);
+    let size = processor.get(if crops { "crop_size" } else { "size" })?;
+    if size.is_number() {
+        return count("size", size).ok().map(|side| [side, side]);
+    }
+    let side = |key: &str| size.get(key).and_then(|value| count(key, value).ok());
+    Some([side("height")?, side("width")?])
+}

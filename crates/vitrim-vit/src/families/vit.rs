@@ -1,0 +1,86 @@
+//! ViT (Dosovitskiy et al., 2021, <https://arxiv.org/abs/2010.11929>), in timm's sizes and transformers' classes.
+
+use serde_json::Value;
+
+use super::family::Family;
+use super::fields::count_or;
+use super::timm::{self, Draft, Name, Size};
+use super::transformers::{self, Class, Task};
+use crate::error::Result;
+use crate::names::{NameRow, NameTable, Stored};
+use crate::positions::Bicubic;
+use crate::spec::{MlpSpec, VitSpec};
+
+pub(super) const FAMILY: Family = Family {
+    timm: timm::Names {
+        patterns: &["vit_{size}_patch*_*"],
+        sizes: &SIZES,
+        geometry: named,
+        class: &timm::VISION_TRANSFORMER,
+        modules: &[("VisionTransformer", "vit_tiny_patch16_224")],
+    },
+    transformers: &[Class {
+        name: "ViT",
+        tasks: &[Task::Model, Task::Classification],
+        geometry,
+        names: |_| NAMES,
+        bicubic: Bicubic::Plain,
+        sized_by_processor: false,
+    }],
+};
+
+const SIZES: [Size; 7] = [
+    Size::new("tiny", 192, 12, 3),
+    Size::new("small", 384, 12, 6),
+    Size::new("base", 768, 12, 12),
+    Size::new("large", 1024, 24, 16),
+    Size::new("huge", 1280, 32, 16),
+    Size { mlp_ratio: 48.0 / 11.0, ..Size::new("giant", 1408, 40, 16) },
+    Size { mlp_ratio: 64.0 / 13.0, ..Size::new("gigantic", 1664, 48, 16) },
+];
+
+fn named(name: &Name<'_>) -> Option<Draft> {
+    match (name.before.as_slice(), name.after.as_slice()) {
+        (["vit", size], [side]) => Some(Draft::plain(name, Size::find(&SIZES, size)?, side.parse().ok()?)),
+        _ => None,
+    }
+}
+
+fn geometry(config: &Value, task: Task) -> Result<VitSpec> {
+    let spec = transformers::plain(config, task, 16)?;
+    let mlp = MlpSpec {
+        hidden: count_or(config, "intermediate_size", 3072)?,
+        activation: transformers::activation(config)?,
+    };
+    Ok(VitSpec { mlp, ..spec })
+}
+
+const NAMES: NameTable = NameTable {
+    prefix: "vit.",
+    rows: &[&BODY],
+    heads: &[("head", &[Stored::As("classifier")])],
+    ignored: &IGNORED,
+};
+
+/// For masked images in pre-training, and a tanh layer over the class token, which no classifier sees.
+pub(super) const IGNORED: [&str; 3] = ["embeddings.mask_token", "pooler.dense.weight", "pooler.dense.bias"];
+
+pub(super) const BODY: [NameRow; 10] = [
+    ("patch_embed.proj", &[Stored::As("embeddings.patch_embeddings.projection")]),
+    ("cls_token", &[Stored::As("embeddings.cls_token")]),
+    ("pos_embed", &[Stored::As("embeddings.position_embeddings")]),
+    ("blocks.{l}.norm1", &[Stored::As("encoder.layer.{l}.layernorm_before")]),
+    (
+        "blocks.{l}.attn.qkv",
+        &[Stored::Stacked(&[
+            "encoder.layer.{l}.attention.attention.query",
+            "encoder.layer.{l}.attention.attention.key",
+            "encoder.layer.{l}.attention.attention.value",
+        ])],
+    ),
+    ("blocks.{l}.attn.proj", &[Stored::As("encoder.layer.{l}.attention.output.dense")]),
+    ("blocks.{l}.norm2", &[Stored::As("encoder.layer.{l}.layernorm_after")]),
+    ("blocks.{l}.mlp.fc1", &[Stored::As("encoder.layer.{l}.intermediate.dense")]),
+    ("blocks.{l}.mlp.fc2", &[Stored::As("encoder.layer.{l}.output.dense")]),
+    ("norm", &[Stored::As("layernorm")]),
+];

@@ -1,0 +1,187 @@
+//! The geometry of a backbone, made of parts, under timm's names.
+
+mod parts;
+mod shapes;
+
+use serde::Serialize;
+
+use crate::error::{Result, VitError};
+pub use parts::{AttentionSpec, Embedding, MlpActivation, MlpSpec, NormSpec, Pool, Pooling, Positions};
+
+/// Pixels of an image's side at most.
+const MAX_SIDE: usize = 1 << 14;
+
+/// A plain Vision Transformer: everything that fixes its shapes and arithmetic. Written as one flat object, whatever the
+/// parts.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct VitSpec {
+    /// timm's architecture name, or the class of transformers.
+    pub architecture: String,
+    /// Input height and width, pixels.
+    pub img_size: [usize; 2],
+    /// Patch side, pixels.
+    pub patch_size: usize,
+    /// D: channels of the residual stream.
+    pub dim: usize,
+    /// L: number of blocks.
+    pub depth: usize,
+    /// C: number of classes; 0 without a head.
+    pub num_classes: usize,
+    /// The prefix tokens.
+    #[serde(flatten)]
+    pub embedding: Embedding,
+    /// Which tokens have a position embedding.
+    pub positions: Positions,
+    /// Of every block.
+    #[serde(flatten)]
+    pub attention: AttentionSpec,
+    /// Of every block.
+    #[serde(flatten)]
+    pub mlp: MlpSpec,
+    /// Every norm.
+    #[serde(flatten)]
+    pub norm: NormSpec,
+    /// Whether each residual branch ends in a learned scale of its channels (LayerScale).
+    pub layer_scale: bool,
+    /// What the classifier sees.
+    #[serde(flatten)]
+    pub pooling: Pooling,
+}
+
+impl VitSpec {
+    /// The same backbone for another input size (height, width), in pixels.
+    pub fn with_img_size(mut self, img_size: [usize; 2]) -> Self {
+        self.img_size = img_size;
+        self
+    }
+
+    /// The same backbone for inputs of `size` (height, width), in pixels, which somebody asked for.
+    ///
+    /// # Errors
+    /// [`VitError::Input`] if patches do not tile it.
+    pub fn at_size(self, size: [usize; 2]) -> Result<Self> {
+        let ([height, width], patch) = (size, self.patch_size);
+        let fits = |side: &usize| (patch..=MAX_SIDE).contains(side) && side.is_multiple_of(patch);
+        if !size.iter().all(fits) {
+            return Err(VitError::Input(format!(
+                "inputs of {height}x{width} pixels: patches of {patch} pixels do not tile them; \
+                 give multiples of {patch} up to {MAX_SIDE}"
+            )));
+        }
+        Ok(self.with_img_size(size))
+    }
+
+    /// Rows and columns of the patch grid.
+    pub fn grid(&self) -> [usize; 2] {
+        self.img_size.map(|side| side / self.patch_size)
+    }
+
+    /// N0: patch tokens of an unpruned image.
+    pub fn num_patches(&self) -> usize {
+        let [rows, columns] = self.grid();
+        rows * columns
+    }
+
+    /// Tokens that are never pruned.
+    pub fn num_prefix_tokens(&self) -> usize {
+        self.prefix_tokens().map(|(_, rows)| rows).sum()
+    }
+
+    /// Prefix tokens, from the first on, that have a position embedding.
+    pub fn embedded_prefix(&self) -> usize {
+        match self.positions {
+            Positions::All => self.num_prefix_tokens(),
+            Positions::ClassAndPatches => usize::from(self.embedding.class_token),
+            Positions::Patches => 0,
+        }
+    }
+
+    /// Tokens of an unpruned image, prefix tokens included.
+    pub fn num_tokens(&self) -> usize {
+        self.num_patches() + self.num_prefix_tokens()
+    }
+
+    /// Channels of a head.
+    pub fn head_dim(&self) -> usize {
+        self.dim / self.attention.heads
+    }
+
+    /// How many patch tokens must stay for the network to have an output: 1 without prefix tokens
+    /// or where they are averaged, else 0.
+    pub fn min_patch_tokens(&self) -> usize {
+        usize::from(self.num_prefix_tokens() == 0 || self.pooling.pool != Pool::Token)
+    }
+
+    /// Pooled features: what a head sees.
+    pub fn num_features(&self) -> usize {
+        match self.pooling.pool {
+            Pool::Token | Pool::Avg => self.dim,
+            Pool::TokenAvg => 2 * self.dim,
+        }
+    }
+
+    /// The seed paper's pruning stages: before blocks 3, 6 and 9 of 12; L/4, L/2 and 3L/4 of L.
+    pub fn default_stages(&self) -> Vec<usize> {
+        let mut stages: Vec<usize> = (1..=3).map(|k| k * self.depth / 4).filter(|&l| l > 0).collect();
+        stages.dedup();
+        stages
+    }
+
+    /// Checks that the geometry can be run.
+    ///
+    /// # Errors
+    /// [`VitError::Geometry`] naming the contradiction.
+    pub fn check(&self) -> Result<()> {
+        let fail = |reason: String| Err(VitError::Geometry(reason));
+        if self.patch_size == 0 || self.dim == 0 || self.depth == 0 || self.mlp.hidden == 0 {
+            return fail("patch size, width, depth and MLP width must be positive".into());
+        }
+        let heads = self.attention.heads;
+        if heads == 0 || !self.dim.is_multiple_of(heads) {
+            return fail(format!("{heads} heads do not divide {} channels", self.dim));
+        }
+        if self.num_patches() == 0 {
+            return fail(format!(
+                "an image of {:?} pixels has no patch of {} pixels",
+                self.img_size, self.patch_size
+            ));
+        }
+        if self.img_size.iter().any(|side| !side.is_multiple_of(self.patch_size)) {
+            return fail(format!(
+                "patches of {} pixels do not tile an image of {:?} pixels",
+                self.patch_size, self.img_size
+            ));
+        }
+        let (Pooling { pool, fc_norm }, Embedding { class_token, distilled, .. }) =
+            (self.pooling, self.embedding);
+        if pool != Pool::Avg && !class_token {
+            return fail("global_pool 'token' needs a class token".into());
+        }
+        if pool == Pool::TokenAvg && fc_norm {
+            return fail("a head over class token and mean has its norm before pooling".into());
+        }
+        if distilled && (pool != Pool::Token || !class_token) {
+            return fail("a distilled backbone pools its class and distillation tokens".into());
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `vitrim info --json` prints it.
+    #[test]
+    fn the_written_form_is_flat() {
+        let spec = VitSpec::from_timm_name("deit_tiny_patch16_224").unwrap();
+        let written: serde_json::Value = serde_json::to_value(&spec).unwrap();
+        let expected = serde_json::json!({
+            "architecture": "deit_tiny_patch16_224", "img_size": [224, 224], "patch_size": 16, "dim": 192, "depth": 12,
+            "heads": 3, "mlp_hidden": 768, "num_classes": 1000, "class_token": true, "distilled": false,
+            "reg_tokens": 0, "positions": "all", "pool": "token", "fc_norm": false, "qkv_bias": true,
+            "qk_norm": false, "layer_scale": false, "activation": "gelu", "norm_eps": 1e-6f32,
+        });
+        assert_eq!(written, expected);
+    }
+}
