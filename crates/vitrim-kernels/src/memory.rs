@@ -1,7 +1,7 @@
 //! The C library's allocator: told not to hand large buffers back between uses, but once loading is done.
 
 /// Keeps freed memory in the process. glibc otherwise maps every large buffer afresh and the kernel
-/// zeroes its pages one fault at a time (docs/performance.md has what it costs pre-training). Does nothing on
+/// zeroes its pages one fault at a time (docs/notes/speed-2026-11.md, "Pre-training", has what that costs). Does nothing on
 /// other C libraries. Call it once, before threads are started.
 pub fn keep_freed_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]

@@ -2,7 +2,7 @@
 
 use crate::fixtures::{Scratch, TINY};
 
-const SMALL: [&str; 10] = [
+pub const SMALL: [&str; 10] = [
     "--set",
     "batch=8",
     "--set",

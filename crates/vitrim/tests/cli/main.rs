@@ -5,6 +5,7 @@ mod checkpoints;
 mod commands;
 mod compare;
 mod demo;
+mod docs;
 mod finetune;
 mod fixtures;
 mod hub;

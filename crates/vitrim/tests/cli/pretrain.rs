@@ -8,7 +8,7 @@ use vitrim_vit::PixelBatch;
 
 use crate::fixtures::Scratch;
 
-const TINY: [&str; 20] = [
+pub const TINY: [&str; 20] = [
     "--set",
     "model.img_size=32",
     "--set",
