@@ -80,7 +80,10 @@ impl CommandLine {
 
 impl fmt::Display for CommandLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // What no shell reads as anything else is left as a person would write it; shlex quotes `,` and `=`, too.
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:,=+@%".contains(c);
         let quote = |word: &String| match shlex::try_quote(word) {
+            _ if word.chars().all(plain) && !word.is_empty() && !word.starts_with('=') => word.clone(),
             Ok(quoted) => quoted.into_owned(),
             // No argument can hold a zero byte.
             Err(_) => word.replace('\0', ""),

@@ -2,14 +2,14 @@
 //! intervals, quantiles, rank correlations.
 //!
 //! ```
-//! use vitrim::stats::{Confidence, PairedLoss};
+//! use vitrim_measure::statistics::{Confidence, PairedLoss};
 //!
 //! // 10,000 images; 140 only the dense model got right, 110 only the pruned one.
 //! let loss = PairedLoss::new(10_000, 140, 110)?;
 //! assert!((loss.loss_pp() - 0.3).abs() < 1e-12);
 //! let bound = loss.upper_bound(Confidence::new(0.9)?);
 //! assert!((bound - 0.503).abs() < 1e-3);
-//! # Ok::<(), vitrim::stats::StatsError>(())
+//! # Ok::<(), vitrim_measure::statistics::StatsError>(())
 //! ```
 
 mod loss;

@@ -40,7 +40,7 @@ fn every_method_has_a_front_and_a_second_run_goes_on() {
 
     // The browser looks at the page; what was measured is not measured again.
     let page = std::fs::read_to_string(scratch.path("cmp/report.html")).unwrap();
-    for word in ["--dtype", "--sweep-split", "0.9,0.7", "--no-speed", "run/policy"] {
+    for word in ["--policy", "run/policy", "--split", "--costs", "0.9,0.7", "--no-speed", "--report"] {
         assert!(page.contains(word), "the page's command lacks {word}");
     }
     let before = scratch.snapshot("cmp");
