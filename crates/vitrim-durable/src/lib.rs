@@ -10,8 +10,6 @@
 //! # Ok::<(), vitrim_durable::LockError>(())
 //! ```
 
-#![forbid(unsafe_code)]
-
 mod file;
 mod lock;
 mod pair;

@@ -9,8 +9,6 @@
 //! Every measurement is one pass over a data set ([`passes`]): the dense model and, from the same prefix, what is set beside it.
 //! Nothing here trains, draws or parses a command line; the feature `clap` makes the requests clap's `Args`.
 
-#![forbid(unsafe_code)]
-
 pub mod calibrate;
 pub mod compare;
 pub mod error;

@@ -18,8 +18,6 @@
 //! assert_eq!(pruned.stages[2].patch_tokens(0), 1); // 0.343 of 4 patch tokens
 //! ```
 
-#![forbid(unsafe_code)]
-
 pub mod divergence;
 mod handmade;
 pub mod policy;

@@ -10,8 +10,6 @@
 //! assert_eq!(uniform(&[1, 7, 0, 3]), uniform(&[1, 7, 0, 3]));
 //! ```
 
-#![forbid(unsafe_code)]
-
 mod keyed;
 mod stream;
 

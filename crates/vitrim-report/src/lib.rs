@@ -4,8 +4,6 @@
 //! [`verbs`] carries out `eval` and `compare` with their pages. [`findings`] is what an evaluation leaves in the run folder for it. The page holds everything it shows;
 //! each plot is also a file of its own in `plots/`. What a folder lacks, its page says.
 
-#![forbid(unsafe_code)]
-
 mod axis;
 mod chart;
 mod comparison;

@@ -9,8 +9,6 @@
 //! All three ([`train`], [`pretrain`] and [`finetune`]) are one kind of run, which `run` keeps in a folder and resumes.
 //! Burn lives in this crate alone; [`burn_vit`] is its differentiable Vision Transformer.
 
-#![forbid(unsafe_code)]
-
 mod adam;
 mod advantages;
 mod assemble;

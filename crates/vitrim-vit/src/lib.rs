@@ -22,8 +22,6 @@
 //! assert_eq!(model.finish(&state, Want::Logits).unwrap().values.len(), 1000);
 //! ```
 
-#![forbid(unsafe_code)]
-
 mod backbone;
 mod checkpoint;
 pub mod cost;

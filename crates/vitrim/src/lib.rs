@@ -5,8 +5,6 @@
 //! holds what the verbs that train are asked and carries it out, [`training`] opens a run on a user's images, [`overlay`] lays a TOML file and `--set` over a preset, [`bundled`] is the backbone that
 //! the demo needs no download for.
 
-#![forbid(unsafe_code)]
-
 pub mod bundled;
 pub mod error;
 pub mod overlay;

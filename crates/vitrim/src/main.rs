@@ -1,7 +1,5 @@
 //! The command line: parses, runs, prints.
 
-#![forbid(unsafe_code)]
-
 use std::process::ExitCode;
 
 use clap::Parser;

@@ -483,6 +483,7 @@ mod tests {
             images: (String::new(), 0),
             near: None,
         };
+        let identity = serde_json::to_value(identity).unwrap();
         let error = kept(&path, &identity).err().unwrap().to_string();
         assert!(error.contains("another version of vitrim") && error.contains("policy.json"), "{error}");
     }
