@@ -35,6 +35,12 @@ const BOUNDS: [Bounds; 2] = [
     Bounds { precision: Precision::Int8, agreement: 0.985, accuracy_pp: 0.5, decisions: 0.97 },
 ];
 
+/// Among 1,000 classes more calls are close, and a photo of [`PHOTOS`] is half a point.
+const BOUNDS_OF_PHOTOS: [Bounds; 2] = [
+    Bounds { precision: Precision::Bf16, agreement: 0.985, accuracy_pp: 0.5, decisions: 0.99 },
+    Bounds { precision: Precision::Int8, agreement: 0.96, accuracy_pp: 1.5, decisions: 0.97 },
+];
+
 /// What a backbone said of the first images.
 struct Answers {
     classes: Vec<usize>,
@@ -46,7 +52,7 @@ struct Answers {
 #[test]
 fn the_bundled_backbone_keeps_its_answers() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/backbone");
-    check(&folder, &Dataset::scenes("validation").unwrap(), IMAGES);
+    check(&folder, &Dataset::scenes("validation").unwrap(), IMAGES, BOUNDS);
 }
 
 #[test]
@@ -56,18 +62,19 @@ fn shared_backbones_keep_their_answers() {
         let model = shared.join("models").join(model);
         let reading = DatasetArgs::default();
         let parts = reading.open(&shared.join("data").join(data), &Loaded::open(&model).unwrap()).unwrap();
-        check(&model, &parts.named(split, &mut |_, _| ()).unwrap(), images);
+        let bounds = if images == PHOTOS { BOUNDS_OF_PHOTOS } else { BOUNDS };
+        check(&model, &parts.named(split, &mut |_, _| ()).unwrap(), images, bounds);
     }
 }
 
-/// Compares the precisions of the backbone in `folder` on the first `images` of `dataset`.
-fn check(folder: &Path, dataset: &Dataset, images: usize) {
+/// Compares the precisions of the backbone in `folder` on the first `images` of `dataset`; they differ no more than `allowed`.
+fn check(folder: &Path, dataset: &Dataset, images: usize, allowed: [Bounds; 2]) {
     let loaded = Loaded::open(folder).unwrap();
     let policy = threshold_policy(&loaded, dataset);
     let exact = answers(&loaded, &policy, dataset, images);
     let kept = exact.kept.iter().filter(|kept| **kept).count() as f64 / exact.kept.len() as f64;
     assert!((0.2..0.8).contains(&kept), "{}: a policy that keeps {kept} says little", folder.display());
-    for bounds in BOUNDS {
+    for bounds in allowed {
         let precision = bounds.precision;
         let rounded = answers(&Loaded::open_in(folder, precision).unwrap(), &policy, dataset, images);
         let agreement = equal(&exact.classes, &rounded.classes);
