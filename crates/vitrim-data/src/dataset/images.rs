@@ -28,6 +28,8 @@ impl Dataset {
     /// The image at `index`, decoded at its full size. Meant for single images: a [`Loader`](crate::Loader)
     /// reads many.
     ///
+    /// # Errors
+    ///
     /// [`DataError::IndexOutOfRange`], or an error of reading or decoding.
     pub fn image(&self, index: usize) -> Result<RgbImage, DataError> {
         self.require_random_access("read at one place")?;

@@ -18,21 +18,21 @@ impl Dataset {
     ///   folder of images, or one image;
     /// * Hugging Face parquet files: a folder with them in it, in its `data/` or in folders named as splits, or
     ///   one of them;
-    /// * WebDataset tar shards: likewise, or a brace pattern, `shard-{0000..0009}.tar`;
-    /// * a list: `.txt` (a path a line), `.csv`, `.tsv` or `.jsonl` (columns or fields `path` and `label`), with
+    /// * WebDataset tar shards: in the same places, or a brace pattern, `shard-{0000..0009}.tar`;
+    /// * a list: `.txt` (one path per line), `.csv`, `.tsv` or `.jsonl` (columns or fields `path` and `label`), with
     ///   paths relative to its folder;
     /// * a [stream](Self::is_stream) of tar shards: `-` for standard input, a named pipe, or compressed shards
     ///   (`.tar.gz`);
     /// * `scenes`, the [generated images](Self::scenes); a folder of that name is reached as `./scenes`.
     ///
-    /// `split` may be left out where there is only one. Class indices follow torchvision's rule
-    /// (sorted folder names of this very split), the parquet footer, or the labels' own numbers; labels that are
+    /// `split` may be left out if there is only one. Class indices follow torchvision's rule
+    /// (sorted folder names of this split), the parquet footer, or the labels' own numbers; labels that are
     /// words become classes in sorted order. Reads file names, footers, headers and labels, no images.
     ///
     /// # Errors
     ///
-    /// If the path is missing, unreadable, of no known kind or holds no images, if it has no such split (the
-    /// message lists those there are), or if a file is damaged, has no images in it or a label out of range.
+    /// If the path is missing, unreadable, of an unknown kind or without images, if it has no such split (the
+    /// message lists the existing ones), or if a file is damaged, has no images in it or a label out of range.
     pub fn open(path: impl AsRef<Path>, split: Option<&str>) -> Result<Self, DataError> {
         let path = path.as_ref();
         let layout = DatasetLayout::detect(path)?;
