@@ -136,8 +136,8 @@ def compare(
         report: Folder for the figures and ``report.html``, ``runs/compare`` if left out; an interrupted comparison
             continues from it.
         policies: Folders of the same policy from other seeds; means over all of them and the model's own are compared.
-        rivals: Other trained policies by name: a folder, or several of different seeds. A rival is calibrated, or has the
-            read-out ``sample``.
+        rivals: Other trained policies by name: a folder, or several of different seeds. A rival is calibrated, or
+            has the read-out ``sample``.
         split: Images to compare on, the first ``images``; test, else calibration, if left out.
         sweep_split: Images to sweep the methods' settings on, the first ``sweep_images``; 1,000 of ``"calibration"`` if
             left out.

@@ -98,8 +98,8 @@ def train(
         max_drift: For a backbone without classes: drift of its pooled features that is allowed, 100 (1 - cos), percent.
         confidence: Confidence of the bound on the loss; 0.5 takes the measured value; 0.9 if left out.
         preset: ``"default"``, ``"drop"`` (the default's game with agents that are dropped instead of merged),
-            ``"paper"``, or the controls without reinforcement, ``"gumbel"`` and ``"dynamicvit"``; ``config`` is a TOML file whose
-            values override the preset.
+            ``"paper"``, or the controls without reinforcement, ``"gumbel"`` and ``"dynamicvit"``;
+            ``config`` is a TOML file whose values override the preset.
         split: Images to train on; ``"train"`` if left out.
         calibrate: False leaves the policy uncalibrated.
         calibration_split: Images to calibrate on, ``calibration_images`` at most; the first 10,000 of
@@ -170,7 +170,7 @@ def finetune(
         model: A model that was loaded from a checkpoint, with a trained policy, whose current point is used; without
             a policy, the dense control is trained. The result keeps the checkpoint's layout (timm's or transformers').
         data: Data set; labels are used if ``label_weight`` is above 0, and to report top-1.
-        out: Run folder, ``runs/finetune`` if left out; the backbone goes to its ``model/``, and the policy to ``policy/``.
+        out: Run folder, ``runs/finetune`` if left out; the backbone goes to its ``model/``, the policy to ``policy/``.
         config: TOML file whose values override the defaults.
         split: Images to train on; ``"train"`` if left out.
         held_out_split: Images for choosing the best weights; ``"calibration"`` if left out.
