@@ -33,8 +33,8 @@ impl InstructionSet {
     }
 
     /// The gradient of [`InstructionSet::softmax`]. `y: [rows, width]` is the softmax; `gradient: [rows, width]` is
-    /// the gradient with respect to `y`, and becomes the gradient with respect to the input, `y (gradient - sum(y
-    /// gradient))`.
+    /// the gradient with respect to `y`, and becomes the gradient with respect to the input,
+    /// `y (gradient - sum(y gradient))`.
     ///
     /// # Panics
     /// If the two differ in length, or do not consist of whole rows.

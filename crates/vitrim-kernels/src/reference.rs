@@ -192,8 +192,8 @@ pub fn biased_attention(qkv: &[f32], bias: &[f32], heads: usize) -> (Vec<f32>, V
     (out, probabilities)
 }
 
-/// The gradient of [`attention`] of one image with respect to `qkv: [n, 3, heads, d]`, for the gradient `gradient:
-/// [n, heads * d]` with respect to its output: query by query, by [`softmax_backward`].
+/// The gradient of [`attention`] of one image with respect to `qkv: [n, 3, heads, d]`, for the gradient
+/// `gradient: [n, heads * d]` with respect to its output: query by query, by [`softmax_backward`].
 pub fn attention_backward(qkv: &[f32], gradient: &[f32], n: usize, heads: usize) -> Vec<f32> {
     let dim = gradient.len() / n.max(1);
     let d = dim / heads;

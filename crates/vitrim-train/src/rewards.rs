@@ -93,8 +93,8 @@ pub fn soften(divergence: f64, softening: f64) -> f64 {
     if softening > 0.0 { (divergence / softening).ln_1p() } else { divergence }
 }
 
-/// [`divergences`](vitrim_prune::divergence::divergences) with gradients, `[B]`, of dense and pruned answers, `[B,
-/// C]` or `[B, D]` each.
+/// [`divergences`](vitrim_prune::divergence::divergences) with gradients, `[B]`, of dense and pruned answers,
+/// `[B, C]` or `[B, D]` each.
 pub fn divergences_of_answers(spec: &VitSpec, dense: Tensor<2>, pruned: Tensor<2>) -> Tensor<1> {
     let of_images = if spec.num_classes == 0 { cosine_distances } else { divergences_of_logits };
     of_images(dense, pruned)

@@ -189,8 +189,8 @@ impl Reduction {
         }
     }
 
-    /// Row `t` merges into row `into[t]` of its image, which stays (`into[into[t]] == into[t]`); a row with `into[t]
-    /// == t` stays. Means are weighted by `sizes`. `into: [T]`, `sizes: [T]`.
+    /// Row `t` merges into row `into[t]` of its image, which stays (`into[into[t]] == into[t]`); a row with
+    /// `into[t] == t` stays. Means are weighted by `sizes`. `into: [T]`, `sizes: [T]`.
     ///
     /// # Panics
     /// If the length of `into` or `sizes` is not that of the batch that `offsets: [B + 1]` describes, or a row merges

@@ -151,8 +151,8 @@ impl Attention {
     }
 
     /// The gradient of [`Attention::forward`] in f32, without a bias, at `qkv: [T, 3 * dim]`. `gradient: [T, dim]` is
-    /// the gradient with respect to the output; the gradient with respect to `qkv` is written to `into: [T, 3 *
-    /// dim]`. Heads of images run in parallel.
+    /// the gradient with respect to the output; the gradient with respect to `qkv` is written to
+    /// `into: [T, 3 * dim]`. Heads of images run in parallel.
     ///
     /// # Panics
     /// If a length does not match.

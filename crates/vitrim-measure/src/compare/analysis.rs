@@ -115,8 +115,8 @@ pub struct MethodAtLoss {
     pub policy_saves: Option<Interval>,
 }
 
-/// `scale` times `mean` with `digits` digits, and the standard deviation over seeds, if there are several: `48.8 +-
-/// 0.6`.
+/// `scale` times `mean` with `digits` digits, and the standard deviation over seeds, if there are several:
+/// `48.8 +- 0.6`.
 pub fn with_spread(mean: f64, of_seeds: &[f64], scale: f64, digits: usize) -> String {
     let mean_text = format!("{:.digits$}", scale * mean);
     if of_seeds.len() < 2 {

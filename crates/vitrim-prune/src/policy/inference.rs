@@ -46,8 +46,8 @@ impl Perceptron {
         &self.spec
     }
 
-    /// Outputs `[A, outputs]` for the agents `rows: [A]` of `view`, all of image `b`, with `scalars: [t,
-    /// spec.scalars]` of all tokens of that image. The outputs are in `buffers`.
+    /// Outputs `[A, outputs]` for the agents `rows: [A]` of `view`, all of image `b`, with
+    /// `scalars: [t, spec.scalars]` of all tokens of that image. The outputs are in `buffers`.
     pub(super) fn forward<'b>(
         &self,
         stage: usize,

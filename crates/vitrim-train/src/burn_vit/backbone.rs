@@ -88,8 +88,8 @@ impl BurnVit {
     }
 }
 
-/// The mean of `attention: [B, n, n]` over the queries of each image for which `queries: [B, n]` is true, `[B, 1,
-/// n]`.
+/// The mean of `attention: [B, n, n]` over the queries of each image for which `queries: [B, n]` is true,
+/// `[B, 1, n]`.
 fn mean_over_queries(attention: Tensor<3>, queries: &[bool]) -> Tensor<3> {
     let [batch, n, _] = attention.dims();
     let mut weights = vec![0.0f32; batch * n];

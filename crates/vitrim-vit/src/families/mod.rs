@@ -7,8 +7,8 @@
 //!
 //! To add a family:
 //!
-//! 1. Write `families/<family>.rs` with a constant `FAMILY`, following `vit.rs`. For timm: the sizes by name, and, if it
-//!    is not `VISION_TRANSFORMER`, the timm class that builds the family, with its arguments and tensor names. For
+//! 1. Write `families/<family>.rs` with a constant `FAMILY`, following `vit.rs`. For timm: the sizes by name, and, if
+//!    it is not `VISION_TRANSFORMER`, the timm class that builds the family, with its arguments and tensor names. For
 //!    transformers: a function from `config.json` to a [`VitSpec`], and a table of tensor names.
 //! 2. Declare the file and add its `FAMILY` to `FAMILIES`.
 //! 3. Only if its arithmetic is new: add a variant or a field to a part in `spec/parts.rs`. Matches are exhaustive, so
