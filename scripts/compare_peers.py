@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Compares vitrim with PyTorch, ONNX Runtime and OpenVINO on this CPU, side by side in one sitting.
+"""Compares vitrim with PyTorch, ONNX Runtime and OpenVINO on this CPU, in alternation in one session.
 
     cargo build --release
     python3 scripts/compare_peers.py --models deit_small_patch16_224 --batches 1 32 --out compare.jsonl
@@ -84,7 +84,7 @@ def note(text):
 
 
 def measure_cell(args, model, batch, folder):
-    """Rounds over all engines; one row for each engine and precision."""
+    """Measures all engines in alternating rounds; returns one row for each engine and precision."""
     peers = list(load_peers(args, model, batch, folder))
     check_idle()
     rates, shares = {}, {}
@@ -118,7 +118,7 @@ def run_vitrim(args, model, batch, streams):
 
 
 def rate_of(images, run, seconds):
-    """Images/s: those of a pass over its median time."""
+    """Images/s: the images of a pass divided by its median time."""
     run()
     times, started = [], time.perf_counter()
     while not times or time.perf_counter() - started < seconds:
@@ -129,7 +129,7 @@ def rate_of(images, run, seconds):
 
 
 def check_idle():
-    """Warns if engines that do not run keep the processor busy."""
+    """Warns if idle engines keep the processor busy."""
     time.sleep(0.5)
     before, busy = time.perf_counter(), time.process_time()
     time.sleep(1)
@@ -139,7 +139,7 @@ def check_idle():
 
 
 def load_peers(args, model, batch, folder):
-    """Yields (engine, dtype, images a pass, function that does a pass); what fails is left out."""
+    """Yields (engine, dtype, images per pass, function that runs a pass); engines that fail are left out."""
     if not set(args.engines) - {"vitrim"}:
         return
     import torch
@@ -268,7 +268,7 @@ RATIOS = [
     for mode in MODES
     for dtype in DTYPES
 ]
-# Shares of the pruned time, likewise.
+# The same for shares of the pruned time.
 OVERHEAD = (0.05, 0.03)
 
 

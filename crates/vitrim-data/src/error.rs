@@ -1,5 +1,4 @@
-//! What can go wrong on the way from a path to pixels. Every message is one line that says what,
-//! where, and what to do.
+//! Errors on the way from a path to pixels. Every message is one line that says what is wrong, where, and what to do.
 
 use std::fmt::Display;
 use std::io;
@@ -12,18 +11,18 @@ pub enum DataError {
     /// The path does not exist.
     #[error("{}: no such file or folder; check the path", path.display())]
     NotFound {
-        /// What was asked for.
+        /// The path that was asked for.
         path: PathBuf,
     },
     /// The operating system refused to read a file or a folder.
     #[error("{}: cannot be read ({cause}); check that it exists and its permissions", path.display())]
     Unreadable {
-        /// What was being read.
+        /// The path that was being read.
         path: PathBuf,
-        /// The operating system's word on it.
+        /// The operating system's error.
         cause: io::Error,
     },
-    /// There is nothing to load.
+    /// There are no images.
     #[error(
         "{}: holds no images; expected class folders or files ending in jpg, jpeg, png, webp, bmp, gif, tif or tiff, \
          parquet files, or tar shards",
@@ -51,7 +50,7 @@ pub enum DataError {
         /// The splits that exist.
         available: Vec<String>,
     },
-    /// A file that is none of the kinds that hold data sets.
+    /// The file is not of a kind that holds a data set.
     #[error(
         "{}: not a data set that vitrim reads; give a folder of images, .parquet, .tar, .tar.gz, .csv, .tsv, .jsonl, \
          or a .txt list of image files",
@@ -61,7 +60,7 @@ pub enum DataError {
         /// The file.
         path: PathBuf,
     },
-    /// A brace pattern that stands for too many files, or for files of different kinds.
+    /// A brace pattern that matches too many files, or files of different kinds.
     #[error("{pattern}: {what}")]
     Pattern {
         /// The pattern.
@@ -69,7 +68,7 @@ pub enum DataError {
         /// What is wrong with it and what to do.
         what: String,
     },
-    /// A list of images that cannot be read as one.
+    /// A list of images that is not valid.
     #[error("{}: {what}", path.display())]
     List {
         /// The file.
@@ -77,7 +76,7 @@ pub enum DataError {
         /// What is wrong, where, and what to do.
         what: String,
     },
-    /// A label map that cannot be read as one.
+    /// A label map that is not valid.
     #[error("label map {}: {what}", path.display())]
     LabelMap {
         /// The file.
@@ -85,14 +84,14 @@ pub enum DataError {
         /// What is wrong, where, and what to do.
         what: String,
     },
-    /// A class of the data set's that a label map does not have.
+    /// A class of the data set that is missing in the label map.
     #[error(
         "{origin}: class `{class}` is not in the label map; add it, or map it to -1 to leave it without a label"
     )]
     NotInLabelMap {
-        /// An image of that class.
+        /// An image of the class.
         origin: String,
-        /// Its name, or its index where it has none.
+        /// The class's name, or its index if it has no name.
         class: String,
     },
     /// A tar archive that is damaged or cut off.
@@ -103,17 +102,17 @@ pub enum DataError {
         /// What is wrong with it.
         reason: String,
     },
-    /// A data set that is read front to back was asked for what needs any place of it at any time.
+    /// An operation that needs random access was asked of a stream.
     #[error(
         "{origin}: is read front to back, as a pipe is, and cannot be {wanted}; save it to files, decompressed (.tar)"
     )]
     OnePass {
-        /// The pipe or the compressed shard.
+        /// The stream: a pipe or a compressed shard.
         origin: String,
-        /// What was asked for, as a participle.
+        /// The operation, as a participle.
         wanted: &'static str,
     },
-    /// The file is no parquet file, or its end is missing.
+    /// The file is not a parquet file, or its end is missing.
     #[error(
         "{}: not a parquet file, or a truncated one ({reason}); download it again or give a folder of images",
         path.display()
@@ -121,7 +120,7 @@ pub enum DataError {
     NotParquet {
         /// The file.
         path: PathBuf,
-        /// What the parquet reader said.
+        /// The parquet reader's message.
         reason: String,
     },
     /// A parquet file whose footer is fine but whose pages are not.
@@ -134,7 +133,7 @@ pub enum DataError {
         path: PathBuf,
         /// The row group, counted from 0.
         row_group: usize,
-        /// What the parquet reader said.
+        /// The parquet reader's message.
         reason: String,
     },
     /// No column of a parquet file holds encoded images.
@@ -146,10 +145,10 @@ pub enum DataError {
     NoImageColumn {
         /// The file.
         path: PathBuf,
-        /// The columns that it has, with their types.
+        /// The columns of the file, with their types.
         columns: Vec<String>,
     },
-    /// The label column is not made of whole numbers.
+    /// The label column does not contain integers.
     #[error("{}: column `{column}` is {found}; labels must be integers", path.display())]
     LabelColumn {
         /// The file.
@@ -171,7 +170,7 @@ pub enum DataError {
         /// The file that it differs from.
         other: PathBuf,
     },
-    /// A label that is no class.
+    /// A label that is not a class.
     #[error("{origin}: label {label} is out of range; expected {expected}, or -1 for no label")]
     BadLabel {
         /// The file and row, or the position in memory.
@@ -186,7 +185,7 @@ pub enum DataError {
     BadImage {
         /// The file, or the parquet file and row.
         origin: String,
-        /// What the decoder said.
+        /// The decoder's message.
         reason: String,
     },
     /// A preprocessing configuration that is invalid or not supported.
@@ -195,7 +194,7 @@ pub enum DataError {
         /// What is wrong and what to do.
         what: String,
     },
-    /// A corruption that does not exist, or fails.
+    /// An unknown corruption, or one that failed.
     #[error("corruption: {0}")]
     Corrupt(String),
     /// An augmentation that cannot be applied.
@@ -204,7 +203,7 @@ pub enum DataError {
         /// What is wrong and what to do.
         what: String,
     },
-    /// Shares of a partition that make no sense.
+    /// Invalid shares of a partition.
     #[error("shares {train}/{calibration}/{test}: each must be finite and at least 0, and their sum above 0")]
     Shares {
         /// Training share.
@@ -214,7 +213,7 @@ pub enum DataError {
         /// Test share.
         test: f64,
     },
-    /// A batch of no images.
+    /// A batch size of 0.
     #[error("loader: the batch size is 0; give at least 1")]
     ZeroBatch,
     /// An index past the end of the data set.
@@ -222,13 +221,13 @@ pub enum DataError {
     IndexOutOfRange {
         /// The index.
         index: usize,
-        /// Images in the data set.
+        /// Number of images in the data set.
         len: usize,
     },
     /// The loader's threads could not be started, or ended before their work did.
     #[error("loader: its threads {what}; try fewer workers")]
     Threads {
-        /// What happened to them.
+        /// What happened to the threads.
         what: String,
     },
 }
@@ -248,7 +247,7 @@ impl DataError {
     }
 }
 
-/// `error` on a single line: some decoders break theirs.
+/// `error` on a single line: some decoders' messages have line breaks.
 pub(crate) fn one_line(error: impl Display) -> String {
     error.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
 }

@@ -2,12 +2,12 @@
 
 use image::RgbImage;
 
-/// What random decisions about a single image are keyed by: the first 64 bits, little endian, of the BLAKE3 hash of its
+/// The key of random decisions about a single image: the first 64 bits, little endian, of the BLAKE3 hash of its
 /// width, height (32 bits each, little endian) and pixels.
 ///
-/// `crop` is the crop that the backbone sees. So an image gets the same answer wherever it lies, whatever its file is
-/// called, in any company, and whether it comes as a file, from a shard or as pixels in memory. Images of a data set are
-/// keyed by their positions instead: see [`Batch::keys`](crate::Batch::keys).
+/// `crop` is the backbone's input. An image therefore gets the same answer whatever its path, its file name and the
+/// other images of its batch are, and whether it comes from a file, from a shard or as pixels in memory. Images of a
+/// data set are keyed by their positions instead: see [`Batch::keys`](crate::Batch::keys).
 pub fn image_key(crop: &RgbImage) -> u64 {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&crop.width().to_le_bytes()).update(&crop.height().to_le_bytes()).update(crop.as_raw());
@@ -23,7 +23,7 @@ mod tests {
     #[test]
     fn a_key_is_pinned_and_of_pixels_and_shape() {
         let image = RgbImage::from_fn(4, 2, |x, y| image::Rgb([x as u8, y as u8, 7]));
-        // As Python's `blake3` gives it.
+        // The value that Python's `blake3` gives.
         assert_eq!(image_key(&image), 0xffa2_c5f7_c650_9222);
         let turned = RgbImage::from_raw(2, 4, image.clone().into_raw()).unwrap();
         assert_ne!(image_key(&turned), image_key(&image));

@@ -1,20 +1,21 @@
-//! Images in: from a path to batches of normalised pixels.
+//! Data sets: from a path to batches of normalised pixels.
 //!
-//! The data flow is the module list. A [`Dataset`] indexes folders of images, lists of files, Hugging Face
-//! parquet, WebDataset tar shards, a pipe of them, or [drawn scenes](draw_scene), whichever lies at a path;
-//! a [`LabelMap`] turns its classes into a backbone's; an [`Order`] says how to walk it; [`Decoding`] makes RGB of
-//! JPEG, PNG, WebP, BMP, GIF and TIFF as Pillow does; a [`Transform`] is timm's evaluation transform; a [`Loader`]
-//! decodes on threads ahead of its consumer, and changes images by an [`Augment`] where training wants it. Images are
-//! read when their turn comes: an index is all that is held. Splits are by a hash of the encoded bytes
-//! ([`Dataset::by_hash`], [`Dataset::without`]), so that training, calibration and test never share an image.
+//! The types follow the data flow. A [`Dataset`] indexes folders of images, lists of files, Hugging Face parquet,
+//! WebDataset tar shards, a pipe of them, or [generated images](draw_scene), depending on the path. A [`LabelMap`]
+//! converts its classes to a backbone's. An [`Order`] gives the order of the images. [`Decoding`] decodes JPEG, PNG,
+//! WebP, BMP, GIF and TIFF to RGB like Pillow. A [`Transform`] is timm's evaluation transform. A [`Loader`] decodes
+//! on threads ahead of its consumer, and applies an [`Augment`] for training. Images are read on demand: only an
+//! index is held in memory. Splits are defined by a hash of the encoded bytes ([`Dataset::by_hash`],
+//! [`Dataset::without`]), so that training, calibration and test never share an image.
 //!
-//! The modules below follow the data: `sources` find and index what lies at a path, `labels` turn what is stated into
-//! classes, a `dataset` holds both, a `walk` reads it in an `order`, `decoding` makes pixels of bytes, `transform` what
-//! a backbone takes, and the `loader` does so on threads. `scenes` are drawn; `limits` says what is refused.
+//! The modules follow the data flow, too: `sources` find and index the files at a path, `labels` convert labels to
+//! classes, a `dataset` holds both, a `walk` reads it in an `order`, `decoding` gives RGB, `transform` gives the
+//! backbone's input, and the `loader` runs them on threads. `scenes` generates images; `limits` has the limits of
+//! what is read.
 //!
-//! What is refused: images of more than [`MAX_SIDE`] pixels a side, [`MAX_DECODED_BYTES`] decoded or
-//! [`MAX_ENCODED_BYTES`] stored, from their headers and before room is made for them. An image that cannot be read or
-//! decoded ends the pass or is left out and named, as [`OnBadImage`] says.
+//! Images of more than [`MAX_SIDE`] pixels per side, [`MAX_DECODED_BYTES`] decoded or [`MAX_ENCODED_BYTES`] stored
+//! are refused, from their headers and before memory is allocated. An image that cannot be read or decoded ends the
+//! pass, or is left out and reported: see [`OnBadImage`].
 //!
 //! ```
 //! use vitrim_data::{Dataset, Loader, LoaderOptions, Order, Preprocess, Transform};

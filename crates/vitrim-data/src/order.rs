@@ -1,5 +1,4 @@
-//! In which order a data set is visited: as stored, or by a permutation that depends on nothing
-//! but (index, seed, epoch).
+//! The order in which a data set is visited: as stored, or a permutation that depends only on (index, seed, epoch).
 
 use serde::{Deserialize, Serialize};
 use vitrim_random::mix;
@@ -21,7 +20,7 @@ pub enum Order {
     },
 }
 
-/// What is being permuted, so that rows and row groups with equal indices get unrelated keys.
+/// The objects of a permutation, so that rows and row groups with equal indices get unrelated keys.
 #[derive(Clone, Copy)]
 pub(crate) enum Shuffling {
     Images = 1,
@@ -30,8 +29,7 @@ pub(crate) enum Shuffling {
 
 /// Permutes `indices` by sorting them under a keyed hash of each.
 ///
-/// A sort under keys, unlike a Fisher-Yates walk, makes an index's key independent of how many
-/// others there are.
+/// With sorting by keys, unlike with Fisher-Yates, an index's key does not depend on the number of indices.
 pub(crate) fn shuffle(indices: &mut [usize], what: Shuffling, seed: u64, epoch: u64) {
     let stream = mix(mix(mix(seed).wrapping_add(what as u64)).wrapping_add(epoch));
     indices.sort_by_cached_key(|&i| (mix(stream ^ mix(i as u64)), i));
@@ -61,7 +59,7 @@ mod tests {
 
     #[test]
     fn the_permutation_is_pinned() {
-        // A resumed run must find the order that it left, on any platform and in any version.
+        // A resumed run must get the same order as before, on any platform and in any version.
         assert_eq!(shuffled(8, Shuffling::Images, 42, 3), PINNED);
     }
 

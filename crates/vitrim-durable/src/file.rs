@@ -1,4 +1,4 @@
-//! One file, replaced whole or not at all.
+//! Replaces one file atomically and durably.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -7,23 +7,23 @@ use std::path::Path;
 
 use crate::FileError;
 
-/// End of the name of a file that is being written.
+/// Suffix of a file that is being written.
 const PART: &str = ".part";
 
-/// Writes `bytes` to `path`. A reader finds either what was there or all of `bytes`, also after a crash of the
-/// process or the machine. Several threads and processes may replace one file at once; the last one stays.
+/// Writes `bytes` to `path`. A reader finds either the old content or all of `bytes`, also after a crash of the
+/// process or the machine. Several threads and processes may replace one file at once; the last one wins.
 ///
-/// The bytes go into a new file beside `path`, which is synced and renamed; then the folder is synced (the order of
+/// The bytes go into a new file next to `path`, which is synced and renamed; then the folder is synced (the order of
 /// <https://lwn.net/Articles/457667/>). A process that is killed leaves that file behind, see [`remove_leftovers`].
 ///
 /// # Errors
-/// If the file cannot be written; what was there then stays.
+/// If the file cannot be written; the old content then stays.
 pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     write_beside(path, bytes).and_then(|()| sync_folder(parent(path))).map_err(FileError::of("write", path))
 }
 
-/// Makes `part`, of which `file` is open and to which all bytes have been written, the file `path` of the same file
-/// system, as durably as [`replace`].
+/// Renames `part`, which is open as `file` and completely written, to `path` on the same file system, as durably as
+/// [`replace`].
 ///
 /// # Errors
 /// If the bytes cannot be synced or the file cannot be renamed.
@@ -32,8 +32,8 @@ pub fn move_into_place(file: &File, part: &Path, path: &Path) -> Result<(), File
     rename(part, path).map_err(FileError::of("write", path))
 }
 
-/// Removes what replacements of `path` left behind when their process was killed. Only for whoever alone writes
-/// `path`, under a [`FolderLock`](crate::FolderLock).
+/// Removes the files that replacements of `path` left behind when their process was killed. The caller must be the
+/// only writer of `path`, under a [`FolderLock`](crate::FolderLock).
 ///
 /// # Errors
 /// If the folder cannot be read, or a file cannot be removed.
@@ -67,7 +67,7 @@ fn write_beside(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let prefix = part_prefix(path);
     let mut builder = tempfile::Builder::new();
     builder.prefix(&prefix).suffix(PART);
-    // As any new file, not private as temporary files are.
+    // With the permissions of an ordinary new file, not of a private temporary file.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     let mut part = builder.tempfile_in(parent(path))?;
@@ -88,7 +88,7 @@ fn parent(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Makes renames in `folder` durable. Some file systems cannot sync a folder, and Windows has no such thing.
+/// Makes renames in `folder` durable. Some file systems cannot sync a folder, and neither can Windows.
 fn sync_folder(folder: &Path) -> io::Result<()> {
     if cfg!(not(unix)) {
         return Ok(());

@@ -1,7 +1,7 @@
-//! Files that are replaced whole or not at all, and folders that one process writes at a time.
+//! Files that are replaced atomically, and folders that one process writes at a time.
 //!
-//! [`replace`] replaces one file, [`Pair`] two that belong together, [`FolderLock`] keeps other processes out of a
-//! folder. What they have written survives a crash of the process and of the machine.
+//! [`replace`] replaces one file, [`Pair`] two that belong together, and [`FolderLock`] excludes other processes from
+//! a folder. Written files survive a crash of the process and of the machine.
 //!
 //! ```
 //! let folder = tempfile::tempdir().expect("a temporary folder");
@@ -28,12 +28,12 @@ pub struct FileError {
     pub action: &'static str,
     /// The file or folder.
     pub path: PathBuf,
-    /// What the operating system said.
+    /// The operating system's error.
     pub source: std::io::Error,
 }
 
 impl FileError {
-    /// For `map_err` on operations on `path`.
+    /// An error constructor for `map_err` on operations on `path`.
     fn of(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> FileError {
         let path = path.to_owned();
         move |source| FileError { action, path, source }

@@ -1,4 +1,4 @@
-//! A folder that one process writes at a time.
+//! A lock on a folder, so that one process writes it at a time.
 
 use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 
 use crate::FileError;
 
-/// The file that is locked; it stays, empty, because removing it would let two processes lock two files of its name.
+/// The file that is locked. It is never removed, because two processes could then lock two files of this name.
 const FILE: &str = ".lock";
 
-/// Sole right to write a folder, until it is dropped or the process ends, killed or not: the operating system frees it.
+/// The exclusive right to write a folder, until it is dropped or the process ends, killed or not: the operating
+/// system releases it.
 #[derive(Debug)]
 pub struct FolderLock {
     _file: File,
@@ -18,20 +19,20 @@ pub struct FolderLock {
 /// A folder could not be locked.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    /// It could not be made, or the file in it that is locked.
+    /// The folder, or the lock file in it, could not be created.
     #[error(transparent)]
     File(#[from] FileError),
-    /// Somebody else has it.
+    /// Another process or thread has locked the folder.
     #[error("{}: another vitrim run is writing there; wait until it ends, or give another folder", .0.display())]
     Busy(PathBuf),
 }
 
 impl FolderLock {
-    /// Locks `folder`, which is made where it is missing, for whoever else calls this: another process, or another
-    /// thread of this one. Where the file system knows no locks, nobody is kept out.
+    /// Locks `folder`, which is created if it is missing, against other callers: other processes, and other threads
+    /// of this process. If the file system does not support locks, no caller is excluded.
     ///
     /// # Errors
-    /// [`LockError::Busy`] at once if somebody else has it; [`LockError::File`] if it cannot be written.
+    /// [`LockError::Busy`] at once if the folder is locked; [`LockError::File`] if it cannot be written.
     pub fn acquire(folder: &Path) -> Result<Self, LockError> {
         fs::create_dir_all(folder).map_err(FileError::of("create", folder))?;
         let path = folder.join(FILE);
@@ -68,7 +69,7 @@ mod tests {
         FolderLock::acquire(&folder).unwrap();
     }
 
-    /// The child of the test below; does nothing where it is not asked to.
+    /// The child process of the test below; does nothing when it is run as a test itself.
     #[test]
     fn child_that_holds_a_lock() {
         let Ok(folder) = std::env::var("VITRIM_TEST_LOCK") else { return };

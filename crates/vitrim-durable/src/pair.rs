@@ -1,4 +1,4 @@
-//! Two files of one folder that belong together, of which a reader never finds one new and one old.
+//! Two files of one folder that belong together; a reader never finds one new and one old.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
@@ -7,17 +7,17 @@ use std::path::{Path, PathBuf};
 use crate::FileError;
 use crate::file::{rename, replace};
 
-/// A `head` that says which `body` it belongs to (by a hash of its bytes), and the `body`.
+/// A `head` that identifies its `body` (by a hash of the body's bytes), and the `body`.
 ///
 /// [`Pair::replace`] goes in three durable steps:
 ///
-/// 1. the new body is written beside the old one, as `<body>.new`;
+/// 1. the new body is written next to the old one, as `<body>.new`;
 /// 2. the head is replaced: from here on the pair is the new one;
 /// 3. `<body>.new` is renamed to `<body>`.
 ///
-/// Whoever reads the head first and then takes whichever of `<body>.new` and `<body>` belongs to it has a whole
-/// pair after each of the steps, whether the next one comes or not: [`Pair::read`]. A pair that was written in
-/// another way, without `<body>.new`, is read as well.
+/// A reader reads the head first, and then takes whichever of `<body>.new` and `<body>` belongs to it: it finds a
+/// complete pair after each of the steps, also if the next one never happens ([`Pair::read`]). A pair that was
+/// written in another way, without `<body>.new`, can be read as well.
 ///
 /// ```
 /// use vitrim_durable::Pair;
@@ -38,7 +38,7 @@ pub struct Pair {
 }
 
 impl Pair {
-    /// The files `head` and `body` of `folder`; `belongs(head, body)` says whether one is of the other.
+    /// The files `head` and `body` of `folder`; `belongs(head, body)` says whether the body belongs to the head.
     pub fn new(folder: &Path, head: &str, body: &str, belongs: fn(&[u8], &[u8]) -> bool) -> Self {
         Pair {
             folder: folder.to_owned(),
@@ -49,8 +49,8 @@ impl Pair {
         }
     }
 
-    /// Replaces both files; makes the folder where it is missing. One writer waits for another, where the file system
-    /// can lock a folder.
+    /// Replaces both files; creates the folder if it is missing. Writers wait for each other if the file system can
+    /// lock a folder.
     ///
     /// # Errors
     /// If a file cannot be written; the pair is then either the old or the new one.
@@ -61,8 +61,8 @@ impl Pair {
         self.steps(head, body).iter().try_for_each(|step| step())
     }
 
-    /// Ends a replacement that was broken off after its second step: the first of the next one would overwrite the body
-    /// that the head belongs to.
+    /// Completes a replacement that was interrupted after its second step; otherwise the first step of the next one
+    /// would overwrite the body that the head belongs to.
     fn settle(&self) -> Result<(), FileError> {
         let read = |path: &Path| found(fs::read(path)).map_err(FileError::of("read", path));
         match (read(&self.head)?, read(&self.new_body)?) {
@@ -84,7 +84,7 @@ impl Pair {
         rename(&self.new_body, &self.body).map_err(FileError::of("write", &self.body))
     }
 
-    /// The head, and the body that belongs to it; `None` if neither file is it.
+    /// The head, and the body that belongs to it; `None` if neither file does.
     ///
     /// # Errors
     /// If the head cannot be read, or there is no body.
@@ -92,7 +92,7 @@ impl Pair {
         let read = |path: &Path| fs::read(path).map_err(FileError::of("read", path));
         let mut head = read(&self.head)?;
         loop {
-            // In this order: a writer may rename the one to the other in between.
+            // In this order, because a writer may rename the one to the other in between.
             let new_body = found(fs::read(&self.new_body)).map_err(FileError::of("read", &self.new_body))?;
             let body = read(&self.body);
             let bodies = new_body.into_iter().chain(body.as_ref().ok().cloned());
@@ -136,7 +136,7 @@ mod tests {
         pair.replace(&[number], &[number; 5000]).unwrap();
     }
 
-    /// As a process that is killed after `steps` steps of the replacement.
+    /// Simulates a process that is killed after `steps` steps of the replacement.
     fn write_until(pair: &Pair, number: u8, steps: usize) {
         pair.settle().unwrap();
         pair.steps(&[number], &[number; 5000])[..steps].iter().for_each(|step| step().unwrap());

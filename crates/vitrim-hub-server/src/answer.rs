@@ -9,12 +9,12 @@ use serde_json::{Value, json};
 
 use crate::content::{Asked, Faults, Repo, State, is_large, sha256};
 
-/// An answer before it is sent.
+/// An answer to be sent.
 struct Answer {
     status: u16,
     headers: Vec<(&'static str, String)>,
     body: Vec<u8>,
-    /// How much of the body is sent before the connection breaks.
+    /// Number of bytes of the body that are sent before the connection is closed.
     sent: usize,
 }
 
@@ -40,12 +40,12 @@ pub(crate) fn answer(stream: &mut TcpStream, port: u16, state: &Mutex<State>) {
         head += &format!("{name}: {value}\r\n");
     }
     head += &format!("Content-Length: {}\r\n\r\n", found.body.len());
-    // The other side may have had enough.
+    // The client may have closed the connection.
     let _ = stream.write_all(head.as_bytes());
     let _ = stream.write_all(&found.body[..found.sent]);
 }
 
-/// Path and query, decoded, host, token, and the first byte asked for.
+/// Path and query (decoded), host, token, and the first byte that is requested.
 fn request(stream: &mut TcpStream) -> Option<(String, String, Option<String>, Option<usize>)> {
     let mut bytes = Vec::new();
     let mut reader = BufReader::new(stream).bytes();
@@ -89,7 +89,8 @@ fn route(
     let parts: Vec<&str> = path.splitn(5, '/').collect();
     let [kind, owner, name, verb, rest] = parts[..] else { return Answer::new(404, Vec::new()) };
     let Some(repo) = state.repos.get(&format!("{kind}/{owner}/{name}")) else {
-        // It does not tell strangers what there is.
+        // Like the Hub: without a token, a missing repository is answered 401, so that it cannot be told from a
+        // private one.
         return Answer::new(if token.is_some() { 404 } else { 401 }, Vec::new());
     };
     match (repo.token.as_deref(), token) {
@@ -163,7 +164,7 @@ fn large(state: &mut State, hash: &str, from: Option<usize>) -> Answer {
     answer
 }
 
-/// `bytes` from `from` on.
+/// The part of `bytes` from `from` on.
 fn part(bytes: &[u8], from: Option<usize>) -> Answer {
     let Some(from) = from else { return Answer::new(200, bytes.to_vec()) };
     let mut answer = Answer::new(206, bytes[from..].to_vec());

@@ -1,4 +1,4 @@
-//! What the Hub holds, what it was asked, and which faults it shows.
+//! The content of the Hub, the requests that it got, and its simulated faults.
 
 use std::collections::BTreeMap;
 
@@ -7,29 +7,29 @@ use sha2::{Digest, Sha256};
 /// Files by their names.
 pub type Files = BTreeMap<String, Vec<u8>>;
 
-/// Faults that the Hub shows.
+/// Simulated faults.
 #[derive(Clone, Debug, Default)]
 pub struct Faults {
-    /// So many of the next downloads of large files end in the middle.
+    /// This number of the next downloads of large files break off in the middle.
     pub break_off: usize,
-    /// Large files are cut, and sent in whole where a part is asked for.
+    /// Large files are sent as a whole even if a part is requested.
     pub no_ranges: bool,
-    /// Large files come with a byte changed.
+    /// Large files are sent with one changed byte.
     pub damage: bool,
-    /// The listing tells neither sizes nor hashes, as some mirrors' do.
+    /// The listing has neither sizes nor hashes, as on some mirrors.
     pub plain_listing: bool,
     /// Every request is answered with this status.
     pub status: Option<u16>,
 }
 
-/// A request that was made.
+/// A recorded request.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Asked {
     /// Path and query, decoded.
     pub target: String,
     /// The token, if there was one.
     pub token: Option<String>,
-    /// The first byte asked for.
+    /// The first byte that was requested.
     pub from: Option<usize>,
 }
 

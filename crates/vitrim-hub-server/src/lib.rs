@@ -1,7 +1,7 @@
-//! A Hub on this machine: the parts of the Hugging Face Hub's API that a download needs, with its faults at will.
+//! A local server with the parts of the Hugging Face Hub's API that a download needs, with simulated faults.
 //!
-//! Small files are called by 40 hexadecimal digits, as git's hashes are, and large ones (here: safetensors, parquet
-//! and images) by their SHA-256; those are behind a redirect to another host, as the Hub has them.
+//! Small files are named by 40 hexadecimal digits, like git's hashes, and large ones (here: safetensors, parquet and
+//! images) by their SHA-256. Large files are behind a redirect to another host, as on the Hub.
 //! <https://huggingface.co/docs/hub/api>
 
 mod answer;
@@ -26,7 +26,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// An empty one.
+    /// Starts an empty server.
     pub fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -45,7 +45,7 @@ impl Server {
         Server { port, state, ended, thread: Some(thread) }
     }
 
-    /// Its address.
+    /// The server's address.
     pub fn endpoint(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
@@ -83,24 +83,24 @@ impl Server {
         self.push(repo, files)
     }
 
-    /// From now on `branch` names what `main` does.
+    /// Makes `branch` name the commit of `main`.
     pub fn branch(&self, repo: &str, branch: &str) {
         let mut state = self.state.lock().unwrap();
         let branches = &mut state.repos.get_mut(repo).unwrap().branches;
         branches.insert(branch.to_owned(), branches["main"].clone());
     }
 
-    /// Only `token` may read `repo`.
+    /// Restricts `repo` to requests with `token`.
     pub fn guard(&self, repo: &str, token: &str) {
         self.state.lock().unwrap().repos.get_mut(repo).unwrap().token = Some(token.to_owned());
     }
 
-    /// From now on this goes wrong.
+    /// Sets the simulated faults.
     pub fn fail(&self, faults: Faults) {
         self.state.lock().unwrap().faults = faults;
     }
 
-    /// What was asked since the last call.
+    /// The requests since the last call.
     pub fn asked(&self) -> Vec<Asked> {
         std::mem::take(&mut self.state.lock().unwrap().asked)
     }
@@ -109,7 +109,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.ended.store(true, Ordering::Relaxed);
-        // Wakes it.
+        // Wakes the server's thread.
         let _ = TcpStream::connect(("127.0.0.1", self.port));
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();

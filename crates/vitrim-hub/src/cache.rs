@@ -1,7 +1,7 @@
-//! A repository in the cache, laid out as `huggingface_hub` has it: `blobs/<etag>` hold bytes,
-//! `snapshots/<commit>/<name>` link to them, `refs/<revision>` hold the commit of a branch. Beside them,
-//! `listings/<commit>.json` is ours: all files of a commit, so that without the Hub it is known whether a copy
-//! is whole.
+//! A repository in the cache, in the layout of `huggingface_hub`: `blobs/<etag>` hold bytes,
+//! `snapshots/<commit>/<name>` link to them, `refs/<revision>` hold the commit of a branch. In addition,
+//! `listings/<commit>.json` (vitrim's own) has all files of a commit, so that a copy can be recognised as complete
+//! without the Hub.
 
 use std::path::{Path, PathBuf};
 
@@ -25,13 +25,13 @@ impl CachedRepo {
         CachedRepo { folder, layout: Cache::new(settings.cache.clone()).repo(repo) }
     }
 
-    /// The commit that `revision` named when it was last fetched whole.
+    /// The commit that `revision` named when all its files were last fetched.
     pub(crate) fn commit_of(&self, revision: &str) -> Option<String> {
         let commit = std::fs::read_to_string(self.folder.join("refs").join(revision)).ok()?;
         Some(commit.trim().to_owned()).filter(|commit| !commit.is_empty())
     }
 
-    /// From now on `revision` names `commit`.
+    /// Makes `revision` name `commit`.
     pub(crate) fn name(&self, revision: &str, commit: &str) -> Result<()> {
         if self.commit_of(revision).as_deref() == Some(commit) {
             return Ok(());
@@ -39,12 +39,12 @@ impl CachedRepo {
         replace(&self.folder.join("refs").join(revision), commit.as_bytes())
     }
 
-    /// The folder that is opened.
+    /// The folder of the snapshot, which is opened.
     pub(crate) fn snapshot(&self, commit: &str) -> PathBuf {
         self.layout.pointer_path(commit)
     }
 
-    /// Where the bytes called `etag` are, or will be.
+    /// The path of the bytes called `etag`.
     pub(crate) fn blob(&self, etag: &str) -> PathBuf {
         self.layout.blob_path(etag)
     }
@@ -54,7 +54,7 @@ impl CachedRepo {
         self.snapshot(commit).join(name).is_file()
     }
 
-    /// Enters the blob `etag`, which is there, into the snapshot as `name`.
+    /// Links the existing blob `etag` into the snapshot as `name`.
     pub(crate) fn link(&self, commit: &str, name: &str, etag: &str) -> Result<()> {
         let link = self.snapshot(commit).join(name);
         if self.has(commit, name) {
@@ -62,19 +62,19 @@ impl CachedRepo {
         }
         let parent = link.parent().unwrap_or(&self.folder);
         std::fs::create_dir_all(parent).map_err(file_error("write", parent))?;
-        // A link to bytes that somebody has deleted.
+        // The link points to bytes that were deleted.
         if link.symlink_metadata().is_ok() {
             std::fs::remove_file(&link).map_err(file_error("write", &link))?;
         }
         let entered = enter(&self.blob(etag), etag, &link, name);
-        // Another process may have been quicker.
+        // Another process may have created the link.
         match entered {
             Err(_) if self.has(commit, name) => Ok(()),
             other => other.map_err(file_error("write", &link)),
         }
     }
 
-    /// All files of `commit`: as the Hub listed them, else (somebody else filled the cache) those that are here.
+    /// All files of `commit`: as listed by the Hub, or (if another program filled the cache) those in the cache.
     pub(crate) fn listing(&self, commit: &str) -> Option<Listing> {
         let listed = std::fs::read(self.listing_path(commit)).ok();
         if let Some(listing) = listed.and_then(|json| serde_json::from_slice(&json).ok()) {
@@ -87,7 +87,7 @@ impl CachedRepo {
         Some(Listing { commit: commit.to_owned(), files })
     }
 
-    /// Whether the Hub's own listing of `commit` is here.
+    /// Whether the Hub's own listing of `commit` is in the cache.
     pub(crate) fn is_listed(&self, commit: &str) -> bool {
         self.listing_path(commit).is_file()
     }
@@ -129,7 +129,7 @@ fn names_below(root: &Path, folder: &Path, into: &mut Vec<RemoteFile>) -> std::i
     Ok(())
 }
 
-/// Writes `bytes` to `path`, whole or not at all, in a folder that may be new.
+/// Writes `bytes` to `path`, atomically; creates the folder if needed.
 fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder).map_err(file_error("write", folder))?;

@@ -1,4 +1,4 @@
-//! What can go wrong between a reference and its folder.
+//! Errors of resolving a reference to a local folder.
 
 use std::path::{Path, PathBuf};
 
@@ -9,15 +9,15 @@ pub type Result<T, E = HubError> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HubError {
-    /// It does not read as a reference.
+    /// The text is not a valid reference.
     #[error("{given}: {reason}; write hf://owner/name[@revision], hf://datasets/owner/name for a data set")]
     Reference {
-        /// What was given.
+        /// The text that was given.
         given: String,
         /// What is wrong with it.
         reason: String,
     },
-    /// The Hub wants to know who asks, or knows no such repository: it does not say which.
+    /// The Hub needs a token, or the repository does not exist: the Hub does not say which.
     #[error(
         "{uri}: {endpoint} answers 401: no such {repo}, or a private one; check the name, and for a private one set HF_TOKEN or log in with `hf auth login`"
     )]
@@ -29,7 +29,7 @@ pub enum HubError {
         /// Model or data set repository.
         repo: &'static str,
     },
-    /// The token's owner may not read it.
+    /// The token has no access to the repository.
     #[error(
         "{uri}: {endpoint} answers 403: the token may not read it; if the {repo} asks to accept its terms, do so on its page"
     )]
@@ -41,7 +41,7 @@ pub enum HubError {
         /// Model or data set repository.
         repo: &'static str,
     },
-    /// There is none.
+    /// The repository, revision or path does not exist.
     #[error("{uri}: {endpoint} has no such {repo}, or it has no revision {revision}; check both names")]
     NotFound {
         /// The reference.
@@ -53,7 +53,7 @@ pub enum HubError {
         /// The revision asked for.
         revision: String,
     },
-    /// Another answer than success.
+    /// The Hub answered with another error status.
     #[error("{uri}: {endpoint} answers {status}; try again later")]
     Status {
         /// The reference.
@@ -63,7 +63,7 @@ pub enum HubError {
         /// HTTP status.
         status: u16,
     },
-    /// No answer at all, or none that can be understood.
+    /// The Hub did not answer, or the answer could not be parsed.
     #[error(
         "{uri}: no answer from {endpoint} ({reason}) and no whole copy in the cache; check the connection, or put the files into a folder and give that"
     )]
@@ -75,7 +75,7 @@ pub enum HubError {
         /// What went wrong.
         reason: String,
     },
-    /// Offline, and not in the cache.
+    /// Offline mode is on, and the cache lacks a file.
     #[error(
         "{uri}: HF_HUB_OFFLINE is set and the cache {cache} lacks {lacking}; run once without it, or put the files into a folder and give that"
     )]
@@ -84,7 +84,7 @@ pub enum HubError {
         uri: String,
         /// The cache's folder.
         cache: PathBuf,
-        /// What is not there.
+        /// What the cache lacks.
         lacking: String,
     },
     /// The repository lacks a file that is needed.
@@ -94,22 +94,22 @@ pub enum HubError {
         uri: String,
         /// Model or data set repository.
         repo: &'static str,
-        /// What is needed.
+        /// The file that is needed.
         wanted: String,
-        /// What it has instead.
+        /// The files that the repository has instead.
         has: String,
     },
-    /// More than one folder could be meant.
+    /// The reference matches several folders.
     #[error("{uri}: images lie in several folders; name one, as in {uri}/{example} (there are {folders})")]
     Ambiguous {
         /// The reference.
         uri: String,
-        /// One of them.
+        /// One of the folders.
         example: String,
-        /// All of them.
+        /// All of the folders.
         folders: String,
     },
-    /// A download broke off, or is not what the Hub says it is.
+    /// A download was interrupted, or has other bytes than the Hub announced.
     #[error("{uri}: {file}: {reason}")]
     Download {
         /// The reference.
@@ -119,17 +119,17 @@ pub enum HubError {
         /// What is wrong, and what to do.
         reason: String,
     },
-    /// The Hub says something that cannot be used.
+    /// The Hub's answer is invalid.
     #[error("{uri}: {endpoint} gives {what}, which cannot be used; is HF_ENDPOINT right?")]
     Nonsense {
         /// The reference.
         uri: String,
         /// The Hub.
         endpoint: String,
-        /// What it says.
+        /// What is wrong with the answer.
         what: String,
     },
-    /// There is nowhere to keep files.
+    /// There is no folder for the cache.
     #[error("no home folder to keep the cache in; set HF_HOME")]
     NoHome,
     /// A file of the cache could not be read or written.
@@ -139,10 +139,10 @@ pub enum HubError {
         action: &'static str,
         /// The file.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         source: std::io::Error,
     },
-    /// It was asked to stop.
+    /// The download was asked to stop.
     #[error("interrupted: what was fetched is kept; run the same command again to go on")]
     Interrupted,
 }
@@ -153,7 +153,7 @@ impl From<vitrim_durable::FileError> for HubError {
     }
 }
 
-/// For `map_err`: an operating system's error, at `path`.
+/// An error constructor for `map_err`: an operating system's error, at `path`.
 pub(crate) fn file_error(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> HubError {
     let path = path.to_owned();
     move |source| HubError::File { action, path, source }

@@ -1,4 +1,4 @@
-//! From a reference to a folder.
+//! Resolves a reference to a local folder.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -17,16 +17,16 @@ use crate::select::{Selection, select};
 use crate::settings::Settings;
 use crate::transfer::Transfer;
 
-/// Files that are fetched at the same time.
+/// Number of files that are fetched in parallel.
 const AT_ONCE: usize = 4;
-/// The Hub lists no more files than so many.
+/// The largest number of files in a listing that is accepted.
 const MOST_FILES: usize = 50_000;
 
-/// What references have come to in this process.
+/// References resolved so far in this process, with their local paths.
 static KNOWN: Mutex<Option<HashMap<(String, Kind), PathBuf>>> = Mutex::new(None);
 
-/// The local folder (or file) of what a user gave as a `kind`: `path` itself, or, if it is an `hf://` reference,
-/// its place in the cache, fetched if need be. Within a process a reference always means the same commit.
+/// The local folder (or file) of a path that a user gave as a `kind`: `path` itself or, if it is an `hf://`
+/// reference, its place in the cache, fetched if needed. Within a process a reference always means the same commit.
 ///
 /// # Errors
 /// As [`Hub::fetch`].
@@ -36,7 +36,7 @@ pub fn local(path: &Path, kind: Kind) -> Result<Cow<'_, Path>> {
     }
     let given = path.to_string_lossy().into_owned();
     let reference = Reference::parse(&given, kind)?;
-    // Held while fetching, so that threads that want the same do not fetch it twice.
+    // Held while fetching, so that threads do not fetch the same files twice.
     let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
     let known = known.get_or_insert_default();
     if let Some(folder) = known.get(&(given.clone(), kind)) {
@@ -54,18 +54,18 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// A Hub at the place that `settings` say.
+    /// A Hub with the given settings.
     pub fn new(settings: Settings) -> Self {
         Hub { settings }
     }
 
-    /// Where the files of `reference` that a `kind` needs are, after fetching those that the cache lacks. A
-    /// commit that is whole in the cache is not asked for again; a branch is asked for where it stands, and if
-    /// there is no answer, where it last stood is used, with a note.
+    /// The local path of the files of `reference` that a `kind` needs, after fetching those that the cache lacks. A
+    /// commit that is complete in the cache is not requested again. For a branch, the Hub is asked for its current
+    /// commit; if there is no answer, the last known commit is used, with a note.
     ///
     /// # Errors
-    /// If the Hub refuses or cannot be reached, the repository lacks a file, a download fails, or, offline, the
-    /// cache has no whole copy.
+    /// If the Hub returns an error or cannot be reached, the repository lacks a file, a download fails, or, in
+    /// offline mode, the cache has no complete copy.
     pub fn fetch(&self, reference: &Reference, kind: Kind) -> Result<PathBuf> {
         let cached = CachedRepo::of(reference, &self.settings);
         if self.settings.offline {
@@ -105,7 +105,7 @@ impl Hub {
         Ok(place(&cached, &listing.commit, &selection))
     }
 
-    /// What the cache has, if that is whole.
+    /// The copy in the cache, if it is complete.
     fn whole_copy(&self, cached: &CachedRepo, reference: &Reference, kind: Kind) -> Result<PathBuf> {
         let offline = |lacking: String| HubError::Offline {
             uri: reference.to_string(),
@@ -117,7 +117,7 @@ impl Hub {
             commit.or_else(|| cached.commit_of(&reference.revision)).ok_or_else(|| offline("it".into()))?;
         let listing = cached.listing(&commit).ok_or_else(|| offline("it".into()))?;
         let selection = match select(kind, reference, &names(&listing)) {
-            // Whoever filled the cache may have left it out.
+            // Another program may have filled the cache without this file.
             Err(HubError::NoSuchFile { wanted, .. }) if !cached.is_listed(&commit) => {
                 return Err(offline(format!("its {wanted}")));
             }
@@ -132,7 +132,7 @@ impl Hub {
         Ok(place(cached, &commit, &selection))
     }
 
-    /// Fetches what of `selection` is not in the cache.
+    /// Fetches the files of `selection` that are not in the cache.
     fn complete(
         &self,
         remote: &Remote<'_>,
@@ -159,7 +159,7 @@ impl Hub {
         let failure = Mutex::new(None);
         let failed = |error: HubError| {
             failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-            // No worker begins another file.
+            // No worker starts another file.
             next.store(wanted.len(), Ordering::Relaxed);
         };
         let tick = |bytes: i64| {

@@ -1,9 +1,9 @@
-//! What a reference is opened as.
+//! The kind of object for which a reference is opened.
 
-/// What a reference is opened as.
+/// The kind of object for which a reference is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
-    /// A backbone: `config.json`, weights, and `preprocessor_config.json` where there is one.
+    /// A backbone: `config.json`, weights, and `preprocessor_config.json` if there is one.
     Model,
     /// A policy: `policy.json` and `policy.safetensors`.
     Policy,

@@ -1,17 +1,17 @@
-//! `hf://owner/name[@revision][/path]`: what the Hugging Face Hub holds, as a local folder.
+//! `hf://owner/name[@revision][/path]`: repositories of the Hugging Face Hub as local folders.
 //!
-//! [`local`] is the way in: it takes whatever a user gave as a model, a policy or a data set. A local path
-//! comes back as it is; a [`Reference`] is looked up on the Hub, the files that its [`Kind`] needs are selected, and what
-//! the cache lacks is fetched into it.
+//! [`local`] is the entry point: it takes any path that a user gave as a model, a policy or a data set. A local path
+//! is returned unchanged. A [`Reference`] is looked up on the Hub, the files that its [`Kind`] needs are selected,
+//! and those that the cache lacks are fetched.
 //!
-//! The cache is the one that Python's `huggingface_hub` and the `hf-hub` crate share (`HF_HOME`,
-//! `HF_HUB_CACHE`), and so are the token (`HF_TOKEN`, or a login's), `HF_ENDPOINT` and `HF_HUB_OFFLINE`:
-//! see [`Settings`]. Paths and listings are `hf-hub`'s; the bytes are fetched here, because its download
-//! enters a file into the cache before anybody can check it, and cannot ask for names with spaces.
+//! The cache is the one of Python's `huggingface_hub` and the `hf-hub` crate (`HF_HOME`, `HF_HUB_CACHE`), and so are
+//! the token (`HF_TOKEN`, or that of a login), `HF_ENDPOINT` and `HF_HUB_OFFLINE`: see [`Settings`]. Paths and
+//! listings come from `hf-hub`. The bytes are fetched here, because `hf-hub` adds a file to the cache before it can
+//! be verified, and cannot request names with spaces.
 //!
-//! A revision is resolved to a commit first, and all files are taken from that commit, so that a push in
-//! between mixes nothing. A branch's name moves on in the cache only once all files of the new commit are
-//! there.
+//! A revision is first resolved to a commit, and all files are taken from that commit, so that a push during the
+//! download cannot mix versions. A branch's name is updated in the cache only when all files of the new commit are
+//! present.
 //!
 //! ```
 //! use std::path::Path;

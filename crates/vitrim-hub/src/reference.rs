@@ -1,5 +1,4 @@
-//! What `hf://` references look like: those of `huggingface_hub`'s file system, a model's owner and name
-//! standing first.
+//! The syntax of `hf://` references: that of `huggingface_hub`'s file system, with a model's owner and name first.
 
 use std::fmt;
 use std::path::Path;
@@ -11,7 +10,7 @@ use crate::error::{HubError, Result};
 use crate::kind::Kind;
 
 const SCHEME: &str = "hf://";
-/// Branches whose names hold a slash and that are nevertheless written plainly.
+/// Branches whose names contain a slash but are written unescaped.
 const SPECIAL: [&str; 2] = ["refs/convert/", "refs/pr/"];
 const MAIN: &str = "main";
 
@@ -23,9 +22,9 @@ pub fn is_reference(path: &Path) -> bool {
 /// The kind of a repository on the Hub.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum RepoKind {
-    /// Weights, or a policy.
+    /// A repository of weights, or of a policy.
     Model,
-    /// Images.
+    /// A repository of images.
     Dataset,
 }
 
@@ -37,7 +36,7 @@ impl RepoKind {
         }
     }
 
-    /// What its pages' and files' addresses begin with.
+    /// Prefix of its pages' and files' addresses.
     pub(crate) fn prefix(self) -> &'static str {
         match self {
             RepoKind::Model => "",
@@ -46,25 +45,25 @@ impl RepoKind {
     }
 }
 
-/// A place in a repository of the Hub.
+/// A path in a repository of the Hub.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Reference {
-    /// What kind of repository.
+    /// The kind of repository.
     pub(crate) repo: RepoKind,
     /// Owner and name, as in `facebook/deit-small-patch16-224`.
     pub id: String,
     /// Branch, tag or commit.
     pub revision: String,
-    /// The folder or the file in it; empty for the whole.
+    /// The folder or file in it; empty for the whole repository.
     pub path: String,
 }
 
 impl Reference {
-    /// Reads `hf://[datasets/|models/]owner/name[@revision][/path]`; without `datasets/` or `models/`, a data
-    /// set where `kind` wants one, else a model.
+    /// Reads `hf://[datasets/|models/]owner/name[@revision][/path]`; without `datasets/` or `models/`, the reference
+    /// is to a data set if `kind` needs one, otherwise to a model.
     ///
     /// # Errors
-    /// [`HubError::Reference`], also where the repository's kind is not the one wanted.
+    /// [`HubError::Reference`], also if the repository is of another kind than needed.
     pub fn parse(given: &str, kind: Kind) -> Result<Self> {
         let bad = |reason: &str| HubError::Reference { given: given.to_owned(), reason: reason.to_owned() };
         let rest = given.strip_prefix(SCHEME).ok_or_else(|| bad("does not begin with hf://"))?;
@@ -111,13 +110,13 @@ impl Reference {
         Ok(Reference { repo, id: format!("{owner}/{name}"), revision, path: path.to_owned() })
     }
 
-    /// The commit, if the revision is one's full name and therefore never moves.
+    /// The commit, if the revision is the full hash of one and therefore never changes.
     pub(crate) fn commit(&self) -> Option<&str> {
         let is_commit = self.revision.len() == 40 && self.revision.bytes().all(|b| b.is_ascii_hexdigit());
         is_commit.then_some(self.revision.as_str())
     }
 
-    /// As `hf-hub` calls it.
+    /// The repository as a type of `hf-hub`.
     pub(crate) fn repo(&self) -> Repo {
         let kind = match self.repo {
             RepoKind::Model => RepoType::Model,
@@ -140,7 +139,7 @@ impl fmt::Display for Reference {
     }
 }
 
-/// What the Hub allows as an owner's or a repository's name.
+/// Whether the Hub allows `text` as an owner's or a repository's name.
 fn is_name(text: &str) -> bool {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
     !text.is_empty() && text.bytes().all(allowed) && !text.starts_with('.') && !text.contains("--")

@@ -1,4 +1,4 @@
-//! The Hub's answers: what a revision holds, and a file's bytes.
+//! Requests to the Hub: the files of a revision, and a file's bytes.
 
 use std::time::Duration;
 
@@ -14,11 +14,11 @@ use crate::error::{HubError, Result};
 use crate::reference::{Reference, is_inside};
 use crate::settings::Settings;
 
-/// All but what RFC 3986 lets stand.
+/// All characters except those that RFC 3986 leaves unescaped.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-/// An answer that lists files is not longer, bytes.
+/// Largest accepted size of a listing, bytes.
 const LONGEST_LISTING: u64 = 64 << 20;
-/// How long a connection may take, and then each read.
+/// Timeout of a connection, and then of each read.
 const CONNECT: Duration = Duration::from_secs(20);
 const READ: Duration = Duration::from_secs(60);
 
@@ -27,7 +27,7 @@ const READ: Duration = Duration::from_secs(60);
 pub(crate) struct RemoteFile {
     /// Its path in the repository.
     pub name: String,
-    /// What its bytes are called in the cache, and how many there are; some mirrors do not say.
+    /// Name in the cache and size of its bytes; some mirrors do not give them.
     pub blob: Option<Blob>,
 }
 
@@ -40,7 +40,7 @@ pub(crate) struct Blob {
     pub size: u64,
 }
 
-/// What a revision holds.
+/// The files of a revision.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Listing {
     /// The commit that the revision names now.
@@ -101,7 +101,7 @@ impl<'a> Remote<'a> {
     /// All files of the revision.
     ///
     /// # Errors
-    /// If the Hub refuses, cannot be reached, or gives a listing that cannot be used.
+    /// If the Hub returns an error, cannot be reached, or gives an invalid listing.
     pub(crate) fn list(&self) -> Result<Listing> {
         let request = self.api.repo(self.reference.repo()).info_request().query("blobs", "true");
         let mut response = request.call().map_err(|error| self.refusal(&error))?;
@@ -110,7 +110,7 @@ impl<'a> Remote<'a> {
             ureq::Error::Json(error) => self.nonsense(&format!("no list of files ({error})")),
             other => self.refusal(&other),
         })?;
-        // It names a folder of the cache.
+        // The commit is the name of a folder in the cache.
         if info.sha.is_empty() || !info.sha.bytes().all(|b| b.is_ascii_alphanumeric()) {
             return Err(self.nonsense(&format!("`{}` as a commit", info.sha)));
         }
@@ -126,10 +126,10 @@ impl<'a> Remote<'a> {
         Ok(Listing { commit: info.sha, files })
     }
 
-    /// The bytes that `file` has in `commit`.
+    /// The name and size of `file` in `commit`.
     ///
     /// # Errors
-    /// If the Hub does not say.
+    /// If the Hub does not give them.
     pub(crate) fn identify(&self, commit: &str, file: &RemoteFile) -> Result<Blob> {
         if let Some(blob) = &file.blob {
             return Ok(blob.clone());
@@ -141,11 +141,10 @@ impl<'a> Remote<'a> {
         }
     }
 
-    /// `name` in `commit` from byte `from` on, if the server can do that: else it answers 200, and from the
-    /// beginning.
+    /// `name` in `commit` from byte `from` on, if the server supports that; otherwise it answers 200, with all bytes.
     ///
     /// # Errors
-    /// As `ureq` has them, a refusal among them.
+    /// Errors of `ureq`, including error statuses.
     pub(crate) fn read(&self, commit: &str, name: &str, from: u64) -> Result<Response<Body>, ureq::Error> {
         let mut request = self.agent.get(self.url(commit, name)).header("Accept-Encoding", "identity");
         if let Some(token) = &self.settings.token {
@@ -157,7 +156,7 @@ impl<'a> Remote<'a> {
         request.call()
     }
 
-    /// What a failed request means to the user.
+    /// The error for the user after a failed request.
     pub(crate) fn refusal(&self, error: &ureq::Error) -> HubError {
         let uri = self.reference.to_string();
         let endpoint = self.settings.endpoint.clone();
@@ -183,7 +182,7 @@ impl<'a> Remote<'a> {
         format!("{}/{}{id}/resolve/{commit}/{escaped}", self.settings.endpoint, repo.prefix())
     }
 
-    /// A blob whose ETag can name a file.
+    /// A blob whose ETag is valid as a file name.
     fn blob(&self, etag: &str, size: u64) -> Result<Blob> {
         let etag = etag.trim_start_matches("W/").trim_matches('"');
         if etag.is_empty() || !etag.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_')) {

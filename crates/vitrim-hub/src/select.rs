@@ -1,4 +1,4 @@
-//! Which of a repository's files are needed.
+//! Selects the files of a repository that are needed.
 
 use std::collections::BTreeSet;
 
@@ -6,14 +6,14 @@ use crate::error::{HubError, Result};
 use crate::kind::Kind;
 use crate::reference::Reference;
 
-/// Names of files that are listed in an error, at most.
+/// Largest number of file names in an error.
 const SHOWN: usize = 8;
-/// What images come in, besides parquet and tar.
+/// Extensions of image files.
 const IMAGES: [&str; 8] = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"];
-/// What may label them.
+/// Extensions of files with labels.
 const LABELS: [&str; 3] = ["csv", "jsonl", "json"];
 
-/// The files to fetch, and what to open once they are there.
+/// The files to fetch, and what to open afterwards.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Selection {
     /// Paths in the repository.
@@ -22,7 +22,7 @@ pub(crate) struct Selection {
     pub root: String,
 }
 
-/// Of `names`, all files of a repository, those that a `kind` needs at the reference's path.
+/// Selects, from all file names `names` of a repository, those that a `kind` needs at the reference's path.
 ///
 /// # Errors
 /// [`HubError::NoSuchFile`] if one is missing, [`HubError::Ambiguous`] if a data set has several folders of
@@ -59,7 +59,7 @@ pub(crate) fn select(kind: Kind, reference: &Reference, names: &[String]) -> Res
     Ok(Selection { files: files.into_iter().map(|name| format!("{prefix}{name}")).collect(), root })
 }
 
-/// The weights last: once they are there, so is the rest. `Err` is what is missing.
+/// The weights are last: if they are present, so are the other files. `Err` is the missing file.
 fn model<'a>(names: &[&'a str]) -> Result<Vec<&'a str>, &'static str> {
     let find = |wanted: &str| names.iter().copied().find(|name| *name == wanted);
     let mut files = vec![find("config.json").ok_or("config.json")?];
@@ -85,7 +85,7 @@ fn model<'a>(names: &[&'a str]) -> Result<Vec<&'a str>, &'static str> {
     Ok(files)
 }
 
-/// Files, and the folder that holds them where that is neither the root nor its `data/`.
+/// The files, and their folder if it is neither the root nor its `data/`.
 fn data<'a>(
     names: &[&'a str],
     reference: &Reference,

@@ -1,4 +1,4 @@
-//! Where the Hub is, where its files are kept, and who asks: `huggingface_hub`'s environment variables.
+//! Address of the Hub, folder of the cache, and token: `huggingface_hub`'s environment variables.
 
 use std::path::{Path, PathBuf};
 
@@ -8,21 +8,21 @@ use crate::error::{HubError, Result};
 
 const ENDPOINT: &str = "https://huggingface.co";
 
-/// Where files come from and go to.
+/// Settings of the Hub and its cache.
 #[derive(Clone)]
 pub struct Settings {
     /// Address of the Hub, without a slash at the end: `HF_ENDPOINT`.
     pub endpoint: String,
-    /// The cache's folder: `HF_HUB_CACHE`, else `hub` in `HF_HOME`, else `~/.cache/huggingface/hub`.
+    /// The cache's folder: `HF_HUB_CACHE`, or `hub` in `HF_HOME`, or `~/.cache/huggingface/hub`.
     pub cache: PathBuf,
-    /// Who asks: `HF_TOKEN`, else the file that a login left in `HF_TOKEN_PATH` or `HF_HOME`.
+    /// The token: `HF_TOKEN`, or the file that a login wrote to `HF_TOKEN_PATH` or `HF_HOME`.
     pub token: Option<String>,
-    /// Whether nothing may be asked: `HF_HUB_OFFLINE` is 1, true, yes or on.
+    /// Whether no request may be made: `HF_HUB_OFFLINE` is 1, true, yes or on.
     pub offline: bool,
 }
 
 impl Settings {
-    /// What the environment says. `hf-hub` itself reads `HF_HOME` and the login's file alone.
+    /// Settings from the environment. `hf-hub` itself reads only `HF_HOME` and the file of the login.
     ///
     /// # Errors
     /// [`HubError::NoHome`].
@@ -52,7 +52,7 @@ impl Settings {
     }
 }
 
-/// Without the token.
+/// Prints all fields except the token.
 impl std::fmt::Debug for Settings {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Settings { endpoint, cache, token, offline } = self;
@@ -96,7 +96,7 @@ mod tests {
         let path = home.path().to_str().unwrap();
         std::fs::write(home.path().join("token"), "hf_login\n").unwrap();
         assert_eq!(settings(&[("HF_HOME", path)]).token.as_deref(), Some("hf_login"));
-        // The cache may lie elsewhere.
+        // The cache may be in another folder.
         let apart = settings(&[("HF_HOME", path), ("HF_HUB_CACHE", "/cache")]);
         assert_eq!(apart.token.as_deref(), Some("hf_login"));
         assert_eq!(settings(&[("HF_HOME", path), ("HF_TOKEN", "hf_mine")]).token.as_deref(), Some("hf_mine"));

@@ -1,5 +1,5 @@
-//! A file's bytes, from the Hub into the cache: they become a blob only once all of them are there and are what
-//! the Hub says they are. What is broken off goes on where it stopped.
+//! Downloads a file into the cache. The bytes become a blob only when all of them have arrived and match the Hub's
+//! hash. An interrupted download continues where it stopped.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -13,14 +13,14 @@ use ureq::http::StatusCode;
 use crate::error::{HubError, Result, file_error};
 use crate::remote::{Blob, Remote};
 
-/// Bytes read at once.
+/// Bytes per read.
 const BUFFER: usize = 1 << 18;
-/// How often a download that breaks off is taken up again.
+/// How often an interrupted download is resumed.
 const TRIES: u32 = 3;
-/// Before the first of them; then twice as long each time.
+/// Pause before the first retry; it doubles each time.
 const PAUSE: Duration = Duration::from_millis(300);
 
-/// Told how many bytes of a file have come (or, if it begins again, gone).
+/// Called with the number of new bytes of a file (negative if it starts again).
 pub(crate) type Tick<'a> = &'a dyn Fn(i64) -> ControlFlow<()>;
 
 /// A file that is fetched.
@@ -34,11 +34,11 @@ pub(crate) struct Transfer<'a> {
 }
 
 impl Transfer<'_> {
-    /// Fetches the bytes to `path`, where they may be already.
+    /// Fetches the bytes to `path`, unless they are already there.
     ///
     /// # Errors
-    /// If the Hub refuses, the connection breaks again and again, the bytes are not what was announced, the
-    /// cache cannot be written, or `tick` breaks.
+    /// If the Hub returns an error, the connection fails repeatedly, the bytes are not those announced, the cache
+    /// cannot be written, or `tick` breaks.
     pub(crate) fn run(&self, path: &Path, tick: Tick<'_>) -> Result<()> {
         let Blob { etag, size } = self.blob;
         if path.is_file() {
@@ -49,7 +49,8 @@ impl Transfer<'_> {
         let part = path.with_added_extension("part");
         let write = || file_error("write", &part);
         let mut file = File::options().read(true).append(true).create(true).open(&part).map_err(write())?;
-        // Another process may be fetching it; some file systems cannot lock, and then it may be fetched twice.
+        // Another process may be fetching the file. Some file systems cannot lock; the file may then be fetched
+        // twice.
         match file.lock() {
             Err(error) if error.kind() != std::io::ErrorKind::Unsupported => return Err(write()(error)),
             _ if path.is_file() => return progress(tick, *size as i64),
@@ -85,7 +86,7 @@ impl Transfer<'_> {
         Ok(vitrim_durable::move_into_place(&file, &part, path)?)
     }
 
-    /// One request: appends what comes to `file`, which holds `have` bytes.
+    /// One request: appends the bytes to `file`, which already holds `have` bytes.
     fn attempt(&self, file: &mut File, have: &mut u64, part: &Path, tick: Tick<'_>) -> Result<(), Broken> {
         let write = |error| Broken::For(file_error("write", part)(error));
         let response = self.remote.read(self.commit, self.name, *have).map_err(|error| match error {
@@ -98,7 +99,7 @@ impl Transfer<'_> {
             other => Broken::Now(other.to_string()),
         })?;
         if *have > 0 && response.status() != StatusCode::PARTIAL_CONTENT {
-            // The server cannot go on in the middle.
+            // The server cannot resume.
             file.set_len(0).map_err(write)?;
             progress(tick, -(*have as i64)).map_err(Broken::For)?;
             *have = 0;
@@ -126,9 +127,9 @@ impl Transfer<'_> {
 
 /// Why an attempt ended early.
 enum Broken {
-    /// For good.
+    /// With a permanent error.
     For(HubError),
-    /// It can be tried again.
+    /// With an error after which a retry is possible.
     Now(String),
 }
 
@@ -136,12 +137,12 @@ fn progress(tick: Tick<'_>, bytes: i64) -> Result<()> {
     if tick(bytes).is_break() { Err(HubError::Interrupted) } else { Ok(()) }
 }
 
-/// What is wrong with the bytes in `file`, of which there are `have`.
+/// An error if the bytes in `file`, of which there are `have`, are wrong.
 fn check(file: &mut File, have: u64, blob: &Blob) -> std::io::Result<Result<(), String>> {
     if have != blob.size {
         return Ok(Err(format!("{have} bytes came, {} were announced", blob.size)));
     }
-    // Small files are called by git's hash, of which only the length is checked.
+    // Small files are named by git's hash; only their length is checked.
     if blob.etag.len() != 64 {
         return Ok(Ok(()));
     }

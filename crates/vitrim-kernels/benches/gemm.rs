@@ -1,5 +1,5 @@
-//! Linear layers of DeiT-S against `rten-gemm`, and what the processor could do at most.
-//! `cargo bench -p vitrim-kernels -- --max-time 0.3`, with a name for a part; items are MACs.
+//! Linear layers of DeiT-S against `rten-gemm`, and the processor's peak.
+//! `cargo bench -p vitrim-kernels -- --max-time 0.3`, optionally with the name of a part; items are MACs.
 
 use std::time::{Duration, Instant};
 
@@ -35,7 +35,7 @@ fn macs((rows, inputs, outputs): (usize, usize, usize)) -> ItemsCount {
     ItemsCount::new(rows * inputs * outputs)
 }
 
-/// Chunks of rows as the executor hands them out.
+/// Chunks of rows, as in the executor.
 fn ours<const THREADS: usize>(bencher: Bencher, shape: (usize, usize, usize), precision: Precision) {
     let (rows, inputs, outputs) = shape;
     let (x, mut y) = (draw(rows * inputs), vec![0.0; rows * outputs]);
@@ -75,7 +75,7 @@ fn rten<const THREADS: usize>(bencher: Bencher, shape: (usize, usize, usize)) {
     let (x, weight, mut y) = (draw(rows * inputs), draw(outputs * inputs), vec![0.0; rows * outputs]);
     let gemm = GemmExecutor::<f32>::new();
     let packed = gemm.prepack_b(NdTensorView::from_data([outputs, inputs], &weight[..]).transposed());
-    // It spreads over the current pool by itself.
+    // `rten-gemm` uses the threads of the current pool.
     let alone = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a thread");
     bencher.counter(macs(shape)).bench_local(|| {
         let x = NdTensorView::from_data([rows, inputs], &black_box(&x)[..]);
@@ -87,8 +87,8 @@ fn rten<const THREADS: usize>(bencher: Bencher, shape: (usize, usize, usize)) {
     });
 }
 
-/// The MLPs of a model's twelve blocks, `width` wide, over the tokens of two images of 197 a thread: weights that no cache
-/// holds, as in a forward pass. The threads are half a pass apart.
+/// The MLPs of a model's twelve blocks, `width` wide, over the tokens of two images of 197 per thread. The weights do
+/// not fit into any cache, as in a forward pass. The threads are half a pass apart.
 #[divan::bench(args = [384, 768], consts = [1, 2])]
 fn mlps<const THREADS: usize>(bencher: Bencher, width: usize) {
     const BLOCKS: usize = 12;
@@ -114,8 +114,8 @@ fn mlps<const THREADS: usize>(bencher: Bencher, width: usize) {
     bencher.counter(ItemsCount::new(macs)).bench_local(|| (0..THREADS).into_par_iter().for_each(pass));
 }
 
-/// A layer of DeiT-B's width over 96 rows again and again, one for each of two threads: 48 outputs stay in L2 beside the rows, 3072
-/// pass through it. To be held against what [`sustained`] says.
+/// A layer of DeiT-B's width over 96 rows, repeated on each of two threads: 48 outputs stay in L2 together with the
+/// rows, 3072 pass through it. Compare with the result of [`sustained`].
 #[divan::bench(args = [48, 3072])]
 fn again(bencher: Bencher, outputs: usize) {
     const INPUTS: usize = 768;
@@ -135,8 +135,8 @@ fn again(bencher: Bencher, outputs: usize) {
     });
 }
 
-/// The median and the fastest of a second's bursts of half a millisecond, in MAC/s of one of two threads that do nothing but f32
-/// multiply-adds: what a core keeps up.
+/// The median and the maximum over a second of bursts of half a millisecond, in MAC/s, of one of two threads that
+/// only execute f32 multiply-adds: the sustained speed of a core.
 fn sustained() -> (f64, f64) {
     let bursts = |_: usize| {
         let start = Instant::now();

@@ -1,27 +1,27 @@
-//! Maxima, and where they are.
+//! Maxima and their indices.
 
 use crate::InstructionSet;
 use crate::simd::{Kernel, Simd};
 
-/// Values that are worked on side by side, so that the compiler can use vectors.
+/// Values that are processed together, so that the compiler can use vectors.
 const LANES: usize = 16;
 
-/// The place of the maximum of `values`: the first, where several are; 0 where there is none.
+/// The index of the maximum of `values`: the first, if several are equal; 0 if `values` is empty.
 pub fn argmax(values: &[f32]) -> usize {
     max_and_place(values).1
 }
 
 impl InstructionSet {
-    /// The maximum of each row of `values: [R, width]` and its place in the row, as [`argmax`] has it.
+    /// The maximum of each row of `values: [R, width]` and its index in the row, see [`argmax`].
     ///
     /// # Panics
-    /// If `out` is not R long, or `values` no whole rows.
+    /// If the length of `out` is not R, or `values` does not consist of whole rows.
     pub fn argmax_rows(self, values: &[f32], width: usize, out: &mut [(f32, usize)]) {
         assert_eq!(values.len(), width * out.len(), "one result a row");
         self.run(Rows { values, width, out });
     }
 
-    /// The maximum of the sums `a[i] + b[i]`, and its place: the first, where several are.
+    /// The maximum of the sums `a[i] + b[i]`, and its index: the first, if several are equal.
     ///
     /// # Panics
     /// If `a` and `b` differ in length.
@@ -71,7 +71,7 @@ impl Kernel for Sums<'_> {
     }
 }
 
-/// The maximum of a row, and its first place.
+/// The maximum of a row, and its first index.
 #[inline(always)]
 fn max_and_place(row: &[f32]) -> (f32, usize) {
     let max = fold(row.chunks_exact(LANES), |lanes, chunk| {
@@ -82,7 +82,7 @@ fn max_and_place(row: &[f32]) -> (f32, usize) {
     (max, place(row, |v, _| *v == max))
 }
 
-/// The maximum of lanes that `each` chunk is worked into.
+/// The maximum over lanes; `each` merges a chunk into them.
 #[inline(always)]
 fn fold<T>(chunks: impl Iterator<Item = T>, each: impl Fn(&mut [f32; LANES], T)) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; LANES];
@@ -90,7 +90,7 @@ fn fold<T>(chunks: impl Iterator<Item = T>, each: impl Fn(&mut [f32; LANES], T))
     lanes.iter().fold(f32::NEG_INFINITY, |m, v| if *v > m { *v } else { m })
 }
 
-/// The first place where `found(value, place)`, looked for a chunk at a time; 0 where there is none.
+/// The first index for which `found(value, index)` holds, searched chunk by chunk; 0 if there is none.
 #[inline(always)]
 fn place(values: &[f32], found: impl Fn(&f32, usize) -> bool) -> usize {
     for (c, chunk) in values.chunks(LANES).enumerate() {
@@ -112,7 +112,7 @@ mod tests {
 
     use super::*;
 
-    /// The maximum and its first place, value by value.
+    /// The maximum and its first index, value by value.
     fn slowly(values: &[f32]) -> (f32, usize) {
         let mut best = (f32::NEG_INFINITY, 0);
         for (i, v) in values.iter().enumerate() {

@@ -1,20 +1,20 @@
-//! Rows that are compared by their angle.
+//! Cosine similarity of rows.
 
 use crate::InstructionSet;
 use crate::norm::sum_of_squares;
 use crate::simd::{Kernel, Simd};
 
 impl InstructionSet {
-    /// Scales each row of `x: [rows, width]` to norm 1; one of zeros stays so.
+    /// Scales each row of `x: [rows, width]` to norm 1; a row of zeros stays zero.
     ///
     /// # Panics
-    /// If `x` is not whole rows.
+    /// If `x` does not consist of whole rows.
     pub fn normalise_rows(self, x: &mut [f32], width: usize) {
         assert!(width > 0 && x.len().is_multiple_of(width), "x is [rows, width]");
         self.run(Normalise { x, width });
     }
 
-    /// Cosine of `a` and `b`, each less its mean; 0 where one of them is constant.
+    /// Cosine of `a` and `b`, each minus its mean; 0 if one of them is constant.
     ///
     /// # Panics
     /// If `a` and `b` differ in length.

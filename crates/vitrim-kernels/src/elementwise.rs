@@ -13,7 +13,8 @@ impl InstructionSet {
         self.run(GeluSlice(x));
     }
 
-    /// GELU of `x` in `y`, as [`InstructionSet::gelu`] gives it, and in `slope` its derivative `Phi(x) + x phi(x)`, to 2e-6.
+    /// Writes GELU of `x` to `y`, as in [`InstructionSet::gelu`], and its derivative `Phi(x) + x phi(x)` to `slope`,
+    /// to an absolute error below 2e-6.
     ///
     /// # Panics
     /// If the slices differ in length.
@@ -25,17 +26,18 @@ impl InstructionSet {
     /// Softmax over each row of `x: [rows, width]`, shifted by the row's maximum.
     ///
     /// # Panics
-    /// If `x` is not whole rows.
+    /// If `x` does not consist of whole rows.
     pub fn softmax(self, x: &mut [f32], width: usize) {
         assert!(width > 0 && x.len().is_multiple_of(width), "x is [rows, width]");
         self.run(SoftmaxRows { x, width });
     }
 
-    /// The gradient of [`InstructionSet::softmax`]: with `y: [rows, width]`, what it gave, `gradient: [rows, width]` in it becomes
-    /// the gradient in its input, `y (gradient - sum(y gradient))`.
+    /// The gradient of [`InstructionSet::softmax`]. `y: [rows, width]` is the softmax; `gradient: [rows, width]` is
+    /// the gradient with respect to `y`, and becomes the gradient with respect to the input,
+    /// `y (gradient - sum(y gradient))`.
     ///
     /// # Panics
-    /// If the two differ in length, or are not whole rows.
+    /// If the two differ in length, or do not consist of whole rows.
     pub fn softmax_backward(self, y: &[f32], gradient: &mut [f32], width: usize) {
         assert!(width > 0 && y.len().is_multiple_of(width), "y is [rows, width]");
         assert_eq!(y.len(), gradient.len(), "a gradient of each value");
@@ -66,7 +68,7 @@ impl Map for Gelu {
     }
 }
 
-/// SwiGLU of a row `x: [2h]`, in its first half: SiLU of the first half times the second.
+/// SwiGLU of a row `x: [2h]`, written to the first half of the row: SiLU of the first half times the second.
 #[inline(always)]
 pub(crate) fn swiglu_row<S: Vector>(s: S, x: &mut [f32]) -> &[f32] {
     let (gate, up) = x.split_at_mut(x.len() / 2);
@@ -76,9 +78,9 @@ pub(crate) fn swiglu_row<S: Vector>(s: S, x: &mut [f32]) -> &[f32] {
     gate
 }
 
-/// `x / (1 + e^-x)` as `max(x, 0) - |x| e / (1 + e)` with `e = e^-|x|`, to a relative error below 1e-6. The reciprocal
-/// of `1 + e`, which lies between 1 and 2, is a line (to 1/17) and three steps of Newton, each of which squares the
-/// error.
+/// `x / (1 + e^-x)` as `max(x, 0) - |x| e / (1 + e)` with `e = e^-|x|`, to a relative error below 1e-6. `1 + e` lies
+/// between 1 and 2; its reciprocal is a linear approximation (error 1/17) and three Newton steps, each of which
+/// squares the error.
 #[inline(always)]
 fn silu_lanes<S: Vector>(s: S, x: S::V) -> S::V {
     let t = s.abs(x);
@@ -98,10 +100,10 @@ fn gelu_lanes<S: Vector>(s: S, x: S::V) -> S::V {
     s.sub(s.max(s.splat(0.0), x), s.mul(t, tail))
 }
 
-/// `t = |x|`, at most 5.5, and the normal tail `Q(t)` as the eighth power of a polynomial: `Q`
-/// falls over nine orders of magnitude, its eighth root over one, so eight degrees follow it and three squarings
-/// bring it back, without an exponential or a division. The polynomial is minimax for the error of `t Q(t)` on
-/// 0..=5.5 (3e-9 before rounding), where `t Q(t)` has come down to 1e-7.
+/// `t = |x|`, at most 5.5, and the normal tail `Q(t)` as the eighth power of a polynomial. `Q` falls over nine orders
+/// of magnitude, its eighth root over one: a polynomial of degree eight approximates the root, and three squarings
+/// give `Q`, without an exponential or a division. The polynomial is minimax for the error of `t Q(t)` on 0..=5.5
+/// (3e-9 before rounding); at 5.5, `t Q(t)` is 1e-7.
 #[inline(always)]
 fn tail_lanes<S: Vector>(s: S, x: S::V) -> (S::V, S::V) {
     const ROOT: [f32; 9] = [
@@ -125,7 +127,7 @@ fn tail_lanes<S: Vector>(s: S, x: S::V) -> (S::V, S::V) {
 /// `2^x` for `x <= 0`, to a relative error below 2e-7; 2^-126 below -126.
 #[inline(always)]
 fn exp2_lanes<S: Vector>(s: S, x: S::V) -> S::V {
-    /// Minimax on -0.5..=0.5; the second is near ln 2, but not it.
+    /// Minimax on -0.5..=0.5; the second coefficient is near ln 2, but not equal to it.
     #[expect(clippy::approx_constant, reason = "a fit's coefficient")]
     const POWER: [f32; 6] = [1.0, 0.693_147, 0.240_222_42, 0.055_507_336, 0.009_671_513, 0.001_326_472_7];
     let x = s.max(s.splat(-126.0), x);
@@ -154,7 +156,7 @@ impl Kernel for GeluAndSlope<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        /// 1 / sqrt(2 pi)
+        /// 1 / sqrt(2 pi).
         const DENSITY: f32 = 0.398_942_3;
         let (zero, one) = (s.splat(0.0), s.splat(1.0));
         let rows = self.x.chunks(S::LANES).zip(self.y.chunks_mut(S::LANES));
@@ -162,8 +164,8 @@ impl Kernel for GeluAndSlope<'_> {
             let x = s.load(x);
             let (t, tail) = tail_lanes(s, x);
             s.store(y, s.sub(s.max(zero, x), s.mul(t, tail)));
-            // Phi(x) is Q(t) to the left of 0, and 1 - Q(t) to the right; between, where both are 1/2, the step may be
-            // anything.
+            // Phi(x) is Q(t) for negative x, and 1 - Q(t) for positive x. Near 0 both are 1/2, so that any step
+            // between 0 and 1 is right.
             let step = s.min(one, s.max(zero, s.mul(x, s.splat(1e30))));
             let phi = s.mul(x, s.mul(x, s.splat(-0.5 * std::f32::consts::LOG2_E)));
             let density = s.mul(s.splat(DENSITY), exp2_lanes(s, phi));
@@ -194,7 +196,7 @@ impl Kernel for SoftmaxRows<'_> {
     }
 }
 
-/// `x` becomes the softmax of `scale x` for `scale > 0`.
+/// Replaces `x` by the softmax of `scale x`, for `scale > 0`.
 #[inline(always)]
 pub(crate) fn softmax_row<S: Vector>(s: S, x: &mut [f32], scale: f32) {
     let max = max_of(s, x);
@@ -222,7 +224,7 @@ impl Kernel for SoftmaxBackward<'_> {
     }
 }
 
-/// `gradient` becomes `scale y (gradient - sum(y gradient))`.
+/// Replaces `gradient` by `scale y (gradient - sum(y gradient))`.
 #[inline(always)]
 pub(crate) fn softmax_backward_row<S: Vector>(s: S, y: &[f32], gradient: &mut [f32], scale: f32) {
     let mut sum = s.splat(0.0);
@@ -236,8 +238,8 @@ pub(crate) fn softmax_backward_row<S: Vector>(s: S, y: &[f32], gradient: &mut [f
     }
 }
 
-/// `x` becomes `exp(scale (x - max))` for `scale > 0`, and so does `rounded`, in bf16, if it is as long as `x` and not empty;
-/// returns the sum.
+/// Replaces `x` by `exp(scale (x - max))`, for `scale > 0`, and returns the sum. If `rounded` is not empty, it must
+/// be as long as `x`, and gets the same values in bf16.
 #[inline(always)]
 pub(crate) fn exp_row<S: Vector>(s: S, x: &mut [f32], rounded: &mut [u16], max: f32, scale: f32) -> f32 {
     // e^x = 2^(x log2 e)
@@ -256,7 +258,7 @@ pub(crate) fn exp_row<S: Vector>(s: S, x: &mut [f32], rounded: &mut [u16], max: 
     s.reduce_sum(sum)
 }
 
-/// The maximum of `x`; negative infinity where it is empty.
+/// The maximum of `x`; negative infinity if it is empty.
 #[inline(always)]
 pub(crate) fn max_of<S: Vector>(s: S, x: &[f32]) -> f32 {
     let least = s.splat(f32::NEG_INFINITY);

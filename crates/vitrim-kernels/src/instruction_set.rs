@@ -1,5 +1,5 @@
-//! The instruction sets that every kernel is compiled for: which the processor has, which is chosen, and how `VITRIM_SIMD` names
-//! them.
+//! The instruction sets for which every kernel is compiled: which of them the processor has, which one is chosen, and
+//! their names in `VITRIM_SIMD`.
 
 use std::fmt;
 use std::sync::OnceLock;
@@ -15,13 +15,13 @@ use crate::simd::{Dot, F32, Kernel, Multiply, Simd};
 
 /// An instruction set that this processor has: an architecture with a set of features, such as x86-64 with AVX2 and FMA.
 ///
-/// It is an object with operations: each kernel is one of its methods ([`InstructionSet::softmax`], ..), or belongs to a layer that
-/// carries it ([`crate::Linear`], [`crate::LayerNorm`], [`crate::Attention`]). There is none that the processor lacks: what
-/// makes one looks first.
+/// The kernels are its methods ([`InstructionSet::softmax`], ..), or belong to a layer that carries it
+/// ([`crate::Linear`], [`crate::LayerNorm`], [`crate::Attention`]). A value exists only for a set that the processor
+/// has: every constructor checks that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct InstructionSet(Token);
 
-/// Lists the types that implement [`Simd`]: where kernels are compiled for each of them, and one is chosen at run time.
+/// Lists the types that implement [`Simd`]. Kernels are compiled for each of them, and one is chosen at run time.
 macro_rules! instruction_sets {
     ($($(#[$cfg:meta])* $variant:ident: $set:ty),* $(,)?) => {
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -41,7 +41,7 @@ macro_rules! instruction_sets {
         };
 
         impl InstructionSet {
-            /// The names of all sets of this architecture, whether the processor has them or not.
+            /// The names of all sets of this architecture, including those that the processor lacks.
             pub const NAMES: &[&str] = &[$($(#[$cfg])* <$set as Simd>::NAME),*];
 
             /// The sets of this processor, in the order of [`InstructionSet::NAMES`].
@@ -50,14 +50,14 @@ macro_rules! instruction_sets {
                 sets.into_iter().flatten().map(InstructionSet)
             }
 
-            /// As `VITRIM_SIMD` names it.
+            /// Name of the set in `VITRIM_SIMD`.
             fn name(self) -> &'static str {
                 match self.0 {
                     $($(#[$cfg])* Token::$variant(_) => <$set as Simd>::NAME),*
                 }
             }
 
-            /// How much it is preferred on a processor of `vendor` that has several.
+            /// Preference of the set on a processor of `vendor` that has several: the highest wins.
             fn preference(self, vendor: Vendor) -> u32 {
                 match self.0 {
                     $($(#[$cfg])* Token::$variant(_) => <$set as Simd>::preference(vendor)),*
@@ -89,7 +89,7 @@ instruction_sets! {
     Avx512Bf16Vnni: Avx512<true, true>,
 }
 
-/// `VITRIM_SIMD` asks for what cannot be had.
+/// `VITRIM_SIMD` asks for a set that is not available.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum InstructionSetError {
     /// Not a name of an instruction set.
@@ -122,7 +122,7 @@ impl fmt::Display for InstructionSet {
 }
 
 impl InstructionSet {
-    /// The set that this processor prefers: each set states how much, beside its features.
+    /// The set that is preferred on this processor. Each set states its preference next to its features.
     pub fn native() -> InstructionSet {
         InstructionSet::preferred(InstructionSet::supported(), vendor())
     }
@@ -131,7 +131,7 @@ impl InstructionSet {
         sets.max_by_key(|set| set.preference(vendor)).expect("every processor has the scalar set")
     }
 
-    /// The set that `VITRIM_SIMD` names, and [`InstructionSet::native`] where it is `native`, unset or empty.
+    /// The set that `VITRIM_SIMD` names; [`InstructionSet::native`] if the variable is `native`, unset or empty.
     ///
     /// # Errors
     /// If the name is unknown, or the processor lacks the set.
@@ -139,7 +139,7 @@ impl InstructionSet {
         InstructionSet::named(&std::env::var_os("VITRIM_SIMD").unwrap_or_default().to_string_lossy())
     }
 
-    /// The set of this name, as it is displayed, and [`InstructionSet::native`] for `native` and an empty one.
+    /// The set with the displayed name `name`; [`InstructionSet::native`] for `native` and for an empty name.
     fn named(name: &str) -> Result<InstructionSet, InstructionSetError> {
         if ["", "native"].contains(&name) {
             return Ok(InstructionSet::native());
@@ -154,13 +154,13 @@ impl InstructionSet {
     /// [`InstructionSet::from_env`], read once.
     ///
     /// # Panics
-    /// With the error's message, if `VITRIM_SIMD` cannot be followed.
+    /// With the error's message, if the value of `VITRIM_SIMD` is an error.
     pub fn current() -> InstructionSet {
         static CURRENT: OnceLock<InstructionSet> = OnceLock::new();
         *CURRENT.get_or_init(|| InstructionSet::from_env().unwrap_or_else(|error| panic!("{error}")))
     }
 
-    /// In what it multiplies fastest.
+    /// The precision in which the set multiplies fastest.
     pub fn fastest_precision(self) -> Precision {
         struct Fastest;
         impl Kernel for Fastest {
@@ -174,12 +174,12 @@ impl InstructionSet {
         self.run(Fastest)
     }
 
-    /// Whether layers in bf16 multiply pairs of it, so that it pays to keep activations as [`crate::Bf16Pair`].
+    /// Whether bf16 layers multiply pairs of bf16, so that activations should be stored as [`crate::Bf16Pair`].
     pub fn multiplies_pairs(self) -> bool {
         self.layout(Precision::Bf16) == WordLayout::Bf16Pair
     }
 
-    /// How rows for layers of `precision` lie.
+    /// Data layout of rows for layers of `precision`.
     pub(crate) fn layout(self, precision: Precision) -> WordLayout {
         struct Layout(Precision);
         impl Kernel for Layout {
@@ -239,7 +239,8 @@ mod tests {
         assert!(lacking.to_string().starts_with("VITRIM_SIMD=avx512: this processor has scalar"));
     }
 
-    /// What processors of several kinds choose. The test makes no set that the processor lacks: it asks what each type prefers.
+    /// The choice on several kinds of processors. The test creates no set that the processor lacks: it asks each type
+    /// for its preference.
     #[cfg(target_arch = "x86_64")]
     #[test]
     fn native_is_the_one_preferred() {
@@ -253,14 +254,14 @@ mod tests {
                 Avx512::<true, true>::preference(vendor),
             ]
         };
-        // Of the first so many sets.
+        // The choice among the first `count` sets.
         let chosen = |vendor, count: usize| {
             let all = &preference(vendor)[..count];
             all.iter().enumerate().max_by_key(|(_, preference)| **preference).map(|(i, _)| i)
         };
         for count in 1..=6 {
             assert_eq!(chosen(Vendor::Other, count), Some(count - 1));
-            // On Intel's processors bf16 is slow.
+            // Intel's bf16 instructions are slow.
             assert_eq!(chosen(Vendor::Intel, count), Some(if count == 6 { 4 } else { count - 1 }));
         }
         for vendor in [Vendor::Intel, Vendor::Other] {

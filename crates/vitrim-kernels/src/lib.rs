@@ -1,8 +1,8 @@
 //! Dense linear algebra for packed token batches.
 //!
-//! Each kernel works on row-major rows, by the [`InstructionSet`] that suits the processor best, and has a slow obvious
-//! [`mod@reference`] beside it. Layers multiply in f32, bf16 or 8-bit integers (see [`Precision`]). All `unsafe` code of vitrim
-//! lives in this crate, but for the Python package's.
+//! Each kernel works on row-major rows, with the [`InstructionSet`] that suits the processor best, and has a slow,
+//! direct implementation in [`mod@reference`]. Layers multiply in f32, bf16 or 8-bit integers (see [`Precision`]).
+//! All `unsafe` code of vitrim is in this crate, except for that of the Python package.
 //!
 //! ```
 //! use vitrim_kernels::Linear;
@@ -19,8 +19,9 @@
 //!    or, where it has tiles of its own, by a type that implements `Multiply`.
 //! 2. Its `mod` in `src/simd/mod.rs`, and one line in the list of `src/instruction_set.rs`.
 //!
-//! Every kernel is then compiled for it, and every property test runs on it where the processor has it. What a set cannot do, it does
-//! not implement: a layer's `Dot` over 8-bit integers, for one, takes a set that has `DotU8S8`, or one that has `ShortDotU8S8`.
+//! Every kernel is then compiled for the set, and every property test runs on it if the processor has it. A set does
+//! not implement what it cannot do: for example, a layer's `Dot` over 8-bit integers takes a set that has `DotU8S8`,
+//! or one that has `ShortDotU8S8`.
 
 mod argmax;
 mod attention;

@@ -1,17 +1,17 @@
-//! Cache lines of 32-bit words, and words read as the values that lie in them.
+//! Cache lines of 32-bit words, and views of words as the values in them.
 
-/// A cache line of words. A register of words that starts where a line does lies in one line, not in two.
+/// A cache line of words. A register of words that starts at the start of a line lies in one line, not in two.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
 pub(crate) struct Line([u32; Line::WORDS]);
 
 impl Line {
-    /// Words of a line.
+    /// Words per line.
     pub const WORDS: usize = 16;
 
     pub const ZERO: Line = Line::filled(0);
 
-    /// A line of `word` alone.
+    /// A line in which each word is `word`.
     pub const fn filled(word: u32) -> Line {
         Line([word; Line::WORDS])
     }
@@ -23,7 +23,7 @@ pub(crate) fn words(lines: &[Line]) -> &[u32] {
     unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * Line::WORDS) }
 }
 
-/// The words of `lines`.
+/// The words of `lines`, mutable.
 pub(crate) fn words_mut(lines: &mut [Line]) -> &mut [u32] {
     // SAFETY: as in `words`.
     unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * Line::WORDS) }
@@ -35,7 +35,7 @@ pub(crate) fn floats(words: &[u32]) -> &[f32] {
     unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), words.len()) }
 }
 
-/// The f32 in each word.
+/// The f32 in each word, mutable.
 pub(crate) fn floats_mut(words: &mut [u32]) -> &mut [f32] {
     // SAFETY: as in `floats`.
     unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), words.len()) }
@@ -47,7 +47,7 @@ pub(crate) fn halves(words: &[u32]) -> &[u16] {
     unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), 2 * words.len()) }
 }
 
-/// The two halves of each word, the low one first.
+/// The two halves of each word, the low one first, mutable.
 pub(crate) fn halves_mut(words: &mut [u32]) -> &mut [u16] {
     // SAFETY: as in `halves`.
     unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), 2 * words.len()) }
@@ -60,7 +60,7 @@ pub(crate) fn bytes(words: &[u32]) -> &[u8] {
     unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), 4 * words.len()) }
 }
 
-/// The four bytes of each word, the lowest first.
+/// The four bytes of each word, the lowest first, mutable.
 pub(crate) fn bytes_mut(words: &mut [u32]) -> &mut [u8] {
     // SAFETY: a word is four bytes of any bits.
     unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), 4 * words.len()) }

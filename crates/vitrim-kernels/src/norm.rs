@@ -14,7 +14,7 @@ pub struct LayerNorm {
 }
 
 impl LayerNorm {
-    /// With a learned scale and shift, both `[D]`, by the instruction set in force.
+    /// LayerNorm with a learned scale and shift, both `[D]`, with the current instruction set.
     ///
     /// # Panics
     /// If the two differ in length.
@@ -23,12 +23,12 @@ impl LayerNorm {
         LayerNorm { affine: Some((weight.to_vec(), bias.to_vec())), eps, isa: InstructionSet::current() }
     }
 
-    /// Without scale and shift, by the instruction set in force.
+    /// LayerNorm without scale and shift, with the current instruction set.
     pub fn plain(eps: f32) -> Self {
         LayerNorm { affine: None, eps, isa: InstructionSet::current() }
     }
 
-    /// The same by the instructions of `isa`.
+    /// Replaces the instruction set by `isa`.
     #[cfg(test)]
     fn with(self, isa: InstructionSet) -> Self {
         LayerNorm { isa, ..self }
@@ -42,17 +42,17 @@ impl LayerNorm {
     /// Normalises each row of `x: [rows, D]` into `y`.
     ///
     /// # Panics
-    /// If lengths differ or are not whole rows of the scale's length.
+    /// If lengths differ, or are not whole rows of the scale's length.
     pub fn forward(&self, x: &[f32], y: &mut [f32], dim: usize) {
         assert_eq!(x.len(), y.len(), "x and y are [rows, D]");
         self.check(x, dim);
         self.isa.run(Normalise { norm: self, x, dim, to: Destination::F32(y) });
     }
 
-    /// Normalises each row of `x: [rows, D]` into the operand of a layer of `precision`.
+    /// Normalises each row of `x: [rows, D]` into `y`, rows for a layer of `precision`.
     ///
     /// # Panics
-    /// If `x` is not whole rows of the scale's length.
+    /// If `x` does not consist of whole rows of the scale's length.
     pub fn forward_rows(&self, x: &[f32], y: &mut RowBuffer, precision: Precision, dim: usize) {
         self.check(x, dim);
         y.reset(self.isa, precision, x.len() / dim, dim);
@@ -61,11 +61,12 @@ impl LayerNorm {
         y.put_staging(staging);
     }
 
-    /// The gradient of [`LayerNorm::forward`] at `x: [rows, D]`: `gradient: [rows, D]` in what it gave becomes the
-    /// gradient in `x`, and those in scale and shift are returned, `[D]` each.
+    /// The gradient of [`LayerNorm::forward`] at `x: [rows, D]`. `gradient: [rows, D]` is the gradient with respect
+    /// to the output, and becomes the gradient with respect to `x`; returns the gradients of scale and shift, `[D]`
+    /// each.
     ///
     /// # Panics
-    /// If lengths differ or are not whole rows of the scale's length.
+    /// If lengths differ, or are not whole rows of the scale's length.
     pub fn backward(&self, x: &[f32], gradient: &mut [f32], dim: usize) -> (Vec<f32>, Vec<f32>) {
         assert_eq!(x.len(), gradient.len(), "x and its gradient are [rows, D]");
         self.check(x, dim);
@@ -82,7 +83,7 @@ impl LayerNorm {
 
 enum Destination<'a> {
     F32(&'a mut [f32]),
-    /// With room for a row on its way to 8 bits.
+    /// Rows, with a buffer for one row before its conversion to 8 bits.
     Rows(&'a mut RowBuffer, &'a mut [f32]),
 }
 
@@ -96,7 +97,7 @@ struct Normalise<'a> {
 impl Kernel for Normalise<'_> {
     type Out = ();
 
-    /// Three passes over a block that the first has brought into the L1 cache.
+    /// Three passes over a block of rows; the first brings it into the L1 cache.
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Normalise { norm, x, dim, mut to } = self;
@@ -121,10 +122,10 @@ impl Kernel for Normalise<'_> {
     }
 }
 
-/// Rows that are normalised at once, so that their sums, each a chain of its own, overlap.
+/// Rows that are normalised together, so that the dependency chains of their sums overlap.
 const ROWS: usize = 8;
 
-/// Mean and scale of a row.
+/// Mean and scale of one row for LayerNorm.
 #[derive(Clone, Copy, Default)]
 struct Moments {
     mean: f32,
@@ -155,7 +156,7 @@ impl Kernel for Backward<'_> {
                 let (mean, scale) = (s.splat(moments.mean), s.splat(moments.scale));
                 let (mut sum, mut along) = (s.splat(0.0), s.splat(0.0));
                 for i in (0..dim).step_by(S::LANES) {
-                    // Lanes beyond the row have no gradient, so that what they hold besides does not count.
+                    // Lanes beyond the row have gradient 0, so that their other values do not count.
                     let g = s.load(&gradient[i..]);
                     let v = s.mul(s.sub(s.load(&x[i..]), mean), scale);
                     let (weight, bias) = (&mut weight[i..], &mut bias[i..]);
@@ -202,7 +203,7 @@ impl LayerNorm {
         }
     }
 
-    /// Normalises a row.
+    /// Normalises one row.
     #[inline(always)]
     fn write<S: Vector, T: Element>(&self, s: S, x: &[f32], moments: Moments, y: &mut [T]) {
         let (mean, scale) = (s.splat(moments.mean), s.splat(moments.scale));
@@ -224,7 +225,7 @@ impl LayerNorm {
     }
 }
 
-/// Vectors that are summed at once: one sum after the other would wait for each addition.
+/// Vectors that are summed in parallel: a single sum would wait for each addition.
 const SUMS: usize = 4;
 
 /// The sum of `x`.
@@ -281,7 +282,7 @@ mod tests {
                 let mut y = vec![0.0; x.len()];
                 LayerNorm::plain(1e-6).with(set).forward(&x, &mut y, dim);
                 prop_assert!(reference::max_difference(&y, &plain) < 2e-4);
-                // A single-element row has variance 0: both give the bias.
+                // A row of one element has variance 0: both give the bias.
                 let learned = LayerNorm::new(&weight, &bias, 1e-6).with(set);
                 learned.forward(&x, &mut y, dim);
                 prop_assert!(reference::max_difference(&y, &expected) < 2e-4);

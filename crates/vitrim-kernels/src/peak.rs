@@ -1,4 +1,4 @@
-//! What the processor could do at most: the roof under which a kernel's speed is read.
+//! The processor's peak, the upper bound of a kernel's speed.
 
 use std::time::{Duration, Instant};
 
@@ -8,10 +8,10 @@ use crate::simd::{F32, Kernel, Multiply, Prefetch, RowScale, Scales, Simd, Sink}
 use crate::{InstructionSet, Precision};
 
 impl InstructionSet {
-    /// MAC/s of one thread that does nothing but multiply and add for `precision`: the largest tile of the set again and again, on
-    /// operands that stay in the L1 cache. The fastest of the bursts that fit into `time`, of one at least, so
-    /// that what else runs on the machine shows little. Of the scalar set it is what the compiler makes of the tile,
-    /// and no roof.
+    /// MAC/s of one thread that only multiplies and adds for `precision`: the largest tile of the set, repeated on
+    /// operands that stay in the L1 cache. The result is that of the fastest of the bursts that fit into `time` (at
+    /// least one), so that other load on the machine has little effect. For the scalar set it is the speed of the
+    /// compiler's code for the tile, and no upper bound.
     pub fn fma_peak(self, precision: Precision, time: Duration) -> f64 {
         self.run(Peak { precision, time })
     }
@@ -38,9 +38,10 @@ impl Kernel for Peak {
 impl Peak {
     #[inline(always)]
     fn measure<S: Simd, D: Multiply<S>>(&self, s: S) -> f64 {
-        /// Tiles of a burst of some 30 us at 16 lanes and 24 registers.
+        /// Tiles per burst: some 30 us with 16 lanes and 24 registers.
         const TURNS: usize = 100;
-        /// So that a tile begins and ends seldom, and its operands leave room in a cache of 32 KiB.
+        /// Steps per tile: many, so that starts and ends of tiles are rare; few enough for the operands to fit into a
+        /// cache of 32 KiB.
         const STEPS: usize = 100;
         let lines_per_step = (S::NV * S::LANES).div_ceil(Line::WORDS);
         let one = 1e-3f32.to_bits();
@@ -48,7 +49,7 @@ impl Peak {
         let zeros = [Line::ZERO; TILE_LINES];
         let (zeros, rows) = (floats(line::words(&zeros)).as_ptr(), vec![RowScale::default(); D::ROWS]);
         let mut y = [Line::ZERO; TILE_LINES];
-        // Unknown to the compiler, which would leave out tiles that nobody reads.
+        // Hidden from the compiler, which would remove tiles whose result is not read.
         let tile = std::hint::black_box(D::tile(s, D::ROWS, S::NV, false));
         let (start, mut shortest) = (Instant::now(), Duration::MAX);
         loop {
@@ -61,7 +62,8 @@ impl Peak {
                     scales: Scales { rows: rows.as_ptr(), columns: zeros, sums: zeros },
                     prefetch: Prefetch::NONE,
                 };
-                // SAFETY: a holds the steps of all rows, b as many steps of all vectors, and y, the zeros and `rows` a tile's.
+                // SAFETY: a holds the steps of all rows, b as many steps of all vectors, and y, the zeros and `rows`
+                // hold a tile.
                 unsafe { tile(a.as_ptr(), STEPS, line::words(&b).as_ptr(), STEPS, &sink) };
             }
             shortest = shortest.min(burst.elapsed());
@@ -89,7 +91,8 @@ mod tests {
         }
     }
 
-    /// A roof: accumulators that lie in memory, or operands across cache lines, would leave it below what a layer reaches.
+    /// The peak must be an upper bound: with accumulators in memory, or operands across cache lines, it would be
+    /// lower than a layer's speed.
     #[test]
     fn no_layer_is_faster_than_its_peak() {
         const ROWS: usize = 48;
@@ -101,7 +104,7 @@ mod tests {
                 let packing = Packing { precision, isa: set, gamma: None };
                 let layer = Linear::packed(&weight, None, WIDTH, WIDTH, packing);
                 let (mut peak, mut reached) = (0.0f64, 0.0f64);
-                // In turn, as the machine may be busy at one moment and idle at the next.
+                // Alternately, because the load of the machine changes.
                 for _ in 0..20 {
                     peak = peak.max(set.fma_peak(precision, Duration::from_millis(2)));
                     let start = Instant::now();

@@ -1,9 +1,9 @@
-//! The number formats that layers multiply in, their names, and how their elements lie in memory.
+//! The data types of a layer's multiplication, their names, and their layout in memory.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// The number format that a layer multiplies in. Sums and biases are f32 in every one.
+/// Data type of a layer's multiplication. Sums and biases are always f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Precision {
     /// f32.
@@ -11,18 +11,18 @@ pub enum Precision {
     F32,
     /// bf16, weights and activations rounded to nearest even.
     Bf16,
-    /// 8-bit integers: weights symmetric, a scale each output; activations a scale and a zero each row,
-    /// found as they come.
+    /// 8-bit integers: weights symmetric, with one scale per output; activations with a scale and a zero per row,
+    /// computed at run time.
     Int8,
 }
 
 impl Precision {
-    /// All of them.
+    /// All data types.
     pub const ALL: [Precision; 3] = [Precision::F32, Precision::Bf16, Precision::Int8];
 }
 
-/// How the elements of rows and weights lie in 32-bit words, and which range integers have. Rows and a weight are multiplied only
-/// where their layouts are the same.
+/// Layout of the elements of rows and weights in 32-bit words, and range of integers. Rows and a weight are
+/// multiplied only if their layouts are the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WordLayout {
     /// One f32.
@@ -31,12 +31,12 @@ pub(crate) enum WordLayout {
     WideBf16,
     /// Two bf16, the first in the low half.
     Bf16Pair,
-    /// Four 8-bit integers, the first lowest. Activations lie in `0..=max`.
+    /// Four 8-bit integers, the first in the lowest byte. Activations lie in `0..=max`.
     Int8Quad { max: u8 },
 }
 
 impl WordLayout {
-    /// Elements of a word.
+    /// Elements per word.
     pub fn elements(self) -> usize {
         match self {
             WordLayout::F32 | WordLayout::WideBf16 => 1,
@@ -56,7 +56,7 @@ impl fmt::Display for Precision {
     }
 }
 
-/// Not a name of a [`Precision`].
+/// The text is not the name of a [`Precision`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnknownPrecision(String);
 
@@ -71,7 +71,7 @@ impl std::error::Error for UnknownPrecision {}
 impl FromStr for Precision {
     type Err = UnknownPrecision;
 
-    /// Reads what [`Precision`]'s `Display` writes.
+    /// Reads the output of [`Precision`]'s `Display`.
     fn from_str(name: &str) -> Result<Self, UnknownPrecision> {
         let known = Precision::ALL.into_iter().find(|precision| precision.to_string() == name);
         known.ok_or_else(|| UnknownPrecision(name.to_owned()))

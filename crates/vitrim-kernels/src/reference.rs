@@ -1,4 +1,4 @@
-//! The slow obvious form of every kernel, in f64, for tests here and in the crates above.
+//! Slow, direct implementations of every kernel, in f64, for tests here and in the crates that depend on this one.
 
 use vitrim_random::SplitMix64;
 
@@ -8,7 +8,7 @@ pub fn values(seed: u64) -> impl FnMut() -> f32 {
     move || random.symmetric()
 }
 
-/// Greatest absolute difference of two slices of one length.
+/// Largest absolute difference of two slices of equal length.
 pub fn max_difference(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
@@ -40,9 +40,10 @@ pub fn bf16(v: f32) -> f32 {
     if v.is_finite() && up { f32::from_bits(below + 0x1_0000) } else { f32::from_bits(below) }
 }
 
-/// One output's weights as integers in -127..=127 and their scale. With `short_sums`, activations are in 0..=200, and the products
-/// of the first and of the second pairs of every four words (16 weights) are added up in an i16: the scale is then such that
-/// neither the positive nor the negative ones of either can reach 32767, even if each of the eight is rounded up by a half.
+/// One output's weights as integers in -127..=127 and their scale. With `short_sums`, activations are in 0..=200, and
+/// the products of the first and of the second pairs of every four words (16 weights) are added in an i16. The scale
+/// is then so large that neither the positive nor the negative products of either can reach 32767, even if each of
+/// the eight weights is rounded up by a half.
 pub fn quantise(row: &[f32], short_sums: bool) -> (Vec<i8>, f32) {
     let mut scale = row.iter().map(|v| v.abs() / 127.0).fold(0.0, f32::max);
     if short_sums {
@@ -78,7 +79,7 @@ pub fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32) -> Vec<f32>
     y
 }
 
-/// The gradients of [`layer_norm`] in `x`, `weight` and bias, by the normalised row's Jacobian
+/// The gradients of [`layer_norm`] with respect to `x`, `weight` and bias, by the normalised row's Jacobian
 /// `(delta_ij - 1/D - v_i v_j / D) / sqrt(var + eps)`.
 pub fn layer_norm_backward(
     x: &[f32],
@@ -131,7 +132,7 @@ pub fn gelu_slope(x: &[f32]) -> Vec<f32> {
     x.iter().map(|x| f64::from(*x)).map(|x| (cumulative_normal(x) + x * density(x)) as f32).collect()
 }
 
-/// SwiGLU of rows `x: [rows, 2h]`, `[rows, h]`: SiLU of the first half times the second.
+/// SwiGLU of rows `x: [rows, 2h]`: SiLU of the first half times the second, `[rows, h]`.
 pub fn swiglu(x: &[f32], width: usize) -> Vec<f32> {
     let silu = |v: f64| v / (1.0 + (-v).exp());
     let row = |row: &[f32]| {
@@ -156,8 +157,8 @@ pub fn softmax_backward(y: &[f32], gradient: &[f32]) -> Vec<f32> {
     (0..y.len()).map(of).collect()
 }
 
-/// Multi-head self-attention of one image: `qkv: [n, 3, heads, d]`, `alive: [n]` (dead tokens are no
-/// keys). Returns the output `[n, heads * d]` and the probabilities `[heads, n, n]`.
+/// Multi-head self-attention of one image: `qkv: [n, 3, heads, d]`, `alive: [n]` (dead tokens are not keys). Returns
+/// the output `[n, heads * d]` and the probabilities `[heads, n, n]`.
 pub fn attention(qkv: &[f32], alive: &[bool], heads: usize) -> (Vec<f32>, Vec<f32>) {
     let bias: Vec<f32> = alive.iter().map(|alive| if *alive { 0.0 } else { f32::NEG_INFINITY }).collect();
     biased_attention(qkv, &bias, heads)
@@ -191,8 +192,8 @@ pub fn biased_attention(qkv: &[f32], bias: &[f32], heads: usize) -> (Vec<f32>, V
     (out, probabilities)
 }
 
-/// The gradient of [`attention`] of one image in `qkv: [n, 3, heads, d]`, from `gradient: [n, heads * d]` in its output: query by
-/// query, by [`softmax_backward`].
+/// The gradient of [`attention`] of one image with respect to `qkv: [n, 3, heads, d]`, for the gradient
+/// `gradient: [n, heads * d]` with respect to its output: query by query, by [`softmax_backward`].
 pub fn attention_backward(qkv: &[f32], gradient: &[f32], n: usize, heads: usize) -> Vec<f32> {
     let dim = gradient.len() / n.max(1);
     let d = dim / heads;

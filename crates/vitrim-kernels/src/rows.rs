@@ -6,32 +6,32 @@ use crate::simd::vector::Vector;
 use crate::simd::{Identity, Kernel, RowScale, Simd, WideBf16, store_row};
 use crate::{InstructionSet, Precision};
 
-/// Rows `[rows, columns]` converted once for a layer of a [`Precision`], in a buffer that is reused: nothing is
-/// allocated once it has held the greatest size.
+/// Rows `[rows, columns]` converted once for a layer of a [`Precision`], in a reused buffer: no memory is allocated
+/// once the buffer has held the largest size.
 ///
-/// bf16 is rounded to nearest even. 8-bit rows are quantised each on its own, to `scale (q - zero)` with `q` in
-/// 0..=255 and the row's least and greatest value, or zero, at its ends; in 0..=200 by sets that add 8-bit products in 16 bits. A
-/// layer takes rows in the range that it was packed for, and no others.
+/// bf16 is rounded to nearest even. Each 8-bit row is quantised separately, to `scale (q - zero)` with `q` in
+/// 0..=255; the range of `q` covers the row's minimum, its maximum and zero. Sets that add 8-bit products in 16 bits
+/// use 0..=200. A layer accepts only rows in the range for which it was packed.
 #[derive(Clone, Debug)]
 pub struct RowBuffer {
     precision: Precision,
     layout: WordLayout,
     rows: usize,
     columns: usize,
-    /// `[rows, stride]`, each row zero after its last element.
+    /// The words, `[rows, stride]`; each row is zero after its last element.
     lines: Vec<Line>,
-    /// How each row reads, of 8-bit rows; else empty.
+    /// Quantisation scale of each row; empty unless rows are int8.
     scales: Vec<RowScale>,
-    /// f32 rows on their way to 8 bits.
+    /// Buffer for f32 rows before their conversion to 8 bits.
     staging: Vec<f32>,
 }
 
-/// The elements of rows, each as long as there are columns where no length is said; one in 8 bits is quantised whole, by
-/// [`RowBuffer::quantise`].
+/// Elements of rows, to be written. Rows are as long as there are columns unless a variant gives the length. 8-bit
+/// rows are quantised as a whole, by [`RowBuffer::quantise`].
 pub(crate) enum RowsMut<'a> {
     F32(&'a mut [f32]),
     WideBf16(&'a mut [WideBf16]),
-    /// With the elements of a row, a last one that pads it included.
+    /// The elements, and the number of elements in a row, including one that pads the last word.
     Bf16(&'a mut [u16], usize),
     /// Integers in `0..=max`.
     Int8 {
@@ -59,13 +59,13 @@ impl RowBuffer {
         self.precision
     }
 
-    /// Rows held.
+    /// Number of rows.
     #[cfg(test)]
     pub(crate) fn rows(&self) -> usize {
         self.rows
     }
 
-    /// Elements of a row.
+    /// Elements per row.
     pub(crate) fn columns(&self) -> usize {
         self.columns
     }
@@ -73,19 +73,19 @@ impl RowBuffer {
     /// Converts `x: [rows, columns]` for layers of `precision` by `isa`.
     ///
     /// # Panics
-    /// If `x` is not whole rows.
+    /// If `x` does not consist of whole rows.
     pub(crate) fn fill(&mut self, isa: InstructionSet, precision: Precision, x: &[f32], columns: usize) {
         assert!(columns > 0 && x.len().is_multiple_of(columns), "x is [rows, columns]");
         self.reset(isa, precision, x.len() / columns, columns);
         self.convert_from(isa, 0, x);
     }
 
-    /// Rows from `first` on become those of `x`, converted by the instructions of `isa`.
+    /// Replaces the rows from `first` on by those of `x`, converted with the instructions of `isa`.
     pub(crate) fn convert_from(&mut self, isa: InstructionSet, first: usize, x: &[f32]) {
         isa.run(Fill { x, rows: self, first });
     }
 
-    /// Takes a shape, with unspecified elements, for layers of `precision` by `isa`.
+    /// Sets the shape, for layers of `precision` with `isa`; the elements are unspecified.
     pub(crate) fn reset(&mut self, isa: InstructionSet, precision: Precision, rows: usize, columns: usize) {
         (self.precision, self.layout) = (precision, isa.layout(precision));
         (self.rows, self.columns) = (rows, columns);
@@ -97,7 +97,7 @@ impl RowBuffer {
         }
     }
 
-    /// Words of a row.
+    /// Words per row.
     pub(crate) fn stride(&self) -> usize {
         self.columns.div_ceil(self.layout.elements())
     }
@@ -119,19 +119,19 @@ impl RowBuffer {
         &self.scales
     }
 
-    /// Takes the staging buffer, at `len` unspecified values, to be put back with [`RowBuffer::put_staging`].
+    /// Takes the staging buffer, with `len` unspecified values; return it with [`RowBuffer::put_staging`].
     pub(crate) fn take_staging(&mut self, len: usize) -> Vec<f32> {
         let mut staging = std::mem::take(&mut self.staging);
         staging.resize(len, 0.0);
         staging
     }
 
-    /// Gives the staging buffer back.
+    /// Returns the staging buffer.
     pub(crate) fn put_staging(&mut self, staging: Vec<f32>) {
         self.staging = staging;
     }
 
-    /// The rows from `row` on, to write elements to.
+    /// The rows from `row` on, mutable.
     #[inline(always)]
     pub(crate) fn rows_from(&mut self, row: usize) -> RowsMut<'_> {
         let (layout, stride) = (self.layout, self.stride());
@@ -163,7 +163,7 @@ impl RowBuffer {
         let bytes = &mut bytes_mut(&mut self.words_mut()[row * stride..][..stride])[..columns];
         let (mut highest, mut lowest) = (s.splat(0.0), s.splat(0.0));
         for x in x.chunks(S::LANES) {
-            // The zeros beyond a short chunk change nothing, since the range holds zero.
+            // The zeros beyond a short chunk change nothing, because the range includes zero.
             let v = s.load(x);
             (highest, lowest) = (s.max(highest, v), s.min(lowest, v));
         }
@@ -181,7 +181,7 @@ impl RowBuffer {
     }
 }
 
-/// Converts `x` into the rows from `first` on.
+/// Converts `x` and writes it to the rows from `first` on.
 struct Fill<'a> {
     x: &'a [f32],
     rows: &'a mut RowBuffer,
@@ -202,7 +202,7 @@ impl Kernel for Fill<'_> {
 
 #[cfg(test)]
 impl RowBuffer {
-    /// The rows as f32, `[rows, columns]`: what a layer's multiplications see.
+    /// The rows as f32, `[rows, columns]`: the values that a layer multiplies.
     pub(crate) fn to_f32(&self) -> Vec<f32> {
         let mut x = Vec::with_capacity(self.rows * self.columns);
         for (r, row) in self.words().chunks(self.stride().max(1)).enumerate() {
@@ -235,7 +235,7 @@ mod tests {
             let mut values = reference::values(seed);
             let x: Vec<f32> = (0..rows * columns).map(|_| values() + shift).collect();
             for set in InstructionSet::supported() {
-                // What the buffer held before must not show.
+                // The previous content of the buffer must have no effect.
                 let mut buffer = RowBuffer::default();
                 buffer.fill(set, Precision::F32, &vec![f32::NAN; before * 3], before);
                 buffer.fill(set, Precision::F32, &x, columns);

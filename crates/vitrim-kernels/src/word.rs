@@ -1,4 +1,4 @@
-//! Activations on their way from one kernel to another.
+//! Words of activations, which one kernel writes and another reads.
 
 use std::fmt::Debug;
 
@@ -15,12 +15,12 @@ pub struct Bf16Pair(u32);
 mod sealed {
     use super::{Words, WordsMut};
 
-    /// A 32-bit word that any bits are a value of.
+    /// A 32-bit word for which every bit pattern is valid.
     pub trait Sealed: Sized {
-        /// `x`, by its kind of word.
+        /// `x`, as a slice of its concrete type of word.
         fn known(x: &[Self]) -> Words<'_>;
 
-        /// `x`, by its kind of word.
+        /// `x`, as a mutable slice of its concrete type of word.
         fn known_mut(x: &mut [Self]) -> WordsMut<'_>;
     }
 }
@@ -45,24 +45,24 @@ impl sealed::Sealed for Bf16Pair {
     }
 }
 
-/// A word of activations: an `f32`, or a [`Bf16Pair`], half as much to move and what instructions for pairs of bf16 multiply. A row
-/// of pairs has an even number of values.
+/// A word of activations: an `f32`, or a [`Bf16Pair`], which takes half the memory per value and is the operand of
+/// instructions for pairs of bf16. A row of pairs has an even number of values.
 pub trait Word: sealed::Sealed + Copy + Debug + Default + PartialEq + Send + Sync + 'static {
-    /// Values in a word.
+    /// Values per word.
     const VALUES: usize;
 
-    /// The values of the word, and zero where there is no second.
+    /// The values of the word as f32; the second is 0 for words of one value.
     fn values(self) -> [f32; 2];
 }
 
-/// Activations in words of a known kind.
+/// Activations, by type of word.
 #[derive(Clone, Copy)]
 pub enum Words<'a> {
     F32(&'a [f32]),
     Pairs(&'a [Bf16Pair]),
 }
 
-/// Activations in words of a known kind.
+/// Mutable activations, by type of word.
 pub enum WordsMut<'a> {
     F32(&'a mut [f32]),
     Pairs(&'a mut [Bf16Pair]),
@@ -85,10 +85,10 @@ impl Word for Bf16Pair {
 }
 
 impl InstructionSet {
-    /// `to` become the values of `x`, rounded to nearest even where they are pairs.
+    /// Writes the values of `x` to `to`, rounded to nearest even if `to` consists of pairs.
     ///
     /// # Panics
-    /// If there are not as many of both.
+    /// If the numbers of values differ.
     pub fn convert<W: Word>(self, x: &[f32], to: &mut [W]) {
         assert_eq!(x.len(), to.len() * W::VALUES, "as many of both");
         self.run(Convert { x, to });
@@ -125,13 +125,13 @@ pub(crate) fn words_mut<W: Word>(x: &mut [W]) -> &mut [u32] {
     unsafe { std::slice::from_raw_parts_mut(x.as_mut_ptr().cast(), x.len()) }
 }
 
-/// Words that hold activations of either kind.
+/// Views words as activations of either type.
 fn of_bits_mut<W: Word>(words: &mut [u32]) -> &mut [W] {
     // SAFETY: as in `words`.
     unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), words.len()) }
 }
 
-/// A buffer of [`Word`]s, of one kind or the other, that starts at a cache line and is used again and again.
+/// A reusable buffer of [`Word`]s of either type that starts at a cache line.
 #[derive(Debug, Default)]
 pub struct LineBuffer(Vec<Line>);
 
@@ -141,11 +141,11 @@ impl LineBuffer {
         LineBuffer(Vec::new())
     }
 
-    /// The first `len` words, unspecified; the buffer grows where it has less, and never shrinks.
+    /// The first `len` words, unspecified; the buffer grows if it has fewer, and never shrinks.
     pub fn room<W: Word>(&mut self, len: usize) -> &mut [W] {
         let lines = len.div_ceil(Line::WORDS);
         if self.0.len() < lines {
-            // The old one goes before the new one comes.
+            // The old buffer is freed before the new one is allocated.
             self.0 = Vec::new();
             self.0 = vec![Line::ZERO; lines];
         }
@@ -153,7 +153,7 @@ impl LineBuffer {
     }
 }
 
-/// Stores lanes as the values of `row` from `first` on, as many as it has.
+/// Stores lanes as the values of `row` from `first` on, as many as `row` has.
 #[inline(always)]
 pub(crate) fn store<S: Vector, W: Word>(s: S, row: &mut [W], first: usize, v: S::V) {
     let row = words_mut(row);

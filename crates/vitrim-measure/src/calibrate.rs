@@ -1,5 +1,5 @@
-//! One number for the user to ask for: the threshold that keeps the drop within it, found on held-out
-//! images and written into the policy.
+//! Calibration: the threshold that keeps the loss within the user's limit, chosen on held-out images and written into
+//! the policy.
 
 use std::path::Path;
 
@@ -15,55 +15,58 @@ use crate::passes::{MeasuredPruner, Pass, PassOptions, each_batch, start};
 use crate::progress::Progress;
 use crate::statistics::Confidence;
 
-/// The drop allowed where nobody says, pp.
+/// Default accuracy loss allowed, pp.
 pub const MAX_LOSS: f64 = 0.4;
-/// The threshold that keeps everything.
+/// The threshold at which every token stays.
 const KEEP_ALL: f64 = 0.0;
-/// Images before which no threshold is given up.
+/// Number of images after which a threshold may be given up.
 const LEAST_IMAGES: usize = 500;
-/// A drop, pp, that is measured even if a smaller one is asked for, so that the record can be asked too.
+/// Losses up to this value, pp, are measured even if a smaller one is asked for, so that the record can answer later
+/// requests.
 const LEAST_BEYOND: f64 = 3.0;
-/// Thresholds on the grid.
+/// Number of thresholds on the grid.
 const GRID: usize = 31;
-/// The grid's last threshold, as a logit: 0.999999. Policies are sure of most agents, so that their mildest points lie far out.
+/// The grid's last threshold, as a logit: 0.999999. Policies decide most agents with high certainty, so that mild
+/// points lie at extreme thresholds.
 const LAST_LOGIT: f64 = 13.82;
 /// Thresholds are rounded to six digits, so that they can be typed.
 const STEPS: f64 = 1e6;
 
-/// The share of the drop asked for that a pilot aims at: the rest is what certainty takes.
+/// The share of the requested loss at which a pilot aims; the rest is the margin of the bound.
 const PILOT_SHARE: f64 = 0.85;
 
-/// What was calibrated, on what: the record in `policy.json`.
+/// The calibration record in `policy.json`: what was calibrated, and on which images.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Calibration {
     /// The data set.
     pub data: String,
-    /// Its part.
+    /// The split of the data set.
     pub split: String,
-    /// In what the backbone multiplied, dense and pruned: another precision decides a little differently, and
-    /// nothing is certified for it. Records from before there was a choice are in f32.
+    /// Data type of the backbone's arithmetic, dense and pruned: another precision decides slightly differently, and
+    /// the record certifies nothing for it. Records without this field are in f32.
     #[serde(with = "crate::model::dtype", default)]
     pub dtype: Precision,
-    /// The drop allowed, pp; of a backbone without classes the drift, percent.
+    /// The drop allowed, pp; for a backbone without classes the drift, percent.
     pub max_drop: f64,
     /// The confidence asked for.
     pub confidence: Confidence,
-    /// Whether the images certify it.
+    /// Whether the images certify the limit.
     pub certified: bool,
-    /// The threshold chosen; 0, which keeps everything, if none is certified.
+    /// The chosen threshold; 0, at which every token stays, if none is certified.
     pub threshold: f64,
     /// The choice in words.
     pub choice: String,
-    /// What was measured.
+    /// The measured front.
     pub front: Front,
-    /// What the [`pilot`] measured that chose the thresholds, where one did: on few images, and nothing is certified by it.
+    /// The front of the [`pilot`] that chose the thresholds, if there was one: measured on few images, it certifies
+    /// nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pilot: Option<Front>,
 }
 
 impl Calibration {
-    /// The front that spans the most costs: the pilot's where there was one.
+    /// The front with the widest range of costs: the pilot's, if there was one.
     pub fn widest(&self) -> &Front {
         self.pilot.as_ref().unwrap_or(&self.front)
     }
@@ -72,33 +75,33 @@ impl Calibration {
 /// How to calibrate.
 #[derive(Clone, Debug)]
 pub struct CalibrationOptions {
-    /// Thresholds to measure, ascending, fixed before any of the images is seen: [`grid`], or what a
-    /// [`pilot`] on other images left of it.
+    /// Thresholds to measure, ascending, fixed before any of the images is seen: [`grid`], or the part of it that a
+    /// [`pilot`] on other images chose.
     pub thresholds: Vec<f64>,
     /// The pilot's front, for the record.
     pub pilot: Option<Front>,
-    /// The loss allowed: the drop of top-1, pp; of a backbone without classes the drift, percent.
+    /// The loss allowed: the drop of top-1, pp; for a backbone without classes the drift, percent.
     pub max_loss: f64,
-    /// How sure to be.
+    /// The confidence of the bound.
     pub confidence: Confidence,
-    /// Which images (of the data set, shuffled), and how they are loaded.
+    /// Which images (of the shuffled data set), and how they are loaded.
     pub pass: PassOptions,
 }
 
-/// What a calibration came to.
+/// The result of a calibration.
 #[derive(Clone, Debug)]
 pub(crate) struct Calibrated {
-    /// What it chose.
+    /// The choice.
     pub choice: Choice,
-    /// The images that it chose on: their positions in the data set.
+    /// Positions in the data set of the images that were used.
     pub indices: Vec<usize>,
 }
 
-/// Measures `policy` at a grid of thresholds on `dataset` (opened at `data`, called `split`) and writes
-/// record and read-out into it.
+/// Measures `policy` at the given thresholds on `dataset` (opened at `data`, called `split`) and writes the record
+/// and the read-out into the policy.
 ///
 /// # Errors
-/// If images cannot be read, there are none, or it was ended.
+/// If images cannot be read, there are none, or the calibration was asked to stop.
 pub(crate) fn calibrate(
     loaded: &Loaded,
     policy: &mut Policy,
@@ -140,8 +143,8 @@ pub fn record(policy: &Policy, folder: &Path) -> Result<Calibration> {
         .map_err(|error| bad(format!("damaged calibration record ({error}); calibrate the policy again")))
 }
 
-/// Sets `policy`, read from `folder`, to another drop or confidence (what is `None` stays as
-/// calibrated), by its record and without images.
+/// Sets `policy`, read from `folder`, to another drop or confidence (`None`: as calibrated), from its record and
+/// without images.
 ///
 /// # Errors
 /// As [`record`].
@@ -158,11 +161,11 @@ pub fn choose_from_record(
     Ok(choice)
 }
 
-/// Sets `policy`, read from `folder`, to the mildest threshold on its record whose measured cost is at most
-/// `gmacs` (1e9 MACs an image, the policy's own scoring included), without images and whatever its drop.
+/// Sets `policy`, read from `folder`, to the mildest threshold in its record whose measured cost is at most `gmacs`
+/// (1e9 MACs per image, the policy's own scoring included), without images and whatever its drop.
 ///
 /// # Errors
-/// As [`record`], or [`MeasureError::Setting`] if every threshold on record costs more.
+/// As [`record`], or [`MeasureError::Setting`] if every threshold in the record costs more.
 pub fn choose_cost_from_record(policy: &mut Policy, folder: &Path, gmacs: f64) -> Result<FrontPoint> {
     let front = record(policy, folder)?.front;
     let points = front.points();
@@ -178,8 +181,8 @@ pub fn choose_cost_from_record(policy: &mut Policy, folder: &Path, gmacs: f64) -
     Ok(point.clone())
 }
 
-/// What hand-made methods at keep ratio `keep` cost at the stages of `policy`, 1e9 MACs an image: the cost that asking a
-/// policy for a keep ratio stands for.
+/// Cost of hand-made methods at keep ratio `keep` and the stages of `policy`, 1e9 MACs per image: the cost to which a
+/// keep ratio asked of a policy corresponds.
 ///
 /// # Errors
 /// [`MeasureError::Setting`] if `keep` does not lie between 0 and 1.
@@ -189,7 +192,7 @@ pub fn gmacs_at_keep(spec: &VitSpec, policy: &Policy, keep: f64) -> Result<f64> 
     Ok(profile.macs(spec, 0) as f64 / 1e9)
 }
 
-/// A point that [`choose_cost_from_record`] chose for a backbone of geometry `spec`, in one line.
+/// Describes a point that [`choose_cost_from_record`] chose for a backbone of geometry `spec`, in one line.
 ///
 /// # Errors
 /// Never for a point of a record.
@@ -208,7 +211,7 @@ pub fn describe_point(spec: &VitSpec, point: &FrontPoint) -> Result<String> {
     ))
 }
 
-/// Says so if `policy`, read from `folder`, was calibrated in another precision than it runs in.
+/// A message if `policy`, read from `folder`, was calibrated in another precision than it runs in.
 pub fn uncertified_dtype(policy: &Policy, folder: &Path, precision: Precision) -> Option<String> {
     let calibrated = record(policy, folder).ok()?.dtype;
     (calibrated != precision).then(|| {
@@ -219,13 +222,14 @@ pub fn uncertified_dtype(policy: &Policy, folder: &Path, precision: Precision) -
     })
 }
 
-/// Whether `policy`'s threshold was chosen on `split` of the data set at `data`: then only other images give a fair drop.
+/// Whether the threshold of `policy` was chosen on `split` of the data set at `data`: then only other images give an
+/// unbiased drop.
 pub fn calibrated_on(policy: &Policy, data: &str, split: &str) -> bool {
     let record = policy.calibration.clone().and_then(|r| serde_json::from_value::<Calibration>(r).ok());
     record.is_some_and(|record| record.data == data && record.split == split)
 }
 
-/// A drop that can be asked for, pp.
+/// Checks a limit of the loss, pp.
 ///
 /// # Errors
 /// [`MeasureError::Setting`] if it does not lie between 0 and 100.
@@ -236,11 +240,11 @@ pub fn check_max_loss(max_drop: f64) -> Result<f64> {
     Err(MeasureError::Setting(format!("max-drop {max_drop} must lie between 0 and 100 percentage points")))
 }
 
-/// What a backbone of geometry `spec` may lose, by what was given: a drop of top-1, pp, where it has classes, a drift of
-/// its features, percent, where it has none. `None` if nothing was given.
+/// The limit of the loss for a backbone of geometry `spec`: a drop of top-1, pp, if it has classes; a drift of its
+/// features, percent, if it has none. `None` if no limit was given.
 ///
 /// # Errors
-/// [`MeasureError::Setting`] if the other one was given, or it does not lie between 0 and 100.
+/// [`MeasureError::Setting`] if the limit of the other kind was given, or the limit does not lie between 0 and 100.
 pub fn allowed(spec: &VitSpec, max_drop: Option<f64>, max_drift: Option<f64>) -> Result<Option<f64>> {
     match (spec.num_classes, max_drop, max_drift) {
         (0, Some(_), _) => Err(MeasureError::Setting(
@@ -256,7 +260,7 @@ pub fn allowed(spec: &VitSpec, max_drop: Option<f64>, max_drift: Option<f64>) ->
     }
 }
 
-/// The threshold of a choice; where nothing is certified, the one that keeps everything.
+/// The threshold of a choice; if nothing is certified, the one at which every token stays.
 fn threshold(choice: &Choice) -> f64 {
     match choice.verdict {
         Verdict::Certified(chosen) => chosen.setting,
@@ -264,8 +268,8 @@ fn threshold(choice: &Choice) -> f64 {
     }
 }
 
-/// 0.000001 to 0.999999, spaced by logits and denser around 0.5: policies may be sure or unsure. Fixed beforehand, so
-/// that the order of the test is not picked by looking at drops.
+/// Thresholds from 0.000001 to 0.999999, spaced by logits and denser around 0.5, for policies of high and of low
+/// certainty. Fixed beforehand, so that the order of the tests does not depend on measured drops.
 pub fn grid() -> Vec<f64> {
     let half = (GRID / 2) as f64;
     let threshold = |i: usize| {
@@ -276,12 +280,13 @@ pub fn grid() -> Vec<f64> {
     (0..GRID).map(threshold).collect()
 }
 
-/// A few thresholds around the one that `options.max_loss` will come to, judged by a pilot over
-/// `options.thresholds` on `dataset`, whose images must not be those that are calibrated on: so that many images
-/// can be calibrated on in little time. With them the front that the pilot measured.
+/// A few thresholds around the one that `options.max_loss` will lead to, chosen by a pilot over `options.thresholds`
+/// on `dataset`, and the front that the pilot measured. The pilot's images must not be those of the calibration. With
+/// few thresholds, many images can be used for calibration in little time.
 ///
-/// `beyond`, descending, says where they lie: shares of the dense MACs beyond the cost that the pilot comes to. The first
-/// should be mild, since a pilot may be wrong, and a threshold is tested only if all before it passed.
+/// `beyond`, descending, gives the positions of the thresholds: shares of the dense MACs above the cost that the
+/// pilot chooses. The first should be mild: the pilot may be wrong, and a threshold is tested only if all before it
+/// passed.
 ///
 /// # Errors
 /// If images cannot be read, there are none, or it was asked to stop.
@@ -294,7 +299,7 @@ pub fn pilot(
     progress: &mut Progress<'_>,
 ) -> Result<(Vec<f64>, Front)> {
     let (front, _) = measure(loaded, policy, dataset, options, progress)?;
-    // Few images say little about a drop, but it grows in proportion to D, which they do tell.
+    // Few images say little about a drop, but the drop is proportional to D, which they do measure.
     let (mut losses, mut divergences) = (0.0, 0.0);
     for point in front.points() {
         losses += point.loss()?.measured();
@@ -327,8 +332,8 @@ fn rounded(threshold: f64) -> f64 {
     (STEPS * threshold).round() / STEPS
 }
 
-/// What `y` is where `x`, which rises along the points of `front`, is `at`: by straight lines between the
-/// points, and at most what it is at the ends.
+/// The value of `y` where `x`, which rises along the points of `front`, equals `at`: linear interpolation between the
+/// points, clamped to the value of `y` at the ends.
 fn between(front: &Front, at: f64, x: fn(&FrontPoint) -> f64, y: fn(&FrontPoint) -> f64) -> f64 {
     let points = front.points();
     for pair in points.windows(2) {
@@ -340,13 +345,14 @@ fn between(front: &Front, at: f64, x: fn(&FrontPoint) -> f64, y: fn(&FrontPoint)
     y(if at < x(&points[0]) { &points[0] } else { &points[points.len() - 1] })
 }
 
-/// A threshold while it is measured.
+/// A threshold and its pruner while it is measured.
 type ThresholdUnderTest = (f64, MeasuredPruner);
 
-/// The front of `policy` over the grid, and the positions of the images it was measured on. What runs before the first stage is shared by all thresholds.
+/// The front of `policy` over the thresholds, and the positions of the images that it was measured on. All thresholds
+/// share the blocks before the first stage.
 ///
-/// A threshold whose loss clearly exceeds what anybody would ask for is given up half-way, and all
-/// above it: that only shortens the sequence that is tested, so the guarantee stays.
+/// A threshold whose loss clearly exceeds every limit of interest is given up half-way, and so are all above it: that
+/// only shortens the sequence of tests, so that the guarantee holds.
 fn measure(
     loaded: &Loaded,
     policy: &Policy,
@@ -363,7 +369,7 @@ fn measure(
     let pass = Pass {
         loaded,
         dataset,
-        // Shuffled, so that a limit takes a fair sample of a data set that is sorted by class.
+        // Shuffled, so that a limited number is a fair sample of a data set that is sorted by class.
         order: Order::Shuffled { seed: 0, epoch: 0 },
         options: &options.pass,
         start: start(thresholds.iter().map(|(_, measured)| measured.pruner.as_ref()), spec),
@@ -372,7 +378,7 @@ fn measure(
     let mut indices = Vec::new();
     each_batch(pass, progress, &mut |batch| {
         indices.extend(&batch.images.indices);
-        // Once a threshold keeps everything, so do all below it, and need no run of their own.
+        // If every token stays at a threshold, the same holds for all lower ones, and they need no run.
         let mut kept_all: Option<Pruned> = None;
         for (_, measured) in thresholds.iter_mut().rev() {
             let pruned = match kept_all.take() {
@@ -401,13 +407,13 @@ fn measure(
     Ok((front, indices))
 }
 
-/// Whether no token of `tokens` left any image.
+/// Whether each of the images kept all of its `tokens` tokens.
 fn keeps_all(pruned: &Pruned, tokens: usize) -> bool {
     let last = pruned.stages.last();
     last.is_none_or(|stage| stage.origins.len() == tokens * (stage.offsets.len() - 1))
 }
 
-/// Gives up the first threshold whose loss is surely above `beyond`, and those above it.
+/// Gives up the first threshold whose loss is certainly above `beyond`, and all above it.
 fn give_up(thresholds: &mut Vec<ThresholdUnderTest>, beyond: f64) -> Result<()> {
     if thresholds[0].1.metrics.images() < LEAST_IMAGES {
         return Ok(());

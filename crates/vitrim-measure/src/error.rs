@@ -1,4 +1,4 @@
-//! What can go wrong while something is measured.
+//! Errors of measuring.
 
 use std::path::PathBuf;
 
@@ -28,12 +28,12 @@ pub enum MeasureError {
     /// A front could not be used.
     #[error(transparent)]
     Front(#[from] crate::front::FrontError),
-    /// What was given as a model is neither a folder nor a name.
+    /// The given model is neither a folder nor a name.
     #[error("{given}: no such checkpoint folder, and no timm name that vitrim knows ({reason})")]
     NoSuchModel {
-        /// What was given.
+        /// The model that was given.
         given: String,
-        /// Why it is no name.
+        /// Why it is not a name.
         reason: String,
     },
     /// The classes of the data and of the backbone differ.
@@ -43,14 +43,14 @@ pub enum MeasureError {
     Classes {
         /// The data set.
         data: String,
-        /// Its classes.
+        /// Number of classes of the data set.
         found: usize,
         /// The backbone.
         model: String,
         /// The backbone's classes.
         classes: usize,
     },
-    /// The data set has no images for what is asked.
+    /// The data set has no images for the requested part.
     #[error("{data}: {reason}")]
     Part {
         /// The data set.
@@ -58,7 +58,7 @@ pub enum MeasureError {
         /// What is missing, and what to do.
         reason: String,
     },
-    /// A policy folder says something impossible, or lacks what is asked of it.
+    /// A policy folder has an invalid value, or lacks what is asked for.
     #[error("{path}: {reason}")]
     Policy {
         /// The policy folder.
@@ -66,7 +66,7 @@ pub enum MeasureError {
         /// What is wrong, and what to do.
         reason: String,
     },
-    /// A run folder lacks something, or holds something impossible.
+    /// A run folder lacks something, or has an invalid value.
     #[error("{path}: {reason}")]
     Run {
         /// The folder or the file in it.
@@ -74,7 +74,7 @@ pub enum MeasureError {
         /// What is wrong, and what to do.
         reason: String,
     },
-    /// A setting that cannot be.
+    /// An invalid setting.
     #[error("{0}")]
     Setting(String),
     /// A file could not be replaced.
@@ -88,10 +88,10 @@ pub enum MeasureError {
     Write {
         /// The file.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         source: std::io::Error,
     },
-    /// It was asked to stop.
+    /// The work was asked to stop.
     #[error("interrupted")]
     Interrupted,
 }

@@ -1,4 +1,4 @@
-//! What pruning costs and gains on given images: the policy, and the hand-made methods at its cost.
+//! The cost and the loss of pruning on given images: of the policy, and of the hand-made methods at its cost.
 
 use std::time::Duration;
 
@@ -16,11 +16,11 @@ use crate::progress::Progress;
 use crate::speed::{Pixels, SpeedOptions, SpeedUp, speed_up};
 use crate::statistics::{Confidence, Loss};
 
-/// Batch sizes at which speed is measured, and the images that go into a round of each at most.
+/// Batch sizes of the speed measurement, and the largest number of images in a round of each.
 const SPEED_BATCHES: [(usize, usize); 2] = [(1, 64), (32, SPEED_IMAGES)];
-/// Images that are kept in memory for it.
+/// Images that are kept in memory for the speed measurement.
 const SPEED_IMAGES: usize = 256;
-/// Least rounds of dense and pruned.
+/// Smallest number of rounds of dense and pruned.
 const SPEED_ROUNDS: usize = 5;
 
 /// How to evaluate.
@@ -30,15 +30,15 @@ pub struct EvalOptions {
     pub pass: PassOptions,
     /// Methods to compare.
     pub methods: Vec<Method>,
-    /// The hand-made methods see the first so many images alone, in whole batches; none for all of them.
+    /// The hand-made methods run only on the first so many images, in whole batches; `None` for all of them.
     pub hand_made_images: Option<usize>,
-    /// Stages and shares of N0 for the hand-made methods where there is no policy to match.
+    /// Stages and shares of N0 for the hand-made methods, if there is no policy to match.
     pub profile: Option<(Vec<usize>, Vec<f64>)>,
-    /// Seconds to measure each method's images/s for at each batch size; none for not at all.
+    /// Seconds to measure each method's images/s for at each batch size; `None` to skip the measurement.
     pub speed: Option<f64>,
 }
 
-/// What was measured.
+/// The measured figures.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Evaluation {
@@ -50,9 +50,9 @@ pub struct Evaluation {
     pub bad_images: usize,
     /// Top-1 of the dense model, percent; null without labels.
     pub dense_top1: Option<f64>,
-    /// MACs of the dense model an image, in units of 1e9.
+    /// MACs of the dense model per image, in units of 1e9.
     pub dense_gmacs: f64,
-    /// One for each method, in the order asked for.
+    /// One entry for each method, in the order asked for.
     pub methods: Vec<MethodReport>,
 }
 
@@ -60,16 +60,16 @@ pub struct Evaluation {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MethodReport {
-    /// Its name.
+    /// Name of the method.
     pub method: String,
-    /// The first images of the evaluation's that it saw; null for all of them.
+    /// Number of images (the first of the evaluation) that the method ran on; null for all of them.
     #[serde(default)]
     pub images: Option<usize>,
     /// Top-1, percent; null without labels.
     pub top1: Option<f64>,
     /// Dense minus pruned top-1, pp; null without labels.
     pub drop_pp: Option<f64>,
-    /// Paired 95 % interval of the drop, pp; without labels, of the disagreement, and without classes, of the drift.
+    /// Paired 95 % interval of the drop, pp; without labels of the disagreement, and without classes of the drift.
     pub interval_pp: (f64, f64),
     /// Images on which the class differs from the dense model's, percent; null without classes.
     pub disagreement: Option<f64>,
@@ -80,18 +80,18 @@ pub struct MethodReport {
     pub fidelity: f64,
     /// Mean share of N0 left after each stage, `[K]`.
     pub keep_ratio: Vec<f64>,
-    /// Mean MACs an image, in units of 1e9, the method's own scoring included.
+    /// Mean MACs per image, in units of 1e9, the method's own scoring included.
     pub gmacs: f64,
-    /// The same as a share of the dense model's.
+    /// Mean MACs as a share of the dense model's.
     pub cost: f64,
-    /// How the share differs between images.
+    /// How the cost differs between images.
     pub cost_spread: CostSpread,
-    /// Images/s beside the dense model's; empty if not measured.
+    /// Images/s and speed-up against the dense model; empty if not measured.
     pub speed: Vec<SpeedUp>,
 }
 
 impl Evaluation {
-    /// What the methods' losses are of.
+    /// The measure of the methods' losses.
     pub fn measure(&self) -> Measure {
         match self.methods.iter().any(|method| method.drift.is_some()) {
             true => Measure::Drift,
@@ -102,7 +102,7 @@ impl Evaluation {
 }
 
 impl MethodReport {
-    /// Its name, and on how many images it was measured if not on all, as tables have it.
+    /// Name of the method for tables, with the number of its images if it did not run on all.
     pub fn label(&self) -> String {
         match self.images {
             None => self.method.clone(),
@@ -110,7 +110,7 @@ impl MethodReport {
         }
     }
 
-    /// What it loses: the drop, else the drift, else the disagreement.
+    /// The loss: the drop, otherwise the drift, otherwise the disagreement.
     pub fn loss(&self) -> f64 {
         self.drop_pp.or(self.drift).or(self.disagreement).unwrap_or_default()
     }
@@ -119,10 +119,10 @@ impl MethodReport {
 /// A method while it is measured.
 type MethodUnderTest = (Method, MeasuredPruner);
 
-/// The dense model's answers, and pixels to time with.
+/// The dense model's answers, and pixels for the speed measurement.
 #[derive(Default)]
 struct Dense {
-    /// Logits of each batch, or features.
+    /// Logits or features of each batch.
     answers: Vec<Output>,
     right: usize,
     labelled: usize,
@@ -134,7 +134,7 @@ struct Dense {
     keys: Vec<ImageKey>,
 }
 
-/// What single images and patches say about the policy.
+/// Figures of the policy for single images and patches.
 #[derive(Clone, Debug, Default)]
 pub struct Details {
     /// Position of each image in the data set.
@@ -145,12 +145,12 @@ pub struct Details {
     pub keep_maps: Vec<Vec<f32>>,
 }
 
-/// Measures the dense model and `policy` on `dataset` in one pass, then the hand-made methods at the
-/// policy's measured keep ratios in a second, over fewer images if so asked. The keep ratios need no label. The
-/// details are the policy's, empty without one.
+/// Measures the dense model and `policy` on `dataset` in one pass, then the hand-made methods at the policy's
+/// measured keep ratios in a second pass, over fewer images if so requested. The keep ratios need no labels. The
+/// details are those of the policy, empty without one.
 ///
 /// # Errors
-/// If images cannot be read, there are none, or it was ended.
+/// If images cannot be read, there are none, or the evaluation was asked to stop.
 pub fn evaluate(
     loaded: &Loaded,
     dataset: &Dataset,
@@ -221,7 +221,7 @@ fn first_pass(
     Ok(dense)
 }
 
-/// The hand-made methods, on the first images that are wanted of them, in whole batches.
+/// The hand-made methods, on the number of images requested for them, in whole batches.
 fn second_pass(
     loaded: &Loaded,
     dataset: &Dataset,

@@ -1,4 +1,4 @@
-//! Single images at the cheap, the typical and the expensive end of a policy's costs, with what it keeps of them.
+//! Single images at the cheap, the typical and the expensive end of a policy's costs, with the patches that it keeps.
 
 use std::fmt;
 
@@ -11,14 +11,14 @@ use crate::error::Result;
 use crate::evaluate::Details;
 use crate::model::Loaded;
 
-/// Where cheap, typical and expensive images are taken from, as shares of all images ranked by cost.
+/// Ranks of the cheap, typical and expensive images, as shares of all images sorted by cost.
 const RANKS: [(Group, [f64; 3]); 3] = [
     (Group::Cheap, [0.01, 0.03, 0.05]),
     (Group::Typical, [0.48, 0.50, 0.52]),
     (Group::Expensive, [0.95, 0.97, 0.99]),
 ];
 
-/// Where an image lies among all images by its cost.
+/// Rank of an image among all images by its cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Group {
@@ -31,7 +31,7 @@ pub enum Group {
 }
 
 impl Group {
-    /// All of them, in the order of a page.
+    /// All groups, in the order of a page.
     pub const ALL: [Group; 3] = [Group::Cheap, Group::Typical, Group::Expensive];
 }
 
@@ -45,26 +45,26 @@ impl fmt::Display for Group {
     }
 }
 
-/// An image, and what the policy keeps of it.
+/// An image, and the patches that the policy keeps.
 pub struct Example {
-    /// Why it was chosen.
+    /// The group for which it was chosen.
     pub group: Group,
     /// Its position in the data set.
     pub index: usize,
-    /// What the backbone saw of it, before normalising.
+    /// The backbone's input, before normalisation.
     pub crop: RgbImage,
     /// Grid positions that are left after each stage, `[K]`.
     pub kept: Vec<Vec<usize>>,
     /// The pruned model's class; `None` without classes.
     pub class: Option<usize>,
-    /// MACs on it as a share of the dense model's.
+    /// MACs of the image as a share of the dense model's.
     pub cost: f32,
 }
 
-/// Some images at each rank of `details.costs`, run through `policy` again, corrupted as they were then.
+/// Some images at each rank of `details.costs`, run through `policy` again, with the corruption of the evaluation.
 ///
 /// # Errors
-/// If one cannot be read, or the policy refuses.
+/// If an image cannot be read, or the policy returns an error.
 pub fn examples(
     loaded: &Loaded,
     policy: &Policy,

@@ -1,7 +1,7 @@
-//! The measured front (drop against cost, one point a setting) and the choice on it.
+//! The measured front (loss against cost, one point per setting) and the choice on it.
 //!
-//! A setting is a point's threshold. The choice is the cheapest setting that is certified to stay
-//! within the drop (or the drift) that the user allows, or a plain word on why none is.
+//! A setting is a point's threshold. The choice is the cheapest setting that is certified to stay within the drop (or
+//! the drift) that the user allows, or the reason why there is none.
 
 use std::fmt;
 
@@ -28,7 +28,7 @@ pub enum FrontError {
         /// The front's images.
         expected: usize,
     },
-    /// A point has a cost or a setting that is no number.
+    /// A point has a cost or a setting that is not a number.
     #[error("setting {setting} has cost {cost}; both must be finite numbers, measure it again")]
     NotANumber {
         /// The setting of the point.
@@ -36,7 +36,7 @@ pub enum FrontError {
         /// Its share of the dense MACs.
         cost: f64,
     },
-    /// Some points are of features that drift, others of classes.
+    /// Some points have a drift of features, others a drop of classes.
     #[error(
         "setting {setting} was measured on another kind of backbone than the front's first; measure it again"
     )]
@@ -54,7 +54,7 @@ pub enum FrontError {
     },
 }
 
-/// What a front's loss is of.
+/// The measure of a front's loss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Measure {
     /// Top-1, judged by labels.
@@ -66,7 +66,7 @@ pub enum Measure {
 }
 
 impl Measure {
-    /// In a sentence.
+    /// Its name in a sentence.
     pub fn name(self) -> &'static str {
         match self {
             Measure::AccuracyLoss => "drop",
@@ -80,7 +80,7 @@ impl Measure {
         if self == Measure::Drift { "%" } else { "pp" }
     }
 
-    /// At the head of a table's column.
+    /// Its name as the header of a table's column.
     pub fn header(self) -> &'static str {
         match self {
             Measure::AccuracyLoss => "drop pp",
@@ -96,29 +96,29 @@ impl Measure {
 pub struct FrontPoint {
     /// The threshold of the read-out.
     pub setting: f64,
-    /// MACs as a share of the dense model's, the pruner's own included.
+    /// MACs as a share of the dense model's, the pruner's own scoring included.
     pub cost: f64,
-    /// MACs an image, in units of 1e9.
+    /// MACs per image, in units of 1e9.
     pub gmacs: f64,
-    /// Images it was measured on.
+    /// Number of images of the measurement.
     pub images: usize,
-    /// Images that only the dense model got right. Without labels: images on which the two models
-    /// disagree, which takes each disagreement for a loss and so bounds the drop from above.
+    /// Images that only the dense model got right. Without labels: images on which the two models disagree; this
+    /// counts every disagreement as a loss, and so bounds the drop from above.
     pub dense_only_right: usize,
     /// Images that only the pruned model got right. Without labels: 0.
     pub pruned_only_right: usize,
-    /// How far the features of a backbone without classes drift; both counts are 0 then.
+    /// Drift of the features of a backbone without classes; both counts are 0 then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drift: Option<Drift>,
     /// Mean D = 9 KL(softmax(z / 3) || softmax(z' / 3)), z the dense logits and z' the pruned ones; 1 - cos of the
     /// features of a backbone without classes.
     pub fidelity: f64,
-    /// Mean share of the patch tokens that is alive after each stage, `[K]`.
+    /// Mean share of the patch tokens that is left after each stage, `[K]`.
     pub keep_ratio: Vec<f64>,
 }
 
 impl FrontPoint {
-    /// What it loses, with its bounds.
+    /// The loss, with its bounds.
     ///
     /// # Errors
     /// [`StatsError`] for counts that contradict each other; never for a point of a [`Front`].
@@ -140,7 +140,7 @@ pub struct Front {
     points: Vec<FrontPoint>,
 }
 
-/// A front as a file has it.
+/// A front as read from a file, before it is checked.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct UncheckedFront {
@@ -188,12 +188,12 @@ impl Front {
         Ok(Front { labelled, images, points })
     }
 
-    /// Whether right and wrong were judged by labels; else by the dense model's predictions.
+    /// Whether answers were judged by labels; otherwise by the dense model's predictions.
     pub fn labelled(&self) -> bool {
         self.labelled
     }
 
-    /// What its losses are of.
+    /// The measure of the losses.
     pub fn measure(&self) -> Measure {
         match (self.points[0].drift, self.labelled) {
             (Some(_), _) => Measure::Drift,
@@ -202,7 +202,7 @@ impl Front {
         }
     }
 
-    /// Images that every point was measured on.
+    /// Number of images on which every point was measured.
     pub fn images(&self) -> usize {
         self.images
     }
@@ -219,10 +219,10 @@ impl Front {
     }
 }
 
-/// A point of a front, named in a [`Choice`].
+/// A point of a front, as part of a [`Choice`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Chosen {
-    /// Its place among the front's points.
+    /// Its index among the front's points.
     pub index: usize,
     /// Its threshold.
     pub setting: f64,
@@ -230,51 +230,50 @@ pub struct Chosen {
     pub cost: f64,
     /// Its measured loss, in the unit of the [`Measure`].
     pub loss: f64,
-    /// The upper bound of its loss at the confidence asked for.
+    /// The upper bound of its loss at the requested confidence.
     pub bound: f64,
 }
 
-/// Whether a target could be certified.
+/// Whether a limit could be certified.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Verdict {
-    /// The loss of this setting is within the target, at the confidence asked for.
+    /// The loss of this setting is within the limit, at the requested confidence.
     Certified(Chosen),
-    /// These images cannot certify the target, not even for the setting that prunes least.
+    /// These images cannot certify the limit, not even for the setting that prunes least.
     NotCertified {
-        /// The setting that prunes least, whose bound exceeds the target.
+        /// The setting that prunes least; its bound exceeds the limit.
         mildest: Chosen,
-        /// What the point estimates alone (confidence 0.5) would choose, if anything.
+        /// The choice by the measured values alone (confidence 0.5), if there is one.
         best: Option<Chosen>,
-        /// How many images would certify the setting that prunes least, were the shares of
-        /// discordant images to stay as they are. None: no number of images would.
+        /// Number of images that would certify the setting that prunes least, if the shares of discordant images
+        /// stayed the same. None: no number of images would.
         images_needed: Option<usize>,
     },
 }
 
-/// The answer to "the cheapest setting within this loss", with the question. Prints as one line.
+/// The cheapest setting within a limit, together with the request. Prints as one line.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Choice {
-    /// The loss allowed.
+    /// The limit of the loss.
     pub allowed: f64,
-    /// The confidence asked for.
+    /// The requested confidence.
     pub confidence: Confidence,
-    /// Images behind the answer.
+    /// Number of images behind the choice.
     pub images: usize,
-    /// What the loss is of.
+    /// The measure of the loss.
     pub measure: Measure,
-    /// The answer.
+    /// The choice.
     pub verdict: Verdict,
 }
 
 /// The cheapest setting of `front` that is certified to lose at most `allowed`.
 ///
-/// Fixed-sequence testing (Angelopoulos, Bates, Candes, Jordan, Lei, "Learn then Test", 2021,
-/// arXiv 2110.01052, section 2.3): from the costliest point to the cheapest, stop at the first whose
-/// one-sided upper bound exceeds the target; the last one before it is chosen. A wrong setting can
-/// only be chosen if the first wrong one in the sequence passes its single test, so the chance of
-/// that is at most 1 - confidence, however many settings were measured: no correction for their
-/// number is needed. It holds as long as the order is not picked by looking at the drops; cost
-/// grows with the tokens kept, so a threshold's place is known beforehand.
+/// Fixed-sequence testing (Angelopoulos, Bates, Candes, Jordan, Lei, "Learn then Test", 2021, arXiv 2110.01052,
+/// section 2.3): go from the costliest point to the cheapest, and stop at the first whose one-sided upper bound
+/// exceeds the limit; the point before it is chosen. A wrong setting can be chosen only if the first wrong one in the
+/// sequence passes its single test. The probability of that is at most 1 - confidence, however many settings were
+/// measured: no correction for their number is needed. This requires that the order does not depend on the measured
+/// drops; cost grows with the tokens kept, so that the order of thresholds is known beforehand.
 pub fn choose(front: &Front, allowed: f64, confidence: Confidence) -> Choice {
     let losses = front.losses();
     let last_accepted = |confidence: Confidence| {
@@ -388,7 +387,7 @@ mod tests {
 
     #[test]
     fn the_walk_stops_at_the_first_point_that_fails() {
-        // Drops 0.0, 0.1, 1.0, 0.0 pp: the last is cheaper and good, and out of reach.
+        // Drops 0.0, 0.1, 1.0, 0.0 pp: the last point is cheaper and good, but comes after the stop.
         let points = vec![
             point(0.2, 0.95, 2, 2),
             point(0.4, 0.85, 6, 4),
@@ -434,7 +433,7 @@ mod tests {
 
     #[test]
     fn a_drift_is_chosen_on_as_a_drop_is() {
-        // Means 0.5, 1 and 2 %, every other image twice that.
+        // Means 0.5, 1 and 2 %; every other image has twice the drift.
         let drifting = |setting: f64, cost: f64, mean: f64| FrontPoint {
             drift: Some(
                 Drift::new(2000, [2000.0 * mean, 4000.0 * mean.powi(2), 8000.0 * mean.powi(3)]).unwrap(),
@@ -462,12 +461,12 @@ mod tests {
 
     const LEVELS: usize = 20;
 
-    /// An image of a synthetic population: for each level of pruning, how it moves the drop.
-    /// +1 dense only right, -1 pruned only right, 0 as the dense model.
+    /// An image of a synthetic population: for each level of pruning, its contribution to the drop. +1: only the
+    /// dense model is right, -1: only the pruned model is right, 0: both or none.
     type Image = [i8; LEVELS];
 
-    /// Images whose prediction flips at their own level of pruning and, for some, flips back
-    /// later: drops are correlated across levels.
+    /// Images whose prediction flips at a level of pruning of their own and, for some, flips back later: drops are
+    /// correlated across levels.
     fn population(size: usize, rng: &mut StdRng) -> Vec<Image> {
         let image = |rng: &mut StdRng| {
             let kind: f64 = rng.random();

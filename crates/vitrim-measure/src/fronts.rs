@@ -1,5 +1,5 @@
-//! Each method at several costs on one data set: the policy at thresholds of its record, the hand-made methods at the keep
-//! ratios that these have there.
+//! Each method at several costs on one data set: the policy at thresholds of its record, the hand-made methods at the
+//! keep ratios that the policy has there.
 
 use serde::{Deserialize, Serialize};
 use vitrim_data::{Dataset, Order};
@@ -11,26 +11,26 @@ use crate::model::Loaded;
 use crate::passes::{MeasuredPruner, Pass, PassOptions, each_batch, start};
 use crate::progress::Progress;
 
-/// Points of each method's front at most.
+/// Largest number of points on each method's front.
 const FRONT_POINTS: usize = 7;
-/// Settings from here on keep nearly everything, and say nothing about a front.
+/// Settings with a cost above this keep nearly all tokens, and are left out.
 const NEARLY_DENSE: f64 = 0.98;
 
 /// A method measured at several costs.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MethodFront {
-    /// Its name.
+    /// Name of the method.
     pub method: String,
-    /// One point a cost.
+    /// One point per cost.
     pub points: Vec<FrontPoint>,
 }
 
-/// Measures `policy` at thresholds of `front`, and those of `methods` that can act at its stages at the keep ratios that
-/// `front` has there.
+/// Measures `policy` at thresholds of `front`, and those of `methods` that can act at its stages at the keep ratios
+/// of `front` there.
 ///
 /// # Errors
-/// If images cannot be read, there are none, or it was asked to stop.
+/// If images cannot be read, there are none, or the work was asked to stop.
 pub fn method_fronts(
     loaded: &Loaded,
     policy: &Policy,
@@ -67,7 +67,7 @@ pub fn method_fronts(
     methods.into_iter().map(front_of).collect()
 }
 
-/// Up to [`FRONT_POINTS`] points of `front` that differ in cost, evenly spread over those there are.
+/// Up to [`FRONT_POINTS`] points of `front` that differ in cost, evenly spread over its points.
 fn spread(front: &Front) -> Vec<FrontPoint> {
     let mut points: Vec<&FrontPoint> = front.points().iter().filter(|p| p.cost < NEARLY_DENSE).collect();
     points.dedup_by(|later, earlier| later.keep_ratio == earlier.keep_ratio);

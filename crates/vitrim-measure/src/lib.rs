@@ -1,13 +1,15 @@
-//! What a pruned Vision Transformer loses and gains, measured on a user's images and machine.
+//! Measures what a pruned Vision Transformer loses and gains, on a user's images and machine.
 //!
-//! It takes a backbone ([`Loaded`]), a pruner (a policy that [`open_policy`](model::open_policy) reads, or a hand-made
-//! method) and images ([`images`]), and answers the user's one question, "how much faster within this loss of accuracy?":
-//! [`requests`] holds what each verb is asked, with its defaults. [`calibrate`] finds the threshold that held-out images certify, [`evaluate`] compares it with the hand-made methods,
-//! [`mod@compare`] does so over whole fronts, [`speed`] times it. Beneath them, [`metrics`] counts, [`statistics`] says what
-//! a measured loss is worth, and [`front`] chooses the cheapest setting. [`predict`] uses a policy on single images.
+//! The input is a backbone ([`Loaded`]), a pruner (a policy that [`open_policy`](model::open_policy) reads, or a
+//! hand-made method) and images ([`images`]). The question is: how much faster within this loss of accuracy?
+//! [`requests`] has the request of each verb, with its defaults. [`calibrate`] finds the threshold that held-out
+//! images certify, [`evaluate`] compares it with the hand-made methods, [`mod@compare`] compares whole fronts, and
+//! [`speed`] measures times. [`metrics`] counts, [`statistics`] computes bounds and intervals, and [`front`] chooses
+//! the cheapest setting. [`predict`] applies a policy to single images.
 //!
-//! Every measurement is one pass over a data set ([`passes`]): the dense model and, from the same prefix, what is set beside it.
-//! Nothing here trains, draws or parses a command line; the feature `clap` makes the requests clap's `Args`.
+//! Every measurement is one pass over a data set ([`passes`]): the dense model and, from the same prefix, the pruned
+//! ones. This crate does not train, draw or parse a command line; with the feature `clap`, the requests implement
+//! clap's `Args`.
 
 pub mod calibrate;
 pub mod compare;

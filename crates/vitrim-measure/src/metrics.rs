@@ -1,4 +1,4 @@
-//! Counts over images that went through the dense model and through a pruned one.
+//! Counts over images that ran through the dense model and through a pruned one.
 
 use serde::{Deserialize, Serialize};
 use vitrim_prune::Pruned;
@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::front::FrontPoint;
 use crate::statistics::{Drift, Loss, PairedLoss, Quantiles};
 
-/// What a pruned model did to the images seen so far.
+/// Figures of a pruned model on the images seen so far.
 #[derive(Clone, Debug)]
 pub(crate) struct Metrics {
     dense_macs: u64,
@@ -21,16 +21,16 @@ pub(crate) struct Metrics {
     pruned_only_right: usize,
     disagreed: usize,
     divergence: f64,
-    /// Of a backbone without classes: sums of the powers 1 to 3 of the images' drifts, percent.
+    /// For a backbone without classes: sums of the powers 1 to 3 of the images' drifts, percent.
     drifts: Option<[f64; 3]>,
     spec: VitSpec,
-    /// Images whose patch at each grid position is left after each stage, `[K][N0]`.
+    /// Number of images whose patch at each grid position is left after each stage, `[K][N0]`.
     survivors: Vec<Vec<u32>>,
     /// MACs of each image.
     macs: Vec<u64>,
 }
 
-/// Share of the dense MACs that single images take.
+/// Quantiles of the cost over images, as shares of the dense MACs.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CostSpread {
@@ -43,7 +43,7 @@ pub struct CostSpread {
 }
 
 impl Metrics {
-    /// Nothing seen, for a backbone of geometry `spec`.
+    /// Metrics before any image, for a backbone of geometry `spec`.
     pub fn new(spec: &VitSpec) -> Self {
         Metrics {
             dense_macs: cost::dense_macs(spec),
@@ -61,7 +61,7 @@ impl Metrics {
         }
     }
 
-    /// Adds a batch: what the dense and the pruned model answered, `labels: [B]`.
+    /// Adds a batch: the answers of the dense and the pruned model, and `labels: [B]`.
     pub fn add(&mut self, dense: &Output, pruned: &Pruned, labels: &[Option<u32>]) {
         let divergences = divergences(&self.spec, dense, &pruned.answer);
         self.images += divergences.len();
@@ -112,11 +112,11 @@ impl Metrics {
         (self.labelled > 0).then(|| 100.0 * self.right as f64 / self.labelled as f64)
     }
 
-    /// The drift of a backbone without classes; the drop where there are labels; else the disagreement with the dense
-    /// model, which bounds it.
+    /// The loss: the drift for a backbone without classes, the drop if there are labels, otherwise the disagreement
+    /// with the dense model, which bounds the drop.
     ///
     /// # Errors
-    /// Before any image was seen.
+    /// If no image was seen.
     pub fn loss(&self) -> Result<Loss> {
         if let Some(drift) = self.drift()? {
             return Ok(Loss::Drift(drift));
@@ -157,7 +157,7 @@ impl Metrics {
         self.macs.iter().map(|macs| (*macs as f64 / self.dense_macs as f64) as f32).collect()
     }
 
-    /// Mean MACs an image, in units of 1e9.
+    /// Mean MACs per image, in units of 1e9.
     pub fn gmacs(&self) -> f64 {
         self.macs.iter().map(|m| *m as f64).sum::<f64>() / self.images.max(1) as f64 / 1e9
     }
@@ -167,17 +167,17 @@ impl Metrics {
         self.gmacs() * 1e9 / self.dense_macs as f64
     }
 
-    /// How the cost differs between images. `None` before any was seen.
+    /// How the cost differs between images. `None` if no image was seen.
     pub fn spread(&self) -> Option<CostSpread> {
         let shares = self.macs.iter().map(|m| *m as f64 / self.dense_macs as f64).collect();
         let quantiles = Quantiles::of(shares)?;
         Some(CostSpread { p10: quantiles.at(0.1), p50: quantiles.at(0.5), p90: quantiles.at(0.9) })
     }
 
-    /// As the point of a front, measured at `setting`.
+    /// The point of a front, measured at `setting`.
     ///
     /// # Errors
-    /// Before any image was seen.
+    /// If no image was seen.
     pub fn front_point(&self, setting: f64) -> Result<FrontPoint> {
         let (images, dense_only_right, pruned_only_right) = self.paired();
         Ok(FrontPoint {

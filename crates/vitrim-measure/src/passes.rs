@@ -1,8 +1,8 @@
-//! One pass over a data set: every batch through the dense model, and from the same prefix through whatever is measured
-//! beside it.
+//! One pass over a data set: every batch runs through the dense model and, from the same prefix, through all pruners
+//! that are measured.
 //!
-//! `each_batch` is the only loop that does so. What runs before the first site of any pruner runs once; evaluation,
-//! fronts, calibration and comparison differ in what they do with a batch of it.
+//! `each_batch` is the only such loop. The blocks before the first site of any pruner run once. Evaluation, fronts,
+//! calibration and comparison differ in how they process a batch of the pass.
 
 use vitrim_data::{Batch, Corruption, Dataset, Loader, LoaderOptions, OnBadImage, Order};
 use vitrim_prune::{ImageKey, Pruned, Pruner, first_site, run_from};
@@ -13,26 +13,26 @@ use crate::metrics::Metrics;
 use crate::model::Loaded;
 use crate::progress::Progress;
 
-/// Images a batch where nobody says.
+/// Default batch size.
 pub const BATCH: usize = 64;
 
 /// Which images a pass sees, and how they are loaded.
 #[derive(Clone, Copy, Debug)]
 pub struct PassOptions {
-    /// Images a batch.
+    /// Images per batch.
     pub batch: usize,
-    /// Decoding threads; 0 for one a core.
+    /// Decoding threads; 0 for one per core.
     pub workers: usize,
-    /// Only the first so many images.
+    /// Only the first images, up to this number.
     pub images: Option<usize>,
-    /// What an image that cannot be decoded does.
+    /// What to do with an image that cannot be decoded.
     pub on_bad_image: OnBadImage,
-    /// What is done to every image first.
+    /// Corruption that is applied to every image first.
     pub corruption: Option<Corruption>,
 }
 
 impl Default for PassOptions {
-    /// All images, in batches of [`BATCH`], as they are.
+    /// All images, in batches of [`BATCH`], without corruption.
     fn default() -> Self {
         PassOptions {
             batch: BATCH,
@@ -45,7 +45,7 @@ impl Default for PassOptions {
 }
 
 impl PassOptions {
-    /// The same on the first `images` at most.
+    /// The same options for the first `images` images.
     #[must_use]
     pub fn first(self, images: usize) -> Self {
         PassOptions { images: Some(images.min(self.images.unwrap_or(usize::MAX))), ..self }
@@ -65,56 +65,57 @@ impl PassOptions {
     }
 }
 
-/// A data set that is to go through a backbone.
+/// A pass of a data set through a backbone.
 #[derive(Clone, Copy)]
 pub(crate) struct Pass<'a> {
     /// The backbone.
     pub loaded: &'a Loaded,
     /// The images.
     pub dataset: &'a Dataset,
-    /// In which order.
+    /// The order of the images.
     pub order: Order,
-    /// Which of them, and how they are loaded.
+    /// Which images, and how they are loaded.
     pub options: &'a PassOptions,
-    /// Where what is measured parts from the dense model ([`start`]).
+    /// The site where the pruners depart from the dense model, and the taps there ([`start`]).
     pub start: (Site, Taps),
-    /// What the dense model answers to each batch, where an earlier pass over the same images knows it; the pass then ends
-    /// with these answers.
+    /// The dense model's answers to each batch, if an earlier pass over the same images has them; the pass then ends
+    /// after these batches.
     pub dense: Option<&'a [Output]>,
 }
 
-/// A batch that the dense model has answered.
+/// A batch with the dense model's answers.
 pub(crate) struct PassBatch<'a> {
-    /// Its images.
+    /// The images of the batch.
     pub images: &'a Batch,
-    /// Their keys, `[B]`.
+    /// Keys of the images, `[B]`.
     pub keys: &'a [ImageKey],
-    /// The dense model's logits, or features where it has no classes.
+    /// The dense model's logits, or features if it has no classes.
     pub dense: &'a Output,
     model: &'a CpuBackbone,
-    /// At the start of the pass.
+    /// The state at the start of the pass.
     prefix: HostState,
 }
 
 impl PassBatch<'_> {
-    /// The batch pruned by `pruner`, whose first site is not before the start of the pass.
+    /// Prunes the batch with `pruner`, whose first site must not be before the start of the pass.
     ///
     /// # Errors
-    /// What the backbone or the pruner refuses.
+    /// Errors of the backbone or the pruner.
     pub fn pruned(&self, pruner: &dyn Pruner) -> Result<Pruned> {
         Ok(run_from(self.model, pruner, self.prefix.clone(), self.keys)?)
     }
 }
 
-/// Where all of `pruners` part from the dense model, and the taps that they need there.
+/// The site where `pruners` depart from the dense model, and the taps that they need there.
 pub(crate) fn start<'a>(pruners: impl IntoIterator<Item = &'a dyn Pruner>, spec: &VitSpec) -> (Site, Taps) {
     first_site(pruners, spec).unwrap_or((Site::input_of(0), Taps::NONE))
 }
 
-/// Hands every batch of `pass` to `measure`. Returns how many images were left out because they cannot be decoded.
+/// Calls `measure` with every batch of `pass`. Returns the number of images that were left out because they cannot be
+/// decoded.
 ///
 /// # Errors
-/// If an image cannot be read, the backbone or `measure` refuses, or it was asked to stop.
+/// If an image cannot be read, the backbone or `measure` returns an error, or the pass was asked to stop.
 pub(crate) fn each_batch(
     pass: Pass<'_>,
     progress: &mut Progress<'_>,
@@ -155,17 +156,17 @@ pub(crate) fn each_batch(
 pub(crate) struct MeasuredPruner {
     /// The pruner.
     pub pruner: Box<dyn Pruner>,
-    /// What it did to the images so far.
+    /// Its metrics on the images so far.
     pub metrics: Metrics,
 }
 
 impl MeasuredPruner {
-    /// `pruner` before any image.
+    /// `pruner` with empty metrics.
     pub fn new(pruner: Box<dyn Pruner>, spec: &VitSpec) -> Self {
         MeasuredPruner { pruner, metrics: Metrics::new(spec) }
     }
 
-    /// Runs `batch` and counts what became of it.
+    /// Runs `batch` and adds the result to the metrics.
     ///
     /// # Errors
     /// As [`PassBatch::pruned`].

@@ -1,4 +1,4 @@
-//! Classes or features of single images, and which patches the answer was made from.
+//! Classes or features of single images, and the patches behind the answer.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,15 +13,15 @@ use crate::error::Result;
 use crate::model::Loaded;
 use crate::model::features::{FeatureKind, Features, features};
 
-/// One image's answer.
+/// The answer for one image.
 #[derive(Clone, Debug, Serialize)]
 pub struct Prediction {
-    /// The image file, or where in a shard or a list the image is.
+    /// The image file, or the position of the image in a shard or a list.
     pub image: PathBuf,
-    /// The most probable classes, best first; none where features were asked for.
+    /// The most probable classes, best first; empty if features were requested.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub classes: Vec<ClassProbability>,
-    /// Its features, if they were asked for.
+    /// The image's features, if they were requested.
     #[serde(flatten)]
     pub features: Option<Features>,
     /// Survivors of each stage, `[K]`.
@@ -30,21 +30,21 @@ pub struct Prediction {
     pub gmacs: f64,
 }
 
-/// A class and how probable it is.
+/// A class and its probability.
 #[derive(Clone, Debug, Serialize)]
 pub struct ClassProbability {
     /// Its index.
     pub class: usize,
-    /// Its name, where the checkpoint says.
+    /// Its name, if the checkpoint has one.
     pub name: Option<String>,
     /// Softmax probability.
     pub probability: f64,
 }
 
-/// Who is left after a stage.
+/// The survivors of a stage.
 #[derive(Clone, Debug, Serialize)]
 pub struct Survivors {
-    /// The 0-based block that the stage lies before.
+    /// The 0-based block of the stage.
     pub block: usize,
     /// Row-major grid positions.
     pub positions: Vec<usize>,
@@ -58,16 +58,16 @@ pub struct Seen {
     pub prediction: Prediction,
 }
 
-/// What is asked of each image.
+/// What to compute for each image.
 #[derive(Clone, Copy, Debug)]
 pub enum Question {
-    /// This many of the most probable classes.
+    /// The most probable classes, of this number.
     Classes(usize),
-    /// Features, which a backbone without a head has, too.
+    /// Features, which a backbone without a head also has.
     Features(FeatureKind),
 }
 
-/// What the model says of one image.
+/// The model's answer for one image.
 pub struct Answer {
     /// As [`Prediction::classes`].
     pub classes: Vec<ClassProbability>,
@@ -79,16 +79,16 @@ pub struct Answer {
     pub macs: u64,
 }
 
-/// An image to classify.
+/// An image given to `predict`.
 pub enum Given {
-    /// In a file of its own.
+    /// An image file.
     File(PathBuf),
-    /// What it is called, and its bytes or why they cannot be had.
+    /// Its name, and its bytes or the error of reading them.
     Encoded(String, Result<Arc<[u8]>, DataError>),
 }
 
 impl Given {
-    /// What it is called, and the crop of it that `transform` makes; a panic of the decoder is a bad image.
+    /// The image's name, and the crop that `transform` makes of it; a panic of the decoder counts as a bad image.
     fn crop(self, decoding: Decoding, transform: &Transform) -> (PathBuf, Result<RgbImage, DataError>) {
         match self {
             Given::File(path) => {
@@ -105,11 +105,11 @@ impl Given {
     }
 }
 
-/// Runs `images`, decoded by `decoding`, through `loaded`, pruned by `pruner`, with the answer to
-/// `question` for each. Images that cannot be read come back as errors, in their place.
+/// Runs `images`, decoded by `decoding`, through `loaded`, pruned by `pruner`, and answers `question` for each.
+/// Images that cannot be read give errors, at their positions.
 ///
 /// # Errors
-/// If the backbone or the pruner refuses.
+/// If the backbone or the pruner returns an error.
 pub fn predict(
     loaded: &Loaded,
     pruner: &dyn Pruner,
@@ -132,11 +132,11 @@ pub fn predict(
     Ok(seen.collect())
 }
 
-/// Runs `crops`, which have the model's size, through `loaded`, pruned by `pruner`, with the answer to
-/// `question` for each. Random decisions are keyed by each crop ([`image_key`]).
+/// Runs `crops`, which have the model's input size, through `loaded`, pruned by `pruner`, and answers `question` for
+/// each. Random decisions are keyed by each crop ([`image_key`]).
 ///
 /// # Errors
-/// If the backbone or the pruner refuses.
+/// If the backbone or the pruner returns an error.
 pub fn answer(
     loaded: &Loaded,
     pruner: &dyn Pruner,
@@ -172,7 +172,7 @@ pub fn answer(
         Question::Features(kind) => {
             for (answer, features) in answers.iter_mut().zip(features(model, &state, kind)?) {
                 answer.features = Some(features);
-                // The head does not run.
+                // Features do not need the head.
                 answer.macs -= cost::head_macs(&loaded.spec);
             }
         }

@@ -1,4 +1,4 @@
-//! Long work tells how far it has come, and can be ended.
+//! Progress of long work, and requests to stop it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -7,76 +7,76 @@ use crate::images::OnProgress;
 
 /// The progress of one piece of work.
 pub struct Progress<'a> {
-    /// Set to end the work.
+    /// Set to stop the work.
     pub stop: &'a AtomicBool,
-    /// Told (images done, all images).
+    /// Called with (images done, all images).
     pub progress: OnProgress<'a>,
 }
 
 impl Progress<'_> {
-    /// `done` of `all` images are done.
+    /// Reports that `done` of `all` images are done.
     ///
     /// # Errors
-    /// [`MeasureError::Interrupted`] if the work shall end.
+    /// [`MeasureError::Interrupted`] if the work was asked to stop.
     pub fn at(&mut self, done: usize, all: usize) -> Result<()> {
         (self.progress)(done, all);
         if self.stop.load(Ordering::Relaxed) { Err(MeasureError::Interrupted) } else { Ok(()) }
     }
 }
 
-/// What is told while a request is carried out.
+/// A progress event of a request.
 pub enum Event<'a> {
-    /// A line for the user.
+    /// A line of text for the user.
     Note(&'a str),
-    /// So much of something is done.
+    /// Progress of a task.
     Step {
-        /// Of what.
+        /// Name of the task.
         what: &'static str,
-        /// Done.
+        /// Units done.
         done: usize,
-        /// Of how many.
+        /// Units in all.
         all: usize,
     },
-    /// So much of a run is done, with the entry of its log.
+    /// Progress of a training run, with an entry of its log.
     Entry {
-        /// Counted in updates or steps.
+        /// The unit: updates or steps.
         unit: &'static str,
-        /// Done.
+        /// Units done.
         done: usize,
-        /// Of how many.
+        /// Units in all.
         all: usize,
-        /// The figures in words.
+        /// The figures as text.
         line: &'a str,
-        /// The figures, a JSON object.
+        /// The figures as a JSON object.
         figures: &'a serde_json::Value,
-        /// Whether held-out images were measured for it.
+        /// Whether the entry has a measurement on held-out images.
         evaluated: bool,
     },
 }
 
-/// Who follows a request while it is carried out.
+/// Follows a request while it runs, and can stop it.
 pub struct Listener<'a> {
-    /// Set to end the work.
+    /// Set to stop the work.
     pub stop: &'a AtomicBool,
-    /// Told what happens.
+    /// Called with each event.
     pub tell: &'a mut (dyn FnMut(Event<'_>) + Send),
 }
 
 impl Listener<'_> {
-    /// A line for the user.
+    /// Reports a line of text.
     pub fn note(&mut self, line: &str) {
         (self.tell)(Event::Note(line));
     }
 
-    /// How far `what` has come, as [`OnProgress`] is told it.
+    /// A callback that reports progress of the task `what`, of the type [`OnProgress`].
     pub fn steps(&mut self, what: &'static str) -> impl FnMut(usize, usize) + '_ {
         move |done, all| (self.tell)(Event::Step { what, done, all })
     }
 
-    /// Does `work`, called `what`, under this listener's eyes.
+    /// Runs `work`, a task called `what`, with progress reported to this listener.
     ///
     /// # Errors
-    /// What `work` refuses.
+    /// Errors of `work`.
     pub fn follow<T, E>(
         &mut self,
         what: &'static str,

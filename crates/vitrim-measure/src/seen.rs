@@ -1,9 +1,10 @@
-//! Which images a policy has seen, by the hashes of their bytes: a file beside it, so that a report can say whether the
-//! images that it is judged by are others.
+//! Which images a policy has seen, by the hashes of their bytes: a file in the policy's folder, from which a report
+//! tells whether the images of an evaluation are new to the policy.
 //!
-//! `seen.safetensors` in the policy's folder holds two lists, `training` and `calibration`: the first 64 bits of each image's
-//! content hash (BLAKE3), ascending, u64. Eight bytes an image are 10 MB for ImageNet-1k; two different images are taken
-//! for one with a chance of one in 10^8 among a million. A policy of before this file has none.
+//! `seen.safetensors` in the policy's folder holds two lists, `training` and `calibration`: the first 64 bits of each
+//! image's content hash (BLAKE3), ascending, u64. Eight bytes per image are 10 MB for ImageNet-1k. Among a million
+//! images, the probability that two different ones have the same 64 bits is about 1 in 10^8. Policies written before
+//! this file was introduced have none.
 
 use std::path::Path;
 
@@ -14,7 +15,7 @@ use vitrim_data::{ContentHash, Dataset};
 use crate::error::{MeasureError, Result};
 use crate::images::OnProgress;
 
-/// Its name in a policy's folder.
+/// File name in a policy's folder.
 pub const FILE: &str = "seen.safetensors";
 /// The lists in it.
 const TRAINING: &str = "training";
@@ -25,27 +26,27 @@ const MAX_BYTES: u64 = 1 << 30;
 /// The images that a policy has seen, as far as they are on record.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SeenImages {
-    /// Of its training, ascending; `None` where they are not on record.
+    /// Images of its training, ascending; `None` if they are not on record.
     training: Option<Vec<u64>>,
-    /// Of its calibration likewise.
+    /// Images of its calibration, ascending; `None` if they are not on record.
     calibration: Option<Vec<u64>>,
 }
 
-/// How many of the images that a policy is judged by it had seen before.
+/// How many images of an evaluation the policy had seen before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Overlap {
-    /// Of them, among its training images; null where these are not on record.
+    /// Number of training images among them; null if these are not on record.
     pub training: Option<usize>,
-    /// Of them, among the images that its threshold was chosen on; null where these are not on record.
+    /// Number of calibration images among them; null if these are not on record.
     pub calibration: Option<usize>,
 }
 
 impl SeenImages {
-    /// The record of the policy in `folder`, empty where it has none.
+    /// The record of the policy in `folder`, empty if it has none.
     ///
     /// # Errors
-    /// If it is damaged, or cannot be read.
+    /// If the record is damaged, or cannot be read.
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join(FILE);
         let bad = |reason: String| MeasureError::Policy { path: path.clone(), reason };
@@ -73,10 +74,10 @@ impl SeenImages {
         Ok(SeenImages { training: list(TRAINING)?, calibration: list(CALIBRATION)? })
     }
 
-    /// Writes it into the policy's `folder`.
+    /// Writes the record into the policy's `folder`.
     ///
     /// # Errors
-    /// If it cannot be written.
+    /// If the file cannot be written.
     pub fn write(&self, folder: &Path) -> Result<()> {
         let lists = [(TRAINING, &self.training), (CALIBRATION, &self.calibration)];
         let bytes: Vec<(&str, usize, Vec<u8>)> = lists
@@ -91,26 +92,26 @@ impl SeenImages {
         Ok(vitrim_durable::replace(&folder.join(FILE), &file)?)
     }
 
-    /// Adds `images` to those of the training.
+    /// Adds `images` to the training images.
     #[must_use]
     pub fn trained_on(self, images: &[ContentHash]) -> Self {
         let before = self.training.unwrap_or_default();
         SeenImages { training: Some(sorted(before.into_iter().chain(images.iter().map(short)))), ..self }
     }
 
-    /// Takes `images` for those of the calibration.
+    /// Replaces the calibration images by `images`.
     #[must_use]
     pub fn calibrated_on(self, images: &[ContentHash]) -> Self {
         SeenImages { calibration: Some(sorted(images.iter().map(short))), ..self }
     }
 
-    /// The same without a calibration: of a policy whose threshold is nobody's choice.
+    /// The record without calibration images, for a policy whose threshold was not calibrated.
     #[must_use]
     pub fn uncalibrated(self) -> Self {
         SeenImages { calibration: None, ..self }
     }
 
-    /// How many of `images` it holds; `None` if nothing is on record.
+    /// How many of `images` are on record; `None` if nothing is on record.
     pub fn overlap(&self, images: &[ContentHash]) -> Option<Overlap> {
         if *self == SeenImages::default() {
             return None;
@@ -123,7 +124,7 @@ impl SeenImages {
     }
 }
 
-/// The hashes of the images of `dataset` at `indices`; `None` of one that is read front to back, which cannot be read twice.
+/// The hashes of the images of `dataset` at `indices`; `None` for a stream, which cannot be read twice.
 ///
 /// # Errors
 /// If an image cannot be read.

@@ -1,9 +1,9 @@
-//! D: how far the pruned model's answer is from the dense model's.
+//! D, the divergence of the pruned model's predictions from the dense model's.
 
 use vitrim_vit::{Output, VitSpec};
 
-/// D of each image, `[B]`, between what the dense and the pruned model of geometry `spec` answer: [`divergence`] of
-/// logits, or [`cosine_distance`] of pooled features where there is no head.
+/// D of each image, `[B]`, between the answers of the dense and the pruned model of geometry `spec`: [`divergence`]
+/// of the logits, or [`cosine_distance`] of the pooled features if the model has no head.
 pub fn divergences(spec: &VitSpec, dense: &Output, pruned: &Output) -> Vec<f64> {
     let of_image = if spec.num_classes == 0 { cosine_distance } else { divergence };
     let rows = dense.values.chunks_exact(dense.width).zip(pruned.values.chunks_exact(pruned.width));

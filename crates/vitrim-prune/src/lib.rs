@@ -1,10 +1,9 @@
-//! Who leaves.
+//! Pruners: which tokens leave, and where.
 //!
-//! A [`Pruner`] names the sites where it acts and, there, turns what it sees of a packed batch into a
-//! reduction. [`run`] is the one data flow that everything shares: pixels -> packed tokens ->
-//! (blocks, pruner, reduction)* -> logits. [`LearnedPruner`] is the trained policy (no ML framework
-//! needed to run it); the hand-made methods, each found by its name as a [`Method`], are the yardsticks, and [`NoPruner`] is
-//! the dense model.
+//! A [`Pruner`] names the sites where it acts and, at each site, turns what it sees of a packed batch into a
+//! reduction. [`run`] is the one data flow that every pruner shares: pixels -> packed tokens -> (blocks, pruner,
+//! reduction)* -> logits. [`LearnedPruner`] is the trained policy (it runs without an ML framework); the hand-made
+//! methods, each found by its name as a [`Method`], are the baselines, and [`NoPruner`] is the dense model.
 //!
 //! ```
 //! use vitrim_prune::{Method, run};

@@ -1,10 +1,10 @@
-//! The seam: anything that decides who stays, learned or not.
+//! The interface of all pruners, learned or not.
 
 use std::path::PathBuf;
 
 use vitrim_vit::{Reduction, Site, Taps, View, VitError, VitSpec};
 
-/// Identifies an image, so that random decisions depend on it and not on batching.
+/// Key of an image. Random decisions depend on it, and so not on batching.
 pub type ImageKey = u64;
 
 /// Shorthand for results of this crate.
@@ -13,13 +13,13 @@ pub type Result<T, E = PruneError> = std::result::Result<T, E>;
 /// Errors of pruners and policies.
 #[derive(Debug, thiserror::Error)]
 pub enum PruneError {
-    /// The backbone refused.
+    /// The backbone returned an error.
     #[error(transparent)]
     Vit(#[from] VitError),
     /// A keep profile does not fit.
     #[error("keep profile: {0}")]
     KeepProfile(String),
-    /// A setting that cannot be.
+    /// An invalid setting.
     #[error("{0}")]
     Setting(String),
     /// A policy was trained for another backbone.
@@ -29,9 +29,9 @@ pub enum PruneError {
     OtherBackbone {
         /// The policy folder.
         path: PathBuf,
-        /// What it was trained for.
+        /// The backbone that it was trained for.
         trained_for: String,
-        /// What it was given.
+        /// The backbone that was given.
         given: String,
     },
     /// A policy folder is damaged or of another version.
@@ -49,17 +49,17 @@ pub enum PruneError {
 
 /// Decides, site by site, which tokens of a packed batch stay.
 ///
-/// A decision depends on its arguments alone, so that several passes may ask one pruner at once.
+/// A decision depends on its arguments alone, so that several passes may use one pruner at once.
 pub trait Pruner: Send + Sync {
-    /// Where it acts, in order, and what it wants to see there.
+    /// The sites where the pruner acts, in order, and the taps that it needs there.
     fn sites(&self, spec: &VitSpec) -> Vec<(Site, Taps)>;
 
-    /// The decision at the `stage`-th of its sites, about the images `keys: [B]`.
+    /// The decision at the `stage`-th of the pruner's sites (counted from 0), for the images `keys: [B]`.
     ///
     /// # Errors
-    /// If the view lacks what was asked for.
+    /// If the view lacks a tap that the pruner needs.
     fn decide(&self, stage: usize, view: &View<'_>, keys: &[ImageKey]) -> Result<Reduction>;
 
-    /// MACs of its own scoring of one image of `tokens` tokens (prefix tokens included) at `stage`.
+    /// MACs of the pruner's own scoring of one image of `tokens` tokens (prefix tokens included) at `stage`.
     fn macs(&self, stage: usize, tokens: usize) -> u64;
 }

@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use vitrim_vit::{Reduction, View};
 
-/// Keeps the `keep(b)` highest-scored patch tokens of each image b (all, where it has fewer); ties go to the
-/// earlier token. `scores: [T]`, prefix rows ignored.
+/// Keeps the `keep(b)` highest-scored patch tokens of each image b (all, if it has fewer); ties go to the earlier
+/// token. `scores: [T]`, prefix rows ignored.
 pub(crate) fn keep_top(view: &View<'_>, scores: &[f32], keep: impl Fn(usize) -> usize) -> Reduction {
     let mut flags = vec![true; view.total()];
     for b in 0..view.batch() {

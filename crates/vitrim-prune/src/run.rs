@@ -9,9 +9,9 @@ use crate::pruner::{ImageKey, Pruner, Result};
 /// A pruned forward pass.
 #[derive(Clone, Debug)]
 pub struct Pruned {
-    /// What the backbone is there for: logits, `[B, C]`, or pooled features where it has no head ([`Want::answer`]).
+    /// The backbone's answer: logits, `[B, C]`, or pooled features if it has no head ([`Want::answer`]).
     pub answer: Output,
-    /// Who was left after each stage.
+    /// The survivors after each stage.
     pub stages: Vec<StageRecord>,
     /// MACs of each image, the pruner's own scoring included, `[B]`.
     pub macs: Vec<u64>,
@@ -20,18 +20,18 @@ pub struct Pruned {
 /// The survivors of one stage.
 #[derive(Clone, Debug)]
 pub struct StageRecord {
-    /// Where the stage lies.
+    /// The site of the stage.
     pub site: Site,
-    /// Prefix tokens of every image.
+    /// Prefix tokens per image.
     pub prefix: usize,
-    /// Where each image starts, `[B + 1]`.
+    /// Index of the first token of each image, `[B + 1]`.
     pub offsets: Vec<usize>,
-    /// Where each token came from, `[T]`.
+    /// Origin of each token, `[T]`.
     pub origins: Vec<Origin>,
 }
 
 impl StageRecord {
-    /// How many patch tokens image `b` has left.
+    /// Number of survivors of image `b`.
     pub fn patch_tokens(&self, b: usize) -> usize {
         self.offsets[b + 1] - self.offsets[b] - self.prefix
     }
@@ -42,11 +42,10 @@ impl StageRecord {
     }
 }
 
-/// Runs `pixels` through `backbone`, reduced by `pruner` at its sites; `images: [B]` are the images'
-/// keys.
+/// Runs `pixels` through `backbone`, reduced by `pruner` at its sites; `images: [B]` are the keys of the images.
 ///
 /// # Errors
-/// What the backbone or the pruner refuses, or if there is not a key for each image.
+/// Errors of the backbone or the pruner, or if the number of keys is not that of the images.
 pub fn run<B: Backbone>(
     backbone: &B,
     pruner: &(impl Pruner + ?Sized),
@@ -73,8 +72,8 @@ pub fn run_from<B: Backbone>(
     Ok(Pruned { answer, stages, macs })
 }
 
-/// Like [`run_from`] up to the end of the last block, where `state` then waits to be finished as anybody likes:
-/// for features of backbones that have a head.
+/// Like [`run_from`], but only up to the end of the last block. The caller finishes `state` as it needs: for example
+/// for the features of a backbone that has a head.
 ///
 /// # Errors
 /// As [`run`].
@@ -96,7 +95,7 @@ pub fn run_to_end<B: Backbone>(
             backbone.advance(state, site, taps)?;
             let view = backbone.view(state)?;
             let decide = || pruner.decide(stage, &view, images);
-            // There are no other images that the other threads could decide about.
+            // With one image, the other threads have no other images to decide about.
             let reduction = if batch == 1 { backbone.short_step(decide) } else { decide() }?;
             backbone.reduce(state, &reduction)?;
             let view = backbone.view(state)?;
@@ -112,8 +111,8 @@ pub fn run_to_end<B: Backbone>(
     })
 }
 
-/// Where a state may wait that all of `pruners` shall start from, and the taps that it must carry there: the first
-/// site of any. `None` without a site.
+/// The earliest site of all `pruners`, where one state can wait as their common start, and the taps that it must
+/// carry there. `None` if no pruner has a site.
 pub fn first_site<'a>(
     pruners: impl IntoIterator<Item = &'a (dyn Pruner + 'a)>,
     spec: &VitSpec,

@@ -50,12 +50,12 @@ fn profiles_set_the_counts_at_every_batch_size() {
     assert_eq!(dense.macs, [cost::dense_macs(&spec); 3]);
 }
 
-/// A hand-made method at `profile`.
+/// The hand-made method at `profile`.
 fn made(method: &str, spec: &VitSpec, profile: KeepProfile) -> Box<dyn Pruner> {
     method.parse::<Method>().unwrap().at_profile(spec, profile).unwrap()
 }
 
-/// The state of `batch` images at the first site of `pruner`, and what it decides there.
+/// The state of `batch` images at the first site of `pruner`, before and after its decision.
 fn decided(model: &CpuBackbone, pruner: &dyn Pruner, pixels: &[f32], batch: usize) -> (HostState, HostState) {
     let (site, taps) = pruner.sites(model.spec())[0];
     let mut state = model.embed(PixelBatch::new(pixels, batch)).unwrap();
@@ -147,7 +147,7 @@ fn tome_merges_in_every_block_and_keeps_all_that_was_there() {
         );
         assert!((all - merged).abs() < 1e-3, "{all} {merged}");
     }
-    // As dear as what keeps 0.4 from the second block on, scoring included.
+    // The cost of keeping 0.4 from the second block on, scoring included.
     let profile = KeepProfile::new(&spec, &[1], &[0.4]).unwrap();
     let wanted = profile.macs(&spec, 0);
     let pruner = made("tome", &spec, profile);
@@ -204,7 +204,7 @@ fn an_image_alone_is_decided_as_in_a_batch() {
                 let together = run(&model, &pruner, PixelBatch::new(&pixels, 4), &[3, 1, 4, 2]).unwrap();
                 for (b, key) in [3, 1, 4, 2].into_iter().enumerate() {
                     let pixels = PixelBatch::new(&pixels[b * image..(b + 1) * image], 1);
-                    // Whatever the pool has to keep awake meanwhile.
+                    // The result must not depend on the number of threads.
                     let pool = rayon::ThreadPoolBuilder::new().num_threads(1 + b).build().unwrap();
                     let alone = pool.install(|| run(&model, &pruner, pixels, &[key])).unwrap();
                     assert_eq!(alone.answer.row(0), together.answer.row(b));
@@ -241,7 +241,7 @@ fn sampling_follows_the_probability_and_the_key() {
     let spec = spec(true);
     let model = backbone(&spec);
     let mut policy = policy(&spec, FULL, Nonlinearity::Gelu);
-    // Only the head's bias speaks: p_keep = sigmoid(1) everywhere.
+    // Only the head's bias acts: p_keep = sigmoid(1) everywhere.
     policy.weights = PerceptronWeights::zeros(&policy.actor);
     policy.weights.layers.last_mut().unwrap().1 = vec![0.0, 1.0];
     let batch = 500; // enough for the actor to spread over threads
@@ -256,7 +256,7 @@ fn sampling_follows_the_probability_and_the_key() {
     assert_eq!(out.stages[2].offsets, again.stages[2].offsets);
 }
 
-/// What agents observe of their pair, written out from the view.
+/// Compares the pair's observations with values computed from the view.
 #[test]
 fn agents_see_their_pair() {
     let spec = spec(true);
@@ -387,7 +387,7 @@ fn those_that_leave_become_part_of_their_partners() {
             after.packed.sizes[to] == joined.len() as f32 && rows.zip(mean).all(|(x, m)| (x - m).abs() < 1e-5)
         }));
 
-        // Whatever the read-out, who has to stay does, and nobody is lost.
+        // Whatever the read-out, tokens that have to stay do stay, and no token is lost.
         let all = ReadOut::Threshold { threshold: 1.0 };
         for read_out in [all, ReadOut::TopR { keep: vec![0.0; 3] }, ReadOut::Sample { seed: 3 }] {
             let pruner = LearnedPruner::new(&spec, &policy).with_read_out(read_out.clone());

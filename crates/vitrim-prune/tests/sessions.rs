@@ -1,4 +1,5 @@
-//! Several sessions of one checkpoint at once, on one pool of threads. The only test of its process: it takes times.
+//! Several sessions of one checkpoint at once, on one thread pool. The only test of its process, because it measures
+//! times.
 
 mod toy;
 
@@ -14,28 +15,28 @@ use vitrim_vit::{
 
 use toy::{MERGING_BY_TOKENS, backbone, pixels, policy, spec};
 
-/// Callers, each with a session of its own.
+/// Callers, each with its own session.
 const SESSIONS: usize = 8;
 
-/// Threads that all of them share.
+/// Threads that all sessions share.
 const THREADS: usize = 2;
 
 /// Passes of each session in a round.
 const PASSES: usize = 6;
 
-/// Rounds of which the least ratio counts: noise of the machine makes a round slower, and hits either side.
+/// Rounds, of which the smallest ratio counts: noise of the machine slows a round down, on either side.
 const ROUNDS: usize = 5;
 
-/// Time of all sessions' passes side by side over that of the same passes one after the other. The work is the same, and so are
-/// the threads. On two cores with three times as many busy processes, rounds came to 0.6 to 1.9, and the least of five to 0.6 to
-/// 0.97: the bound leaves half as much again.
+/// Largest accepted ratio of the time of all sessions' passes side by side to the time of the same passes one after
+/// the other. The work and the threads are the same. On two cores with three times as many busy processes, rounds
+/// came to 0.6 to 1.9, and the smallest of five to 0.6 to 0.97: the bound leaves half as much again.
 const MOST: f64 = 1.5;
 
-/// The same where decisions wait for 10 ms each, and little else is done: 0.5 with both threads of use, 1 with one that spins
-/// for as long as the other decides, whatever else the machine does.
+/// The same ratio for decisions that wait for 10 ms each and do little else: 0.5 if both threads are useful, 1 if one
+/// spins for as long as the other decides, whatever else the machine does.
 const MOST_WAITING: f64 = 0.75;
 
-/// Far longer than it all takes, and so a deadlock.
+/// Far longer than the test takes: reaching it means a deadlock.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
 #[test]
@@ -91,7 +92,7 @@ fn share_a_pool() {
     let least = ratios.iter().copied().fold(f64::INFINITY, f64::min);
     assert!(least < MOST, "side by side over one after the other: {ratios:?}");
 
-    // Even sessions that spin do each other's work meanwhile.
+    // Even sessions that spin do work of the others meanwhile.
     let spinning: Vec<CpuBackbone> =
         sessions(SessionOptions { spin: TIMEOUT, ..SessionOptions::sharing(&pool) });
     let waiting = ratio(&spinning, &Waiting(&pruner), 1);

@@ -44,5 +44,5 @@ def create(model: vitrim.Model) -> FastAPI:
 
 
 def service() -> FastAPI:
-    """What uvicorn starts."""
+    """The entry point for uvicorn."""
     return create(vitrim.load(os.environ["VITRIM_MODEL"], os.environ.get("VITRIM_POLICY")))

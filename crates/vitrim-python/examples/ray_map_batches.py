@@ -31,7 +31,7 @@ class Classifier:
 
 
 def classify(checkpoint: str, images: str, policy: str, workers: int) -> list[dict[str, Any]]:
-    """A row for each image below the folder `images`."""
+    """One row per image below the folder `images`."""
     found = ray.data.read_images(images, include_paths=True, mode="RGB")
     rows = found.map_batches(
         Classifier,
@@ -44,8 +44,8 @@ def classify(checkpoint: str, images: str, policy: str, workers: int) -> list[di
 
 
 def main(checkpoint: str, images: str, policy: str = "cls-attention:0.7", workers: int = 2) -> list[dict[str, Any]]:
-    """Classifies under a Ray of this machine."""
-    # One core a worker, and one for Ray to read images on.
+    """Classifies with Ray on this machine."""
+    # One core per worker, and one for Ray to read images.
     ray.init(num_cpus=workers + 1, include_dashboard=False, ignore_reinit_error=True)
     try:
         rows = classify(checkpoint, images, policy, workers)

@@ -1,16 +1,16 @@
-//! What comes out, as Python objects.
+//! Results as Python objects.
 
 use numpy::PyArray1;
 use pyo3::prelude::*;
 use vitrim_measure::predict::Answer;
 use vitrim_vit::Origin;
 
-/// A class and how probable it is.
+/// A class and its probability.
 #[pyclass(frozen, get_all, module = "vitrim")]
 pub struct ClassProbability {
     /// Its index.
     class_index: usize,
-    /// Its name; None where the checkpoint does not say.
+    /// Its name; None if the checkpoint does not have one.
     name: Option<String>,
     /// Softmax probability, 0 to 1.
     probability: f64,
@@ -25,10 +25,10 @@ impl ClassProbability {
     }
 }
 
-/// Who is left of an image after a stage.
+/// The survivors of an image after a stage.
 #[pyclass(frozen, get_all, module = "vitrim")]
 pub struct Survivors {
-    /// The 0-based block that the stage lies before; in, after its attention, where leaving means merging.
+    /// The 0-based block of the stage: tokens leave before it or, if they merge, after its attention.
     block: usize,
     /// Row-major grid positions of the surviving patch tokens, int64 [n].
     positions: Py<PyArray1<i64>>,
@@ -42,23 +42,23 @@ impl Survivors {
     }
 }
 
-/// One image's answer.
+/// The answer for one image.
 #[pyclass(frozen, get_all, module = "vitrim")]
 pub struct Prediction {
-    /// The image file; None for images that were given as such.
+    /// The image file; None for images that were given as objects.
     image: Option<String>,
     /// The most probable classes, best first.
     classes: Vec<Py<ClassProbability>>,
     /// Survivors of each stage, in order.
     stages: Vec<Py<Survivors>>,
-    /// Multiply-accumulate operations that this image took, the pruner's own scoring included.
+    /// Multiply-accumulate operations for this image, the pruner's own scoring included.
     macs: u64,
-    /// The same in units of 1e9.
+    /// `macs` in units of 1e9.
     gmacs: f64,
 }
 
 impl Prediction {
-    /// `answer` on `image`.
+    /// The answer `answer` for `image`.
     ///
     /// # Errors
     /// If Python is out of memory.
@@ -94,21 +94,21 @@ impl Prediction {
     }
 }
 
-/// Final tokens of the survivors of a batch, after the last norm: the images back to back.
+/// Final tokens of the survivors of a batch, after the last norm, image after image.
 #[pyclass(frozen, get_all, module = "vitrim")]
 pub struct Tokens {
-    /// float32 [T, D].
+    /// Features of the tokens, float32 [T, D].
     tokens: Py<PyAny>,
-    /// Where each image starts, int64 [B + 1]: image b has the rows offsets[b] to offsets[b + 1].
+    /// Index of each image's first token, int64 [B + 1]: image b has the rows offsets[b] to offsets[b + 1].
     offsets: Py<PyArray1<i64>>,
     /// Row-major grid position of each token, -1 for a prefix token (class, distillation, register), int64 [T].
     positions: Py<PyArray1<i64>>,
-    /// What a classifier would see, float32 [B, D].
+    /// Input of a classifier, float32 [B, D].
     pooled: Py<PyAny>,
 }
 
 impl Tokens {
-    /// As they lie in the packed batch.
+    /// From the layout of the packed batch.
     pub fn new(
         py: Python<'_>,
         tokens: Py<PyAny>,
@@ -130,7 +130,7 @@ pub fn to_int64<'py>(py: Python<'py>, counts: &[usize]) -> Bound<'py, PyArray1<i
     PyArray1::from_iter(py, counts.iter().map(|count| *count as i64))
 }
 
-/// Where each token came from, -1 for a prefix token.
+/// Grid position of each token, -1 for a prefix token.
 pub fn grid_positions<'py>(py: Python<'py>, origins: &[Origin]) -> Bound<'py, PyArray1<i64>> {
     PyArray1::from_iter(py, origins.iter().map(|origin| origin.grid().map_or(-1, |p| p as i64)))
 }

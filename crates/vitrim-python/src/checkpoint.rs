@@ -1,5 +1,5 @@
-//! Weights that live in Python, written as a checkpoint folder for the one way in that there is; and what to ask a live
-//! module of timm's for the configuration beside them.
+//! Writes weights from Python as a checkpoint folder, which is then opened like any other; and lists the attributes
+//! of a live timm module that give its configuration.
 
 use std::borrow::Cow;
 use std::path::PathBuf;
@@ -12,11 +12,11 @@ use vitrim_vit::families::{Live, timm_classes, timm_module};
 
 use crate::refusal::refused;
 
-/// An argument of timm's, how a live module answers for it, and the paths of attributes to look at.
+/// An argument of timm, how to read it from a live module, and the paths of the attributes.
 type Question = (&'static str, &'static str, Vec<&'static str>);
 
-/// The architecture that an unnamed module counts as, and what to ask a module for: `classes` are its own and those that
-/// it is derived from, in Python's order.
+/// The architecture of a module without a name, and the questions for a module; `classes` are its class and that
+/// class's bases, in Python's order.
 #[pyfunction]
 pub fn timm_questions(classes: Vec<String>) -> PyResult<(&'static str, Vec<Question>)> {
     let module = timm_module(classes.iter().map(String::as_str)).ok_or_else(|| {
@@ -42,7 +42,7 @@ pub fn timm_questions(classes: Vec<String>) -> PyResult<(&'static str, Vec<Quest
     Ok((module.unnamed, asked.collect()))
 }
 
-/// An array of Python's as safetensors writes it.
+/// A Python array for safetensors.
 struct Weights<'a> {
     shape: &'a [usize],
     values: &'a [f32],

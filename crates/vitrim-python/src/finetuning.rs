@@ -1,4 +1,4 @@
-//! `vitrim.finetune`: what the command line's `finetune` does.
+//! `vitrim.finetune`, the counterpart of the command `finetune`.
 
 use std::path::PathBuf;
 

@@ -13,14 +13,14 @@ use crate::refusal::refused;
 
 /// An image that is still to be cropped.
 pub enum Given {
-    /// A file, decoded when its turn comes.
+    /// A file, decoded on demand.
     File(PathBuf),
-    /// Pixels that Python gave.
+    /// Pixels from Python.
     Decoded(RgbImage),
 }
 
 impl Given {
-    /// The crop that the backbone sees.
+    /// The crop that is the backbone's input.
     ///
     /// # Errors
     /// If the file cannot be read or decoded.
@@ -34,7 +34,7 @@ impl Given {
         })
     }
 
-    /// The file.
+    /// The path of the file; `None` for pixels.
     pub fn path(&self) -> Option<String> {
         match self {
             Given::File(path) => Some(path.display().to_string()),
@@ -43,10 +43,10 @@ impl Given {
     }
 }
 
-/// One image or many; a folder stands for the images below it.
+/// One image or many; a folder means the images below it.
 ///
 /// # Errors
-/// `TypeError` or `ValueError` if one of them is no image, naming its place.
+/// `TypeError` or `ValueError` if one of them is not an image; the message has its position.
 pub fn images(given: &Bound<'_, PyAny>) -> PyResult<Vec<Given>> {
     let mut all = Vec::new();
     if let Some(one) = image(given, 0)? {
@@ -61,20 +61,20 @@ pub fn images(given: &Bound<'_, PyAny>) -> PyResult<Vec<Given>> {
     Ok(all)
 }
 
-/// The image or images that `given` is; `None` if it is none by itself.
+/// The image or images in `given`; `None` if it is not an image itself.
 fn image(given: &Bound<'_, PyAny>, place: usize) -> PyResult<Option<Vec<Given>>> {
     if let Ok(path) = given.extract::<PathBuf>() {
         let files = given.py().detach(|| list_images(&path)).map_err(refused)?;
         return Ok(Some(files.into_iter().map(Given::File).collect()));
     }
     if let Ok(array) = given.cast::<PyUntypedArray>() {
-        // An array of four axes is many images.
+        // An array of four axes is a batch of images.
         return match array.ndim() {
             4 => Ok(None),
             _ => Ok(Some(vec![Given::Decoded(bytes(array, place)?)])),
         };
     }
-    // PIL's images are known by what they can do, so that PIL need not be there.
+    // PIL images are recognised by their methods, so that PIL need not be installed.
     if given.hasattr("convert")? && given.hasattr("getbands")? {
         let rgb = given.call_method1("convert", ("RGB",))?;
         let array = given.py().import("numpy")?.call_method1("asarray", (rgb,))?;
@@ -83,7 +83,7 @@ fn image(given: &Bound<'_, PyAny>, place: usize) -> PyResult<Option<Vec<Given>>>
     Ok(None)
 }
 
-/// `array: [H, W, 3]` of bytes, copied.
+/// Copies `array: [H, W, 3]` of bytes.
 fn bytes(array: &Bound<'_, PyUntypedArray>, place: usize) -> PyResult<RgbImage> {
     let (found, wanted) = (array.dtype(), dtype::<u8>(array.py()));
     if !found.is_equiv_to(&wanted) {

@@ -1,4 +1,4 @@
-//! Long work on a thread of its own, while the calling one tells Python of it and listens for Ctrl-C.
+//! Runs long work on a thread of its own, while the calling thread reports progress to Python and checks for Ctrl-C.
 
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,10 +15,10 @@ use vitrim_measure::progress::Event;
 use crate::plain::plain;
 use crate::refusal::from_library;
 
-/// Time after which Ctrl-C is heard at the latest.
+/// Longest time until Ctrl-C is noticed.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// An [`Event`] on its way to the thread that tells Python.
+/// A progress event, sent to the thread that calls Python.
 enum Told {
     Note(String),
     Step { what: &'static str, done: usize, all: usize },
@@ -38,7 +38,7 @@ impl From<Event<'_>> for Told {
 }
 
 impl Told {
-    /// Hands it to `teller`, a `vitrim.progress.Teller`.
+    /// Passes the event to `teller`, a `vitrim.progress.Teller`.
     fn tell(self, teller: &Bound<'_, PyAny>) -> PyResult<()> {
         match self {
             Told::Note(line) => teller.call_method1("note", (line,)),
@@ -52,11 +52,11 @@ impl Told {
     }
 }
 
-/// Does `work` with the GIL released, handing what its listener is told to `teller`. Ctrl-C, or an exception that `teller`
-/// raises, sets the listener's flag, waits for the work to end at a good place, and is raised then.
+/// Runs `work` with the GIL released, and passes its progress to `teller`. Ctrl-C, or an exception that `teller`
+/// raises, sets the listener's flag, waits for the work to stop at a safe point, and is then raised.
 ///
 /// # Errors
-/// That exception, or what `work` refuses.
+/// That exception, or an error of `work`.
 pub fn interruptible<T: Send>(
     teller: &Bound<'_, PyAny>,
     work: impl FnOnce(&mut Listener<'_>) -> vitrim::Result<T> + Send,
@@ -64,10 +64,10 @@ pub fn interruptible<T: Send>(
     watched(teller.py(), work, |told| told.tell(teller))
 }
 
-/// As [`interruptible`], of work that tells nothing.
+/// Like [`interruptible`], for work without progress events.
 ///
 /// # Errors
-/// `KeyboardInterrupt`, or what `work` refuses.
+/// `KeyboardInterrupt`, or an error of `work`.
 pub fn interruptible_quietly<T: Send>(
     py: Python<'_>,
     work: impl FnOnce(&AtomicBool) -> vitrim::Result<T> + Send,
@@ -75,7 +75,7 @@ pub fn interruptible_quietly<T: Send>(
     watched(py, |listener| work(listener.stop), |_| Ok(()))
 }
 
-/// Does `work` on a thread of its own; this one hands its events to `tell` and listens for Ctrl-C.
+/// Runs `work` on a thread of its own; the calling thread passes its events to `tell` and checks for Ctrl-C.
 fn watched<T: Send>(
     py: Python<'_>,
     work: impl FnOnce(&mut Listener<'_>) -> vitrim::Result<T> + Send,
@@ -87,7 +87,7 @@ fn watched<T: Send>(
     let done = thread::scope(|scope| {
         let stop = &stop;
         let worker = scope.spawn(move || {
-            // Nobody hears it only when the calling thread is unwinding.
+            // There is no receiver only while the calling thread is unwinding.
             let send = |told: Told| drop(sender.send(told));
             let done = work(&mut Listener { stop, tell: &mut |event| send(event.into()) });
             if let Err(LibraryError::Interrupted(saved)) = &done {

@@ -1,10 +1,10 @@
 //! vitrim in Python.
 //!
-//! Nothing is computed here: arrays come in (`pixels`, `images`), the library of the command line does the work
-//! with the GIL released, and arrays or plain objects go out (`answers`, `plain`). `model` is a loaded backbone
-//! with its `threads` and whoever decides who stays (`pruning`, `python_pruner`); `training`, `finetuning` and `measuring` are the long jobs,
-//! which Ctrl-C ends at a good place (`interruptible`): each fills a request of the library, and `python_call` says how to ask for
-//! the same again. The package around it is in `python/vitrim`.
+//! This crate only converts: arrays come in (`pixels`, `images`), the library of the command line does the work with
+//! the GIL released, and arrays or plain objects go out (`answers`, `plain`). `model` is a loaded backbone with its
+//! `threads` and its pruner (`pruning`, `python_pruner`). `training`, `finetuning` and `measuring` are the long jobs,
+//! which Ctrl-C stops at a safe point (`interruptible`): each fills a request of the library, and `python_call`
+//! writes the Python statement of the same request. The Python package is in `python/vitrim`.
 
 mod answers;
 mod checkpoint;
@@ -24,7 +24,7 @@ mod training;
 
 use pyo3::prelude::*;
 
-/// The compiled part of the package `vitrim`, which has the documentation.
+/// The compiled part of the package `vitrim`; the documentation is in the package.
 #[pymodule]
 mod _vitrim {
     #[pymodule_export]

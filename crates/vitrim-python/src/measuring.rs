@@ -1,4 +1,4 @@
-//! `vitrim.evaluate`, `calibrate`, `compare` and `report`: what the commands of these names do.
+//! `vitrim.evaluate`, `calibrate`, `compare` and `report`, the counterparts of the commands of these names.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -22,10 +22,10 @@ use crate::pruning::Pruning;
 use crate::python_call::{call, literal};
 use crate::refusal::{from_library, refused};
 
-/// Fields of requests that the model answers for, or that Python has other keywords for.
+/// Fields of requests that the model determines, or that have other keywords in Python.
 const NO_KEYWORDS: [&str; 6] = ["model", "data", "threads", "no_speed", "speed_seconds", "rival"];
 
-/// What a corrupt image does; to fail where nobody says.
+/// What to do with an image that cannot be decoded; to fail by default.
 ///
 /// # Errors
 /// For any word but "fail" and "skip".
@@ -38,7 +38,7 @@ pub fn on_bad_image(word: Option<&str>) -> PyResult<OnBadImage> {
     }
 }
 
-/// How sure to be; the request's `default` where nobody says.
+/// The confidence of a bound; by default that of the request.
 ///
 /// # Errors
 /// If it does not lie between 0.5 and 1.
@@ -59,7 +59,7 @@ fn learned(pruning: &Pruning) -> Option<(&Policy, &PathBuf)> {
     }
 }
 
-/// The Python that makes `request` of `model`: `function` is called with the keywords that it was given, and `more`.
+/// The Python statement of `request` on `model`: `function` with the keywords that it was given, and `more`.
 fn python(
     model: &Model,
     function: &str,
@@ -78,7 +78,7 @@ fn python(
     statements.join("; ")
 }
 
-/// Measures the model's policy, the dense model and the hand-made methods on a data set's images.
+/// Measures the model's policy, the dense model and the hand-made methods on a data set.
 #[pyfunction]
 #[pyo3(signature = (model, data, *, split, images, methods, keep, speed, batch, on_bad_image, report, teller))]
 #[expect(clippy::too_many_arguments, reason = "they are the command line's flags, by keyword")]
@@ -175,7 +175,7 @@ pub fn calibrate<'py>(
             "calibrate needs a model with a trained policy; load it with policy=\"path/to/policy\"",
         ));
     };
-    // Such as a reference to the Hub.
+    // For example, a reference to the Hub.
     if !folder.is_dir() {
         return Err(refused(format!(
             "{}: the calibrated policy cannot be written there; load a copy in a folder of yours",
@@ -297,7 +297,7 @@ pub fn compare<'py>(
     plain(py, &comparison)
 }
 
-/// Lays out a run folder as a page; returns its path.
+/// Writes the page of a run folder; returns its path.
 #[pyfunction]
 pub fn report(py: Python<'_>, run: PathBuf) -> PyResult<PathBuf> {
     Ok(py.detach(|| lay_out(&run)).map_err(from_library)?.page)

@@ -1,4 +1,4 @@
-//! A loaded backbone, and who stays in it.
+//! A loaded backbone and its pruner.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
@@ -26,18 +26,18 @@ use crate::python_pruner::Failure;
 use crate::refusal::{from_library, refused};
 use crate::threads::Threads;
 
-/// Images that are decoded and classified at once.
+/// Images per batch.
 const BATCH: usize = 16;
 
-/// A backbone with its preprocessing, and who decides who stays. Made by :func:`vitrim.load`.
+/// A backbone with its preprocessing and its pruner. Made by :func:`vitrim.load`.
 #[pyclass(frozen, module = "vitrim")]
 pub struct Model {
     loaded: Arc<Loaded>,
     pruning: RwLock<Arc<Pruning>>,
     threads: Threads,
-    /// The input size that it was asked for at, if another than its own.
+    /// The requested input size, if it is not the checkpoint's own.
     img_size: Option<[usize; 2]>,
-    /// Whether it was a live module of timm.
+    /// Whether it was made from a live timm module.
     live: bool,
 }
 
@@ -79,7 +79,7 @@ impl Model {
         &self.loaded
     }
 
-    /// The statements that make it `model`, as it is now.
+    /// The Python statements that make this `model`, in its current state.
     pub fn statements(&self) -> Vec<String> {
         let (policy, dialled) = self.pruning().keywords();
         let dtype = self.loaded.model.weights().precision();
@@ -89,7 +89,7 @@ impl Model {
             ("threads", self.threads.own().map(Value::from)),
         ];
         let keywords = keywords.into_iter().filter_map(|(name, value)| Some((name, value?)));
-        // A tuple, which JSON lacks.
+        // A Python tuple, which JSON lacks.
         let size = self.img_size.map(|[height, width]| format!("img_size=({height}, {width})"));
         let origin = literal(&Value::from(self.loaded.origin.as_str()));
         let (function, first) = if self.live { ("from_timm", "module".to_owned()) } else { ("load", origin) };
@@ -102,15 +102,15 @@ impl Model {
         statements
     }
 
-    /// Who decides who stays, now.
+    /// The current pruner.
     pub fn pruning(&self) -> Arc<Pruning> {
         self.pruning.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// From the next call on.
+    /// Sets the pruner for all later calls.
     ///
     /// # Errors
-    /// If a warning is an error.
+    /// If warnings are turned into errors.
     pub fn set_pruning(&self, py: Python<'_>, pruning: Pruning) -> PyResult<()> {
         let warning = pruning.warning(self.loaded.model.weights().precision());
         *self.pruning.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(pruning);
@@ -119,12 +119,12 @@ impl Model {
         PyErr::warn(py, &py.get_type::<PyUserWarning>(), &text, 2)
     }
 
-    /// What it computes on.
+    /// The threads of the model.
     pub fn threads(&self) -> &Threads {
         &self.threads
     }
 
-    /// `work` with a pruner of its own, on this model's threads, with the GIL released.
+    /// Runs `work` with a pruner for this call, on this model's threads, with the GIL released.
     fn compute<T: Send>(
         &self,
         py: Python<'_>,
@@ -170,7 +170,7 @@ impl Model {
         rows(py, logits)
     }
 
-    /// Classes of images, and who the answers were made from.
+    /// Classifies images, and reports the tokens left after each stage.
     #[pyo3(signature = (images, top_k=5))]
     fn predict(&self, py: Python<'_>, images: &Bound<'_, PyAny>, top_k: usize) -> PyResult<Vec<Prediction>> {
         let given = self::images(images)?;
@@ -189,13 +189,13 @@ impl Model {
         Ok(predictions)
     }
 
-    /// Normalised pixels of images, resized and cropped as the checkpoint says.
+    /// Normalised pixels of images, resized and cropped according to the checkpoint.
     fn preprocess<'py>(&self, py: Python<'py>, images: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let given = self::images(images)?;
         let threads = self.threads.started()?;
         let [height, width] = self.loaded.spec.img_size;
         let transform = &self.loaded.transform;
-        // Written in place: an image's pixels exist once, and pages are not touched before their turn.
+        // Written in place: each image's pixels exist once, and memory pages are first touched when they are written.
         let array = PyArray4::<f32>::zeros(py, [given.len(), 3, height, width], false);
         {
             let mut view = array.try_readwrite()?;
@@ -216,7 +216,7 @@ impl Model {
         Ok(array.into_any())
     }
 
-    /// Pooled features of normalised pixels; with `tokens`, of every survivor.
+    /// Pooled features of normalised pixels; with `tokens`, features of every survivor.
     #[pyo3(signature = (pixel_values, *, tokens=false))]
     fn features<'py>(
         &self,
@@ -248,7 +248,7 @@ impl Model {
         Ok(Bound::new(py, Tokens::new(py, tokens, &offsets, &origins, pooled.unbind()))?.into_any())
     }
 
-    /// Another point of the policy's calibration record.
+    /// Sets the policy to another point of its calibration record.
     #[pyo3(signature = (*, max_drop=None, max_drift=None, confidence=None, keep=None, gmacs=None))]
     fn dial(
         &self,
@@ -265,13 +265,13 @@ impl Model {
         Ok(answer)
     }
 
-    /// What it was loaded from.
+    /// The folder or object from which the model was loaded.
     #[getter]
     fn origin(&self) -> &str {
         &self.loaded.origin
     }
 
-    /// Architecture's name.
+    /// Name of the architecture.
     #[getter]
     fn architecture(&self) -> &str {
         &self.loaded.spec.architecture
@@ -289,49 +289,49 @@ impl Model {
         self.loaded.spec.grid().into()
     }
 
-    /// Channels of a token.
+    /// Channels per token.
     #[getter]
     fn dim(&self) -> usize {
         self.loaded.spec.dim
     }
 
-    /// Blocks.
+    /// Number of blocks.
     #[getter]
     fn depth(&self) -> usize {
         self.loaded.spec.depth
     }
 
-    /// Tokens that are never pruned.
+    /// Number of prefix tokens, which are never pruned.
     #[getter]
     fn num_prefix_tokens(&self) -> usize {
         self.loaded.spec.num_prefix_tokens()
     }
 
-    /// Classes; 0 without a head.
+    /// Number of classes; 0 without a head.
     #[getter]
     fn num_classes(&self) -> usize {
         self.loaded.spec.num_classes
     }
 
-    /// The name of each class; empty where the checkpoint does not say.
+    /// The name of each class; empty if the checkpoint has none.
     #[getter]
     fn class_names(&self) -> Vec<String> {
         self.loaded.class_names.clone()
     }
 
-    /// In what it multiplies.
+    /// Data type of the backbone's arithmetic.
     #[getter]
     fn dtype(&self) -> String {
         self.loaded.model.weights().precision().to_string()
     }
 
-    /// Who decides who stays, in one line.
+    /// The pruner, described in one line.
     #[getter]
     fn policy(&self) -> String {
         self.pruning().describe()
     }
 
-    /// 0-based blocks before which tokens leave; in which, after the attention, where leaving means merging.
+    /// 0-based blocks of the stages: tokens leave before them or, if they merge, after their attention.
     #[getter]
     fn stages(&self) -> Vec<usize> {
         self.pruning().stages()
@@ -349,12 +349,12 @@ impl Model {
     }
 }
 
-/// The keys of images that are known by their place alone.
+/// Keys of images that have only a position in the batch.
 fn places(batch: usize) -> Vec<ImageKey> {
     (0..batch as ImageKey).collect()
 }
 
-/// As an array `[rows, width]`.
+/// The output as an array `[rows, width]`.
 fn rows(py: Python<'_>, output: Output) -> PyResult<Bound<'_, PyAny>> {
     let count = output.values.len() / output.width.max(1);
     let flat: Bound<'_, PyArray1<f32>> = output.values.into_pyarray(py);

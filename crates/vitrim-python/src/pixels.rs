@@ -8,14 +8,14 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use vitrim_vit::VitSpec;
 
-/// How images become what is asked for, in every refusal.
+/// The advice in every error.
 const CURE: &str = "Model.preprocess(images) makes them";
 
-/// `given`, a NumPy array or whatever speaks DLPack, as pixels of `spec`.
+/// `given`, a NumPy array or an object that supports DLPack, as pixels of `spec`.
 ///
 /// # Errors
 /// `TypeError` for another type of object or of values, `ValueError` for another shape or layout, or a value that is
-/// not finite; each says what was given and what to do.
+/// not finite; each message says what was given and what to do.
 pub fn pixels<'py>(given: &Bound<'py, PyAny>, spec: &VitSpec) -> PyResult<PyReadonlyArray4<'py, f32>> {
     let array = as_array(given)?;
     check_dtype::<f32>(&array)?;
@@ -38,7 +38,7 @@ pub fn pixels<'py>(given: &Bound<'py, PyAny>, spec: &VitSpec) -> PyResult<PyRead
     Ok(array)
 }
 
-/// A NumPy array as it is, anything else by DLPack.
+/// A NumPy array unchanged, any other object by DLPack.
 fn as_array<'py>(given: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyUntypedArray>> {
     if let Ok(array) = given.cast::<PyUntypedArray>() {
         return Ok(array.clone());
@@ -73,9 +73,9 @@ fn check_dtype<T: Element>(array: &Bound<'_, PyUntypedArray>) -> PyResult<()> {
     )))
 }
 
-/// Checks that every value is a number, and names the first that is none.
+/// Checks that every value is finite; the error names the first that is not.
 fn check_finite(values: &[f32], [channels, height, width]: [usize; 3]) -> PyResult<()> {
-    // Whole chunks at a time, so that the check costs next to nothing: 0 * x is 0 unless x is no number.
+    // Checked in whole chunks, so that the check costs next to nothing: 0 * x is 0 unless x is not finite.
     let chunk = values.chunks(1024).position(|chunk| chunk.iter().map(|v| v * 0.0).sum::<f32>() != 0.0);
     let Some(chunk) = chunk else { return Ok(()) };
     let first = values[chunk * 1024..].iter().position(|v| !v.is_finite()).map_or(0, |i| chunk * 1024 + i);
@@ -89,7 +89,7 @@ fn check_finite(values: &[f32], [channels, height, width]: [usize; 3]) -> PyResu
     )))
 }
 
-/// As Python prints a tuple.
+/// A shape, printed like a Python tuple.
 pub fn tuple(shape: &[usize]) -> String {
     match shape {
         [only] => format!("({only},)"),

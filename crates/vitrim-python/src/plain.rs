@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use crate::refusal::refused;
 
-/// `value` as dictionaries, lists, numbers and strings, with the names that the command line's `--json` has.
+/// `value` as dictionaries, lists, numbers and strings, with the names of the command line's `--json`.
 ///
 /// # Errors
 /// Never for the library's own figures.

@@ -1,4 +1,4 @@
-//! Who decides who stays: nobody, a trained policy, a hand-made method, or a pruner written in Python.
+//! The pruner of a model: none, a policy, a hand-made method or a Python class.
 
 use std::path::PathBuf;
 
@@ -19,35 +19,35 @@ use vitrim_vit::{Precision, VitSpec};
 use crate::python_pruner::{Failure, PythonPruner};
 use crate::refusal::{from_library, refused};
 
-/// What `policy=` came to.
+/// The pruner that `policy=` names.
 pub enum Pruning {
     /// The dense model.
     Dense,
-    /// A trained policy, from this folder, and the point of its record that it was dialled to.
+    /// A trained policy, its folder, and the point of its record to which it was dialled.
     Learned { policy: Box<Policy>, folder: PathBuf, dialled: Option<Dial> },
     /// A hand-made method at a keep profile.
     HandMade { method: Method, stages: Vec<usize>, keep: Vec<f64> },
-    /// A `vitrim.Pruner`, with the blocks that it acts before.
+    /// A `vitrim.Pruner`, with the blocks of its stages.
     Python { object: Py<PyAny>, stages: Vec<usize> },
 }
 
-/// Which point of a policy's calibration record is asked for.
+/// The requested point of a policy's calibration record.
 #[derive(Clone)]
 pub struct Dial {
-    /// Drop that may be spent, pp.
+    /// Loss of top-1 that is allowed, pp.
     pub max_drop: Option<f64>,
-    /// Drift that may be spent, percent.
+    /// Drift that is allowed, percent.
     pub max_drift: Option<f64>,
-    /// How sure to be of it.
+    /// Confidence of the bound.
     pub confidence: Option<f64>,
     /// The cost of a hand-made method at this keep ratio.
     pub keep: Option<f64>,
-    /// The cost, 1e9 MACs an image.
+    /// The cost, 1e9 MACs per image.
     pub gmacs: Option<f64>,
 }
 
 impl Pruning {
-    /// Reads what was given as `policy`: nothing, a policy folder, a hand-made method by name with its keep ratio, or a
+    /// Reads the argument `policy`: None, a policy folder, a hand-made method by name with its keep ratio, or a
     /// `vitrim.Pruner`.
     ///
     /// # Errors
@@ -66,7 +66,7 @@ impl Pruning {
                  of a subclass of vitrim.Pruner, or None for the dense model"
             )));
         };
-        // A method's name is no folder, unless somebody has one of that name.
+        // The name of a method is not read as a folder, unless a folder of that name exists.
         if let Ok(text) = given.extract::<String>()
             && !folder.exists()
             && Method::all().any(|method| text.split(':').next() == Some(method.name()))
@@ -78,10 +78,10 @@ impl Pruning {
         Ok(Pruning::Learned { policy: Box::new(policy), folder, dialled: None })
     }
 
-    /// The pruner of one call; what a pruner in Python raises goes to `failure`.
+    /// The pruner of one call; exceptions of a pruner in Python go to `failure`.
     ///
     /// # Errors
-    /// Never for what [`Pruning::of`] has accepted.
+    /// Never for values that [`Pruning::of`] has accepted.
     pub fn pruner(&self, spec: &VitSpec, failure: &Failure) -> vitrim::Result<Box<dyn Pruner>> {
         Ok(match self {
             Pruning::Dense => Box::new(NoPruner),
@@ -91,7 +91,7 @@ impl Pruning {
         })
     }
 
-    /// In one line.
+    /// A description in one line.
     pub fn describe(&self) -> String {
         match self {
             Pruning::Dense => "none".to_owned(),
@@ -108,7 +108,7 @@ impl Pruning {
         }
     }
 
-    /// What was given as `policy`, and what `dial` was then asked, as keywords.
+    /// The argument `policy`, and the arguments of the last call of `dial`, as keywords.
     pub fn keywords(&self) -> (Option<Value>, Vec<(&'static str, Value)>) {
         match self {
             Pruning::Dense | Pruning::Python { .. } => (None, Vec::new()),
@@ -134,7 +134,7 @@ impl Pruning {
         }
     }
 
-    /// The blocks that it acts before.
+    /// The blocks of its stages.
     pub fn stages(&self) -> Vec<usize> {
         match self {
             Pruning::Dense => Vec::new(),
@@ -143,7 +143,7 @@ impl Pruning {
         }
     }
 
-    /// What to tell whoever runs it in `precision`.
+    /// The warning for a run in `precision`, if any.
     pub fn warning(&self, precision: Precision) -> Option<String> {
         match self {
             Pruning::Learned { policy, folder, .. } => uncertified_dtype(policy, folder, precision),
@@ -151,10 +151,10 @@ impl Pruning {
         }
     }
 
-    /// Another point of the policy's calibration record, and what it is, in one line.
+    /// Another point of the policy's calibration record, and its description in one line.
     ///
     /// # Errors
-    /// If this is no calibrated policy, or `dial` asks for nothing, for two things, or for what the record lacks.
+    /// If this is not a calibrated policy, or `dial` requests no point, two points, or one that is not in the record.
     pub fn dialled(&self, dial: &Dial, spec: &VitSpec) -> PyResult<(Pruning, String)> {
         let Pruning::Learned { policy, folder, .. } = self else {
             return Err(refused(format!(

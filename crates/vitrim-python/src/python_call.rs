@@ -1,4 +1,4 @@
-//! The Python that asks for the same again, which a report prints.
+//! The Python statement of a request, which a report prints.
 
 use serde_json::Value;
 
@@ -19,7 +19,7 @@ pub fn literal(value: &Value) -> String {
         Value::Null => "None".to_owned(),
         Value::Bool(true) => "True".to_owned(),
         Value::Bool(false) => "False".to_owned(),
-        // JSON's escapes are among Python's.
+        // JSON's escapes are valid in Python.
         Value::Number(_) | Value::String(_) => value.to_string(),
         Value::Array(values) => format!("[{}]", values.iter().map(literal).collect::<Vec<_>>().join(", ")),
         Value::Object(fields) => {

@@ -12,7 +12,7 @@ use crate::answers::{grid_positions, to_int64};
 use crate::pixels::tuple;
 use crate::refusal::refused;
 
-/// Where an exception waits that was raised below the library, which knows no Python.
+/// Holds an exception that was raised while the library, which does not know Python, was running.
 #[derive(Clone, Default)]
 pub struct Failure(Arc<Mutex<Option<PyErr>>>);
 
@@ -27,7 +27,7 @@ impl Failure {
     }
 }
 
-/// Asks a Python object at every stage, with the GIL held for the while.
+/// A pruner that calls a Python object at every stage, holding the GIL during the call.
 pub struct PythonPruner {
     object: Py<PyAny>,
     stages: Vec<usize>,
@@ -35,16 +35,16 @@ pub struct PythonPruner {
 }
 
 impl PythonPruner {
-    /// Asks `object` before the blocks `stages`.
+    /// A pruner that calls `object` before the blocks `stages`.
     pub fn new(object: &Py<PyAny>, stages: &[usize], failure: &Failure) -> Self {
         let object = Python::attach(|py| object.clone_ref(py));
         PythonPruner { object, stages: stages.to_vec(), failure: failure.clone() }
     }
 
-    /// The blocks that `object` wants to act before: its attribute `stages`, else the backbone's default.
+    /// The blocks of `object`'s stages: its attribute `stages`, or the backbone's default.
     ///
     /// # Errors
-    /// If they are no ascending blocks of the backbone.
+    /// If they are not ascending blocks of the backbone.
     pub fn stages(object: &Bound<'_, PyAny>, spec: &VitSpec) -> PyResult<Vec<usize>> {
         let given = object.getattr("stages")?;
         if given.is_none() {
@@ -65,7 +65,7 @@ impl PythonPruner {
         Ok(stages)
     }
 
-    /// The mask that the object answers with, `[T]`; prefix tokens stay whatever it says.
+    /// The mask that the object returns, `[T]`; prefix tokens stay in any case.
     fn mask(&self, py: Python<'_>, stage: usize, view: &View<'_>) -> PyResult<Vec<bool>> {
         let tokens = PyArray1::from_slice(py, view.tokens).reshape([view.total(), view.dim])?;
         let offsets = to_int64(py, view.offsets);

@@ -1,4 +1,4 @@
-//! What the library refuses, as Python exceptions.
+//! Errors of the library as Python exceptions.
 
 use pyo3::create_exception;
 use pyo3::exceptions::{PyKeyboardInterrupt, PyValueError};
@@ -18,7 +18,7 @@ pub fn refused(error: impl std::fmt::Display) -> PyErr {
     VitrimError::new_err(line.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
-/// The library's word: an interruption is Python's own, everything else a [`VitrimError`].
+/// An error of the library: an interruption becomes Python's own, every other error a [`VitrimError`].
 pub fn from_library(error: impl Into<LibraryError>) -> PyErr {
     let error = error.into();
     if error.is_interruption() { PyKeyboardInterrupt::new_err(()) } else { refused(error) }

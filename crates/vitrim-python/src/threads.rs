@@ -9,24 +9,24 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::refusal::refused;
 
-/// The process that started threads first: they do not exist in a fork of it.
+/// The process that first started threads: they do not exist in a fork of it.
 static STARTED_IN: OnceLock<u32> = OnceLock::new();
 
-/// A number of threads of its own, started by the first who computes; or those of the process, one a core.
+/// A pool of threads, started by the first computation; or the process's threads, one per core.
 pub struct Threads {
     own: Option<usize>,
     pool: OnceLock<Result<ThreadPool, String>>,
 }
 
-/// Threads that run.
+/// Running threads.
 #[derive(Clone, Copy)]
 pub struct Started<'a>(Option<&'a ThreadPool>);
 
 impl Threads {
-    /// `own` threads, those of the process without.
+    /// A pool of `own` threads; with `None`, the threads of the process.
     ///
     /// # Errors
-    /// For none at all.
+    /// If `own` is 0.
     pub fn new(own: Option<usize>) -> PyResult<Self> {
         if own == Some(0) {
             return Err(refused("threads must be at least 1; leave it out for one a core"));
@@ -34,20 +34,20 @@ impl Threads {
         Ok(Threads { own, pool: OnceLock::new() })
     }
 
-    /// How many it was given of its own.
+    /// Size of the own pool, if there is one.
     pub fn own(&self) -> Option<usize> {
         self.own
     }
 
-    /// How many decode; 0 for one a core.
+    /// Number of decoding threads; 0 for one per core.
     pub fn workers(&self) -> usize {
         self.own.unwrap_or(0)
     }
 
-    /// Starts them, if they are not.
+    /// Starts the threads, if they are not running.
     ///
     /// # Errors
-    /// `RuntimeError` in a fork of a process that has started some, or if they cannot be started.
+    /// `RuntimeError` in a fork of a process that has started threads, or if they cannot be started.
     pub fn started(&self) -> PyResult<Started<'_>> {
         let here = process::id();
         if *STARTED_IN.get_or_init(|| here) != here {
@@ -70,7 +70,7 @@ impl Threads {
 }
 
 impl Started<'_> {
-    /// `work` on these threads. Call it with the GIL released.
+    /// Runs `work` on these threads. Call it with the GIL released.
     pub fn install<T: Send>(self, work: impl FnOnce() -> T + Send) -> T {
         match self.0 {
             Some(pool) => pool.install(work),

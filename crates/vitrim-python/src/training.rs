@@ -1,4 +1,4 @@
-//! `vitrim.train`: what the command line's `train` does.
+//! `vitrim.train`, the counterpart of the command `train`.
 
 use std::path::PathBuf;
 
@@ -14,7 +14,7 @@ use crate::model::Model;
 use crate::plain::plain;
 use crate::refusal::{from_library, refused};
 
-/// What a finished run says.
+/// The result of a finished run.
 #[derive(Serialize)]
 struct Finished {
     folder: PathBuf,

@@ -1,4 +1,4 @@
-"""What the tests have at hand: the shared folder, the bundled backbone, and small things made on the spot."""
+"""Fixtures of the tests: the shared folder, the bundled backbone, and small generated data."""
 
 from __future__ import annotations
 

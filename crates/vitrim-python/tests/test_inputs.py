@@ -1,4 +1,4 @@
-"""What goes in: pixels of every right kind, and a plain word on every wrong one."""
+"""Inputs: every valid kind of pixels is accepted, and every invalid one gives a clear error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models in the company of threads, forks and long lives."""
+"""Models shared by threads, in forks and in long-running processes."""
 
 from __future__ import annotations
 

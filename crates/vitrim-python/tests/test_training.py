@@ -1,4 +1,4 @@
-"""Training, calibration, comparison and reports: the library's, by another door."""
+"""Training, calibration, comparison and reports, called from Python."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_another_size_is_another_grid(tiny: Path, trained: vitrim.Run) -> None:
 
 
 def figures(run: vitrim.Run) -> list[dict[str, Any]]:
-    """A run's log without what a clock says."""
+    """A run's log without its timings."""
     clocks = ("seconds", "images_per_s", "time", "wall")
     return [{k: v for k, v in entry.items() if not any(c in k for c in clocks)} for entry in run.log]
 

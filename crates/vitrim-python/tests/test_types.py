@@ -1,4 +1,4 @@
-"""The stubs say what is there."""
+"""The stubs agree with the compiled module."""
 
 from __future__ import annotations
 

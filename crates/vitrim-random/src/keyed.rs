@@ -16,7 +16,8 @@ pub fn uniform(key: &[u64]) -> f64 {
     (state >> 11) as f64 / (1u64 << 53) as f64
 }
 
-/// As [`mix`], with the step after the output function. Drawn numbers are pinned, so it stays.
+/// Like [`mix`], with the step after the output function. Published results depend on these numbers, so that this
+/// must not change.
 fn chained(word: u64) -> u64 {
     finalise(word).wrapping_add(STEP)
 }
@@ -29,7 +30,7 @@ mod tests {
     fn known_values() {
         // First output of the reference implementation at seed 0.
         assert_eq!(mix(0), 0xe220_a839_7b1d_cdaf);
-        // As drawn by the first version.
+        // The value of the first version.
         assert_eq!(uniform(&[]), 0.14159265358979323);
         assert_eq!(uniform(&[1, 2, 3]), 0.515132658406872);
     }

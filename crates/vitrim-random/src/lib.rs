@@ -16,7 +16,7 @@ mod stream;
 pub use keyed::{mix, uniform};
 pub use stream::SplitMix64;
 
-/// What the state grows by at each step: 2^64 over the golden ratio.
+/// Increment of the state at each step: 2^64 divided by the golden ratio.
 const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// The output function: a bijection that mixes well (the finaliser "variant 13" of Stafford).

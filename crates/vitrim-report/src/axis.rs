@@ -6,21 +6,21 @@ use plotters::coord::ranged1d::{KeyPointHint, NoDefaultFormatting, Ranged, Value
 
 use super::numbers::{grouped, round_step};
 
-/// Whether equal steps or equal factors are equally long.
+/// Whether the scale is linear or logarithmic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scale {
     Linear,
-    /// For positive values.
+    /// Logarithmic, for positive values.
     Log,
 }
 
-/// An axis; its range is that of what is drawn, and a little more.
+/// An axis; its range is that of the drawn values, slightly extended.
 #[derive(Clone, Debug)]
 pub struct Axis {
-    /// The quantity with its unit. That of the y axis is the chart's title.
+    /// The quantity with its unit. For the y axis it is the chart's title.
     pub label: String,
     pub scale: Scale,
-    /// Values that the range shall hold.
+    /// Values that must lie in the range.
     pub holds: Vec<f64>,
 }
 
@@ -29,12 +29,12 @@ impl Axis {
         Axis { label: label.into(), scale: Scale::Linear, holds: Vec::new() }
     }
 
-    /// With 0 in its range.
+    /// An axis with 0 in its range.
     pub fn from_zero(label: impl Into<String>) -> Axis {
         Axis::linear(label).holding([0.0])
     }
 
-    /// With these values in its range.
+    /// Adds values that must lie in the range.
     pub fn holding(self, values: impl Into<Vec<f64>>) -> Axis {
         Axis { holds: values.into(), ..self }
     }
@@ -51,12 +51,12 @@ pub struct Ticks {
     pub from: f64,
     pub to: f64,
     at: Vec<f64>,
-    /// Digits behind the point.
+    /// Digits after the decimal point.
     digits: usize,
 }
 
 impl Ticks {
-    /// From `low` to `high` and a little more, with labels at round numbers, in about `parts` parts.
+    /// Ticks from `low` to `high`, slightly extended, with labels at round numbers, in about `parts` parts.
     pub fn over((low, high): (f64, f64), scale: Scale, parts: usize) -> Ticks {
         match scale {
             Scale::Linear => Ticks::linear(low, high, parts),
@@ -81,7 +81,7 @@ impl Ticks {
         Ticks { scale: Scale::Linear, from, to, at, digits }
     }
 
-    /// At 1, 2 and 5 times powers of ten, or at powers of ten alone where those are too many.
+    /// Ticks at 1, 2 and 5 times powers of ten, or at powers of ten alone if those are too many.
     fn log(low: f64, high: f64, parts: usize) -> Ticks {
         let decades = (low.log10().floor() as i32)..=(high.log10().ceil() as i32);
         let all: Vec<(f64, f64)> =
@@ -97,7 +97,7 @@ impl Ticks {
         Ticks { scale: Scale::Log, from, to, at, digits: 0 }
     }
 
-    /// How far along the axis a value lies, 0 to 1.
+    /// Position of a value along the axis, 0 to 1.
     fn share(&self, value: f64) -> f64 {
         let along = |v: f64| if self.scale == Scale::Log { v.log10() } else { v };
         (along(value) - along(self.from)) / (along(self.to) - along(self.from))
@@ -129,11 +129,11 @@ impl ValueFormatter<f64> for Ticks {
     fn format_ext(&self, value: &f64) -> String {
         let digits = match self.scale {
             Scale::Linear => self.digits,
-            // Too long for the room beside the axis.
+            // Otherwise the label is too long for the space beside the axis.
             Scale::Log if *value < 0.9e-4 => return format!("{value:.0e}"),
             Scale::Log => (-value.log10() - 1e-9).ceil().max(0.0) as usize,
         };
-        // No minus zero.
+        // Avoids "-0".
         let value = if value.abs() < 1e-12 { 0.0 } else { *value };
         if digits == 0 && value >= 1000.0 { grouped(value as usize) } else { format!("{value:.digits$}") }
     }

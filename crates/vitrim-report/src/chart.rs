@@ -1,4 +1,4 @@
-//! One pair of labelled axes with what is drawn on them, as SVG.
+//! A chart: one pair of labelled axes and its layers, as SVG.
 //!
 //! Series differ in colour (Okabe and Ito's palette, which colour-blind readers tell apart), dashes and
 //! markers.
@@ -12,7 +12,7 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::axis::{Axis, Scale, Ticks};
 
-/// Plot units in a pixel of a panel at full size: plotters rounds coordinates to whole units.
+/// Plot units per pixel of a panel at full size: plotters rounds coordinates to whole units.
 const UNIT: f64 = 4.0;
 /// A panel's width, in pixels.
 pub const WIDTH: f64 = 400.0;
@@ -23,15 +23,15 @@ pub const TICK: f64 = 12.0;
 const NOTE: f64 = 11.0;
 /// Height of the title's line, and of each line of the legend.
 const LINE: f64 = 20.0;
-/// Room left of the plot for tick labels, and below it for them and the axis' label.
+/// Space left of the plot for tick labels, and below it for tick labels and the axis' label.
 const LEFT: f64 = 54.0;
 const BELOW: f64 = 42.0;
 const RIGHT: f64 = 14.0;
 /// Length of a legend's sample of a line.
 const SAMPLE: f64 = 26.0;
-/// Width of a letter as a share of its height, about.
+/// Approximate ratio of a letter's width to its height.
 const LETTER: f64 = 0.6;
-/// plotters takes letters to be this much smaller than asked.
+/// plotters assumes letters to be smaller than requested by this factor.
 const PLOTTERS_SHRINKS: f64 = 1.24;
 
 pub const INK: RGBColor = RGBColor(34, 34, 34);
@@ -41,7 +41,7 @@ const GRID: RGBColor = RGBColor(228, 228, 228);
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Drawn = Result<(), Box<dyn Error>>;
 
-/// How a series looks.
+/// The style of a series.
 #[derive(Clone, Copy, Debug)]
 pub struct Style {
     colour: RGBColor,
@@ -58,7 +58,7 @@ enum Marker {
 }
 
 impl Style {
-    /// The look of the `i`-th series; from the ninth on they come again.
+    /// The style of the `i`-th series; styles repeat from the ninth on.
     pub fn of(i: usize) -> Style {
         const fn style(colour: (u8, u8, u8), dash: Option<(f64, f64)>, marker: Marker) -> Style {
             Style { colour: RGBColor(colour.0, colour.1, colour.2), dash, marker }
@@ -77,26 +77,26 @@ impl Style {
     }
 }
 
-/// Something on the axes. Points are (x, y); intervals are (x, lower y, upper y).
+/// A layer of a chart. Points are (x, y); intervals are (x, lower y, upper y).
 #[derive(Clone, Debug)]
 pub enum Layer {
     Line(Vec<(f64, f64)>, Style),
-    /// A thin pale line behind another of its colour.
+    /// A thin pale line behind another line of the same colour.
     Faint(Vec<(f64, f64)>, Style),
     Markers(Vec<(f64, f64)>, Style),
     Intervals(Vec<(f64, f64, f64)>, Style),
     Band(Vec<(f64, f64, f64)>, Style),
-    /// (from, to, height)
+    /// Bars: (from, to, height).
     Bars(Vec<(f64, f64, f64)>, Style),
-    /// A dashed line across at y, with its name for the legend.
+    /// A dashed horizontal line at y, with its name for the legend.
     Limit(f64, String),
     /// A circle around a point, with its name for the legend.
     Ring((f64, f64), String),
-    /// Small words above points.
+    /// Short texts above points.
     Notes(Vec<(f64, f64, String)>),
 }
 
-/// Axes, what is on them, and the names of the series.
+/// Axes, layers, and the names of the series.
 #[derive(Clone, Debug)]
 pub struct Chart {
     pub x: Axis,
@@ -106,10 +106,10 @@ pub struct Chart {
 }
 
 impl Chart {
-    /// As a whole SVG document.
+    /// The chart as an SVG document.
     ///
     /// # Errors
-    /// If plotters refuses.
+    /// If plotters returns an error.
     pub fn svg(&self) -> Result<String, Box<dyn Error>> {
         let mut svg = String::new();
         let size = (units(WIDTH) as u32, units(HEIGHT) as u32);
@@ -125,7 +125,7 @@ impl Chart {
         Ok(svg)
     }
 
-    /// Draws the legend under the title; returns its lines.
+    /// Draws the legend below the title; returns the height of its lines.
     fn legend(&self, root: &Area<'_>) -> Result<f64, Box<dyn Error>> {
         let series = self.legend.iter().map(|(name, style)| (name, Key::Series(*style)));
         let others = self.layers.iter().filter_map(|layer| match layer {
@@ -184,7 +184,7 @@ impl Chart {
         self.layers.iter().try_for_each(|layer| draw(layer, chart.plotting_area(), &across))
     }
 
-    /// Smallest and largest value that any layer has along an axis.
+    /// Smallest and largest value of all layers along an axis.
     fn extent(&self, axis: &Axis, each: impl Fn(&Layer, &mut dyn FnMut(f64))) -> (f64, f64) {
         let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
         let mut see = |value: f64| {
@@ -198,7 +198,7 @@ impl Chart {
     }
 }
 
-/// What a legend names.
+/// The symbol of a legend's entry.
 enum Key {
     Series(Style),
     Limit,
@@ -287,22 +287,22 @@ fn draw(layer: &Layer, plot: &Plot<'_>, x: &Ticks) -> Drawn {
     Ok(())
 }
 
-/// Plot units of `pixels`.
+/// `pixels` in plot units.
 pub fn units(pixels: f64) -> i32 {
     (UNIT * pixels).round() as i32
 }
 
-/// The look of a panel's title.
+/// Text style of a panel's title.
 pub fn title() -> TextStyle<'static> {
     ("sans-serif", UNIT * TITLE * PLOTTERS_SHRINKS, FontStyle::Bold).into_text_style(&(1, 1)).color(&INK)
 }
 
-/// Letters of this height.
+/// Text style with letters of the given height.
 pub fn font(pixels: f64) -> TextStyle<'static> {
     ("sans-serif", UNIT * pixels * PLOTTERS_SHRINKS).into_text_style(&(1, 1))
 }
 
-/// A solid line's look.
+/// Style of a solid line.
 fn stroke(colour: &impl Color, pixels: f64) -> ShapeStyle {
     colour.stroke_width(units(pixels) as u32)
 }

@@ -13,7 +13,7 @@ use super::page::{Numbered, Page, document};
 use super::tables::table;
 use crate::error::Result;
 
-/// Lays out `comparison`, which `command` printed.
+/// The page of `comparison`, which `command` printed.
 ///
 /// # Errors
 /// If a plot cannot be drawn.
@@ -74,7 +74,7 @@ fn figure(
     caption: String,
 ) -> Result<Figure> {
     let (mut losses, mut divergences, mut legend) = (Vec::new(), Vec::new(), Vec::new());
-    // The first, the policy, is drawn last and so on top.
+    // The first method, the policy, is drawn last and so on top.
     for (i, method) in methods.iter().enumerate().rev() {
         let style = Style::of(i);
         let points = || method.points.iter().map(|point| (100.0 * point.mean.cost, point));
@@ -196,13 +196,14 @@ fn settings(comparison: &Comparison) -> maud::Markup {
     table("Every setting measured", &header, &rows)
 }
 
-/// Of an image's cost with the dense model's confidence and with the size of its object; dashes where there is none.
+/// Correlations of an image's cost with the dense model's confidence and with the size of its object; dashes if there
+/// are none.
 fn correlations(point: &PointFigures) -> String {
     let show = |rho: Option<f64>| rho.map_or_else(|| "\u{2013}".to_owned(), |rho| format!("{rho:.2}"));
     format!("{}, {}", show(point.cost_and_confidence), show(point.cost_and_object_size))
 }
 
-/// `0.52 [0.50, 0.55]`; a dash where there is none.
+/// `0.52 [0.50, 0.55]`; a dash if there is none.
 fn interval(interval: Option<&Interval>) -> String {
     interval
         .map_or_else(|| "\u{2013}".to_owned(), |i| format!("{:.2} [{:.2}, {:.2}]", i.value, i.low, i.high))

@@ -1,4 +1,4 @@
-//! What can go wrong while a page or a picture is made.
+//! Errors of pages and pictures.
 
 use std::path::PathBuf;
 
@@ -11,13 +11,13 @@ pub type Result<T, E = ReportError> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReportError {
-    /// What the page shows could not be measured or read.
+    /// The figures of the page could not be measured or read.
     #[error(transparent)]
     Measure(#[from] MeasureError),
     /// A picture could not be drawn.
     #[error(transparent)]
     Picture(#[from] crate::picture::PictureError),
-    /// A run folder lacks something, or holds something impossible.
+    /// A run folder lacks something, or has an invalid value.
     #[error("{path}: {reason}")]
     Run {
         /// The folder or the file in it.
@@ -25,7 +25,7 @@ pub enum ReportError {
         /// What is wrong, and what to do.
         reason: String,
     },
-    /// A plot, a picture or a card cannot be made, or not where it was asked for.
+    /// An invalid setting: a plot, a picture or a card cannot be made, or not at the requested path.
     #[error("{0}")]
     Setting(String),
     /// A folder could not be written.
@@ -33,7 +33,7 @@ pub enum ReportError {
     Write {
         /// The file.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         source: std::io::Error,
     },
 }
@@ -45,7 +45,7 @@ impl ReportError {
     }
 }
 
-/// An error of a crate below, as [`MeasureError`] has it.
+/// Converts an error of a lower crate by way of [`MeasureError`].
 macro_rules! from_below {
     ($($error:ty),+) => {
         $(impl From<$error> for ReportError {

@@ -11,18 +11,18 @@ use vitrim_prune::{Policy, ReadOut};
 use crate::error::{ReportError, Result};
 use crate::model_card::{Card, card};
 
-/// The card's file.
+/// File name of the card.
 const CARD: &str = "README.md";
 
-/// Writes the policy in `policy`, which belongs to the backbone `model`, and its card into the folder `out`, as
-/// `hf://` fetches them. Each may be an `hf://` reference, but `out`. `base_model` is the backbone's owner and
-/// name on the Hub; without it, those of `model` if it is a reference. Returns the names of the files.
+/// Writes the policy in `policy`, which belongs to the backbone `model`, and its card to the folder `out`, in the
+/// layout that `hf://` fetches. `policy` and `model` may be `hf://` references. `base_model` is the backbone's owner
+/// and name on the Hub; the default is that of `model` if it is a reference. Returns the names of the files.
 ///
-/// Of the path of a local data set that the policy was calibrated on, only the last part is published.
+/// If the policy was calibrated on a local data set, only the last part of its path is published.
 ///
 /// # Errors
-/// If the policy or the backbone cannot be opened or do not belong together, `base_model` can be no repository,
-/// `out` holds something already, or a file cannot be written.
+/// If the policy or the backbone cannot be opened or do not belong together, `base_model` is not a valid name of a
+/// repository, `out` is not empty, or a file cannot be written.
 pub fn export(
     policy: &Path,
     model: &Path,
@@ -53,7 +53,7 @@ pub fn export(
     let text = card(&Card {
         policy: &exported,
         read_out: &exported.read_out.to_string(),
-        // Another read-out than the calibrated one has other figures.
+        // The record does not apply to another read-out than the calibrated one.
         calibration: calibration.as_ref().filter(|record| is_read_out_by(&exported, record)),
         base_model: base_model.as_deref(),
         model: is_reference(model).then(|| model.to_string_lossy().into_owned()).as_deref(),
@@ -66,7 +66,7 @@ pub fn export(
     Ok(vec![CARD, "policy.safetensors", "policy.json"])
 }
 
-/// `given` if it can be the owner and name of a repository.
+/// `given` if it is a valid owner and name of a repository.
 fn repository(given: &str) -> Result<String> {
     match Reference::parse(&format!("hf://{given}"), Kind::Model) {
         Ok(reference) if reference.id == given => Ok(reference.id),
@@ -74,7 +74,7 @@ fn repository(given: &str) -> Result<String> {
     }
 }
 
-/// `record` without what only its machine knows.
+/// `record` without data that only its machine has.
 fn published(record: Calibration) -> Calibration {
     let path = Path::new(&record.data);
     let data = match path.file_name() {

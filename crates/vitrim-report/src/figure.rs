@@ -4,31 +4,31 @@ use std::error::Error;
 
 use crate::error::{ReportError, Result};
 
-/// Panels that are read together.
+/// Panels that belong together.
 pub struct Figure {
-    /// One or more.
+    /// The panels, at least one.
     pub panels: Vec<Panel>,
-    /// What it shows, and on how many images.
+    /// What the figure shows, and the number of its images.
     pub caption: String,
     /// The command that measured it.
     pub command: String,
 }
 
-/// A part of a figure, with its description for who does not see it.
+/// A panel of a figure, with a text alternative.
 pub enum Panel {
-    /// A plot, which is also a file of its own.
+    /// A plot, which is also a separate file.
     Plot {
-        /// Its file's name, without ending.
+        /// File name without extension.
         name: String,
         alt: String,
         svg: String,
     },
-    /// A PNG.
+    /// A PNG picture.
     Picture { alt: String, png: Vec<u8>, width: u32, height: u32, caption: String },
 }
 
 impl Panel {
-    /// A plot that was just drawn.
+    /// A panel from a drawn plot.
     ///
     /// # Errors
     /// If drawing failed.

@@ -1,5 +1,5 @@
-//! What was measured on held-out images: `evaluation.json` of a run folder, all that a report needs
-//! beside the run itself.
+//! Measurements on held-out images: `evaluation.json` of a run folder, which has everything that a report needs
+//! besides the run itself.
 
 use std::path::{Path, PathBuf};
 
@@ -13,71 +13,71 @@ pub use vitrim_measure::fronts::MethodFront;
 
 use crate::error::{ReportError, Result};
 
-/// Its name in a run folder.
+/// File name in a run folder.
 pub const FILE: &str = "evaluation.json";
 
-/// Figures of one evaluation, all on the same images, or on the first of them.
+/// Figures of one evaluation, all on the same images or on the first of them.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Findings {
     /// The report's title.
     pub title: String,
-    /// The command whose figures these are.
+    /// The command that prints these figures.
     pub command: String,
     /// Whether that command also trained and calibrated the policy.
     pub command_trains: bool,
     /// The backbone's checkpoint folder.
     pub model: String,
-    /// In what it multiplied, dense and pruned; null in runs of before it was noted.
+    /// Data type of the backbone's arithmetic, dense and pruned; null in runs from before it was recorded.
     #[serde(default)]
     pub dtype: Option<String>,
     /// The data set.
     pub data: String,
-    /// The part of it that was evaluated on.
+    /// The part of the data set that was evaluated.
     pub split: String,
-    /// How many of these images the policy had seen before; null where it has no record of what it saw.
+    /// How many of these images the policy had seen before; null if it has no record.
     #[serde(default)]
     pub seen: Option<Overlap>,
-    /// How the policy was read out.
+    /// The policy's read-out.
     pub read_out: String,
-    /// What it ran on: processor and threads.
+    /// The machine: processor and threads.
     pub machine: String,
-    /// What took how many seconds, in order.
+    /// Seconds of each step, in order.
     pub seconds: Vec<(String, f64)>,
     /// The methods compared at the policy's cost.
     pub evaluation: Evaluation,
-    /// Each method at several costs.
+    /// The front of each method.
     pub fronts: Vec<MethodFront>,
-    /// Rows and columns of patches.
+    /// Rows and columns of the patch grid.
     pub grid: [usize; 2],
-    /// 0-based blocks before which agents act, `[K]`.
+    /// 0-based blocks of the stages, `[K]`.
     pub stages: Vec<usize>,
-    /// Share of images whose patch there survives stage k, `[K][rows * columns]`, row-major.
+    /// Share of images whose patch survives stage k, `[K][rows * columns]`, row-major.
     pub keep_maps: Vec<Vec<f32>>,
-    /// The policy's MACs on each image as a share of the dense model's, `[images]`.
+    /// The policy's cost of each image as a share of the dense model's MACs, `[images]`.
     pub costs: Vec<f32>,
-    /// Size of the object in each image in pixels, `[images]`; where the data set knows it.
+    /// Size of the object in each image in pixels, `[images]`, if the data set has it.
     pub object_sizes: Option<Vec<f32>>,
-    /// Some images and what the policy keeps of them.
+    /// Some images and the patches that the policy keeps.
     pub gallery: Vec<Pictured>,
 }
 
-/// A picture of what is kept of an image.
+/// A picture of the patches that are kept of an image.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Pictured {
-    /// Why it is shown.
+    /// The group for which the image was chosen.
     pub group: Group,
     /// A PNG that [`crate::picture::kept_tokens`] drew, relative to the run folder.
     pub picture: PathBuf,
-    /// What there is to say about it.
+    /// The caption.
     pub caption: String,
-    /// MACs on it as a share of the dense model's.
+    /// MACs of the image as a share of the dense model's.
     pub cost: f32,
 }
 
 impl Findings {
-    /// Writes them into the run folder.
+    /// Writes the findings to the run folder.
     ///
     /// # Errors
     /// If they contradict themselves (so that no report could show them), or cannot be written.
@@ -89,7 +89,7 @@ impl Findings {
         Ok(vitrim_durable::replace(&path, &json)?)
     }
 
-    /// Reads them from the run folder; none if nobody has evaluated it yet.
+    /// Reads the findings from the run folder; None if it was not evaluated yet.
     ///
     /// # Errors
     /// If the file is damaged or contradicts itself.
@@ -111,7 +111,7 @@ impl Findings {
         Ok(Some(findings))
     }
 
-    /// What would make a figure wrong or impossible.
+    /// Checks for values that would make a figure wrong or impossible.
     fn check(&self) -> Result<(), String> {
         let images = self.evaluation.images;
         let (stages, [rows, columns]) = (self.stages.len(), self.grid);

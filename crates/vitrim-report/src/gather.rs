@@ -1,4 +1,5 @@
-//! Everything that a report shows of held-out images, measured on them (by `vitrim-measure`) and written into the run folder.
+//! Measures on held-out images (with `vitrim-measure`) everything that a report shows, and writes it to the run
+//! folder.
 
 use std::path::{Path, PathBuf};
 
@@ -18,44 +19,44 @@ use crate::findings::{Findings, Pictured};
 use crate::picture::{captions, kept_tokens};
 use crate::visualize::png;
 
-/// The folder of the pictures in a run folder.
+/// Folder of the pictures in a run folder.
 const GALLERY: &str = "gallery";
 
-/// What the figures are called, and where they come from.
+/// Title and origin of the figures.
 #[derive(Clone, Debug)]
 pub struct About {
     /// The report's title.
     pub title: String,
-    /// The command that prints them.
+    /// The command that prints the figures.
     pub command: String,
     /// Whether that command also trained and calibrated the policy.
     pub command_trains: bool,
     /// The data set.
     pub data: String,
-    /// The part of it that is evaluated on.
+    /// The part of the data set to evaluate.
     pub split: String,
 }
 
-/// What to measure, and where to leave it.
+/// What to measure, and where to write it.
 #[derive(Clone, Debug)]
 pub struct GatherOptions {
-    /// What the figures are called.
+    /// Title and origin of the figures.
     pub about: About,
-    /// The run folder that pictures are drawn into.
+    /// The run folder for the pictures.
     pub run: PathBuf,
-    /// The comparison at the policy's cost; fronts and pictures are of the same images, corrupted alike.
+    /// The comparison at the policy's cost; fronts and pictures use the same images, with the same corruption.
     pub eval: EvalOptions,
-    /// Images that fronts are measured on: the first of the data set.
+    /// Number of images for the fronts: the first of the data set.
     pub front_images: usize,
 }
 
 /// Measures `policy`, which has seen `seen`, on `dataset` and draws the gallery into the run folder.
 ///
-/// `front` is one of the policy's on other images ([`vitrim_measure::Calibration::widest`]): its thresholds, and the keep
-/// ratios at which the hand-made methods run beside them.
+/// `front` is a front of the policy on other images ([`vitrim_measure::Calibration::widest`]): it gives the
+/// thresholds, and the keep ratios of the hand-made methods.
 ///
 /// # Errors
-/// If images cannot be read, there are none, a picture cannot be written, or it was ended.
+/// If images cannot be read, there are none, a picture cannot be written, or the work was asked to stop.
 pub fn gather(
     loaded: &Loaded,
     (policy, seen): (&Policy, &SeenImages),
@@ -106,7 +107,7 @@ pub fn gather(
     })
 }
 
-/// Draws `example` into the run folder, after the pictures of `before`.
+/// Draws `example` into the run folder, numbered after the pictures `before`.
 fn pictured(
     loaded: &Loaded,
     dataset: &Dataset,
@@ -125,7 +126,7 @@ fn pictured(
     Ok(Pictured { group, picture, caption: caption(loaded, dataset, example), cost: example.cost })
 }
 
-/// What there is to say about `example`.
+/// The caption of `example`.
 fn caption(loaded: &Loaded, dataset: &Dataset, example: &Example) -> String {
     let name = |class: usize| {
         let names = if loaded.class_names.is_empty() { dataset.class_names() } else { &loaded.class_names };

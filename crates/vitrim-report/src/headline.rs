@@ -1,4 +1,4 @@
-//! The result in one sentence, and in a few numbers.
+//! The result in one sentence, and as a few numbers.
 
 use vitrim_measure::evaluate::MethodReport;
 use vitrim_measure::front::Measure;
@@ -16,7 +16,7 @@ pub struct Tile {
     pub more: String,
 }
 
-/// What this run came to, as far as it is known.
+/// The result of this run, as far as it is known.
 pub fn sentence(sources: &Sources) -> String {
     if let Some(findings) = &sources.findings {
         return match policy(findings) {
@@ -53,7 +53,7 @@ fn lost(policy: &MethodReport) -> String {
     }
 }
 
-/// `20,000 test images that the policy never saw`, where its record says so.
+/// `20,000 test images that the policy never saw`, if its record says so.
 fn images(findings: &Findings) -> String {
     let (count, split) = (grouped(findings.evaluation.images), &findings.split);
     match findings.seen {
@@ -67,14 +67,14 @@ fn images(findings: &Findings) -> String {
     }
 }
 
-/// `3 in training and 5 in calibration`; empty where no image is known to have been seen.
+/// `3 in training and 5 in calibration`; empty if no image is known to have been seen.
 fn seen_before(seen: Overlap) -> String {
     let counts = [(seen.training, "training"), (seen.calibration, "calibration")];
     let counts = counts.into_iter().filter_map(|(count, when)| Some((count.filter(|n| *n > 0)?, when)));
     counts.map(|(count, when)| format!("{} in {when}", grouped(count))).collect::<Vec<_>>().join(" and ")
 }
 
-/// What the policy's record says of the images that it was evaluated on.
+/// What the policy's record says about the evaluated images.
 pub fn provenance(findings: &Findings) -> String {
     let Some(seen) = findings.seen else {
         return "not known: the policy has no record of what it saw".to_owned();
@@ -88,7 +88,7 @@ pub fn provenance(findings: &Findings) -> String {
     }
 }
 
-/// The numbers behind the sentence. Empty before an evaluation.
+/// The numbers behind the sentence. Empty without an evaluation.
 pub fn tiles(sources: &Sources) -> Vec<Tile> {
     let Some(findings) = &sources.findings else { return Vec::new() };
     let Some(policy) = policy(findings) else { return Vec::new() };

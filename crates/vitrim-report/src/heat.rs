@@ -1,4 +1,4 @@
-//! A value for each patch of a grid, in colours that are even to the eye, beside their scale.
+//! A heat map: a value for each patch of a grid, in perceptually uniform colours, with a scale.
 
 use std::error::Error;
 
@@ -12,11 +12,11 @@ use super::numbers::round_step;
 const TOP: f64 = 28.0;
 const LEFT: f64 = 8.0;
 const BELOW: f64 = 12.0;
-/// Room right of the map for the scale.
+/// Space right of the map for the scale.
 const SCALE: f64 = 84.0;
-/// From the map to the scale's bar, and the bar's width.
+/// Distance from the map to the scale's bar, and the bar's width.
 const BAR: (f64, f64) = (18.0, 16.0);
-/// Colours in the bar.
+/// Number of colours in the bar.
 const SHADES: usize = 64;
 
 /// Shares, row-major, and the range that the colours span.
@@ -24,16 +24,16 @@ pub struct HeatMap<'a> {
     pub title: String,
     pub rows: usize,
     pub columns: usize,
-    /// `[rows * columns]`
+    /// The values, `[rows * columns]`.
     pub shares: &'a [f32],
     pub range: (f64, f64),
 }
 
 impl HeatMap<'_> {
-    /// As a whole SVG document.
+    /// The map as an SVG document.
     ///
     /// # Errors
-    /// If plotters refuses.
+    /// If plotters returns an error.
     pub fn svg(&self) -> Result<String, Box<dyn Error>> {
         let map_width = WIDTH - LEFT - SCALE;
         let cell = map_width / self.columns as f64;
@@ -44,8 +44,8 @@ impl HeatMap<'_> {
         root.fill(&WHITE)?;
         root.draw(&Text::new(self.title.clone(), (units(LEFT), units(3.0)), title()))?;
 
-        // A pixel more than its own place, under its right and lower neighbours: no seams. None beyond
-        // `edge`, the right and lower end of the whole.
+        // Each patch is one pixel larger than its place and lies under its right and lower neighbours, to avoid
+        // seams; it does not extend beyond `edge`, the right and lower end of the map.
         let patch = |x: f64, y: f64, (width, height): (f64, f64), edge: (f64, f64), colour: RGBColor| {
             let corner = ((x + width + 1.0).min(edge.0), (y + height + 1.0).min(edge.1));
             Rectangle::new([(units(x), units(y)), (units(corner.0), units(corner.1))], colour.filled())

@@ -1,8 +1,9 @@
-//! What vitrim shows: a run folder as one page, `report.html`, that opens from disk anywhere: what was gained and lost, how
-//! it was learned, and where the tokens go.
+//! Reports: a run folder as one page, `report.html`, that needs no other file: what was gained and lost, how the
+//! policy was trained, and where tokens are kept.
 //!
-//! [`verbs`] carries out `eval` and `compare` with their pages. [`findings`] is what an evaluation leaves in the run folder for it. The page holds everything it shows;
-//! each plot is also a file of its own in `plots/`. What a folder lacks, its page says.
+//! [`verbs`] carries out `eval` and `compare` with their pages. [`findings`] are the results of an evaluation in the
+//! run folder. The page contains everything it shows; each plot is also a separate file in `plots/`. The page says
+//! what a folder lacks.
 
 mod axis;
 mod chart;
@@ -34,7 +35,7 @@ use raster::Rasteriser;
 use sources::Sources;
 use vitrim_measure::compare::Comparison;
 
-/// What a report wrote.
+/// The files of a report.
 pub struct Written {
     /// The page.
     pub page: PathBuf,
@@ -44,17 +45,17 @@ pub struct Written {
     pub evaluated: bool,
 }
 
-/// Writes `report.html` and `plots/` into the run folder `run`, from what is in it.
+/// Writes `report.html` and `plots/` into the run folder `run`, from its files.
 ///
 /// # Errors
-/// If it is no run folder, something in it is damaged, or a file cannot be written.
+/// If it is not a run folder, a file in it is damaged, or a file cannot be written.
 pub fn report(run: &Path) -> Result<Written> {
     let sources = Sources::read(run)?;
     let (page, plots) = write(run, &page::lay_out(&sources)?)?;
     Ok(Written { page, plots, evaluated: sources.findings.is_some() })
 }
 
-/// Writes `report.html` and `plots/` on `comparison` into `run`; `command` printed it. Returns the page's path.
+/// Writes `report.html` and `plots/` of `comparison`, which `command` printed, to `run`. Returns the page's path.
 ///
 /// # Errors
 /// If a plot cannot be drawn, or a file cannot be written.
@@ -62,7 +63,7 @@ fn compared(run: &Path, comparison: &Comparison, command: &str) -> Result<PathBu
     Ok(write(run, &comparison::lay_out(comparison, command)?)?.0)
 }
 
-/// Writes `page` and its plots into `run`; returns their paths.
+/// Writes `page` and its plots to `run`; returns their paths.
 fn write(run: &Path, page: &Page) -> Result<(PathBuf, Vec<PathBuf>)> {
     let folder = run.join("plots");
     std::fs::create_dir_all(&folder).map_err(|source| ReportError::Write { path: folder.clone(), source })?;

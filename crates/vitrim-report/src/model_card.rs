@@ -1,4 +1,4 @@
-//! The page that a policy has on the Hub: YAML for its machines, then what people want to know.
+//! The model card of a policy on the Hub: metadata in YAML, then text.
 //!
 //! The fields are those of the Hub's model cards (<https://huggingface.co/docs/hub/model-cards>).
 
@@ -13,22 +13,22 @@ use vitrim_vit::{Precision, VitSpec};
 
 use crate::error::{ReportError, Result};
 
-/// Of the intervals on the card.
+/// Confidence of the intervals on the card.
 const CONFIDENCE: f64 = 0.95;
 
-/// What a card is about.
+/// The subject of a card.
 pub struct Card<'a> {
     /// The policy.
     pub policy: &'a Policy,
-    /// How it is read out, in words.
+    /// Its read-out, in words.
     pub read_out: &'a str,
-    /// What it was calibrated to; `None` where that says nothing about this read-out.
+    /// Its calibration record; `None` if the record does not apply to this read-out.
     pub calibration: Option<&'a Calibration>,
-    /// The backbone's owner and name on the Hub, if it is there.
+    /// The backbone's owner and name on the Hub, if it is on the Hub.
     pub base_model: Option<&'a str>,
     /// The backbone as an `hf://` reference, if it was given as one.
     pub model: Option<&'a str>,
-    /// The size of its input, pixels, if it is another than its own.
+    /// The input size, pixels, if it is not the checkpoint's own.
     pub img_size: Option<[usize; 2]>,
     /// The backbone's geometry.
     pub spec: &'a VitSpec,
@@ -51,7 +51,7 @@ pub fn card(card: &Card<'_>) -> Result<String> {
     Ok(page)
 }
 
-/// Writing to a string cannot fail, but its errors have to go somewhere: inside.
+/// Writing to a string cannot fail; the inner result has the formatter's error type.
 fn write_card(page: &mut String, card: &Card<'_>) -> Result<std::fmt::Result> {
     let figures = match card.calibration {
         Some(record) => {
@@ -162,7 +162,7 @@ fn section_figures(
 fn section_use(page: &mut String, card: &Card<'_>) -> std::fmt::Result {
     let hub = card.base_model.map(|base| format!("hf://{base}"));
     let model = card.model.map(str::to_owned).or(hub).unwrap_or_else(|| "path/to/backbone".to_owned());
-    // In another precision nothing is certified.
+    // The record certifies nothing for another precision.
     let dtype = match card.calibration {
         Some(record) if record.dtype != Precision::default() => format!(" --dtype {}", record.dtype),
         _ => String::new(),
@@ -203,12 +203,12 @@ fn section_limits(page: &mut String, card: &Card<'_>) -> std::fmt::Result {
     )
 }
 
-/// The point that the policy is set to; none if it keeps everything, as an uncertified one does.
+/// The point to which the policy is set; None if every token stays, as without a certified point.
 fn chosen(record: &Calibration) -> Option<&FrontPoint> {
     record.front.points().iter().find(|point| record.certified && point.setting == record.threshold)
 }
 
-/// One row a point; of thresholds that decide alike, the last.
+/// One row per point; of thresholds with equal decisions, only the last.
 fn rows(record: &Calibration) -> Result<Vec<String>> {
     let points = record.front.points();
     let alike = |i: usize| points.get(i + 1).is_some_and(|next| next.keep_ratio == points[i].keep_ratio);
@@ -227,7 +227,7 @@ fn loss_interval(point: &FrontPoint) -> Result<LossInterval> {
     Ok(LossInterval { measured: loss.measured(), low, high })
 }
 
-/// What is lost, at the head of a column.
+/// The loss as a column header.
 fn loss_name(measure: Measure) -> &'static str {
     match measure {
         Measure::AccuracyLoss => "top-1 drop, pp",
@@ -240,13 +240,13 @@ fn ratios(keep: &[f64]) -> String {
     keep.iter().map(|ratio| format!("{ratio:.3}")).collect::<Vec<_>>().join(" ")
 }
 
-/// Where the policy acts.
+/// The sites where the policy acts.
 fn sites(policy: &Policy) -> String {
     let sites = policy.stages.iter().map(|&block| policy.departure.site(block).to_string());
     sites.collect::<Vec<_>>().join(", ")
 }
 
-/// A string as YAML, of which JSON is a part.
+/// A string in YAML, of which JSON is a subset.
 fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
@@ -259,7 +259,7 @@ mod tests {
     use vitrim_measure::front::Front;
     use vitrim_measure::model::Loaded;
 
-    /// A policy, and a record of 1,000 images that chose 0.5 of three thresholds.
+    /// A policy, and a record of 1,000 images that chose 0.5 from three thresholds.
     fn calibrated(labelled: bool, certified: bool) -> (Policy, Calibration, VitSpec) {
         let loaded = Loaded::random("vit_tiny_patch16_224", Precision::F32).unwrap();
         let stages = loaded.spec.default_stages();

@@ -1,5 +1,4 @@
-//! What a report computes from measured values: bins, quantiles in bins, rank correlation, smoothing; and
-//! how numbers are written.
+//! Statistics for a report: bins, quantiles in bins, rank correlation, smoothing; and the formatting of numbers.
 
 use vitrim_measure::statistics::Quantiles;
 
@@ -7,16 +6,16 @@ use vitrim_measure::statistics::Quantiles;
 pub fn round_step(span: f64, parts: usize) -> f64 {
     let least = span / parts as f64;
     let power = 10f64.powf(least.log10().floor());
-    // 1e-9: a span of exactly so many steps shall not need the next larger step.
+    // 1e-9: rounding must not lead to the next larger step if `span` is exactly that number of steps.
     let factor = [1.0, 2.0, 5.0].into_iter().find(|factor| factor * power >= least * (1.0 - 1e-9));
     factor.unwrap_or(10.0) * power
 }
 
-/// What single precision may add to an edge or take from it, in bins.
+/// Tolerance for single precision at an edge, in bins.
 const ROUNDING: f64 = 1e-6;
 
-/// Equally wide bins whose edges are multiples of their width. The lower edge of a bin belongs to it, the
-/// upper one only to the last.
+/// Bins of equal width whose edges are multiples of the width. A bin includes its lower edge; only the last bin
+/// includes its upper edge.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Bins {
     first: i64,
@@ -25,7 +24,7 @@ struct Bins {
 }
 
 impl Bins {
-    /// Over all of `values`, about `bins`. None without values.
+    /// About `bins` bins over all of `values`. None without values.
     fn over(values: &[f64], bins: usize) -> Option<Bins> {
         let low = values.iter().copied().reduce(f64::min)?;
         let high = values.iter().copied().reduce(f64::max)?;
@@ -54,11 +53,11 @@ pub struct Counted {
     pub from: f64,
     /// Upper edge.
     pub to: f64,
-    /// Values in it.
+    /// Number of values.
     pub n: usize,
 }
 
-/// How many of `values` lie in each of about `bins` equally wide bins.
+/// Number of `values` in each of about `bins` bins of equal width.
 pub fn histogram(values: &[f64], bins: usize) -> Vec<Counted> {
     let Some(bins) = Bins::over(values, bins) else { return Vec::new() };
     let mut counts = vec![0; bins.count];
@@ -72,24 +71,24 @@ pub fn histogram(values: &[f64], bins: usize) -> Vec<Counted> {
     counts.into_iter().enumerate().map(counted).collect()
 }
 
-/// What y is where x lies in one bin.
+/// Quantiles of y in one bin of x.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Binned {
     /// Lower edge of the bin of x.
     pub from: f64,
     /// Upper edge.
     pub to: f64,
-    /// Pairs in it; never 0.
+    /// Number of pairs; never 0.
     pub n: usize,
-    /// A tenth of the y lie below.
+    /// The 10 % quantile of y.
     pub p10: f64,
-    /// The y in the middle.
+    /// The median of y.
     pub median: f64,
-    /// A tenth of the y lie above.
+    /// The 90 % quantile of y.
     pub p90: f64,
 }
 
-/// `y: [n]` in about `bins` equally wide bins of `x: [n]`; empty bins are left out.
+/// Quantiles of `y: [n]` in about `bins` bins of equal width of `x: [n]`; empty bins are left out.
 pub fn binned(x: &[f64], y: &[f64], bins: usize) -> Vec<Binned> {
     let Some(bins) = Bins::over(x, bins) else { return Vec::new() };
     let mut members = vec![Vec::new(); bins.count];
@@ -112,7 +111,7 @@ pub fn binned(x: &[f64], y: &[f64], bins: usize) -> Vec<Binned> {
     members.into_iter().enumerate().filter_map(summarised).collect()
 }
 
-/// The mean of each value and the `window - 1` before it, or as many as there are.
+/// The mean of each value and the `window - 1` before it, or of as many as there are.
 pub fn trailing_mean(values: &[f64], window: usize) -> Vec<f64> {
     let mean = |end: usize| {
         let recent = &values[(end + 1).saturating_sub(window)..=end];
@@ -121,13 +120,13 @@ pub fn trailing_mean(values: &[f64], window: usize) -> Vec<f64> {
     (0..values.len()).map(mean).collect()
 }
 
-/// A number that was rounded before: `5`, `0.2`.
+/// Formats a rounded number: `5`, `0.2`.
 pub fn plain(value: f64) -> String {
     let text = format!("{value:.6}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-/// `20,000`.
+/// Formats with separators: `20,000`.
 pub fn grouped(n: usize) -> String {
     let digits = n.to_string();
     let mut text = String::new();
@@ -140,7 +139,7 @@ pub fn grouped(n: usize) -> String {
     text
 }
 
-/// Three significant digits or so: `0.0004`, `0.213`, `61.8`, `1,240`.
+/// Formats with about three significant digits: `0.0004`, `0.213`, `61.8`, `1,240`.
 pub fn short(value: f64) -> String {
     match value.abs() {
         0.0 => "0".to_owned(),

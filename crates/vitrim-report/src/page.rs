@@ -16,13 +16,13 @@ use super::sources::Sources;
 use super::{headline, tables};
 use crate::error::Result;
 
-/// More panels than this may be split between sheets of paper.
+/// Figures with more panels than this may be split between pages in print.
 const PANELS_A_SHEET: usize = 6;
 
 /// A page and the plots on it.
 pub struct Page {
     pub html: String,
-    /// Name without ending, and SVG document.
+    /// File name without extension, and SVG document, of each plot.
     pub plots: Vec<(String, String)>,
 }
 
@@ -30,11 +30,11 @@ pub struct Page {
 #[derive(Default)]
 pub(super) struct Numbered {
     plots: Vec<(String, String)>,
-    /// The command of each.
+    /// The command of each figure.
     commands: Vec<String>,
 }
 
-/// Lays out `sources`.
+/// The page of `sources`.
 ///
 /// # Errors
 /// If a plot cannot be drawn, or a picture of the gallery is missing or damaged.
@@ -70,7 +70,7 @@ pub fn lay_out(sources: &Sources) -> Result<Page> {
     Ok(document(&title, &headline::sentence(sources), &main, &made_by, figures))
 }
 
-/// A whole page that says `result` under its `title`, made by the command `made_by`.
+/// The page with `result` under its `title`, made by the command `made_by`.
 pub(super) fn document(title: &str, result: &str, main: &Markup, made_by: &str, figures: Numbered) -> Page {
     let html = html! {
         (DOCTYPE)
@@ -308,7 +308,7 @@ impl Numbered {
         markup
     }
 
-    /// First and last of neighbouring figures with one command, and that command.
+    /// Ranges of neighbouring figures with the same command: first, last, command.
     fn runs(&self) -> Vec<(usize, usize, &str)> {
         let mut runs: Vec<(usize, usize, &str)> = Vec::new();
         for (number, command) in (1..).zip(&self.commands) {
@@ -338,12 +338,12 @@ fn show(panel: &Panel) -> Markup {
     }
 }
 
-/// A command; it breaks between its words, at `--model` not after the hyphens.
+/// A command that may be wrapped between words, but not after the hyphens of `--model`.
 fn command(line: &str) -> Markup {
     html! { code.command { @for word in line.split(' ') { span { (word) } " " } } }
 }
 
-/// Where a name is not known to the run folder, a word in capitals stands for it.
+/// Paths of the model and the data; a word in capitals if the run folder does not have the name.
 fn model_and_data(sources: &Sources) -> (PathBuf, PathBuf) {
     match (&sources.findings, &sources.calibration) {
         (Some(findings), _) => (PathBuf::from(&findings.model), PathBuf::from(&findings.data)),
@@ -359,7 +359,7 @@ fn evaluation_command(sources: &Sources) -> String {
     EvalRequest { model, data, policy, report, ..EvalRequest::default() }.command_line()
 }
 
-/// The one command that did everything, if it was one.
+/// The command that printed all figures, if it was one command.
 fn only_command(sources: &Sources) -> Option<String> {
     sources
         .findings
@@ -389,7 +389,7 @@ fn calibration_command(sources: &Sources) -> String {
     request.command_line()
 }
 
-/// As `vitrim train` reads it.
+/// The command line of `vitrim train` for this run.
 fn training_command(sources: &Sources) -> String {
     if let Some(command) = only_command(sources) {
         return command;

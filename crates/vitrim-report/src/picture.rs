@@ -1,17 +1,16 @@
-//! Pictures of what a pruner keeps: the image, and beside it one panel a stage in which the pruned
-//! patches have faded.
+//! Pictures of a pruner's decisions: the image, and one panel per stage in which pruned patches are faded.
 
 use image::imageops::{self, FilterType};
 use image::{Rgb, RgbImage};
 use noto_sans_mono_bitmap::{FontWeight, RasterHeight, get_raster, get_raster_width};
 
-/// Panels are enlarged by a whole factor until they are this wide, in pixels.
+/// Panels are enlarged by an integer factor up to at least this width, in pixels.
 const PANEL: u32 = 224;
-/// Between panels, and around all of them, in pixels.
+/// Distance between panels, and margin around all of them, in pixels.
 const GAP: u32 = 10;
-/// From a panel to its caption, in pixels.
+/// Distance from a panel to its caption, in pixels.
 const CAPTION_GAP: u32 = 5;
-/// More panels than this go on further rows.
+/// Largest number of panels in a row.
 const PANELS_A_ROW: usize = 6;
 const FONT: RasterHeight = RasterHeight::Size16;
 const WEIGHT: FontWeight = FontWeight::Regular;
@@ -35,7 +34,7 @@ pub enum PictureError {
         /// Width and height of a patch, in pixels.
         patch_size: u32,
     },
-    /// A survivor that the grid does not have.
+    /// A survivor's position lies outside the grid.
     #[error(
         "stage {stage} keeps position {position} of a grid of {patches} patches; use the grid of this image"
     )]
@@ -44,28 +43,28 @@ pub enum PictureError {
         stage: usize,
         /// The grid position.
         position: usize,
-        /// Patches of the grid.
+        /// Number of patches of the grid.
         patches: usize,
     },
-    /// Not one caption a panel.
+    /// The number of captions is not that of the panels.
     #[error("{captions} captions for {panels} panels; give one for the image and one for each stage")]
     Captions {
-        /// Captions given.
+        /// Number of captions.
         captions: usize,
-        /// The image and the stages.
+        /// Number of panels: the image and the stages.
         panels: usize,
     },
 }
 
-/// The usual captions: `dense: 64 patches`, `stage 1: 45 of 64`, one for the image and one for each
-/// stage. `kept`: grid positions that survive each stage, `[K][survivors]`; `patches`: N0.
+/// The default captions: `dense: 64 patches`, `stage 1: 45 of 64`, one for the image and one for each stage. `kept`:
+/// grid positions that survive each stage, `[K][survivors]`; `patches`: N0.
 pub fn captions(kept: &[Vec<usize>], patches: usize) -> Vec<String> {
     let stage = |(k, kept): (usize, &Vec<usize>)| format!("stage {}: {} of {patches}", k + 1, kept.len());
     let stages = kept.iter().enumerate().map(stage);
     std::iter::once(format!("dense: {patches} patches")).chain(stages).collect()
 }
 
-/// The image, and beside it the image after each stage with pruned patches faded to grey.
+/// The image, and next to it the image after each stage, with pruned patches faded to grey.
 ///
 /// `image`: the crop that the model sees, `[H, W, 3]`; `patch_size`: in pixels of that crop; `kept`:
 /// grid positions (row-major) that survive each stage, `[K][survivors]`; `captions`: one line under
@@ -97,7 +96,7 @@ pub fn kept_tokens(
     Ok(sheet(&panels, captions))
 }
 
-/// The image, enlarged, with its patches and its faded twin.
+/// The enlarged image, its patches and its faded copy.
 struct Grid {
     image: RgbImage,
     faded: RgbImage,
@@ -123,7 +122,7 @@ impl Grid {
         }
     }
 
-    /// The image as a stage leaves it.
+    /// The panel of a stage.
     fn panel(&self, stage: usize, kept: &[usize]) -> Result<RgbImage, PictureError> {
         let mut alive = vec![false; self.patches];
         for &position in kept {
@@ -144,8 +143,8 @@ impl Grid {
     }
 }
 
-/// A pale grey ghost of the image, its patches of `patch` pixels set apart by thin white lines: so
-/// that a pruned patch is told from a kept one that is pale and grey itself.
+/// A pale grey copy of the image with thin white lines between its patches of `patch` pixels, so that a pruned patch
+/// cannot be confused with a kept patch that is pale and grey.
 fn fade(image: &RgbImage, patch: u32) -> RgbImage {
     let mut faded = image.clone();
     for (x, y, pixel) in faded.enumerate_pixels_mut() {
@@ -157,7 +156,7 @@ fn fade(image: &RgbImage, patch: u32) -> RgbImage {
     faded
 }
 
-/// Panels in rows on white paper, each above its caption.
+/// Panels in rows on a white background, each above its caption.
 fn sheet(panels: &[RgbImage], captions: &[String]) -> RgbImage {
     let rows = panels.len().div_ceil(PANELS_A_ROW);
     let columns = panels.len().div_ceil(rows);
@@ -174,7 +173,7 @@ fn sheet(panels: &[RgbImage], captions: &[String]) -> RgbImage {
     sheet
 }
 
-/// Writes `line` centred on the `width` pixels right of `x`, its upper edge at `y`.
+/// Writes `line`, centred in the `width` pixels right of `x`, with its upper edge at `y`.
 fn write_line(sheet: &mut RgbImage, line: &str, x: u32, y: u32, width: u32) {
     let advance = get_raster_width(WEIGHT, FONT) as u32;
     let letters: Vec<char> = line.chars().take((width / advance) as usize).collect();
@@ -191,7 +190,7 @@ fn write_line(sheet: &mut RgbImage, line: &str, x: u32, y: u32, width: u32) {
     }
 }
 
-/// `strength` 0 is all `from`, 255 all `to`.
+/// Mixes two colours: `strength` 0 gives `from`, 255 gives `to`.
 fn mix(from: Rgb<u8>, to: Rgb<u8>, strength: u8) -> Rgb<u8> {
     let s = u32::from(strength);
     let channel = |i: usize| {

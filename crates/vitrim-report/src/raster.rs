@@ -1,4 +1,4 @@
-//! SVG to PNG, with a font of its own, so that it looks the same on a machine without fonts.
+//! Converts SVG to PNG with a bundled font, so that the result is the same on every machine.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -9,17 +9,17 @@ use resvg::usvg::{Options, Tree, fontdb};
 /// Width of the pictures, in pixels.
 const WIDTH: f32 = 1200.0;
 
-/// The typeface is a light one: an outline makes it a regular, and titles bold.
+/// The typeface is light: an outline makes it regular, and titles bold.
 const WEIGHT: &str =
     "text { stroke: #333; stroke-width: 0.02em } text[font-weight=bold] { stroke-width: 0.07em }";
 
-/// Draws SVG documents.
+/// Renders SVG documents.
 pub struct Rasteriser {
     options: Options<'static>,
 }
 
 impl Rasteriser {
-    /// With the Ubuntu typeface.
+    /// A rasteriser with the Ubuntu typeface.
     pub fn new() -> Self {
         let mut fonts = fontdb::Database::new();
         fonts.load_font_data(epaint_default_fonts::UBUNTU_LIGHT.to_vec());
@@ -36,10 +36,10 @@ impl Rasteriser {
         }
     }
 
-    /// `svg` as a PNG of 1200 pixels' width.
+    /// `svg` as a PNG of 1200 pixels in width.
     ///
     /// # Errors
-    /// If it is not a well-formed SVG document.
+    /// If it is not a valid SVG document.
     pub fn png(&self, svg: &str) -> Result<Vec<u8>, Box<dyn Error>> {
         let tree = Tree::from_str(svg, &self.options)?;
         let scale = WIDTH / tree.size().width();

@@ -1,4 +1,4 @@
-//! What a run folder holds.
+//! The contents of a run folder.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use vitrim_prune::Policy;
 use super::findings::Findings;
 use crate::error::{ReportError, Result};
 
-/// An update, as `log.jsonl` has it ([`vitrim_train::UpdateLog`]); what is `null` there is absent here.
+/// An update in `log.jsonl` ([`vitrim_train::UpdateLog`]); fields that are `null` there are `None`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Update {
     pub update: usize,
@@ -25,10 +25,10 @@ pub struct Update {
     pub approx_kl: Option<f64>,
 }
 
-/// A run folder, read.
+/// The contents of a run folder.
 pub struct Sources {
     pub run: PathBuf,
-    /// Empty without a log.
+    /// The updates; empty without a log.
     pub updates: Vec<Update>,
     /// The configuration, as TOML.
     pub config: Option<String>,
@@ -42,7 +42,7 @@ impl Sources {
     /// Reads `run`.
     ///
     /// # Errors
-    /// If it is no run folder, or something in it is damaged.
+    /// If it is not a run folder, or a file in it is damaged.
     pub fn read(run: &Path) -> Result<Sources> {
         let bad = |reason: &str| ReportError::Run { path: run.to_owned(), reason: reason.into() };
         if !run.is_dir() {
@@ -72,7 +72,7 @@ fn calibration(folder: &Path) -> Result<Option<Calibration>> {
     Ok(policy.calibration.is_some().then(|| record(&policy, folder)).transpose()?)
 }
 
-/// A file's text; none if it is not there.
+/// The text of a file; None if the file does not exist.
 fn text(path: &Path) -> Result<Option<String>> {
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
@@ -84,7 +84,7 @@ fn text(path: &Path) -> Result<Option<String>> {
     }
 }
 
-/// The lines of a log. A last line without its end is still being written, and left out.
+/// The entries of a log. An incomplete last line is still being written, and is left out.
 fn updates(path: &Path, log: &str) -> Result<Vec<Update>> {
     let whole = log.rsplit_once('\n').map_or("", |(whole, _)| whole);
     let update = |(i, line): (usize, &str)| {

@@ -1,4 +1,4 @@
-//! The methods beside each other, as tables.
+//! Tables that compare the methods.
 
 use maud::{Markup, html};
 use vitrim_measure::evaluate::{Evaluation, MethodReport};
@@ -7,12 +7,12 @@ use vitrim_prune::Method;
 
 use super::numbers::{grouped, short};
 
-/// What each method costs and loses, the dense model first.
+/// Cost and loss of each method, the dense model first.
 pub fn quality(evaluation: &Evaluation) -> Markup {
     let stages = evaluation.methods.first().map_or(0, |method| method.keep_ratio.len());
     let header = [
         "Method",
-        // The hyphen does not break.
+        // With a non-breaking hyphen.
         "Top\u{2011}1, %",
         match evaluation.measure() {
             Measure::AccuracyLoss => "Drop, pp [95 %]",
@@ -93,7 +93,7 @@ fn top1(percent: Option<f64>) -> String {
     percent.map_or_else(|| "no labels".to_owned(), |percent| format!("{percent:.2}"))
 }
 
-/// Figures under a title; scrolls within itself where it is too wide. The policy's rows stand out.
+/// A table with a title; it has its own scroll bar if it is too wide. The policy's rows are highlighted.
 pub fn table(title: &str, header: &[&str], rows: &[Vec<String>]) -> Markup {
     let policy = Method::Policy.to_string();
     html! {

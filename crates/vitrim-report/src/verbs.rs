@@ -1,4 +1,4 @@
-//! `eval` and `compare` with the pages that they leave: carried out alike for the command line and for Python.
+//! `eval` and `compare` with their pages, in the same way for the command line and for Python.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -17,10 +17,10 @@ use crate::error::Result;
 use crate::gather::{About, GatherOptions, gather};
 use crate::{compared, report};
 
-/// Images that a report's fronts are measured on.
+/// Number of images for a report's fronts.
 const FRONT_IMAGES: usize = 2_000;
 
-/// What an evaluation came to.
+/// The result of an evaluation.
 pub struct Evaluated {
     /// The figures.
     pub evaluation: Evaluation,
@@ -28,27 +28,28 @@ pub struct Evaluated {
     pub dataset: Dataset,
     /// The data set's path.
     pub data: String,
-    /// What the images are called.
+    /// Name of the part that was evaluated.
     pub split: String,
-    /// How the policy is read out, if there is one.
+    /// The policy's read-out, if there is a policy.
     pub read_out: Option<String>,
 }
 
-/// Who is evaluated beside the hand-made methods.
+/// What is evaluated together with the hand-made methods.
 pub enum Evaluee<'a> {
     /// A policy, read from this folder.
     Policy(&'a Policy, &'a Path),
-    /// Nobody: the hand-made methods run at these stages and shares of N0.
+    /// No policy: the hand-made methods run at these stages and shares of N0.
     Profile(Vec<usize>, Vec<f64>),
-    /// Nobody: the hand-made methods run at the keep ratios that are asked for, if any.
+    /// No policy: the hand-made methods run at the requested keep ratios, if any.
     Dense,
 }
 
-/// Measures what `request` asks for on `loaded`, and writes the report that it asks for, if any; `command` gives the command
-/// that asks for it again.
+/// Runs `request` on `loaded`, and writes the requested report, if any; `command` gives the command line of the
+/// request.
 ///
 /// # Errors
-/// If images cannot be read, there are none, the policy is not calibrated and a report is asked for, or it was ended.
+/// If images cannot be read, there are none, a report is requested and the policy is not calibrated, or the work was
+/// asked to stop.
 pub fn evaluate(
     request: &EvalRequest,
     loaded: &Loaded,
@@ -114,8 +115,8 @@ pub fn evaluate(
     Ok(Evaluated { evaluation, dataset, data, split, read_out })
 }
 
-/// Compares what `request` asks for on `loaded`, after `own` if that is given, and lays out the page; `command` gives the
-/// command that asks for it again. Returns the figures and the page's path.
+/// Runs `request` on `loaded`, comparing also `own` if that is given, and writes the page; `command` gives the
+/// command line of the request. Returns the figures and the page's path.
 ///
 /// # Errors
 /// As [`CompareRequest::run`], or if the page cannot be written.

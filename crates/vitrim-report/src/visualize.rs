@@ -1,4 +1,4 @@
-//! Pictures in a folder: what the pruner keeps of each image.
+//! Writes pictures of the patches that the pruner keeps of each image.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -10,25 +10,25 @@ use vitrim_measure::predict::Seen;
 use crate::error::{ReportError, Result};
 use crate::picture::{captions, kept_tokens};
 
-/// Writes pictures into a folder, each under its image's name.
+/// Writes pictures to a folder, each under its image's name.
 pub struct Pictures {
     folder: PathBuf,
     taken: HashSet<PathBuf>,
 }
 
 impl Pictures {
-    /// Into `folder`, which is made if it is not there.
+    /// Pictures in `folder`, which is created if needed.
     ///
     /// # Errors
-    /// If it cannot be made.
+    /// If the folder cannot be created.
     pub fn into_folder(folder: &Path) -> Result<Self> {
         std::fs::create_dir_all(folder)
             .map_err(|source| ReportError::Write { path: folder.to_owned(), source })?;
         Ok(Pictures { folder: folder.to_owned(), taken: HashSet::new() })
     }
 
-    /// Draws what is left of `seen` after each stage; returns the file. Images of one name in several
-    /// folders are told apart by a number.
+    /// Draws the survivors of `seen` after each stage; returns the file. Images of the same name in several folders
+    /// get a number.
     ///
     /// # Errors
     /// If the file cannot be written, or would replace the image itself.

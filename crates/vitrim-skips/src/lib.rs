@@ -1,14 +1,14 @@
-//! For tests: what the machine lacks is said aloud, and counted at the end of the run.
+//! For tests: reports tests that are skipped because the machine lacks something, so that they can be counted.
 //!
-//! A test that needs an instruction set, a browser, timm or the shared folder calls [`skip`] where it is absent, and
-//! returns. The line goes to stderr, which the test runner shows of failed tests alone, and to the file that
+//! A test that needs an instruction set, a browser, timm or the shared folder calls [`skip`] if it is missing, and
+//! returns. The line goes to stderr, which the test runner shows only for failed tests, and to the file that
 //! `VITRIM_SKIPS` names, which `.ci/run` prints at its end.
 
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-/// Says that the running test is skipped, and why: what the machine lacks, and how to get it.
+/// Reports that the running test is skipped, and why: what the machine lacks, and how to get it.
 ///
 /// # Panics
 /// If the file that `VITRIM_SKIPS` names cannot be written.
@@ -21,7 +21,7 @@ pub fn skip(reason: &str) {
     }
 }
 
-/// The shared folder (`VITRIM_SHARED`, or `../shared` beside the repository); where it is absent, the running test is
+/// The shared folder (`VITRIM_SHARED`, or `../shared` next to the repository); if it is missing, the running test is
 /// skipped.
 pub fn shared() -> Option<PathBuf> {
     let default = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared");

@@ -1,4 +1,4 @@
-//! How long a MAPPO update takes: `cargo run --release -p vitrim-train --example time_update`.
+//! Measures the time of a MAPPO update: `cargo run --release -p vitrim-train --example time_update`.
 
 use std::time::Instant;
 

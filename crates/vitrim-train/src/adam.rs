@@ -11,27 +11,26 @@ pub use vitrim_vit::NamedTensor;
 
 use crate::error::{Result, TrainError};
 
-/// Adam (Kingma and Ba, 2015) with betas 0.9 and 0.999, and decoupled weight decay (AdamW: Loshchilov and
-/// Hutter, 2019) where it is asked for.
+/// Adam (Kingma and Ba, 2015) with betas 0.9 and 0.999, and optional decoupled weight decay (AdamW: Loshchilov and
+/// Hutter, 2019).
 #[derive(Clone)]
 pub struct ModuleAdam {
     adam: Adam,
     weight_decay: f64,
     /// Parameters that do not decay.
     exempt: Vec<ParamId>,
-    /// Of each parameter of the module, in order; empty before the first step.
+    /// State of each parameter of the module, in order; empty before the first step.
     states: Vec<AdamState<1>>,
 }
 
 impl ModuleAdam {
-    /// An Adam that has made no step yet.
+    /// An Adam before its first step.
     pub fn new(eps: f32) -> Self {
         let adam = AdamConfig::new().with_epsilon(eps).build();
         ModuleAdam { adam, weight_decay: 0.0, exempt: Vec::new(), states: Vec::new() }
     }
 
-    /// The same with a weight decay, from which the parameters `exempt` and all of rank 1 (biases, norms)
-    /// are spared.
+    /// Sets the weight decay. The parameters `exempt` and all of rank 1 (biases, norms) do not decay.
     pub fn with_weight_decay(self, weight_decay: f64, exempt: Vec<ParamId>) -> Self {
         ModuleAdam { weight_decay, exempt, ..self }
     }
@@ -41,9 +40,9 @@ impl ModuleAdam {
         self.weight_decay
     }
 
-    /// One step at learning rate `lr`, the gradient over all parameters first scaled down to
-    /// `max_grad_norm` where it is longer (as PyTorch's `clip_grad_norm_`). Returns the module and the
-    /// gradient's norm before clipping.
+    /// One step at learning rate `lr`. The gradient over all parameters is first scaled down to norm `max_grad_norm`
+    /// if it is longer (like PyTorch's `clip_grad_norm_`). Returns the module and the gradient's norm before
+    /// clipping.
     ///
     /// # Panics
     /// If a parameter has no gradient.
@@ -79,7 +78,7 @@ impl ModuleAdam {
     /// each, and the number of steps.
     pub fn named(&self, prefix: &str, names: &[(String, Vec<usize>)]) -> Vec<NamedTensor> {
         let steps = self.states.first().map_or(0, |state| state.momentum.time);
-        // f32 counts exactly up to 16.7 million steps.
+        // f32 represents step counts exactly up to 16.7 million.
         let mut named = vec![(format!("{prefix}.steps"), vec![1], vec![steps as f32])];
         for ((name, shape), AdamState { momentum }) in names.iter().zip(&self.states) {
             for (kind, moment) in [("moment_1", &momentum.moment_1), ("moment_2", &momentum.moment_2)] {
@@ -90,10 +89,10 @@ impl ModuleAdam {
         named
     }
 
-    /// Restores what [`ModuleAdam::named`] gave.
+    /// Restores the output of [`ModuleAdam::named`].
     ///
     /// # Errors
-    /// [`TrainError::LearnerState`] naming the first tensor that is missing or misshapen.
+    /// [`TrainError::LearnerState`] with the first tensor that is missing or has the wrong shape.
     pub fn restore(
         &mut self,
         prefix: &str,
@@ -120,7 +119,7 @@ impl ModuleAdam {
 /// The values of the tensor `name` of `shape`.
 ///
 /// # Errors
-/// [`TrainError::LearnerState`] if it is missing or misshapen.
+/// [`TrainError::LearnerState`] if it is missing or has the wrong shape.
 pub fn find<'a>(saved: &'a [NamedTensor], name: &str, shape: &[usize]) -> Result<&'a [f32]> {
     saved
         .iter()
@@ -153,7 +152,7 @@ struct Step<'a> {
     after: Vec<AdamState<1>>,
     scale: f64,
     lr: f64,
-    /// What a step leaves of a weight before its gradient acts.
+    /// Factor of a weight in a step, before its gradient is applied.
     decay: f64,
     exempt: &'a [ParamId],
 }

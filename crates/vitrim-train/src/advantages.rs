@@ -1,9 +1,9 @@
 //! From rewards to advantages, per agent.
 
-/// Generalised advantage estimation (Schulman et al., 2016, equation 16) over one agent's steps: it ends
-/// when the agent is pruned or the last stage is over, and the value after its end is 0.
+/// Generalised advantage estimation (Schulman et al., 2016, equation 16) over one agent's steps. The steps end when
+/// the agent is pruned or after the last stage; the value after the end is 0.
 ///
-/// `rewards` and `values` have one entry a step; so has the result. Returns are advantage + value.
+/// `rewards`, `values` and the result have one entry per step. Returns are advantage + value.
 pub fn gae(rewards: &[f64], values: &[f64], gamma: f64, lambda: f64) -> Vec<f64> {
     assert_eq!(rewards.len(), values.len(), "one value a step");
     let mut advantages = vec![0.0; rewards.len()];
@@ -17,7 +17,7 @@ pub fn gae(rewards: &[f64], values: &[f64], gamma: f64, lambda: f64) -> Vec<f64>
     advantages
 }
 
-/// What each of R >= 2 rollouts of one image got beyond the mean of the others, for one agent.
+/// The return of each of R >= 2 rollouts of one image minus the mean of the others, for one agent.
 pub fn leave_one_out(returns: &[f64]) -> Vec<f64> {
     let n = returns.len() as f64;
     let sum: f64 = returns.iter().sum();

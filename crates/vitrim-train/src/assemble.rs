@@ -8,49 +8,49 @@ use crate::experience::Experience;
 use crate::rewards::{PaperRewards, PrefixRewards};
 use crate::rollout::Rollout;
 
-/// The rewards of the game that is played.
+/// The rewards of the game.
 #[derive(Clone, Copy, Debug)]
 pub enum Game {
-    /// The seed paper's.
+    /// The rewards of the preset `paper`.
     Paper(PaperRewards),
-    /// The default preset's.
+    /// The rewards of the default preset.
     Prefix(PrefixRewards),
 }
 
-/// One agent's way through one episode.
+/// One agent in one episode.
 #[derive(Default)]
 struct Life {
-    /// Its agent-steps: one a stage at which it had a choice, while it is alive.
+    /// Its agent-steps: one per stage at which it is alive and has a choice.
     steps: Vec<usize>,
-    /// Reward of each, with what it receives at later stages until it has a choice again.
+    /// Reward of each step, including rewards at later stages until the agent has a choice again.
     rewards: Vec<f64>,
 }
 
-/// Mean rewards an episode, split into their parts.
+/// Mean rewards per episode, split into parts.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RewardParts {
-    /// The prize (`paper`) or the divergence's price (`prefix`), per agent-step that acted first.
+    /// The prize (`paper`) or the price of divergence (`prefix`), per agent that acted at the first stage.
     pub accuracy: f64,
-    /// The penalty (`paper`) or the rent (`prefix`), likewise.
+    /// The penalty (`paper`) or the rent (`prefix`), per agent that acted at the first stage.
     pub efficiency: f64,
 }
 
-/// Experience of `rollouts` of I images that is still without advantages and returns, and the lives in
-/// it, grouped by image, rollout and first position.
+/// Experience of `rollouts` of I images, without advantages and returns, and its agents' lives, grouped by image,
+/// rollout and first position.
 pub struct Assembly {
     /// Agent-steps, in the order image, rollout, stage, position.
     pub experience: Experience,
     /// Mean reward of an agent's life, by parts.
     pub parts: RewardParts,
     lives: Vec<Vec<Vec<Life>>>,
-    /// What the whole team still receives from each stage on, `[I][R][K]`; 0 in the paper's game, where
-    /// no reward is common to all.
+    /// The team's future reward from each stage on, `[I][R][K]`; 0 in the paper's game, in which no reward is common
+    /// to all.
     team: Vec<Vec<Vec<f64>>>,
 }
 
 impl Assembly {
-    /// Lays `rollouts` out and pays `game`'s rewards. `correct[r][i]`: whether rollout r of image i ended
-    /// in the right class.
+    /// Lays out `rollouts` and computes `game`'s rewards. `correct[r][i]`: whether rollout r of image i ended in the
+    /// right class.
     pub fn new(
         rollouts: &[Rollout],
         spec: &VitSpec,
@@ -77,8 +77,8 @@ impl Assembly {
         Assembly { experience, parts, lives, team }
     }
 
-    /// Root mean square of what the critic has to predict, before scaling: returns beyond the baseline
-    /// that needs no learning.
+    /// Root mean square of the critic's targets before scaling: returns minus the part of the baseline that is not
+    /// learned.
     pub fn root_mean_square_return(&self, config: &AdvantageConfig) -> f64 {
         let (mut sum, mut count) = (0.0, 0.0);
         for (lives, team) in self.lives.iter().zip(&self.team) {
@@ -98,8 +98,8 @@ impl Assembly {
         f64::sqrt(sum / f64::max(count, 1.0))
     }
 
-    /// Fills advantages and returns from the critic's `values: [S]`, which (like the returns that it shall
-    /// learn) are in units of `return_scale`.
+    /// Computes advantages and returns from the critic's `values: [S]`. The values, like the returns that the critic
+    /// learns, are in units of `return_scale`.
     pub fn finish(mut self, values: &[f32], return_scale: f64, config: &AdvantageConfig) -> Experience {
         let n = self.experience.len();
         self.experience.advantages = vec![0.0; n];
@@ -121,8 +121,8 @@ impl Assembly {
                 }
             }
             if config.baseline == Baseline::LeaveOneOut {
-                // At the first stage all rollouts of an image start from one state: agents match by index, and those
-                // with a choice in one have it in all.
+                // At the first stage all rollouts of an image have the same state: agents match by index, and an
+                // agent that has a choice in one rollout has it in all.
                 for agent in 0..rollouts[0].len() {
                     let first = rollouts[0][agent].steps.first();
                     if first.is_none_or(|&step| self.experience.stages[step] > 0) {
@@ -146,7 +146,7 @@ impl Assembly {
     }
 }
 
-/// What everyone in image `image` still receives from each stage on, `[K]`.
+/// The future reward of the whole team of `image` from each stage on, `[K]`.
 fn team_to_go(rollout: &Rollout, image: usize, game: &Game) -> Vec<f64> {
     let stages = rollout.stages.len();
     match game {
@@ -158,9 +158,9 @@ fn team_to_go(rollout: &Rollout, image: usize, game: &Game) -> Vec<f64> {
     }
 }
 
-/// A baseline for each stage that is independent of this rollout's actions, `[K]`: what the team received
-/// in the image's other rollouts. Most of a return's variance is how hard its image is, and this takes it
-/// out without a critic having to see it.
+/// A baseline for each stage that is independent of this rollout's actions, `[K]`: the team's mean reward in the
+/// image's other rollouts. Most of a return's variance is due to the difficulty of its image; this baseline removes
+/// that part without the critic.
 fn image_baseline(team: &[Vec<f64>], rollout: usize, baseline: Baseline) -> Vec<f64> {
     let stages = team[rollout].len();
     if baseline == Baseline::Critic {
@@ -224,7 +224,7 @@ fn lay_out(
     lives
 }
 
-/// Pays every life of an episode for each of its steps.
+/// Adds the reward of each step to every life of an episode.
 #[expect(clippy::too_many_arguments, reason = "one episode's facts, used once")]
 fn pay(
     lives: &mut [Life],
@@ -254,12 +254,12 @@ fn pay(
                 ),
                 Game::Prefix(rewards) => {
                     let rent = if survives { PrefixRewards::rent(here, next, spec.depth) } else { 0.0 };
-                    // Whoever leaves still receives the later team terms: leaving is no escape from blame.
+                    // An agent that has left still receives the later team terms: leaving does not avoid them.
                     let until = if survives { k + 1 } else { last + 1 };
                     (rewards.fidelity(divergence(k), divergence(until)), rent)
                 }
             };
-            // Where it has no choice, what it receives follows from its last one.
+            // If the agent has no choice, its reward is added to that of its last step.
             match (stage.free[agent], lives[life].rewards.last_mut()) {
                 (true, _) => lives[life].rewards.push(accuracy + efficiency),
                 (false, Some(last)) => *last += accuracy + efficiency,
@@ -326,7 +326,7 @@ mod tests {
         assert_eq!(e.actions, [1, 0, 1, 1, 0]);
         assert_eq!((e.episodes.len(), &e.episodes[0]), (1, &(0..5)));
         assert_eq!(e.context_of, [0, 0, 0, 1, 1]);
-        // [cls attention, share alive, others kept]
+        // Class attention, share alive, share of others kept.
         assert_eq!(&e.critic_scalars[..3], [0.5, 1.0, 0.5]);
         assert_eq!(&e.critic_scalars[3..6], [0.5, 1.0, 1.0]);
         assert_eq!(&e.critic_scalars[9..12], [0.5, 2.0 / 3.0, 0.0]);
@@ -348,7 +348,7 @@ mod tests {
     fn who_has_no_choice_takes_no_step_and_its_rent_goes_to_its_last_one() {
         let config = TrainConfig::default_preset();
         let mut rollout = rollout();
-        // Token 2 has to stay at the first stage, token 0 at the second; nobody leaves but token 1.
+        // Token 2 has to stay at the first stage, token 0 at the second; only token 1 leaves.
         rollout.stages[0].free = vec![true, true, false];
         (rollout.stages[1].free, rollout.stages[1].kept) = (vec![false, true], vec![true, true]);
         let rewards = PrefixRewards { beta: 0.5, reference: 0.1, softening: 0.0, num_patches: 3 };
@@ -369,7 +369,7 @@ mod tests {
             assert_eq!(&life.steps, steps);
             assert!((life.rewards[0] - rewards[0]).abs() < 1e-9 && life.rewards.len() == 1);
         }
-        // Both rollouts went the same way: nothing was better than anything else, but where the critic speaks.
+        // Both rollouts are the same: all advantages are 0, except for the critic's part.
         let mut config = config.advantage;
         (config.scaling, config.normalize_returns) = (Scaling::Rms, false);
         let e = assembly.finish(&[0.0; 6], 1.0, &config);

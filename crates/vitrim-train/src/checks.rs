@@ -1,6 +1,6 @@
-//! What configurations are checked for; each refusal is one line that names the key and what it must be.
+//! Checks of configurations. Each error is one line that names the key and its valid values.
 
-/// Refuses the first of `counts` (name, value) that is 0.
+/// An error for the first of `counts` (name, value) that is 0.
 pub fn positive(counts: &[(&str, usize)]) -> Result<(), String> {
     match counts.iter().find(|(_, value)| *value == 0) {
         Some((name, _)) => Err(format!("{name} must be at least 1")),
@@ -8,7 +8,7 @@ pub fn positive(counts: &[(&str, usize)]) -> Result<(), String> {
     }
 }
 
-/// Refuses the first of `ranges` (name, value, least, most) that is no number, or lies outside.
+/// An error for the first of `ranges` (name, value, minimum, maximum) that is not a number, or lies outside.
 pub fn within(ranges: &[(&str, f64, f64, f64)]) -> Result<(), String> {
     let outside = |(_, value, low, high): &&(&str, f64, f64, f64)| {
         !(value.is_finite() && (*low..=*high).contains(value))

@@ -1,10 +1,10 @@
 //! The accuracy target as a constraint: beta, the price of divergence, follows the sampled accuracy loss.
 //!
-//! An update's accuracy loss is a difference of two counts over few images: averaged over 20 updates of 64 images
-//! it still has a standard error of 0.4 pp, as large as a usual target, and beta would follow the noise
-//! (measured on CIFAR-10: it swung between 0.4 and 2.3). The divergence D of the same rollouts is far less
-//! noisy, and the accuracy loss grows with it. So it is estimated as D of the last updates times the ratio
-//! of accuracy loss to D over the whole run.
+//! An update's accuracy loss is a difference of two counts over few images: averaged over 20 updates of 64 images, it
+//! still has a standard error of 0.4 pp, as large as a usual target, and beta would follow the noise (measured on
+//! CIFAR-10: beta varied between 0.4 and 2.3). The divergence D of the same rollouts is far less noisy, and the
+//! accuracy loss grows with it. The accuracy loss is therefore estimated as D of the last updates times the ratio of
+//! accuracy loss to D over the whole run.
 
 use std::collections::VecDeque;
 
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::ConstraintConfig;
 
-/// Moves log beta against the distance of the estimated accuracy loss from the target.
+/// Changes log beta in proportion to the difference between the estimated accuracy loss and the target.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Constraint {
     log_beta: f64,
@@ -26,7 +26,7 @@ pub struct Constraint {
 }
 
 impl Constraint {
-    /// At `config.beta`.
+    /// A constraint that starts at `config.beta`.
     pub fn new(config: &ConstraintConfig) -> Self {
         Constraint {
             log_beta: config.beta.ln(),
@@ -36,12 +36,12 @@ impl Constraint {
         }
     }
 
-    /// beta.
+    /// The current beta.
     pub fn beta(&self) -> f64 {
         self.log_beta.exp()
     }
 
-    /// Estimated accuracy loss over the last updates, pp; 0 before the first.
+    /// Estimated accuracy loss over the last updates, pp; 0 before the first update.
     pub fn estimated_accuracy_loss(&self) -> f64 {
         if self.divergences <= 0.0 {
             return 0.0;
@@ -50,8 +50,8 @@ impl Constraint {
         recent * self.accuracy_losses / self.divergences
     }
 
-    /// After an update whose rollouts lost `accuracy_loss` pp at a mean divergence of `divergence` nats:
-    /// log beta += rate clip((d - d*) / max(d*, 0.4 pp), -2, 2), within its bounds, d the estimate.
+    /// Updates beta after an update whose rollouts lost `accuracy_loss` pp at a mean divergence of `divergence` nats:
+    /// log beta += rate clip((d - d*) / max(d*, 0.4 pp), -2, 2), within its bounds; d is the estimated accuracy loss.
     pub fn observe(&mut self, accuracy_loss: f64, divergence: f64, config: &ConstraintConfig) {
         self.accuracy_losses += accuracy_loss;
         self.divergences += divergence;
@@ -92,7 +92,8 @@ mod tests {
     fn the_estimate_follows_divergence_not_the_noise_of_counts() {
         let config = TrainConfig::default_preset().constraint;
         let mut constraint = Constraint::new(&config);
-        // 50 pp of accuracy loss a nat, with alternating noise of 2 pp; D falls from 0.02 to 0.01 half way.
+        // 50 pp of accuracy loss per nat, with alternating noise of 2 pp; D falls from 0.02 to 0.01 after half of the
+        // updates.
         for i in 0..400 {
             let divergence = if i < 200 { 0.02 } else { 0.01 };
             let noise = if i % 2 == 0 { 2.0 } else { -2.0 };

@@ -1,4 +1,4 @@
-//! The device that trains, chosen at run time.
+//! The device for training, chosen at run time.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,7 +7,7 @@ use burn::tensor::{Device, Tensor};
 
 use crate::error::{Result, TrainError};
 
-/// Where tensors live and gradients are computed.
+/// Device of tensors and gradients.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DeviceChoice {
     /// Burn's Flex backend.
@@ -21,7 +21,7 @@ impl DeviceChoice {
     /// The Burn device, without gradients.
     ///
     /// # Errors
-    /// [`TrainError::NoGpuSupport`] if a GPU is asked of a build without the feature `vulkan`.
+    /// [`TrainError::NoGpuSupport`] if a GPU is requested and the build lacks the feature `vulkan`.
     pub fn device(self) -> Result<Device> {
         match self {
             DeviceChoice::Cpu => Ok(Device::flex()),
@@ -32,7 +32,7 @@ impl DeviceChoice {
         }
     }
 
-    /// How many shares a batch is cut into: one for each of `threads` on the CPU, one on a GPU.
+    /// Number of shares into which a batch is split: one for each of `threads` on the CPU, one on a GPU.
     pub(crate) fn shards(self, threads: usize) -> usize {
         if self == DeviceChoice::Cpu { threads } else { 1 }
     }
@@ -41,7 +41,7 @@ impl DeviceChoice {
 /// The values of `tensor`, row-major, without its gradients.
 ///
 /// # Panics
-/// If the device does not give them up as f32.
+/// If the values cannot be read back from the device as f32.
 pub(crate) fn host<const R: usize>(tensor: Tensor<R>) -> Vec<f32> {
     tensor.without_autodiff().try_into_vec_as().expect("the device gives tensors up as f32")
 }

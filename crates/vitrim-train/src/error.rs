@@ -1,4 +1,4 @@
-//! What can go wrong while training.
+//! Errors of training.
 
 use std::path::{Path, PathBuf};
 
@@ -8,10 +8,10 @@ pub type Result<T, E = TrainError> = std::result::Result<T, E>;
 /// Errors of training; each message is one line that says what, where, and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
-    /// A device of an unknown name.
+    /// An unknown name of a device.
     #[error("unknown device '{0}'; use 'cpu' or 'gpu'")]
     UnknownDevice(String),
-    /// Neither `f32` nor `bf16`.
+    /// The type is neither `f32` nor `bf16`.
     #[error("weights are written in f32 or bf16, not in '{0}'")]
     UnknownWeightType(String),
     /// The build cannot use a GPU.
@@ -42,13 +42,13 @@ pub enum TrainError {
     /// The configuration contradicts itself or the backbone.
     #[error("configuration: {0}")]
     Config(String),
-    /// The forward that learns and the one that serves gave other answers.
+    /// The training pass and the inference pass gave different answers.
     #[error(
         "the training and inference passes differ by {0:.1e}, more than rounding explains: this is a bug of vitrim; please \
          report it with the command"
     )]
     Disagreement(f32),
-    /// A label that the backbone has no class for.
+    /// A label for which the backbone has no class.
     #[error(
         "an image has label {label}, but the backbone has only {classes} classes; give the data that it was trained for"
     )]
@@ -58,10 +58,10 @@ pub enum TrainError {
         /// Number of classes.
         classes: usize,
     },
-    /// An image without a label, where one is learned from.
+    /// An image without a label, in training that needs labels.
     #[error("{0} has no label; pre-training needs one for every image")]
     NoLabel(String),
-    /// Every image was left out or bad.
+    /// The data set has no image that can be used.
     #[error("no usable training image; check --data and its split")]
     NoImages,
     /// A checkpoint cannot be resumed.
@@ -85,13 +85,13 @@ pub enum TrainError {
         action: &'static str,
         /// The file.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         source: std::io::Error,
     },
 }
 
 impl TrainError {
-    /// For `map_err` on operations on `path`.
+    /// An error constructor for `map_err` on operations on `path`.
     pub(crate) fn file(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> TrainError {
         let path = path.to_owned();
         move |source| TrainError::File { action, path, source }

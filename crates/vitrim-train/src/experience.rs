@@ -1,4 +1,4 @@
-//! What a rollout writes down: every live agent-step of one update, flat.
+//! The experience of one update: every agent-step, in flat arrays.
 
 use std::ops::Range;
 
@@ -23,21 +23,21 @@ pub struct Experience {
     pub actions: Vec<u8>,
     /// Log-probability of the action when it was taken, `[S]`.
     pub log_probs: Vec<f32>,
-    /// Advantages, scaled as the policy loss wants them, `[S]`.
+    /// Advantages, scaled for the policy loss, `[S]`.
     pub advantages: Vec<f32>,
-    /// What the critic shall predict, `[S]`.
+    /// Targets of the critic, `[S]`.
     pub returns: Vec<f32>,
     /// Agent-steps of each episode (one rollout of one image), `[E]`, in order, covering `0..S`.
     pub episodes: Vec<Range<usize>>,
 }
 
 impl Experience {
-    /// S.
+    /// S, the number of agent-steps.
     pub fn len(&self) -> usize {
         self.actions.len()
     }
 
-    /// Whether no agent ever acted.
+    /// Whether there is no agent-step.
     pub fn is_empty(&self) -> bool {
         self.actions.is_empty()
     }

@@ -1,8 +1,8 @@
-//! The control: the same actor, trained by gradients through the backbone instead of by reinforcement.
+//! A control: the same actor, trained by gradients through the backbone instead of by reinforcement.
 //!
-//! Each decision is a straight-through Gumbel gate (Jang et al., 2017; Maddison et al., 2017; Bengio et al., 2013): drawn as
-//! a rollout draws it, 0 or 1 on the way forward, with the gradient of its relaxation on the way back. [`Gated`] carries
-//! the gates through the frozen backbone. What is minimised is the default preset's objective, or DynamicViT's loss
+//! Each decision is a straight-through Gumbel gate (Jang et al., 2017; Maddison et al., 2017; Bengio et al., 2013):
+//! sampled as in a rollout, 0 or 1 in the forward pass, with the gradient of its relaxation in the backward pass.
+//! [`Gated`] applies the gates in the frozen backbone. The loss is the default preset's objective, or DynamicViT's
 //! (Rao et al., 2021).
 
 use std::ops::Range;
@@ -25,34 +25,34 @@ use crate::rewards::divergences_of_logits;
 
 /// Temperature of the gates' relaxation: 1, as in DynamicViT.
 const RELAXATION: f64 = 1.0;
-/// DynamicViT's weight of the keep ratio's loss.
+/// DynamicViT's weight of the keep ratio loss.
 const RATIO_WEIGHT: f64 = 2.0;
 
-/// What is minimised.
+/// The loss to minimise.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Objective {
-    /// c + beta g(D) / g_ref, the mean over the images: minus the default preset's J.
+    /// c + beta g(D) / g_ref, mean over the images: minus the default preset's J.
     Cost {
-        /// beta.
+        /// beta, the price of divergence.
         beta: f64,
-        /// g_ref.
+        /// g_ref, the reference of g(D).
         reference: f64,
         /// s of g(D) = ln(1 + D / s), nats; 0 for g(D) = D.
         softening: f64,
     },
-    /// D, and twice the squared distance of the batch's mean keep ratio from rho^(k+1), the mean over stages.
+    /// D plus twice the squared distance of the batch's mean keep ratio from rho^(k+1), mean over stages.
     Ratio {
-        /// rho.
+        /// rho, the target keep ratio.
         keep_ratio: f64,
     },
 }
 
-/// I images, and what they are compared with.
+/// I images, and the dense model's logits.
 #[derive(Clone, Copy)]
 pub struct GateBatch<'a> {
-    /// `[I, 3, H, W]`.
+    /// Pixels, `[I, 3, H, W]`.
     pub pixels: PixelBatch<'a>,
-    /// `[I]`.
+    /// Keys of the images, `[I]`.
     pub keys: &'a [ImageKey],
     /// Logits of the dense model, `[I, C]`.
     pub dense: &'a Output,
@@ -62,13 +62,13 @@ pub struct GateBatch<'a> {
 pub struct GateDescent {
     /// Gradient of the loss (mean over the images) for the actor's weights; `None` if no agent had a choice.
     pub gradients: Option<GradientsParams>,
-    /// The loss, by its parts: what is lost in fidelity, and what pruning costs or misses.
+    /// The fidelity part of the loss; `efficiency` is the part for cost or keep ratio.
     pub fidelity: f64,
-    /// See `fidelity`.
+    /// The part of the loss for cost or keep ratio.
     pub efficiency: f64,
     /// Survivors of each stage over all images, `[K]`.
     pub survivors: Vec<usize>,
-    /// Token-layers of patch tokens as a share of the dense model's, the mean.
+    /// Mean number of token-layers of patch tokens, as a share of the dense model's.
     pub cost: f64,
     /// Mean D.
     pub divergence: f64,
@@ -76,12 +76,12 @@ pub struct GateDescent {
     pub predictions: Vec<usize>,
 }
 
-/// The gradient of `objective` for `actor`, whose agents are those of `policy`, on `batch`; actions are keyed by (`key`..,
-/// image, stage, token), as rollouts' are. `shards` threads take a share of the images each; `vit`'s weights are to be
-/// without gradients, on a device with them.
+/// The gradient of `objective` for `actor`, with the agents of `policy`, on `batch`. Actions are keyed by (`key`..,
+/// image, stage, token), as in rollouts. `shards` threads take a share of the images each. The weights of `vit` must
+/// be without gradients, on a device with autodiff.
 ///
 /// # Errors
-/// What the backbone refuses.
+/// Errors of the backbone.
 pub fn descend(
     vit: &BurnVit,
     actor: &Perceptron,
@@ -118,7 +118,7 @@ pub fn descend(
     Ok(whole)
 }
 
-/// The images of one thread; its gradients count `share`.
+/// Processes the images of one thread, whose gradients have weight `share`.
 #[expect(clippy::too_many_arguments, reason = "a thread's part of one call")]
 fn part(
     vit: &BurnVit,
@@ -190,7 +190,7 @@ fn part(
     })
 }
 
-/// The agents of `gated` act at `stage`; the gate of every row, if any has a choice.
+/// The agents of `gated` act at `stage`; returns the gate of every row, if any agent has a choice.
 fn act(
     gated: &mut Gated<'_>,
     actor: &Perceptron,
@@ -233,7 +233,7 @@ fn act(
     let mut stays: Vec<bool> = logit.iter().zip(&thresholds).map(|(logit, drawn)| logit > drawn).collect();
     keep_enough(&mut stays, &agents, &logit, &view, spec.min_patch_tokens());
 
-    // 0 or 1, with the relaxation's gradient.
+    // The value is 0 or 1, the gradient that of the relaxation.
     let drawn: Vec<f32> = stays.iter().map(|&stays| f32::from(u8::from(stays))).collect();
     let fixed: Vec<f32> =
         drawn.iter().zip(host(relaxed.clone())).map(|(drawn, relaxed)| drawn - relaxed).collect();
@@ -246,7 +246,7 @@ fn act(
     Ok(Some(gated.gate(gates, &rows, into.as_deref())))
 }
 
-/// Where the network needs a patch token, the likeliest of an image's `agents` to stay does.
+/// If the network needs a patch token, the one of an image's `agents` with the highest p_keep stays.
 fn keep_enough(
     stays: &mut [bool],
     agents: &[usize],
@@ -265,7 +265,8 @@ fn keep_enough(
     }
 }
 
-/// c of each image, `[I]`, of a backbone of geometry `spec`: `shares[k]: [I]` of the patch tokens are left from `sites[k]` on.
+/// c of each image, `[I]`, for a backbone of geometry `spec`: `shares[k]: [I]` of the patch tokens are left from
+/// `sites[k]` on.
 fn token_layers(spec: &VitSpec, sites: &[Site], shares: &[Tensor<1>]) -> Tensor<1> {
     let depth = spec.depth as f64;
     let from = |k: usize| sites.get(k).map_or(depth, |site| cost::layers_before(spec, *site));

@@ -1,13 +1,13 @@
 //! The Markov game of token pruning.
 //!
-//! Every patch token is an agent that stays or leaves at each stage of a frozen backbone; one shared
-//! actor learns by MAPPO against one centralised critic. An update happens in this order:
-//! `rollout` (play), [`rewards`] and `assemble` (pay), `advantages` (judge), [`mappo`] (learn),
-//! `constraint` (follow the accuracy target); `trainer` strings it together. `gumbel` is the control, which learns
-//! by gradients instead. [`pretrain`] makes backbones, [`finetune`] lets them learn under a policy.
+//! Every patch token is an agent that stays or leaves at each stage of a frozen backbone; one shared actor is trained
+//! by MAPPO with one centralised critic. The steps of an update are `rollout` (play), [`rewards`] and `assemble`
+//! (rewards), `advantages`, [`mappo`] (learning) and `constraint` (beta follows the accuracy target); `trainer` runs
+//! them in this order. `gumbel` is a control, which learns by gradients instead. [`pretrain`] trains backbones from
+//! scratch, [`finetune`] trains them under a policy.
 //!
-//! All three ([`train`], [`pretrain`] and [`finetune`]) are one kind of run, which `run` keeps in a folder and resumes.
-//! Burn lives in this crate alone; [`burn_vit`] is its differentiable Vision Transformer.
+//! All three ([`train`], [`pretrain`] and [`finetune`]) are the same kind of run, which `run` keeps in a folder and
+//! resumes. Only this crate uses Burn; [`burn_vit`] is its differentiable Vision Transformer.
 
 mod adam;
 mod advantages;

@@ -5,12 +5,12 @@ use burn::tensor::Tensor;
 
 use crate::fused;
 
-/// `y = x W^T + b`, with PyTorch's layout of the weight, so that files load and save as they are.
+/// `y = x W^T + b`, with PyTorch's layout of the weight, so that files need no transposition.
 #[derive(Module, Debug)]
 pub struct Linear {
-    /// `[out, in]`
+    /// Weight, `[out, in]`.
     pub weight: Param<Tensor<2>>,
-    /// `[out]`
+    /// Bias, `[out]`.
     pub bias: Option<Param<Tensor<1>>>,
 }
 

@@ -15,17 +15,17 @@ use crate::error::Result;
 use crate::experience::Experience;
 use crate::perceptron::{Inputs, Perceptron};
 
-/// Agent-steps that are predicted at once without gradients.
+/// Number of agent-steps per prediction without gradients.
 const PREDICTION_CHUNK: usize = 16_384;
 
-/// What one update is made with.
+/// Settings of one update.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PpoHyper {
     /// Adam's learning rate for the actor.
     pub actor_lr: f64,
     /// Adam's learning rate for the critic.
     pub critic_lr: f64,
-    /// How far the probability ratio may leave 1 before the policy loss is flat.
+    /// Largest distance of the probability ratio from 1 before the policy loss is clipped.
     pub clip: f64,
     /// Weight of the entropy bonus, per nat.
     pub entropy: f64,
@@ -33,13 +33,13 @@ pub struct PpoHyper {
     pub epochs: usize,
     /// Parts of a pass, each a set of whole episodes.
     pub minibatches: usize,
-    /// Gradient norm above which a gradient is scaled down, for actor and critic each.
+    /// Gradient norm above which a gradient is scaled down, separately for actor and critic.
     pub max_grad_norm: f64,
     /// Approximate KL divergence (nats) of a minibatch above which no further epoch runs.
     pub target_kl: Option<f64>,
 }
 
-/// What one update did: means over the minibatches that ran, under CleanRL's names.
+/// Statistics of one update: means over the minibatches that ran, under CleanRL's names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct PpoStats {
     /// Clipped surrogate loss.
@@ -66,7 +66,7 @@ pub struct PpoStats {
 pub struct Learner {
     actor: Network,
     critic: Network,
-    /// Without gradients.
+    /// The device, without gradients.
     device: Device,
 }
 
@@ -77,16 +77,16 @@ struct Network {
     adam: ModuleAdam,
 }
 
-/// What the losses need beside the inputs, `[S]` each.
+/// The losses' other inputs, `[S]` each.
 struct Targets {
-    /// `[S, 1]`
+    /// Actions, `[S, 1]`.
     actions: Tensor<2, Int>,
     log_probs: Tensor<1>,
     advantages: Tensor<1>,
     returns: Tensor<1>,
 }
 
-/// The policy loss and what is logged about it, `[1]` each.
+/// The policy loss and its logged statistics, `[1]` each.
 struct PolicyLoss {
     policy_loss: Tensor<1>,
     entropy: Tensor<1>,
@@ -95,7 +95,7 @@ struct PolicyLoss {
 }
 
 impl Learner {
-    /// A learner that starts from these weights, on `device`.
+    /// A learner that starts from the given weights, on `device`.
     pub fn new(
         actor: (PerceptronSpec, &PerceptronWeights),
         critic: (PerceptronSpec, &PerceptronWeights),
@@ -115,8 +115,8 @@ impl Learner {
         &self.actor.perceptron
     }
 
-    /// One step of the actor's Adam along `gradients` at learning rate `lr`, clipped to `max_grad_norm`; the gradient's
-    /// norm before clipping.
+    /// One step of the actor's Adam along `gradients` at learning rate `lr`, clipped to `max_grad_norm`; returns the
+    /// gradient's norm before clipping.
     pub fn step_actor(&mut self, gradients: GradientsParams, lr: f64, max_grad_norm: f64) -> f64 {
         self.actor.step_along(gradients, lr, max_grad_norm)
     }
@@ -136,9 +136,9 @@ impl Learner {
         self.predict(&self.critic.inputs(experience, &experience.critic_scalars, &self.device))
     }
 
-    /// One MAPPO update: `hyper.epochs` passes over `experience` in minibatches of whole episodes, in
-    /// an order keyed by `shuffle_seed`. `values: [S]` are what [`Learner::values`] gives for it. Actor and
-    /// critic step side by side: neither sees the other.
+    /// One MAPPO update: `hyper.epochs` passes over `experience` in minibatches of whole episodes, in an order keyed
+    /// by `shuffle_seed`. `values: [S]` are the output of [`Learner::values`] for it. The steps of actor and critic
+    /// run in parallel and are independent.
     pub fn update(
         &mut self,
         experience: &Experience,
@@ -185,7 +185,7 @@ impl Learner {
                     },
                 );
 
-                // One read-back for all figures.
+                // One read-back from the device for all figures.
                 let PolicyLoss { policy_loss, entropy, approx_kl, clip_fraction } = policy;
                 let logged = Tensor::cat(vec![policy_loss, value_loss, entropy, approx_kl, clip_fraction], 0);
                 let logged: Vec<f32> = logged.try_into_vec_as().expect("the device gives losses up as f32");
@@ -214,7 +214,7 @@ impl Learner {
         saved
     }
 
-    /// Restores what [`Learner::save`] gave; training then goes on bit for bit.
+    /// Restores the output of [`Learner::save`]; training then continues bit for bit.
     ///
     /// # Errors
     /// [`crate::TrainError::LearnerState`] if a tensor is missing or has another shape; the learner is
@@ -243,7 +243,7 @@ impl Network {
         Inputs::new(&self.spec, experience, scalars, device)
     }
 
-    /// Descends `loss: [1]`; returns the gradient's norm before clipping.
+    /// One step of gradient descent on `loss: [1]`; returns the gradient's norm before clipping.
     fn step(&mut self, loss: &Tensor<1>, lr: f64, max_grad_norm: f64) -> f64 {
         self.step_along(GradientsParams::from_grads(loss.backward(), &self.perceptron), lr, max_grad_norm)
     }
@@ -319,8 +319,7 @@ impl PpoStats {
     }
 }
 
-/// PPO's clipped surrogate (Schulman et al., 2017, equation 7) over R agent-steps with
-/// `logits: [R, 2]`, means over them.
+/// PPO's clipped surrogate (Schulman et al., 2017, equation 7) over R agent-steps with `logits: [R, 2]`, as means.
 fn policy_loss(logits: Tensor<2>, targets: &Targets, clip: f64) -> PolicyLoss {
     let log_probs = log_softmax(logits, 1); // [R, 2]
     let entropy = -(log_probs.clone().exp() * log_probs.clone()).sum_dim(1).mean();
@@ -328,7 +327,7 @@ fn policy_loss(logits: Tensor<2>, targets: &Targets, clip: f64) -> PolicyLoss {
     let log_ratio = new_log_probs - targets.log_probs.clone();
     let ratio = log_ratio.clone().exp();
 
-    // Figures only: no gradients.
+    // For statistics only: no gradients.
     let (fixed_ratio, fixed_log_ratio) = (ratio.clone().without_autodiff(), log_ratio.without_autodiff());
     let approx_kl = (fixed_ratio.clone().sub_scalar(1.0) - fixed_log_ratio).mean();
     let clip_fraction = fixed_ratio.sub_scalar(1.0).abs().greater_scalar(clip).float().mean();
@@ -339,7 +338,7 @@ fn policy_loss(logits: Tensor<2>, targets: &Targets, clip: f64) -> PolicyLoss {
     PolicyLoss { policy_loss, entropy, approx_kl, clip_fraction }
 }
 
-/// The agent-steps of `episodes`, `[R]`; `None` if nobody acted in them.
+/// The agent-steps of `episodes`, `[R]`; `None` if there are none.
 fn rows_of<'a>(episodes: impl Iterator<Item = &'a Range<usize>>, device: &Device) -> Option<Tensor<1, Int>> {
     let rows: Vec<i32> = episodes.flat_map(|episode| episode.start as i32..episode.end as i32).collect();
     let count = rows.len();

@@ -8,11 +8,11 @@ use crate::fused;
 /// Row-wise `(x - mean) / sqrt(var + epsilon) * weight + bias`, population variance.
 #[derive(Module, Debug)]
 pub struct LayerNorm {
-    /// `[D]`
+    /// Scale, `[D]`.
     pub weight: Param<Tensor<1>>,
-    /// `[D]`
+    /// Shift, `[D]`.
     pub bias: Param<Tensor<1>>,
-    /// Added to the variance.
+    /// Epsilon, which is added to the variance.
     #[module(skip)]
     pub epsilon: f64,
 }

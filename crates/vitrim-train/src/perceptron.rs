@@ -1,8 +1,8 @@
 //! The perceptron over agents with gradients: the actor and the critic.
 //!
-//! The first layer sees `[x_i, one-hot position, one-hot stage, scalars, context]`, but is kept in
-//! parts: a one-hot costs a row look-up, and a context, which all agents of an image share, is
-//! multiplied once an image and stage.
+//! The first layer's input is `[x_i, one-hot position, one-hot stage, scalars, context]`, but its weights are kept in
+//! parts: a one-hot input costs a row look-up, and a context, which all agents of an image share, is multiplied once
+//! per image and stage.
 
 use burn::module::{Module, Param};
 use burn::tensor::activation::tanh;
@@ -22,29 +22,29 @@ pub const LAYER_NORM_EPS: f64 = 1e-5;
 /// [`PerceptronSpec::tensor_shapes`].
 #[derive(Module, Debug)]
 pub struct Perceptron {
-    /// `[H, D]`
+    /// Weights of the embedding, `[H, D]`.
     embedding: Param<Tensor<2>>,
-    /// `[positions, H]`
+    /// One row per grid position, `[positions, H]`.
     position: Option<Param<Tensor<2>>>,
-    /// `[stages, H]`
+    /// One row per stage, `[stages, H]`.
     stage: Option<Param<Tensor<2>>>,
-    /// `[H, scalars]`
+    /// Weights of the scalars, `[H, scalars]`.
     scalar: Option<Param<Tensor<2>>>,
-    /// `[H, D]`
+    /// Weights of the context, `[H, D]`.
     context: Option<Param<Tensor<2>>>,
-    /// `[H]`
+    /// Bias of the first layer, `[H]`.
     bias: Param<Tensor<1>>,
-    /// `[outputs, scalars]`
+    /// Weights of the shortcut, `[outputs, scalars]`.
     shortcut: Option<Param<Tensor<2>>>,
     layers: Vec<Linear>,
     #[module(skip)]
     activation: Nonlinearity,
 }
 
-/// What a [`Perceptron`] sees of S agent-steps, with C contexts.
+/// The inputs of a [`Perceptron`] for S agent-steps, with C contexts.
 #[derive(Clone, Debug)]
 pub struct Inputs {
-    /// Embeddings, normalised where the spec says so, `[S, D]`.
+    /// Embeddings, normalised if the spec says so, `[S, D]`.
     pub tokens: Tensor<2>,
     /// Grid positions, `[S]`.
     pub positions: Tensor<1, Int>,
@@ -59,7 +59,7 @@ pub struct Inputs {
 }
 
 impl Inputs {
-    /// Everything that `experience` holds, with `scalars: [S, spec.scalars]` on `device`.
+    /// All agent-steps of `experience`, with `scalars: [S, spec.scalars]`, on `device`.
     pub fn new(spec: &PerceptronSpec, experience: &Experience, scalars: &[f32], device: &Device) -> Self {
         let embeddings = |values: &[f32]| {
             let x = matrix(values, [values.len() / spec.dim, spec.dim], device);
@@ -102,7 +102,7 @@ impl Inputs {
         }
     }
 
-    /// S.
+    /// S, the number of agent-steps.
     pub fn len(&self) -> usize {
         self.tokens.dims()[0]
     }
@@ -208,9 +208,9 @@ fn numbers<const D: usize>(param: &Param<Tensor<D>>) -> Vec<f32> {
     param.val().try_into_vec_as().expect("the device gives parameters up as f32")
 }
 
-/// Orthogonal weights (Saxe et al., 2014) as PPO implementations draw them: gain 1 in the hidden
-/// layers, `head_gain` in the head; biases and short cut 0, the head's bias `head_bias: [outputs]`. The first layer is
-/// orthogonal over all its inputs together. A pure function of its arguments.
+/// Orthogonal weights (Saxe et al., 2014) as in PPO implementations: gain 1 in the hidden layers, `head_gain` in the
+/// head; biases and shortcut 0, the head's bias `head_bias: [outputs]`. The first layer is orthogonal over all its
+/// inputs together. A pure function of its arguments.
 pub fn orthogonal_init(
     spec: &PerceptronSpec,
     seed: u64,
@@ -220,7 +220,7 @@ pub fn orthogonal_init(
     let mut generator = SplitMix64::new(seed);
     let mut weights = PerceptronWeights::zeros(spec);
 
-    // [H, D | positions | stages | scalars | D], cut into its parts.
+    // `[H, D | positions | stages | scalars | D]`, to be split into its parts.
     let h = spec.hidden[0];
     let context = if spec.context { spec.dim } else { 0 };
     let parts = [spec.dim, spec.positions, spec.stages, spec.scalars, context];
@@ -253,14 +253,14 @@ pub fn orthogonal_init(
     weights
 }
 
-/// `gain` times a random `[rows, columns]` matrix whose shorter side is orthonormal: normal draws,
-/// orthonormalised by Gram and Schmidt.
+/// `gain` times a random `[rows, columns]` matrix whose shorter side is orthonormal: normal draws, orthonormalised by
+/// the Gram-Schmidt process.
 pub(crate) fn orthogonal(rows: usize, columns: usize, gain: f32, generator: &mut SplitMix64) -> Vec<f32> {
     let (count, length) = (rows.min(columns), rows.max(columns));
     let mut basis: Vec<Vec<f64>> = Vec::with_capacity(count);
     for _ in 0..count {
         let mut vector: Vec<f64> = (0..length).map(|_| generator.normal()).collect();
-        // Twice is enough (Giraud et al., 2005).
+        // Two passes are enough (Giraud et al., 2005).
         for _ in 0..2 {
             for other in &basis {
                 let dot: f64 = other.iter().zip(&vector).map(|(a, b)| a * b).sum();

@@ -1,4 +1,4 @@
-//! Gradients that threads compute side by side, each with a copy of the module.
+//! Gradients that threads compute in parallel, each with a copy of the module.
 
 use std::ops::Range;
 
@@ -9,12 +9,12 @@ use rayon::prelude::*;
 
 use crate::error::Result;
 
-/// The sum of the gradients that `share` finds for ranges of a `batch` of images, `shards` of them side by side, each with a
-/// copy of `module` in `dtype`; `None` if no share has any. Beside it, what else each share found, in order. The sum is
-/// taken in that order as well, so that it depends on the number of shares but not on their timing.
+/// The sum of the gradients that `share` computes for ranges of a `batch` of images, `shards` of them in parallel,
+/// each with a copy of `module` in `dtype`; `None` if no share has any. Also returns the other results of the shares,
+/// in order. The sum is taken in the same order, so that it depends on the number of shares but not on their timing.
 ///
 /// # Errors
-/// The first that a share returns.
+/// The first error of a share.
 pub fn side_by_side<M: Module + Sync, T: Send>(
     module: &M,
     batch: usize,
@@ -43,12 +43,12 @@ pub fn side_by_side<M: Module + Sync, T: Send>(
     Ok((any.then(|| sum.grads()), rest))
 }
 
-/// `module` in `dtype`, with leaves of its own, which keep a thread's graph apart from the others', under the same ids.
+/// A copy of `module` in `dtype`, with its own leaves under the same ids, so that the graphs of threads are separate.
 fn replica<M: Module>(module: &M, dtype: FloatDType) -> M {
     module.clone().map(&mut Leaves { dtype })
 }
 
-/// `gradients` of a replica of `module` taken back to f32.
+/// Converts `gradients` of a replica of `module` to f32.
 pub fn widened<M: Module>(module: &M, gradients: GradientsParams) -> GradientsParams {
     let mut widened = Widened { gradients, f32: GradientsParams::new() };
     module.visit(&mut widened);

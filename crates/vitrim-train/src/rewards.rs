@@ -5,7 +5,7 @@ use burn::tensor::activation::log_softmax;
 use vitrim_prune::divergence::TEMPERATURE;
 use vitrim_vit::VitSpec;
 
-/// Rewards of the seed paper (arXiv 2503.23459, section 3; design.md section 1).
+/// Rewards of the preset `paper` (arXiv 2503.23459, section 3).
 ///
 /// Agents compete: survivors share a fixed prize. They collaborate: there is a prize only if the image
 /// is still classified correctly.
@@ -23,8 +23,8 @@ impl PaperRewards {
         PaperRewards { prize: prize_at_196 * num_patches as f64 / 196.0, keep_ratio }
     }
 
-    /// R / A_k for each of `survivors` = A_k agents if the final prediction is right, else 0.
-    /// Where nobody survives, nobody is paid.
+    /// R / A_k for each of `survivors` = A_k agents if the final prediction is right, otherwise 0. Without survivors,
+    /// 0.
     pub fn accuracy(&self, survivors: usize, correct: bool) -> f64 {
         if correct && survivors > 0 { self.prize / survivors as f64 } else { 0.0 }
     }
@@ -54,13 +54,13 @@ impl PaperRewards {
     }
 }
 
-/// Rewards of the default preset. Each survivor pays rent for every layer up to the next stage; everyone who acted at a
-/// stage receives -beta N0 (g(D_k) - g(D_{k-1})) / g_ref, where D_k is the divergence of the episode as if pruning had
-/// stopped after stage k (complete-prefix credit). Summed over an episode they give
-/// N0 J = -sum of rents - beta N0 g(D_K) / g_ref.
+/// Rewards of the default preset. Each survivor pays rent for every layer up to the next stage; every agent that
+/// acted at a stage receives -beta N0 (g(D_k) - g(D_{k-1})) / g_ref, where D_k is the divergence of the episode if
+/// pruning had stopped after stage k (complete-prefix credit). The sum over an episode is N0 J = -sum of rents - beta
+/// N0 g(D_K) / g_ref.
 ///
-/// Divergences are heavy-tailed: most images lose next to nothing, a few lose a thousand times as much, and
-/// unsoftened these few would be all that an update learns from. g(D) = ln(1 + D / s) grades all of them.
+/// Divergences are heavy-tailed: most images lose next to nothing, a few lose a thousand times as much, and without
+/// softening these few would dominate an update. g(D) = ln(1 + D / s) makes all of them count.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PrefixRewards {
     /// beta: the price of divergence against token-layers.
@@ -69,37 +69,39 @@ pub struct PrefixRewards {
     pub reference: f64,
     /// s, nats; 0 for g(D) = D.
     pub softening: f64,
-    /// N0.
+    /// N0, the number of patch tokens.
     pub num_patches: usize,
 }
 
 impl PrefixRewards {
-    /// -(l_{k+1} - l_k) / L for each survivor of a stage that `from` layers lie before, and `to` before the next one
-    /// (or the end), of `depth`.
+    /// -(l_{k+1} - l_k) / L for each survivor of a stage with `from` layers before it, and `to` layers before the
+    /// next stage (or the end), of `depth` layers.
     pub fn rent(from: f64, to: f64, depth: usize) -> f64 {
         -(to - from) / depth as f64
     }
 
-    /// -beta N0 (g(D_to) - g(D_from)) / g_ref: what everyone who acted gets for the divergence that was added
-    /// between two points of an episode.
+    /// -beta N0 (g(D_to) - g(D_from)) / g_ref: the reward of every agent that acted, for the divergence that was
+    /// added between two points of an episode.
     pub fn fidelity(&self, divergence_from: f64, divergence_to: f64) -> f64 {
         let added = soften(divergence_to, self.softening) - soften(divergence_from, self.softening);
         -self.beta * self.num_patches as f64 * added / self.reference
     }
 }
 
-/// g(D) = ln(1 + D / s) for a `divergence` D and a `softening` s, both in nats; D itself where s is 0.
+/// g(D) = ln(1 + D / s) for a `divergence` D and a `softening` s, both in nats; D itself if s is 0.
 pub fn soften(divergence: f64, softening: f64) -> f64 {
     if softening > 0.0 { (divergence / softening).ln_1p() } else { divergence }
 }
 
-/// [`divergences`](vitrim_prune::divergence::divergences) with gradients: of dense and pruned answers, `[B, C]` or `[B, D]` each, `[B]`.
+/// [`divergences`](vitrim_prune::divergence::divergences) with gradients, `[B]`, of dense and pruned answers,
+/// `[B, C]` or `[B, D]` each.
 pub fn divergences_of_answers(spec: &VitSpec, dense: Tensor<2>, pruned: Tensor<2>) -> Tensor<1> {
     let of_images = if spec.num_classes == 0 { cosine_distances } else { divergences_of_logits };
     of_images(dense, pruned)
 }
 
-/// [`divergence`](vitrim_prune::divergence::divergence) of each image, `[B]`, with gradients: of dense and pruned logits, `[B, C]` each.
+/// [`divergence`](vitrim_prune::divergence::divergence) of each image with gradients, `[B]`, of dense and pruned
+/// logits, `[B, C]` each.
 pub fn divergences_of_logits(dense: Tensor<2>, pruned: Tensor<2>) -> Tensor<1> {
     let log_p = log_softmax(dense.div_scalar(TEMPERATURE), 1);
     let log_q = log_softmax(pruned.div_scalar(TEMPERATURE), 1);
@@ -107,14 +109,15 @@ pub fn divergences_of_logits(dense: Tensor<2>, pruned: Tensor<2>) -> Tensor<1> {
     kl.clamp_min(0.0).mul_scalar(TEMPERATURE * TEMPERATURE)
 }
 
-/// [`cosine_distance`](vitrim_prune::divergence::cosine_distance) of each image, `[B]`, with gradients: of dense and pruned features, `[B, D]` each.
+/// [`cosine_distance`](vitrim_prune::divergence::cosine_distance) of each image with gradients, `[B]`, of dense and
+/// pruned features, `[B, D]` each.
 fn cosine_distances(dense: Tensor<2>, pruned: Tensor<2>) -> Tensor<1> {
     let dot = |a: &Tensor<2>, b: &Tensor<2>| (a.clone() * b.clone()).sum_dim(1).squeeze_dim::<1>(1);
     let lengths = (dot(&dense, &dense) * dot(&pruned, &pruned)).clamp_min(f32::MIN_POSITIVE).sqrt();
     (dot(&dense, &pruned) / lengths).neg().add_scalar(1.0)
 }
 
-/// |f - f_k|^2 / |f|^2 of each image, `[B]`, with gradients: of dense features f and pruned ones f_k, `[B, D]` each.
+/// |f - f_k|^2 / |f|^2 of each image with gradients, `[B]`, of dense features f and pruned ones f_k, `[B, D]` each.
 pub fn squared_distances(dense: Tensor<2>, pruned: Tensor<2>) -> Tensor<1> {
     let lengths = dense.clone().square().sum_dim(1).clamp_min(f32::MIN_POSITIVE);
     ((pruned - dense).square().sum_dim(1) / lengths).squeeze_dim(1)
@@ -142,7 +145,7 @@ mod tests {
         // Exactly on target counts as d <= 0.
         assert!(close(PaperRewards { prize: 5.0, keep_ratio: 0.5 }.efficiency(0, 5, 10, true), 0.0));
         assert!(close(PaperRewards { prize: 5.0, keep_ratio: 0.5 }.efficiency(0, 5, 10, false), -1.0));
-        // Nobody left: nobody is paid.
+        // Without survivors, no agent gets a prize.
         assert!(close(rewards.accuracy(0, true), 0.0));
         assert!(close(PaperRewards::new(24.0, 0.7, 64).prize, 24.0 * 64.0 / 196.0));
     }

@@ -1,8 +1,7 @@
-//! Playing the game: sampled actions over a frozen backbone, and what happened.
+//! Rollouts: sampled actions over a frozen backbone, and their results.
 //!
-//! All rollouts of an image share what runs before the first stage. With prefix credit, the state is
-//! forked after every stage and finished without further pruning, which tells what stopping there
-//! would have cost.
+//! All rollouts of an image share the blocks before the first stage. With prefix credit, the state is forked after
+//! every stage and finished without further pruning, which gives D if pruning stops there.
 
 use vitrim_prune::divergence::divergences;
 use vitrim_prune::policy::{Decision, contexts};
@@ -12,23 +11,23 @@ use vitrim_vit::{Backbone, Output, PixelBatch, Reduction, Site, Taps, View, Want
 
 use crate::error::Result;
 
-/// The frozen backbone with the images of one update on it, ready for rollouts.
+/// The frozen backbone and the images of one update, ready for rollouts.
 pub struct Scene<'a, B: Backbone> {
     backbone: &'a B,
-    /// At the first stage's site, nothing pruned.
+    /// The state at the first stage's site, without pruning.
     opening: B::State,
-    /// Logits of the dense model, `[I, C]`; its pooled features where it has no head.
+    /// Logits of the dense model, `[I, C]`; its pooled features if it has no head.
     pub dense: Output,
 }
 
 /// One rollout of all I images of an update.
 #[derive(Clone, Debug)]
 pub struct Rollout {
-    /// What the agents saw and did, `[K]`.
+    /// Observations and actions of the agents, `[K]`.
     pub stages: Vec<StageSample>,
     /// D_k of each image when pruning stops after stage k, `[K][I]`; without prefix credit, `[0][I]`.
     pub divergences: Vec<Vec<f64>>,
-    /// Predicted class, `[I]`; without a head, nothing to be read.
+    /// Predicted class, `[I]`; without a head, the values have no meaning.
     pub predictions: Vec<usize>,
     /// Token-layers of patch tokens as a share of the dense model's, `[I]`.
     pub costs: Vec<f64>,
@@ -37,7 +36,7 @@ pub struct Rollout {
 /// One stage of one rollout: A agents were alive in I images.
 #[derive(Clone, Debug)]
 pub struct StageSample {
-    /// Where each image's agents start, `[I + 1]`.
+    /// Index of each image's first agent, `[I + 1]`.
     pub offsets: Vec<usize>,
     /// Grid positions, `[A]`.
     pub positions: Vec<u32>,
@@ -47,11 +46,11 @@ pub struct StageSample {
     pub scalars: Vec<f32>,
     /// Class token or mean, `[I, D]`.
     pub contexts: Vec<f32>,
-    /// Who had a choice, `[A]`.
+    /// Whether each agent had a choice, `[A]`.
     pub free: Vec<bool>,
-    /// Who stays, `[A]`.
+    /// Whether each agent stays, `[A]`.
     pub kept: Vec<bool>,
-    /// Log-probability of what was done, `[A]`.
+    /// Log-probability of each action, `[A]`.
     pub log_probs: Vec<f32>,
 }
 
@@ -63,10 +62,10 @@ impl StageSample {
 }
 
 impl<'a, B: Backbone> Scene<'a, B> {
-    /// Runs `pixels` to the first of `sites`, and a fork of it densely to the end.
+    /// Runs `pixels` to the site `first`, and a fork of the state densely to the end.
     ///
     /// # Errors
-    /// What the backbone refuses.
+    /// Errors of the backbone.
     pub fn open(backbone: &'a B, pixels: PixelBatch<'_>, first: (Site, Taps)) -> Result<Self> {
         let mut opening = backbone.embed(pixels)?;
         backbone.advance(&mut opening, first.0, first.1)?;
@@ -77,7 +76,7 @@ impl<'a, B: Backbone> Scene<'a, B> {
     /// One rollout under `policy`, its actions keyed by (`key`.., image, stage, token).
     ///
     /// # Errors
-    /// What the backbone refuses.
+    /// Errors of the backbone.
     pub fn play(
         &self,
         policy: &LearnedPruner,
@@ -116,10 +115,11 @@ impl<'a, B: Backbone> Scene<'a, B> {
         Ok(Rollout { stages, divergences: by_stage, predictions: answer.argmax(), costs })
     }
 
-    /// How unlike their partners the first stage's agents are that have a choice under `policy`, for each image.
+    /// Dissimilarity of the first stage's agents and their partners, for the agents of each image that have a choice
+    /// under `policy`.
     ///
     /// # Errors
-    /// What the backbone refuses.
+    /// Errors of the backbone.
     pub fn unlikeness(&self, policy: &LearnedPruner) -> Result<Vec<Vec<f32>>> {
         let view = self.backbone.view(&self.opening)?;
         let decision = policy.decision(0, &view)?;
@@ -130,7 +130,7 @@ impl<'a, B: Backbone> Scene<'a, B> {
     /// D of each image under `random` at keep ratio rho, rho^2, ... before `blocks`.
     ///
     /// # Errors
-    /// What the backbone refuses.
+    /// Errors of the backbone.
     pub fn random_divergences(
         &self,
         keep_ratio: f64,
@@ -146,7 +146,7 @@ impl<'a, B: Backbone> Scene<'a, B> {
     }
 }
 
-/// Actions of all agents alive at `stage`, and the reduction they add up to.
+/// Actions of all agents alive at `stage`, and the resulting reduction.
 fn sample_stage(
     policy: &LearnedPruner,
     stage: usize,
@@ -179,7 +179,7 @@ fn sample_stage(
             kept += usize::from(flags[row]);
             sample.positions.push(position as u32);
         }
-        // Where the network needs a patch token, the likeliest to stay does: that is the action taken.
+        // If the network needs a patch token, the one with the highest p_keep stays; this is recorded as its action.
         if kept < at_least
             && let Some(row) = rows.clone().max_by(|&i, &j| logits[i].total_cmp(&logits[j]).then(j.cmp(&i)))
         {

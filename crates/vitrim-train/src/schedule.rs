@@ -1,12 +1,12 @@
-//! How learning rates change while something is trained.
+//! Learning rate schedules.
 
-/// From `first` to `last` along half a cosine, at `progress` of the way, 0 to 1.
+/// The value at `progress` (0 to 1) of a half cosine from `first` to `last`.
 pub fn cosine(first: f64, last: f64, progress: f64) -> f64 {
     last + (first - last) * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos())
 }
 
-/// At step `step` of `steps`: from 0 up to `rates[0]` in a straight line over the share `warmup` of the steps, then along a
-/// cosine to `rates[1]`, which the last step has.
+/// The learning rate at step `step` of `steps`: linear from 0 to `rates[0]` over the share `warmup` of the steps,
+/// then along a cosine to `rates[1]` at the last step.
 pub fn warmed_up_cosine(rates: [f64; 2], warmup: f64, step: usize, steps: usize) -> f64 {
     let (step, warmup) = (step as f64, warmup * steps as f64);
     if step + 1.0 < warmup {

@@ -1,4 +1,4 @@
-//! A training run of a policy: images in, updates out, as `run` keeps it in its folder.
+//! A training run of a policy, in the folder of a `run`.
 //!
 //! `policy/` is usable at any time.
 
@@ -19,31 +19,31 @@ use crate::error::{Result, TrainError};
 use crate::run::{self, EpochPosition, Feed, Header, Outcome, Resumable, RunEvent, RunFolder, Tell};
 use crate::trainer::{Images, Trainer, TrainerState, UpdateLog};
 
-/// Where a run's images come from.
+/// The images of a run.
 #[derive(Clone)]
 pub struct Source {
     /// The training images.
     pub dataset: Dataset,
-    /// Image to pixels.
+    /// Preprocessing: from an image to pixels.
     pub transform: Transform,
     /// Decoding threads.
     pub workers: usize,
-    /// What a corrupt image does.
+    /// What to do with an image that cannot be decoded.
     pub on_bad_image: OnBadImage,
 }
 
-/// One training run: what must stay the same when it is resumed, and where it is kept.
+/// One training run: its identity, which must be the same when it is resumed, and its folder.
 #[derive(Clone, Copy)]
 pub struct Run<'a> {
     /// The backbone's identity.
     pub id: &'a BackboneId,
-    /// Its weights, which the learner `gumbel` needs.
+    /// The backbone's weights, which the learner `gumbel` needs.
     pub weights: Option<&'a Tensors>,
     /// The configuration.
     pub config: &'a TrainConfig,
     /// The images.
     pub source: &'a Source,
-    /// Where the networks are trained.
+    /// Device of the training.
     pub device: DeviceChoice,
     /// The run folder.
     pub folder: &'a RunFolder,
@@ -54,7 +54,7 @@ pub struct Run<'a> {
 struct Saved {
     backbone: BackboneId,
     config: TrainConfig,
-    /// Images of the training set, which tells most other sets from this one.
+    /// Number of images of the training set, which distinguishes it from most other sets.
     images: usize,
     trainer: TrainerState,
     epoch: u64,
@@ -80,7 +80,7 @@ impl Header for Saved {
     }
 }
 
-/// Trains in `run.folder` until `run.config.updates` are done or `stop` is set; goes on from the folder's
+/// Trains in `run.folder` until `run.config.updates` are done or `stop` is set; continues from the folder's
 /// checkpoint if there is one.
 ///
 /// # Errors
@@ -106,7 +106,7 @@ pub fn train<B: Backbone>(
     run::execute(&mut Session { run: *run, feed: &feed, trainer }, &feed, run.folder, stop, progress)
 }
 
-/// How many updates the run in `folder` has done; `None` if it has no checkpoint.
+/// Number of updates that the run in `folder` has done; `None` if it has no checkpoint.
 ///
 /// # Errors
 /// If its checkpoint is damaged.
@@ -114,7 +114,7 @@ pub fn updates_done(folder: &Path) -> Result<Option<usize>> {
     run::steps_done::<Saved>(folder)
 }
 
-/// A trainer and where its images come from.
+/// A trainer and its images.
 struct Session<'a, B: Backbone> {
     run: Run<'a>,
     feed: &'a Feed<'a>,
@@ -158,7 +158,7 @@ impl<B: Backbone> Resumable for Session<'_, B> {
         Ok(EpochPosition { epoch: saved.epoch, done: saved.position })
     }
 
-    /// Probes the reference images.
+    /// Runs the probe on the reference images.
     fn prepare(&mut self, stop: &AtomicBool, tell: Tell<'_, UpdateLog>) -> Result<Outcome> {
         if !self.trainer.needs_probes() {
             return Ok(Outcome::Finished);

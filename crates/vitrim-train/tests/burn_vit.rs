@@ -25,11 +25,11 @@ const SHARED: [&str; 10] = [
     "hf_dinov2",
 ];
 
-/// Those of the checkpoints' own crate.
+/// Fixtures of the crate `vitrim-vit`.
 const OWN: [&str; 5] =
     ["timm_swiglu_reg", "timm_rectangular", "timm_headless", "hf_deit_teacher_sharded", "hf_dinov2_reg"];
 
-/// The folder of the shared fixture `name`, where there is a shared folder.
+/// The folder of the shared fixture `name`, if there is a shared folder.
 fn fixture(name: &str) -> Option<PathBuf> {
     Some(vitrim_skips::shared()?.join("fixtures").join(name))
 }
@@ -39,7 +39,7 @@ fn floats(file: &SafeTensors<'_>, name: &str) -> Vec<f32> {
     words.map(|w| f32::from_le_bytes(w.try_into().unwrap())).collect()
 }
 
-/// max |a - b| / max |b|
+/// max |a - b| / max |b|.
 fn distance(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     let worst = a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
@@ -138,7 +138,7 @@ fn equals_its_library(folder: &Path) {
     }
 }
 
-/// Gates of 0 and 1 equal removing, whether who leaves is dropped or merged.
+/// Gates of 0 and 1 give the same result as removal, whether tokens are dropped or merged.
 #[test]
 fn gated_equals_removed() {
     let taps = Taps { cls_attention: true, keys: true, value_norm: true };
@@ -166,7 +166,7 @@ fn gated_equals_removed() {
             assert_close(seen.value_norm.unwrap(), view.value_norm.unwrap(), "value norms");
             assert_close(seen.cls_attention.unwrap(), view.cls_attention.unwrap(), "attention");
 
-            // The first patch token of each image stays, and whoever leaves joins it.
+            // The first patch token of each image stays, and every leaving token merges into it.
             let mut into: Vec<usize> = (0..view.total()).collect();
             let (mut agents, mut stays) = (Vec::new(), Vec::new());
             for row in (0..batch).flat_map(|b| view.patch_rows(b).skip(1).map(move |row| (b, row))) {
@@ -204,7 +204,7 @@ fn gated_equals_removed() {
     }
 }
 
-/// The gradient of a gate is what finite differences of it give, at both of its ends.
+/// The gradient of a gate equals that of finite differences, at both ends of its range.
 #[test]
 fn gates_have_the_gradient_of_leaving() {
     let spec = small_specs().remove(0);
@@ -242,7 +242,7 @@ fn gates_have_the_gradient_of_leaving() {
     }
 }
 
-/// Drops at one site, merges at another, reads all taps: the Burn and the CPU backbone see the same.
+/// A drop at one site, a merge at another, and all taps: the Burn and the CPU backbone agree.
 #[test]
 fn both_backbones_agree() {
     let all = Taps { cls_attention: true, keys: true, value_norm: true };
@@ -297,7 +297,7 @@ fn both_backbones_agree() {
     }
 }
 
-/// The last `pairs` pairs of image `b`'s patch tokens become one token each.
+/// Merges each of the last `pairs` pairs of image `b`'s patch tokens into one token.
 fn merge_pairs(view: &vitrim_vit::View<'_>, b: usize, pairs: usize) -> Vec<Vec<(usize, f32)>> {
     let rows = view.rows(b);
     let cut = rows.end - 2 * pairs;

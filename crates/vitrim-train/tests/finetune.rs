@@ -1,5 +1,5 @@
-//! Fine-tuning learns through what a policy leaves, goes on after an interruption as if there had been none, and writes what
-//! the executor and the policy take.
+//! Fine-tuning learns under a policy, continues after an interruption with the same result, and writes files that the
+//! executor and the policy can use.
 
 mod scenes;
 
@@ -31,7 +31,7 @@ impl Setting {
         Self::with_classes(10)
     }
 
-    /// With no classes, a backbone without a head.
+    /// With 0 classes, the backbone has no head.
     fn with_classes(classes: usize) -> Self {
         let preprocess = scenes::preprocess();
         let model = ModelConfig { img_size: 96, patch_size: 16, dim: 16, depth: 4, heads: 2, mlp_ratio: 2 };
@@ -40,7 +40,7 @@ impl Setting {
         let Tensors::Owned(mut weights) = initial_weights(&spec, 1) else {
             panic!("drawn weights are owned")
         };
-        // A head whose answers tell what its tokens are.
+        // A head whose answers depend on the tokens.
         if let Some(head) = weights.get_mut("head.weight") {
             head.1.iter_mut().for_each(|weight| *weight *= 50.0);
         }
@@ -163,7 +163,7 @@ fn a_backbone_without_classes_learns_its_features_again() {
     }
 }
 
-/// In as many steps, D falls further where features are matched as well.
+/// In the same number of steps, D falls further if features are matched, too.
 #[test]
 fn features_teach_what_answers_do() {
     let setting = Setting::new();

@@ -1,4 +1,4 @@
-//! Gates play the game that rollouts play, and learn from their gradient.
+//! Gates play the same game as rollouts, and learn from their gradient.
 
 use burn::tensor::Device;
 use vitrim_prune::policy::BackboneId;
@@ -43,7 +43,7 @@ fn small(preset: &str) -> TrainConfig {
 #[test]
 fn the_first_draw_is_that_of_a_rollout() {
     let (gumbel, mut mappo) = (small("gumbel"), small("default"));
-    // The same key: the first rollout alone.
+    // The key is the same as that of the first rollout alone.
     mappo.rollouts_per_image = 1;
     mappo.advantage.baseline = vitrim_train::config::Baseline::Critic;
     let (gates, rollout) = (&train(&gumbel, 1)[0], &train(&mappo, 1)[0]);

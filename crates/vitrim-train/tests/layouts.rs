@@ -1,4 +1,4 @@
-//! Trained weights are written as the checkpoint's own library lays them out.
+//! Trained weights are written in the layout of the checkpoint's library.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -24,7 +24,7 @@ fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../vitrim-vit/tests/fixtures").join(name)
 }
 
-/// Names and shapes of what is stored in `folder`.
+/// Names and shapes of the tensors stored in `folder`.
 fn stored(folder: &Path) -> BTreeMap<String, Vec<usize>> {
     let mut names = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let ends = ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", ".pth"];
@@ -33,7 +33,7 @@ fn stored(folder: &Path) -> BTreeMap<String, Vec<usize>> {
     files.names().map(|name| (name.to_owned(), files.shape(name).unwrap().to_vec())).collect()
 }
 
-/// Other values for the geometry of `checkpoint`: its own, halved.
+/// Other weights for the geometry of `checkpoint`: its own, halved.
 fn halved(checkpoint: &Checkpoint) -> Tensors {
     let shapes = checkpoint.spec.tensor_shapes().into_iter();
     let tensors = shapes.map(|(name, shape)| {

@@ -43,7 +43,7 @@ fn learner(seed: u64) -> Learner {
     Learner::new((spec(2), &actor), (spec(1), &critic), 1e-5, &Device::flex())
 }
 
-/// P(keep) that the actor's plain weights give agent-step `s`.
+/// P(keep) of agent-step `s` by the actor's plain weights.
 fn keep_probability(weights: &PerceptronWeights, experience: &Experience, s: usize) -> f64 {
     use vitrim_train::perceptron::{Inputs, Perceptron};
     let device = Device::flex();

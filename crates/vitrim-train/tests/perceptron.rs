@@ -1,4 +1,4 @@
-//! The Burn perceptron computes what its plain weights say.
+//! The Burn perceptron computes the same as its plain weights.
 
 use burn::tensor::Device;
 use vitrim_prune::policy::actor::{Nonlinearity, PerceptronSpec, PerceptronWeights};
@@ -36,7 +36,7 @@ fn experience(spec: &PerceptronSpec, steps: usize, contexts: usize) -> Experienc
     }
 }
 
-/// The first layer as one matrix over the concatenated inputs, everything else by the textbook.
+/// The first layer as one matrix over the concatenated inputs; everything else as in textbooks.
 fn reference(spec: &PerceptronSpec, w: &PerceptronWeights, e: &Experience, s: usize) -> Vec<f64> {
     let normalised = |row: &[f32]| -> Vec<f64> {
         let row: Vec<f64> = row.iter().map(|&v| f64::from(v)).collect();

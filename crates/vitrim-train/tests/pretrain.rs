@@ -1,5 +1,5 @@
-//! Pre-training learns, goes on after an interruption as if there had been none, and writes what the executor
-//! (and timm, in the CLI's tests) loads.
+//! Pre-training learns, continues after an interruption with the same result, and writes files that the executor (and
+//! timm, in the CLI's tests) can load.
 
 mod scenes;
 
@@ -91,7 +91,7 @@ fn an_interrupted_run_goes_on_bit_for_bit() {
 
 #[test]
 fn the_loss_falls() {
-    // Sixty-four images by heart, seen whole and without token labels.
+    // Sixty-four images to be memorised, seen whole and without token labels.
     let config = PretrainConfig {
         images: 64 * 60,
         learning_rate: 3e-3,

@@ -59,7 +59,7 @@ fn setting() -> Setting {
     }
 }
 
-/// The same with agents that merge, and start from a gate.
+/// The same setting with agents that merge and start from a gate.
 fn merging() -> Setting {
     let s = setting();
     let mut config = TrainConfig::default_preset();
@@ -131,7 +131,7 @@ fn interrupted_and_resumed(s: &Setting) {
     assert_eq!(run(s, &stopped, |_, _| {}).unwrap(), Outcome::Finished);
     assert_same_run(&straight, &stopped);
 
-    // Killed two updates after a checkpoint: what the folder held then goes on from the checkpoint.
+    // Killed two updates after a checkpoint: the run continues from the checkpoint.
     let killed = root.path().join("killed");
     let copy = root.path().join("copy");
     run(s, &killed, |update, stop| {

@@ -40,7 +40,7 @@ fn play(toy: &Toy, config: &TrainConfig) -> (Policy, UpdateLog) {
     (trainer.policy(), last.unwrap())
 }
 
-/// On fresh images: accuracy, share of marked and of unmarked tokens that survive the last stage.
+/// On new images: accuracy, share of marked and of unmarked tokens that survive the last stage.
 fn judge(toy: &Toy, policy: &Policy, read_out: ReadOut) -> (f64, f64, f64) {
     let n = 500;
     let (pixels, labels, marks) = toy.images(1 << 40, n);
@@ -88,8 +88,8 @@ fn the_papers_rewards_learn_whom_to_keep() {
     config.ppo.learning_rate_end = 3e-4;
     config.actor.hidden = vec![32, 32];
     config.critic.hidden = vec![32, 32];
-    // R = 98 * 16 / 196 = 8. At the default's R = 2, 0.2 a survivor, the prize drowns in a penalty of at
-    // least 1 that does not care who leaves (design.md, "What to expect of `paper`").
+    // R = 98 * 16 / 196 = 8. With the default R = 2, 0.2 per survivor, the prize is small compared with a penalty of
+    // at least 1 that does not depend on which tokens leave.
     config.reward.prize = 98.0;
     let (policy, log) = play(&toy, &config);
     let (accuracy, marked, unmarked) = judge(&toy, &policy, ReadOut::Sample { seed: 1 });

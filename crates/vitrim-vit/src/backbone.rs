@@ -1,4 +1,4 @@
-//! The seam between the game, the pruners and the executors.
+//! The interface of the game, the pruners and the executors.
 
 use vitrim_kernels::argmax;
 
@@ -6,7 +6,7 @@ use crate::error::{Result, VitError};
 use crate::packed::{Origin, Reduction};
 use crate::spec::VitSpec;
 
-/// Where inside a block a state rests.
+/// Where inside a block a state is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum At {
     /// At the block's input, before its first LayerNorm.
@@ -20,7 +20,7 @@ pub enum At {
 pub struct Site {
     /// 0-based block; `depth` with [`At::BlockInput`] is the end of the last block.
     pub block: usize,
-    /// Where inside it.
+    /// Where inside the block.
     pub at: At,
 }
 
@@ -30,7 +30,7 @@ impl Site {
         Site { block, at: At::BlockInput }
     }
 
-    /// The place between attention and MLP of block `block`.
+    /// The site between attention and MLP of block `block`.
     pub fn after_attention_of(block: usize) -> Self {
         Site { block, at: At::AfterAttention }
     }
@@ -65,16 +65,16 @@ impl std::fmt::Display for Site {
     }
 }
 
-/// What the next [`View`] shall carry beyond the tokens, taken from the last attention that ran
-/// before the site (the previous block's at a block's input). At block 0's input there is none.
+/// What the next [`View`] carries besides the tokens, taken from the last attention before the site (at a block's
+/// input, the attention of the previous block). At the input of block 0 there is none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Taps {
     /// Mean over heads of the class token's attention row, `[T]`. Without a class token: the mean
     /// attention that each token receives from all tokens of its image.
     pub cls_attention: bool,
-    /// Mean over heads of the keys, `[T, D / heads]` (what ToMe matches on).
+    /// Mean over heads of the keys, `[T, D / heads]` (ToMe matches tokens by it).
     pub keys: bool,
-    /// Euclidean norm of each token's value vector over all heads, `[T]` (what ATS weighs with).
+    /// Euclidean norm of each token's value vector over all heads, `[T]` (ATS weights scores by it).
     pub value_norm: bool,
 }
 
@@ -84,7 +84,7 @@ impl Taps {
     /// The class token's attention.
     pub const CLS_ATTENTION: Taps = Taps { cls_attention: true, keys: false, value_norm: false };
 
-    /// What either asks for.
+    /// The taps in either of the two.
     pub fn or(self, other: Taps) -> Taps {
         Taps {
             cls_attention: self.cls_attention || other.cls_attention,
@@ -99,7 +99,7 @@ impl Taps {
 pub struct PixelBatch<'a> {
     /// `B * 3 * H * W` values.
     pub data: &'a [f32],
-    /// B.
+    /// B, the number of images.
     pub batch: usize,
 }
 
@@ -130,19 +130,19 @@ impl<'a> PixelBatch<'a> {
 /// What a pruner sees of a packed batch of T tokens in B images at a site.
 #[derive(Clone, Copy, Debug)]
 pub struct View<'s> {
-    /// Where the state rests.
+    /// The site of the state.
     pub site: Site,
     /// Residual stream, `[T, D]` row-major.
     pub tokens: &'s [f32],
-    /// D.
+    /// D, the width of a token.
     pub dim: usize,
-    /// Prefix tokens of every image; they come first.
+    /// Prefix tokens per image; they come first.
     pub prefix: usize,
-    /// Where each image starts, `[B + 1]`.
+    /// Index of the first row of each image, `[B + 1]`.
     pub offsets: &'s [usize],
-    /// Which grid position each token came from, `[T]`.
+    /// Grid position of each token, `[T]`.
     pub origins: &'s [Origin],
-    /// How many original tokens each token stands for, `[T]`.
+    /// Size of each token: the number of patches that it stands for, `[T]`.
     pub sizes: &'s [f32],
     /// See [`Taps::cls_attention`].
     pub cls_attention: Option<&'s [f32]>,
@@ -153,12 +153,12 @@ pub struct View<'s> {
 }
 
 impl<'s> View<'s> {
-    /// B.
+    /// B, the number of images.
     pub fn batch(&self) -> usize {
         self.offsets.len() - 1
     }
 
-    /// T.
+    /// T, the number of tokens.
     pub fn total(&self) -> usize {
         self.offsets[self.batch()]
     }
@@ -179,28 +179,28 @@ impl<'s> View<'s> {
     }
 }
 
-/// What [`Backbone::finish`] shall return.
+/// What [`Backbone::finish`] returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Want {
     /// Class logits, `[B, C]`; of a distilled backbone, the mean of both heads.
     Logits,
-    /// What the classifier would see, `[B, D]`; of a distilled backbone, the mean of both tokens; of a head over
-    /// class token and mean, both, `[B, 2D]`.
+    /// The classifier's input, `[B, D]`; of a distilled backbone, the mean of both tokens; of a head over class token
+    /// and mean, both, `[B, 2D]`.
     Pooled,
     /// The final norm's output, `[T, D]` (timm's `forward_features`).
     Tokens,
 }
 
 impl Want {
-    /// What `spec` is there for: logits, or pooled features where it has no head.
+    /// The answer of a backbone of geometry `spec`: logits, or pooled features if it has no head.
     pub fn answer(spec: &VitSpec) -> Self {
         if spec.num_classes == 0 { Want::Pooled } else { Want::Logits }
     }
 
-    /// Checks that a state at `site`, whose images start at `offsets: [B + 1]`, can give this.
+    /// Checks that a state at `site`, whose images start at `offsets: [B + 1]`, can give this output.
     ///
     /// # Errors
-    /// [`VitError::Input`] if it is not at the end, an image has nothing left to pool, or there is no head.
+    /// [`VitError::Input`] if the state is not at the end, an image has no token left to pool, or there is no head.
     pub fn check(self, spec: &VitSpec, site: Site, offsets: &[usize]) -> Result<()> {
         let end = Site::end(spec);
         if site != end {
@@ -224,7 +224,7 @@ impl Want {
 pub struct Output {
     /// Row-major values, see [`Want`].
     pub values: Vec<f32>,
-    /// Values a row.
+    /// Values per row.
     pub width: usize,
 }
 
@@ -234,29 +234,30 @@ impl Output {
         &self.values[i * self.width..(i + 1) * self.width]
     }
 
-    /// The place of the maximum of each row (the first, where several are).
+    /// Index of the maximum of each row (of the first maximum, if several are equal).
     pub fn argmax(&self) -> Vec<usize> {
         self.values.chunks_exact(self.width).map(argmax).collect()
     }
 }
 
-/// A Vision Transformer that can be stopped at any [`Site`], looked at, reduced, forked and finished.
+/// A Vision Transformer whose forward pass can be stopped at any [`Site`], inspected, reduced, forked and finished.
 ///
-/// `State: Clone` is what makes complete-prefix credit cheap: fork, advance without pruning, finish.
+/// `State: Clone` makes complete-prefix credit cheap: fork, advance without pruning, finish.
 pub trait Backbone: Sync {
-    /// A packed batch somewhere in the network.
+    /// A packed batch at some site of the network.
     type State: Clone + Send;
 
     /// The geometry.
     fn spec(&self) -> &VitSpec;
 
-    /// Runs `pass` on the threads that this executor's steps run on, so that none of them has to be handed over from outside.
+    /// Runs `pass` on the threads of this executor, so that no step of the pass has to be handed over from another
+    /// thread.
     fn enter<T: Send>(&self, pass: impl FnOnce() -> T + Send) -> T {
         rayon::scope(|_| pass())
     }
 
-    /// Runs `step`, which is too short to be shared between threads, on this one, in the middle of a pass: an executor may keep
-    /// the others awake for what follows.
+    /// Runs `step`, which is too short to be shared between threads, on this thread, in the middle of a pass. An
+    /// executor may keep its other threads awake meanwhile.
     fn short_step<T>(&self, step: impl FnOnce() -> T) -> T {
         step()
     }
@@ -276,10 +277,10 @@ pub trait Backbone: Sync {
     /// The state as a pruner sees it.
     ///
     /// # Errors
-    /// If the device does not give the tokens up.
+    /// If the tokens cannot be read back from the device.
     fn view<'s>(&self, state: &'s Self::State) -> Result<View<'s>>;
 
-    /// Drops or merges rows, physically. Taps are gone afterwards.
+    /// Drops or merges rows, physically. The taps are removed.
     ///
     /// # Errors
     /// If the reduction does not fit the state.
@@ -288,6 +289,6 @@ pub trait Backbone: Sync {
     /// Final norm, pooling and head. The state must be at [`Site::end`].
     ///
     /// # Errors
-    /// If the state is elsewhere, or logits are wanted of a backbone without a head.
+    /// If the state is elsewhere, or logits are wanted and the backbone has no head.
     fn finish(&self, state: &Self::State, want: Want) -> Result<Output>;
 }

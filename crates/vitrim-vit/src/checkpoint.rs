@@ -1,5 +1,5 @@
-//! A checkpoint as timm or transformers lays it out on the Hugging Face Hub: a folder with `config.json` and weights;
-//! or a file of weights whose name says timm's architecture, as Meta publishes DeiT.
+//! A checkpoint in the layout of timm or transformers on the Hugging Face Hub, a folder with `config.json` and
+//! weights; or a file of weights whose name is that of a timm architecture, as Meta publishes DeiT.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ use crate::spec::VitSpec;
 use crate::tensors::{NamedTensor, StoredPositions, Tensors};
 use crate::weight_files::WeightFiles;
 
-/// What weights are called on the Hub, in the order in which they are looked for.
+/// File names of weights on the Hub, in the order in which they are looked for.
 const WEIGHTS: [&str; 4] = [
     "model.safetensors",
     "model.safetensors.index.json",
@@ -21,7 +21,7 @@ const WEIGHTS: [&str; 4] = [
     "pytorch_model.bin.index.json",
 ];
 
-/// An opened checkpoint: geometry read and checked against the weights, which are read as they are asked for.
+/// An opened checkpoint. The geometry is read and checked against the weights; tensors are read on demand.
 pub struct Checkpoint {
     /// The folder, or the file of weights.
     pub path: PathBuf,
@@ -29,17 +29,17 @@ pub struct Checkpoint {
     pub spec: VitSpec,
     /// The weights.
     pub tensors: Tensors,
-    /// The library's `config.json`, at the size of input in use.
+    /// The library's `config.json`, for the input size in use.
     pub config: Value,
     /// timm's `pretrained_cfg`: how images are preprocessed; an empty object if there is none.
     pub pretrained_cfg: Value,
-    /// transformers' `preprocessor_config.json`, which says the same otherwise.
+    /// transformers' `preprocessor_config.json`, the counterpart of timm's `pretrained_cfg`.
     pub preprocessor_config: Option<Value>,
     class_names: Vec<String>,
 }
 
 impl Checkpoint {
-    /// Opens the folder or the file of weights `path`, at its own size of input.
+    /// Opens the folder or the file of weights `path`, at the checkpoint's own input size.
     ///
     /// # Errors
     /// If a file is missing or damaged, the architecture is not supported, or the weights do not match.
@@ -47,11 +47,11 @@ impl Checkpoint {
         Self::open_at(path, None)
     }
 
-    /// Opens `path` for inputs of `img_size` (height, width), in pixels: position embeddings are resampled as the
-    /// checkpoint's library does it.
+    /// Opens `path` for inputs of `img_size` (height, width), in pixels; position embeddings are resampled as the
+    /// checkpoint's library does.
     ///
     /// # Errors
-    /// As [`Checkpoint::open`], or if patches do not tile the size.
+    /// As [`Checkpoint::open`], or if the patches do not tile the size.
     pub fn open_at(path: &Path, img_size: Option<[usize; 2]>) -> Result<Self> {
         let weights = find_weights(path)?;
         let beside = weights.with_file_name("config.json");
@@ -94,7 +94,7 @@ impl Checkpoint {
         })
     }
 
-    /// Packs the weights for the CPU executor, to multiply in `precision`, and gives the mapping up.
+    /// Packs the weights for the CPU executor with arithmetic in `precision`, and closes the files.
     ///
     /// # Errors
     /// As [`CpuBackbone::in_precision`].
@@ -102,16 +102,17 @@ impl Checkpoint {
         CpuBackbone::in_precision(&self.spec, &self.tensors, precision)
     }
 
-    /// `tensors`, which are other values of this geometry, under the names and in the shapes that the checkpoint's own library
-    /// gives them, with what it stores beside them: written next to [`Checkpoint::config`], that library loads them.
+    /// `tensors`, which are other weights of the same geometry, under the names and in the shapes of the checkpoint's
+    /// library, together with the tensors that it stores besides them. Written next to [`Checkpoint::config`], they
+    /// are a checkpoint that the library loads.
     ///
     /// # Errors
-    /// If one of `tensors` is missing or misshapen, or the rest cannot be read.
+    /// If one of `tensors` is missing or has the wrong shape, or the other stored tensors cannot be read.
     pub fn in_its_layout(&self, tensors: &Tensors) -> Result<Vec<NamedTensor>> {
         self.tensors.translate(&self.spec, tensors)
     }
 
-    /// The name of each class, from timm's `label_names` or transformers' `id2label`; empty where nobody named them.
+    /// The name of each class, from timm's `label_names` or transformers' `id2label`; empty if there are no names.
     pub fn class_names(&self) -> Vec<String> {
         self.class_names.clone()
     }
@@ -145,8 +146,8 @@ fn find_weights(path: &Path) -> Result<PathBuf> {
     }
 }
 
-/// What timm's `config.json` would say of weights whose name is that of an architecture, with a hash or a tag after
-/// it or not, as in `deit_small_patch16_224-cd65a155.pth`.
+/// The `config.json` of timm for a file of weights whose name is that of an architecture, with or without a hash or a
+/// tag after it, as in `deit_small_patch16_224-cd65a155.pth`.
 fn config_by_name(path: &Path, weights: &Path) -> Result<Value> {
     let name = weights.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
     let architecture = name.split('-').next().unwrap_or_default();
@@ -164,7 +165,7 @@ fn config_by_name(path: &Path, weights: &Path) -> Result<Value> {
     Err(VitError::NotACheckpoint { path: path.to_owned(), reason })
 }
 
-/// `path`'s JSON; `None` where there is no such file.
+/// The JSON value in `path`; `None` if there is no such file.
 fn read_json(path: &Path) -> Result<Option<Value>> {
     if !path.is_file() {
         return Ok(None);

@@ -1,8 +1,7 @@
 //! MACs (multiply-accumulate operations) of the forward pass actually run.
 //!
-//! Counted are the matrix products: patch embedding, QKV, attention scores and sums, projection, MLP,
-//! head. Norms, activations and softmax are left out, as in the figures that papers print (DeiT-S:
-//! 4.6 G). GFLOPs are 2 x MACs / 1e9.
+//! The matrix products are counted: patch embedding, QKV, attention scores and sums, projection, MLP, head. Norms,
+//! activations and softmax are not, as in the figures of papers (DeiT-S: 4.6 G). GFLOPs are 2 x MACs / 1e9.
 
 use crate::backbone::{At, Site};
 use crate::spec::VitSpec;
@@ -32,8 +31,8 @@ pub fn dense_macs(spec: &VitSpec) -> u64 {
     image_macs(spec, &[])
 }
 
-/// MACs of one image whose tokens (prefix tokens included) number `spec.num_tokens()` at first and
-/// `n` from each `(site, n)` on. Sites ascend; the pruner's own scoring is not in it.
+/// MACs of one image that has `spec.num_tokens()` tokens at first (prefix tokens included), and `n` tokens from each
+/// `(site, n)` on. Sites ascend; the pruner's own scoring is not included.
 pub fn image_macs(spec: &VitSpec, trajectory: &[(Site, usize)]) -> u64 {
     let mut steps = trajectory.iter().peekable();
     let mut tokens = spec.num_tokens();
@@ -53,8 +52,8 @@ pub fn image_macs(spec: &VitSpec, trajectory: &[(Site, usize)]) -> u64 {
     macs
 }
 
-/// Layers that lie before `site`: a fraction, where it lies between a block's attention and its MLP (the attention's
-/// share of the MACs of a dense block).
+/// Blocks before `site`. For a site between attention and MLP it is a fraction: attention counts by its share of the
+/// MACs of a dense block.
 pub fn layers_before(spec: &VitSpec, site: Site) -> f64 {
     let part = match site.at {
         At::BlockInput => 0.0,
@@ -80,8 +79,8 @@ pub fn token_layer_share(spec: &VitSpec, stages: &[(Site, usize)]) -> f64 {
     sum / (spec.depth * spec.num_patches()) as f64
 }
 
-/// Tokens an image at each stage of a keep profile (shares of N0), prefix tokens included, rounded to
-/// the nearest token.
+/// Tokens per image at each stage of a keep profile (shares of N0), prefix tokens included, rounded to the nearest
+/// token.
 pub fn profile_tokens(spec: &VitSpec, keep: &[f64]) -> Vec<usize> {
     let tokens = |share: &f64| (share * spec.num_patches() as f64).round() as usize;
     keep.iter().map(|share| tokens(share) + spec.num_prefix_tokens()).collect()
@@ -137,7 +136,7 @@ mod tests {
         let at = Site::input_of;
         let half = token_layer_share(&spec, &[(at(3), 98), (at(6), 98), (at(9), 0)]);
         assert!((half - (3.0 + 3.0 + 0.0) / 12.0).abs() < 1e-9, "{half}");
-        // Attention is 4 d^2 + 2 n d of the 12 d^2 + 2 n d that a block multiplies for a token.
+        // Attention has 4 d^2 + 2 n d of the 12 d^2 + 2 n d MACs of a block per token.
         let (n, d) = (197.0, 192.0);
         let attention = (4.0 * d + 2.0 * n) / (12.0 * d + 2.0 * n);
         let inside = token_layer_share(&spec, &[(Site::after_attention_of(3), 0)]);

@@ -1,4 +1,4 @@
-//! What can go wrong between a checkpoint on disk and logits.
+//! Errors of reading a checkpoint and running a backbone.
 
 use std::path::PathBuf;
 
@@ -13,10 +13,10 @@ pub enum VitError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         source: std::io::Error,
     },
-    /// There is no checkpoint as the Hugging Face Hub lays it out.
+    /// The folder is not a checkpoint in the layout of the Hugging Face Hub.
     #[error("{path} is not a checkpoint: {reason}")]
     NotACheckpoint {
         /// The folder.
@@ -24,7 +24,7 @@ pub enum VitError {
         /// What is missing, and what to do.
         reason: String,
     },
-    /// `config.json` says something that cannot be.
+    /// `config.json` has an invalid value.
     #[error("{path}: {reason}")]
     Config {
         /// The configuration file.
@@ -35,9 +35,9 @@ pub enum VitError {
     /// The architecture is none of those that vitrim runs.
     #[error("unsupported architecture '{name}'; supported: {supported}")]
     UnsupportedArchitecture {
-        /// What was asked for.
+        /// The architecture that was asked for.
         name: String,
-        /// What there is.
+        /// The supported architectures.
         supported: String,
     },
     /// The geometry contradicts itself.
@@ -48,7 +48,7 @@ pub enum VitError {
     Safetensors {
         /// The weights file.
         path: PathBuf,
-        /// What the parser said.
+        /// The parser's message.
         reason: String,
     },
     /// A pickle is damaged, or holds more than tensors.
@@ -58,7 +58,7 @@ pub enum VitError {
     Pickle {
         /// The weights file.
         path: PathBuf,
-        /// What the parser said.
+        /// The parser's message.
         reason: String,
     },
     /// A tensor that the geometry needs is missing.
@@ -102,9 +102,9 @@ pub enum VitError {
     SurplusTensors {
         /// The weights file.
         path: PathBuf,
-        /// How many.
+        /// Number of such tensors.
         count: usize,
-        /// The first by name.
+        /// The first of them by name.
         first: String,
     },
     /// An input does not fit the backbone.
@@ -113,20 +113,20 @@ pub enum VitError {
     /// Threads cannot be started.
     #[error("{count} threads cannot be started: {reason}; ask for fewer")]
     Threads {
-        /// How many; 0 for one a processor.
+        /// Number of threads; 0 means one per processor.
         count: usize,
-        /// What the operating system said.
+        /// The operating system's message.
         reason: String,
     },
     /// A reduction does not fit the packed batch.
     #[error("invalid reduction: {0}")]
     Reduction(String),
-    /// A call came in an order that the network does not allow.
+    /// The state would have to move backwards, or beyond the network's end.
     #[error("cannot advance from {from} to {to}: a state only moves forward, up to block {depth}")]
     Backwards {
-        /// Where the state is.
+        /// Site of the state.
         from: String,
-        /// Where it should go.
+        /// Site that was asked for.
         to: String,
         /// Number of blocks.
         depth: usize,

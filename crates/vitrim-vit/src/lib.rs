@@ -1,14 +1,13 @@
 //! Vision Transformer backbones over packed batches.
 //!
-//! Data flows one way: pixels `[B, 3, H, W]` -> packed tokens `[T, D]` -> blocks, with reductions of
-//! the packed batch between them -> logits. Reductions are physical: what is dropped is gone, and so
-//! is its time.
+//! Data flows one way: pixels `[B, 3, H, W]` -> packed tokens `[T, D]` -> blocks, with reductions of the packed batch
+//! between them -> logits. Reductions are physical: a token that is dropped takes no more time.
 //!
-//! * [`families`]: which backbones run; configuration in; geometry and names of tensors out.
-//! * [`Checkpoint`]: a backbone as timm or transformers keeps it: geometry, weights, preprocessing.
-//! * [`VitSpec`]: the geometry of a backbone, made of parts, from its configuration or from timm's name for it.
-//! * [`Tensors`]: its weights by timm's names, read from files as they are asked for, or drawn at random.
-//! * [`Backbone`]: the seam that the game, the pruners and the executors share.
+//! * [`families`]: the supported backbones; from a configuration to geometry and tensor names.
+//! * [`Checkpoint`]: a backbone in the layout of timm or transformers: geometry, weights, preprocessing.
+//! * [`VitSpec`]: the geometry of a backbone, made of parts, from its configuration or from its timm name.
+//! * [`Tensors`]: the weights by timm's names, read from files on demand, or random.
+//! * [`Backbone`]: the interface that the game, the pruners and the executors share.
 //! * [`CpuBackbone`]: a session of the CPU executor, in f32, bf16 or 8 bits; sessions share [`CpuWeights`].
 //! * [`cost`]: MACs of the forward pass actually run.
 //!

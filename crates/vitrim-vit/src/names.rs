@@ -1,4 +1,4 @@
-//! What libraries call the tensors that we know by timm's names: tables, and what they say of a file at hand.
+//! Tables of the names that libraries give to tensors, and their application to a file. Our names are timm's.
 //!
 //! A table is read in both directions. Loading looks our tensors up under the library's names; fine-tuned weights are
 //! written back under them.
@@ -8,34 +8,36 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::spec::VitSpec;
 use crate::weight_files::WeightFiles;
 
-/// How a library stores one of our tensors or layers.
+/// How a library stores a tensor or a layer of ours.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Stored {
-    /// As it is, under this name.
+    /// Unchanged, under this name.
     As(&'static str),
-    /// Cut along the first axis (a layer's outputs), the pieces in this order: q, k, v instead of qkv.
+    /// Split along the first axis (a layer's outputs), with the pieces in this order: q, k, v instead of qkv.
     Stacked(&'static [&'static str]),
 }
 
-/// Our name, and the library's ways to store it: of several, the first that the file has; if it has none, the first.
+/// Our name, and the ways in which the library stores it: the first that the file has; if it has none, the first of
+/// all.
 ///
-/// A name is that of a tensor, or of a layer: then `.weight` and `.bias` follow on both sides. `{l}` is any block.
+/// A name is that of a tensor, or of a layer, for which `.weight` and `.bias` follow on both sides. `{l}` is any
+/// block.
 pub(crate) type NameRow = (&'static str, &'static [Stored]);
 
-/// What a class of a library calls its tensors. What no row mentions is stored under our name, as it is.
+/// The tensor names of a library's class. A tensor without a row is stored under our name, unchanged.
 pub(crate) struct NameTable {
-    /// What may come before the names of all `rows` (where the class is part of another): nothing, or `vit.`.
+    /// Prefix that the names of all `rows` may have (if the class is part of another): empty, or `vit.`.
     pub prefix: &'static str,
-    /// Everything that is named below `prefix`.
+    /// The names that may have `prefix`.
     pub rows: &'static [&'static [NameRow]],
-    /// What `prefix` never comes before.
+    /// The names that never have `prefix`.
     pub heads: &'static [NameRow],
-    /// Tensors below `prefix` that inference does not need.
+    /// Tensors with `prefix` that inference does not need.
     pub ignored: &'static [&'static str],
 }
 
 impl NameTable {
-    /// What the tensors of `spec` are called in `files`.
+    /// The names of the tensors of `spec` in `files`.
     pub fn resolve(&self, spec: &VitSpec, files: &WeightFiles) -> StoredNames {
         let prefixed = !self.prefix.is_empty() && files.names().any(|name| name.starts_with(self.prefix));
         let prefix = if prefixed { self.prefix } else { "" };
@@ -52,7 +54,7 @@ impl NameTable {
     }
 }
 
-/// The ways to store our tensor `ours` that the first row of it in `rows` gives, names complete.
+/// The ways to store our tensor `ours`, from its first row in `rows`, with full names.
 fn find<'t>(
     mut rows: impl Iterator<Item = &'t NameRow>,
     prefix: &str,
@@ -82,10 +84,10 @@ fn find<'t>(
     })
 }
 
-/// Where in some file each tensor of ours is. What it does not mention is stored under our name, as it is.
+/// Where each tensor of ours is stored. A tensor without an entry is stored under our name, unchanged.
 #[derive(Default)]
 pub(crate) struct StoredNames {
-    /// The stored tensors that one of ours is made of, one after another along the first axis.
+    /// The stored tensors that make up one of ours, in order along the first axis.
     pub parts: BTreeMap<String, Vec<String>>,
     /// Stored tensors that inference does not need.
     pub ignored: BTreeSet<String>,

@@ -6,7 +6,7 @@ use vitrim_kernels::ROW_CHUNK;
 use crate::error::{Result, VitError};
 use crate::spec::VitSpec;
 
-/// Where a token came from: a position of the patch grid, or a prefix token.
+/// Origin of a token: a position of the patch grid, or a prefix token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Origin(u32);
 
@@ -30,11 +30,11 @@ impl Origin {
 pub struct PackedBatch {
     /// `[T, D]` row-major.
     pub tokens: Vec<f32>,
-    /// `[B + 1]`: where each image starts.
+    /// Index of the first token of each image, `[B + 1]`.
     pub offsets: Vec<usize>,
-    /// `[T]`.
+    /// Origin of each token, `[T]`.
     pub origins: Vec<Origin>,
-    /// `[T]`: how many original tokens each stands for; 1 unless merged.
+    /// Size of each token, `[T]`: the number of patches that it stands for; 1 unless merged.
     pub sizes: Vec<f32>,
     /// Whether attention counts a key as often as its size says (ToMe's proportional attention).
     pub proportional: bool,
@@ -61,23 +61,22 @@ impl PackedBatch {
         }
     }
 
-    /// B.
+    /// B, the number of images.
     pub fn batch(&self) -> usize {
         self.offsets.len() - 1
     }
 
-    /// T.
+    /// T, the number of tokens.
     pub fn total(&self) -> usize {
         self.origins.len()
     }
 
-    /// What is added to the scores of each key, `[T]`: the logarithm of its size. `None` where attention does not
-    /// look at sizes.
+    /// The bias of each key's scores, `[T]`: the logarithm of its size. `None` if attention ignores sizes.
     pub fn key_bias(&self) -> Option<Vec<f32>> {
         self.proportional.then(|| self.sizes.iter().map(|size| size.ln()).collect())
     }
 
-    /// Applies `reduction`, in place where nothing is merged.
+    /// Applies `reduction`, in place if it merges nothing.
     ///
     /// # Errors
     /// [`VitError::Reduction`] if it was made for another batch or removes a prefix token.
@@ -123,8 +122,8 @@ impl PackedBatch {
     }
 }
 
-/// Which rows a packed batch has next. Output row i is a weighted sum of source rows of its image;
-/// one source of weight 1 keeps it as it is. Sizes add up, and the first source gives the origin.
+/// The rows of the next packed batch. Output row i is a weighted sum of source rows of its image; a single source of
+/// weight 1 is kept unchanged. Sizes add up, and the first source gives the origin.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Reduction {
     before: Vec<usize>,
@@ -142,10 +141,10 @@ enum Sources {
 }
 
 impl Reduction {
-    /// Keeps the rows where `keep: [T]` says so, in their order.
+    /// Keeps the rows for which `keep: [T]` is true, in their order.
     ///
     /// # Panics
-    /// If `keep` is not as long as the batch that `offsets: [B + 1]` describes.
+    /// If the length of `keep` is not that of the batch that `offsets: [B + 1]` describes.
     pub fn keep(offsets: &[usize], keep: &[bool]) -> Self {
         assert_eq!(keep.len(), offsets[offsets.len() - 1], "one flag a token");
         let mut after = Vec::with_capacity(offsets.len());
@@ -167,7 +166,7 @@ impl Reduction {
     /// (source row, weight) with at least one entry.
     ///
     /// # Panics
-    /// If `images` is not B long.
+    /// If the length of `images` is not B.
     pub fn merge(offsets: &[usize], images: &[Vec<Vec<(usize, f32)>>]) -> Self {
         assert_eq!(images.len() + 1, offsets.len(), "one list an image");
         let (mut starts, mut rows, mut weights) = (vec![0], Vec::new(), Vec::new());
@@ -190,12 +189,12 @@ impl Reduction {
         }
     }
 
-    /// Row `t` becomes part of row `into[t]` of its image, which stays (`into[into[t]] == into[t]`); a row that
-    /// names itself stays. Means are weighted by `sizes`. `into: [T]`, `sizes: [T]`.
+    /// Row `t` merges into row `into[t]` of its image, which stays (`into[into[t]] == into[t]`); a row with
+    /// `into[t] == t` stays. Means are weighted by `sizes`. `into: [T]`, `sizes: [T]`.
     ///
     /// # Panics
-    /// If `into` or `sizes` is not as long as the batch that `offsets: [B + 1]` describes, or a row joins one that
-    /// leaves.
+    /// If the length of `into` or `sizes` is not that of the batch that `offsets: [B + 1]` describes, or a row merges
+    /// into one that leaves.
     pub fn join(offsets: &[usize], into: &[usize], sizes: &[f32]) -> Self {
         let total = offsets[offsets.len() - 1];
         assert!(into.len() == total && sizes.len() == total, "one target and one size a token");
@@ -205,7 +204,7 @@ impl Reduction {
             sources[target] += 1;
             mass[target] += size;
         }
-        // Every row is the source of one output: the row that stays first, as it gives the origin.
+        // Every row is the source of one output; the row that stays comes first, because it gives the origin.
         let (mut starts, mut after) = (Vec::with_capacity(total + 1), vec![0]);
         let (mut rows, mut weights) = (vec![0; total], vec![0.0; total]);
         let (mut next, mut end) = (vec![0; total], 0);
@@ -236,12 +235,12 @@ impl Reduction {
         Reduction { proportional: true, ..self }
     }
 
-    /// Where each image starts afterwards, `[B + 1]`.
+    /// Index of the first output row of each image, `[B + 1]`.
     pub fn offsets(&self) -> &[usize] {
         &self.offsets
     }
 
-    /// Every term of the sums that the output rows are: output row, source row, weight; sorted by output row.
+    /// All terms of the weighted sums: output row, source row, weight; sorted by output row.
     pub fn terms(&self) -> Vec<(usize, usize, f32)> {
         match &self.sources {
             Sources::Keep(rows) => rows.iter().enumerate().map(|(to, &from)| (to, from, 1.0)).collect(),
@@ -253,7 +252,7 @@ impl Reduction {
         }
     }
 
-    /// The source rows of a reduction that only drops, one an output row; `None` if it merges.
+    /// The source rows of a reduction that only drops, one per output row; `None` if it merges.
     pub fn kept_rows(&self) -> Option<&[usize]> {
         match &self.sources {
             Sources::Keep(rows) => Some(rows),

@@ -1,27 +1,27 @@
-//! Where on the patch grid tokens come from, for attention that looks at it (rotary position embeddings, a bias by
-//! relative position).
+//! The places of tokens on the patch grid, for attention that depends on them (rotary position embeddings, relative
+//! position bias).
 
 use std::ops::Range;
 
 use crate::packed::Origin;
 
-/// The grid places of consecutive rows of a packed batch. A token keeps its place whoever leaves; what others are merged
-/// into keeps its own.
+/// The grid places of consecutive rows of a packed batch. A token keeps its place when other tokens leave or merge
+/// into it.
 #[derive(Clone, Copy, Debug)]
 pub struct GridPlaces<'a> {
-    /// `[t]`
+    /// Origin of each row, `[t]`.
     origins: &'a [Origin],
-    /// Rows and columns.
+    /// Rows and columns of the grid.
     grid: [usize; 2],
 }
 
 impl<'a> GridPlaces<'a> {
-    /// Of the rows that come from `origins: [t]` in a grid of `grid` rows and columns.
+    /// The places of rows with `origins: [t]` on a grid of `grid` rows and columns.
     pub fn new(origins: &'a [Origin], grid: [usize; 2]) -> Self {
         GridPlaces { origins, grid }
     }
 
-    /// t.
+    /// t, the number of rows.
     #[expect(clippy::len_without_is_empty, reason = "a batch has tokens")]
     pub fn len(&self) -> usize {
         self.origins.len()
@@ -33,12 +33,12 @@ impl<'a> GridPlaces<'a> {
         Some([index / self.grid[1], index % self.grid[1]])
     }
 
-    /// Of each token.
+    /// The place of each token.
     pub fn iter(&self) -> impl Iterator<Item = Option<[usize; 2]>> {
         (0..self.len()).map(|t| self.get(t))
     }
 
-    /// Those of `rows` alone.
+    /// The places of `rows` alone.
     pub(crate) fn rows(&self, rows: Range<usize>) -> Self {
         GridPlaces { origins: &self.origins[rows], grid: self.grid }
     }
@@ -50,7 +50,7 @@ mod tests {
     use crate::packed::{PackedBatch, Reduction};
     use crate::spec::VitSpec;
 
-    /// After tokens were dropped, then merged, each has the place that it came from.
+    /// After a drop and a merge, each token has the place of its origin.
     #[test]
     fn survivors_keep_their_places() {
         // A grid of 2 x 3.
@@ -71,7 +71,7 @@ mod tests {
         let second = [None, Some([1, 0]), Some([1, 1]), Some([1, 2])];
         assert_eq!(places(&packed), [first.as_slice(), &second].concat());
 
-        // Row 4 joins row 2, row 6 joins row 8.
+        // Row 4 merges into row 2, row 6 into row 8.
         let into = [0, 1, 2, 3, 2, 5, 8, 7, 8];
         packed.reduce(&Reduction::join(&packed.offsets, &into, &packed.sizes)).unwrap();
         let left = [None, Some([0, 1]), Some([0, 2]), Some([1, 0]), None, Some([1, 1]), Some([1, 2])];

@@ -1,22 +1,23 @@
-//! Position embeddings of another grid, as the checkpoint's own library makes them.
+//! Resampling of position embeddings to another grid, with the result of the checkpoint's own library.
 
-/// How PyTorch's `interpolate(mode="bicubic")` is called.
+/// The arguments of PyTorch's `interpolate(mode="bicubic")`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Bicubic {
-    /// With `antialias=True`: a = -0.5, widened when shrinking, as timm's `resample_abs_pos_embed` and transformers'
-    /// DINOv2 with registers do.
+    /// With `antialias=True`: a = -0.5, wider when shrinking, as in timm's `resample_abs_pos_embed` and transformers'
+    /// DINOv2 with registers.
     Antialiased,
-    /// Without: a = -0.75, four taps, the border repeated, as transformers' ViT, DeiT and DINOv2 do.
+    /// Without antialiasing: a = -0.75, four taps, the border repeated, as in transformers' ViT, DeiT and DINOv2.
     Plain,
 }
 
-/// What each output of an axis is made of: (input, weight).
+/// The terms of each output along an axis: (input, weight).
 type Taps = Vec<Vec<(usize, f64)>>;
 
-/// `positions: [prefix + rows * columns of the grid `from`, D]` for the grid `to`; the first `prefix` rows stay.
+/// Resamples `positions: [prefix + rows * columns of the grid `from`, D]` to the grid `to`; the first `prefix` rows
+/// stay.
 ///
 /// # Panics
-/// If `positions` is not as long as that.
+/// If `positions` has another length.
 pub(crate) fn resample(
     positions: &[f32],
     prefix: usize,
@@ -28,7 +29,7 @@ pub(crate) fn resample(
     assert_eq!(positions.len(), (prefix + from[0] * from[1]) * dim, "positions are [prefix + grid, D]");
     let (fixed, grid) = positions.split_at(prefix * dim);
     let [rows, columns] = [0, 1].map(|axis| taps(from[axis], to[axis], how));
-    // Along the columns, then along the rows, as PyTorch does.
+    // Along the columns, then along the rows, like PyTorch.
     let mut wide = vec![0f64; from[0] * to[1] * dim];
     for (row, out) in grid.chunks_exact(from[1] * dim).zip(wide.chunks_exact_mut(to[1] * dim)) {
         for (taps, out) in columns.iter().zip(out.chunks_exact_mut(dim)) {
@@ -50,7 +51,7 @@ pub(crate) fn resample(
     resampled
 }
 
-/// The taps of an axis of `from` places that becomes one of `to`, corners not aligned.
+/// The taps for resampling an axis from `from` to `to` positions, corners not aligned.
 fn taps(from: usize, to: usize, how: Bicubic) -> Taps {
     let scale = from as f64 / to as f64;
     let outputs = (0..to).map(|i| match how {

@@ -1,4 +1,4 @@
-//! Where a forward pass spends its time, counted as it runs.
+//! The time of a forward pass by operation.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -7,24 +7,24 @@ use std::time::{Duration, Instant};
 /// A part of the forward pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Operation {
-    /// Patches cut out and embedded.
+    /// Cutting out and embedding the patches.
     PatchEmbedding,
     /// A block's first LayerNorm and its QKV layer.
     NormQkv,
-    /// Scores, softmax and sums of values, with what is tapped of them.
+    /// Scores, softmax and sums of values, and the taps.
     Attention,
-    /// Attention's projection and its residual.
+    /// Attention's projection and residual.
     Projection,
-    /// A block's second LayerNorm, its MLP and their residual.
+    /// A block's second LayerNorm, MLP and residual.
     NormMlp,
-    /// Tokens dropped or merged.
+    /// Dropping or merging tokens.
     Compaction,
     /// Final norm, pooling and head.
     Head,
 }
 
 impl Operation {
-    /// All of them, as the data flows.
+    /// All operations, in the order of the data flow.
     pub const ALL: [Operation; 7] = [
         Operation::PatchEmbedding,
         Operation::NormQkv,
@@ -50,14 +50,14 @@ impl fmt::Display for Operation {
     }
 }
 
-/// Wall-clock time of each operation, over all passes since it was last taken. Passes that run side by side add up.
+/// Wall-clock time of each operation, over all passes since it was last taken. Times of parallel passes add up.
 #[derive(Debug, Default)]
 pub struct Profile {
     nanoseconds: [AtomicU64; Operation::ALL.len()],
 }
 
 impl Profile {
-    /// Runs `work`, and counts its time as `operation`'s.
+    /// Runs `work`, and adds its time to that of `operation`.
     pub(crate) fn time<T>(&self, operation: Operation, work: impl FnOnce() -> T) -> T {
         let started = Instant::now();
         let done = work();
@@ -66,7 +66,7 @@ impl Profile {
         done
     }
 
-    /// Counts `elapsed` as that of the operations in `parts`, which ran side by side, in the ratio of their times there.
+    /// Divides `elapsed` among the operations in `parts`, which ran in parallel, in the ratio of their times there.
     pub(crate) fn share_out(&self, elapsed: Duration, parts: &Profile) {
         let times = parts.take();
         let all: Duration = times.iter().sum();

@@ -1,4 +1,4 @@
-//! A packed batch resting somewhere in the network.
+//! A packed batch at a site of the network.
 
 use vitrim_kernels::AttentionTaps;
 
@@ -7,14 +7,14 @@ use crate::error::Result;
 use crate::packed::{PackedBatch, Reduction};
 use crate::spec::VitSpec;
 
-/// A packed batch in host memory at a site, with what was tapped on the way.
+/// A packed batch in host memory at a site, with the taps of the last attention.
 #[derive(Clone, Debug)]
 pub struct HostState {
-    /// The tokens and where they came from.
+    /// The tokens and their origins.
     pub packed: PackedBatch,
-    /// Where the batch rests.
+    /// The site of the batch.
     pub site: Site,
-    /// What the last attention left behind, as far as it was asked for.
+    /// The requested outputs of the last attention.
     pub taps: AttentionTaps,
 }
 
@@ -28,7 +28,7 @@ impl HostState {
         }
     }
 
-    /// As a pruner sees it.
+    /// The state as a pruner sees it.
     pub fn view(&self, spec: &VitSpec) -> View<'_> {
         View {
             site: self.site,
@@ -44,7 +44,7 @@ impl HostState {
         }
     }
 
-    /// Drops or merges rows; taps are gone afterwards.
+    /// Drops or merges rows; removes the taps.
     ///
     /// # Errors
     /// As [`PackedBatch::reduce`].

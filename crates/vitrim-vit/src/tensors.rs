@@ -1,4 +1,4 @@
-//! Weights by timm's names: stored in files, under whichever names, or owned.
+//! Weights by timm's names: stored in files, under any library's names, or in memory.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,24 +14,24 @@ use crate::weight_files::WeightFiles;
 
 /// The named weights of a backbone.
 pub enum Tensors {
-    /// In files; nothing is copied until it is asked for.
+    /// In files; tensors are read on demand.
     Stored(StoredTensors),
-    /// Owned values by name, with shapes.
+    /// In memory: shape and values by name.
     Owned(BTreeMap<String, (Vec<usize>, Vec<f32>)>),
 }
 
 /// A tensor's name, shape and values, row-major.
 pub type NamedTensor = (String, Vec<usize>, Vec<f32>);
 
-/// Files, and where in them each tensor of ours is.
+/// Files, and where each tensor of ours is in them.
 pub struct StoredTensors {
     files: WeightFiles,
     names: StoredNames,
-    /// The grid that the positions are stored for, where it is another.
+    /// The grid of the stored positions, if it differs from the grid asked for.
     positions: Option<StoredPositions>,
 }
 
-/// Position embeddings of another grid than the one asked for.
+/// Position embeddings of a grid that differs from the grid asked for.
 pub(crate) struct StoredPositions {
     pub prefix: usize,
     pub from: [usize; 2],
@@ -42,10 +42,10 @@ pub(crate) struct StoredPositions {
 const POSITIONS: &str = "pos_embed";
 
 impl Tensors {
-    /// Opens `path`, whose tensors have our names.
+    /// Opens `path`, whose tensors have timm's names.
     ///
     /// # Errors
-    /// If it cannot be read, or is damaged.
+    /// If the file cannot be read, or is damaged.
     pub fn open(path: &Path) -> Result<Self> {
         Ok(Self::stored(WeightFiles::open(path)?, StoredNames::default(), None))
     }
@@ -77,7 +77,7 @@ impl Tensors {
     /// The tensor `name` as f32 values.
     ///
     /// # Errors
-    /// If it is missing, or has another shape or a type that is not F32, F16 or BF16.
+    /// If the tensor is missing, or has another shape or a type that is not F32, F16 or BF16.
     pub fn get(&self, name: &str, shape: &[usize]) -> Result<Cow<'_, [f32]>> {
         match self {
             Tensors::Owned(tensors) => {
@@ -95,11 +95,11 @@ impl Tensors {
         }
     }
 
-    /// The values of `tensors`, of geometry `spec`, under the names and in the shapes that these are stored with, then what is
-    /// stored beside them that inference does not need, as it is.
+    /// The values of `tensors`, of geometry `spec`, under the names and in the shapes of the stored tensors; then the
+    /// stored tensors that inference does not need, unchanged.
     ///
     /// # Errors
-    /// If one of `tensors` is missing or misshapen, or what is not needed cannot be read.
+    /// If one of `tensors` is missing or has the wrong shape, or a stored tensor cannot be read.
     pub(crate) fn translate(&self, spec: &VitSpec, tensors: &Tensors) -> Result<Vec<NamedTensor>> {
         let mut stored = Vec::new();
         for (name, mut shape) in spec.tensor_shapes() {
@@ -125,10 +125,10 @@ impl Tensors {
         Ok(stored)
     }
 
-    /// Checks that every tensor of `spec` is there in its shape, and no other.
+    /// Checks that every tensor of `spec` exists with its shape, and that there is no other tensor.
     ///
     /// # Errors
-    /// Naming the first tensor that is missing, misshapen or surplus.
+    /// Names the first tensor that is missing, has the wrong shape, or is surplus.
     pub fn check(&self, spec: &VitSpec) -> Result<()> {
         match self {
             Tensors::Owned(_) => Ok(()),
@@ -187,7 +187,7 @@ impl StoredTensors {
         }
     }
 
-    /// What tensor `name` of `shape` is stored as: names and shapes, in order.
+    /// The stored parts of tensor `name` of `shape`: names and shapes, in order.
     fn parts<'s>(&'s self, name: &'s str, shape: &[usize]) -> Vec<(&'s str, Vec<usize>)> {
         let mut shape = shape.to_vec();
         if let (POSITIONS, Some(StoredPositions { prefix, from, .. })) = (name, &self.positions) {

@@ -1,7 +1,6 @@
-//! Weights as they are stored: safetensors files, whole or in shards, and PyTorch's pickles.
+//! Stored weights: safetensors files, whole or in shards, and PyTorch's pickles.
 //!
-//! Nothing that a pickle asks to be called is called: `pytorch-reader` knows the few classes that tensors are made
-//! of, and refuses the rest.
+//! A pickle cannot run code: `pytorch-reader` knows the few classes that tensors are made of, and refuses all others.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -18,18 +17,19 @@ use serde_json::Value;
 
 use crate::error::{Result, VitError};
 
-/// Bytes of a header at most, as the safetensors crate has it: its JSON is read into memory.
+/// Largest header, bytes, as in the safetensors crate: its JSON is read into memory.
 const MAX_HEADER: u64 = 100_000_000;
 
-/// What a pickle may keep its weights under, the most telling first; timm looks there too.
+/// Prefixes under which a pickle may keep its weights, the most specific first; timm looks there too.
 const NESTED: [&str; 5] = ["state_dict_ema.", "model_ema.", "state_dict.", "model.", "module."];
 
 /// Stored tensors by name.
 pub struct WeightFiles {
-    /// What was opened: the file, or the index of shards.
+    /// The path that was opened: the file, or the index of shards.
     path: PathBuf,
-    /// safetensors files. They are read tensor by tensor rather than mapped: a file that another process shortens or rewrites is then an
-    /// error or another value, where a mapping would end the process or change under a reference.
+    /// safetensors files. They are read tensor by tensor, not mapped. If another process shortens or rewrites a file,
+    /// a read gives an error or another value; with a mapping, it would end the process or change data behind a
+    /// reference.
     files: Vec<(PathBuf, Mutex<File>)>,
     entries: BTreeMap<String, Entry>,
 }
@@ -40,7 +40,7 @@ struct Entry {
 }
 
 enum StoredAt {
-    /// Bytes of one of the files.
+    /// A range of bytes of one file.
     Stored {
         file: usize,
         dtype: Dtype,
@@ -85,7 +85,7 @@ impl WeightFiles {
     /// The tensor `name` of `shape` as f32.
     ///
     /// # Errors
-    /// If it is missing, has another shape or a type that is not F32, F16 or BF16, or cannot be read.
+    /// If the tensor is missing, has another shape or a type that is not F32, F16 or BF16, or cannot be read.
     pub fn read(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         let entry = self.expect(name, shape)?;
         let unread = |path: &Path, dtype: String| VitError::TensorType {
@@ -96,7 +96,7 @@ impl WeightFiles {
         match &entry.at {
             StoredAt::Stored { file, dtype, bytes } => {
                 let (path, file) = &self.files[*file];
-                // The lock is for the file's position, which each read sets anew.
+                // The lock protects the file's position, which each read sets.
                 let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
                 let bytes = read_range(&mut file, bytes.clone())
                     .map_err(|source| VitError::Read { path: path.clone(), source })?;
@@ -115,10 +115,10 @@ impl WeightFiles {
         }
     }
 
-    /// Checks that tensor `name` is there with `shape`.
+    /// Checks that tensor `name` exists with `shape`.
     ///
     /// # Errors
-    /// If not.
+    /// If it does not.
     pub fn check(&self, name: &str, shape: &[usize]) -> Result<()> {
         self.expect(name, shape).map(|_| ())
     }
@@ -140,7 +140,7 @@ impl WeightFiles {
         let damaged = |reason: String| VitError::Safetensors { path: path.to_owned(), reason };
         let mut file = File::open(path).map_err(unread)?;
         let length = file.metadata().map_err(unread)?.len();
-        // The header's length, itself of 8 bytes, the header, then the tensors.
+        // The length of the header (8 bytes), the header, then the tensors.
         let short = || damaged("the file is shorter than its header".into());
         if length < 8 {
             return Err(short());
@@ -155,7 +155,7 @@ impl WeightFiles {
             return Err(short());
         }
         let header = read_range(&mut file, 8..data).map_err(unread)?;
-        // Checks that tensors follow one another and are as long as their shapes say.
+        // Checks that tensors follow one another, and that their lengths match their shapes.
         let metadata: Metadata = serde_json::from_slice(&header).map_err(|e| damaged(e.to_string()))?;
         if data + metadata.data_len() as u64 != length {
             return Err(damaged("its length is not what its header says".into()));
@@ -197,7 +197,7 @@ impl WeightFiles {
         Ok(())
     }
 
-    /// The shards of an index as transformers writes it: `{"weight_map": {tensor: file}}`.
+    /// Adds the shards of an index as transformers writes it: `{"weight_map": {tensor: file}}`.
     fn add_shards(&mut self, path: &Path) -> Result<()> {
         let bad = |reason: String| VitError::Config { path: path.to_owned(), reason };
         let text = std::fs::read_to_string(path)
@@ -207,7 +207,7 @@ impl WeightFiles {
         let places = places.ok_or_else(|| bad("no 'weight_map'; download it again".into()))?;
         let mut shards = BTreeSet::new();
         for file in places.values() {
-            // A file beside the index, and nothing that leads elsewhere.
+            // Only a file next to the index; a path that leads elsewhere is refused.
             let named = file.as_str().filter(|name| Path::new(name).file_name().is_some_and(|n| n == *name));
             shards.insert(named.ok_or_else(|| bad(format!("{file} is not the name of a file beside it")))?);
         }
@@ -265,7 +265,7 @@ mod tests {
         serialize([("a", tensor()), ("b", tensor())], None).unwrap()
     }
 
-    /// With a mapped file, the read would end the process.
+    /// With a mapped file, the read would end the process (SIGBUS).
     #[test]
     fn a_file_that_shrinks_while_it_is_open_is_an_error() {
         let folder = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Once a batch of a size has run, blocks allocate nothing.
+//! After the first batch of a size, blocks allocate nothing.
 
 use std::alloc::System;
 
@@ -8,10 +8,10 @@ use vitrim_vit::{Backbone, CpuBackbone, MlpActivation, PixelBatch, Precision, Si
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-/// Batches until every thread has had its part of one: their buffers are their own.
+/// Batches until every thread has run a part of one: each thread has its own buffers.
 const BATCHES: usize = 50;
 
-/// The only test of its process: others would be counted along.
+/// The only test of its process, because allocations of others would be counted, too.
 #[test]
 fn blocks_allocate_nothing_after_the_first_batch() {
     let mut spec = VitSpec::from_timm_name("deit_tiny_patch16_224").unwrap();
@@ -24,7 +24,7 @@ fn blocks_allocate_nothing_after_the_first_batch() {
         let model = CpuBackbone::in_precision(spec, &tensors, precision).unwrap();
         for batch in [3, 1, 2] {
             let pixels = vec![0.5; batch * 3 * height * width];
-            // From inside the pool, whose queue of work from outside grows now and then.
+            // From inside the pool: its queue for work from outside grows now and then.
             let counts: Vec<usize> = rayon::scope(|_| {
                 let count = |_| {
                     let mut state = model.embed(PixelBatch::new(&pixels, batch)).unwrap();

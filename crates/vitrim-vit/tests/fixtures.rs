@@ -1,4 +1,4 @@
-//! File in, the library's output out: checkpoints of timm and transformers, in every layout that they come in.
+//! From a file to the library's output: checkpoints of timm and transformers, in every layout.
 
 mod stored;
 
@@ -23,7 +23,7 @@ const SHARED: [&str; 10] = [
     "hf_dinov2",
 ];
 
-/// Fixtures of this repository, with the sizes of input that they are tried at beside their own.
+/// Fixtures of this repository, with the other input sizes at which they are tested.
 const OWN: [(&str, &[[usize; 2]]); 12] = [
     ("timm_swiglu_reg", &[[24, 20]]),
     ("timm_rectangular", &[]),
@@ -39,13 +39,13 @@ const OWN: [(&str, &[[usize; 2]]); 12] = [
     ("hf_dinov2_reg", &[[24, 20], [8, 12]]),
 ];
 
-/// What a library makes of a batch of B images.
+/// A library's outputs for a batch of B images.
 struct Expected {
-    /// B.
+    /// B, the number of images.
     batch: usize,
-    /// `[B, 3, H, W]`
+    /// Pixels, `[B, 3, H, W]`.
     pixels: Vec<f32>,
-    /// Final tokens, `[B, N, D]`, where they are stored.
+    /// Final tokens, `[B, N, D]`, if they are stored.
     features: Option<Vec<f32>>,
     /// Logits `[B, C]`, or pooled features `[B, D]` without a head.
     answer: Vec<f32>,
@@ -69,12 +69,12 @@ impl Expected {
     }
 }
 
-/// The folder of the shared fixtures, where there is a shared folder.
+/// The folder of the shared fixtures, if it exists.
 fn shared() -> Option<PathBuf> {
     Some(vitrim_skips::shared()?.join("fixtures"))
 }
 
-/// Opens `folder` at `size` and holds it against the outputs stored in its file `expected`.
+/// Opens `folder` at `size` and compares its outputs with those stored in its file `expected`.
 fn agrees(folder: &Path, size: Option<[usize; 2]>, expected: &str) {
     let what = format!("{} {expected}", folder.display());
     let checkpoint = Checkpoint::open_at(folder, size).unwrap();
@@ -121,7 +121,8 @@ fn dinov2_is_as_large_as_its_processor_says() {
     agrees(&folder, None, "expected.safetensors");
 }
 
-/// Bounds a few times what was measured; below the lower one, the precision asked for is not the one in use.
+/// Bounds a few times as large as the measured errors; an error below the lower bound means that another precision is
+/// in use.
 #[test]
 fn lower_precisions_stay_near() {
     let Some(shared) = shared() else { return };
@@ -139,7 +140,7 @@ fn lower_precisions_stay_near() {
     }
 }
 
-/// An instruction set holds for a process: the tests above run again in one of their own.
+/// The instruction set is fixed for a process: the tests above run again in a process of their own.
 #[test]
 fn all_instruction_sets_agree() {
     if std::env::var_os("VITRIM_SIMD").is_some() {
@@ -158,7 +159,7 @@ fn all_instruction_sets_agree() {
     }
 }
 
-/// Policies name their backbone by it: those that are trained already must still find theirs.
+/// Policies identify their backbone by the fingerprint: policies that are trained already must still match.
 #[test]
 fn fingerprints_stay() {
     let Some(shared) = shared() else { return };
@@ -172,7 +173,7 @@ fn fingerprints_stay() {
     }
 }
 
-/// The same weights are the same backbone, however they are stored.
+/// The same weights are the same backbone, whatever the file format.
 #[test]
 fn a_fingerprint_is_of_the_weights_and_not_of_their_file() {
     let of = |name: &str| {

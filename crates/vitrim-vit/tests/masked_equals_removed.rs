@@ -1,4 +1,4 @@
-//! The central promise: removing tokens gives what masking them gives.
+//! The central property: removing tokens gives the same result as masking them.
 
 mod reference;
 
@@ -29,7 +29,7 @@ fn small(class_token: bool, distilled: bool, pool: Pool, grid: [usize; 2]) -> Vi
     spec
 }
 
-/// One of each kind.
+/// One backbone of each kind.
 fn kinds(grid: [usize; 2]) -> Vec<VitSpec> {
     let plain = small(true, false, Pool::Token, grid);
     let mut dinov2 = VitSpec { positions: Positions::Patches, layer_scale: true, ..plain.clone() };
@@ -112,7 +112,7 @@ proptest! {
             for image in &mut alive {
                 image.iter_mut().for_each(|a| *a &= (values() + 1.0) * 50.0 < keep_percent as f32);
                 if spec.min_patch_tokens() == 1 {
-                    image[0] = true; // somebody must be left to pool
+                    image[0] = true; // one token must be left to pool
                 }
             }
             alive.clone()
@@ -134,8 +134,8 @@ proptest! {
     }
 }
 
-/// Threads carry parts of a batch by themselves: whatever the parts, an image's tokens and taps are what it has alone, bit for
-/// bit, with budgets and sizes that differ between images.
+/// Threads carry parts of a batch independently. However a batch is split, an image's tokens and taps are bit for bit
+/// those that it has alone, with budgets and sizes that differ between images.
 #[test]
 fn images_of_a_batch_do_not_see_each_other() {
     const TAPS: Taps = Taps { cls_attention: true, keys: true, value_norm: true };
@@ -238,7 +238,7 @@ fn joining_is_merging_by_size() {
     let model = CpuBackbone::new(&spec, &tensors(&spec, 3)).unwrap();
     let mut state = model.embed(PixelBatch::new(&pixels(&spec, 2, 4), 2)).unwrap();
     state.packed.sizes = vec![1.0, 3.0, 1.0, 1.0, 2.0, 1.0, 1.0, 1.0, 1.0, 4.0];
-    // In the first image 2 and 4 join 1; in the second 6 joins 9, which comes after it.
+    // In the first image 2 and 4 merge into 1; in the second, 6 merges into 9, which comes after it.
     let into = [0, 1, 1, 3, 1, 5, 9, 7, 8, 9];
     let join = Reduction::join(&state.packed.offsets, &into, &state.packed.sizes);
     let alone = |row| vec![(row, 1.0)];

@@ -1,4 +1,4 @@
-//! A checkpoint that cannot be opened says why, and what to do.
+//! The error for a checkpoint that cannot be opened says why, and what to do.
 
 mod stored;
 
@@ -68,7 +68,7 @@ fn a_missing_surplus_or_misshapen_tensor_is_named() {
     });
     refused(folder.path(), &["'head.weight'", "[5, 16]", "[9, 16]"]);
 
-    // Under the names in the file, whatever ours are.
+    // With the names in the file, which may differ from ours.
     let folder = copy("hf_vit");
     edit(folder.path(), "config.json", |config| config["num_hidden_layers"] = json!(3));
     refused(folder.path(), &["'vit.encoder.layer.2.layernorm_before.weight'"]);
@@ -129,7 +129,7 @@ fn shards_that_are_missing_or_elsewhere_are_refused() {
     refused(folder.path(), &[index, "tensor 'another'"]);
 }
 
-/// What Python's `pickle.loads` would run.
+/// A pickle that would run a command with Python's `pickle.loads`.
 #[test]
 fn a_pickle_executes_nothing() {
     let folder = copy("hf_vit_bin");
@@ -162,7 +162,7 @@ fn a_folder_without_weights_lists_what_is_looked_for() {
     Checkpoint::open(&folder.path().join("other.pth")).unwrap();
 }
 
-/// Meta's files have timm's name and a hash, and nothing beside them.
+/// Meta's files have timm's name and a hash, and there are no other files next to them.
 #[test]
 fn a_lone_file_is_what_its_name_says() {
     let folder = TempDir::new().unwrap();

@@ -1,4 +1,4 @@
-//! Sessions of one checkpoint hold one copy of its weights, by what is allocated.
+//! Sessions of one checkpoint share one copy of the weights, measured by allocations.
 
 use std::alloc::System;
 
@@ -8,7 +8,7 @@ use vitrim_vit::{CpuBackbone, PixelBatch, SessionOptions, Tensors, Threads, VitS
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-/// The only test of its process: others would be counted along.
+/// The only test of its process, because allocations of others would be counted, too.
 #[test]
 fn sessions_share_one_copy_of_the_weights() {
     let spec = VitSpec::from_timm_name("deit_tiny_patch16_224").unwrap();
@@ -27,7 +27,7 @@ fn sessions_share_one_copy_of_the_weights() {
     assert!(held(&region) < 1024, "{} bytes for another session", held(&region));
     assert!(std::ptr::eq(first.weights(), second.weights()));
 
-    // What is shared outlives the session that packed it.
+    // The shared weights outlive the session that packed them.
     let pixels = vec![0.5; 3 * 224 * 224];
     let answer = first.dense_logits(PixelBatch::new(&pixels, 1)).unwrap();
     drop(first);

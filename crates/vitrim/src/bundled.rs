@@ -1,4 +1,4 @@
-//! The backbone that comes with vitrim: ten shapes in cluttered scenes, so that the demo needs no download.
+//! The bundled backbone, trained on ten shapes in cluttered scenes, so that the demo needs no download.
 //!
 //! `assets/backbone/README.md` is its model card.
 
@@ -6,14 +6,14 @@ use std::path::Path;
 
 use crate::error::{Result, VitrimError};
 
-/// Its files, as the Hugging Face Hub has them.
+/// Files of the backbone, in the layout of the Hugging Face Hub.
 const FILES: [(&str, &[u8]); 3] = [
     ("config.json", include_bytes!("../assets/backbone/config.json")),
     ("model.safetensors", include_bytes!("../assets/backbone/model.safetensors")),
     ("README.md", include_bytes!("../assets/backbone/README.md")),
 ];
 
-/// Writes it into `folder`, which is then a checkpoint folder like any other.
+/// Writes the backbone into `folder`, which is then an ordinary checkpoint folder.
 ///
 /// # Errors
 /// If a file cannot be written.
@@ -22,7 +22,7 @@ pub fn unpack(folder: &Path) -> Result<()> {
         .map_err(|source| VitrimError::Write { path: folder.to_owned(), source })?;
     for (name, bytes) in FILES {
         let path = folder.join(name);
-        // What is there already is left alone, so that a run that goes on finds it untouched.
+        // An existing identical file is not rewritten, so that a continued run finds it unchanged.
         if std::fs::read(&path).is_ok_and(|there| there == bytes) {
             continue;
         }

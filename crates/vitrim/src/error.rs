@@ -1,4 +1,4 @@
-//! What can go wrong between a command and its answer.
+//! Errors of the commands.
 
 use std::path::PathBuf;
 
@@ -20,13 +20,13 @@ pub enum VitrimError {
     /// Training failed.
     #[error(transparent)]
     Train(#[from] vitrim_train::TrainError),
-    /// A configuration cannot be put together.
+    /// A configuration is invalid.
     #[error(transparent)]
     Overlay(#[from] crate::overlay::OverlayError),
-    /// A run was asked to stop; what is saved of it, and where.
+    /// A run was asked to stop; the text says what is saved, and where.
     #[error("interrupted: {0}")]
     Interrupted(String),
-    /// A setting that cannot be.
+    /// An invalid setting.
     #[error("{0}")]
     Setting(String),
     /// A folder could not be written.
@@ -34,7 +34,7 @@ pub enum VitrimError {
     Write {
         /// The file.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         source: std::io::Error,
     },
 }
@@ -51,7 +51,7 @@ impl VitrimError {
     }
 }
 
-/// An error of a crate below, as [`MeasureError`] has it.
+/// Converts an error of a lower crate by way of [`MeasureError`].
 macro_rules! from_below {
     ($($error:ty),+) => {
         $(impl From<$error> for VitrimError {

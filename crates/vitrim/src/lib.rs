@@ -1,9 +1,9 @@
 //! Faster Vision Transformers: learn which tokens of each image to throw away, and throw them away.
 //!
-//! This crate is the facade and the command line. What runs a policy is in `vitrim-vit` and `vitrim-prune`, what measures
-//! it in `vitrim-measure`, what trains it in `vitrim-train`, what draws in `vitrim-report`. Here they meet: [`requests`]
-//! holds what the verbs that train are asked and carries it out, [`training`] opens a run on a user's images, [`overlay`] lays a TOML file and `--set` over a preset, [`bundled`] is the backbone that
-//! the demo needs no download for.
+//! This crate is the facade and the command line. `vitrim-vit` and `vitrim-prune` run a policy, `vitrim-measure`
+//! measures it, `vitrim-train` trains it, and `vitrim-report` draws. Here, [`requests`] has the requests of the verbs
+//! that train, and carries them out; [`training`] opens a run on a user's images; [`overlay`] applies a TOML file and
+//! `--set` to a preset; [`bundled`] is the backbone of the demo, which needs no download.
 
 pub mod bundled;
 pub mod error;

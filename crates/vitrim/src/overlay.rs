@@ -1,4 +1,4 @@
-//! Configuration as data: a preset, a TOML file laid over it, and `--set a.b=c` over both.
+//! Configurations as data: a preset, a TOML file that overrides it, and `--set a.b=c`, which overrides both.
 //!
 //! ```
 //! use serde::{Deserialize, Serialize};
@@ -23,10 +23,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
-/// How alike two keys must be (0 to 1) for one to be suggested for the other.
+/// Smallest similarity of two keys (0 to 1) at which one is suggested for the other.
 const ALIKE: f64 = 0.6;
 
-/// A configuration that cannot be put together.
+/// A configuration that cannot be assembled.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OverlayError {
@@ -35,7 +35,7 @@ pub enum OverlayError {
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// The operating system's word on it.
+        /// The operating system's error.
         cause: io::Error,
     },
     /// The file is not TOML.
@@ -45,13 +45,13 @@ pub enum OverlayError {
         path: PathBuf,
         /// The line, counted from 1.
         line: usize,
-        /// What the parser said.
+        /// The parser's message.
         reason: String,
     },
     /// A `--set` without a key or without `=`.
     #[error("`--set {given}` is not key=value; write for example --set a.b=3")]
     NotKeyValue {
-        /// What was given.
+        /// The text that was given.
         given: String,
     },
     /// A key that the configuration does not have.
@@ -61,10 +61,10 @@ pub enum OverlayError {
         place: GivenIn,
         /// The whole key, dotted.
         key: String,
-        /// The nearest key, or the keys that exist.
+        /// The most similar key, or the existing keys.
         cure: String,
     },
-    /// A value of the wrong type, or one that the configuration refuses.
+    /// A value of the wrong type, or one that the configuration does not accept.
     #[error("{place}: `{key}`: {reason}; --print-config shows the values in force")]
     BadValue {
         /// Where the value was given.
@@ -77,7 +77,7 @@ pub enum OverlayError {
     /// The configuration has values that TOML cannot hold.
     #[error("this configuration cannot be written as TOML ({reason}); please report it as a bug")]
     NotRepresentable {
-        /// What the serialiser said.
+        /// The serialiser's message.
         reason: String,
     },
 }
@@ -89,7 +89,7 @@ pub enum GivenIn {
     Preset,
     /// In a TOML file.
     File(PathBuf),
-    /// In a `--set`, which is given whole.
+    /// In a `--set`, with its full text.
     Set(String),
 }
 
@@ -103,13 +103,13 @@ impl fmt::Display for GivenIn {
     }
 }
 
-/// `base` with `file` laid over it, and each of `sets` (`a.b=c`) over both, the last word winning.
+/// `base` overridden by `file`, and both overridden by each of `sets` (`a.b=c`); the last value wins.
 ///
-/// Nested tables merge key by key; everything else, arrays included, is replaced whole. The value of
-/// a set is TOML (`3`, `true`, `[3, 6, 9]`, `"text"`); what is not TOML is taken as text, and so is
-/// a plain value where `base` has text. Keys that T does not have are refused if T and the structs
-/// within it are `#[serde(deny_unknown_fields)]`. A file cannot unset an `Option` (TOML has no
-/// null), nor change the variant of an enum that is written as a table of its fields.
+/// Nested tables are merged key by key; all other values, arrays included, are replaced. The value of a set is TOML
+/// (`3`, `true`, `[3, 6, 9]`, `"text"`); a value that is not TOML is taken as text, and so is a plain value if `base`
+/// has text. Unknown keys are an error if T and the structs within it are `#[serde(deny_unknown_fields)]`. A file
+/// cannot unset an `Option` (TOML has no null), nor change the variant of an enum that is written as a table of its
+/// fields.
 ///
 /// # Errors
 /// [`OverlayError`], one line that names the key and where it was given.
@@ -137,7 +137,7 @@ pub fn merge<T: Serialize + DeserializeOwned>(
     })
 }
 
-/// The configuration as a TOML file that [`merge`] reads back to the same.
+/// The configuration as a TOML file that [`merge`] reads back unchanged.
 ///
 /// # Errors
 /// [`OverlayError::NotRepresentable`] for values that TOML cannot hold.
@@ -211,7 +211,7 @@ fn find<'t>(table: &'t Table, steps: &[impl AsRef<str>]) -> Option<&'t Value> {
     table.get(last.as_ref())
 }
 
-/// Turns serde's word on the merged tables into one that names the key and who gave it.
+/// Converts serde's error on the merged tables to one that names the key and its origin.
 fn explain(
     preset: &Table,
     layers: &[(GivenIn, Table)],
@@ -236,7 +236,7 @@ fn explain(
     OverlayError::UnknownKey { place, cure: cure(&key, preset, siblings), key }
 }
 
-/// The last layer that gave the value at `path`, or something within or around it.
+/// The last layer that has a value at `path`, or within or around it.
 fn giver(layers: &[(GivenIn, Table)], path: &[String]) -> GivenIn {
     for length in (1..=path.len()).rev() {
         let gives = |layer: &&(GivenIn, Table)| find(&layer.1, &path[..length]).is_some();
@@ -250,7 +250,7 @@ fn giver(layers: &[(GivenIn, Table)], path: &[String]) -> GivenIn {
     }
 }
 
-/// What to write instead of the unknown `key`.
+/// A suggestion for the unknown `key`.
 fn cure(key: &str, preset: &Table, siblings: Vec<String>) -> String {
     let mut known = siblings.clone();
     all_keys(preset, "", &mut known);

@@ -1,4 +1,4 @@
-//! What stands between a data set and a training run: which images it may see, and where it is kept.
+//! Opens a training run: the images that it may see, and its folder.
 
 use std::path::{Path, PathBuf};
 
@@ -14,30 +14,30 @@ use vitrim_vit::Tensors;
 use crate::error::Result;
 use crate::overlay;
 
-/// Which parts of a data set a run takes.
+/// The parts of a data set for a run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Splits<'a> {
-    /// What to train on, as [`DataParts::named`] has it.
+    /// The part to train on, see [`DataParts::named`].
     pub train: &'a str,
-    /// What to calibrate on; `None` if the policy shall stay uncalibrated.
+    /// The part to calibrate on; `None` if the policy is left uncalibrated.
     pub calibration: Option<&'a str>,
 }
 
 /// The images of a run.
 pub(crate) struct RunImages {
-    /// What to train on.
+    /// The images to train on.
     pub train: Dataset,
-    /// Images left out of training because calibration or test has them, too.
+    /// Number of images removed from training because calibration or test also has them.
     pub removed: usize,
-    /// What to calibrate on; `None` if the policy shall stay uncalibrated.
+    /// The images to calibrate on; `None` if the policy is left uncalibrated.
     pub calibration: Option<Dataset>,
 }
 
 impl RunImages {
-    /// Opens them, and leaves out of training what calibration or test also has.
+    /// Opens the images, and removes from training those that calibration or test also has.
     ///
     /// # Errors
-    /// If they cannot be read, have other classes than the backbone, or none is left to train on.
+    /// If they cannot be read, have other classes than the backbone, or no training image is left.
     pub fn open(
         loaded: &Loaded,
         parts: &DataParts,
@@ -60,12 +60,12 @@ impl RunImages {
         Ok(RunImages { train, removed, calibration })
     }
 
-    /// How many there are, in one line; calibration takes `most` images at most.
+    /// The numbers of images, in one line; calibration uses at most `most` images.
     pub(crate) fn describe(&self, most: usize) -> String {
         self.counts(most, "to calibrate on")
     }
 
-    /// The same of a run that only judges itself by them, by `most` at most.
+    /// The numbers of images of a run that evaluates itself on held-out images, at most `most`, in one line.
     pub(crate) fn describe_held_out(&self, most: usize) -> String {
         self.counts(most, "held out")
     }
@@ -80,7 +80,7 @@ impl RunImages {
     }
 }
 
-/// The weights of the checkpoint that `loaded` is of, if a run of `config` needs them.
+/// The weights of the checkpoint of `loaded`, if a run of `config` needs them.
 ///
 /// # Errors
 /// As [`open_checkpoint`].
@@ -90,7 +90,7 @@ pub(crate) fn weights(loaded: &Loaded, config: &TrainConfig) -> Result<Option<Te
     needed.then(open).transpose()
 }
 
-/// `runs/` and the model's name, and the preset's unless it is the default.
+/// The folder `runs/`, with the model's name and, unless it is the default, the preset's.
 pub(crate) fn default_out(model: &Path, preset: &str) -> PathBuf {
     let absolute = model.canonicalize().unwrap_or_else(|_| model.to_owned());
     let name = absolute.file_name().unwrap_or_default().to_string_lossy();
@@ -98,7 +98,7 @@ pub(crate) fn default_out(model: &Path, preset: &str) -> PathBuf {
     Path::new("runs").join(format!("{name}{suffix}"))
 }
 
-/// Writes down the configuration of a new run in `folder`; says in one line whether it is new or goes on.
+/// Writes the configuration of a new run to `folder`; returns a line that says whether the run is new or continues.
 ///
 /// # Errors
 /// If the folder has a damaged checkpoint, or a file cannot be written.
@@ -117,8 +117,8 @@ pub fn open_run(folder: &RunFolder, config: &TrainConfig) -> Result<String> {
     }
 }
 
-/// Writes `config` (TOML) into the `folder` of a new run of `steps`; says in one line from which of them an old one
-/// goes on, of which `done` are.
+/// Writes `config` (TOML) to the `folder` of a new run of `steps`; returns a line that says whether the run is new or
+/// continues, and from which of its steps (`done` of them are done).
 ///
 /// # Errors
 /// If it cannot be written.
@@ -135,7 +135,7 @@ pub fn open_run_of_steps(
     Ok(None)
 }
 
-/// What an interrupted run of `updates` in `out` has saved, in one line without a cure.
+/// A line that says what an interrupted run of `updates` in `out` has saved, without advice.
 ///
 /// # Errors
 /// If its checkpoint is damaged.
@@ -148,7 +148,7 @@ pub(crate) fn saved(out: &Path, updates: usize) -> Result<String> {
 /// An update's figures, in one line.
 pub(crate) fn describe(log: &UpdateLog) -> String {
     let keep: Vec<String> = log.keep_ratio.iter().map(|k| format!("{k:.2}")).collect();
-    // The paper's game follows no target: its drop is this update's own.
+    // The paper's game has no target: its drop is that of this update.
     let (name, unit) = if log.drifts { ("drift", "%") } else { ("drop", "pp") };
     let drop = match (log.estimated_accuracy_loss, log.beta) {
         (Some(drop), Some(beta)) => format!("{name} {drop:.2} {unit}, beta {beta:.2}"),
@@ -164,7 +164,7 @@ pub(crate) fn describe(log: &UpdateLog) -> String {
     )
 }
 
-/// A fine-tuning step's figures, in one line; `last` are the held-out ones that were measured last.
+/// A fine-tuning step's figures, in one line; `last` are the latest held-out figures.
 pub(crate) fn describe_finetuning(log: &FinetuneLog, last: Option<HeldOut>) -> String {
     let held_out = last.map_or_else(
         || "?".to_owned(),

@@ -1,4 +1,4 @@
-//! Content hashes of encoded images, and the subsets of a data set that they decide.
+//! Content hashes of encoded images, and the subsets of a data set that are defined by them.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::DataError;
 
-/// The first 128 bits of the BLAKE3 hash of a file's bytes; of an image, as encoded.
+/// The first 128 bits of the BLAKE3 hash of a file's bytes; for an image, of the encoded file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ContentHash([u8; 16]);
 
@@ -27,7 +27,7 @@ impl ContentHash {
         &self.0
     }
 
-    /// Where the hash falls in `[0, 1)`: its first 53 bits, little endian, as a fraction.
+    /// The hash as a number in `[0, 1)`: its first 53 bits, little endian, as a fraction.
     fn fraction(&self) -> f64 {
         let mut head = [0; 8];
         head.copy_from_slice(&self.0[..8]);
@@ -46,11 +46,11 @@ impl fmt::Display for ContentHash {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Subset {
-    /// What the policy learns from.
+    /// Images for training the policy.
     Train,
-    /// Calibration, feedback, and choice of model.
+    /// Images for calibration, feedback and model selection.
     Calibration,
-    /// Final figures only.
+    /// Images for final figures only.
     Test,
 }
 
@@ -58,11 +58,11 @@ pub enum Subset {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Shares {
-    /// For [`Subset::Train`]; 0.6 by default.
+    /// Share of [`Subset::Train`]; 0.6 by default.
     pub train: f64,
-    /// For [`Subset::Calibration`]; 0.2 by default.
+    /// Share of [`Subset::Calibration`]; 0.2 by default.
     pub calibration: f64,
-    /// For [`Subset::Test`]; 0.2 by default.
+    /// Share of [`Subset::Test`]; 0.2 by default.
     pub test: f64,
 }
 
@@ -87,7 +87,7 @@ impl Shares {
         Err(DataError::Shares { train, calibration, test })
     }
 
-    /// The part that an image belongs to: a function of its bytes and the shares alone.
+    /// The subset of an image: a function of its bytes and the shares alone.
     pub fn part_of(&self, hash: &ContentHash) -> Subset {
         let at = hash.fraction() * (self.train + self.calibration + self.test);
         if at < self.train {

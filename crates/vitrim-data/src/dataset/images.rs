@@ -1,4 +1,4 @@
-//! The images of a data set: their names, their bytes, and what is known of them.
+//! The images of a data set: their names, their bytes, and their objects.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ impl Dataset {
         self.row(index).map(|row| self.index.store.name_of_row(row)).unwrap_or_default()
     }
 
-    /// The scene at `index`, drawn; `None` if this is no data set of scenes or there is no such image.
+    /// The generated image at `index`; `None` if this is not a data set of scenes or there is no such image.
     pub fn scene(&self, index: usize) -> Option<Scene> {
         self.seed(index).map(draw_scene)
     }
@@ -30,7 +30,7 @@ impl Dataset {
     ///
     /// # Errors
     ///
-    /// [`DataError::IndexOutOfRange`], or what reading and decoding can fail with.
+    /// [`DataError::IndexOutOfRange`], or an error of reading or decoding.
     pub fn image(&self, index: usize) -> Result<RgbImage, DataError> {
         self.require_random_access("read at one place")?;
         let len = self.len();
@@ -45,12 +45,12 @@ impl Dataset {
         found.unwrap_or(Err(DataError::IndexOutOfRange { index, len }))
     }
 
-    /// Hands `sink` the name of every image in turn, with its encoded bytes or the error that reading them gave, until it
-    /// wants no more. Of a scene, which has none, those are the bytes of its name.
+    /// Calls `sink` with the name of every image in turn, and its encoded bytes or a read error, until it returns
+    /// false. A scene has no encoded bytes: those of its name are used.
     ///
     /// # Errors
     ///
-    /// If the data set, and not one image, cannot be read.
+    /// If the data set as a whole, not a single image, cannot be read.
     pub fn for_each_encoded(
         &self,
         sink: &mut dyn FnMut(String, Result<Arc<[u8]>, DataError>) -> bool,
@@ -60,19 +60,19 @@ impl Dataset {
         })
     }
 
-    /// Whether it is known where the object of each image lies: so for scenes.
+    /// Whether the place of the object in each image is known, as for scenes.
     pub fn knows_objects(&self) -> bool {
         matches!(self.index.store, Store::Scenes { .. })
     }
 
-    /// Share of each square patch of the image at `index` that its object covers, `[N0]`, row-major; `None`
-    /// where that is not known or there is no such image.
+    /// Share of each square patch of the image at `index` that its object covers, `[N0]`, row-major; `None` if that
+    /// is not known or there is no such image.
     pub fn object_shares(&self, index: usize, patch_size: usize) -> Option<Vec<f32>> {
         Some(object_shares(self.seed(index)?, patch_size))
     }
 
-    /// Diameter of the object in the image at `index`, in pixels; `None` where that is not known or there is no
-    /// such image.
+    /// Diameter of the object in the image at `index`, in pixels; `None` if that is not known or there is no such
+    /// image.
     pub fn object_size(&self, index: usize) -> Option<f32> {
         Some(object_size(self.seed(index)?))
     }
@@ -93,8 +93,7 @@ impl Dataset {
         }
     }
 
-    /// The encoded bytes behind `payload`, which belongs to the image at `index`; a scene, which has
-    /// none, is known by its name.
+    /// The encoded bytes behind `payload`, which belongs to the image at `index`; for a scene, the bytes of its name.
     pub(super) fn bytes(&self, index: usize, payload: Payload) -> Result<Arc<[u8]>, DataError> {
         self.index.store.bytes(payload, || self.origin(index))
     }
@@ -104,12 +103,12 @@ impl Dataset {
         self.row(index).map(|row| self.index.store.origin_of_row(row)).unwrap_or_default()
     }
 
-    /// One past the last place in an order that a pass may come to; of a stream, [`usize::MAX`].
+    /// The end of the positions in an order that a pass can reach; for a stream, [`usize::MAX`].
     pub(crate) fn end(&self) -> usize {
         self.rows.len()
     }
 
-    /// Hands `sink` the images whose place in `order` lies in `places`: see [`Walk::visit`].
+    /// Calls `sink` with the images whose positions in `order` lie in `places`: see [`Walk::visit`].
     pub(crate) fn visit(
         &self,
         order: Order,

@@ -29,16 +29,16 @@ pub struct Dataset {
     decoding: Decoding,
 }
 
-/// Which labels a data set has.
+/// The labels of a data set.
 #[derive(Clone, Debug)]
 enum Relabelling {
-    /// Its own.
+    /// The data set's own labels.
     Own,
-    /// Those of a [`LabelMap`], one for each row.
+    /// Labels from a [`LabelMap`], one for each row.
     Rows(Arc<[Option<u32>]>),
-    /// Those of a [`LabelMap`], looked up as a stream is read.
+    /// Labels from a [`LabelMap`], looked up while a stream is read.
     Stream(Arc<LabelMap>),
-    /// None.
+    /// No labels.
     Unlabelled,
 }
 
@@ -47,10 +47,10 @@ enum Relabelling {
 struct Index {
     split: String,
     class_names: Vec<String>,
-    /// One for each row; empty for a stream.
+    /// One label for each row; empty for a stream.
     labels: Vec<Option<u32>>,
     store: Store,
-    /// One for each row, computed on first use.
+    /// One hash for each row, computed on first use.
     hashes: OnceLock<Vec<ContentHash>>,
     /// Images that loaders left out.
     bad: BadImages,
@@ -65,19 +65,19 @@ impl Dataset {
         Self { index, rows, relabelling: Relabelling::Own, decoding: Decoding::default() }
     }
 
-    /// Whether this is a pipe or a compressed shard, which is read front to back. It cannot be shuffled or parted,
-    /// a pipe cannot be read twice, and images are known only once they have been read: until then, `len` and what
-    /// is asked by position leave them out. `LoaderOptions::limit` takes the first ones.
+    /// Whether this is a stream: a pipe or a compressed shard. A stream cannot be shuffled or split, and a pipe
+    /// cannot be read twice. Its images are known only once they have been read: until then, `len` and methods that
+    /// take a position do not include them. `LoaderOptions::limit` takes the first ones.
     pub fn is_stream(&self) -> bool {
         matches!(self.index.store, Store::Stream(_))
     }
 
-    /// The images that loaders left out so far, of this data set and of all its parts, each counted once.
+    /// The images that loaders have left out so far, of this data set and of all its parts, each counted once.
     pub fn bad_images(&self) -> BadImages {
         self.index.bad.clone()
     }
 
-    /// How fast loaders have decoded this data set and all its parts, in the passes that have ended.
+    /// Decoding rate of this data set and all its parts, over the passes that have ended.
     pub fn decode_rate(&self) -> DecodeRate {
         self.index.rates.sum()
     }
@@ -86,7 +86,7 @@ impl Dataset {
         self.index.rates.add(pass);
     }
 
-    /// How many images there are; of a stream, how many have been read.
+    /// Number of images; for a stream, the number of images read so far.
     pub fn len(&self) -> usize {
         match &self.index.store {
             Store::Stream(stream) => stream.rows().len(),
@@ -94,7 +94,7 @@ impl Dataset {
         }
     }
 
-    /// Whether there is no image, as can happen to a part of a small data set. Of a stream it is unknown, and this is false.
+    /// Whether there is no image, as is possible for a part of a small data set. Always false for a stream.
     pub fn is_empty(&self) -> bool {
         !self.is_stream() && self.len() == 0
     }
@@ -125,8 +125,8 @@ impl Dataset {
         }
     }
 
-    /// The first `n` images of this data set, all of them if there are fewer. Of a stream, those of the first that
-    /// have been read.
+    /// The first `n` images of this data set, or all of them if there are fewer. For a stream, those of the first
+    /// that have been read.
     pub fn first(&self, n: usize) -> Self {
         self.keeping((0..n.min(self.len())).filter_map(|index| self.row(index)).collect())
     }
@@ -143,7 +143,7 @@ impl Dataset {
         }
     }
 
-    /// The same images, those of the rows in `kept` alone.
+    /// The images of the rows in `kept`.
     fn keeping(&self, kept: Arc<[usize]>) -> Self {
         Self { rows: self.rows.keeping(kept), ..self.clone() }
     }

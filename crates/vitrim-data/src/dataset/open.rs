@@ -1,4 +1,4 @@
-//! Opening a data set, or asking what lies at a path.
+//! Opens a data set, or finds out what kind of data set a path is.
 
 use std::path::Path;
 
@@ -18,21 +18,21 @@ impl Dataset {
     ///   folder of images, or one image;
     /// * Hugging Face parquet files: a folder with them in it, in its `data/` or in folders named as splits, or
     ///   one of them;
-    /// * WebDataset tar shards: likewise, or a brace pattern, `shard-{0000..0009}.tar`;
-    /// * a list: `.txt` (a path a line), `.csv`, `.tsv` or `.jsonl` (columns or fields `path` and `label`), with
+    /// * WebDataset tar shards: in the same places, or a brace pattern, `shard-{0000..0009}.tar`;
+    /// * a list: `.txt` (one path per line), `.csv`, `.tsv` or `.jsonl` (columns or fields `path` and `label`), with
     ///   paths relative to its folder;
     /// * a [stream](Self::is_stream) of tar shards: `-` for standard input, a named pipe, or compressed shards
     ///   (`.tar.gz`);
-    /// * `scenes`, which stands for [drawn scenes](Self::scenes); a folder of that name is reached as `./scenes`.
+    /// * `scenes`, the [generated images](Self::scenes); a folder of that name is reached as `./scenes`.
     ///
-    /// `split` may be left out where there is only one. Class indices follow torchvision's rule
-    /// (sorted folder names of this very split), the parquet footer, or the labels' own numbers; labels that are
+    /// `split` may be left out if there is only one. Class indices follow torchvision's rule
+    /// (sorted folder names of this split), the parquet footer, or the labels' own numbers; labels that are
     /// words become classes in sorted order. Reads file names, footers, headers and labels, no images.
     ///
     /// # Errors
     ///
-    /// If the path is missing, unreadable, of no known kind or holds no images, if it has no such split (the
-    /// message lists those there are), or if a file is damaged, has no images in it or a label out of range.
+    /// If the path is missing, unreadable, of an unknown kind or without images, if it has no such split (the
+    /// message lists the existing ones), or if a file is damaged, has no images in it or a label out of range.
     pub fn open(path: impl AsRef<Path>, split: Option<&str>) -> Result<Self, DataError> {
         let path = path.as_ref();
         let layout = DatasetLayout::detect(path)?;
@@ -77,9 +77,9 @@ impl Dataset {
         Ok(Self::whole(split, class_names, labels, store))
     }
 
-    /// One split of the [scenes](crate::draw_scene), which are drawn when asked for: `train` with
-    /// 2,000,000 (seeds from 0), `validation` and `test` with 100,000 each (seeds from 10,000,000 and
-    /// from 20,000,000). A scene's content hash is that of its name, which tells its seed.
+    /// One split of the [scenes](crate::draw_scene), which are generated on demand: `train` with 2,000,000 (seeds
+    /// from 0), `validation` and `test` with 100,000 each (seeds from 10,000,000 and from 20,000,000). The content
+    /// hash of a scene is that of its name, which contains its seed.
     ///
     /// # Errors
     ///
@@ -119,12 +119,12 @@ impl Dataset {
         Ok(DatasetLayout::detect(path.as_ref())?.names())
     }
 
-    /// Whether what lies at `path` holds images or lists them, as parquet, shards, streams and lists do, and is no
-    /// image file or folder of such.
+    /// Whether the file or folder at `path` holds or lists images (parquet, shards, streams and lists), and is not an
+    /// image file or a folder of image files.
     ///
     /// # Errors
     ///
-    /// As [`splits`](Self::splits), but a file of an unknown kind is taken for an image.
+    /// As [`splits`](Self::splits), but a file of an unknown kind counts as an image.
     pub fn packs(path: impl AsRef<Path>) -> Result<bool, DataError> {
         match DatasetLayout::detect(path.as_ref()) {
             Ok(layout) => Ok(!matches!(layout, DatasetLayout::Folders(_) | DatasetLayout::Scenes(_))),
@@ -133,8 +133,7 @@ impl Dataset {
         }
     }
 
-    /// Whether what lies at `path` is read front to back, so that it has one split, which answers to any name: see
-    /// [`is_stream`](Self::is_stream).
+    /// Whether the data set at `path` is a [stream](Self::is_stream), whose one split has every name.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! Subsets of a data set by content hash, and what two data sets share.
+//! Subsets of a data set by content hash, and the images that two data sets share.
 
 use super::Dataset;
 use super::content::{ContentHash, ContentSet, Shares, Subset};
@@ -10,7 +10,7 @@ impl Dataset {
     /// The part of this data set that a hash of each image's encoded bytes assigns to `part`, so that
     /// copies of one file never lie in two parts.
     ///
-    /// Reads every image's bytes once for all parts; `progress` is told (images done, all images).
+    /// Reads every image's bytes once for all parts; `progress` is called with (images done, all images).
     ///
     /// # Errors
     ///
@@ -27,8 +27,8 @@ impl Dataset {
 
     /// The hashes of the encoded bytes of this data set's images.
     ///
-    /// Reads every image's bytes, once for the data set and all its parts; `progress` is told (images
-    /// done, all images).
+    /// Reads every image's bytes, once for the data set and all its parts; `progress` is called with (images done,
+    /// all images).
     ///
     /// # Errors
     ///
@@ -37,7 +37,8 @@ impl Dataset {
         Ok(self.content_hash_list(progress)?.into_iter().collect())
     }
 
-    /// The hash of the encoded bytes of each image, in the order of the data set; as [`Self::content_hashes`].
+    /// The hash of the encoded bytes of each image, in the order of the data set; otherwise like
+    /// [`Self::content_hashes`].
     ///
     /// # Errors
     ///
@@ -50,8 +51,8 @@ impl Dataset {
         Ok((0..self.len()).filter_map(|index| Some(hashes[self.row(index)?])).collect())
     }
 
-    /// This data set without the images whose encoded bytes are in `excluded`, and how many those
-    /// were.
+    /// This data set without the images whose encoded bytes are in `excluded`, and the number of images that were
+    /// removed.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! A data set's labels as the classes of a backbone.
+//! Converts a data set's labels to the classes of a backbone.
 
 use std::sync::Arc;
 
@@ -8,12 +8,13 @@ use crate::labels::{LabelMap, class_of};
 use crate::sources::{Store, member_origin};
 
 impl Dataset {
-    /// The same images with the labels that `map` makes of theirs: those of a backbone. By a class's name where
-    /// the data set has names and the map has this one, else by its index. The new data set has no class names.
+    /// The same images with the backbone's labels according to `map`: by a class's name if both the data set and the
+    /// map have it, otherwise by its index. The new data set has no class names.
     ///
     /// # Errors
     ///
-    /// [`DataError::NotInLabelMap`] if an image's class is not in the map; a stream says so once it is read.
+    /// [`DataError::NotInLabelMap`] if an image's class is not in the map; for a stream, the error occurs when it is
+    /// read.
     pub fn relabelled(&self, map: &LabelMap) -> Result<Self, DataError> {
         if self.is_stream() {
             let relabelling = Relabelling::Stream(Arc::new(map.clone()));
@@ -43,7 +44,7 @@ impl Dataset {
         Self { relabelling: Relabelling::Unlabelled, ..self.clone() }
     }
 
-    /// The class of an image of a stream: its member is called `name`, its label as stated is `stated`.
+    /// The class of an image of a stream, whose member is called `name` and whose label in the shard is `stated`.
     pub(super) fn class_in_stream(&self, name: &str, stated: Option<&str>) -> Result<Option<u32>, DataError> {
         let Some(stated) = stated.map(str::trim).filter(|stated| !stated.is_empty()) else { return Ok(None) };
         let Store::Stream(stream) = &self.index.store else { return Ok(None) };
@@ -67,7 +68,7 @@ impl Dataset {
             Relabelling::Stream(map) => map
                 .of_name(stated)
                 .or_else(|| if let Some(index) = index { map.of_index(index) } else { None })
-                // What is no number and in no map is an error; -1 is no label.
+                // A word that is neither a number nor in a map is an error; -1 means no label.
                 .or_else(|| (index.is_none() && stated.parse::<i64>().is_ok()).then_some(None))
                 .ok_or_else(|| DataError::NotInLabelMap { origin: origin(), class: stated.to_string() }),
             _ => Ok(index),

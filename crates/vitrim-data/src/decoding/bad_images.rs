@@ -7,17 +7,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::DataError;
 
-/// How many messages a [`BadImages`] keeps.
+/// Number of messages that a [`BadImages`] keeps.
 const KEPT_MESSAGES: usize = 10;
 
 /// What a [`Loader`](crate::Loader) does with an image that cannot be read or decoded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnBadImage {
-    /// Ends with an error that names it.
+    /// Ends with an error that names the image.
     #[default]
     Fail,
-    /// Leaves it out, and records it in [`BadImages`].
+    /// Leaves the image out, and records it in [`BadImages`].
     Skip,
 }
 
@@ -31,17 +31,17 @@ pub struct BadImages {
 struct Seen {
     count: usize,
     first: Vec<String>,
-    /// Rows that were counted, where they are to count once.
+    /// Rows that were counted, if each is to count once.
     rows: HashSet<usize>,
 }
 
 impl BadImages {
-    /// How many images were left out so far.
+    /// Number of images that were left out so far.
     pub fn count(&self) -> usize {
         self.seen().count
     }
 
-    /// One line for each of the first ten of them, in the order of the data.
+    /// One line for each of the first ten images that were left out, in the order of the data.
     pub fn first(&self) -> Vec<String> {
         self.seen().first.clone()
     }
@@ -54,7 +54,7 @@ impl BadImages {
         }
     }
 
-    /// As [`add`](Self::add), but a row counts once, however many passes meet it.
+    /// Like `add`, but each row counts once, in however many passes it occurs.
     pub(crate) fn add_once(&self, row: usize, error: &DataError) {
         if self.seen().rows.insert(row) {
             self.add(error);
@@ -62,7 +62,7 @@ impl BadImages {
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
-        // A count and a list of strings are sound after a panic elsewhere.
+        // A count and a list of strings are valid after a panic elsewhere.
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

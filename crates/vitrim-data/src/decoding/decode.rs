@@ -1,4 +1,4 @@
-//! Encoded bytes to 8-bit RGB, the way Pillow's `Image.open(f).convert("RGB")` does it.
+//! Decodes images to 8-bit RGB, with the same result as Pillow's `Image.open(f).convert("RGB")`.
 
 use std::fs::File;
 use std::io::{Cursor, Read};
@@ -11,7 +11,7 @@ use super::truncation::{jpeg_segments, webp_is_whole};
 use crate::error::{DataError, one_line};
 use crate::limits::{MAX_DECODED_BYTES, MAX_ENCODED_BYTES, MAX_SIDE};
 
-/// The formats that are read, told by content.
+/// The supported formats, detected by content.
 const FORMATS: [ImageFormat; 6] = [
     ImageFormat::Jpeg,
     ImageFormat::Png,
@@ -24,7 +24,7 @@ const FORMATS: [ImageFormat; 6] = [
 /// How images are decoded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Decoding {
-    /// Turn and mirror images as their EXIF orientation says. Off by default, as in torchvision and timm.
+    /// Rotate and mirror images according to their EXIF orientation. Off by default, as in torchvision and timm.
     pub exif: bool,
 }
 
@@ -42,14 +42,14 @@ impl Decoding {
 
     /// Decodes one JPEG, PNG, WebP, BMP, GIF or TIFF image; `origin` names it in errors.
     ///
-    /// The format is told by the content, not by a file name. Grey, palette and CMYK images become RGB, alpha
-    /// is dropped, of 16 bits the high 8 are kept, of several frames or pages the first. A TIFF's orientation is
-    /// always honoured, since Pillow does so on opening; colour profiles never are.
+    /// The format is detected from the content, not from a file name. Grey, palette and CMYK images become RGB; alpha
+    /// is dropped; of 16 bits the high 8 are kept; of several frames or pages the first. The orientation of a TIFF is
+    /// always applied, as Pillow does; colour profiles are ignored.
     ///
     /// # Errors
     ///
-    /// [`DataError::BadImage`] if the bytes are no such image, are truncated, or describe an image of more
-    /// than [`MAX_SIDE`] pixels a side or [`MAX_DECODED_BYTES`] bytes. A defect of a decoder crate may panic: see
+    /// [`DataError::BadImage`] if the bytes are not such an image, are truncated, or describe an image of more than
+    /// [`MAX_SIDE`] pixels per side or [`MAX_DECODED_BYTES`] bytes. A defect of a decoder crate may panic: see
     /// [`guarded`](crate::guarded).
     pub fn decode(self, encoded: &[u8], origin: &str) -> Result<RgbImage, DataError> {
         decode(encoded, self.exif).map_err(|reason| DataError::bad_image(origin, reason))
@@ -64,7 +64,7 @@ pub(crate) fn read_encoded(path: &Path) -> Result<Vec<u8>, DataError> {
     if stored > MAX_ENCODED_BYTES {
         return too_long();
     }
-    // Room for the whole file and the byte that would show it to have grown.
+    // Capacity for the whole file and one more byte, which shows that the file has grown.
     let mut encoded = Vec::with_capacity(usize::try_from(stored).unwrap_or(0) + 1);
     file.take(MAX_ENCODED_BYTES + 1).read_to_end(&mut encoded).map_err(|cause| DataError::io(path, cause))?;
     if encoded.len() as u64 > MAX_ENCODED_BYTES {
@@ -73,7 +73,7 @@ pub(crate) fn read_encoded(path: &Path) -> Result<Vec<u8>, DataError> {
     Ok(encoded)
 }
 
-/// An image file that is not even read.
+/// The error for an image file that is too long to be read.
 pub(crate) fn too_long(origin: String) -> DataError {
     DataError::bad_image(origin, format!("more than {} MiB as stored", MAX_ENCODED_BYTES >> 20))
 }
@@ -90,13 +90,13 @@ fn decode(encoded: &[u8], exif: bool) -> Result<RgbImage, String> {
     if format == ImageFormat::Jpeg {
         let segments = jpeg_segments(encoded);
         if !segments.has_end {
-            // The decoder would fill the missing part with grey and say nothing.
+            // The decoder would fill the missing part with grey without an error.
             return Err("truncated JPEG".into());
         }
         coefficient_bytes = if segments.progressive { 2 } else { 0 };
     }
     if format == ImageFormat::WebP && !webp_is_whole(encoded) {
-        // The decoder would make up the last pixels of a lossy image.
+        // The decoder would invent the last pixels of a lossy image.
         return Err("truncated WebP".into());
     }
     match decode_within_limits(encoded, format, exif, coefficient_bytes) {
@@ -108,8 +108,8 @@ fn decode(encoded: &[u8], exif: bool) -> Result<RgbImage, String> {
     }
 }
 
-/// The image of `encoded`, refused before anything is allocated if it is too large. `coefficient_bytes` are held for
-/// each value of it while it is being decoded.
+/// Decodes `encoded`; an image that is too large is refused before memory is allocated. `coefficient_bytes` are
+/// needed for each value of it during decoding.
 fn decode_within_limits(
     encoded: &[u8],
     format: ImageFormat,
@@ -172,7 +172,7 @@ mod tests {
         assert_eq!(png(&DynamicImage::ImageRgb16(rgb.to_rgb16())), gradient(9, 7));
         let grey = png(&DynamicImage::ImageLuma8(rgb.to_luma8()));
         assert!(grey.pixels().all(|p| p[0] == p[1] && p[1] == p[2]));
-        // Alpha is dropped, not composited: hidden colours come back.
+        // Alpha is dropped, not composited: hidden colours become visible.
         let mut clear = rgb.to_rgba8();
         clear.pixels_mut().for_each(|p| p[3] = 0);
         assert_eq!(png(&DynamicImage::ImageRgba8(clear)), gradient(9, 7));

@@ -1,4 +1,4 @@
-//! Panics of image decoders, as errors of one image.
+//! Converts panics of image decoders to errors of one image.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -7,18 +7,18 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use crate::error::DataError;
 
 thread_local! {
-    /// Whether this thread is inside of [`guarded`].
+    /// Whether this thread runs inside [`guarded`].
     static GUARDED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// What `work` gives for the image at `origin`. A panic in `work`, such as a decoder's on a file that it did not
-/// expect, is a bad image and not the end of the program.
+/// Runs `work` for the image at `origin`. A panic in `work`, such as a decoder's on an unexpected file, becomes a
+/// bad-image error and does not end the program.
 ///
-/// `work` must leave nothing half done that is used after a panic.
+/// `work` must leave no inconsistent state that is used after a panic.
 ///
 /// # Errors
 ///
-/// Those of `work`; [`DataError::BadImage`] if it panicked.
+/// Errors of `work`; [`DataError::BadImage`] if it panicked.
 pub fn guarded<T>(
     origin: impl FnOnce() -> String,
     work: impl FnOnce() -> Result<T, DataError>,
@@ -52,7 +52,7 @@ mod tests {
         let panics = || -> Result<(), DataError> { panic!("no Huffman\ntable {}", 3) };
         let error = guarded(origin, || {
             assert!(guarded(origin, panics).is_err());
-            // The outer one still guards.
+            // The outer guard is still active.
             assert!(is_guarded());
             panics()
         });

@@ -1,4 +1,4 @@
-//! Encoded bytes to 8-bit RGB, and what is counted on the way: images left out, images a second.
+//! Decoding to 8-bit RGB; counts of images left out and of images per second.
 
 mod bad_images;
 mod decode;

@@ -1,25 +1,25 @@
-//! How fast images are decoded, and whether that is fast enough.
+//! The decoding rate, and whether it is high enough.
 
 use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-/// How fast images are decoded, and whether that is fast enough.
+/// The decoding rate, and whether it is high enough.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DecodeRate {
     /// Images read, decoded and resized so far, bad ones included.
     pub images: usize,
-    /// Threads that did so.
+    /// Number of decoding threads.
     pub threads: usize,
-    /// Images/s of all threads while they were at it: what they could give to a consumer that never waits.
+    /// Images/s of all threads while they worked: the rate for a consumer that never waits.
     pub images_per_s: f64,
-    /// Seconds that the consumer waited for images.
+    /// Seconds for which the consumer waited for images.
     pub waited_s: f64,
 }
 
 impl DecodeRate {
-    /// Of `images` that took `busy_s` seconds, summed over the threads.
+    /// The rate of `images` that took `busy_s` seconds, summed over the threads.
     pub(crate) fn of(images: usize, threads: usize, busy_s: f64, waited_s: f64) -> Self {
         let images_per_s = if busy_s > 0.0 { (images * threads) as f64 / busy_s } else { 0.0 };
         Self { images, threads, images_per_s, waited_s }
@@ -30,7 +30,7 @@ impl DecodeRate {
         if self.images_per_s > 0.0 { (self.images * self.threads) as f64 / self.images_per_s } else { 0.0 }
     }
 
-    /// Both together, with the threads of the one that had more.
+    /// The sum of both, with the larger number of threads.
     fn and(&self, other: &Self) -> Self {
         Self::of(
             self.images + other.images,
@@ -47,7 +47,7 @@ pub(crate) struct DecodeTotals(Mutex<DecodeRate>);
 
 impl DecodeTotals {
     pub(crate) fn add(&self, pass: &DecodeRate) {
-        // Four numbers are sound after a panic elsewhere.
+        // Four numbers are valid after a panic elsewhere.
         let mut sum = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         *sum = sum.and(pass);
     }

@@ -1,19 +1,19 @@
-//! Whether an encoded image is complete, for formats whose decoders fill in what is missing.
+//! Checks that an encoded image is complete, for formats whose decoders fill in missing data.
 
-/// Whether a WebP file is as long as its RIFF header says, save a last byte of padding.
+/// Whether a WebP file is as long as its RIFF header says, except for a last byte of padding.
 pub(super) fn webp_is_whole(encoded: &[u8]) -> bool {
     let promised = encoded.get(4..8).and_then(|size| size.try_into().ok()).map(u32::from_le_bytes);
     promised.is_some_and(|promised| encoded.len() as u64 + 1 >= u64::from(promised) + 8)
 }
 
-/// What the marker segments of a JPEG say.
+/// Information in the marker segments of a JPEG.
 pub(super) struct JpegSegments {
-    /// Whether they lead to the end-of-image marker.
+    /// Whether the segments reach the end-of-image marker.
     pub(super) has_end: bool,
     pub(super) progressive: bool,
 }
 
-/// Walks ITU-T T.81 annex B's segments, so that an end marker inside a thumbnail does not count.
+/// Parses the segments of ITU-T T.81 annex B, so that an end marker inside a thumbnail does not count.
 pub(super) fn jpeg_segments(encoded: &[u8]) -> JpegSegments {
     let mut segments = JpegSegments { has_end: false, progressive: false };
     let mut at = 2; // past start-of-image

@@ -1,10 +1,9 @@
-//! A stored number as a class.
+//! Conversion of a stored number to a class.
 
-/// What `datasets` writes where a test set's labels are secret.
+/// The label that `datasets` writes if a test set's labels are secret.
 const UNLABELLED: i64 = -1;
 
-/// A stored label as a class among `classes` (0: unknown how many), or the label and what it should
-/// have been.
+/// A stored label as a class among `classes` (0: their number is unknown), or the label and the valid range.
 pub(crate) fn class_of(label: Option<i64>, classes: usize) -> Result<Option<u32>, (i64, String)> {
     match label {
         None | Some(UNLABELLED) => Ok(None),

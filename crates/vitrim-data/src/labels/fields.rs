@@ -1,4 +1,4 @@
-//! Which field of a record holds its label.
+//! The field of a record that holds its label.
 
 use serde_json::Value;
 
@@ -6,7 +6,7 @@ use serde_json::Value;
 pub(crate) const LABEL_FIELDS: [&str; 8] =
     ["label", "labels", "fine_label", "cls", "class", "class_name", "category", "target"];
 
-/// The label in a JSON object, as a word; `None` if it states none.
+/// The label in a JSON object, as a word; `None` if there is none.
 pub(crate) fn label_in(object: &Value) -> Option<String> {
     LABEL_FIELDS.iter().find_map(|field| word(object.get(field)?))
 }

@@ -1,4 +1,4 @@
-//! From a data set's classes to a backbone's: by name, or by index.
+//! Maps a data set's classes to a backbone's: by name, or by index.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -7,13 +7,13 @@ use serde_json::Value;
 
 use crate::error::{DataError, one_line};
 
-/// Which of a backbone's classes each class of a data set is.
+/// The backbone's class for each class of a data set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LabelMap {
-    /// `None`: no class of the backbone's, so that the images go without a label.
+    /// Class by name. `None`: no class of the backbone, so that the images get no label.
     by_name: HashMap<String, Option<u32>>,
     by_index: Vec<Option<u32>>,
-    /// Indices below this are themselves where nothing else is said.
+    /// Indices below this map to themselves unless another entry applies.
     same_below: u32,
 }
 
@@ -24,11 +24,11 @@ impl LabelMap {
     ///   indices, the backbone's class for each of the data set's classes. `null` or -1 leaves a class's images
     ///   without a label.
     /// * CSV: a line `class,index` for each class, with or without a header.
-    /// * other text: a name a line, the backbone's classes in order.
+    /// * other text: one name per line, the backbone's classes in order.
     ///
     /// # Errors
     ///
-    /// [`DataError::NotFound`], [`DataError::Unreadable`], or [`DataError::LabelMap`] saying what is wrong in it.
+    /// [`DataError::NotFound`], [`DataError::Unreadable`], or [`DataError::LabelMap`] with the reason.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, DataError> {
         let path = path.as_ref();
         let text = std::fs::read_to_string(path).map_err(|cause| DataError::io(path, cause))?;
@@ -45,14 +45,14 @@ impl LabelMap {
         map.map_err(|what| DataError::LabelMap { path: path.to_path_buf(), what })
     }
 
-    /// The map of a backbone that has `classes` classes, called `names` (empty if it does not say). A name that two
-    /// classes share stands for neither. Indices stay as they are.
+    /// The map of a backbone with `classes` classes called `names` (empty if unknown). A name that two classes share
+    /// is left out. Indices stay unchanged.
     pub fn of_backbone<'a>(names: impl IntoIterator<Item = &'a str>, classes: usize) -> Self {
         let same_below = u32::try_from(classes).unwrap_or(u32::MAX);
         Self { same_below, ..Self::from_names(names) }
     }
 
-    /// This map, and what `other` says of the names that it does not have.
+    /// This map, extended by the names of `other` that it does not have.
     #[must_use]
     pub fn or(mut self, other: Self) -> Self {
         for (name, class) in other.by_name {
@@ -61,12 +61,13 @@ impl LabelMap {
         self
     }
 
-    /// The class that `name` is: `None` if the map does not have it, `Some(None)` if it is to go without a label.
+    /// The class of `name`: `None` if the map does not have it, `Some(None)` if it has no label.
     pub fn of_name(&self, name: &str) -> Option<Option<u32>> {
         self.by_name.get(name).copied()
     }
 
-    /// The class that index `index` of the data set is, likewise.
+    /// The class of index `index` of the data set: `None` if the map does not have it, `Some(None)` if it has no
+    /// label.
     pub fn of_index(&self, index: u32) -> Option<Option<u32>> {
         if let Some(class) = self.by_index.get(index as usize) {
             return Some(*class);
@@ -74,7 +75,7 @@ impl LabelMap {
         self.of_name(&index.to_string()).or((index < self.same_below).then_some(Some(index)))
     }
 
-    /// The largest class index that anything is mapped to.
+    /// The largest class index in the map.
     pub fn max_class(&self) -> Option<u32> {
         self.by_name.values().chain(&self.by_index).flatten().max().copied()
     }
@@ -134,7 +135,7 @@ impl LabelMap {
             match index.trim().parse::<i64>() {
                 Ok(-1) => by_name.insert(name.trim().to_string(), None),
                 Ok(index) => by_name.insert(name.trim().to_string(), Some(class_of(index, &name)?)),
-                // Only a header's second field is no number.
+                // Only in a header, the second field is not a number.
                 Err(_) if line == 0 => continue,
                 Err(_) => return Err(format!("line {}: `{index}` is no index of a class", line + 1)),
             };

@@ -1,4 +1,4 @@
-//! From what a data set states about an image to a class index.
+//! Labels: from the words and numbers of a data set to class indices.
 
 mod class;
 mod fields;

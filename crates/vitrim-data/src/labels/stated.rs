@@ -1,11 +1,11 @@
-//! Labels as lists and shards state them: numbers are indices of classes, other words are their names.
+//! Labels as written in lists and shards: numbers are class indices, other words are class names.
 
 use std::collections::HashMap;
 
 use super::class::class_of;
 use crate::error::DataError;
 
-/// The labels of a data set while it is being indexed. A name is held once.
+/// The labels of a data set while it is being indexed. Each name is stored once.
 #[derive(Debug, Default)]
 pub(crate) struct StatedLabels {
     values: Vec<Stated>,
@@ -17,12 +17,12 @@ pub(crate) struct StatedLabels {
 enum Stated {
     Absent,
     Index(i64),
-    /// A position in the names.
+    /// An index into the names.
     Name(usize),
 }
 
 impl StatedLabels {
-    /// Adds the label of the next image; empty words stand for none.
+    /// Adds the label of the next image; an empty word means no label.
     pub(crate) fn push(&mut self, label: Option<&str>) {
         let stated = match label.map(str::trim) {
             None | Some("") => Stated::Absent,
@@ -31,8 +31,8 @@ impl StatedLabels {
         self.values.push(stated);
     }
 
-    /// Class names, sorted, and a class for each image. If all labels are numbers, they are the classes and
-    /// there are no names; otherwise every label is a name. `origin` says where the label of an image was.
+    /// Class names, sorted, and a class for each image. If all labels are numbers, they are the classes and there are
+    /// no names; otherwise every label is a name. `origin` gives the location of an image's label.
     pub(crate) fn classes(
         mut self,
         origin: impl Fn(usize) -> String,

@@ -1,9 +1,9 @@
 //! Batches of pixels, decoded on threads ahead of the consumer, in an order that does not depend on
 //! how many threads there are.
 //!
-//! One reader thread walks the data set, workers decode and transform, and the consumer puts results
-//! back in order. The reader takes a permit for each image and the consumer gives it back, which
-//! bounds what lies decoded at any time to one batch and a few images more.
+//! One reader thread walks the data set, workers decode and transform, and the consumer puts results back in order.
+//! The reader takes a permit for each image and the consumer returns it, which bounds the number of decoded images in
+//! memory to one batch and a few more.
 
 mod batch;
 mod options;
@@ -31,16 +31,16 @@ pub struct Loader {
     dataset: Dataset,
     transform: Transform,
     options: LoaderOptions,
-    /// Images to visit, bad ones included; of a stream, at most so many.
+    /// Number of images to visit, bad ones included; for a stream, the largest number.
     total: usize,
-    /// Images taken in order so far, bad ones included.
+    /// Number of images taken in order so far, bad ones included.
     taken: usize,
-    /// Results that came before their turn, by place.
+    /// Results that arrived before their turn, by position in the pass.
     early: HashMap<usize, ImageOutcome>,
     threads: Threads,
     bad: BadImages,
     failed: bool,
-    /// Time that the consumer spent here without an image being ready.
+    /// Time for which the consumer waited for images.
     waited: Duration,
 }
 
@@ -82,19 +82,19 @@ impl Loader {
         })
     }
 
-    /// Images that this pass visits, bad ones included; of a stream that has no limit, those visited so far.
+    /// Number of images that this pass visits, bad ones included; for a stream without a limit, those visited so far.
     pub fn total(&self) -> usize {
         if self.dataset.is_stream() && self.options.limit.is_none() { self.taken } else { self.total }
     }
 
-    /// How fast images were decoded so far.
+    /// The decoding rate so far.
     pub fn rate(&self) -> DecodeRate {
         let (images, busy_s, threads) = self.threads.work();
         DecodeRate::of(images, threads, busy_s, self.waited.as_secs_f64())
     }
 
-    /// How far into the order the batches given so far reach, bad images and those skipped at the
-    /// start included: what a resumed pass takes as [`LoaderOptions::skip`].
+    /// The position in the order after the batches returned so far, bad images and those skipped at the start
+    /// included: the [`LoaderOptions::skip`] of a resumed pass.
     pub fn position(&self) -> usize {
         self.options.skip + self.taken
     }

@@ -1,24 +1,24 @@
-//! How a loader works.
+//! Options of a loader.
 
 use crate::decoding::OnBadImage;
 use crate::transform::{Augment, Corruption};
 
-/// How a [`Loader`](crate::Loader) works; `LoaderOptions { batch: 32, ..Default::default() }`.
+/// Options of a [`Loader`](crate::Loader); `LoaderOptions { batch: 32, ..Default::default() }`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LoaderOptions {
     /// Images in a batch; 64 by default. The last batch may be smaller.
     pub batch: usize,
-    /// Threads that decode; 0, the default, takes one for each core.
+    /// Number of decoding threads; 0, the default, means one per core.
     pub workers: usize,
-    /// Images at the start of the order to pass over without decoding them; 0 by default.
+    /// Number of images at the start of the order to skip without decoding; 0 by default.
     pub skip: usize,
-    /// Images to visit after those, all by default.
+    /// Number of images to visit after those; all by default.
     pub limit: Option<usize>,
-    /// What to do with corrupt images; to fail by default.
+    /// What to do with images that cannot be decoded; `OnBadImage::Fail` by default.
     pub on_bad_image: OnBadImage,
     /// Random changes of the images, with the order's epoch (0 if it is sequential); none by default.
     pub augment: Option<Augment>,
-    /// What is done to every image, to test a model on corrupted images; nothing by default.
+    /// Corruption of every image, to test a model on corrupted images; none by default.
     pub corruption: Option<Corruption>,
 }
 

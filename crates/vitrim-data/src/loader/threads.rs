@@ -23,15 +23,15 @@ pub(super) enum ImageOutcome {
     Pixels { index: usize, pixels: Vec<f32> },
     /// The image at this position cannot be read or decoded; the next one may.
     Bad(usize, DataError),
-    /// Nothing comes after this.
+    /// The data set cannot be read further.
     Broken(DataError),
-    /// Nothing comes after this, because all have been visited.
+    /// All images have been visited.
     End,
 }
 
-/// An image on its way to a worker.
+/// An image to be processed by a worker.
 struct Job {
-    /// Its place in this pass, from 0 without gaps.
+    /// Its position in this pass, from 0 without gaps.
     place: usize,
     index: usize,
     payload: Payload,
@@ -46,9 +46,9 @@ pub(super) struct Threads {
 
 /// What the workers have done so far.
 pub(super) struct Work {
-    /// Bad ones included.
+    /// Number of images, bad ones included.
     images: AtomicUsize,
-    /// Summed over the workers.
+    /// Working time, summed over the workers.
     nanoseconds: AtomicU64,
     workers: usize,
 }
@@ -123,16 +123,16 @@ impl Threads {
         self.consumer.as_ref().map(|consumer| &consumer.results)
     }
 
-    /// Images decoded, seconds that took summed over the workers, and workers.
+    /// Number of images decoded, working time in seconds summed over the workers, and number of workers.
     pub(super) fn work(&self) -> (usize, f64, usize) {
         let Work { images, nanoseconds, workers } = &*self.work;
         (images.load(Ordering::Relaxed), nanoseconds.load(Ordering::Relaxed) as f64 / 1e9, *workers)
     }
 
-    /// Lets the reader go one image further.
+    /// Lets the reader read one more image.
     pub(super) fn give_permit(&self) {
         if let Some(consumer) = &self.consumer {
-            // Nothing to take is no error: a broken data set reports itself without a permit.
+            // It is no error if there is no permit: a broken data set reports itself without one.
             let _taken = consumer.permits.try_recv();
         }
     }
@@ -158,7 +158,7 @@ impl Drop for Threads {
     }
 }
 
-/// Hands out jobs until the places are visited or nobody wants more.
+/// Creates jobs until all positions are visited or the consumer stops.
 fn read(
     dataset: &Dataset,
     order: Order,
@@ -177,20 +177,20 @@ fn read(
         Ok(()) => ImageOutcome::End,
         Err(error) => ImageOutcome::Broken(error),
     };
-    // A consumer that is gone needs no end.
+    // If the consumer is gone, it needs no end.
     let _sent = result.send((place, end));
 }
 
-/// What is done to images at the model's input size.
+/// Changes to images at the model's input size.
 #[derive(Clone, Copy)]
 struct Change {
-    /// With its epoch.
+    /// The augmentation and the epoch.
     augment: Option<(Augment, u64)>,
     corruption: Option<Corruption>,
 }
 
-/// The pixels of the image at `index` that `decode` gives, cropped and changed; a panic on the way is a bad image at
-/// `origin`.
+/// The pixels of the image at `index` that `decode` returns, cropped and changed; a panic becomes a bad-image error
+/// at `origin`.
 fn make(
     index: usize,
     decode: impl FnOnce() -> Result<RgbImage, DataError>,

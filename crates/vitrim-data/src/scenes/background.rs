@@ -1,4 +1,4 @@
-//! What lies behind everything: clouds of two colours and patches of pattern.
+//! The background: noise in two colours, and patches of a pattern.
 
 use super::canvas::Canvas;
 use super::geometry::SIDE;

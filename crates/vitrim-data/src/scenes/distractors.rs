@@ -1,7 +1,7 @@
-//! What else lies about in a scene: blobs, strokes, dots and fragments, none of which is of a class.
+//! Distractors: blobs, strokes, dots and fragments, none of which is of a class.
 //!
-//! Some wear exactly the object's paint, so that colour alone does not find it; those keep clear of it.
-//! The others may lie half under it and contrast with it.
+//! Some have exactly the object's paint, so that colour alone does not identify the object; these do not touch it.
+//! The others may lie partly under the object and contrast with it.
 
 use std::ops::Range;
 
@@ -11,12 +11,12 @@ use super::paint::Paint;
 use super::random::{Random, direction};
 use super::shapes::{Polygon, length};
 
-/// The least colour distance, before lighting, between the object and a distractor of another paint.
+/// Smallest colour distance, before lighting, between the object and a distractor of another paint.
 const CONTRAST: f32 = 95.0;
 /// Pixels between the object's circle and distractors of its paint.
 const GAP: f32 = 3.0;
-/// Objects of a smaller radius in pixels stand alone where there is room: a thing under them would
-/// leave little of their outline.
+/// Objects of a smaller radius, in pixels, have no distractors under them if there is room elsewhere: little of their
+/// outline would be visible.
 const SMALL: f32 = 13.0;
 const TRIES: usize = 12;
 
@@ -28,7 +28,7 @@ pub(super) fn draw(random: &mut Random, canvas: &mut Canvas, object: Circle, pai
             // Strokes: half of the length.
             0 => random.range(8.0..30.0),
             1 => random.range(4.0..12.0),
-            // Small ones are more common, but none so small that it could be anything.
+            // Small ones are more common, but not so small that their shape is unclear.
             _ => 6.5 + 14.0 * random.unit() * random.unit(),
         };
         let alike = random.chance(0.45);
@@ -53,7 +53,7 @@ fn place(random: &mut Random, radius: f32) -> Circle {
     Circle { x: random.range(side.clone()), y: random.range(side), radius }
 }
 
-/// A place off the object, if there is room.
+/// A place that does not touch the object, if there is room.
 fn clear_place(random: &mut Random, radius: f32, object: Circle) -> Option<Circle> {
     (0..TRIES).map(|_| place(random, radius)).find(|circle| !circle.touches(object, GAP))
 }
@@ -91,7 +91,7 @@ fn blob(random: &mut Random, canvas: &mut Canvas, circle: Circle, paint: &Paint)
             slope += order as f32 * (b * power[0] - a * power[1]);
         }
         let (radius, slope) = (mean * radius.max(0.2), mean * slope);
-        // The radial distance overstates that to the edge where the curve is steep.
+        // The radial distance overestimates the distance to the edge where the curve is steep.
         (from_centre - radius) / length([1.0, slope / radius])
     });
 }
@@ -102,7 +102,7 @@ fn stroke(random: &mut Random, canvas: &mut Canvas, circle: Circle, paint: &Pain
     let [cos, sin] = random.direction();
     let bend = if random.chance(0.6) { random.range(-0.9..0.9) } else { 0.0 };
     let pieces = if bend == 0.0 { 1 } else { 10 };
-    // A parabola through the circle's ends of a diameter.
+    // A parabola through two opposite points of the circle.
     let point = |i: usize| {
         let t = 2.0 * i as f32 / pieces as f32 - 1.0;
         let (along, across) = (circle.radius * t, circle.radius * bend * (0.5 - t * t));
@@ -156,7 +156,7 @@ fn ring(random: &mut Random, from: f32, to: f32, count: usize, radii: Range<f32>
         .collect()
 }
 
-/// Teeth on the way from one corner to another.
+/// Teeth along the line from one corner to another.
 fn ragged(random: &mut Random, from: [f32; 2], to: [f32; 2]) -> Vec<[f32; 2]> {
     let way = [to[0] - from[0], to[1] - from[1]];
     (1..6)

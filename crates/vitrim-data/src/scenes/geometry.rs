@@ -1,4 +1,4 @@
-//! Where things are in a scene.
+//! Sizes and places in a scene.
 
 /// The width and height of a scene in pixels.
 pub const SCENE_SIDE: u32 = 96;

@@ -6,10 +6,10 @@ use super::random::Random;
 /// A brightness that varies over the image: a slope, or a lamp's circle.
 pub(super) struct Light {
     level: f32,
-    /// Change a pixel, along x and y.
+    /// Change of brightness per pixel, along x and y.
     slope: [f32; 2],
     lamp: [f32; 2],
-    /// Change a squared pixel of distance from the lamp.
+    /// Change of brightness per squared pixel of distance from the lamp.
     falloff: f32,
 }
 

@@ -1,4 +1,4 @@
-//! Scenes: pictures drawn on the fly, with one object of ten classes before a cluttered background.
+//! Scenes: generated images, with one object of ten classes in front of a cluttered background.
 //!
 //! A scene is a function of a 64-bit seed alone. All arithmetic is on integers and on f32 with
 //! correctly rounded operations, and the few sines come from `libm`, so that a seed gives the same
@@ -39,26 +39,26 @@ use shapes::Shape;
 pub const SCENE_CLASSES: [&str; 10] =
     ["disk", "ring", "triangle", "bar", "cross", "star", "crescent", "ell", "heart", "hourglass"];
 
-/// The path by which [`Dataset::open`](crate::Dataset::open) knows scenes.
+/// The path of scenes for [`Dataset::open`](crate::Dataset::open).
 pub(crate) const SCENES_PATH: &str = "scenes";
 
 /// Each split's name and its seeds.
 pub(crate) const SPLITS: [(&str, Range<u64>); 3] =
     [("train", 0..2_000_000), ("validation", 10_000_000..10_100_000), ("test", 20_000_000..20_100_000)];
 
-/// The object's diameter lies between the least and this much more, in pixels.
+/// Smallest diameter of the object, and the range above it, in pixels.
 const LEAST_SIZE: f32 = 12.0;
 const SIZE_RANGE: f32 = 58.0;
 /// Pixels that stay free between the object's circle and the image's edge.
 const MARGIN: f32 = 1.0;
-/// How often a colour is drawn again for want of contrast; then the best so far is taken.
+/// Largest number of tries for a colour of enough contrast; then the best one is taken.
 const COLOR_TRIES: usize = 24;
-/// The least distance between the object's colour and the mean behind it: Euclid's, of 0 to 255 RGB.
+/// Smallest Euclidean distance, in RGB values of 0 to 255, between the object's colour and the mean colour behind it.
 const CONTRAST: f32 = 100.0;
-/// What nine tenths of the points behind the object must keep from its colour.
+/// Smallest colour distance for nine tenths of the points behind the object.
 const POINT_CONTRAST: f32 = 75.0;
 
-/// A drawn scene.
+/// A generated scene.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scene {
     /// 96 x 96 pixels.
@@ -117,17 +117,17 @@ pub(crate) fn object_shares(seed: u64, patch_size: usize) -> Vec<f32> {
     (0..patches * patches).map(share).collect()
 }
 
-/// The diameter in pixels of the circle around the object of the scene of `seed`. The scene is not drawn.
+/// The diameter, in pixels, of the circle around the object of the scene of `seed`. The scene is not drawn.
 pub(crate) fn object_size(seed: u64) -> f32 {
     2.0 * Object::new(seed).circle.radius
 }
 
-/// What is to be found, and where.
+/// The object, and its place.
 struct Object {
     label: u32,
     circle: Circle,
     shape: Shape,
-    /// The stream that it was drawn from, which goes on to its colours.
+    /// The random stream of the object, which continues with its colours.
     random: Random,
 }
 
@@ -143,7 +143,7 @@ impl Object {
     }
 }
 
-/// What is decided before anything but the bare background is drawn.
+/// The decisions that are made after the background is drawn, and before anything else.
 struct Plan {
     seed: u64,
     label: u32,
@@ -177,7 +177,7 @@ impl Plan {
     }
 }
 
-/// A paint that stands out from what `background` shows within `circle`, under `light`.
+/// A paint that contrasts with the colours of `background` inside `circle`, under `light`.
 fn contrasting(random: &mut Random, background: &Canvas, light: &Light, circle: Circle) -> Paint {
     let brightness = light.at(circle.x, circle.y);
     let points = background.samples(circle);

@@ -1,13 +1,13 @@
-//! Colours, and the mild textures that objects and distractors wear alike.
+//! Colours, and the weak textures of objects and distractors.
 
 use std::ops::Range;
 
 use super::random::Random;
 
-/// An RGB colour, 0 to 255 a channel.
+/// An RGB colour, 0 to 255 per channel.
 pub(super) type Color = [f32; 3];
 
-/// The radius in pixels from which a shape wears its texture at full strength.
+/// Radius, in pixels, from which the texture has full strength.
 const FULL_TEXTURE: f32 = 16.0;
 
 /// A colour with a texture.
@@ -23,7 +23,7 @@ enum Texture {
     Plain,
     /// A triangle wave along a direction: stripes, or a gradient if it is longer than the object.
     Wave {
-        /// Periods a pixel, along x and y.
+        /// Periods per pixel, along x and y.
         frequency: [f32; 2],
         phase: f32,
         amplitude: f32,
@@ -36,8 +36,8 @@ enum Texture {
 }
 
 impl Paint {
-    /// Any colour but the darkest and the grayest, with a texture for a shape of `radius` pixels: small
-    /// ones get less of it, because stripes as wide as their parts would cut them up.
+    /// A random colour, except for the darkest and greyest, with a texture for a shape of `radius` pixels. The
+    /// texture of small shapes is weaker, because stripes as wide as their parts would break up their outline.
     pub(super) fn random(random: &mut Random, radius: f32) -> Self {
         let strength = (radius / FULL_TEXTURE).min(1.0);
         let color = hsv(random.unit(), random.range(0.25..1.0), random.range(0.3..1.0));
@@ -50,7 +50,7 @@ impl Paint {
         Self { color, texture }
     }
 
-    /// The Euclidean distance of the bare colours.
+    /// Euclidean distance of the colours without texture.
     pub(super) fn contrast(&self, other: Color) -> f32 {
         distance(self.color, other)
     }
@@ -84,7 +84,7 @@ fn wave(random: &mut Random, period: Range<f32>, amplitude: Range<f32>, strength
     Texture::Wave { frequency, phase: random.unit(), amplitude: strength * random.range(amplitude) }
 }
 
-/// Period 1, from -1 to 1.
+/// A triangle wave of period 1, from -1 to 1.
 pub(super) fn triangle_wave(turns: f32) -> f32 {
     4.0 * (turns - turns.floor() - 0.5).abs() - 1.0
 }
@@ -94,7 +94,7 @@ fn distance(a: Color, b: Color) -> f32 {
     (square(0) + square(1) + square(2)).sqrt()
 }
 
-/// Hue in turns, saturation and value in `[0, 1]`.
+/// The colour of a hue in turns, with saturation and value in `[0, 1]`.
 pub(super) fn hsv(hue: f32, saturation: f32, value: f32) -> Color {
     [0.0, 1.0 / 3.0, 2.0 / 3.0].map(|shift| {
         let at = hue - shift + 0.5;

@@ -1,5 +1,5 @@
-//! Random numbers of one scene: a stream for each part of it, so that a change to how one part is drawn
-//! leaves the others alone.
+//! Random numbers of one scene: one stream for each part, so that a change in the drawing of one part does not affect
+//! the others.
 
 use std::ops::Range;
 
@@ -7,7 +7,7 @@ use rand_pcg::Pcg32;
 use rand_pcg::rand_core::RngCore;
 use vitrim_random::mix;
 
-/// The parts of a scene that draw random numbers, each from a stream of its own.
+/// The parts of a scene that use random numbers, each with its own stream.
 #[derive(Clone, Copy)]
 pub(super) enum RandomStream {
     Label = 1,
@@ -18,7 +18,7 @@ pub(super) enum RandomStream {
     Noise = 6,
 }
 
-/// PCG-XSH-RR 64/32, whose output `rand_pcg` keeps stable; conversions are ours for the same reason.
+/// PCG-XSH-RR 64/32, whose output is stable in `rand_pcg`; the conversions are our own for the same reason.
 pub(super) struct Random(Pcg32);
 
 impl Random {

@@ -1,7 +1,7 @@
 //! The ten silhouettes, as signed distances in the unit circle.
 //!
-//! Parts have a least width in pixels, so that the smallest objects still show what they are.
-//! Distances follow Inigo Quilez, <https://iquilezles.org/articles/distfunctions2d/>.
+//! Parts have a minimum width in pixels, so that the smallest objects can still be recognised. Distances follow Inigo
+//! Quilez, <https://iquilezles.org/articles/distfunctions2d/>.
 
 use super::random::{Random, direction};
 
@@ -10,10 +10,10 @@ type Point = [f32; 2];
 /// Pixels across the thinnest part of any object.
 const LEAST_WIDTH: f32 = 2.6;
 
-/// The most that an object is turned either way from upright, in turns: 36 degrees.
+/// Largest rotation of an object from upright, in turns: 36 degrees.
 const TURN: f32 = 0.1;
 
-/// An object's silhouette: an outline, turned and a little squashed.
+/// An object's silhouette: an outline, rotated and slightly squashed.
 pub(super) struct Shape {
     outline: Outline,
     turn: Point,
@@ -25,12 +25,12 @@ enum Outline {
     Disk,
     /// Radius of the hole.
     Ring(f32),
-    /// What the unit disk keeps beside a disk of this radius, centred so far to the right.
+    /// The unit disk without a disk of this radius, whose centre is shifted to the right by the given distance.
     Crescent {
         radius: f32,
         offset: f32,
     },
-    /// Two disks of radius 1/2 above what joins them with the tip below.
+    /// Two disks of radius 1/2 above the polygon that joins them with the tip below.
     Heart(Polygon),
     Polygon(Polygon),
 }
@@ -117,8 +117,8 @@ fn ell(random: &mut Random, least: f32) -> Outline {
     fitted(&[[0.0, 0.0], [foot, 0.0], [foot, width], [width, width], [width, 1.0], [0.0, 1.0]])
 }
 
-/// Lobes at (-1/2, 0) and (1/2, 0) touch at the origin; from the tip at (0, -depth), tangents reach them
-/// where the origin's mirror images lie.
+/// The lobes at (-1/2, 0) and (1/2, 0) touch at the origin. The tangents from the tip at (0, -depth) touch them at
+/// the mirror images of the origin.
 fn heart(random: &mut Random) -> Outline {
     let depth = random.range(0.92..1.02);
     let normal = [2.0, -1.0 / depth];
@@ -151,9 +151,9 @@ pub(super) struct Polygon(Vec<Edge>);
 struct Edge {
     start: Point,
     to_end: Point,
-    /// 1 over the squared length.
+    /// 1 / squared length.
     inverse: f32,
-    /// Change of x for a change of y; unused on edges that are level.
+    /// Change of x per change of y; unused for horizontal edges.
     lean: f32,
 }
 
@@ -176,7 +176,7 @@ impl Polygon {
             let along = along.clamp(0.0, 1.0);
             let off = [from[0] - along * edge.to_end[0], from[1] - along * edge.to_end[1]];
             nearest = nearest.min(off[0] * off[0] + off[1] * off[1]);
-            // A ray to the right crosses the edge.
+            // Whether a ray to the right crosses the edge.
             let spans = (from[1] < 0.0) != (from[1] < edge.to_end[1]);
             inside ^= spans && from[0] < edge.lean * from[1];
         }

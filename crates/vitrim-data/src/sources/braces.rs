@@ -1,4 +1,4 @@
-//! Brace patterns of shard names, as WebDataset and the shell have them: `shard-{0000..0009}.tar`, `{train,val}.tar`.
+//! Brace patterns of shard names, as in WebDataset and the shell: `shard-{0000..0009}.tar`, `{train,val}.tar`.
 
 use crate::limits::MAX_PATTERN_NAMES;
 
@@ -7,8 +7,8 @@ pub(crate) fn is_pattern(text: &str) -> bool {
     parts(text).is_some()
 }
 
-/// The names that `pattern` stands for, in order; itself alone if it has no braces. `None` if they are more
-/// than [`MAX_PATTERN_NAMES`].
+/// The names that match `pattern`, in order; the pattern itself if it has no braces. `None` if there are more than
+/// [`MAX_PATTERN_NAMES`].
 pub(crate) fn expand(pattern: &str) -> Option<Vec<String>> {
     let Some((before, choices, after)) = parts(pattern) else {
         return Some(vec![pattern.to_string()]);
@@ -24,7 +24,7 @@ pub(crate) fn expand(pattern: &str) -> Option<Vec<String>> {
 
 /// The text between two braces.
 enum Choices<'a> {
-    /// First and last number, and the least digits.
+    /// First and last number, and the minimum number of digits.
     Range(usize, usize, usize),
     List(Vec<&'a str>),
 }
@@ -48,7 +48,7 @@ impl Choices<'_> {
     }
 }
 
-/// What comes before the first brace, the choices in it, and what comes after.
+/// The text before the first brace, the choices in it, and the text after it.
 fn parts(text: &str) -> Option<(&str, Choices<'_>, &str)> {
     let (before, rest) = text.split_once('{')?;
     let (inside, after) = rest.split_once('}')?;

@@ -12,17 +12,17 @@ pub(super) const IMAGE_EXTENSIONS: [&str; 8] = ["jpg", "jpeg", "png", "webp", "b
 /// The image files of one split, in order of class, then path.
 #[derive(Debug, PartialEq)]
 pub(crate) struct FolderIndex {
-    /// Sorted; a class's index is its position. Empty for a flat folder.
+    /// Class names, sorted; a class's index is its position. Empty for a flat folder.
     pub class_names: Vec<String>,
-    /// Relative to the split's folder.
+    /// Paths relative to the split's folder.
     pub paths: Vec<PathBuf>,
-    /// One for each path.
+    /// One label for each path.
     pub labels: Vec<Option<u32>>,
 }
 
 /// The image files below `path`, sorted, or `path` itself if it is a file.
 ///
-/// Hidden files and folders (names that start with a dot) are passed over.
+/// Hidden files and folders (names that start with a dot) are skipped.
 ///
 /// # Errors
 ///

@@ -1,4 +1,4 @@
-//! Which kind of data set lies at a path, and which splits it has.
+//! The kind of data set at a path, and its splits.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -26,11 +26,11 @@ pub(crate) enum DatasetLayout {
     Folders(Vec<(String, PathBuf)>),
     /// Parquet files.
     Parquet(Shards),
-    /// Tar shards that are read by index.
+    /// Tar shards with random access.
     Tar(Shards),
     /// A list of image files.
     List(String, PathBuf, ListKind),
-    /// Tar shards that are read front to back.
+    /// Streams of tar shards.
     Stream(Vec<Input>),
     /// Scenes: a split's name and its seeds.
     Scenes(Vec<(String, Range<u64>)>),
@@ -60,7 +60,7 @@ impl FileKind {
 }
 
 impl DatasetLayout {
-    /// Looks at file names alone; opens nothing.
+    /// Detects the kind from file names alone; opens no file.
     pub(crate) fn detect(root: &Path) -> Result<Self, DataError> {
         if root == Path::new(SCENES_PATH) {
             return Ok(Self::Scenes(SPLITS.map(|(name, seeds)| (name.into(), seeds)).to_vec()));
@@ -118,7 +118,8 @@ impl DatasetLayout {
         })
     }
 
-    /// The data set that `files` are, which exist; `None` if they are of several kinds or of none.
+    /// The data set that consists of `files`, which must exist; `None` if they are of several kinds or of an unknown
+    /// kind.
     fn of_files(files: Vec<PathBuf>) -> Option<Result<Self, DataError>> {
         let kind = FileKind::of(files.first()?)?;
         if !files.iter().all(|file| FileKind::of(file) == Some(kind)) {
@@ -149,7 +150,7 @@ impl DatasetLayout {
         }
     }
 
-    /// The position of `wanted` among [`names`](Self::names); without `wanted`, of the only one.
+    /// The index of `wanted` among [`names`](Self::names); without `wanted`, the index of the only split.
     pub(crate) fn find(&self, root: &Path, wanted: Option<&str>) -> Result<usize, DataError> {
         let available = self.names();
         let path = root.to_path_buf();
@@ -166,8 +167,8 @@ impl DatasetLayout {
     }
 }
 
-/// `train-00000-of-00002.parquet` and `train.parquet` hold `train`; `0000.parquet` holds everything. A parquet file
-/// that names no usual split holds the one that its name begins with.
+/// `train-00000-of-00002.parquet` and `train.parquet` belong to `train`; `0000.parquet` belongs to the split of the
+/// whole. A parquet file without a known split in its name belongs to the split that its name begins with.
 fn split_of_file(path: &Path, kind: FileKind) -> String {
     if let Some(split) = split_in_name(&name_of(path)) {
         return split;

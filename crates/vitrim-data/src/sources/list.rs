@@ -1,6 +1,6 @@
-//! Lists of image files: a path a line, or CSV or JSON lines with a path and a label.
+//! Lists of image files: one path per line, or CSV or JSON lines with a path and a label.
 //!
-//! Relative paths are relative to the folder that the list is in.
+//! Relative paths are relative to the folder of the list.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -16,23 +16,23 @@ use crate::labels::{LABEL_FIELDS, StatedLabels, label_in, word};
 const PATH_FIELDS: [&str; 8] =
     ["path", "file", "file_name", "filename", "filepath", "file_path", "image", "image_path"];
 
-/// The images that a list names, in its order.
+/// The images of a list, in its order.
 #[derive(Debug)]
 pub(crate) struct ListIndex {
-    /// As the list has them.
+    /// Paths as written in the list (relative to its folder).
     pub paths: Vec<PathBuf>,
-    /// Sorted; empty if labels are indices or absent.
+    /// Class names, sorted; empty if labels are indices or absent.
     pub class_names: Vec<String>,
-    /// One for each path.
+    /// One label for each path.
     pub labels: Vec<Option<u32>>,
 }
 
-/// How a list is written.
+/// The format of a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ListKind {
-    /// A path a line, perhaps followed by the index of its class, as Caffe has it.
+    /// One path per line, optionally followed by the index of its class, as in Caffe.
     Text,
-    /// With a header.
+    /// A table with a header.
     Table {
         delimiter: u8,
     },
@@ -40,7 +40,7 @@ pub(crate) enum ListKind {
 }
 
 impl ListKind {
-    /// By the file's extension.
+    /// The format that belongs to the file's extension.
     pub(crate) fn of(path: &Path) -> Option<Self> {
         match path.extension()?.to_str()?.to_lowercase().as_str() {
             "txt" | "lst" | "list" => Some(Self::Text),
@@ -52,8 +52,8 @@ impl ListKind {
     }
 }
 
-/// Reads the list at `path`. Of the files that it names, only the first is looked for: enough to tell a wrong
-/// folder; a single file that is missing is one bad image.
+/// Reads the list at `path`. Only the first of the files is checked for existence, which is enough to detect a wrong
+/// folder; a single missing file is one bad image.
 pub(crate) fn index(path: &Path, kind: ListKind) -> Result<ListIndex, DataError> {
     let mut found = Found::default();
     let file = BufReader::new(File::open(path).map_err(|cause| DataError::io(path, cause))?);
@@ -80,7 +80,7 @@ pub(crate) fn index(path: &Path, kind: ListKind) -> Result<ListIndex, DataError>
     Ok(ListIndex { paths: found.paths, class_names, labels })
 }
 
-/// The folder that the paths of the list at `path` start from.
+/// The folder to which the paths of the list at `path` are relative.
 pub(crate) fn folder_of(path: &Path) -> PathBuf {
     path.parent().map(Path::to_path_buf).unwrap_or_default()
 }
@@ -89,7 +89,7 @@ pub(crate) fn folder_of(path: &Path) -> PathBuf {
 struct Found {
     paths: Vec<PathBuf>,
     labels: StatedLabels,
-    /// Line of each path, from 1.
+    /// Line number of each path, from 1.
     lines: Vec<u64>,
 }
 
@@ -105,7 +105,7 @@ impl Found {
             let line = line.map_err(|error| format!("line {number}: {error}"))?;
             let line = line.trim();
             match line.rsplit_once([' ', '\t']) {
-                // A name may hold blanks: only a number after an image's extension is a label.
+                // A name may contain spaces: only a number after an image's extension is a label.
                 Some((path, label))
                     if label.parse::<i64>().is_ok() && has_image_extension(Path::new(path.trim_end())) =>
                 {

@@ -1,7 +1,7 @@
-//! Where encoded images come from: folders, lists, Hugging Face parquet, tar shards, streams, drawn scenes.
+//! Sources of encoded images: folders, lists, Hugging Face parquet, tar shards, streams, generated images.
 //!
-//! [`DatasetLayout`] finds out which of them lies at a path, one module indexes each kind, and a [`Store`] is an
-//! index that was opened: rows of encoded images with names.
+//! [`DatasetLayout`] detects the kind of source at a path, one module indexes each kind, and a [`Store`] is an opened
+//! index: rows of encoded images with names.
 
 mod braces;
 mod folder;

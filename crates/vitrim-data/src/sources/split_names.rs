@@ -1,8 +1,8 @@
 //! Names of splits: the spellings that are known, and the order in which splits are listed.
 
-/// The one split of a data set that has none.
+/// The only split of a data set without splits.
 pub(crate) const WHOLE: &str = "all";
-/// The one split of a data set that is read front to back; it answers to any name.
+/// The only split of a stream; it has every name.
 pub(crate) const STREAM: &str = "stream";
 
 /// A split that has several spellings.
@@ -14,7 +14,7 @@ struct KnownSplit {
     in_file_names: &'static [&'static str],
 }
 
-/// In the order in which splits are listed.
+/// The known splits, in the order in which they are listed.
 const KNOWN: [KnownSplit; 3] = [
     KnownSplit { name: "train", spellings: &["train"], in_file_names: &["training"] },
     KnownSplit {
@@ -25,13 +25,13 @@ const KNOWN: [KnownSplit; 3] = [
     KnownSplit { name: "test", spellings: &["test"], in_file_names: &["testing"] },
 ];
 
-/// The known split that `text` spells.
+/// The known split with the spelling `text`.
 fn known(text: &str) -> Option<&'static str> {
     let lower = text.to_lowercase();
     KNOWN.iter().find(|split| split.spellings.contains(&lower.as_str())).map(|split| split.name)
 }
 
-/// The name of the split that `text` spells, `text` itself if that is none of the known ones.
+/// The name of the split with the spelling `text`; `text` itself if it is not a known spelling.
 pub(super) fn canonical(text: &str) -> String {
     known(text).unwrap_or(text).to_owned()
 }
@@ -46,7 +46,7 @@ pub(super) fn rank(canonical: &str) -> usize {
     KNOWN.iter().position(|split| split.name == canonical).unwrap_or(KNOWN.len())
 }
 
-/// The split that a word of the file name `name` spells: `my-train_0001.tar`, `dev.csv`.
+/// The split that a word of the file name `name` denotes: `my-train_0001.tar`, `dev.csv`.
 pub(super) fn split_in_name(name: &str) -> Option<String> {
     let name = name.to_lowercase();
     name.split(|c: char| !c.is_ascii_alphanumeric()).find_map(|word| {

@@ -9,20 +9,20 @@ use crate::decoding::read_encoded;
 use crate::error::DataError;
 use crate::scenes::scene_name;
 
-/// Where the encoded images are. A row is a position in it.
+/// The encoded images of a split. A row is a position in it.
 #[derive(Debug)]
 pub(crate) enum Store {
     Files {
         root: PathBuf,
-        /// One for each row, relative to `root` unless absolute.
+        /// One path for each row, relative to `root` unless absolute.
         paths: Vec<PathBuf>,
     },
     Parquet(ParquetIndex),
     Tar(TarIndex),
-    /// Read front to back; a row is known once it has been read.
+    /// A stream; a row is known once it has been read.
     Stream(TarStream),
     Memory(Vec<Arc<[u8]>>),
-    /// Drawn on demand, from consecutive seeds.
+    /// Scenes, generated on demand from consecutive seeds.
     Scenes {
         first_seed: u64,
     },
@@ -30,14 +30,14 @@ pub(crate) enum Store {
 
 /// One image of a [`Store`], encoded.
 pub(crate) enum Payload {
-    /// Not read yet.
+    /// A file, not read yet.
     File(PathBuf),
     Encoded(Arc<[u8]>),
     /// Row of a tar shard, not read yet.
     Member(usize),
-    /// Seed of a scene, not drawn yet.
+    /// The seed of a scene, not generated yet.
     Scene(u64),
-    /// It was reached but cannot be read.
+    /// The image was found but cannot be read.
     Refused(DataError),
     /// A parquet row without an image.
     Null,
@@ -57,7 +57,7 @@ impl Store {
         }
     }
 
-    /// Where to find the image of `row`: a path, a parquet file and row, or a tar shard and member.
+    /// The location of the image of `row`: a path, a parquet file and row, or a tar shard and member.
     pub(crate) fn origin_of_row(&self, row: usize) -> String {
         match self {
             Self::Files { root, paths } => root.join(&paths[row]).display().to_string(),
@@ -69,8 +69,7 @@ impl Store {
         }
     }
 
-    /// The encoded bytes of `payload`, whose image is at `origin`. A scene, which has none, stands for the bytes of
-    /// its name.
+    /// The encoded bytes of `payload`, whose image is at `origin`. For a scene, the bytes of its name.
     ///
     /// # Errors
     ///
@@ -94,7 +93,7 @@ impl Store {
     }
 }
 
-/// The name of an image that is in memory alone.
+/// The name of an image that exists only in memory.
 pub(crate) fn memory_name(row: usize) -> String {
     format!("memory#{row}")
 }

@@ -11,13 +11,13 @@ use crate::error::DataError;
 
 /// Random changes of an image at the model's input size, before normalising.
 ///
-/// What happens to an image depends on the seed, the epoch and the image's position in the data set
-/// alone. The default changes nothing.
+/// The changes to an image depend only on the seed, the epoch and the image's position in the data set. The default
+/// changes nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Augment {
-    /// Pixels of reflected border to add before a random crop at the old size: the image moves by up to
-    /// so many pixels each way.
+    /// Pixels of reflected border that are added before a random crop at the old size: the image moves by up to this
+    /// number of pixels in each direction.
     pub crop_padding: u32,
     /// Whether half of the images are mirrored left to right.
     pub flip: bool,
@@ -48,11 +48,11 @@ impl Augment {
         Ok(())
     }
 
-    /// The changed image of the one at `index` in pass `epoch`; both have the same size.
+    /// The changed image at `index` in pass `epoch`, of the same size as `image`.
     pub fn apply(&self, image: &RgbImage, epoch: u64, index: usize) -> RgbImage {
         let key = mix(mix(mix(self.seed).wrapping_add(epoch)) ^ mix(index as u64));
         let mut random = Pcg32::new(key, 0);
-        // Every number is drawn whether used or not, so that one setting does not change another's.
+        // Every random number is drawn even if it is not used, so that one setting does not affect the others.
         let shifts = [(); 2].map(|()| below(&mut random, 2 * self.crop_padding + 1));
         let mirrored = below(&mut random, 2) == 1 && self.flip;
         let factors = [(); 3].map(|()| factor(&mut random, self.color_jitter));
@@ -63,7 +63,7 @@ impl Augment {
         moved
     }
 
-    /// The crop that starts `shifts` right and down in the padded image, then mirrored.
+    /// The crop that starts `shifts` to the right and down in the padded image, then mirrored.
     fn moved(&self, image: &RgbImage, [right, down]: [u32; 2], mirrored: bool) -> RgbImage {
         let (width, height) = image.dimensions();
         RgbImage::from_fn(width, height, |x, y| {
@@ -74,7 +74,7 @@ impl Augment {
     }
 }
 
-/// The place in `0..side` behind place `at` of the padded side; the edge itself is not repeated.
+/// The position in `0..side` for position `at` of the padded side; the edge itself is not repeated.
 fn reflected(at: u32, padding: u32, side: u32) -> u32 {
     let at = at.abs_diff(padding);
     if at < side { at } else { 2 * (side - 1) - at }
@@ -102,7 +102,7 @@ fn below(random: &mut Pcg32, count: u32) -> u32 {
     ((u64::from(random.next_u32()) * u64::from(count)) >> 32) as u32
 }
 
-/// Uniform in `[1 - jitter, 1 + jitter]`.
+/// A uniform random number in `[1 - jitter, 1 + jitter]`.
 fn factor(random: &mut Pcg32, jitter: f32) -> f32 {
     let unit = (random.next_u32() >> 8) as f32 / (1 << 24) as f32;
     1.0 + jitter * (2.0 * unit - 1.0)
@@ -143,7 +143,7 @@ mod tests {
         let mut seen = std::collections::HashSet::new();
         for index in 0..500 {
             let changed = augment.apply(&image, 0, index);
-            // The middle of the image tells by how much it moved.
+            // The pixel in the middle shows the shift.
             let middle = changed.get_pixel(4, 3);
             let (x, y) = (u32::from(middle[0]) / 25, u32::from(middle[1]) / 40);
             assert_eq!(augment.moved(&image, [x + 2 - 4, y + 2 - 3], false), changed);
@@ -161,7 +161,7 @@ mod tests {
         let mut met = std::collections::HashSet::new();
         for index in 0..300 {
             let changed = augment.apply(&gray, 0, index);
-            // On an even gray, contrast and saturation do nothing.
+            // On a uniform grey, contrast and saturation have no effect.
             assert!(changed.pixels().all(|pixel| pixel == changed.get_pixel(0, 0)));
             let [r, g, b] = changed.get_pixel(0, 0).0;
             assert!(r == g && g == b && (70..=130).contains(&r), "{r} {g} {b}");

@@ -1,5 +1,5 @@
-//! Corruptions of images, to see what a model does with images that are not like those it was trained and calibrated on
-//! (after Hendrycks and Dietterich, 2019).
+//! Corruptions of images, to test a model on images unlike those that it was trained and calibrated on (after
+//! Hendrycks and Dietterich, 2019).
 
 use std::fmt;
 use std::io::Cursor;
@@ -13,8 +13,8 @@ use vitrim_random::mix;
 
 use crate::error::DataError;
 
-/// What is done to an image at the model's input size, before normalising. Noise depends on the image's position in the data
-/// set alone.
+/// A change to an image at the model's input size, before normalising. Noise depends only on the image's position in
+/// the data set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Corruption {
     kind: Kind,
@@ -27,9 +27,9 @@ enum Kind {
     Noise,
     /// A Gaussian blur, standard deviation 0.015 or 0.03 of the image's shorter side.
     Blur,
-    /// The distance from the image's mean times 0.5 or 0.25.
+    /// Contrast reduced to 0.5 or 0.25: the distance from the image's mean times this factor.
     Contrast,
-    /// 0.15 or 0.3 of the range added.
+    /// Brightness increased by 0.15 or 0.3 of the range.
     Brightness,
     /// JPEG at quality 50 or 15.
     Jpeg,
@@ -56,11 +56,11 @@ impl Corruption {
         KINDS.into_iter().flat_map(move |(_, kind)| severities.map(|severity| Corruption { kind, severity }))
     }
 
-    /// The corrupted image of the one at `index`, of the same size.
+    /// The corrupted image at `index`, of the same size as `image`.
     ///
     /// # Errors
     ///
-    /// [`DataError::Corrupt`] if it cannot be encoded as a JPEG.
+    /// [`DataError::Corrupt`] if the image cannot be encoded as a JPEG.
     pub fn apply(&self, image: &RgbImage, index: usize) -> Result<RgbImage, DataError> {
         let pick = |mild: f32, severe: f32| if self.severity == Severity::Mild { mild } else { severe };
         match self.kind {
@@ -105,11 +105,11 @@ impl fmt::Display for Corruption {
 impl FromStr for Corruption {
     type Err = DataError;
 
-    /// Reads `noise-mild`, `jpeg-severe` and the like.
+    /// Reads names such as `noise-mild` and `jpeg-severe`.
     ///
     /// # Errors
     ///
-    /// [`DataError::Corrupt`] for anything else, with all names.
+    /// [`DataError::Corrupt`] for anything else; the message has all names.
     fn from_str(text: &str) -> Result<Self, DataError> {
         Corruption::all().find(|corruption| corruption.to_string() == text).ok_or_else(|| {
             let names: Vec<String> = Corruption::all().map(|corruption| corruption.to_string()).collect();
@@ -118,7 +118,7 @@ impl FromStr for Corruption {
     }
 }
 
-/// `image` with each value, 0 to 255, put through `change`.
+/// `image` with `change` applied to each value, 0 to 255.
 fn changed(image: &RgbImage, mut change: impl FnMut(f32) -> f32) -> RgbImage {
     let mut image = image.clone();
     for value in image.iter_mut() {

@@ -10,12 +10,11 @@ use image::{RgbImage, imageops};
 use super::preprocess::{CropMode, Interpolation, Preprocess};
 use crate::error::DataError;
 
-/// The ratio of sides beyond which an image's ends are cut off before the resize, not after it: a
-/// strip of 1 x 16,384 pixels would otherwise be blown up to gigabytes, of which the crop keeps the
-/// middle.
+/// The aspect ratio above which the ends of an image are cut off before the resize instead of after it: otherwise a
+/// strip of 1 x 16,384 pixels would be enlarged to gigabytes, of which the crop keeps the middle.
 const MAX_RATIO: u32 = 100;
 
-/// 8-bit RGB of any size to pixels of one size. Cloning is cheap.
+/// Converts 8-bit RGB of any size to pixels of the input size. Cloning is cheap.
 #[derive(Clone, Debug)]
 pub struct Transform {
     preprocess: Arc<Preprocess>,
@@ -29,7 +28,7 @@ impl Transform {
     ///
     /// # Errors
     ///
-    /// [`DataError::Preprocess`] if the numbers cannot be computed with.
+    /// [`DataError::Preprocess`] if a number of `preprocess` is invalid.
     pub fn new(preprocess: Preprocess) -> Result<Self, DataError> {
         preprocess.validate()?;
         let mut normalised = [[0.0; 256]; 3];
@@ -41,12 +40,12 @@ impl Transform {
         Ok(Self { preprocess: Arc::new(preprocess), normalised: Arc::new(normalised) })
     }
 
-    /// What this transform was made from.
+    /// The preprocessing of this transform.
     pub fn preprocess(&self) -> &Preprocess {
         &self.preprocess
     }
 
-    /// Values that [`pixels`](Self::pixels) gives: 3 x H x W.
+    /// Number of values that [`pixels`](Self::pixels) returns: 3 x H x W.
     pub fn pixel_count(&self) -> usize {
         self.preprocess.input_size.iter().product()
     }
@@ -56,15 +55,15 @@ impl Transform {
         self.normalized(&self.cropped(rgb))
     }
 
-    /// Normalised pixels `[3, H, W]`, row-major, of `cropped`, which [`cropped`](Self::cropped) gave: cropping twice is
-    /// not cropping once.
+    /// Normalised pixels `[3, H, W]`, row-major, of `cropped`, the output of [`cropped`](Self::cropped): cropping
+    /// twice would give another result.
     pub fn normalized(&self, cropped: &RgbImage) -> Vec<f32> {
         let mut pixels = vec![0.0; self.pixel_count()];
         self.write_normalized(cropped, &mut pixels);
         pixels
     }
 
-    /// As [`normalized`](Self::normalized), into `pixels: [3, H, W]`.
+    /// Writes the pixels of [`normalized`](Self::normalized) to `pixels: [3, H, W]`.
     ///
     /// # Panics
     ///
@@ -81,7 +80,7 @@ impl Transform {
         }
     }
 
-    /// The H x W crop of `rgb` that the backbone sees, before normalising.
+    /// The H x W crop of `rgb` that is the backbone's input, before normalising.
     pub fn cropped(&self, rgb: &RgbImage) -> RgbImage {
         let [_, height, width] = self.preprocess.input_size.map(|side| side as u32);
         let source = (rgb.height(), rgb.width());
@@ -121,7 +120,7 @@ impl Transform {
         (side(source_h), side(source_w))
     }
 
-    /// Rows first, columns second, rounded to 8 bits between, as Pillow does it: where a filter overshoots, the other
+    /// Rows first, columns second, rounded to 8 bits in between, like Pillow: where a filter overshoots, the other
     /// order gives other bytes.
     fn resize(&self, rgb: &RgbImage, (height, width): (u32, u32)) -> RgbImage {
         let filter = match self.preprocess.interpolation {
@@ -146,8 +145,7 @@ impl Transform {
     }
 }
 
-/// torchvision's `CenterCrop`: pads with black where the image is smaller, then cuts at
-/// `int(round((side - crop) / 2))`.
+/// torchvision's `CenterCrop`: pads with black if the image is smaller, then cuts at `int(round((side - crop) / 2))`.
 fn center_crop(rgb: &RgbImage, height: u32, width: u32) -> RgbImage {
     if rgb.dimensions() == (width, height) {
         return rgb.clone();

@@ -1,4 +1,4 @@
-//! From a decoded image to the pixels that a backbone takes: crop and normalise, and changes between the two.
+//! From a decoded image to the backbone's input: crop, changes, normalisation.
 
 mod augment;
 mod corruption;

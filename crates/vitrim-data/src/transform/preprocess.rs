@@ -1,5 +1,4 @@
-//! What a backbone wants its pixels to look like: the preprocessing fields of timm's
-//! `pretrained_cfg`, under timm's names.
+//! The preprocessing of a backbone's input: the fields of timm's `pretrained_cfg`, under timm's names.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -7,14 +6,14 @@ use serde_json::Value;
 use crate::error::DataError;
 use crate::limits::MAX_SIDE;
 
-/// How images become pixels. Field names and defaults are timm's (`timm.data.resolve_data_config`).
+/// Preprocessing parameters. Field names and defaults are timm's (`timm.data.resolve_data_config`).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Preprocess {
     /// Channels, height, width; `[3, 224, 224]` by default. Channels must be 3.
     pub input_size: [usize; 3],
-    /// Share of the resized image's side that the crop keeps; 0.875 by default. Held as `f64`, because
-    /// timm's `floor(size / crop_pct)` falls on the other side of whole numbers in `f32`.
+    /// Share of the resized image's side that the crop keeps; 0.875 by default. Held as `f64`, because in `f32`
+    /// timm's `floor(size / crop_pct)` can give another integer.
     pub crop_pct: f64,
     /// The resize filter; bicubic by default.
     pub interpolation: Interpolation,
@@ -22,29 +21,29 @@ pub struct Preprocess {
     pub mean: [f32; 3],
     /// Per channel, in units of 255; ImageNet's by default.
     pub std: [f32; 3],
-    /// How the resize before the central crop treats the ratio of the sides.
+    /// How the resize before the central crop treats the aspect ratio.
     pub crop_mode: CropMode,
 }
 
-/// A resize filter as Pillow has it: widened when shrinking, so that it does not alias.
+/// A resize filter as in Pillow: wider when shrinking, to avoid aliasing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Interpolation {
     /// Cubic convolution with a = -0.5.
     #[default]
     Bicubic,
-    /// Triangle.
+    /// Triangle filter.
     Bilinear,
 }
 
-/// How the resize before the central crop treats the ratio of the sides.
+/// How the resize before the central crop treats the aspect ratio.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CropMode {
-    /// It keeps it.
+    /// Resize the shorter side; the aspect ratio is kept.
     #[default]
     Center,
-    /// It makes it that of the input.
+    /// Resize both sides to the input size; the aspect ratio changes.
     Squash,
 }
 
@@ -62,12 +61,12 @@ impl Default for Preprocess {
 }
 
 impl Preprocess {
-    /// Reads a checkpoint's `pretrained_cfg` object; what is absent or null takes timm's default.
+    /// Reads a checkpoint's `pretrained_cfg` object; a field that is absent or null has timm's default.
     ///
     /// # Errors
     ///
-    /// [`DataError::Preprocess`] if a field is malformed, or asks for what is not supported: other than 3
-    /// channels, crop mode `border`, other filters.
+    /// [`DataError::Preprocess`] if a field is malformed, or has an unsupported value: other than 3 channels, crop
+    /// mode `border`, other filters.
     pub fn from_pretrained_cfg(cfg: &Value) -> Result<Self, DataError> {
         let Value::Object(fields) = cfg else {
             return Err(invalid("is not a JSON object; take it from the checkpoint's config.json"));
@@ -77,7 +76,7 @@ impl Preprocess {
                 "crop_mode `border` is not supported; use a checkpoint with `center` or `squash`",
             ));
         }
-        // timm treats null, 0 and empty alike: as absent.
+        // timm treats null, 0 and empty values as absent.
         let present = fields.iter().filter(|(_, value)| match value {
             Value::Null => false,
             Value::Array(items) => !items.is_empty(),
@@ -91,11 +90,11 @@ impl Preprocess {
         Ok(parsed)
     }
 
-    /// Checks that the numbers can be computed with.
+    /// Checks that all numbers are valid.
     ///
     /// # Errors
     ///
-    /// [`DataError::Preprocess`] naming the first field that cannot.
+    /// [`DataError::Preprocess`] with the first invalid field.
     pub fn validate(&self) -> Result<(), DataError> {
         let [channels, height, width] = self.input_size;
         if channels != 3 {

@@ -1,4 +1,4 @@
-//! What transformers calls an image processor: the same in other words, read into [`Preprocess`].
+//! transformers' image processor configuration, converted to [`Preprocess`].
 
 use serde_json::Value;
 
@@ -6,18 +6,18 @@ use super::preprocess::{CropMode, Interpolation, Preprocess};
 use crate::error::DataError;
 use crate::limits::MAX_SIDE;
 
-/// PIL's numbers for filters.
+/// PIL's number of the filter.
 const BILINEAR: u64 = 2;
 const BICUBIC: u64 = 3;
 
 impl Preprocess {
-    /// Reads the `preprocessor_config.json` of a ViT, DeiT or Bit image processor, also in the forms of older versions
-    /// of transformers. The arithmetic is that of its processors that resize with Pillow.
+    /// Reads the `preprocessor_config.json` of a ViT, DeiT or Bit image processor, including the forms of older
+    /// versions of transformers. The arithmetic is that of the processors that resize with Pillow.
     ///
     /// # Errors
     ///
-    /// [`DataError::Preprocess`] if a field is malformed, or asks for what is not supported: no resize, other filters,
-    /// a rescaling other than by 1/255.
+    /// [`DataError::Preprocess`] if a field is malformed, or has an unsupported value: no resize, other filters, a
+    /// rescaling other than by 1/255.
     pub fn from_processor(config: &Value) -> Result<Self, DataError> {
         if !config.is_object() {
             return Err(invalid("is not a JSON object"));
@@ -67,9 +67,9 @@ impl Preprocess {
 }
 
 enum Resized {
-    /// Height and width, whatever the ratio was.
+    /// Height and width; the aspect ratio may change.
     To([usize; 2]),
-    /// The shorter side, the ratio kept.
+    /// The shorter side; the aspect ratio is kept.
     ShortestEdge(usize),
 }
 
@@ -78,7 +78,7 @@ fn resized(config: &Value) -> Result<Resized, DataError> {
     if let Some(edge) = size.get("shortest_edge") {
         return Ok(Resized::ShortestEdge(side(edge, "size")?));
     }
-    // A bare number is the shorter side to the processor of DINOv2, and both sides to the others.
+    // A bare number is the shorter side for DINOv2's processor, and both sides for the others.
     let kind = ["image_processor_type", "feature_extractor_type"].map(|key| config.get(key)?.as_str());
     let bit = kind.into_iter().flatten().any(|kind| kind.starts_with("Bit"));
     if size.is_number() && bit {
@@ -87,7 +87,7 @@ fn resized(config: &Value) -> Result<Resized, DataError> {
     Ok(Resized::To(sides(config, "size")?))
 }
 
-/// The share of `full` that a crop of `crop` pixels keeps, so that timm's `floor(crop / share)` gives `full`.
+/// The ratio `share` of a crop of `crop` pixels to `full`, so that timm's `floor(crop / share)` gives `full`.
 fn share(crop: usize, full: usize) -> f64 {
     let (crop, full) = (crop as f64, full as f64);
     let share = crop / full;
@@ -151,7 +151,7 @@ mod tests {
         let vit = Preprocess::from_processor(&processor(json!({}))).unwrap();
         assert_eq!((vit.input_size, vit.crop_pct), ([3, 224, 224], 1.0));
         assert_eq!((vit.crop_mode, vit.interpolation), (CropMode::Squash, Interpolation::Bilinear));
-        // As Meta's DeiT was first published.
+        // The first published form for Meta's DeiT.
         let deit = json!({"size": 256, "crop_size": 224, "do_center_crop": true, "resample": 3});
         let deit = Preprocess::from_processor(&processor(deit)).unwrap();
         assert_eq!((deit.crop_mode, deit.crop_pct), (CropMode::Squash, 0.875));

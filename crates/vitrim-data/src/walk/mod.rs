@@ -1,6 +1,7 @@
 //! Walks the encoded images of a data set in an order.
 //!
-//! Files, tar shards and memory are shuffled as a whole, parquet by windows of row groups, streams not at all.
+//! Files, tar shards and images in memory are shuffled as a whole, parquet by windows of row groups, streams not at
+//! all.
 
 mod parquet;
 mod rows;

@@ -1,8 +1,8 @@
-//! Walks parquet row groups, each read at most once a pass.
+//! Walks parquet row groups, each read at most once per pass.
 //!
-//! A shuffle goes by blocks: row groups are permuted, consecutive ones form a window of at most [`WINDOW_ROWS`] images
-//! and [`WINDOW_BYTES`] bytes, and the images of a window are permuted and held in memory. A row group that alone
-//! exceeds both still makes a window, and costs the memory of its encoded images.
+//! A shuffle works on blocks: row groups are permuted, consecutive ones form a window of at most [`WINDOW_ROWS`]
+//! images and [`WINDOW_BYTES`] bytes, and the images of a window are held in memory and permuted. A row group that
+//! alone exceeds both is one window, and needs the memory of its encoded images.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::sources::{ParquetIndex, Payload, RowGroup};
 
 const WINDOW_ROWS: usize = 16_384;
 const WINDOW_BYTES: u64 = 128 << 20;
-/// Images taken from a column at a time, between two checks whether they are still wanted.
+/// Images per read from a column, between two checks whether more are wanted.
 const CHUNK_ROWS: usize = 32;
 
 /// The positions of the images of `group` that belong to the data set: a range, because both ascend.
@@ -108,7 +108,7 @@ fn show_window(
     wanted: &[usize],
     sink: &mut Sink<'_>,
 ) -> Result<bool, DataError> {
-    // Places in `wanted`, by position: reading goes by position, showing by place.
+    // Indices into `wanted`, sorted by position: images are read by position, and passed on by index.
     let mut by_position: Vec<usize> = (0..wanted.len()).collect();
     by_position.sort_unstable_by_key(|&place| wanted[place]);
     let sorted: Vec<usize> = by_position.iter().map(|&place| wanted[place]).collect();
@@ -128,7 +128,7 @@ fn show_window(
     Ok(wanted.iter().zip(held).all(|(&index, payload)| payload.is_some_and(|payload| sink(index, payload))))
 }
 
-/// The row groups, permuted and cut into windows.
+/// The row groups, permuted and divided into windows.
 fn windows(rows: &Rows, parquet: &ParquetIndex, seed: u64, epoch: u64) -> Vec<Vec<RowGroup>> {
     let mut order: Vec<usize> = (0..parquet.groups.len()).collect();
     shuffle(&mut order, Shuffling::RowGroups, seed, epoch);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 pub(crate) struct Rows {
     /// The rows that belong to the data set, ascending; all of them if absent.
     kept: Option<Arc<[usize]>>,
-    /// Rows of the store; `None` for a stream, which does not know.
+    /// Number of rows of the store; `None` for a stream, for which it is unknown.
     all: Option<usize>,
 }
 
@@ -17,7 +17,7 @@ impl Rows {
         Self { kept: None, all: rows }
     }
 
-    /// Those in `kept`, ascending, of the same store.
+    /// The rows in `kept`, ascending, of the same store.
     pub(crate) fn keeping(&self, kept: Arc<[usize]>) -> Self {
         Self { kept: Some(kept), ..*self }
     }
@@ -27,13 +27,13 @@ impl Rows {
         Self { kept: None, ..*self }
     }
 
-    /// How many rows belong to the data set; of a stream, [`usize::MAX`].
+    /// Number of rows that belong to the data set; for a stream, [`usize::MAX`].
     pub(crate) fn len(&self) -> usize {
         let Some(all) = self.all else { return usize::MAX };
         self.kept.as_ref().map_or(all, |kept| kept.len())
     }
 
-    /// The row of the image at `position`, if there is one; a stream may have any.
+    /// The row of the image at `position`, if there is one; for a stream, any position is possible.
     pub(crate) fn row(&self, position: usize) -> Option<usize> {
         match &self.kept {
             Some(kept) => kept.get(position).copied(),

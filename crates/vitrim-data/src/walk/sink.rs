@@ -1,6 +1,6 @@
-//! What a walk hands its images to.
+//! The receiver of a walk's images.
 
 use crate::sources::Payload;
 
-/// Takes the position of an image in the data set and the image; returns whether the walk goes on.
+/// Called with an image's position in the data set and the image; returns whether the walk continues.
 pub(crate) type Sink<'s> = dyn FnMut(usize, Payload) -> bool + 's;

@@ -10,10 +10,10 @@ use crate::error::DataError;
 use crate::order::{Order, Shuffling, shuffle};
 use crate::sources::{Payload, Store, StreamedRow, TarStream};
 
-/// The class of an image of a stream, from its member's name and its label as stated.
+/// The class of an image of a stream, from its member's name and its label in the shard.
 type ClassInStream<'a> = dyn Fn(&str, Option<&str>) -> Result<Option<u32>, DataError> + 'a;
 
-/// What is walked over.
+/// The data set of a walk.
 #[derive(Clone, Copy)]
 pub(crate) struct Walk<'a> {
     pub store: &'a Store,
@@ -22,11 +22,12 @@ pub(crate) struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// Hands `sink` the images whose place in `order` lies in `places`, in that order, until it wants no more.
+    /// Calls `sink` with the images whose positions in `order` lie in `places`, in that order, until it returns
+    /// false.
     ///
     /// # Errors
     ///
-    /// If the store, and not one image, cannot be read, or a stream is to be shuffled.
+    /// If the store as a whole, not a single image, cannot be read, or a stream is to be shuffled.
     pub(crate) fn visit(
         self,
         order: Order,
@@ -62,7 +63,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Calls `show(position, row)` for stores whose rows are equally cheap to reach.
+    /// Calls `show(position, row)`, for stores with random access.
     fn each(self, order: Order, places: Range<usize>, mut show: impl FnMut(usize, usize) -> bool) {
         let mut show = |index| self.rows.row(index).is_some_and(|row| show(index, row));
         match order {
@@ -78,7 +79,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Shows the images of `places` as they are read.
+    /// Passes on the images of `places` as they are read.
     fn stream_in_order(
         self,
         stream: &TarStream,
@@ -91,7 +92,7 @@ impl Walk<'_> {
                 return Ok(false);
             }
             let label = (self.class_in_stream)(&name, label.as_deref())?;
-            // A second pass over a file reads rows that the first has recorded.
+            // A second pass over a file reads rows that the first pass has recorded.
             let mut rows = stream.rows();
             if row == rows.len() {
                 rows.push(StreamedRow { name, label });

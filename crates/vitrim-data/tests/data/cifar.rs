@@ -1,4 +1,4 @@
-//! The real thing: CIFAR-10 as Hugging Face distributes it.
+//! CIFAR-10 as it is distributed on the Hugging Face Hub.
 
 use crate::scratch::shared;
 use vitrim_data::{Dataset, Loader, LoaderOptions, Order, Preprocess, Transform};

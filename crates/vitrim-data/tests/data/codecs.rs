@@ -1,4 +1,4 @@
-//! Every format and mode decodes as Pillow decodes it. The images and Pillow's word on them are written by
+//! Every format and mode is decoded like Pillow does. The images and Pillow's results are written by
 //! `scripts/make_image_fixtures.py`.
 
 use std::path::PathBuf;
@@ -7,8 +7,8 @@ use serde_json::Value;
 use vitrim_data::Decoding;
 use vitrim_data::image::RgbImage;
 
-/// How far a value may be from Pillow's, and how far in the mean: JPEG decoders round their transforms and filter
-/// coarse chroma differently, and so do VP8's; everything else is exact.
+/// Largest difference of a value from Pillow's, and largest mean difference. JPEG decoders differ in the rounding of
+/// transforms and the filtering of coarse chroma, and so do VP8's; all other formats are exact.
 fn tolerance(name: &str) -> (u8, f64) {
     match name {
         // libjpeg-turbo interpolates between chroma samples as zune-jpeg does, but rounds elsewhere.
@@ -26,7 +26,7 @@ pub fn folder() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/images"))
 }
 
-/// The images: name, bytes, and what `expected.json` says of it.
+/// The images: name, bytes, and the entry in `expected.json`.
 pub fn images() -> Vec<(String, Vec<u8>, Value)> {
     let expected = std::fs::read(folder().join("expected.json")).unwrap();
     let Value::Object(expected) = serde_json::from_slice(&expected).unwrap() else { panic!("no object") };
@@ -34,7 +34,7 @@ pub fn images() -> Vec<(String, Vec<u8>, Value)> {
     images.map(|(name, value)| (name.clone(), std::fs::read(folder().join(name)).unwrap(), value)).collect()
 }
 
-/// How `got` differs from what Pillow made of image `name`, if by more than it may.
+/// The difference between `got` and Pillow's result for image `name`, if it exceeds the tolerance.
 fn difference(name: &str, got: &RgbImage, size: &Value, pillow: &str) -> Option<String> {
     let side = |at: usize| size[at].as_u64().unwrap() as u32;
     assert_eq!(got.dimensions(), (side(0), side(1)), "{name}");

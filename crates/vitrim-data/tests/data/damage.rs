@@ -1,11 +1,12 @@
-//! Images that are cut off, garbled, or too large: refused by name, without a panic, before room is made for them.
+//! Images that are truncated, corrupt, or too large are refused by name, without a panic, and before memory is
+//! allocated.
 
 use crate::codecs::images;
 use vitrim_data::{Dataset, Decoding, MAX_DECODED_BYTES, MAX_ENCODED_BYTES, MAX_SIDE};
 use vitrim_random::SplitMix64;
 
-/// The bytes at a file's end that no pixel needs: a PNG's empty end chunk, a GIF's later frames and trailer,
-/// a byte that pads a WebP.
+/// Number of bytes at a file's end that no pixel needs: a PNG's empty end chunk, a GIF's later frames and trailer, a
+/// padding byte of a WebP.
 fn cut_limit(name: &str, len: usize) -> usize {
     match name {
         "turned.png" => len - 12,
@@ -102,14 +103,14 @@ fn bombs() -> Vec<(&'static str, Vec<u8>)> {
     vec![
         ("sides.jpg", jpeg("rgb_444.jpg", 0xc0, 65_500, 65_500)),
         ("area.jpg", jpeg("rgb_444.jpg", 0xc0, 16_384, 16_384)),
-        // 3 bytes a pixel would do, but not with the coefficients.
+        // 3 bytes per pixel would be within the limit, but not with the coefficients.
         ("progressive.jpg", jpeg("progressive.jpg", 0xc2, 10_000, 10_000)),
         ("sides.png", png),
         ("sides.gif", patch("palette.gif", 6, &[0xff, 0xff, 0xff, 0xff])),
         ("sides.bmp", patch("rgb.bmp", 18, &[0x20, 0x4e, 0, 0, 0x20, 0x4e, 0, 0])),
         ("area.bmp", patch("rgb.bmp", 18, &[0, 0x40, 0, 0, 0, 0x40, 0, 0])),
         ("sides.tif", tiff),
-        // VP8L: 14 bits of width - 1, 14 of height - 1. (Of 16,384 the decoder makes 0, and refuses that.)
+        // VP8L: 14 bits of width - 1, 14 of height - 1. (For 16,384, the decoder reads 0, and returns an error.)
         ("area.webp", patch("lossless.webp", 21, &[0xfe, 0xbf, 0xff, 0x0f])),
     ]
 }
@@ -157,7 +158,7 @@ fn files_and_members_that_are_too_long_are_refused_unread() {
     }
 }
 
-/// The most memory that this process has ever used, where the system says so.
+/// Peak memory of this process, if the system reports it.
 fn peak() -> Option<usize> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;

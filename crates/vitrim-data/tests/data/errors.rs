@@ -1,4 +1,4 @@
-//! Every way in fails with one line that says what, where, and what to do.
+//! Every kind of input fails with one line that says what is wrong, where, and what to do.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -5,9 +5,9 @@ use safetensors::SafeTensors;
 use serde_json::Value;
 use vitrim_data::{Decoding, Preprocess, Transform};
 
-/// Mean absolute difference of normalised values that JPEG decoders and fixed-point resizers explain.
+/// Largest mean absolute difference of normalised values that is due to JPEG decoders and fixed-point resizers.
 const MEAN_ABSOLUTE: f64 = 0.006;
-/// A shift of the geometry or of the normalisation would show here.
+/// Bound of the mean difference, which a shift of the geometry or of the normalisation would exceed.
 const MEAN_SIGNED: f64 = 0.001;
 
 #[test]

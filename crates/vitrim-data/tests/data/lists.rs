@@ -1,4 +1,4 @@
-//! Lists of files: a path a line, CSV, JSON lines.
+//! Lists of files: one path per line, CSV, JSON lines.
 
 use std::path::{Path, PathBuf};
 
@@ -39,7 +39,7 @@ fn a_path_a_line() {
     let whole = Dataset::open(dir.path().join("photos"), None).unwrap();
     assert_eq!(dataset.image(0).unwrap(), whole.image(3).unwrap());
     assert_eq!(dataset.image(1).unwrap(), whole.image(1).unwrap());
-    // Absolute paths stay what they are, and a number behind a path is its class.
+    // Absolute paths are unchanged, and a number after a path is its class.
     let absolute = format!("{}/photos/2.png 7\nphotos/0.png\t4\n", dir.path().display());
     let (_elsewhere, other) = listed("val.txt", &absolute);
     let dataset = Dataset::open(&other, None).unwrap();
@@ -76,10 +76,10 @@ fn a_missing_file_is_one_bad_image() {
     let options = LoaderOptions { on_bad_image: OnBadImage::Skip, ..Default::default() };
     assert_eq!(indices(&load(&dataset, Order::Sequential, options)), [0, 2]);
     load(&dataset, Order::Shuffled { seed: 1, epoch: 0 }, options);
-    // Two passes met it; it is one image.
+    // Two passes encountered the bad image; it counts once.
     assert_eq!(dataset.bad_images().count(), 1);
     assert!(dataset.bad_images().first()[0].contains("nine.png"));
-    // It is in one of the parts, too, instead of keeping all others from being parted.
+    // The bad image belongs to one of the parts, and does not prevent the partition of the others.
     let shares = Shares { train: 0.5, calibration: 0.5, test: 0.0 };
     let part = |part| dataset.by_hash(part, &shares, &mut |_, _| {}).unwrap().len();
     assert_eq!(part(Subset::Train) + part(Subset::Calibration), 3);

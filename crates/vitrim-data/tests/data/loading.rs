@@ -1,4 +1,4 @@
-//! One promise a test: order, resume, threads, bad images, for every kind of store.
+//! One property per test: order, resume, threads, bad images, for every kind of store.
 
 use std::path::Path;
 use std::time::{Duration, Instant};

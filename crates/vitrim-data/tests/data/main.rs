@@ -1,4 +1,4 @@
-//! The crate's promises, one file each. One binary, because linking is what takes long.
+//! The properties of the crate, one file each. One binary, because linking takes most of the time.
 
 mod cifar;
 mod codecs;

@@ -34,7 +34,7 @@ fn parts_are_disjoint_complete_and_stable() {
         assert!((part.len() as f64 / 203.0 - want).abs() < 0.1, "{}", part.len());
     }
 
-    // The part is the image's own: it does not change with its name, its neighbours or the store.
+    // The part depends on the image alone: not on its name, the other images or the store.
     let alone = Dataset::from_memory(vec![(png(17), None)], Vec::new()).unwrap();
     let part =
         PARTS.into_iter().find(|&p| !alone.by_hash(p, &shares, &mut quiet()).unwrap().is_empty()).unwrap();

@@ -1,4 +1,4 @@
-//! Pixels agree with transformers' image processors, which `scripts/make_fixtures.py` asked.
+//! Pixels agree with those of transformers' image processors, which `scripts/make_fixtures.py` writes.
 
 use std::path::Path;
 
@@ -7,11 +7,11 @@ use vitrim_data::{CropMode, Decoding, Preprocess, Transform};
 
 /// One step of an 8-bit value, normalised with ImageNet's smallest deviation.
 const STEP: f32 = 1.0 / 255.0 / 0.224;
-/// Mean absolute difference that two resizers in fixed point explain: a few values round the other way.
+/// Largest mean absolute difference that is due to the rounding of two fixed-point resizers.
 const MEAN_ABSOLUTE: f32 = STEP / 20.0;
-/// Largest difference that they explain.
+/// Largest difference that is due to their rounding.
 const LARGEST: f32 = 1.01 * STEP;
-/// A shift of the geometry or of the normalisation would show here.
+/// Bound of the mean difference, which a shift of the geometry or of the normalisation would exceed.
 const MEAN_SIGNED: f32 = 0.001;
 
 #[test]

@@ -1,4 +1,4 @@
-//! A backbone's classes for a data set's.
+//! Labels of a data set converted to a backbone's classes.
 
 use crate::scratch::{indices, load, write_folder, write_shards};
 use vitrim_data::{Dataset, LabelMap, LoaderOptions, Order, Shares, Subset};
@@ -24,7 +24,7 @@ fn class_names_find_their_index_and_batches_have_it() {
     assert_eq!(labels(&relabelled), want);
     assert!(relabelled.class_names().is_empty(), "the names were the data set's own");
     assert_eq!(load(&relabelled, Order::Sequential, LoaderOptions::default())[0].labels, want);
-    // The data set itself stays as it was.
+    // The original data set is unchanged.
     assert_eq!(labels(&dataset), [Some(0), Some(0), Some(1), Some(1), Some(2), Some(2)]);
     assert_eq!(labels(&dataset.relabelled(&map("[7, 8, 9]")).unwrap())[5], Some(9));
 }

@@ -1,4 +1,4 @@
-//! Scenes are the same everywhere, and behave as any other data set.
+//! Scenes are the same on every machine, and behave like any other data set.
 
 use std::collections::HashSet;
 
@@ -145,7 +145,7 @@ fn augmentation_follows_seed_epoch_and_index_and_nothing_else() {
     let identity = LoaderOptions { augment: Some(Augment { seed: 4, ..Augment::default() }), ..options };
     assert_eq!(load(&dataset, shuffled(3), identity), plain);
 
-    // Small batches concatenate to the large one, and another epoch changes every image otherwise.
+    // Small batches concatenate to the large one, and another epoch changes every image differently.
     let small = load(&dataset, shuffled(3), LoaderOptions { batch: 7, ..changing });
     let pixels: Vec<f32> = small.into_iter().flat_map(|batch| batch.pixels).collect();
     assert_eq!(pixels, one[0].pixels);

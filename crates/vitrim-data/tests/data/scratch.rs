@@ -1,4 +1,4 @@
-//! Data sets made on the spot, and the way to the shared folder.
+//! Data sets for the tests, and the path of the shared folder.
 
 use std::fs::File;
 use std::io::Cursor;
@@ -24,7 +24,7 @@ pub const FLAT_SCHEMA: &str = "message m { required binary image; required int64
 
 pub use vitrim_skips::shared;
 
-/// A PNG that no other `number` has.
+/// A PNG that is unique to `number`.
 pub fn png(number: u32) -> Vec<u8> {
     let image = RgbImage::from_fn(12, 10, |x, y| Rgb([number as u8, (number >> 8) as u8, (x * y) as u8]));
     let mut out = Cursor::new(Vec::new());
@@ -76,7 +76,7 @@ pub fn write_parquet(path: &Path, schema: &str, footer: Option<&str>, rows: &[Ro
     writer.close().unwrap();
 }
 
-/// Writes `count` images in classes `a`, `b`, `c` below `root`.
+/// Writes `count` images of the classes `a`, `b`, `c` below `root`.
 pub fn write_folder(root: &Path, count: u32) {
     for i in 0..count {
         let class = root.join(["a", "b", "c"][i as usize % 3]);
@@ -102,7 +102,7 @@ pub fn load(dataset: &Dataset, order: Order, options: LoaderOptions) -> Vec<Batc
     loader.unwrap().collect::<Result<_, _>>().unwrap()
 }
 
-/// The positions in the order in which they came.
+/// The positions of the images, in the order of the batches.
 pub fn indices(batches: &[Batch]) -> Vec<usize> {
     batches.iter().flat_map(|batch| batch.indices.clone()).collect()
 }

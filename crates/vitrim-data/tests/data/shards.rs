@@ -1,4 +1,4 @@
-//! Hugging Face parquet as the Hub has it: many shards, other column names, split folders.
+//! Hugging Face parquet in the Hub's layouts: many shards, other column names, split folders.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! WebDataset tar shards: by index, and front to back as from a pipe.
+//! WebDataset tar shards: with an index, and as a stream, as from a pipe.
 
 use std::io::Write;
 use std::path::Path;
@@ -14,7 +14,7 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// A named pipe in `dir` that gives `bytes` to whoever opens it, once.
+/// A named pipe in `dir` that gives `bytes` to its first reader.
 #[cfg(unix)]
 fn pipe(dir: &Path, bytes: Vec<u8>) -> std::path::PathBuf {
     static NUMBER: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
@@ -31,7 +31,7 @@ fn sequential(dataset: &Dataset) -> Vec<Batch> {
     load(dataset, Order::Sequential, LoaderOptions::default())
 }
 
-/// Pixels and labels, image by image, without names, which hold the shard's.
+/// Pixels and labels, image by image, without names, which contain those of the shards.
 fn contents(batches: &[Batch]) -> Vec<(Vec<f32>, Option<u32>)> {
     let each = |batch: &Batch| -> Vec<_> {
         let size = batch.pixels.len() / batch.len();
@@ -120,7 +120,7 @@ fn labels_are_numbers_or_words_in_cls_or_json() {
     assert_eq!(labels(&dataset), [Some(1), Some(0), None]);
     assert_eq!(dataset.name(1), "a.tar/x/2.png");
 
-    // A stream cannot wait for the last word to sort them: it needs the backbone's.
+    // Class names of a stream cannot be sorted before its end: it needs the backbone's names.
     let gz = dir.path().join("a.tar.gz");
     std::fs::write(&gz, gzip(&tar(&words))).unwrap();
     let streamed = Dataset::open(&gz, None).unwrap();
@@ -208,7 +208,7 @@ fn damaged_shards_are_named_and_none_panics() {
         let error = Dataset::open(&path, None).unwrap_err().to_string();
         assert!(error.contains("a.tar"), "{error}");
     }
-    // A member that claims more than there is.
+    // The header states a larger size than the member has.
     let mut long = whole.clone();
     long[124..135].copy_from_slice(b"77777777777");
     let sum: u32 = long[..512]
@@ -243,6 +243,6 @@ fn a_stream_says_what_it_cannot_do_and_takes_a_limit() {
     assert_eq!((loader.total(), loader.position(), rate.images), (20, 20, 20));
     assert!(rate.images_per_s > 0.0 && rate.threads > 0);
     drop(loader);
-    // Of all passes so far, that with a limit included; the refused one decoded nothing.
+    // The total of all passes so far, including the one with a limit; the refused pass decoded nothing.
     assert!(dataset.decode_rate().images >= 28, "{:?}", dataset.decode_rate());
 }

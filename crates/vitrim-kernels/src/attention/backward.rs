@@ -14,7 +14,7 @@ use crate::word::words;
 #[derive(Default)]
 pub(super) struct Scratch {
     panels: Vec<Line>,
-    /// `[n, stride]`.
+    /// Probabilities, `[n, stride]`.
     probabilities: Vec<u32>,
     /// The gradient in the probabilities, then in the scores, `[n, stride]`.
     gradient: Vec<u32>,
@@ -28,18 +28,18 @@ thread_local! {
     pub(super) static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// One head over `n` tokens. Scores and probabilities are computed again, which costs a sixth of the products and saves
-/// keeping them.
+/// One head over `n` tokens. Scores and probabilities are computed again: this costs a sixth of the products, and the
+/// forward pass need not store them.
 pub(super) struct HeadBackward<'a> {
-    /// As [`super::head::Head::qkv`], which `stride` and `part` belong to.
+    /// The head's rows, as in [`super::head::Head::qkv`]; `stride` and `part` describe their layout.
     pub qkv: &'a [f32],
     pub n: usize,
     pub stride: usize,
     pub part: usize,
     pub head_dim: usize,
-    /// `[n, part]` from the head's first channel on: the gradient in its output.
+    /// The gradient of the loss with respect to the head's output: `[n, part]` from the head's first channel on.
     pub gradient: &'a [f32],
-    /// Where the gradients in queries, keys and values go.
+    /// Destinations of the gradients of queries, keys and values.
     pub out: [Strided<f32>; 3],
     pub scratch: &'a mut Scratch,
 }
@@ -104,7 +104,7 @@ fn transpose<S: Simd>(s: S, from: &[u32], stride: usize, n: usize, to: &mut [u32
     assert!(from.len() >= n * stride && to.len() >= n * stride, "both are [n, stride]");
     for i in (0..n).step_by(S::LANES) {
         for j in (0..n).step_by(S::LANES) {
-            // SAFETY: rows i.. and columns j.. lie within `from` as far as n; a register at i of each row j.. lies within
+            // SAFETY: rows i.. and columns j.. lie within `from` up to n; a register at i of each row j.. lies within
             // `to`, whose rows are whole vectors.
             unsafe {
                 s.transpose(

@@ -12,7 +12,7 @@ use crate::linear::panels::Panels;
 use crate::simd::{Bf16Pairs, F32, Kernel, Multiply, Prefetch, Scales, Simd, Sink, prefetch};
 use crate::word::{Word, store, words};
 
-/// Bytes of scores that stay in the L1 cache beside a panel of keys.
+/// Bytes of scores that fit into the L1 cache together with a panel of keys.
 const SCORE_BYTES: usize = 24 << 10;
 
 /// Buffers of one thread, reused by its next head.
@@ -20,7 +20,7 @@ const SCORE_BYTES: usize = 24 << 10;
 pub(super) struct Scratch {
     keys: Vec<Line>,
     values: Vec<Line>,
-    /// `[block, stride]`.
+    /// Scores of a block of queries, `[block, stride]`.
     scores: Vec<u32>,
     /// bf16 probabilities of a block.
     probabilities: Vec<u32>,
@@ -32,10 +32,10 @@ thread_local! {
     pub(super) static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// Where a head writes: rows of `row` words, of which it owns `width` from `first` on.
+/// The output of a head: rows of `row` words, of which the head owns `width` from `first` on.
 ///
-/// Heads of one image interleave in memory, so that no slice can stand for one of them. There is one of these for each: it is neither
-/// copied nor cloned.
+/// Heads of one image interleave in memory, so that no slice can represent one of them. There is one `Strided` per
+/// head: it is neither `Copy` nor `Clone`.
 pub(super) struct Strided<W> {
     first: *mut W,
     row: usize,
@@ -50,36 +50,36 @@ impl<W: Word> Strided<W> {
     /// The words `first .. first + width` of `rows`, which are `row` words long.
     ///
     /// # Safety
-    /// `rows` outlives the value, and nothing else touches these words meanwhile.
+    /// `rows` outlives the value, and no other code accesses these words meanwhile.
     pub unsafe fn new(rows: *mut W, count: usize, row: usize, first: usize, width: usize) -> Self {
         debug_assert!(first + width <= row);
         // SAFETY: the caller's rows reach beyond `first`.
         Strided { first: unsafe { rows.add(first) }, row, width, rows: count }
     }
 
-    /// The words of row `i`.
+    /// The words of row `i` that the head owns.
     pub fn row(&mut self, i: usize) -> &mut [W] {
         assert!(i < self.rows, "a row of the image");
-        // SAFETY: the row is there, its words are this value's alone, and it is borrowed as a whole.
+        // SAFETY: the row exists, its words belong to this value alone, and `self` is borrowed mutably.
         unsafe { std::slice::from_raw_parts_mut(self.first.add(i * self.row), self.width) }
     }
 }
 
-/// Where the heads of all images write.
+/// The output of the heads of all images.
 pub(super) struct Places<'a, W> {
     /// The output's T rows.
     out: *mut W,
-    /// `[T * heads]`, image after image and in each head after head, or empty.
+    /// Taps, `[T * heads]`: image after image, in each image head after head; or empty.
     taps: *mut f32,
     tapped: bool,
     borrowed: PhantomData<(&'a mut [W], &'a mut [f32])>,
 }
 
-// SAFETY: what it is asked for is disjoint (see `Places::columns` and `Places::tap`), whichever thread asks.
+// SAFETY: calls return disjoint parts (see `Places::columns` and `Places::tap`), whichever thread calls.
 unsafe impl<W: Word> Sync for Places<'_, W> {}
 
 impl<'a, W: Word> Places<'a, W> {
-    /// In `out`, T rows, and `taps: [T * heads]` or empty.
+    /// Outputs go to `out`, T rows, and `taps: [T * heads]` or empty.
     pub fn new(out: &'a mut [W], taps: &'a mut [f32]) -> Self {
         let tapped = !taps.is_empty();
         Places { out: out.as_mut_ptr(), taps: taps.as_mut_ptr(), tapped, borrowed: PhantomData }
@@ -88,7 +88,7 @@ impl<'a, W: Word> Places<'a, W> {
     /// The `width` words from `first` on in rows `start .. start + n`, which are `row` words long.
     ///
     /// # Safety
-    /// The rows are there, and nobody asks for the same words of one of them again.
+    /// The rows exist, and no two calls overlap in rows and columns.
     pub unsafe fn columns(
         &self,
         start: usize,
@@ -104,34 +104,35 @@ impl<'a, W: Word> Places<'a, W> {
     /// The `[n]` taps of `head` of `heads` in the image whose rows are `start .. start + n`, or none.
     ///
     /// # Safety
-    /// The rows are among the T, and nobody asks for the same head of the same image again.
+    /// The rows are among the T, and no two calls have the same image and head.
     pub unsafe fn tap(&self, start: usize, n: usize, head: usize, heads: usize) -> &'a mut [f32] {
         if !self.tapped {
             return &mut [];
         }
-        // SAFETY: an image's taps lie where its rows would, `heads` values each, and the head's among them.
+        // SAFETY: an image's taps start at `start * heads`; it has `heads` values per row, and the head's `n` are
+        // among them.
         unsafe { std::slice::from_raw_parts_mut(self.taps.add(start * heads + head * n), n) }
     }
 }
 
 /// Some queries of one head over `n` tokens.
 pub(super) struct Head<'a, Q, O> {
-    /// `[n, stride]` words from the head's first query on: queries, keys `part` words further, values twice that.
+    /// `[n, stride]` words from the head's first query on; keys start `part` words further, values twice as far.
     pub qkv: &'a [Q],
-    /// The same of the head that is likely to be next, if there is one: it is brought into cache, never read.
+    /// The same address in the head that is likely to be next, or any address: it is only prefetched, never read.
     pub next: *const Q,
     pub n: usize,
-    /// The tokens whose queries these are.
+    /// The tokens to which these queries belong.
     pub queries: Range<usize>,
     pub stride: usize,
     pub part: usize,
     pub head_dim: usize,
-    /// `[n]`: added to every query's scores.
+    /// Bias of each key, `[n]`, added to every query's scores.
     pub key_bias: Option<&'a [f32]>,
-    /// The rows of the queries.
+    /// Output rows of the queries.
     pub out: Strided<O>,
-    /// `[n]` or empty: what row 0 attends to, where it is among the queries, or what each token receives of all of them on
-    /// average.
+    /// The tap, `[n]` or empty: the attention of row 0, if it is among the queries, or the mean attention that each
+    /// token receives from all queries.
     pub tap: &'a mut [f32],
     pub class_token: bool,
     pub scratch: &'a mut Scratch,
@@ -140,7 +141,7 @@ pub(super) struct Head<'a, Q, O> {
 impl<Q: Word, O: Word> Kernel for Head<'_, Q, O> {
     type Out = ();
 
-    /// Block of queries after block.
+    /// Runs the head, block by block of queries.
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) {
         let Head { qkv, n, stride, part, head_dim, .. } = self;
@@ -159,7 +160,7 @@ impl<Q: Word, O: Word> Kernel for Head<'_, Q, O> {
             self.pack_pairs_of_values(s, values);
         }
 
-        // Scores lie in rows of whole vectors; their probabilities multiply the values.
+        // Scores lie in rows of whole vectors; the probabilities in them multiply the values.
         let padded = keys.padded_columns::<S>();
         let queries = self.queries.clone();
         let tallest =
@@ -180,7 +181,7 @@ impl<Q: Word, O: Word> Kernel for Head<'_, Q, O> {
 }
 
 impl<Q: Word, O: Word> Head<'_, Q, O> {
-    /// Packs the values of pairs: two interleaved rows a step.
+    /// Packs values that are stored as pairs: two interleaved rows per step.
     #[inline(always)]
     fn pack_pairs_of_values<S: Simd>(&mut self, s: S, panels: Panels) {
         let (n, stride) = (self.n, self.stride);
@@ -233,7 +234,8 @@ impl<Q: Word, O: Word> Head<'_, Q, O> {
             for t in 0..tiles {
                 let (row, count) = (at(t), at(t + 1) - at(t));
                 let kernel = D::tile(s, count, panel.vectors, false);
-                // SAFETY: the probabilities were just checked, the values hold the panel, and a tile fits.
+                // SAFETY: the lengths of the probabilities were just checked, the values hold the panel, and a tile
+                // fits.
                 unsafe {
                     let b = line::words(&self.scratch.values).as_ptr().add(panel.start);
                     let a = a.as_ptr().add(row * a_stride);
@@ -253,15 +255,15 @@ impl<Q: Word, O: Word> Head<'_, Q, O> {
         }
     }
 
-    /// Scores become probabilities, but for the division by their sum, which is left to the output; the tap
-    /// takes what it is due.
+    /// Turns scores into probabilities, except for the division by their sum, which is applied to the output; updates
+    /// the tap.
     #[inline(always)]
     fn softmax<S: Simd>(&mut self, s: S, first: usize, rows: usize, stride: usize, value_steps: usize) {
         let Head { n, key_bias, class_token, .. } = *self;
         let scale = (self.head_dim as f32).sqrt().recip();
         let Scratch { scores, probabilities, scales, .. } = &mut *self.scratch;
         let scores = &mut floats_mut(scores)[..rows * stride];
-        // One loop a step, so that the rows' sums and maxima, each a chain of its own, overlap.
+        // One loop per step, so that the dependency chains of the rows' sums and maxima overlap.
         let mut factor = scale;
         if let Some(bias) = key_bias {
             for row in scores.chunks_exact_mut(stride) {
@@ -278,7 +280,8 @@ impl<Q: Word, O: Word> Head<'_, Q, O> {
             probabilities.resize(rows * value_steps, 0);
         }
         for (r, (row, scale)) in scores.chunks_exact_mut(stride).zip(&mut *scales).enumerate() {
-            // A row of the next head's queries, keys and values for each of these: more at once would wait for one another.
+            // Prefetch one row of the next head's queries, keys and values per row: more at once would wait for one
+            // another.
             let next = self.next.wrapping_add((first + r) * self.stride);
             for part in 0..3 {
                 for word in (0..self.head_dim / Q::VALUES).step_by(Line::WORDS) {
@@ -296,7 +299,7 @@ impl<Q: Word, O: Word> Head<'_, Q, O> {
         }
         if !self.tap.is_empty() {
             for (r, row) in scores.chunks_exact(stride).enumerate() {
-                // A class token's tap is its one row; else each row adds its share.
+                // The class token's tap is its own row; without a class token, each row adds its share.
                 let share = match (class_token, first + r) {
                     (true, 0) => scales[r],
                     (true, _) => break,
@@ -314,6 +317,6 @@ impl<Q: Word, O: Word> Head<'_, Q, O> {
 mod tests {
     use super::*;
 
-    // A copy would be a second user of words that the first takes for its own.
+    // A copy would give two values mutable access to the same words.
     static_assertions::assert_not_impl_any!(Strided<f32>: Clone, Copy);
 }

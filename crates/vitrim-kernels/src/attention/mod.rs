@@ -21,26 +21,27 @@ pub struct Attention {
     isa: InstructionSet,
 }
 
-/// What attention leaves behind on request, see [`Attention::forward`], [`Attention::mean_keys`] and [`Attention::value_norms`].
+/// Optional outputs of attention, see [`Attention::forward`], [`Attention::mean_keys`] and
+/// [`Attention::value_norms`].
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct AttentionTaps {
-    /// `[T]`: mean over heads of the class token's attention (or of the attention received).
+    /// Mean over heads of the class token's attention (or of the attention that each token receives), `[T]`.
     pub cls_attention: Option<Vec<f32>>,
-    /// `[T, head_dim]`: mean over heads of the keys.
+    /// Mean over heads of the keys, `[T, head_dim]`.
     pub keys: Option<Vec<f32>>,
-    /// `[T]`: norm of the values over all heads.
+    /// Norm of the values over all heads, `[T]`.
     pub value_norm: Option<Vec<f32>>,
 }
 
-/// How [`Attention::forward`] runs.
+/// Options of [`Attention::forward`].
 pub struct AttentionOptions<'a> {
-    /// `[T]`, added to every query's scaled scores: the logarithms of merged tokens' sizes, for proportional
-    /// attention (ToMe, equation 1).
+    /// Bias of each key, `[T]`, added to every query's scaled scores: the logarithms of merged tokens' sizes, for
+    /// proportional attention (ToMe, equation 1).
     pub key_bias: Option<&'a [f32]>,
-    /// `[T]`, filled as [`AttentionTaps::cls_attention`] says.
+    /// Output for [`AttentionTaps::cls_attention`], `[T]`.
     pub cls_attention: Option<&'a mut [f32]>,
-    /// Threads that have nothing else to do, this one among them, which 0 stands for as well as 1: where they outnumber the heads, or the last of
-    /// those would leave some of them idle, a head's queries are cut.
+    /// Number of threads that are free for this call, including the calling one; 0 means 1. If there are more threads
+    /// than heads, or the last heads would leave some threads idle, the queries of a head are split.
     pub threads: usize,
 }
 
@@ -51,13 +52,14 @@ impl Default for AttentionOptions<'_> {
 }
 
 impl Attention {
-    /// Attention of `heads` heads of `head_dim` channels, by the instruction set in force. With a `class_token`, row 0 of each image,
-    /// the attention tap is that row's; else the mean attention that each token receives.
+    /// Attention of `heads` heads of `head_dim` channels, with the current instruction set. With a `class_token`, row
+    /// 0 of each image, the attention tap is that row's attention; otherwise the mean attention that each token
+    /// receives.
     pub fn new(heads: usize, head_dim: usize, class_token: bool) -> Self {
         Attention { heads, head_dim, class_token, isa: InstructionSet::current() }
     }
 
-    /// The same by the instructions of `isa`.
+    /// Replaces the instruction set by `isa`.
     #[cfg(test)]
     fn with(self, isa: InstructionSet) -> Self {
         Attention { isa, ..self }
@@ -68,12 +70,13 @@ impl Attention {
         self.heads * self.head_dim
     }
 
-    /// `out: [T, dim]` for `qkv: [T, 3 * dim]` (of [`Word`]s, as many fewer as there are values in one) and `offsets: [B + 1]`,
-    /// counted from the first of them; heads of images in parallel. Of pairs of bf16, queries, keys, probabilities and values are
-    /// multiplied in bf16, of f32 in f32; sums and softmax are f32.
+    /// Writes attention to `out: [T, dim]`, from `qkv: [T, 3 * dim]` (in [`Word`]s, which hold one or two values
+    /// each); image b has the rows from `offsets[b]` to `offsets[b + 1]`, minus `offsets[0]`. Heads of images run in
+    /// parallel. If words are pairs of bf16, queries, keys, probabilities and values are multiplied in bf16,
+    /// otherwise in f32; sums and softmax are f32.
     ///
     /// # Panics
-    /// If a length does not match, or a head's channels are no whole words.
+    /// If a length does not match, or the channels of a head are not whole words.
     pub fn forward<Q: Word, O: Word>(
         &self,
         qkv: &[Q],
@@ -92,7 +95,8 @@ impl Attention {
         assert!(key_bias.is_none_or(|bias| bias.len() == total), "the key bias is [T]");
         let mut received = vec![0.0; if cls_attention.is_some() { total * self.heads } else { 0 }];
 
-        // One task an image, head and share of its queries, by number: a list of them would be allocated for each block.
+        // One task per image, head and share of the head's queries, by number: a list of tasks would be allocated for
+        // each block.
         let (heads, images) = (self.heads, offsets.len() - 1);
         let whole = cls_attention.is_some() && !self.class_token;
         let shares = if whole { 1 } else { shares(images * heads, threads) };
@@ -104,15 +108,15 @@ impl Attention {
             if queries.is_empty() {
                 return;
             }
-            // SAFETY: both buffers are borrowed until the tasks are done; images ascend within them, as asserted
-            // above, so that no other image has these rows, nor another head these words, nor another share these
-            // queries; what writes the taps is the share that has the class token, or the only one.
+            // SAFETY: both buffers are borrowed until the tasks are done. Images ascend within them, as asserted
+            // above, so that no other image has these rows, no other head these words, and no other share these
+            // queries. The taps are written by the share that has the class token, or by the only share.
             let (out, tap) = unsafe {
                 let (first, words) = (start + queries.start, d / O::VALUES);
                 let out = places.columns(first, queries.len(), width, head * words, words);
                 (out, if queries.start == 0 { places.tap(start, n, head, heads) } else { &mut [] })
             };
-            // The same image's, or the next image's first.
+            // The next head of this image, or the first head of the next image.
             let next = if head + 1 < heads { start * 3 * heads + head + 1 } else { (start + n) * 3 * heads };
             let words = d / Q::VALUES;
             SCRATCH.with_borrow_mut(|scratch| {
@@ -146,8 +150,9 @@ impl Attention {
         }
     }
 
-    /// The gradient of [`Attention::forward`] in f32, without a bias, at `qkv: [T, 3 * dim]`: with `gradient: [T, dim]` in its
-    /// output, `into: [T, 3 * dim]` becomes that in `qkv`. Heads of images in parallel.
+    /// The gradient of [`Attention::forward`] in f32, without a bias, at `qkv: [T, 3 * dim]`. `gradient: [T, dim]` is
+    /// the gradient with respect to the output; the gradient with respect to `qkv` is written to
+    /// `into: [T, 3 * dim]`. Heads of images run in parallel.
     ///
     /// # Panics
     /// If a length does not match.
@@ -164,8 +169,8 @@ impl Attention {
             if n == 0 {
                 return;
             }
-            // SAFETY: `into` is borrowed until the tasks are done; images ascend within it, as asserted above, so that
-            // no other image has these rows, nor another head or part these words.
+            // SAFETY: `into` is borrowed until the tasks are done. Images ascend within it, as asserted above, so
+            // that no other image has these rows, and no other head or part these words.
             let out =
                 [0, 1, 2].map(|part| unsafe { places.columns(start, n, 3 * dim, part * dim + head * d, d) });
             backward::SCRATCH.with_borrow_mut(|scratch| {
@@ -184,7 +189,7 @@ impl Attention {
         });
     }
 
-    /// `mean: [T, head_dim]` becomes the mean over heads of the keys of `qkv: [T, 3 * dim]`.
+    /// Writes the mean over heads of the keys of `qkv: [T, 3 * dim]` to `mean: [T, head_dim]`.
     ///
     /// # Panics
     /// If a length does not match.
@@ -206,7 +211,7 @@ impl Attention {
         });
     }
 
-    /// `norms: [T]` become the norms, over all heads, of the values of `qkv: [T, 3 * dim]`.
+    /// Writes the norms, over all heads, of the values of `qkv: [T, 3 * dim]` to `norms: [T]`.
     ///
     /// # Panics
     /// If a length does not match.
@@ -219,11 +224,12 @@ impl Attention {
     }
 }
 
-/// In how many shares the queries of each of `heads` are cut, for `threads` to be done soonest, if packing a head's keys and
-/// values, which each share does anew, takes a tenth of what its queries take.
+/// The number of shares into which the queries of each of `heads` are split, to minimise the time on `threads`
+/// threads. Each share packs the head's keys and values again, which is assumed to take a tenth of the time of all
+/// its queries.
 fn shares(heads: usize, threads: usize) -> usize {
     let threads = threads.max(1);
-    // Of the busiest thread, in parts of a head's time that 1 to 8 divide.
+    // Time of the busiest thread, in units of 1/840 of a head's time: 1 to 8 divide 840.
     let time = |shares: &usize| (heads * shares).div_ceil(threads) * (84 + 840 / shares);
     (1..=8).min_by_key(time).expect("there is one to begin with")
 }
@@ -236,7 +242,7 @@ mod tests {
     use crate::reference;
     use crate::word::Bf16Pair;
 
-    /// Where images of these lengths start, and the tokens in all.
+    /// Offsets of images of these lengths, and the total number of tokens.
     fn offsets(lengths: &[usize]) -> (Vec<usize>, usize) {
         let mut offsets = vec![0];
         lengths.iter().for_each(|n| offsets.push(offsets[offsets.len() - 1] + n));
@@ -258,11 +264,11 @@ mod tests {
     struct Case {
         attention: Attention,
         offsets: Vec<usize>,
-        /// `[T]`, zero where there is none.
+        /// Bias of each key, `[T]`; zero if there is none.
         bias: Vec<f32>,
         biased: bool,
         threads: usize,
-        /// Where the batch begins, as a part of another.
+        /// First offset of the batch, which may be part of a larger one.
         base: usize,
     }
 
@@ -293,7 +299,7 @@ mod tests {
             (out, tap)
         }
 
-        /// Attention over words of `qkv`, and its taps, against the reference over their values.
+        /// Compares attention over words of `qkv`, and its taps, with the reference over their values.
         fn check<Q: Word, O: Word>(&self, set: InstructionSet, qkv: &[f32]) -> Result<(), TestCaseError> {
             let Attention { heads, head_dim: d, class_token, .. } = self.attention;
             let dim = heads * d;
@@ -314,7 +320,7 @@ mod tests {
                 }
                 let rows = &qkv[image[0] * 3 * dim..image[1] * 3 * dim];
                 let (expected, p) = reference::biased_attention(rows, &self.bias[image[0]..image[1]], heads);
-                // Probabilities are rounded to bf16 beside the operands, or the output is, or both are.
+                // Rounding to bf16 affects probabilities and operands, or the output, or both.
                 let tolerance = [2e-5, 5e-3, 1e-2][Q::VALUES + O::VALUES - 2];
                 let out = &out[image[0] * dim..image[1] * dim];
                 prop_assert!(reference::max_difference(out, &expected) < tolerance, "{set}");
@@ -399,7 +405,7 @@ mod tests {
         }
     }
 
-    /// More keys than a block of scores holds at full height.
+    /// More keys than fit into a block of scores at full height.
     #[test]
     fn long_images_are_cut_into_blocks() {
         let attention = Attention::new(1, 32, true);

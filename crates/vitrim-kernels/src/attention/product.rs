@@ -5,8 +5,8 @@ use crate::line::{self, Line};
 use crate::linear::panels::Panels;
 use crate::simd::{Multiply, Prefetch, Scales, Simd, Sink};
 
-/// `y = a b`: `a` holds `rows` rows of the steps of `panels`, `a_stride` words apart, `b` the panels, and `y` rows of
-/// whole vectors.
+/// `y = a b`: `a` holds `rows` rows of as many words as `panels` has steps, `a_stride` words apart, `b` the panels,
+/// and `y` rows of whole vectors.
 ///
 /// # Panics
 /// If one of the three is too short.
@@ -33,7 +33,8 @@ pub(super) fn product<S: Simd, D: Multiply<S>>(
         let panel = panels.panel::<S>(p);
         for t in 0..tiles {
             let kernel = D::tile(s, at(t + 1) - at(t), panel.vectors, false);
-            // SAFETY: rows, panel and the place in y are there, as just checked; the bias is as wide as any tile.
+            // SAFETY: the rows, the panel and the output lie within the slices, as just checked; the bias is as wide
+            // as any tile.
             unsafe {
                 let y = y.as_mut_ptr().add(at(t) * stride + panel.column).cast();
                 let sink = Sink { y, stride, bias, scales, prefetch: Prefetch::NONE };

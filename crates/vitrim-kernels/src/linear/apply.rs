@@ -1,4 +1,4 @@
-//! The loops around the micro-kernel, and what happens to each tile that it leaves.
+//! The loops around the micro-kernel, and the epilogue of each tile.
 
 use std::ops::Range;
 
@@ -15,18 +15,19 @@ use crate::simd::{
 };
 use crate::word::words_mut;
 
-/// Bytes of activations that stay in a 1 MiB L2 cache beside a panel of the weight.
+/// Bytes of activations that fit into a 1 MiB L2 cache together with a panel of the weight.
 const ROW_BLOCK_BYTES: usize = 512 << 10;
 
-/// The bias of all slices of a row's words but the first.
+/// The bias for all slices of a row except the first, which adds the layer's bias.
 static NO_BIAS: [Line; TILE_LINES] = [Line::ZERO; TILE_LINES];
 
-/// Bytes of f32 rows that stay in a 512 KiB L2 cache, shared with another thread at that, on their way to where they go.
+/// Bytes of f32 rows that fit into half of a 512 KiB L2 cache, shared with another thread, before they are converted
+/// to their destination.
 const STAGING_BYTES: usize = 256 << 10;
 
 impl Packed {
-    /// Multiplies `words`, rows in the layer's layout, with `scales` that undo the quantisation of 8-bit ones. The beginning of `next`,
-    /// which this thread is likely to multiply with after it, comes into cache meanwhile.
+    /// Multiplies `words`, rows in the layer's layout; `scales` undo the quantisation of 8-bit rows. Meanwhile, the
+    /// beginning of `next`, the layer that this thread is likely to apply next, is prefetched into cache.
     pub(super) fn multiply(
         &self,
         next: Option<&Packed>,
@@ -55,7 +56,7 @@ impl Packed {
                 (Destination::Gelu(y), false)
             }
             Epilogue::GeluRows(to, Precision::Int8) => {
-                // A row's scale is known once it is whole.
+                // The scale of a row is known only when the row is complete.
                 to.reset(self.isa, Precision::Int8, rows, self.outputs());
                 return self.staged(next, words, scales, to, |next, words, scales, staging, to, first| {
                     self.multiply(next, words, scales, Epilogue::Gelu(staging));
@@ -64,7 +65,7 @@ impl Packed {
             }
             Epilogue::SwigluRows(to, precision) => {
                 assert!(self.outputs().is_multiple_of(2), "SwiGLU has two halves");
-                // The halves of a row lie in different tiles.
+                // The two halves of a row lie in different tiles.
                 to.reset(self.isa, precision, rows, self.outputs() / 2);
                 return self.staged(next, words, scales, to, |next, words, scales, staging, to, first| {
                     self.multiply(next, words, scales, Epilogue::Store(staging));
@@ -79,8 +80,8 @@ impl Packed {
         self.isa.run(Apply { layer: self, next, words, rows, scales, y, add });
     }
 
-    /// Calls `each` for blocks of rows: the layer that comes after them, their words and scales, room for as many rows of outputs in
-    /// f32, `to`, and which of its rows the first is.
+    /// Calls `each` for blocks of rows, with the layer that comes next, the block's words and scales, a buffer for as
+    /// many rows of f32 outputs, `to`, and the index of the block's first row in `to`.
     fn staged(
         &self,
         next: Option<&Packed>,
@@ -96,7 +97,7 @@ impl Packed {
         let mut staging = to.take_staging(block * outputs);
         for (i, words) in words.chunks(block * steps).enumerate() {
             let (first, count) = (i * block, words.len() / steps);
-            // 8-bit rows alone have scales.
+            // Only 8-bit rows have scales.
             let scales = scales.get(first..first + count).unwrap_or(scales);
             let next = if first + count < rows { Some(self) } else { next };
             each(next, words, scales, &mut staging[..count * outputs], to, first);
@@ -105,7 +106,7 @@ impl Packed {
     }
 }
 
-/// SwiGLU of `x: [rows, 2 columns]`, to rows from `first` on.
+/// Writes SwiGLU of `x: [rows, 2 columns]` to the rows from `first` on.
 struct Swiglu<'a> {
     x: &'a mut [f32],
     rows: &'a mut RowBuffer,
@@ -127,9 +128,9 @@ impl Kernel for Swiglu<'_> {
 
 /// [`Epilogue`] with its shape checked.
 enum Destination<'a> {
-    /// Each tile is written by the micro-kernel itself.
+    /// The micro-kernel writes each tile itself.
     Sums(&'a mut [f32]),
-    /// bf16.
+    /// Rounded to bf16.
     Pairs(&'a mut [u16]),
     Gelu(&'a mut [f32]),
     GeluRows(&'a mut RowBuffer),
@@ -137,22 +138,22 @@ enum Destination<'a> {
 
 struct Apply<'a> {
     layer: &'a Packed,
-    /// The layer that is likely to come next.
+    /// The layer that is likely to come next, to be prefetched.
     next: Option<&'a Packed>,
     words: &'a [u32],
     rows: usize,
     scales: &'a [RowScale],
     y: Destination<'a>,
-    /// Whether sums are added to what is there.
+    /// Whether sums are added to the values in the output.
     add: bool,
 }
 
 impl Kernel for Apply<'_> {
     type Out = ();
 
-    /// A panel of the weight stays in cache while the rows of a block stream past it; a block is what stays in
-    /// L2 beside it. Since each block reads the whole weight, it must have many rows: long ones pass in slices, whose sums
-    /// add up where they go.
+    /// A panel of the weight stays in L1 while the rows of a block stream past it; a block stays in L2. Each block
+    /// reads the whole weight, so that it must have many rows. Long rows are therefore multiplied in slices, whose
+    /// sums are added in the output.
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) {
         let Packed { panels, weight, bias, quantised, .. } = self.layer;
@@ -190,10 +191,11 @@ impl Kernel for Apply<'_> {
             };
             let adds = self.add || step > 0;
             for t in 0..tiles {
-                // As even as can be, so that the last is not too small to keep the processor busy.
+                // Tiles of about equal size, so that the last is not too small to keep the processor busy.
                 let at = |t: usize| first + t * (last - first) / tiles;
                 let (row, rows) = (at(t), at(t + 1) - at(t));
-                // What needs more than the micro-kernel does, or is narrower than it writes, goes by the tile.
+                // A tile goes through a buffer if its epilogue is more than a sum, or if it is narrower than the
+                // micro-kernel writes.
                 let (y, stride, add) = match &mut self.y {
                     Destination::Sums(y) if panel.column + width <= columns => {
                         (y[row * columns + panel.column..].as_mut_ptr(), columns, adds)
@@ -213,9 +215,9 @@ impl Kernel for Apply<'_> {
                 let bias = if step > 0 { floats(line::words(&NO_BIAS)) } else { &bias[panel.column..] };
                 let prefetch = prefetch_share(next, t, tiles, end - step);
                 let sink = Sink { y, stride, bias: bias.as_ptr(), scales, prefetch };
-                // SAFETY: `rows` rows of `steps` words start at `row`, the weight holds the panel, and the slice
-                // lies within both; biases and scales are padded to whole vectors, as wide as a panel at least;
-                // y or the tile holds the rows that are written: as asserted above, and by who checked y.
+                // SAFETY: `rows` rows of `steps` words start at `row`, the weight holds the panel, and the slice lies
+                // within both; biases and scales are padded to whole vectors, at least as wide as a panel; y or the
+                // tile holds the rows that are written: asserted above, or the caller checked the length of `y`.
                 unsafe {
                     let a = self.words.as_ptr().add(row * steps + step);
                     let b = line::words(weight).as_ptr().add(part.words.start);
@@ -230,8 +232,8 @@ impl Kernel for Apply<'_> {
     }
 }
 
-/// What tile `t` of `tiles`, of `steps` steps each, fetches of the words `next` that are multiplied after all of them: its share, or
-/// more where that is less than a line a turn, until nothing is left.
+/// The part of the words `next` that tile `t` of `tiles`, of `steps` steps each, prefetches: its share, or more if
+/// the share is less than one line per turn, until no words are left.
 #[inline(always)]
 fn prefetch_share(next: &[u32], t: usize, tiles: usize, steps: usize) -> Prefetch {
     let (turns, total) = (steps / STEPS, next.len() / Line::WORDS);
@@ -281,7 +283,7 @@ impl Apply<'_> {
     }
 }
 
-/// Stores `M` of `rows` in the `columns` of rows that are `stride` elements long.
+/// Applies `M` to `rows`, and stores them in the `columns` of rows that are `stride` elements long.
 #[inline(always)]
 fn store_rows<'a, S: Simd, T: Element, M: Map>(
     s: S,
@@ -302,7 +304,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Together, tiles fetch each line of what comes next once, and less than a tile's share too many.
+        /// Together, tiles fetch each line of the next words once, and at most one tile's share too many.
         #[test]
         fn tiles_share_what_is_fetched(tiles in 1usize..40, steps in 4usize..600, lines in 0usize..3000) {
             let next = vec![0; Line::WORDS * lines];

@@ -1,14 +1,14 @@
-//! What a layer reads, and what becomes of its products.
+//! The input of a layer, and what is done with its output.
 
 use crate::Precision;
 use crate::rows::RowBuffer;
 use crate::word::{Bf16Pair, Word, Words, WordsMut};
 
-/// The rows that a layer multiplies: activations as they are, or rows that were converted before.
+/// The rows that a layer multiplies: activations, or rows that are converted already.
 #[derive(Clone, Copy)]
 pub enum Operand<'a> {
-    /// `[rows, in]`; a layer of another precision converts them on the way. Or `[rows, in / 2]` pairs, for a layer that multiplies pairs
-    /// of bf16.
+    /// Activations `[rows, in]`, which a layer of another precision converts; or pairs `[rows, in / 2]`, for a layer
+    /// that multiplies pairs of bf16.
     Words(Words<'a>),
     /// Rows in the layer's precision and layout.
     Rows(&'a RowBuffer),
@@ -26,24 +26,24 @@ impl<'a> From<&'a RowBuffer> for Operand<'a> {
     }
 }
 
-/// What becomes of `x W^T + b`, a tile at a time while it is in cache.
+/// What is done with the product `x W^T + b`, tile by tile while it is in cache.
 pub enum Epilogue<'a> {
-    /// `y: [rows, out]` becomes it.
+    /// Writes the product to `y: [rows, out]`.
     Store(&'a mut [f32]),
-    /// `y: [rows, out / 2]` becomes it, rounded to bf16.
+    /// Writes the product, rounded to bf16, to `y: [rows, out / 2]`.
     StorePairs(&'a mut [Bf16Pair]),
-    /// It is added to `y: [rows, out]`.
+    /// Adds the product to `y: [rows, out]`.
     Add(&'a mut [f32]),
-    /// `y: [rows, out]` becomes its GELU.
+    /// Writes GELU of the product to `y: [rows, out]`.
     Gelu(&'a mut [f32]),
-    /// The rows become its GELU, in the precision of the layer that is to multiply them.
+    /// Writes GELU of the product to the rows, in the precision of the next layer.
     GeluRows(&'a mut RowBuffer, Precision),
-    /// The rows become its SwiGLU, `[rows, out / 2]`: SiLU of its first half times its second.
+    /// Writes SwiGLU of the product to the rows, `[rows, out / 2]`: SiLU of the first half times the second.
     SwigluRows(&'a mut RowBuffer, Precision),
 }
 
 impl<'a> Epilogue<'a> {
-    /// `y: [rows, out / VALUES]` becomes the product, rounded where its words are pairs.
+    /// Writes the product to `y: [rows, out / VALUES]`, rounded to bf16 if the words are pairs.
     pub fn store<W: Word>(y: &'a mut [W]) -> Self {
         match W::known_mut(y) {
             WordsMut::F32(y) => Epilogue::Store(y),

@@ -15,19 +15,19 @@ use crate::{InstructionSet, Precision};
 pub use epilogue::{Epilogue, Operand};
 use packed::{Pack, Packed};
 
-/// How a [`Linear`] is packed, beside its weight and bias.
+/// How a [`Linear`] is packed.
 #[derive(Clone, Copy, Debug)]
 pub struct Packing<'a> {
-    /// In what it multiplies.
+    /// Data type of the multiplication.
     pub precision: Precision,
-    /// With which instructions.
+    /// Instruction set of the kernels.
     pub isa: InstructionSet,
     /// LayerScale `[out]`, folded into weight and bias: the layer is `gamma (x W^T + b)`.
     pub gamma: Option<&'a [f32]>,
 }
 
 impl Packing<'_> {
-    /// `precision` by the instruction set in force, without LayerScale.
+    /// `precision`, with the current instruction set and without LayerScale.
     pub fn new(precision: Precision) -> Self {
         Packing { precision, isa: InstructionSet::current(), gamma: None }
     }
@@ -42,7 +42,7 @@ thread_local! {
 }
 
 impl Linear {
-    /// Packs `weight: [out, in]` row-major and `bias: [out]` in f32, for the instruction set in force.
+    /// Packs `weight: [out, in]` row-major and `bias: [out]` in f32, for the current instruction set.
     ///
     /// # Panics
     /// If a length does not match.
@@ -50,7 +50,7 @@ impl Linear {
         Linear::packed(weight, bias, outputs, inputs, Packing::new(Precision::F32))
     }
 
-    /// Packs `weight: [out, in]` row-major and `bias: [out]` as `packing` says.
+    /// Packs `weight: [out, in]` row-major and `bias: [out]` according to `packing`.
     ///
     /// # Panics
     /// If a length does not match, or a dimension is zero.
@@ -76,12 +76,12 @@ impl Linear {
         Linear(isa.run(Pack { weight, bias, outputs, inputs, precision, isa }))
     }
 
-    /// Inputs a row.
+    /// Inputs per row.
     pub fn inputs(&self) -> usize {
         self.0.inputs
     }
 
-    /// Outputs a row.
+    /// Outputs per row.
     pub fn outputs(&self) -> usize {
         self.0.outputs()
     }
@@ -94,7 +94,7 @@ impl Linear {
     /// `y = x W^T + b` with `x: [rows, in]` and `y: [rows, out]`.
     ///
     /// # Panics
-    /// If the lengths are not whole rows, or not as many.
+    /// If the lengths are not whole rows, or the numbers of rows differ.
     pub fn forward(&self, x: &[f32], y: &mut [f32]) {
         self.apply(x, Epilogue::Store(y));
     }
@@ -110,14 +110,15 @@ impl Linear {
     /// Multiplies the rows of `x`, on this thread.
     ///
     /// # Panics
-    /// If `x` is not whole rows of this layer's inputs, the output not as many rows, converted rows not of the layer's precision or
-    /// for an instruction set that lays them out in another way or in another range of integers, pairs are given that the layer does
-    /// not multiply, or SwiGLU or pairs are wanted of an odd number of outputs.
+    /// If `x` does not consist of whole rows of this layer's inputs, or the output has another number of rows; if
+    /// converted rows have another precision, or the layout or integer range of another instruction set; if `x` holds
+    /// pairs that the layer does not multiply; or if SwiGLU or pairs are wanted and the number of outputs is odd.
     pub fn apply<'a>(&self, x: impl Into<Operand<'a>>, epilogue: Epilogue<'_>) {
         self.apply_prefetching(None, x, epilogue);
     }
 
-    /// [`Linear::apply`], and the beginning of `next`, which this thread is likely to apply after it, comes into cache meanwhile.
+    /// [`Linear::apply`]; meanwhile, the beginning of `next`, the layer that this thread is likely to apply next, is
+    /// prefetched into cache.
     ///
     /// # Panics
     /// As [`Linear::apply`].

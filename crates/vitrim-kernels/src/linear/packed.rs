@@ -9,11 +9,11 @@ use crate::simd::{Kernel, Simd};
 use crate::word::words;
 use crate::{InstructionSet, Precision};
 
-/// Words of a row at most that are multiplied in one go, so that a block has as many rows as a chunk. It hangs on the layer alone:
-/// whatever rows stand beside it, a row's sums are the same.
+/// Largest number of words of a row that are multiplied in one go, so that a block can have as many rows as a chunk.
+/// It depends on the layer alone: a row's sums do not depend on the other rows.
 pub(super) const SLICE_STEPS: usize = 1024;
 
-/// What a layer multiplies with.
+/// The packed weight of a layer.
 pub(super) struct Packed {
     pub inputs: usize,
     pub precision: Precision,
@@ -21,21 +21,21 @@ pub(super) struct Packed {
     pub layout: WordLayout,
     pub panels: Panels,
     pub weight: Vec<Line>,
-    /// `[out]` and padded, zero where the layer has none.
+    /// Bias, `[out]` and padded; zero if the layer has none.
     pub bias: Vec<f32>,
-    /// For 8-bit weights.
+    /// Scales and sums of 8-bit weights.
     pub quantised: Option<Quantised>,
 }
 
-/// What undoes the quantisation of 8-bit weights, `[out]` each and padded.
+/// Undoes the quantisation of 8-bit weights: `[out]` each, padded.
 pub(super) struct Quantised {
     pub scales: Vec<f32>,
-    /// Sums of each output's integers: a row's zero times these is what its zero added.
+    /// Sum of each output's integers: a row's zero times it is subtracted from the output.
     pub sums: Vec<f32>,
 }
 
 impl Packed {
-    /// Outputs a row.
+    /// Outputs per row.
     pub fn outputs(&self) -> usize {
         self.panels.columns
     }
@@ -46,7 +46,7 @@ impl Packed {
         size_of_val(self.weight.as_slice()) + size_of::<f32>() * (self.bias.len() + scales)
     }
 
-    /// The words that it multiplies first.
+    /// The words that are multiplied first.
     #[inline(always)]
     pub fn beginning<S: Simd>(&self) -> &[u32] {
         &line::words(&self.weight)[self.panels.part::<S>(0, self.panels.steps.div_ceil(SLICE_STEPS)).words]

@@ -5,38 +5,39 @@ use std::ops::Range;
 use crate::line::{Line, words_mut};
 use crate::simd::Simd;
 
-/// How `columns` outputs of `steps` words each lie in panels of at most `NV` vectors: panel after panel,
-/// in each step after step, in each its columns. Columns beyond the last are zero.
+/// The layout of `columns` outputs of `steps` words each in panels of at most `NV` vectors: panel after panel, in
+/// each panel step after step, in each step its columns. Columns beyond the last are zero.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Panels {
     pub columns: usize,
     pub steps: usize,
-    /// Vectors over all panels.
+    /// Total number of vectors of all panels.
     vectors: usize,
     pub count: usize,
 }
 
-/// Where a panel lies.
+/// The place of a panel.
 #[derive(Clone, Copy)]
 pub(crate) struct Panel {
     /// First column.
     pub column: usize,
-    /// Vectors of columns.
+    /// Number of vectors.
     pub vectors: usize,
     /// First word.
     pub start: usize,
 }
 
-/// What is multiplied in one go: the steps of a slice, in the columns of a panel.
+/// The words that are multiplied in one go: the steps of a slice, in the columns of a panel.
 pub(crate) struct Part {
     pub panel: Panel,
     pub steps: Range<usize>,
-    /// Where its words lie in the panels.
+    /// The range of its words in the panels.
     pub words: Range<usize>,
 }
 
 impl Panels {
-    /// The panels of a set; as even as can be, so that no panel is left too narrow to keep the processor busy.
+    /// The panels for instruction set `S`, of about equal width, so that no panel is too narrow to keep the processor
+    /// busy.
     pub fn new<S: Simd>(columns: usize, steps: usize) -> Self {
         let vectors = columns.div_ceil(S::LANES);
         Panels { columns, steps, vectors, count: vectors.div_ceil(S::NV) }
@@ -50,7 +51,8 @@ impl Panels {
         Panel { column, vectors: at(i + 1) - at(i), start: column * self.steps }
     }
 
-    /// Part `i < slices * count`: slice after slice of the steps, as even as can be, in each panel after panel.
+    /// Part `i < slices * count`: slice after slice of the steps, of about equal size; in each slice panel after
+    /// panel.
     #[inline(always)]
     pub fn part<S: Simd>(&self, i: usize, slices: usize) -> Part {
         let (slice, panel) = (i / self.count, self.panel::<S>(i % self.count));
@@ -59,7 +61,7 @@ impl Panels {
         Part { panel, words: panel.start + steps.start * width..panel.start + steps.end * width, steps }
     }
 
-    /// Columns with those that pad the last vector.
+    /// Number of columns, including those that pad the last vector.
     pub fn padded_columns<S: Simd>(&self) -> usize {
         self.vectors * S::LANES
     }
@@ -86,7 +88,7 @@ impl Panels {
             for v in 0..panel.vectors {
                 let column = panel.column + v * S::LANES;
                 for step in (0..self.steps).step_by(S::LANES) {
-                    // SAFETY: the source holds `steps` words of each of `columns` columns, and the panels a
+                    // SAFETY: the source holds `steps` words of each of `columns` columns, and the panels hold a
                     // vector at each step, as checked above.
                     unsafe {
                         s.transpose(
@@ -120,10 +122,10 @@ impl Panels {
         }
     }
 
-    /// Puts a vector of the matrix at step `step` of vector `v` of `panel`.
+    /// Stores a vector of the matrix at step `step` of vector `v` of `panel`.
     ///
     /// # Panics
-    /// If it lies outside of `lines`.
+    /// If it lies outside `lines`.
     #[inline(always)]
     pub fn put<S: Simd>(&self, s: S, lines: &mut [Line], panel: Panel, step: usize, v: usize, value: S::V) {
         let at = panel.start + (step * panel.vectors + v) * S::LANES;

@@ -31,7 +31,7 @@ impl Case {
         Linear::packed(&self.weight, Some(&self.bias), self.outputs, self.inputs, packing)
     }
 
-    /// The reference over `x` as an operand of `layer` reads it, and over its weight as it is packed.
+    /// The reference for `x` as `layer` reads it, and for the packed weight.
     fn expected(&self, layer: &Linear) -> Vec<f32> {
         let mut rows = RowBuffer::default();
         rows.fill(layer.0.isa, layer.0.precision, &self.x, self.inputs);
@@ -47,7 +47,7 @@ impl Case {
         reference::linear(&rows.to_f32(), &weight, &self.bias, self.inputs, self.outputs)
     }
 
-    /// That `layer` stores `y` rounded, and reads its rows, as pairs, where there are such.
+    /// Checks that `layer` stores `y` rounded to pairs, and reads its rows as pairs, if it supports pairs.
     fn check_pairs(&self, layer: &Linear, rows: &RowBuffer, y: &[f32]) {
         let set = layer.0.isa;
         if self.outputs.is_multiple_of(2) {
@@ -65,7 +65,7 @@ impl Case {
         }
     }
 
-    /// Every epilogue of every layer, against the reference of the same rounding.
+    /// Compares every epilogue of every layer with the reference of the same rounding.
     fn check(&self) -> Result<(), TestCaseError> {
         let tolerance = 1e-5 * self.inputs as f32;
         for (precision, set) in all() {
@@ -129,7 +129,7 @@ proptest! {
         for (precision, set) in all() {
             let layer = case.layer(precision, set);
             let mut y = vec![0.0; rows * 2 * half];
-            // Four times as large, so that the gates reach from closed to open.
+            // Four times as large, so that the gates range from closed to open.
             let x: Vec<f32> = case.x.iter().map(|v| 4.0 * v).collect();
             layer.forward(&x, &mut y);
             let expected = reference::swiglu(&y, 2 * half);
@@ -166,8 +166,8 @@ proptest! {
     }
 }
 
-/// More inputs than a block of rows holds and than are multiplied in one go, the vector tails of each set, and rows on both
-/// sides of a block; and whatever rows stand beside it, a row comes out the same.
+/// More inputs than fit into a block of rows and than are multiplied in one go, the vector tails of each set, and
+/// rows on both sides of a block; a row's result does not depend on the other rows.
 #[test]
 fn long_rows_are_cut_into_blocks_and_slices() {
     for (rows, inputs, outputs) in [(150, 4096, 33), (129, 1538, 17), (45, 3001, 49)] {
@@ -186,8 +186,8 @@ fn long_rows_are_cut_into_blocks_and_slices() {
     }
 }
 
-/// What 8 bits and bf16 cost against f32, on values in -1..1: a bound that a mistake in a scale would break. Weights without a
-/// tail are what short sums have least room for.
+/// Errors of 8 bits and bf16 against f32, on values in -1..1: a mistake in a scale would exceed the bound. Weights
+/// without a tail leave short sums the least room.
 #[test]
 fn rounding_stays_small() {
     let case = Case::draw(64, 384, 96, 3);
@@ -206,7 +206,7 @@ fn rounding_stays_small() {
     }
 }
 
-/// The greatest sums that 8-bit products come to, which must not saturate where they are added in 16 bits.
+/// The largest sums of 8-bit products must not saturate when they are added in 16 bits.
 #[test]
 fn the_greatest_products_are_exact() {
     for set in InstructionSet::supported() {
@@ -220,14 +220,14 @@ fn the_greatest_products_are_exact() {
     }
 }
 
-/// Where they are short, sums fit whatever the activations are: the worst are the greatest where weights have one sign, and zero
-/// elsewhere. An error of rounding may lift an activation by one.
+/// Short sums fit whatever the activations are: the worst case is the largest activation where weights have one sign,
+/// and zero elsewhere. A rounding error may raise an activation by one.
 #[test]
 fn short_sums_fit() {
     let (greatest, mut values) = (i32::from(SHORT_MAX) + 1, reference::values(5));
     let mut fullest = 0;
     for inputs in 1..200 {
-        // From all alike to mostly small ones.
+        // From values of equal size to mostly small ones.
         let row: Vec<f32> = (0..inputs).map(|i| values().powi(i % 5) * values().signum()).collect();
         let mut weights = Vec::new();
         let scale = quantise(&row, SHORT_MAX, &mut weights);
@@ -270,7 +270,7 @@ fn rows_of_another_precision_are_refused() {
     case.layer(Precision::Int8, scalar()).apply(&rows, Epilogue::Store(&mut [0.0; 4]));
 }
 
-/// 8-bit rows in 0..=255 would overflow sums of 16 bits, which the layer's weights leave room for in 0..=200.
+/// 8-bit rows in 0..=255 would overflow sums of 16 bits: the layer's weights leave room for 0..=200 only.
 #[test]
 fn integers_of_another_range_are_refused() {
     let case = Case::draw(1, 64, 4, 1);

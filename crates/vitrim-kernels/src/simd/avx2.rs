@@ -22,7 +22,7 @@ define_set! {
     tiles: [1 2 3 4 5 6] x [1 2],
 }
 
-// Intel's processors for laptops and desktops since Alder Lake.
+// Intel's laptop and desktop processors since Alder Lake.
 define_set! {
     Avx2<true> = Avx2::<true>(()),
     name: "avx2+vnni",
@@ -34,12 +34,12 @@ define_set! {
     tiles: [1 2 3 4 5 6] x [1 2],
 }
 
-/// `v`, by no instruction that the compiler could see through: it would reorder additions of integers over the steps of a tile until
-/// registers run out.
+/// Returns `v`, opaquely to the compiler, which would otherwise reorder integer additions over the steps of a tile
+/// until registers run out.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn in_order(mut v: __m256i) -> __m256i {
-    // SAFETY: there is no instruction.
+    // SAFETY: the assembly contains no instruction.
     unsafe { asm!("/* {0} */", inout(ymm_reg) v, options(pure, nomem, nostack, preserves_flags)) };
     v
 }
@@ -62,13 +62,13 @@ impl<const VNNI: bool> Avx2<VNNI> {
         })
     }
 
-    /// The first 8 values of `x` in words of their own, zeros where there are fewer.
+    /// The first 8 values of `x`, each widened to one word; zeros if there are fewer.
     #[inline(always)]
     fn widen(self, x: &[u16]) -> __m256i {
         let mut lanes = [0; 8];
         let n = x.len().min(8);
         lanes[..n].copy_from_slice(&x[..n]);
-        // SAFETY: `lanes` holds one 128-bit register, and the token proves the rest.
+        // SAFETY: `lanes` holds one 128-bit register, and the token proves that the processor has the instructions.
         unsafe { _mm256_cvtepu16_epi32(_mm_loadu_si128(lanes.as_ptr().cast())) }
     }
 
@@ -152,7 +152,8 @@ impl<const VNNI: bool> Vector for Avx2<VNNI> {
             }
         }
         on_registers!({
-            // Pairs of lanes of two rows, then quads of four, within each 128-bit part; then the parts.
+            // Unpack pairs of lanes of two rows, then quads of four, within each 128-bit part; then exchange the
+            // parts.
             let mut w = v;
             for i in (0..8).step_by(2) {
                 w[i] = _mm256_unpacklo_ps(v[i], v[i + 1]);
@@ -268,7 +269,7 @@ impl<const VNNI: bool> Vector for Avx2<VNNI> {
     fn store_bf16(self, dst: &mut [u16], v: __m256) {
         let mut lanes = [0u16; 8];
         let rounded = self.round_bf16(v);
-        // SAFETY: `lanes` holds one 128-bit register, and the token proves the rest.
+        // SAFETY: `lanes` holds one 128-bit register, and the token proves that the processor has the instructions.
         unsafe {
             let words = _mm256_srli_epi32::<16>(_mm256_castps_si256(rounded));
             let (low, high) = (_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));

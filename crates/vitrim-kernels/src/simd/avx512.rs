@@ -39,8 +39,9 @@ define_set! {
     name: "avx512+bf16+vnni",
     features: is_x86_feature_detected ["avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512bf16", "avx512vnni"],
     preference: |vendor| match vendor {
-        // Intel's dot products of bf16 take longer than the same in f32. (DeiT-S of timm, one image on two cores of a
-        // fifth-generation Xeon: 11.5 images/s by them, 15.8 in f32; AMX, which those have as well, is not used.)
+        // Intel's bf16 dot products are slower than the same work in f32. (timm's DeiT-S, one image on two cores of a
+        // fifth-generation Xeon: 11.5 images/s with them, 15.8 in f32; AMX, which these processors also have, is not
+        // used.)
         Vendor::Intel => 159,
         Vendor::Other => 162,
     },
@@ -50,12 +51,12 @@ define_set! {
     tiles: [1 2 3 4 5 6 7 8] x [1 2 3],
 }
 
-/// `v`, by no instruction that the compiler could see through: it would reorder additions of integers over the steps of a tile until
-/// registers run out.
+/// Returns `v`, opaquely to the compiler, which would otherwise reorder integer additions over the steps of a tile
+/// until registers run out.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn in_order(mut v: __m512i) -> __m512i {
-    // SAFETY: there is no instruction.
+    // SAFETY: the assembly contains no instruction.
     unsafe { asm!("/* {0} */", inout(zmm_reg) v, options(pure, nomem, nostack, preserves_flags)) };
     v
 }
@@ -88,7 +89,7 @@ impl<const BF16: bool, const VNNI: bool> Avx512<BF16, VNNI> {
         on_registers!(_mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(a), _mm512_castps_pd(b))))
     }
 
-    /// The first 16 values of `x` in words of their own, zeros where there are fewer.
+    /// The first 16 values of `x`, each widened to one word; zeros if there are fewer.
     #[inline(always)]
     fn widen(self, x: &[u16]) -> __m512i {
         let halves = if x.len() >= 16 {
@@ -174,7 +175,7 @@ impl<const BF16: bool, const VNNI: bool> Vector for Avx512<BF16, VNNI> {
             *v = unsafe { self.load_first(src.add(r * stride), columns) };
         }
         on_registers!({
-            // Pairs of lanes of two rows, then quads of four, within each 128-bit part.
+            // Unpack pairs of lanes of two rows, then quads of four, within each 128-bit part.
             let mut w = v;
             for i in (0..16).step_by(2) {
                 w[i] = _mm512_unpacklo_ps(v[i], v[i + 1]);

@@ -1,19 +1,20 @@
-//! How words of two operands are multiplied and added up, by the elements that lie in them.
+//! How words of two operands are multiplied and added, by the type of their elements.
 
 use super::vector::{DotU8S8, ShortDotU8S8, Vector};
 use crate::precision::WordLayout;
 
-/// Steps of a tile without a branch between them: their addresses are constants beside one register a row, which leaves the front
-/// end of the processor little to do but multiply. As many are added up in 16 bits by [`ShortInt8`].
+/// Steps of a tile without a branch between them. Their addresses are constants relative to one register per row,
+/// which leaves the processor's front end little work besides the multiplications. [`ShortInt8`] adds as many steps
+/// in 16 bits.
 pub(crate) const STEPS: usize = 4;
 
-/// A product of words by the instructions of `S`, added to accumulators in registers.
+/// A product of words with the instructions of `S`, added to accumulators in registers.
 pub(crate) trait Dot<S: Vector>: Sized {
     const LAYOUT: WordLayout;
-    /// Rows of the largest tile, whose accumulators registers hold.
+    /// Rows of the largest tile whose accumulators fit into registers.
     const ROWS: usize = S::MR;
 
-    /// `acc + a . b` of two words, lane by lane: i32 lanes of 8-bit integers, else f32.
+    /// `acc + a . b` of two words, lane by lane: i32 lanes for 8-bit integers, otherwise f32.
     fn dot(s: S, acc: S::V, a: S::V, b: S::V) -> S::V;
 
     /// Multiplies `steps`, at most [`STEPS`], steps of a tile.
@@ -30,13 +31,13 @@ pub(crate) trait Dot<S: Vector>: Sized {
         steps: usize,
     ) {
         for k in 0..steps {
-            // SAFETY: one of the caller's steps.
+            // SAFETY: the step is one of the caller's steps.
             unsafe { step::<S, Self, MR, NV>(s, acc, a.add(k), a_stride, b.add(k * NV * S::LANES)) };
         }
     }
 }
 
-/// One f32 a word.
+/// One f32 per word.
 pub(crate) struct F32;
 
 impl<S: Vector> Dot<S> for F32 {
@@ -48,7 +49,7 @@ impl<S: Vector> Dot<S> for F32 {
     }
 }
 
-/// Two bf16 a word.
+/// Two bf16 per word.
 pub(crate) struct Bf16Pairs;
 
 impl<S: Vector> Dot<S> for Bf16Pairs {
@@ -60,7 +61,7 @@ impl<S: Vector> Dot<S> for Bf16Pairs {
     }
 }
 
-/// Four 8-bit integers a word, `a` unsigned, `b` signed, added in 32 bits.
+/// Four 8-bit integers per word, `a` unsigned, `b` signed, added in 32 bits.
 pub(crate) struct Int8;
 
 impl<S: DotU8S8> Dot<S> for Int8 {
@@ -72,17 +73,18 @@ impl<S: DotU8S8> Dot<S> for Int8 {
     }
 }
 
-/// Four 8-bit integers a word, added in 16 bits over [`STEPS`] words before they are in 32. Activations and weights are quantised
-/// so that no such sum can overflow ([`SHORT_MAX`], `linear/quantise.rs`), to some tenths of a bit less.
+/// Four 8-bit integers per word, added in 16 bits over [`STEPS`] words and then in 32 bits. Activations and weights
+/// are quantised so that no such sum can overflow ([`SHORT_MAX`], `linear/quantise.rs`); this costs some tenths of a
+/// bit of resolution.
 pub(crate) struct ShortInt8;
 
-/// The greatest 8-bit activation where sums are short. Weights and activations share the room of an i16; a ViT's activations, of a
-/// wider range beside most of their values than its weights, have the greater part.
+/// The largest 8-bit activation for short sums. Weights and activations share the range of an i16. Activations get
+/// the larger part: a ViT's activations have a wider range, compared with most of their values, than its weights.
 pub(crate) const SHORT_MAX: u8 = 200;
 
 impl<S: ShortDotU8S8> Dot<S> for ShortInt8 {
     const LAYOUT: WordLayout = WordLayout::Int8Quad { max: SHORT_MAX };
-    // Short sums take as many registers as long ones.
+    // Short sums need as many registers as long ones, and there are both.
     const ROWS: usize = S::MR / 2;
 
     #[inline(always)]
@@ -101,7 +103,7 @@ impl<S: ShortDotU8S8> Dot<S> for ShortInt8 {
     ) {
         let mut sums = [[s.splat(0.0); NV]; MR];
         for k in 0..steps {
-            // SAFETY: one of the caller's steps.
+            // SAFETY: the step is one of the caller's steps.
             unsafe { step::<S, Self, MR, NV>(s, &mut sums, a.add(k), a_stride, b.add(k * NV * S::LANES)) };
         }
         for (acc, sums) in acc.as_flattened_mut().iter_mut().zip(sums.as_flattened()) {
@@ -110,7 +112,7 @@ impl<S: ShortDotU8S8> Dot<S> for ShortInt8 {
     }
 }
 
-/// Multiplies one step of a tile: a word of each row of `a` with the vectors of `b`.
+/// Multiplies one step of a tile: one word of each row of `a` with the vectors of `b`.
 ///
 /// # Safety
 /// `a` points at that word of the first of MR rows, `a_stride` words apart, and `b` at the step's NV vectors.
@@ -124,11 +126,11 @@ unsafe fn step<S: Vector, D: Dot<S>, const MR: usize, const NV: usize>(
 ) {
     let mut row = [s.splat(0.0); NV];
     for (j, v) in row.iter_mut().enumerate() {
-        // SAFETY: the caller's NV vectors.
+        // SAFETY: the vector is one of the caller's NV vectors.
         *v = unsafe { s.load_all(b.add(j * S::LANES)) };
     }
     for (i, acc) in acc.iter_mut().enumerate() {
-        // SAFETY: the caller's MR rows.
+        // SAFETY: the row is one of the caller's MR rows.
         let word = unsafe { s.broadcast(a.add(i * a_stride)) };
         for (acc, v) in acc.iter_mut().zip(row) {
             *acc = D::dot(s, *acc, word, v);

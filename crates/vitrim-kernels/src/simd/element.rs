@@ -1,8 +1,8 @@
-//! What lanes are stored as, and what becomes of them before.
+//! Types in which lanes are stored, and functions that are applied to lanes before.
 
 use super::vector::Vector;
 
-/// A type that a lane is stored as.
+/// A type in which a lane can be stored.
 pub(crate) trait Element: Sized {
     /// Writes the first `min(LANES, to.len())` lanes.
     fn store<S: Vector>(s: S, to: &mut [Self], v: S::V);
@@ -29,9 +29,10 @@ impl Element for u16 {
 pub(crate) struct WideBf16(f32);
 
 impl WideBf16 {
-    /// The elements of words that hold one each.
+    /// Views words that hold one element each.
     pub fn of(words: &mut [u32]) -> &mut [WideBf16] {
-        // SAFETY: the type is an f32, whose size and alignment are a word's, and every bit pattern is a value of both.
+        // SAFETY: the type is a transparent f32, with the size and alignment of a word; every bit pattern is valid
+        // for both.
         unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), words.len()) }
     }
 }
@@ -45,8 +46,8 @@ impl Element for WideBf16 {
     }
 }
 
-/// A function of lanes, applied before they are stored. A type, since a closure's call may stay a call, and the callee is then
-/// compiled without the set's instructions.
+/// A function of lanes, applied before they are stored. It is a type, because the call of a closure may not be
+/// inlined, and the callee would then be compiled without the set's instructions.
 pub(crate) trait Map {
     fn map<S: Vector>(s: S, v: S::V) -> S::V;
 }
@@ -61,10 +62,10 @@ impl Map for Identity {
     }
 }
 
-/// Stores `M` of the first values of `x`, as many as `to` is long, as `T`.
+/// Applies `M` to the first `to.len()` values of `x`, and stores them as `T`.
 #[inline(always)]
 pub(crate) fn store_row<S: Vector, T: Element, M: Map>(s: S, x: &[f32], to: &mut [T]) {
-    // Whole registers apart: a panel's rows are few of them, each of which would ask how long it is.
+    // Whole registers are handled separately: a row of a panel has few of them, and each would check its length.
     let (x, rest) = x[..to.len()].split_at(to.len() / S::LANES * S::LANES);
     let mut vectors = to.chunks_exact_mut(S::LANES);
     for (to, x) in vectors.by_ref().zip(x.chunks_exact(S::LANES)) {

@@ -1,7 +1,7 @@
-//! Instruction sets: registers, tiles, and kernels that are written once against them.
+//! Instruction sets: registers, tiles, and the interface against which kernels are written once.
 //!
-//! A kernel is a struct whose [`Kernel::run`] is generic over [`Simd`]; [`Simd::run`] compiles it once a set with that set's
-//! instructions enabled, so that everything `#[inline(always)]` beneath it vectorises.
+//! A kernel is a struct whose [`Kernel::run`] is generic over [`Simd`]. [`Simd::run`] compiles it once per set with
+//! that set's instructions enabled, so that all `#[inline(always)]` code in it vectorises.
 
 pub(crate) mod dot;
 pub(crate) mod element;

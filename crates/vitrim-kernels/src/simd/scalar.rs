@@ -1,4 +1,4 @@
-//! Portable lanes: arrays in plain loops, which the compiler turns into the target's vectors.
+//! Portable lanes: arrays in plain loops, which the compiler vectorises for the target.
 
 use super::dot::{Bf16Pairs, Int8};
 use super::set::define_set;
@@ -19,7 +19,7 @@ fn map<const N: usize>(f: impl Fn(usize) -> f32) -> [f32; N] {
     v
 }
 
-/// `a b + c`, in one rounding only where that is one instruction.
+/// `a b + c`, with one rounding only if the target has an instruction for it.
 #[inline(always)]
 fn fma(a: f32, b: f32, c: f32) -> f32 {
     if cfg!(any(target_feature = "fma", target_arch = "aarch64")) { a.mul_add(b, c) } else { a * b + c }
@@ -36,7 +36,7 @@ define_set! {
     Scalar = Scalar(()),
     name: "scalar",
     features: is_x86_feature_detected [],
-    // What the compiler makes of loops for the build's target: the last resort.
+    // The last resort.
     preference: |_| 0,
     fastest: F32,
     bf16: Bf16Pairs,
@@ -99,7 +99,7 @@ impl Vector for Scalar {
     ) {
         for c in 0..columns {
             for r in 0..LANES {
-                // SAFETY: the caller's rows and columns are there, and a register at each column of dst.
+                // SAFETY: the caller's rows and columns exist, and there is a register at each column of dst.
                 unsafe {
                     let word = if r < rows { src.add(r * stride + c).read() } else { 0 };
                     dst.add(c * dst_stride + r).write(word);

@@ -1,4 +1,4 @@
-//! What an instruction set is, beside its registers: a name, the processor's features that it takes, and how it multiplies.
+//! The definition of an instruction set: its name, the processor features that it needs, and how it multiplies.
 
 use super::dot::{Bf16Pairs, Dot, F32, Int8, ShortInt8};
 use super::tile::Tile;
@@ -7,18 +7,18 @@ use crate::Precision;
 use crate::line::Line;
 use crate::precision::WordLayout;
 
-/// The instructions of a processor's architecture with a set of its features. A value is a token: it proves that the processor has
-/// them.
+/// The instructions of an architecture with a set of features. A value is a token: it proves that the processor has
+/// the features.
 ///
-/// [`define_set`] implements it.
+/// Implemented by [`define_set`].
 pub(crate) trait Simd: Vector {
-    /// As `VITRIM_SIMD` names it.
+    /// Name in `VITRIM_SIMD`.
     const NAME: &'static str;
-    /// In what it multiplies fastest.
+    /// The precision in which the set multiplies fastest.
     const FASTEST: Precision;
-    /// How layers in bf16 multiply.
+    /// How bf16 layers multiply.
     type Bf16: Multiply<Self>;
-    /// How layers in 8 bits multiply.
+    /// How 8-bit layers multiply.
     type Int8: Multiply<Self>;
 
     /// Cache lines that hold the largest tile.
@@ -35,31 +35,31 @@ pub(crate) trait Simd: Vector {
     /// The token, if the processor has the features.
     fn detect() -> Option<Self>;
 
-    /// How much it is preferred to others on a processor that has several: the greatest wins.
+    /// Preference on a processor that has several sets: the highest wins.
     fn preference(vendor: Vendor) -> u32;
 
     /// Runs `kernel` with the set's instructions.
     fn run<K: Kernel>(self, kernel: K) -> K::Out;
 
-    /// The tile of `rows` in `1..=D::ROWS` and `vectors` in `1..=NV`, which writes its sums, or adds them to what is
-    /// there.
+    /// The tile of `rows` in `1..=D::ROWS` and `vectors` in `1..=NV`. It writes its sums, or adds them to the values
+    /// in the output.
     fn tile<D: Dot<Self>>(self, rows: usize, vectors: usize, add: bool) -> Tile;
 }
 
-/// Who made the processor, where that decides what is fast on it.
+/// Vendors of processors, as far as the speed of instructions depends on them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Vendor {
     Intel,
     Other,
 }
 
-/// How a set multiplies operands of one precision: by a [`Dot`] in registers, or by tiles of its own.
+/// How a set multiplies operands of one precision: by a [`Dot`] in registers, or by its own tiles.
 pub(crate) trait Multiply<S: Simd> {
     const LAYOUT: WordLayout;
     /// Rows of the largest tile.
     const ROWS: usize;
 
-    /// The tile of `rows` in `1..=ROWS` and `vectors` in `1..=NV`, as [`Simd::tile`] has it.
+    /// The tile of `rows` in `1..=ROWS` and `vectors` in `1..=NV`, see [`Simd::tile`].
     fn tile(s: S, rows: usize, vectors: usize, add: bool) -> Tile;
 }
 
@@ -78,7 +78,7 @@ macro_rules! multiply_by_dot {
 }
 multiply_by_dot!(F32: Vector, Bf16Pairs: Vector, Int8: super::vector::DotU8S8, ShortInt8: super::vector::ShortDotU8S8);
 
-/// One bf16 a word, widened to f32: as quick as f32, where no instruction takes two bf16.
+/// One bf16 per word, widened to f32: as fast as f32, for sets without an instruction for two bf16.
 pub(crate) struct WidenedBf16;
 
 impl<S: Simd> Multiply<S> for WidenedBf16 {
@@ -91,15 +91,15 @@ impl<S: Simd> Multiply<S> for WidenedBf16 {
     }
 }
 
-/// Something to run with the instructions of a set. `run` and what it calls are `#[inline(always)]`: a call that stays a call, as
-/// that of a closure may, leaves the set's instructions behind.
+/// Code to run with the instructions of a set. `run` and everything that it calls must be `#[inline(always)]`: a
+/// function that is not inlined, such as a closure may be, is compiled without the set's instructions.
 pub(crate) trait Kernel {
     type Out;
     fn run<S: Simd>(self, s: S) -> Self::Out;
 }
 
-/// Implements [`Simd`] for `$token`, which the module that calls it can make out of nothing, as `$make`. The features that are
-/// detected are those that kernels and tiles are compiled with: they are written once.
+/// Implements [`Simd`] for `$token`; `$make` constructs the token, which only the calling module can do. The features
+/// are written once: they are detected, and kernels and tiles are compiled with them.
 macro_rules! define_set {
     (
         $token:ty = $make:expr,
@@ -160,7 +160,7 @@ macro_rules! define_set {
                     steps: usize,
                     sink: &crate::simd::tile::Sink,
                 ) {
-                    // SAFETY: the caller keeps `Tile`'s contract, and whoever asked for the tile had the token.
+                    // SAFETY: the caller keeps `Tile`'s contract, and the tile was obtained with the token.
                     unsafe {
                         crate::simd::tile::tile::<$token, D, ADD, MR, NV>($make, a, a_stride, b, steps, sink)
                     }

@@ -1,4 +1,4 @@
-//! The micro-kernel: a tile of sums of products, held in registers from the first step to the last.
+//! The micro-kernel: a tile of sums of products, which stay in registers from the first step to the last.
 
 use std::ptr::null;
 
@@ -7,34 +7,34 @@ use super::vector::Vector;
 use crate::line::Line;
 use crate::precision::WordLayout;
 
-/// A micro-kernel: `y[i][..] = finish(sum_k a[i][k] . b[k][..])` for a fixed number of rows `i` and vectors a row.
+/// A micro-kernel: `y[i][..] = finish(sum_k a[i][k] . b[k][..])` for a fixed number of rows `i` and vectors per row.
 ///
 /// # Safety
-/// `a` points at rows of `steps` words, `a_stride` words apart; `b` at `steps` rows of the tile's width,
-/// contiguous; and `sink` as its fields say. The processor has the instructions of the set that the tile was asked of: whoever
-/// asked had its token.
+/// `a` points at rows of `steps` words, `a_stride` words apart; `b` at `steps` rows of the tile's width, contiguous;
+/// and `sink` satisfies the comments of its fields. The processor has the instructions of the tile's set: the tile
+/// was obtained with the set's token.
 pub(crate) type Tile = unsafe fn(a: *const u32, a_stride: usize, b: *const u32, steps: usize, sink: &Sink);
 
-/// Where a tile's sums go.
+/// The destination of a tile's sums.
 pub(crate) struct Sink {
     /// Rows of the tile's width, `stride` values apart.
     pub y: *mut f32,
     pub stride: usize,
-    /// As many values as the tile is wide, added to each row.
+    /// Values that are added to each row: as many as the tile is wide.
     pub bias: *const f32,
-    /// For sums of 8-bit products alone.
+    /// Scales of sums of 8-bit products; null for other types.
     pub scales: Scales,
-    /// What is brought into cache meanwhile.
+    /// Cache lines to prefetch meanwhile.
     pub prefetch: Prefetch,
 }
 
-/// Cache lines that a tile fetches for those that come after it. A processor's own prefetchers follow what is being read; they do
-/// not know that after many tiles of one panel comes another.
+/// Cache lines that a tile prefetches for the tiles after it. The processor's own prefetchers follow the current
+/// reads; they do not know that another panel comes after many tiles of one panel.
 #[derive(Clone, Copy)]
 pub(crate) struct Prefetch {
-    /// The first line. It is never read: any address will do.
+    /// The first line. It is never read: any address is allowed.
     pub from: *const u32,
-    /// Lines to fetch at every [`STEPS`] steps.
+    /// Number of lines to prefetch every [`STEPS`] steps.
     pub lines: usize,
 }
 
@@ -42,21 +42,21 @@ impl Prefetch {
     pub const NONE: Prefetch = Prefetch { from: null(), lines: 0 };
 }
 
-/// How an 8-bit row reads: `scale (q - zero)`, with an integer zero.
+/// The value of an 8-bit row's element: `scale (q - zero)`, with an integer zero.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct RowScale {
     pub scale: f32,
     pub zero: f32,
 }
 
-/// What turns sums of 8-bit products back into f32; null for f32 and bf16.
+/// Converts sums of 8-bit products back to f32; null for f32 and bf16.
 #[derive(Clone, Copy)]
 pub(crate) struct Scales {
-    /// One for each of the tile's rows.
+    /// One for each row of the tile.
     pub rows: *const RowScale,
-    /// For each column, the weight's scale.
+    /// The weight's scale, for each column.
     pub columns: *const f32,
-    /// For each column, the sum of the weight's integers.
+    /// The sum of the weight's integers, for each column.
     pub sums: *const f32,
 }
 
@@ -64,8 +64,8 @@ impl Scales {
     pub const NONE: Scales = Scales { rows: null(), columns: null(), sums: null() };
 }
 
-/// Brings the line that holds `p`, which need not be a readable address, into cache. Does nothing on other processors than x86-64, whose
-/// instruction for it is in every set.
+/// Prefetches the line that holds `p`, which need not be a readable address. Does nothing on processors other than
+/// x86-64, where the instruction is part of every set.
 #[inline(always)]
 pub(crate) fn prefetch(p: *const u32) {
     #[cfg(target_arch = "x86_64")]
@@ -78,11 +78,11 @@ pub(crate) fn prefetch(p: *const u32) {
     let _ = p;
 }
 
-/// The body of every [`Tile`]: accumulators stay in registers over all of `steps`; each word of `a` is
-/// broadcast once and multiplied with a row of `b`.
+/// The body of every [`Tile`]: accumulators stay in registers over all `steps`; each word of `a` is broadcast once
+/// and multiplied with a row of `b`.
 ///
 /// # Safety
-/// As [`Tile`], for `MR` rows and `NV` vectors a row.
+/// As [`Tile`], for `MR` rows and `NV` vectors per row.
 #[inline(always)]
 pub(crate) unsafe fn tile<S: Vector, D: Dot<S>, const ADD: bool, const MR: usize, const NV: usize>(
     s: S,
@@ -100,7 +100,7 @@ pub(crate) unsafe fn tile<S: Vector, D: Dot<S>, const ADD: bool, const MR: usize
             prefetch(ahead);
             ahead = ahead.wrapping_add(Line::WORDS);
         }
-        // SAFETY: as many steps are left of a's rows and of b.
+        // SAFETY: at least as many steps of a's rows and of b are left.
         unsafe {
             D::advance(s, &mut acc, a, a_stride, b, STEPS);
             (a, b) = (a.add(STEPS), b.add(STEPS * NV * S::LANES));
@@ -109,7 +109,7 @@ pub(crate) unsafe fn tile<S: Vector, D: Dot<S>, const ADD: bool, const MR: usize
     }
     // SAFETY: `left` steps are left.
     unsafe { D::advance(s, &mut acc, a, a_stride, b, left) };
-    // One call a vector instead of a loop, which would index the accumulators and so put them into memory.
+    // One call per vector instead of a loop, which would index the accumulators and so move them to memory.
     const { assert!(NV <= 3) };
     // SAFETY: the caller keeps `Tile`'s contract.
     unsafe {
@@ -135,12 +135,12 @@ unsafe fn finish<S: Vector, D: Dot<S>, const ADD: bool, const MR: usize, const N
     sink: &Sink,
 ) {
     let column = j * S::LANES;
-    // SAFETY: the sink's columns are NV vectors.
+    // SAFETY: the sink has NV vectors of columns.
     let (y, bias) = unsafe { (sink.y.add(column), s.load_all(sink.bias.add(column).cast())) };
     let integers = matches!(D::LAYOUT, WordLayout::Int8Quad { .. });
     let (mut scales, mut sums) = (bias, bias);
     if integers {
-        // SAFETY: so are these, where sums are of integers.
+        // SAFETY: for sums of integers, these have NV vectors of columns, too.
         unsafe {
             scales = s.load_all(sink.scales.columns.add(column).cast());
             sums = s.load_all(sink.scales.sums.add(column).cast());
@@ -155,7 +155,7 @@ unsafe fn finish<S: Vector, D: Dot<S>, const ADD: bool, const MR: usize, const N
         } else {
             s.add(acc[j], bias)
         };
-        // SAFETY: row i of y holds the sink's columns.
+        // SAFETY: row i of y has the sink's columns.
         unsafe {
             let y = y.add(i * sink.stride).cast();
             if ADD {
@@ -166,8 +166,8 @@ unsafe fn finish<S: Vector, D: Dot<S>, const ADD: bool, const MR: usize, const N
     }
 }
 
-/// `&[[Tile; vectors]; rows]` of a generic function `$tile::<Dot, ADD, rows, vectors>`: a constant, since a table that were
-/// built on the stack for each tile would cost as much as a few of its steps.
+/// `&[[Tile; vectors]; rows]` of a generic function `$tile::<Dot, ADD, rows, vectors>`. It is a constant, because
+/// building the table on the stack for each tile would cost as much as a few of its steps.
 macro_rules! tiles {
     ($tile:ident, $dot:ty, $add:literal, [$($rows:literal)*], $vectors:tt) => {
         const { &[$(crate::simd::tile::tiles!(@row $tile, $dot, $add, $rows, $vectors)),*] }

@@ -4,11 +4,11 @@
 pub(crate) trait Vector: Copy {
     /// A register of [`Vector::LANES`] f32, or of as many 32-bit words.
     type V: Copy;
-    /// Lanes of a register.
+    /// Lanes per register.
     const LANES: usize;
-    /// Rows of the largest tile of f32, whose accumulators registers hold.
+    /// Rows of the largest f32 tile whose accumulators fit into registers.
     const MR: usize;
-    /// Vectors a row of the largest tile.
+    /// Vectors per row of the largest tile.
     const NV: usize;
 
     fn splat(self, v: f32) -> Self::V;
@@ -50,12 +50,12 @@ pub(crate) trait Vector: Copy {
     fn mul(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a b + c`.
     fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
-    /// The greater; `b` where either is NaN.
+    /// The larger of `a` and `b`; `b` if either is NaN.
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
-    /// The smaller; `b` where either is NaN.
+    /// The smaller of `a` and `b`; `b` if either is NaN.
     fn min(self, a: Self::V, b: Self::V) -> Self::V;
     fn abs(self, v: Self::V) -> Self::V;
-    /// To the nearest integer, ties to even.
+    /// Rounds to the nearest integer, ties to even.
     fn round(self, v: Self::V) -> Self::V;
     /// `v 2^n` for integers `n` in -126..=127 and `v` in 0.5..2.
     fn scale2(self, v: Self::V, n: Self::V) -> Self::V;
@@ -63,7 +63,7 @@ pub(crate) trait Vector: Copy {
     fn reduce_sum(self, v: Self::V) -> f32;
     /// The maximum of all lanes.
     fn reduce_max(self, v: Self::V) -> f32;
-    /// The first `n <= LANES` lanes of `v`, the others of `rest`.
+    /// The first `n <= LANES` lanes of `v`, the other lanes of `rest`.
     fn first(self, n: usize, v: Self::V, rest: Self::V) -> Self::V;
 
     /// i32 to f32, to nearest even.
@@ -71,9 +71,10 @@ pub(crate) trait Vector: Copy {
     /// Rounds the first `dst.len() <= LANES` lanes, integers or not, to nearest even and clamps to 0..=255.
     fn store_u8(self, dst: &mut [u8], v: Self::V);
 
-    /// `acc + a0 b0 + a1 b1` of two bf16 a lane.
+    /// `acc + a0 b0 + a1 b1` of two bf16 per lane.
     fn dot_bf16(self, acc: Self::V, a: Self::V, b: Self::V) -> Self::V;
-    /// Words of two bf16, the first `LANES` values of `low` in the low halves and of `high` in the high ones, zeros where there are fewer.
+    /// Words of two bf16: the first `LANES` values of `low` in the low halves, and of `high` in the high halves;
+    /// zeros if there are fewer.
     fn interleave_bf16(self, low: &[u16], high: &[u16]) -> Self::V;
     /// Rounds the first `dst.len() <= LANES` lanes to bf16, to nearest even.
     fn store_bf16(self, dst: &mut [u16], v: Self::V);
@@ -87,7 +88,7 @@ pub(crate) trait Vector: Copy {
             // SAFETY: the length was just checked, and every f32 is a word.
             unsafe { self.load_all(x.as_ptr().cast()) }
         } else {
-            // SAFETY: `x` holds that many.
+            // SAFETY: `x` holds as many words.
             unsafe { self.load_first(x.as_ptr().cast(), x.len()) }
         }
     }
@@ -99,7 +100,7 @@ pub(crate) trait Vector: Copy {
             // SAFETY: the length was just checked, and every word is an f32.
             unsafe { self.store_all(x.as_mut_ptr().cast(), v) }
         } else {
-            // SAFETY: `x` holds that many.
+            // SAFETY: `x` holds as many words.
             unsafe { self.store_first(x.as_mut_ptr().cast(), x.len(), v) }
         }
     }
@@ -107,14 +108,15 @@ pub(crate) trait Vector: Copy {
 
 /// Instructions that add products of 8-bit integers in 32 bits (VNNI).
 pub(crate) trait DotU8S8: Vector {
-    /// `acc + a0 b0 + .. + a3 b3` of four integers a lane, `a` unsigned, `b` signed, in i32.
+    /// `acc + a0 b0 + .. + a3 b3` of four integers per lane, `a` unsigned, `b` signed, in i32.
     fn dot_u8s8(self, acc: Self::V, a: Self::V, b: Self::V) -> Self::V;
 }
 
 /// Instructions that add products of 8-bit integers in 16 bits (`maddubs`).
 pub(crate) trait ShortDotU8S8: Vector {
-    /// `acc + a0 b0 + a1 b1` in the low i16 of each lane, `acc + a2 b2 + a3 b3` in the high, neither of which may overflow.
+    /// `acc + a0 b0 + a1 b1` in the low i16 of each lane, `acc + a2 b2 + a3 b3` in the high one. Neither may
+    /// overflow.
     fn short_dot_u8s8(self, acc: Self::V, a: Self::V, b: Self::V) -> Self::V;
-    /// `acc` and the two i16 of each lane of `sums`, in i32.
+    /// `acc` plus the two i16 of each lane of `sums`, in i32.
     fn add_short(self, acc: Self::V, sums: Self::V) -> Self::V;
 }

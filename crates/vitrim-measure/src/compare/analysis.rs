@@ -1,4 +1,4 @@
-//! From single images' figures to methods side by side, with paired intervals.
+//! From figures of single images to a comparison of methods, with paired intervals.
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -12,16 +12,16 @@ use super::setting::Subject;
 use crate::metrics::CostSpread;
 use crate::statistics::{Quantiles, spearman};
 
-/// Resamples of the images behind an interval.
+/// Number of bootstrap resamples behind an interval.
 const RESAMPLES: u64 = 1_000;
 /// Seed of the resamples.
 const SEED: u64 = 0x5eed;
 
-/// A figure with its paired bootstrap interval of 95 %: images are drawn anew, for all methods alike.
+/// A figure with its paired 95 % bootstrap interval: the same images are resampled for all methods.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Interval {
-    /// On the images as they are.
+    /// The value on the measured images.
     pub value: f64,
     /// Lower end.
     pub low: f64,
@@ -33,9 +33,9 @@ pub struct Interval {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MethodFigures {
-    /// Its name.
+    /// Name of the method or study.
     pub method: String,
-    /// Whether it studies the policy.
+    /// Whether this is a study of the policy.
     pub study: bool,
     /// From the costliest to the cheapest.
     pub points: Vec<PointFigures>,
@@ -45,7 +45,7 @@ pub struct MethodFigures {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PointFigures {
-    /// What was set.
+    /// The setting.
     pub setting: String,
     /// Cost, D and top-1.
     pub mean: Mean,
@@ -53,12 +53,13 @@ pub struct PointFigures {
     pub drop_pp: Interval,
     /// How the cost differs between images.
     pub cost_spread: CostSpread,
-    /// Spearman's rank correlation of an image's cost with the dense model's confidence in its answer; null where all cost
-    /// the same.
+    /// Spearman's rank correlation of an image's cost with the dense model's confidence in its answer; null if all
+    /// images cost the same.
     pub cost_and_confidence: Option<f64>,
-    /// The same with the diameter of its object, where the data set knows it.
+    /// Spearman's rank correlation of an image's cost with the diameter of its object; null if the data set does not
+    /// have it.
     pub cost_and_object_size: Option<f64>,
-    /// Pruned over dense images/s at batch 32, where it was measured.
+    /// Pruned over dense images/s at batch 32, if it was measured.
     pub speed_up: Option<f64>,
 }
 
@@ -68,7 +69,7 @@ pub struct PointFigures {
 pub struct AtCost {
     /// Share of the dense MACs.
     pub cost: f64,
-    /// One for each method that reaches it.
+    /// One entry for each method that reaches this cost.
     pub methods: Vec<MethodAtCost>,
 }
 
@@ -76,17 +77,17 @@ pub struct AtCost {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MethodAtCost {
-    /// Its name.
+    /// Name of the method.
     pub method: String,
-    /// D, nats: the mean over seeds, as all figures here.
+    /// D, nats: the mean over seeds, like all figures here.
     pub divergence: f64,
-    /// D of each seed, where there are several.
+    /// D of each seed, if there are several.
     pub of_seeds: Vec<f64>,
     /// Dense minus pruned top-1, pp.
     pub drop_pp: Interval,
-    /// The policy's D over this one's, where there is a policy.
+    /// The policy's D divided by this method's D, if there is a policy.
     pub policy_divergence_ratio: Option<Interval>,
-    /// The policy's top-1 over this one's, pp, where there is a policy.
+    /// The policy's top-1 minus this method's, pp, if there is a policy.
     pub policy_top1_gain_pp: Option<Interval>,
 }
 
@@ -94,9 +95,9 @@ pub struct MethodAtCost {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AtLoss {
-    /// Dense minus pruned top-1, pp.
+    /// The drop: dense minus pruned top-1, pp.
     pub drop_pp: f64,
-    /// One for each method.
+    /// One entry for each method.
     pub methods: Vec<MethodAtLoss>,
 }
 
@@ -104,17 +105,18 @@ pub struct AtLoss {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MethodAtLoss {
-    /// Its name.
+    /// Name of the method.
     pub method: String,
-    /// Share of the dense MACs at which the drop is first reached: the mean over seeds.
+    /// Share of the dense MACs at which the drop is first reached; the mean over seeds.
     pub cost: f64,
-    /// That of each seed, where there are several.
+    /// The cost of each seed, if there are several.
     pub of_seeds: Vec<f64>,
-    /// Share of this one's cost that the policy saves, where there is a policy.
+    /// The share of this method's cost that the policy saves, if there is a policy.
     pub policy_saves: Option<Interval>,
 }
 
-/// `scale` times `mean` with `digits` digits, and the standard deviation over seeds, where there are several: `48.8 +- 0.6`.
+/// `scale` times `mean` with `digits` digits, and the standard deviation over seeds, if there are several:
+/// `48.8 +- 0.6`.
 pub fn with_spread(mean: f64, of_seeds: &[f64], scale: f64, digits: usize) -> String {
     let mean_text = format!("{:.digits$}", scale * mean);
     if of_seeds.len() < 2 {
@@ -125,10 +127,10 @@ pub fn with_spread(mean: f64, of_seeds: &[f64], scale: f64, digits: usize) -> St
     format!("{mean_text} \u{b1} {:.digits$}", scale * deviation)
 }
 
-/// Fronts of all methods on one set of images (possibly drawn anew), the dense model first in each.
+/// Fronts of all methods on one set of images (possibly resampled); the dense model is the first point of each.
 type Fronts = Vec<Vec<Mean>>;
 
-/// Everything but speed.
+/// Computes all figures of a comparison except for speed.
 pub fn analyse(
     measured: &[(Subject, Measured)],
     costs: &[f64],
@@ -218,15 +220,15 @@ pub fn analyse(
     (methods, at_each_cost.collect(), at_each_loss.collect())
 }
 
-/// What counts as one method: policies that differ in their seed are compared by their means.
+/// The subjects that count as one method: policies that differ only in their seed are compared by their means.
 struct Group {
     name: String,
-    /// Places among what was measured.
+    /// Indices into the list of subjects.
     members: Vec<usize>,
 }
 
 impl Group {
-    /// The mean over the members; `None` if one of them has nothing.
+    /// The mean over the members; `None` if one of them has no value.
     fn mean(&self, of: impl Fn(usize) -> Option<Mean>) -> Option<Mean> {
         let share = 1.0 / self.members.len() as f64;
         self.members.iter().try_fold(Mean { cost: 0.0, divergence: 0.0, top1: 0.0 }, |sum, &m| {
@@ -239,14 +241,14 @@ impl Group {
         })
     }
 
-    /// The figure of each member, where there are several.
+    /// The figure of each member, if there are several.
     fn of_seeds(&self, of: impl Fn(usize) -> Option<f64>) -> Vec<f64> {
         let several = self.members.len() > 1;
         self.members.iter().filter(|_| several).filter_map(|&m| of(m)).collect()
     }
 }
 
-/// The groups of what was measured, in its order.
+/// The groups of the measured subjects, in their order.
 fn groups(measured: &[(Subject, Measured)]) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
     for (m, (subject, _)) in measured.iter().enumerate() {
@@ -259,7 +261,7 @@ fn groups(measured: &[(Subject, Measured)]) -> Vec<Group> {
     groups
 }
 
-/// How often each of `images` images is drawn in round `round`, with replacement.
+/// How often each of `images` images is drawn in resample `round`, with replacement.
 fn resample(images: usize, round: u64) -> Vec<u32> {
     let mut weights = vec![0; images];
     for draw in 0..images as u64 {
@@ -279,7 +281,7 @@ mod tests {
     use super::super::setting::Setting;
     use super::*;
 
-    /// 400 images; a method's D is `level` times a figure of the image, a tenth of the images turn wrong.
+    /// 400 images; a method's D is `level` times a figure of the image, and a tenth of the images become wrong.
     fn measured(level: f32) -> Measured {
         let images = 400;
         let figure = |i: usize| 1.0 + (i % 7) as f32;
@@ -337,7 +339,7 @@ mod tests {
         assert!(point.low < 8.5 && point.low > 5.0 && point.high > 11.5 && point.high < 15.0, "{point:?}");
         let random = &costs[0].methods[1];
         let ratio = random.policy_divergence_ratio.unwrap();
-        // The same images in both: the ratio is exact in every resample.
+        // Both have the same images: the ratio is exact in every resample.
         assert!((ratio.value - 0.5).abs() < 1e-6 && (ratio.high - ratio.low) < 1e-6, "{ratio:?}");
         assert!((random.drop_pp.value - 7.5).abs() < 1e-5);
         assert_eq!(random.policy_top1_gain_pp.unwrap().value, 0.0);

@@ -1,8 +1,8 @@
 //! Methods at the same cost, or at the same loss of accuracy.
 //!
-//! Between two measured settings lies every mixture of them: some images run with the one, the rest with the other. So
-//! the straight line between two points can be had, and a method's front is the lower convex hull of its settings and
-//! of the dense model, which is a setting of every method.
+//! Between two measured settings lies every mixture of them: some images run with one setting, the rest with the
+//! other. Every point on the straight line between two points can therefore be reached. A method's front is the lower
+//! convex hull of its settings and the dense model, which is a setting of every method.
 
 use super::outcome::Mean;
 
@@ -23,7 +23,7 @@ pub fn hull(points: &[Mean]) -> Vec<usize> {
         }
         while let Some(&last) = hull.last() {
             let before = hull.len().checked_sub(2).map_or(dense, |at| place(hull[at]));
-            // The last one stays if the way to it is less steep than the way past it.
+            // The last point stays on the hull if the slope to it is smaller than the slope past it.
             let slope = |(c, d): (f64, f64)| (d - before.1) / (before.0 - c);
             if slope(place(last)) < slope(place(i)) {
                 break;
@@ -35,20 +35,21 @@ pub fn hull(points: &[Mean]) -> Vec<usize> {
     hull
 }
 
-/// The mixture of neighbours on `front` (from the costliest to the cheapest) that costs `cost`; `None` where nothing
-/// is as cheap. `front[0]` is the dense model.
+/// The mixture of neighbours on `front` (from the costliest to the cheapest) whose cost is `cost`; `None` if no
+/// setting is that cheap. `front[0]` is the dense model.
 pub fn at_cost(front: &[Mean], cost: f64) -> Option<Mean> {
     crossing(front, |mean| mean.cost - cost)
 }
 
-/// The first mixture from the dense model on whose top-1 has fallen by `loss` pp; the cheapest point where none has.
+/// The first mixture, starting from the dense model, whose top-1 has fallen by `loss` pp; the cheapest point if there
+/// is none.
 pub fn at_loss(front: &[Mean], loss: f64) -> Mean {
     let allowed = front[0].top1 - loss;
     crossing(front, |mean| mean.top1 - allowed).unwrap_or(front[front.len() - 1])
 }
 
-/// The places on `hull` (from the costliest to the cheapest) of the `each` settings on either side of each of `costs`, and of
-/// where top-1 has fallen from `dense` by each of `losses`, in order.
+/// Indices on `hull` (from the costliest to the cheapest) of the `each` settings on either side of each of `costs`,
+/// and of the points where top-1 has fallen from `dense` by each of `losses`, in order.
 pub fn near(hull: &[Mean], dense: f64, costs: &[f64], losses: &[f64], each: usize) -> Vec<usize> {
     let past = |beyond: &dyn Fn(&Mean) -> bool| hull.iter().position(beyond).unwrap_or(hull.len());
     let by_cost = costs.iter().map(|&cost| past(&|mean| mean.cost <= cost));
@@ -58,7 +59,7 @@ pub fn near(hull: &[Mean], dense: f64, costs: &[f64], losses: &[f64], each: usiz
     (0..hull.len()).filter(is_near).collect()
 }
 
-/// Where `height` falls to 0 on the way along `front`.
+/// The mixture at which `height` falls to 0 along `front`.
 fn crossing(front: &[Mean], height: impl Fn(&Mean) -> f64) -> Option<Mean> {
     if front.first().is_some_and(|first| height(first) <= 0.0) {
         return front.first().copied();

@@ -1,4 +1,4 @@
-//! Images through the dense model and many pruned ones.
+//! Runs images through the dense model and many pruned ones.
 
 use vitrim_data::{Dataset, Order};
 use vitrim_prune::{KeepProfile, LearnedPruner, Method, Policy, Pruned, Pruner, ReadOut};
@@ -12,32 +12,32 @@ use crate::model::Loaded;
 use crate::passes::{Pass, PassBatch, PassOptions, each_batch, start};
 use crate::progress::Progress;
 
-/// The dense model and what was set beside it, on the same images.
+/// Outcomes of the dense model and of all settings, on the same images.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Measured {
-    /// Whether images had labels.
+    /// Whether the images had labels.
     pub labelled: bool,
     /// The dense model.
     pub dense: Outcome,
-    /// The dense model's probability of its answer, of each image.
+    /// The dense model's probability of its answer, for each image.
     pub confidences: Vec<f32>,
-    /// Diameter of the object of each image, pixels; empty where the data set does not know.
+    /// Diameter of the object in each image, pixels; empty if the data set does not have it.
     pub object_sizes: Vec<f32>,
-    /// One for each setting.
+    /// One outcome for each setting.
     pub outcomes: Vec<Outcome>,
 }
 
-/// What runs a batch.
+/// How a batch is run at a setting.
 enum Runner {
-    /// A pruner.
+    /// With a pruner.
     Alone(Box<dyn Pruner>),
-    /// A method with the budgets that the policy gives the same images.
+    /// With a method that gets the budgets that the policy gives to the same images.
     Following { method: Method, leader: Box<LearnedPruner>, stages: Vec<usize> },
 }
 
-/// Runs the first `limit` images of `dataset` through the dense model and through `subject` at each of `settings`; `policy`
-/// is the one that it is, or studies.
+/// Runs the first `limit` images of `dataset` through the dense model and through `subject` at each of `settings`.
+/// `policy` is the policy that `subject` is or studies, if any.
 pub fn measure(
     loaded: &Loaded,
     policy: Option<&Policy>,
@@ -109,7 +109,8 @@ impl Runner {
         }
     }
 
-    /// What acts first. The hand-made selections that follow act at the policy's stages, and later at most.
+    /// The pruner that acts first. Hand-made selections with the policy's budgets act at the policy's stages, or
+    /// later.
     fn first(&self) -> &dyn Pruner {
         match self {
             Runner::Alone(pruner) => pruner.as_ref(),

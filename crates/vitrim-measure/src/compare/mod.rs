@@ -1,13 +1,13 @@
 //! Whole fronts of methods, and methods at the same cost.
 //!
-//! Each hand-made method is swept over its settings on images for calibration; what lies on its front there is measured
-//! on the images of the comparison, image by image. Two studies go with a policy: its selection with its mean budgets
-//! for every image (what adapting to the image is worth), and the hand-made selections with its budgets of each image
-//! (what its selection is worth). Policies may be given for several seeds, and other trained policies as rivals: those of
-//! one name are compared by their means. One that samples has no setting: it is one point, and what mixtures of it and
-//! the dense model come to.
+//! Each hand-made method is swept over its settings on calibration images; the settings on its front there are
+//! measured on the images of the comparison, image by image. There are two studies of a policy: its selection with
+//! its mean budgets for every image (what adapting to the image is worth), and the hand-made selections with its
+//! budgets of each image (what its selection is worth). Policies may be given for several seeds, and other trained
+//! policies as rivals: policies of one name are compared by their means. A policy with the read-out `sample` has no
+//! threshold: it is one point, and its front is the mixtures of that point and the dense model.
 //!
-//! The folder keeps every method's figures as they are done, so that an interrupted comparison goes on.
+//! The folder keeps the figures of every method that is done, so that an interrupted comparison can continue.
 
 mod analysis;
 mod matched;
@@ -45,11 +45,11 @@ use crate::speed::bench_images::BenchImages;
 use crate::speed::{SpeedOptions, speed_up};
 use vitrim_prune::Method;
 
-/// Settings of a method that are measured on the images of the comparison at most.
+/// Largest number of settings per method that are measured on the images of the comparison.
 const FRONT_POINTS: usize = 12;
-/// Images a batch where speed is measured.
+/// Batch size of the speed measurement.
 const SPEED_BATCH: usize = 32;
-/// What the folder keeps is of this version.
+/// Version of the format in the folder.
 const VERSION: u32 = 4;
 
 /// How to compare.
@@ -59,27 +59,27 @@ pub(crate) struct CompareOptions {
     pub pass: PassOptions,
     /// Methods to compare.
     pub methods: Vec<Method>,
-    /// What is studied of the policies called [`POLICY`].
+    /// The studies of the policies called [`POLICY`].
     pub studies: Vec<Study>,
-    /// Images to sweep the settings on at most.
+    /// Largest number of images to sweep the settings on.
     pub sweep_images: usize,
-    /// Costs to compare at, as shares of the dense MACs.
+    /// Costs at which methods are compared, as shares of the dense MACs.
     pub costs: Vec<f64>,
-    /// Losses of top-1 to compare at, pp.
+    /// Losses of top-1 at which methods are compared, pp.
     pub losses: Vec<f64>,
-    /// Settings to measure on either side of each of these costs and drops; none for whole fronts.
+    /// Number of settings to measure on either side of each of these costs and losses; `None` for whole fronts.
     pub near: Option<NonZeroUsize>,
-    /// Time to measure the images/s of each point for; none for not at all.
+    /// Time to measure the images/s of each point for; `None` to skip the measurement.
     pub speed: Option<Duration>,
 }
 
-/// What the policy is called beside its rivals.
+/// Name of the policy, next to its rivals.
 pub const POLICY: &str = "policy";
 
 /// A trained policy to compare.
 #[derive(Clone, Debug)]
 pub struct Contender {
-    /// [`POLICY`], or a rival's name; several of one name were trained from different seeds.
+    /// [`POLICY`], or a rival's name; several policies of one name were trained from different seeds.
     pub name: String,
     /// The policy.
     pub policy: Policy,
@@ -88,7 +88,8 @@ pub struct Contender {
 }
 
 impl Contender {
-    /// Reads the policy in `folder`, which may be an `hf://` reference, to be compared on `loaded` as `name`.
+    /// Reads the policy in `folder`, which may be an `hf://` reference, to compare it on `loaded` under the name
+    /// `name`.
     ///
     /// # Errors
     /// As [`open_policy`].
@@ -101,20 +102,20 @@ impl Contender {
         matches!(self.policy.read_out, ReadOut::Sample { .. })
     }
 
-    /// Its calibration record; `None` if it samples, which nothing is chosen for.
+    /// The policy's calibration record; `None` if its read-out is `sample`, which has no threshold.
     fn record(&self) -> Result<Option<Calibration>> {
         (!self.samples()).then(|| record(&self.policy, &self.folder)).transpose()
     }
 }
 
-/// What is compared on what.
+/// The subjects and the data of a comparison.
 #[derive(Clone, Copy)]
 pub(crate) struct Compared<'a> {
     /// The backbone.
     pub loaded: &'a Loaded,
-    /// The policies; the hand-made methods may have the stages of the first, too.
+    /// The policies; the hand-made methods may also use the stages of the first one.
     pub contenders: &'a [Contender],
-    /// The data set that both are of.
+    /// The data set of the images below.
     pub data: &'a str,
     /// Images to sweep settings on.
     pub sweep: &'a Dataset,
@@ -122,62 +123,62 @@ pub(crate) struct Compared<'a> {
     pub images: &'a Dataset,
 }
 
-/// What a comparison says.
+/// The result of a comparison.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Comparison {
     /// The backbone.
     pub model: String,
-    /// In what it multiplied, dense and pruned.
+    /// Data type of the backbone's arithmetic, dense and pruned.
     #[serde(with = "crate::model::dtype", default)]
     pub dtype: Precision,
-    /// Images compared on.
+    /// Number of images that were compared.
     pub images: usize,
-    /// Whether right and wrong were judged by labels; else by the dense model.
+    /// Whether answers were judged by labels; otherwise by the dense model.
     pub labelled: bool,
     /// Top-1 of the dense model, percent.
     pub dense_top1: f64,
-    /// MACs of the dense model an image, in units of 1e9.
+    /// MACs of the dense model per image, in units of 1e9.
     pub dense_gmacs: f64,
-    /// One for each method and study.
+    /// One entry for each method and study.
     pub methods: Vec<MethodFigures>,
-    /// The methods at each cost asked for.
+    /// The methods at each requested cost.
     pub at_cost: Vec<AtCost>,
-    /// The methods at each drop asked for.
+    /// The methods at each requested drop.
     pub at_drop: Vec<AtLoss>,
 }
 
-/// What the figures in a folder were measured on.
+/// Identifies what the figures in a folder were measured on.
 #[derive(Serialize)]
 struct Identity {
     version: u32,
     backbone: String,
-    /// Figures from before there was a choice are in f32.
+    /// Figures without this field are in f32.
     #[serde(with = "crate::model::dtype")]
     dtype: Precision,
-    /// As [`policy_hash`] has it.
+    /// Hash of the policy, see [`policy_hash`].
     policy: Option<String>,
     data: String,
     /// Split and number of images.
     sweep: (String, usize),
     images: (String, usize),
-    /// Where the settings lie, if not all over the front: how many on either side of which costs and drops.
+    /// The costs and drops, and the number of settings on either side of each, if not the whole front is measured.
     near: Option<(usize, Vec<f64>, Vec<f64>)>,
 }
 
-/// A method's figures, kept.
+/// A method's figures, as kept in the folder.
 #[derive(Serialize, Deserialize)]
 struct Kept {
-    /// An [`Identity`], of whichever version.
+    /// An [`Identity`], possibly of another version.
     identity: serde_json::Value,
     measured: Measured,
 }
 
-/// Compares, keeping what is done in `folder`; `listener` is told what is done next.
+/// Compares, and keeps the results in `folder`; `listener` is told about the next step.
 ///
 /// # Errors
-/// If a cost or a drop is no share or no percentage, images cannot be read, a method does not fit the backbone, `folder`
-/// has figures of another comparison, or it was ended.
+/// If a cost is not a share or a drop not a percentage, images cannot be read, a method does not fit the backbone,
+/// `folder` has figures of another comparison, or the comparison was asked to stop.
 pub(crate) fn compare(
     compared: Compared<'_>,
     options: &CompareOptions,
@@ -263,7 +264,7 @@ pub(crate) fn compare(
             let (method, place) = match subject {
                 Subject::Method(method) => (*method, 0),
                 Subject::Learned { place, .. } => (Method::Policy, *place),
-                // The studies' own time is that of the policy which leads them.
+                // The speed of a study is that of its policy.
                 Subject::Studied { .. } => continue,
             };
             let policy = contenders.get(place).map(|contender| &contender.policy);
@@ -290,7 +291,7 @@ pub(crate) fn compare(
     })
 }
 
-/// Checks that no rival is called like something else that is compared, or like no file could be.
+/// Checks that no rival has the name of another subject, or a name that cannot be a file name.
 fn check_names(contenders: &[Contender]) -> Result<()> {
     let taken = |name: &str| Method::all().any(|method| method.name() == name) || name.starts_with("policy-");
     let plain = |name: &str| {
@@ -307,7 +308,8 @@ fn check_names(contenders: &[Contender]) -> Result<()> {
     }
 }
 
-/// What is compared, in order: the rivals follow the policies, and so do the studies of these, last.
+/// The subjects of the comparison, in order: policies, rivals, the other methods, and the studies of the policies
+/// last.
 fn subjects(options: &CompareOptions, contenders: &[Contender]) -> Vec<Subject> {
     let seed = |place: usize| {
         contenders[..place].iter().filter(|before| before.name == contenders[place].name).count()
@@ -348,7 +350,7 @@ fn subjects(options: &CompareOptions, contenders: &[Contender]) -> Vec<Subject> 
     subjects
 }
 
-/// The policy's thresholds: those that it was calibrated over, and the whole grid, of which that may be a part.
+/// The policy's thresholds: those of its calibration, and the whole grid, of which these may be a part.
 fn thresholds(record: Option<&Calibration>) -> Vec<f64> {
     let calibrated = record.into_iter().flat_map(|record| record.front.points()).map(|point| point.setting);
     let mut thresholds: Vec<f64> = calibrated.chain(grid()).collect();
@@ -357,7 +359,7 @@ fn thresholds(record: Option<&Calibration>) -> Vec<f64> {
     thresholds
 }
 
-/// The settings on the front of what was swept: evenly thinned, or those near what is asked for.
+/// The settings on the front of the sweep: evenly thinned, or those near the requested costs and losses.
 fn front(swept: &Measured, options: &CompareOptions) -> Vec<Setting> {
     let means: Vec<Mean> = swept.outcomes.iter().map(Outcome::all).collect();
     let hull = matched::hull(&means);
@@ -375,7 +377,7 @@ fn front(swept: &Measured, options: &CompareOptions) -> Vec<Setting> {
     places.into_iter().map(|place| swept.outcomes[hull[place]].setting.clone()).collect()
 }
 
-/// The settings of the policy at `place`, which are among `all`.
+/// The settings of the policy at index `place` in `all`.
 fn of_policy(all: &[(Subject, Measured)], place: usize) -> Vec<Setting> {
     let policy =
         all.iter().find(|(subject, _)| matches!(subject, Subject::Learned { place: p, .. } if *p == place));
@@ -383,7 +385,7 @@ fn of_policy(all: &[(Subject, Measured)], place: usize) -> Vec<Setting> {
     outcomes.map(|outcome| outcome.setting.clone()).collect()
 }
 
-/// Of what is measured with the policy at `place`.
+/// The identity of what is measured with the policy at index `place`.
 fn identity(compared: Compared<'_>, place: usize, options: &CompareOptions) -> Result<Identity> {
     let policy = compared.contenders.get(place).map(|contender| policy_hash(&contender.folder));
     let images = |dataset: &Dataset, limit: usize| (dataset.split().to_owned(), dataset.len().min(limit));
@@ -399,8 +401,8 @@ fn identity(compared: Compared<'_>, place: usize, options: &CompareOptions) -> R
     })
 }
 
-/// Hash of the policy in `folder`: of the list of its two files, each as its name, a zero byte, and the content hash of
-/// its bytes. Figures are kept for years, so that it must not depend on a toolchain.
+/// Hash of the policy in `folder`: of the list of its two files, each as its name, a zero byte, and the hash of its
+/// bytes. Figures are kept for years, so that the hash must not depend on the toolchain.
 fn policy_hash(folder: &Path) -> Result<String> {
     let mut list = Vec::new();
     for name in ["policy.safetensors", "policy.json"] {
@@ -414,7 +416,7 @@ fn policy_hash(folder: &Path) -> Result<String> {
     Ok(ContentHash::of(&list).to_string())
 }
 
-/// The version of what wrote kept figures; what else they hold may differ from version to version.
+/// The format version of kept figures; the other fields may differ between versions.
 #[derive(Deserialize)]
 struct Versioned {
     identity: VersionOnly,
@@ -451,7 +453,7 @@ fn kept(path: &Path, identity: &serde_json::Value) -> Result<Option<Measured>> {
 mod tests {
     use super::*;
 
-    /// As Python's `blake3` gives it.
+    /// The value that Python's `blake3` gives.
     const PINNED: &str = "cce6bbebb08116cbcf5f3e452d033e55";
 
     #[test]
@@ -459,9 +461,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("policy.safetensors"), b"weights").unwrap();
         std::fs::write(folder.path().join("policy.json"), b"{}").unwrap();
-        // On any machine, by any toolchain, in any version.
+        // The same on every machine, with every toolchain, in every version.
         assert_eq!(policy_hash(folder.path()).unwrap(), PINNED);
-        // A byte that moves from one file to the other changes it.
+        // Moving a byte from one file to the other changes the hash.
         std::fs::write(folder.path().join("policy.safetensors"), b"weights{").unwrap();
         std::fs::write(folder.path().join("policy.json"), b"}").unwrap();
         assert_ne!(policy_hash(folder.path()).unwrap(), PINNED);

@@ -1,4 +1,4 @@
-//! What single images went through, under one setting.
+//! Figures of single images under one setting.
 
 use serde::{Deserialize, Serialize};
 use vitrim_prune::Pruned;
@@ -11,13 +11,13 @@ use super::setting::Setting;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Outcome {
-    /// What was set.
+    /// The setting.
     pub setting: Setting,
-    /// MACs as a share of the dense model's, the pruner's own included.
+    /// MACs as a share of the dense model's, the pruner's own scoring included.
     pub costs: Vec<f32>,
     /// D to the dense prediction, nats.
     pub divergences: Vec<f32>,
-    /// Whether the pruned model is right; without a label, whether it agrees with the dense one.
+    /// Whether the pruned model is right; without a label, whether it agrees with the dense model.
     pub right: Vec<bool>,
     /// Patch tokens left after each stage, summed over all images, `[K]`; not kept in the folder.
     #[serde(skip)]
@@ -25,7 +25,7 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// Nothing seen yet.
+    /// The outcome of `setting` before any image.
     pub fn new(setting: Setting) -> Self {
         Outcome {
             setting,
@@ -90,7 +90,7 @@ pub struct Mean {
 }
 
 impl Mean {
-    /// What a share `weight` of images run as `other` and the rest as `self` comes to.
+    /// The mean if a share `weight` of the images runs with `other` and the rest with `self`.
     pub fn mixed(self, other: Mean, weight: f64) -> Mean {
         let mix = |a: f64, b: f64| a + weight * (b - a);
         Mean {

@@ -1,4 +1,4 @@
-//! Every method with every setting that it is tried with.
+//! Every method with every setting that is measured.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,32 +10,32 @@ use vitrim_vit::VitSpec;
 
 use crate::error::{MeasureError, Result};
 
-/// Keep ratios that are swept; after stage k, their k-th power is left.
+/// Keep ratios of the sweep; after stage k, the k-th power of the ratio is left.
 const KEEP: [f64; 11] = [0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2];
-/// Settings that `tome` is swept over.
+/// Number of settings of `tome` in the sweep.
 const MERGES: usize = 14;
 
-/// What is compared: a method, or a study of the policy.
+/// The subject of a comparison: a method, or a study of the policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Subject {
-    /// A trained policy: its name, and its place among those of that name and among all.
+    /// A trained policy: its name, its index among those of that name, and its index among all.
     Learned {
-        /// What it is called: "policy", or a rival's name.
+        /// Its name: "policy", or a rival's name.
         name: String,
-        /// 0-based, among those of the name: they were trained from different seeds.
+        /// 0-based index among the policies of the name, which were trained from different seeds.
         seed: usize,
-        /// 0-based, among all policies.
+        /// 0-based index among all policies.
         place: usize,
     },
     /// A hand-made method.
     Method(Method),
     /// A study of the policy.
     Studied {
-        /// What is changed about it.
+        /// What is changed about the policy.
         variant: Variant,
-        /// As the policy's.
+        /// The seed of the policy.
         seed: usize,
-        /// As the policy's.
+        /// The place of the policy.
         place: usize,
     },
 }
@@ -43,26 +43,26 @@ pub enum Subject {
 /// What a study changes about the policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Variant {
-    /// Its selection, every image with its mean budgets.
+    /// The policy's selection, with its mean budgets for every image.
     FixedBudgets,
-    /// A hand-made selection with its budgets of each image.
+    /// A hand-made selection, with the policy's budgets of each image.
     Selection(Method),
 }
 
 /// A study of the policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Study {
-    /// The policy's selection, every image with the mean budgets: what adapting to the image is worth.
+    /// The policy's selection, with the mean budgets for every image: what adapting to the image is worth.
     FixedBudgets,
-    /// Hand-made selections with the policy's budgets of each image: what the policy's selection is worth.
+    /// Hand-made selections, with the policy's budgets of each image: what the policy's selection is worth.
     Selection,
 }
 
 impl Study {
-    /// All there are.
+    /// All studies.
     pub const ALL: [Study; 2] = [Study::FixedBudgets, Study::Selection];
 
-    /// What it measures.
+    /// The variants that the study measures.
     pub fn variants(self) -> Vec<Variant> {
         match self {
             Study::FixedBudgets => vec![Variant::FixedBudgets],
@@ -95,7 +95,7 @@ impl FromStr for Study {
 }
 
 impl Subject {
-    /// What it counts as: policies that differ in their seed count as one.
+    /// Name of the group: policies that differ only in their seed are one group.
     pub fn group(&self) -> String {
         match self {
             Subject::Learned { name, .. } => name.clone(),
@@ -104,7 +104,7 @@ impl Subject {
         }
     }
 
-    /// Whether it studies the policy.
+    /// Whether this is a study of the policy.
     pub fn is_study(&self) -> bool {
         matches!(self, Subject::Studied { .. })
     }
@@ -131,7 +131,7 @@ impl fmt::Display for Variant {
     }
 }
 
-/// What a method is told.
+/// A setting of a method: the parameter that its front is swept over.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Setting {
@@ -139,15 +139,15 @@ pub enum Setting {
     Dense,
     /// The policy's threshold.
     Threshold(f64),
-    /// The policy's own chances, by this seed.
+    /// Random decisions with the policy's probabilities, with this seed.
     Sampled(u64),
-    /// Shares of N0 that the policy's most probable tokens are left at, `[K]`.
+    /// Shares of N0 that stay after each stage, the tokens of highest probability, `[K]`.
     TopR(Vec<f64>),
     /// Stages, and the share of N0 left after each.
     Profile {
         /// 0-based blocks.
         stages: Vec<usize>,
-        /// Shares.
+        /// Shares of N0, `[K]`.
         keep: Vec<f64>,
     },
     /// Tokens merged in each block.
@@ -174,7 +174,7 @@ impl fmt::Display for Setting {
 }
 
 impl Setting {
-    /// How a policy is read out that is so set; `None` for what is no setting of a policy.
+    /// The read-out of a policy with this setting; `None` if it is not a setting of a policy.
     fn read_out(&self) -> Option<ReadOut> {
         match self {
             Setting::Threshold(threshold) => Some(ReadOut::Threshold { threshold: *threshold }),
@@ -184,10 +184,10 @@ impl Setting {
         }
     }
 
-    /// `method` so set.
+    /// The pruner of `method` with this setting.
     ///
     /// # Errors
-    /// If the two do not go together.
+    /// If the method does not have this kind of setting.
     pub fn pruner(&self, method: Method, spec: &VitSpec, policy: Option<&Policy>) -> Result<Box<dyn Pruner>> {
         if let (Some(read_out), Method::Policy, Some(policy)) = (self.read_out(), method, policy) {
             return Ok(Box::new(LearnedPruner::new(spec, policy).with_read_out(read_out)));
@@ -200,8 +200,9 @@ impl Setting {
     }
 }
 
-/// What `method` is swept over on images for calibration. The hand-made methods get the stages that are usual, those of
-/// the policy, and single and early ones, each with the same ratios; `thresholds` are the policy's, unless it samples.
+/// The settings of `method` that are swept on calibration images. The hand-made methods get the default stages, those
+/// of the policy, and single and early ones, each with the same ratios; `thresholds` are the policy's, unless its
+/// read-out is `sample`.
 pub fn swept(method: Method, spec: &VitSpec, policy: Option<&Policy>, thresholds: &[f64]) -> Vec<Setting> {
     match (method, policy.map(|policy| &policy.read_out)) {
         (Method::Policy, Some(ReadOut::Sample { seed })) => vec![Setting::Sampled(*seed)],
@@ -225,7 +226,7 @@ pub fn swept(method: Method, spec: &VitSpec, policy: Option<&Policy>, thresholds
     }
 }
 
-/// Stages to prune before, of `depth` blocks.
+/// Stages to prune before, for a network of `depth` blocks.
 fn stage_sets(depth: usize, of_policy: Option<&[usize]>) -> Vec<Vec<usize>> {
     let quarter = |k: usize| (k * depth / 4).max(1);
     let mut sets = vec![

@@ -1,4 +1,4 @@
-//! Which images, and whose classes their labels are.
+//! The images of a measurement, and the classes of their labels.
 
 mod parts;
 mod reading;

@@ -1,8 +1,8 @@
 //! Which images are for training, which for calibration, which for the final figures.
 //!
-//! Splits that a data set has are taken as they are. What it lacks is cut from what it has by a hash
-//! of each image's bytes: `train` and `test` alone give train and calibration from `train` at 4 to 1;
-//! a single split gives train, calibration and test at 3 to 1 to 1.
+//! Splits of the data set are used as they are. Missing parts are cut from existing splits by a hash of each image's
+//! bytes: `train` and `test` alone give train and calibration from `train` at 4 to 1; a single split gives train,
+//! calibration and test at 3 to 1 to 1.
 
 use std::path::{Path, PathBuf};
 
@@ -12,48 +12,48 @@ use vitrim_hub::{Kind, local};
 use crate::error::{MeasureError, Result};
 use crate::images::Reading;
 
-/// Where only `train` and `test` are given.
+/// Shares if there are only `train` and `test`.
 const TRAIN_AND_CALIBRATION: Shares = Shares { train: 0.8, calibration: 0.2, test: 0.0 };
-/// Where there is a single split.
+/// Shares if there is a single split.
 const ALL_THREE: Shares = Shares { train: 0.6, calibration: 0.2, test: 0.2 };
 
-/// Told (images done, all images) while images are hashed.
+/// Called with (images done, all images) while images are hashed.
 pub type OnProgress<'a> = &'a mut dyn FnMut(usize, usize);
 
-/// A data set and the splits that it has.
+/// A data set and its splits.
 #[derive(Clone, Debug)]
 pub struct DataParts {
-    /// As it was given.
+    /// The path that was given.
     path: PathBuf,
-    /// Where it is: the same, unless it was given as an `hf://` reference.
+    /// The local path: the same, unless an `hf://` reference was given.
     local: PathBuf,
     splits: Vec<String>,
-    /// Read front to back, so that it has one part, which answers to any name.
+    /// Whether the data set is a stream, which has one part; this part has every name.
     streams: bool,
     reading: Reading,
 }
 
-/// Where a part's images are.
+/// Where the images of a part come from.
 #[derive(Clone, Debug, PartialEq)]
 enum PartSource {
     /// A whole split.
     Whole(String),
-    /// What the shares give to the part of a split.
+    /// The subset of a split that the shares assign to the part.
     Cut(String, Shares, Subset),
 }
 
 impl DataParts {
-    /// Looks at which splits the data set at `path`, which may be an `hf://` reference, has.
+    /// Finds the splits of the data set at `path`, which may be an `hf://` reference.
     ///
     /// # Errors
-    /// If it cannot be fetched, or the path cannot be read.
+    /// If the data set cannot be fetched, or the path cannot be read.
     pub fn of(path: &Path) -> Result<Self> {
         let local = local(path, Kind::Data)?.into_owned();
         let (splits, streams) = (Dataset::splits(&local)?, Dataset::streams(&local)?);
         Ok(DataParts { path: path.to_owned(), local, splits, streams, reading: Reading::default() })
     }
 
-    /// The same, read as `reading` says.
+    /// Sets how the data set is read.
     #[must_use]
     pub fn read_as(self, reading: Reading) -> Self {
         DataParts { reading, ..self }
@@ -69,7 +69,7 @@ impl DataParts {
         self.place(part).is_some()
     }
 
-    /// Where final figures come from: the test part, or calibration where there is none.
+    /// The part for final figures: test, or calibration if there is no test part.
     pub fn final_part(&self) -> Subset {
         if self.has(Subset::Test) { Subset::Test } else { Subset::Calibration }
     }
@@ -77,7 +77,7 @@ impl DataParts {
     /// The images of `part`.
     ///
     /// # Errors
-    /// If there are none, or they cannot be read.
+    /// If there are none, or the images cannot be read.
     pub fn part(&self, part: Subset, progress: OnProgress<'_>) -> Result<Dataset> {
         let place = self.place(part).ok_or_else(|| {
             let splits = self.splits.join(", ");
@@ -98,8 +98,7 @@ impl DataParts {
         Ok(dataset)
     }
 
-    /// The images that a user calls `wanted`: `train`, `calibration` (or `validation`), `test`, or a
-    /// split of the data set's own.
+    /// The images of the part `wanted`: `train`, `calibration` (or `validation`), `test`, or a split of the data set.
     ///
     /// # Errors
     /// As [`DataParts::part`].
@@ -110,7 +109,7 @@ impl DataParts {
         }
     }
 
-    /// Everything that training must not see: calibration and test images, and `also`.
+    /// The images that training must not see: calibration and test images, and `also`.
     ///
     /// # Errors
     /// A read error.
@@ -127,7 +126,7 @@ impl DataParts {
         Ok(hashes)
     }
 
-    /// A split, read as asked.
+    /// A split, read as requested.
     fn open(&self, split: &str) -> Result<Dataset> {
         self.reading.of(&Dataset::open(&self.local, Some(split))?)
     }
@@ -158,7 +157,7 @@ impl DataParts {
     }
 }
 
-/// What a user calls `part`.
+/// The user's name of `part`.
 pub fn name(part: Subset) -> &'static str {
     match part {
         Subset::Train => "train",

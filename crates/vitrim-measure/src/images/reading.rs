@@ -1,8 +1,8 @@
-//! How a data set is read: how its images are decoded, and whose classes its labels are.
+//! How a data set is read: how its images are decoded, and to which classes its labels refer.
 //!
-//! A backbone knows classes by index. A data set may name them instead, in an order of its own: a part of ImageNet,
-//! whose folders are synsets, or photographs in folders named as the backbone names its classes. Where all of a data
-//! set's names are known, its labels become the backbone's; where they are not, a label map says which is which.
+//! A backbone knows classes by index. A data set may name them instead, in its own order: a part of ImageNet, whose
+//! folders are synsets, or photographs in folders named like the backbone's classes. If all names of a data set are
+//! known, its labels are converted to the backbone's; otherwise a label map gives the correspondence.
 
 use std::path::Path;
 
@@ -11,38 +11,38 @@ use vitrim_data::{Dataset, Decoding, LabelMap, imagenet_synsets};
 use crate::error::{MeasureError, Result};
 use crate::model::Loaded;
 
-/// Classes of ImageNet-1k, and of the backbones that know them.
+/// Number of classes of ImageNet-1k, and of the backbones that were trained on it.
 const IMAGENET_CLASSES: usize = 1_000;
 
-/// How a data set is read; the default is as torchvision decodes, with the labels that the data set has.
+/// How a data set is read. The default decodes like torchvision and keeps the data set's own labels.
 #[derive(Clone, Debug, Default)]
 pub struct Reading {
     decoding: Decoding,
     labels: Labels,
 }
 
-/// Whose classes labels are.
+/// The classes to which labels refer.
 #[derive(Clone, Debug, Default)]
 enum Labels {
     /// The data set's own.
     #[default]
     Own,
-    /// The backbone's so many, where this map knows all of the data set's names.
+    /// The given number of classes of the backbone, if this map has all names of the data set.
     Known(LabelMap, usize),
-    /// Those that this map says.
+    /// The classes in this map.
     Mapped(LabelMap),
-    /// None: the backbone has no classes.
+    /// Labels are ignored: the backbone has no classes.
     Ignored,
 }
 
 impl Reading {
-    /// As `decoding` says, with the data set's own labels.
+    /// Decodes by `decoding`, and keeps the data set's own labels.
     pub fn plain(decoding: Decoding) -> Self {
         Reading { decoding, labels: Labels::Own }
     }
 
-    /// As `decoding` says, with labels that are the classes of `loaded`: as the file `map` says ([`LabelMap::open`]),
-    /// or by the backbone's names and ImageNet's synsets where these are all that the data set has.
+    /// Decodes by `decoding`, and converts labels to the classes of `loaded`: by the file `map` ([`LabelMap::open`]),
+    /// or by the backbone's class names and ImageNet's synsets if the data set has only such names.
     ///
     /// # Errors
     /// If `map` cannot be read, or has classes that the backbone lacks.
@@ -79,10 +79,10 @@ impl Reading {
         Ok(Reading { decoding, labels })
     }
 
-    /// `dataset`, read so.
+    /// `dataset`, read in this way.
     ///
     /// # Errors
-    /// If a label map lacks a class of an image's.
+    /// If a label map lacks the class of an image.
     pub fn of(&self, dataset: &Dataset) -> Result<Dataset> {
         let dataset = dataset.decoded_by(self.decoding);
         match &self.labels {
@@ -98,7 +98,7 @@ impl Reading {
     }
 }
 
-/// Whether `map` has all of `names`, and these are not just the backbone's `classes` in order, which need no map.
+/// Whether `map` has all of `names`, and they are not just the backbone's `classes` in order, which need no map.
 fn names_are_known(map: &LabelMap, classes: usize, names: &[String]) -> bool {
     let is_class = |(class, name): (u32, &String)| map.of_name(name) == Some(Some(class));
     let in_order = names.len() == classes && (0..).zip(names).all(is_class);

@@ -1,4 +1,4 @@
-//! [`Precision`] in files and JSON, as it is spelt on the command line: for `#[serde(with = "crate::model::dtype")]`.
+//! [`Precision`] in files and JSON, spelt as on the command line: for `#[serde(with = "crate::model::dtype")]`.
 
 use serde::{Deserialize, Deserializer, Serializer, de};
 use vitrim_vit::Precision;
@@ -6,7 +6,7 @@ use vitrim_vit::Precision;
 /// Writes `precision` as a string.
 ///
 /// # Errors
-/// The serializer's.
+/// Errors of the serializer.
 pub fn serialize<S: Serializer>(precision: &Precision, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(precision)
 }
@@ -14,7 +14,7 @@ pub fn serialize<S: Serializer>(precision: &Precision, serializer: S) -> Result<
 /// Reads what [`serialize`] writes.
 ///
 /// # Errors
-/// If it is no string, or no precision's name.
+/// If the value is not a string, or not the name of a precision.
 pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Precision, D::Error> {
     String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
 }

@@ -1,4 +1,4 @@
-//! What a backbone knows of an image beside its classes: pooled features, or those of every surviving token.
+//! Features of an image: pooled, or those of every surviving token.
 
 use std::fmt;
 
@@ -7,13 +7,13 @@ use vitrim_vit::{Backbone, CpuBackbone, HostState, Want};
 
 use crate::error::Result;
 
-/// Which features.
+/// The kind of features.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 pub enum FeatureKind {
-    /// The image: what a classifier sees.
+    /// The pooled features: the classifier's input.
     Pooled,
-    /// Each token that is left, with its place in the patch grid.
+    /// The features of each survivor, with its place on the patch grid.
     Tokens,
 }
 
@@ -26,31 +26,31 @@ impl fmt::Display for FeatureKind {
     }
 }
 
-/// An image's features, after the last norm (where that comes after pooling, tokens are before it).
+/// An image's features, after the last norm (if that comes after pooling, features of tokens are before it).
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Features {
-    /// `[D]`; of a head over class token and mean, `[2D]`.
+    /// Pooled features, `[D]`; for a head over class token and mean, `[2D]`.
     Pooled(Vec<f32>),
-    /// Prefix tokens first.
+    /// Features of each token, prefix tokens first.
     Tokens(Vec<TokenFeatures>),
 }
 
-/// A token that is left.
+/// A surviving token.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct TokenFeatures {
-    /// Row and column of its patch in the grid; `None` for a prefix token (class, distillation, register).
+    /// Row and column of its patch on the grid; `None` for a prefix token (class, distillation, register).
     pub place: Option<[usize; 2]>,
-    /// How many patches it stands for: more than 1 where others were merged into it.
+    /// Its size: more than 1 if other tokens were merged into it.
     pub size: f32,
-    /// `[D]`
+    /// Its features, `[D]`.
     pub features: Vec<f32>,
 }
 
-/// The features of each image of `state`, which `model` has brought to its end.
+/// The features of each image of `state`, which must be at the end of `model`.
 ///
 /// # Errors
-/// If an image has nothing left to pool.
+/// If an image has no token left to pool.
 pub fn features(model: &CpuBackbone, state: &HostState, kind: FeatureKind) -> Result<Vec<Features>> {
     let want = match kind {
         FeatureKind::Pooled => Want::Pooled,

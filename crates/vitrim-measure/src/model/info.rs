@@ -1,9 +1,9 @@
-//! A backbone's geometry and what it costs at which keep ratios.
+//! A backbone's geometry and its cost at several keep ratios.
 
 use serde::Serialize;
 use vitrim_vit::{Site, VitSpec, cost};
 
-/// Keep ratios a stage that are shown unless others are asked for; 0.7 is the seed paper's.
+/// Keep ratios per stage that are shown by default.
 pub const KEEP_RATIOS: [f64; 5] = [0.9, 0.8, 0.7, 0.6, 0.5];
 
 /// Everything about a backbone that needs no image.
@@ -11,15 +11,15 @@ pub const KEEP_RATIOS: [f64; 5] = [0.9, 0.8, 0.7, 0.6, 0.5];
 pub struct Info {
     /// Geometry, under timm's names.
     pub spec: VitSpec,
-    /// Parameters.
+    /// Number of parameters.
     pub parameters: usize,
-    /// N0.
+    /// N0, the number of patch tokens.
     pub patch_tokens: usize,
-    /// Tokens that are never pruned.
+    /// Number of prefix tokens, which are never pruned.
     pub prefix_tokens: usize,
-    /// Where pruning happens by default.
+    /// Default stages.
     pub default_stages: Vec<usize>,
-    /// MACs an image of the dense model, in units of 1e9.
+    /// MACs of the dense model per image, in units of 1e9.
     pub dense_gmacs: f64,
     /// Costs at keep ratios.
     pub profiles: Vec<ProfileCost>,
@@ -32,13 +32,13 @@ pub struct ProfileCost {
     pub keep: f64,
     /// Tokens after each stage, prefix tokens included.
     pub tokens: Vec<usize>,
-    /// MACs an image, in units of 1e9, without any scoring.
+    /// MACs per image, in units of 1e9, without any scoring.
     pub gmacs: f64,
-    /// The same as a share of the dense model's.
+    /// MACs as a share of the dense model's.
     pub cost: f64,
 }
 
-/// What there is to know about `spec`, with costs at `keep_ratios`.
+/// Information on `spec`, with costs at `keep_ratios`.
 pub fn info(spec: &VitSpec, keep_ratios: &[f64]) -> Info {
     let stages = spec.default_stages();
     let dense = cost::dense_macs(spec);

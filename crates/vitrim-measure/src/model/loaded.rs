@@ -1,4 +1,4 @@
-//! A backbone ready to run, with what it takes to feed it.
+//! A backbone ready to run, with its preprocessing.
 
 use std::path::Path;
 
@@ -10,15 +10,15 @@ use vitrim_vit::{Checkpoint, CpuBackbone, Precision, Tensors, VitError, VitSpec}
 
 use crate::error::{MeasureError, Result};
 
-/// Seed of the weights of a backbone that is given by name.
+/// Seed of the random weights of a backbone that is given by name.
 const RANDOM_WEIGHTS: u64 = 0;
 
 /// How a backbone is opened.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Opening {
-    /// What it multiplies in.
+    /// Data type of the arithmetic.
     pub precision: Precision,
-    /// Height and width of its input, pixels; `None` for its own.
+    /// Height and width of the input, pixels; `None` for the checkpoint's own.
     pub img_size: Option<[usize; 2]>,
 }
 
@@ -28,19 +28,19 @@ impl From<Precision> for Opening {
     }
 }
 
-/// A backbone with its identity and its images' way in.
+/// A backbone with its identity and its preprocessing.
 pub struct Loaded {
-    /// The folder or the name that it was opened by.
+    /// The folder or the name by which it was opened.
     pub origin: String,
     /// The geometry.
     pub spec: VitSpec,
     /// The executor.
     pub model: CpuBackbone,
-    /// What policies are checked against.
+    /// The identity with which policies are compared.
     pub id: BackboneId,
-    /// Image to pixels.
+    /// Preprocessing: from an image to pixels.
     pub transform: Transform,
-    /// The name of each class; empty where the checkpoint does not say.
+    /// The name of each class; empty if the checkpoint has none.
     pub class_names: Vec<String>,
 }
 
@@ -53,7 +53,7 @@ impl Loaded {
         Self::open_in(path, Precision::F32)
     }
 
-    /// Opens a checkpoint, or an `hf://` reference to one, as `opening` says.
+    /// Opens a checkpoint, or an `hf://` reference to one, according to `opening`.
     ///
     /// # Errors
     /// As [`Loaded::open`].
@@ -74,10 +74,10 @@ impl Loaded {
         Ok(loaded)
     }
 
-    /// A backbone of timm's geometry `name` with random weights, for timing, as `opening` says.
+    /// A backbone of timm's geometry `name` with random weights, for timing, according to `opening`.
     ///
     /// # Errors
-    /// If the name is not one of those that vitrim runs, or patches do not tile the size.
+    /// If the name is not supported, or the patches do not tile the size.
     pub fn random(name: &str, opening: impl Into<Opening>) -> Result<Self> {
         let Opening { precision, img_size } = opening.into();
         let spec = VitSpec::from_timm_name(name)?;
@@ -96,8 +96,8 @@ impl Loaded {
         })
     }
 
-    /// A checkpoint where there is one, what an `hf://` reference means, else a backbone by name with random weights,
-    /// as `opening` says.
+    /// Opens `model` according to `opening`: a checkpoint if it exists, an `hf://` reference, otherwise a backbone by
+    /// name with random weights.
     ///
     /// # Errors
     /// As [`Loaded::open_in`] and [`Loaded::random`].
@@ -113,7 +113,7 @@ impl Loaded {
         })
     }
 
-    /// Checks that `dataset`, opened at `data`, has the backbone's classes, or no labels at all.
+    /// Checks that `dataset`, opened at `data`, has the backbone's classes, or no labels.
     ///
     /// # Errors
     /// [`MeasureError::Classes`] if not.
@@ -130,7 +130,7 @@ impl Loaded {
     }
 }
 
-/// Opens a checkpoint, or an `hf://` reference to one, for inputs of `img_size`, or else of its own size.
+/// Opens a checkpoint, or an `hf://` reference to one, for inputs of `img_size`, or of its own size.
 ///
 /// # Errors
 /// As [`local`] and [`Checkpoint::open_at`].
@@ -138,11 +138,11 @@ pub fn open_checkpoint(path: &Path, img_size: Option<[usize; 2]>) -> Result<Chec
     Ok(Checkpoint::open_at(&local(path, Kind::Model)?, img_size)?)
 }
 
-/// How images become the checkpoint's pixels, at the size that is stored: as transformers' image processor says, where
-/// there is one, else as timm's `pretrained_cfg` does, which has a default for all that is missing.
+/// The checkpoint's preprocessing, at the stored size: that of transformers' image processor if there is one,
+/// otherwise that of timm's `pretrained_cfg`, in which every missing field has a default.
 ///
 /// # Errors
-/// If it asks for what is not supported.
+/// If it asks for an unsupported operation.
 pub fn preprocess(checkpoint: &Checkpoint) -> Result<Preprocess> {
     let (file, read) = match &checkpoint.preprocessor_config {
         Some(processor) => ("preprocessor_config.json", Preprocess::from_processor(processor)),
@@ -154,7 +154,7 @@ pub fn preprocess(checkpoint: &Checkpoint) -> Result<Preprocess> {
     })
 }
 
-/// The checkpoint's transform, at the size that the geometry takes.
+/// The checkpoint's transform, for the input size of the geometry.
 fn transform(spec: &VitSpec, preprocess: Preprocess) -> Result<Transform> {
     let [height, width] = spec.img_size;
     Ok(Transform::new(Preprocess { input_size: [3, height, width], ..preprocess })?)

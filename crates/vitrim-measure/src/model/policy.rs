@@ -1,4 +1,4 @@
-//! A policy for a backbone that is open.
+//! Opens a policy for an open backbone.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use crate::error::Result;
 /// Reads the policy in `folder`, which may be an `hf://` reference, and checks that it was trained for `loaded`.
 ///
 /// # Errors
-/// If it cannot be fetched, is damaged or impossible ([`Policy::load`]), or was trained for another backbone.
+/// If it cannot be fetched, is damaged or invalid ([`Policy::load`]), or was trained for another backbone.
 pub fn open_policy(folder: &Path, loaded: &Loaded) -> Result<Policy> {
     let policy = Policy::load(&local(folder, Kind::Policy)?)?;
     policy.check_backbone(folder, &loaded.id)?;

@@ -14,7 +14,7 @@ use crate::progress::Listener;
 use crate::speed::bench::{BenchModel, BenchOptions, BenchReport, bench};
 use crate::speed::bench_images::BenchImages;
 
-/// The seed paper's keep ratio.
+/// The default keep ratio.
 const KEEP: f64 = 0.7;
 
 /// What to time.
@@ -24,11 +24,11 @@ pub struct BenchRequest {
     /// Checkpoint folder, hf://owner/name, or a timm name (random weights), such as deit_small_patch16_224.
     #[cfg_attr(feature = "clap", arg(long, value_name = "MODEL"))]
     pub model: String,
-    /// At which size.
+    /// The input size.
     #[cfg_attr(feature = "clap", command(flatten))]
     #[serde(flatten)]
     pub size: SizeArgs,
-    /// In what the backbone multiplies: any of f32, bf16 and int8.
+    /// Data type of the backbone's arithmetic: any of f32, bf16 and int8.
     #[cfg_attr(
         feature = "clap",
         arg(long, value_delimiter = ',', default_values_t = Self::default().dtype, value_name = "TYPES")
@@ -76,7 +76,7 @@ pub struct BenchRequest {
     /// Seconds to measure each dtype at each batch size for.
     #[cfg_attr(feature = "clap", arg(long, default_value_t = Self::default().seconds, value_name = "S"))]
     pub seconds: f64,
-    /// Rounds at least, in which all models take turns.
+    /// Least number of rounds, in which all models take turns.
     #[cfg_attr(
         feature = "clap",
         arg(
@@ -87,8 +87,8 @@ pub struct BenchRequest {
         )
     )]
     pub rounds: u16,
-    /// Batches in flight at once, among which the threads are shared out: with one a thread, more images a second at
-    /// batch 1, each after a longer wait.
+    /// Batches in flight at once, between which the threads are divided: with one batch per thread, throughput at
+    /// batch 1 is higher, and each batch takes longer.
     #[cfg_attr(
         feature = "clap",
         arg(
@@ -99,13 +99,13 @@ pub struct BenchRequest {
         )
     )]
     pub streams: u16,
-    /// Say where the time goes, by operation.
+    /// Report the time of each operation.
     #[cfg_attr(feature = "clap", arg(long))]
     pub profile: bool,
     /// Compare budgets that differ between the images of a batch with equal ones of the same total.
     #[cfg_attr(feature = "clap", arg(long))]
     pub ragged: bool,
-    /// The command line's own, of all commands: threads that compute; 0 for one a core.
+    /// The command line's global option: threads that compute; 0 for one per core.
     #[cfg_attr(feature = "clap", arg(skip))]
     pub threads: usize,
 }
@@ -138,10 +138,11 @@ impl Request for BenchRequest {
 }
 
 impl BenchRequest {
-    /// Times what is asked for, on the caller's threads.
+    /// Runs the benchmark, on the caller's threads.
     ///
     /// # Errors
-    /// If the backbone, the policy or the images cannot be opened or do not fit each other, or a figure is out of bounds.
+    /// If the backbone, the policy or the images cannot be opened or do not fit each other, or a setting is out of
+    /// bounds.
     pub fn run(&self, listener: &mut Listener<'_>) -> Result<BenchReport> {
         if !(0.0..=3600.0).contains(&self.seconds) {
             let reason = format!("--seconds {} must lie between 0 and 3600", self.seconds);
@@ -199,7 +200,7 @@ impl BenchRequest {
         Ok(images)
     }
 
-    /// Stages, and the shares of N0 to keep after them.
+    /// Stages, and the shares of N0 that stay after them.
     fn keep_profile(&self, loaded: &Loaded, policy: Option<&Policy>) -> Result<(Vec<usize>, Vec<f64>)> {
         let stages = match policy {
             Some(policy) => policy.drop_stages(),

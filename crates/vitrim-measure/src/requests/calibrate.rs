@@ -18,14 +18,14 @@ use crate::progress::Listener;
 use crate::seen::{SeenImages, hashes_at};
 use crate::statistics::Confidence;
 
-/// What may be lost.
+/// The loss that is allowed.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[cfg_attr(feature = "clap", derive(clap::Args))]
 pub struct LossArgs {
-    /// Top-1 drop that may be spent, pp [default: that of the configuration or the last calibration, else 0.4].
+    /// Loss of top-1 that is allowed, pp [default: that of the configuration or the last calibration, else 0.4].
     #[cfg_attr(feature = "clap", arg(long, value_name = "PP", allow_negative_numbers = true))]
     pub max_drop: Option<f64>,
-    /// For a backbone without classes: drift of its pooled features that may be spent, 100 (1 - cos), percent.
+    /// For a backbone without classes: drift of its pooled features that is allowed, 100 (1 - cos), percent.
     #[cfg_attr(
         feature = "clap",
         arg(long, value_name = "PERCENT", allow_negative_numbers = true, conflicts_with = "max_drop")
@@ -41,11 +41,11 @@ pub struct CalibrateRequest {
     #[cfg_attr(feature = "clap", arg(long, value_name = "FOLDER"))]
     #[serde(serialize_with = "as_text::path")]
     pub model: PathBuf,
-    /// At which size.
+    /// The input size.
     #[cfg_attr(feature = "clap", command(flatten))]
     #[serde(flatten)]
     pub size: SizeArgs,
-    /// In what the backbone multiplies: f32, bf16 or int8.
+    /// Data type of the backbone's arithmetic: f32, bf16 or int8.
     #[cfg_attr(feature = "clap", arg(long, default_value_t = Self::default().dtype, value_name = "TYPE"))]
     #[serde(serialize_with = "as_text::display")]
     pub dtype: Precision,
@@ -57,11 +57,11 @@ pub struct CalibrateRequest {
     #[cfg_attr(feature = "clap", arg(long, value_name = "PATH"))]
     #[serde(serialize_with = "as_text::path")]
     pub data: PathBuf,
-    /// What may be lost.
+    /// The loss that is allowed.
     #[cfg_attr(feature = "clap", command(flatten))]
     #[serde(flatten)]
     pub loss: LossArgs,
-    /// How sure to be that it is not exceeded; 0.5 is the point estimate.
+    /// Confidence of the bound on the loss; 0.5 takes the measured value.
     #[cfg_attr(
         feature = "clap",
         arg(long, default_value_t = Self::default().confidence, value_name = "SHARE")
@@ -70,7 +70,7 @@ pub struct CalibrateRequest {
     /// Images to calibrate on.
     #[cfg_attr(feature = "clap", arg(long, default_value_t = Self::default().split, value_name = "NAME"))]
     pub split: String,
-    /// Images to calibrate on at most.
+    /// Largest number of images to calibrate on.
     #[cfg_attr(
         feature = "clap",
         arg(long, default_value_t = Self::default().calibration_images, value_name = "N")
@@ -80,7 +80,7 @@ pub struct CalibrateRequest {
     #[cfg_attr(feature = "clap", command(flatten))]
     #[serde(flatten)]
     pub reading: DatasetArgs,
-    /// The command line's own, of all commands: decoding threads; 0 for one a core.
+    /// The command line's global option: decoding threads; 0 for one per core.
     #[cfg_attr(feature = "clap", arg(skip))]
     pub threads: usize,
 }
@@ -108,7 +108,7 @@ impl Request for CalibrateRequest {
 }
 
 impl CalibrateRequest {
-    /// Checks that a calibrated policy can be written to where it is read from.
+    /// Checks that the calibrated policy can be written to the folder that it is read from.
     ///
     /// # Errors
     /// [`MeasureError::Policy`] for a reference to the Hub.
@@ -120,10 +120,11 @@ impl CalibrateRequest {
         Err(MeasureError::Policy { path: self.policy.clone(), reason })
     }
 
-    /// Calibrates `policy`, which is read from the folder that is asked for, to run on `loaded`, and writes it back.
+    /// Calibrates `policy`, which was read from the requested folder, on `loaded`, and writes it back.
     ///
     /// # Errors
-    /// If the folder is none to write to, images cannot be read, or it was asked to stop: the folder is then as it was.
+    /// If the folder cannot be written, images cannot be read, or the work was asked to stop: the folder is then
+    /// unchanged.
     pub fn run(&self, loaded: &Loaded, policy: &mut Policy, listener: &mut Listener<'_>) -> Result<Choice> {
         self.check_folder()?;
         let before = || record(policy, &self.policy).map(|record| record.max_drop).ok();
@@ -155,8 +156,8 @@ impl CalibrateRequest {
     }
 }
 
-/// Calibrates the policy in `folder` on a data set, which was opened at a path and is called a split; returns it, as it is
-/// written back.
+/// Calibrates the policy in `folder` on a data set, given by its path, and the name of the split; returns the policy
+/// as it is written back.
 ///
 /// # Errors
 /// As [`CalibrateRequest::run`].

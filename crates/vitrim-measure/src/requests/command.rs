@@ -1,4 +1,4 @@
-//! A request as the command line that asks for it.
+//! The command line of a request.
 
 use std::fmt;
 
@@ -6,13 +6,13 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
-/// What a verb is asked. Its fields are flags, under the names that it serialises them by.
+/// The request of a verb. Its fields are flags, with the names under which they are serialised.
 pub trait Request: Serialize + Default {
-    /// The verb, as the command line has it.
+    /// The verb on the command line.
     const VERB: &'static str;
-    /// Lists whose elements get a flag each; those of other lists are separated by commas.
+    /// Lists with one flag per element; elements of other lists are separated by commas.
     const REPEATED: &'static [&'static str] = &[];
-    /// Lists that stand without a flag.
+    /// Lists that are positional arguments.
     const POSITIONAL: &'static [&'static str] = &[];
 
     /// The fields that differ from their defaults, in the order of the struct.
@@ -23,7 +23,7 @@ pub trait Request: Serialize + Default {
         given
     }
 
-    /// The command line that makes this request, quoted for a shell.
+    /// The command line of this request, quoted for a shell.
     fn command_line(&self) -> String {
         let mut command = CommandLine::new(Self::VERB);
         let mut positional = Vec::new();
@@ -46,13 +46,13 @@ pub trait Request: Serialize + Default {
     }
 }
 
-/// A command line, word by word; prints quoted for a shell.
+/// A command line as a list of words; prints quoted for a shell.
 pub struct CommandLine {
     words: Vec<String>,
 }
 
 impl CommandLine {
-    /// `vitrim` and its `verb`.
+    /// `vitrim` and `verb`.
     pub fn new(verb: &str) -> Self {
         CommandLine { words: vec!["vitrim".to_owned(), verb.to_owned()] }
     }
@@ -61,7 +61,7 @@ impl CommandLine {
     pub fn flag(&mut self, name: &str, value: &str) {
         self.switch(name);
         match value.starts_with('-') {
-            // Which would be taken for a flag.
+            // A value that would be read as a flag.
             true => self.words.last_mut().expect("a flag was added").push_str(&format!("={value}")),
             false => self.words.push(value.to_owned()),
         }
@@ -72,7 +72,7 @@ impl CommandLine {
         self.words.push(format!("--{}", name.replace('_', "-")));
     }
 
-    /// Adds a word as it is.
+    /// Adds a word unchanged.
     pub fn word(&mut self, word: &str) {
         self.words.push(word.to_owned());
     }
@@ -80,12 +80,12 @@ impl CommandLine {
 
 impl fmt::Display for CommandLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // What no shell reads as anything else is left as a person would write it; shlex quotes `,` and `=`, too.
+        // Words that every shell reads literally are not quoted; shlex also quotes `,` and `=`.
         let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:,=+@%".contains(c);
         let quote = |word: &String| match shlex::try_quote(word) {
             _ if word.chars().all(plain) && !word.is_empty() && !word.starts_with('=') => word.clone(),
             Ok(quoted) => quoted.into_owned(),
-            // No argument can hold a zero byte.
+            // No argument can contain a zero byte.
             Err(_) => word.replace('\0', ""),
         };
         f.write_str(&self.words.iter().map(quote).collect::<Vec<_>>().join(" "))
@@ -106,7 +106,7 @@ fn fields(request: &impl Serialize) -> Vec<(String, Value)> {
     fields
 }
 
-/// A JSON object in its own order.
+/// A JSON object with its fields in order.
 struct Fields(Vec<(String, Value)>);
 
 impl<'de> Deserialize<'de> for Fields {
@@ -131,8 +131,8 @@ impl<'de> Deserialize<'de> for Fields {
     }
 }
 
-/// Fields as the text that the command line reads, for `#[serde(serialize_with = ...)]`. Their errors are the
-/// serializer's.
+/// Serialises fields as the text that the command line reads, for `#[serde(serialize_with = ...)]`. All errors are
+/// those of the serializer.
 pub mod as_text {
     use std::fmt::Display;
     use std::path::{Path, PathBuf};
@@ -142,7 +142,7 @@ pub mod as_text {
     /// A value by its `Display`.
     ///
     /// # Errors
-    /// The serializer's.
+    /// Errors of the serializer.
     pub fn display<S: Serializer>(value: &impl Display, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(value)
     }
@@ -150,7 +150,7 @@ pub mod as_text {
     /// An optional value by its `Display`.
     ///
     /// # Errors
-    /// The serializer's.
+    /// Errors of the serializer.
     pub fn display_option<S: Serializer, T: Display>(
         value: &Option<T>,
         serializer: S,
@@ -161,15 +161,15 @@ pub mod as_text {
     /// Values by their `Display`.
     ///
     /// # Errors
-    /// The serializer's.
+    /// Errors of the serializer.
     pub fn displays<S: Serializer, T: Display>(values: &[T], serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_seq(values.iter().map(ToString::to_string))
     }
 
-    /// A path; what is not UTF-8 in it is replaced.
+    /// A path; invalid UTF-8 is replaced.
     ///
     /// # Errors
-    /// The serializer's.
+    /// Errors of the serializer.
     pub fn path<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&path.display())
     }
@@ -177,7 +177,7 @@ pub mod as_text {
     /// An optional [`path`].
     ///
     /// # Errors
-    /// The serializer's.
+    /// Errors of the serializer.
     pub fn path_option<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
         path.as_ref().map(|path| path.display().to_string()).serialize(serializer)
     }
@@ -185,7 +185,7 @@ pub mod as_text {
     /// Several [`path`]s.
     ///
     /// # Errors
-    /// The serializer's.
+    /// Errors of the serializer.
     pub fn paths<S: Serializer>(paths: &[PathBuf], serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_seq(paths.iter().map(|path| path.display().to_string()))
     }

@@ -24,11 +24,11 @@ pub struct CompareRequest {
     #[cfg_attr(feature = "clap", arg(long, value_name = "FOLDER"))]
     #[serde(serialize_with = "as_text::path")]
     pub model: PathBuf,
-    /// At which size.
+    /// The input size.
     #[cfg_attr(feature = "clap", command(flatten))]
     #[serde(flatten)]
     pub size: SizeArgs,
-    /// In what the backbone multiplies, dense and pruned: f32, bf16 or int8.
+    /// Data type of the backbone's arithmetic, dense and pruned: f32, bf16 or int8.
     #[cfg_attr(feature = "clap", arg(long, default_value_t = Self::default().dtype, value_name = "TYPE"))]
     #[serde(serialize_with = "as_text::display")]
     pub dtype: Precision,
@@ -102,17 +102,17 @@ pub struct CompareRequest {
         arg(long, default_value_t = Self::default().speed_seconds, value_name = "S", conflicts_with = "no_speed")
     )]
     pub speed_seconds: f64,
-    /// Images a batch.
+    /// Images per batch.
     #[cfg_attr(feature = "clap", arg(long, default_value_t = Self::default().batch, value_name = "N"))]
     pub batch: usize,
     /// How images are read.
     #[cfg_attr(feature = "clap", command(flatten))]
     #[serde(flatten)]
     pub reading: DatasetArgs,
-    /// The command line's own, of all commands: decoding threads; 0 for one a core.
+    /// The command line's global option: decoding threads; 0 for one per core.
     #[cfg_attr(feature = "clap", arg(skip))]
     pub threads: usize,
-    /// Folder that the figures and report.html go to; an interrupted comparison goes on from it.
+    /// Folder for the figures and report.html; an interrupted comparison continues from it.
     #[cfg_attr(
         feature = "clap",
         arg(long, default_value_os_t = Self::default().report, value_name = "FOLDER")
@@ -166,12 +166,12 @@ fn parse_rival(text: &str) -> Result<(String, PathBuf), String> {
 }
 
 impl CompareRequest {
-    /// Compares on `loaded`: the policies asked for, after `own` if that is given, and the hand-made methods. The figures go
-    /// into the folder asked for. Returns them, and the request with the split that was taken.
+    /// Compares on `loaded`: the requested policies, after `own` if that is given, and the hand-made methods. The
+    /// figures are written to the requested folder. Returns them, and the request with the split that was used.
     ///
     /// # Errors
-    /// If a cost or a drop is no share or no percentage, images cannot be read, a method does not fit the backbone, the folder has
-    /// figures of another comparison, or it was asked to stop.
+    /// If a cost is not a share or a drop not a percentage, images cannot be read, a method does not fit the
+    /// backbone, the folder has figures of another comparison, or the work was asked to stop.
     pub fn run(
         &self,
         loaded: &Loaded,

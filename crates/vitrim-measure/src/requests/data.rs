@@ -1,4 +1,4 @@
-//! How images and their labels are read, and at which size.
+//! How images and their labels are read, and at which input size.
 
 use std::path::{Path, PathBuf};
 
@@ -12,19 +12,19 @@ use crate::images::{DataParts, Reading, name};
 use crate::model::{Loaded, Opening};
 use crate::progress::Listener;
 
-/// The size that a backbone takes images at.
+/// The backbone's input size.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[cfg_attr(feature = "clap", derive(clap::Args))]
 pub struct SizeArgs {
     /// Input size, pixels: a side, or HEIGHTxWIDTH; position embeddings are resampled as the checkpoint's own library
-    /// does it [default: the checkpoint's size].
+    /// does [default: the checkpoint's size].
     #[cfg_attr(feature = "clap", arg(long, value_name = "SIZE", value_parser = parse_size))]
     #[serde(serialize_with = "size")]
     pub img_size: Option<[usize; 2]>,
 }
 
 impl SizeArgs {
-    /// At this size, in `precision`.
+    /// Opens a backbone at this size, in `precision`.
     pub fn opening(&self, precision: Precision) -> Opening {
         Opening { precision, img_size: self.img_size }
     }
@@ -48,7 +48,7 @@ fn parse_size(text: &str) -> Result<[usize; 2], String> {
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[cfg_attr(feature = "clap", derive(clap::Args))]
 pub struct ImageArgs {
-    /// What a corrupt image does.
+    /// What to do with an image that cannot be decoded: fail, or skip.
     #[cfg_attr(feature = "clap", arg(long, default_value = "fail", value_parser = bad_image_parser()))]
     #[serde(serialize_with = "bad_image")]
     pub on_bad_image: OnBadImage,
@@ -58,7 +58,7 @@ pub struct ImageArgs {
 }
 
 impl ImageArgs {
-    /// How they are decoded.
+    /// The decoding of the images.
     pub fn decoding(&self) -> Decoding {
         Decoding { exif: self.exif }
     }
@@ -112,8 +112,8 @@ impl DatasetArgs {
     }
 }
 
-/// The images of `parts` that `split` names (the final ones, where it names none) with what they are called, checked against
-/// the classes of `loaded`.
+/// The images of `parts` that `split` names (the final part, if it is `None`) and their name, checked against the
+/// classes of `loaded`.
 ///
 /// # Errors
 /// If they cannot be read, or have other classes.
@@ -129,7 +129,7 @@ pub fn named_images(
     Ok((dataset, split.to_owned()))
 }
 
-/// Says how fast the images of `dataset` were decoded and which were left out.
+/// Reports the decoding rate of `dataset` and the images that were left out.
 pub fn note_reading(dataset: &Dataset, listener: &mut Listener<'_>) {
     let bad = dataset.bad_images();
     for error in bad.first() {

@@ -1,4 +1,4 @@
-//! `eval`: a policy beside the dense model and the hand-made methods.
+//! `eval`: a policy compared with the dense model and the hand-made methods.
 
 use std::path::PathBuf;
 
@@ -19,11 +19,11 @@ pub struct EvalRequest {
     #[cfg_attr(feature = "clap", arg(long, value_name = "FOLDER"))]
     #[serde(serialize_with = "as_text::path")]
     pub model: PathBuf,
-    /// At which size.
+    /// The input size.
     #[cfg_attr(feature = "clap", command(flatten))]
     #[serde(flatten)]
     pub size: SizeArgs,
-    /// In what the backbone multiplies: f32, bf16 or int8.
+    /// Data type of the backbone's arithmetic: f32, bf16 or int8.
     #[cfg_attr(feature = "clap", arg(long, default_value_t = Self::default().dtype, value_name = "TYPE"))]
     #[serde(serialize_with = "as_text::display")]
     pub dtype: Precision,
@@ -42,7 +42,8 @@ pub struct EvalRequest {
     /// Only the first N images.
     #[cfg_attr(feature = "clap", arg(long, value_name = "N"))]
     pub images: Option<usize>,
-    /// Corrupt every image first, to see what a shift costs: noise, blur, contrast, brightness or jpeg, -mild or -severe.
+    /// Corrupt every image first, to measure a distribution shift: noise, blur, contrast, brightness or jpeg, -mild
+    /// or -severe.
     #[cfg_attr(feature = "clap", arg(long, value_name = "NAME"))]
     #[serde(serialize_with = "as_text::display_option")]
     pub corrupt: Option<Corruption>,
@@ -53,8 +54,8 @@ pub struct EvalRequest {
     )]
     #[serde(serialize_with = "as_text::displays")]
     pub methods: Vec<Method>,
-    /// Without a policy: keep ratio of the hand-made methods, as in `bench`. With one: the mildest threshold on record that
-    /// costs no more than a hand-made method at this keep ratio.
+    /// Without a policy: keep ratio of the hand-made methods, as in `bench`. With one: use the mildest threshold in
+    /// the calibration record that costs no more than a hand-made method at this keep ratio.
     #[cfg_attr(
         feature = "clap",
         arg(
@@ -74,14 +75,14 @@ pub struct EvalRequest {
         arg(long, default_value_t = Self::default().speed_seconds, value_name = "S", conflicts_with = "no_speed")
     )]
     pub speed_seconds: f64,
-    /// Images a batch.
+    /// Images per batch.
     #[cfg_attr(feature = "clap", arg(long, default_value_t = Self::default().batch, value_name = "N"))]
     pub batch: usize,
     /// How images are read.
     #[cfg_attr(feature = "clap", command(flatten))]
     #[serde(flatten)]
     pub reading: DatasetArgs,
-    /// The command line's own, of all commands: decoding threads; 0 for one a core.
+    /// The command line's global option: decoding threads; 0 for one per core.
     #[cfg_attr(feature = "clap", arg(skip))]
     pub threads: usize,
     /// Run folder to write a report of these figures into; needs a calibrated policy.
@@ -120,10 +121,10 @@ impl Request for EvalRequest {
 }
 
 impl EvalRequest {
-    /// The keep ratio whose cost is asked of a policy, if there are both.
+    /// The keep ratio whose cost is requested of a policy, if both are given.
     ///
     /// # Errors
-    /// If several are given.
+    /// If several keep ratios are given.
     pub fn keep_of_policy(&self) -> Result<Option<f64>> {
         match (self.keep.as_slice(), &self.policy.policy) {
             ([], _) | (_, None) => Ok(None),
@@ -145,7 +146,7 @@ impl EvalRequest {
         }
     }
 
-    /// Seconds to measure each method's images/s for; `None` for not at all.
+    /// Seconds to measure each method's images/s for; `None` to skip the measurement.
     pub fn speed(&self) -> Option<f64> {
         (!self.no_speed).then_some(self.speed_seconds)
     }

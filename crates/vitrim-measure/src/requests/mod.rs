@@ -1,8 +1,8 @@
-//! What each verb is asked: one struct a verb, whose `Default` is the only place of its defaults.
+//! The requests: one struct per verb, whose `Default` is the only place of its defaults.
 //!
 //! The command line fills a request with clap (feature `clap`: every request is an `Args`), Python from keywords. A
-//! request gives the command line that asks for the same again ([`Request::command_line`]), which reports print, and is
-//! carried out here unless it trains (crate `vitrim`) or draws (`vitrim-report`).
+//! request gives its own command line ([`Request::command_line`]), which reports print. Requests are carried out
+//! here, unless they train (crate `vitrim`) or draw (`vitrim-report`).
 
 mod bench;
 mod calibrate;

@@ -1,4 +1,4 @@
-//! A policy, set as asked.
+//! A policy with its settings.
 
 use std::path::PathBuf;
 
@@ -14,7 +14,7 @@ use crate::model::{Loaded, open_policy};
 use crate::progress::Listener;
 use crate::statistics::Confidence;
 
-/// A policy, and how it is read out.
+/// A policy, and its read-out.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[cfg_attr(feature = "clap", derive(clap::Args))]
 pub struct PolicyArgs {
@@ -22,10 +22,10 @@ pub struct PolicyArgs {
     #[cfg_attr(feature = "clap", arg(long, value_name = "FOLDER"))]
     #[serde(serialize_with = "as_text::path_option")]
     pub policy: Option<PathBuf>,
-    /// sample, threshold=0.6 or top-r=0.7,0.49,0.343 [default: what the policy says].
+    /// How probabilities become decisions: sample, threshold=0.6 or top-r=0.7,0.49,0.343 [default: the policy's own].
     #[cfg_attr(feature = "clap", arg(long, value_name = "RULE", requires = "policy"))]
     pub read_out: Option<String>,
-    /// Another drop than the policy was calibrated to, pp, chosen from its calibration record.
+    /// Another limit of the accuracy loss, pp, chosen from the calibration record.
     #[cfg_attr(
         feature = "clap",
         arg(
@@ -37,7 +37,7 @@ pub struct PolicyArgs {
         )
     )]
     pub max_drop: Option<f64>,
-    /// Another drift likewise, percent, of a backbone without classes.
+    /// Another limit of the feature drift, percent (backbones without a classifier).
     #[cfg_attr(
         feature = "clap",
         arg(
@@ -49,13 +49,14 @@ pub struct PolicyArgs {
         )
     )]
     pub max_drift: Option<f64>,
-    /// Another confidence, chosen likewise.
+    /// Another confidence of the bound, chosen from the calibration record.
     #[cfg_attr(
         feature = "clap",
         arg(long, value_name = "SHARE", requires = "policy", conflicts_with = "read_out")
     )]
     pub confidence: Option<Confidence>,
-    /// The mildest threshold on record that costs no more than this, whatever its drop, 1e9 MACs an image.
+    /// The mildest threshold in the calibration record that costs at most this, whatever its loss, 1e9 MACs per
+    /// image.
     #[cfg_attr(
         feature = "clap",
         arg(
@@ -68,11 +69,11 @@ pub struct PolicyArgs {
     pub gmacs: Option<f64>,
 }
 
-/// A policy's cost, asked for as a keep ratio.
+/// A policy's cost, given as a keep ratio.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[cfg_attr(feature = "clap", derive(clap::Args))]
 pub struct KeepArgs {
-    /// The mildest threshold on record that costs no more than a hand-made method at this keep ratio.
+    /// The mildest threshold in the calibration record that costs no more than a hand-made method at this keep ratio.
     #[cfg_attr(
         feature = "clap",
         arg(
@@ -86,10 +87,11 @@ pub struct KeepArgs {
 }
 
 impl PolicyArgs {
-    /// Opens the policy, if one is given, and sets its read-out; `keep` is the keep ratio whose cost is asked for, if any.
+    /// Opens the policy, if one is given, and sets its read-out; `keep` is the keep ratio whose cost is requested, if
+    /// any.
     ///
     /// # Errors
-    /// If it cannot be opened for `loaded`, or its record lacks what is asked for.
+    /// If the policy does not fit `loaded`, or its record lacks what is requested.
     pub fn open(
         &self,
         keep: Option<f64>,

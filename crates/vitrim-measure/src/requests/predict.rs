@@ -21,11 +21,11 @@ pub struct PredictRequest {
     #[cfg_attr(feature = "clap", arg(long, value_name = "FOLDER"))]
     #[serde(serialize_with = "as_text::path")]
     pub model: PathBuf,
-    /// At which size.
+    /// The input size.
     #[cfg_attr(feature = "clap", command(flatten))]
     #[serde(flatten)]
     pub size: SizeArgs,
-    /// In what the backbone multiplies: f32, bf16 or int8.
+    /// Data type of the backbone's arithmetic: f32, bf16 or int8.
     #[cfg_attr(feature = "clap", arg(long, default_value_t = Self::default().dtype, value_name = "TYPE"))]
     #[serde(serialize_with = "as_text::display")]
     pub dtype: Precision,
@@ -40,7 +40,7 @@ pub struct PredictRequest {
     /// Classes to print.
     #[cfg_attr(feature = "clap", arg(long, default_value_t = Self::default().top_k, value_name = "N"))]
     pub top_k: usize,
-    /// Features in place of classes: one vector an image, or one for each token that is left; --json prints their values.
+    /// Features instead of classes: one vector per image, or one per token that is left; --json prints their values.
     #[cfg_attr(feature = "clap", arg(long, value_enum, value_name = "KIND", conflicts_with = "top_k"))]
     #[serde(serialize_with = "as_text::display_option")]
     pub features: Option<FeatureKind>,
@@ -72,7 +72,7 @@ impl Request for PredictRequest {
 }
 
 impl PredictRequest {
-    /// What is asked of each image.
+    /// What to compute for each image.
     pub fn question(&self) -> Question {
         match self.features {
             Some(kind) => Question::Features(kind),
@@ -93,11 +93,11 @@ pub struct VisualizeRequest {
     #[cfg_attr(feature = "clap", arg(long, value_name = "FOLDER"))]
     #[serde(serialize_with = "as_text::path")]
     pub model: PathBuf,
-    /// At which size.
+    /// The input size.
     #[cfg_attr(feature = "clap", command(flatten))]
     #[serde(flatten)]
     pub size: SizeArgs,
-    /// In what the backbone multiplies: f32, bf16 or int8.
+    /// Data type of the backbone's arithmetic: f32, bf16 or int8.
     #[cfg_attr(feature = "clap", arg(long, default_value_t = Self::default().dtype, value_name = "TYPE"))]
     #[serde(serialize_with = "as_text::display")]
     pub dtype: Precision,
@@ -109,7 +109,7 @@ pub struct VisualizeRequest {
     #[cfg_attr(feature = "clap", command(flatten))]
     #[serde(flatten)]
     pub keep: KeepArgs,
-    /// Folder that the pictures go to.
+    /// Folder for the pictures.
     #[cfg_attr(feature = "clap", arg(long, value_name = "FOLDER"))]
     #[serde(serialize_with = "as_text::path")]
     pub out: PathBuf,

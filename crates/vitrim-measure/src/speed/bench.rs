@@ -1,4 +1,4 @@
-//! Dense against pruned: throughput, latency, and what bounds them, over precisions and batch sizes.
+//! Speed of dense and pruned models: throughput, latency, and their bounds, over precisions and batch sizes.
 
 use std::time::Duration;
 
@@ -15,14 +15,14 @@ use crate::speed::budgets::Budgets;
 use crate::speed::peak_memory;
 use crate::speed::{Entrant, Race, Rate, SpeedOptions, Streams, Timing, race};
 
-/// Time to look for the processor's peak for.
+/// Time for measuring the processor's peak.
 const PEAK_TIME: Duration = Duration::from_millis(300);
 
-/// A backbone in one precision, and what prunes it.
+/// A backbone in one precision, and its pruner.
 pub(crate) struct BenchModel {
     /// The backbone.
     pub loaded: Loaded,
-    /// What prunes it.
+    /// The pruner.
     pub pruner: Box<dyn Pruner>,
 }
 
@@ -31,38 +31,39 @@ pub(crate) struct BenchModel {
 pub(crate) struct BenchOptions {
     /// Batch sizes.
     pub batches: Vec<usize>,
-    /// For how long to measure each model at each batch size.
+    /// Time for measuring each model at each batch size.
     pub time: Duration,
-    /// Least rounds of all models at each batch size.
+    /// Smallest number of rounds of all models at each batch size.
     pub rounds: usize,
-    /// Batches in flight at once, among which the threads are shared out.
+    /// Batches in flight at once, between which the threads are divided.
     pub streams: usize,
-    /// Whether to say where the time goes.
+    /// Whether to report the time of each operation.
     pub profile: bool,
-    /// Stages and shares of N0 to compare budgets that differ between images with equal ones at, if at all.
+    /// Stages and shares of N0 for the comparison of budgets that differ between images with equal ones, if
+    /// requested.
     pub ragged: Option<(Vec<usize>, Vec<f64>)>,
 }
 
-/// What was measured.
+/// The measured figures.
 #[derive(Clone, Debug, Serialize)]
 pub struct BenchReport {
     /// The backbone.
     pub model: String,
     /// The method and its setting.
     pub method: String,
-    /// The instructions in use.
+    /// The instruction set in use.
     pub simd: String,
     /// Threads that compute.
     pub threads: usize,
     /// Batches in flight at once.
     pub streams: usize,
-    /// MACs of the dense model an image, in units of 1e9.
+    /// MACs of the dense model per image, in units of 1e9.
     pub dense_gmacs: f64,
-    /// One for each precision.
+    /// One entry for each precision.
     pub dtypes: Vec<DtypeReport>,
-    /// One for each batch size and precision.
+    /// One entry for each batch size and precision.
     pub cells: Vec<Cell>,
-    /// What it took.
+    /// Memory use.
     pub memory: Memory,
 }
 
@@ -71,43 +72,43 @@ pub struct BenchReport {
 pub struct Memory {
     /// Packed weights of all precisions.
     pub weights: usize,
-    /// `8 T D` f32 values at the largest batch, for each stream: what its forward pass may hold.
+    /// `8 T D` f32 values at the largest batch, for each stream: an upper bound for a forward pass.
     pub activations: usize,
     /// Images to time with.
     pub pixels: usize,
     /// The sum of these, and 64 MiB for everything else.
     pub bound: usize,
-    /// Most that was resident since everything was loaded; null where the operating system does not say.
+    /// Peak resident memory since everything was loaded; null if the operating system does not report it.
     pub peak: Option<usize>,
 }
 
-/// What neither weights nor activations account for, bytes.
+/// Allowance for everything besides weights, activations and pixels, bytes.
 const REST: usize = 64 << 20;
 
-/// What a precision costs at any batch size.
+/// Cost in one precision, independent of the batch size.
 #[derive(Clone, Debug, Serialize)]
 pub struct DtypeReport {
-    /// In what the backbone multiplies.
+    /// Data type of the backbone's arithmetic.
     #[serde(with = "crate::model::dtype")]
     pub dtype: Precision,
-    /// MACs of the pruned model an image, in units of 1e9, its scoring included.
+    /// MACs of the pruned model per image, in units of 1e9, its scoring included.
     pub pruned_gmacs: f64,
     /// Dense over pruned MACs: the speed-up if time followed MACs.
     pub mac_ratio: f64,
     /// Mean share of N0 left after each stage, `[K]`.
     pub keep_ratio: Vec<f64>,
-    /// What the processor does at most, all threads at once, in units of 1e9 floating-point operations a second;
-    /// a multiply-add counts as two.
+    /// The processor's peak with all threads, in units of 1e9 floating-point operations per second; a multiply-add
+    /// counts as two.
     pub peak_gflops: f64,
 }
 
 /// One precision at one batch size.
 #[derive(Clone, Debug, Serialize)]
 pub struct Cell {
-    /// In what the backbone multiplies.
+    /// Data type of the backbone's arithmetic.
     #[serde(with = "crate::model::dtype")]
     pub dtype: Precision,
-    /// Images a batch.
+    /// Images per batch.
     pub batch: usize,
     /// The dense model.
     pub dense: Speed,
@@ -119,34 +120,35 @@ pub struct Cell {
     pub overhead: f64,
     /// Rounds measured.
     pub rounds: usize,
-    /// Images a round.
+    /// Images per round.
     pub images: usize,
-    /// Budgets that differ between images, if asked and there are several.
+    /// Budgets that differ between images, if requested and there are several images.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ragged: Option<Ragged>,
-    /// Where the time goes, if asked.
+    /// Time by operation, if requested.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub profile: Vec<Spent>,
 }
 
-/// A model's speed beside the processor's.
+/// A model's speed compared with the processor's peak.
 #[derive(Clone, Debug, Serialize)]
 pub struct Speed {
     /// Throughput and latency.
     #[serde(flatten)]
     pub rate: Rate,
-    /// Operations done, two a MAC, in units of 1e9 a second.
+    /// Operations per second, two per MAC, in units of 1e9.
     pub gflops: f64,
-    /// The same as a share of the peak in this precision. (In 8 bits, attention and patch embedding multiply in bf16.)
+    /// `gflops` as a share of the peak in this precision. (In 8 bits, attention and patch embedding multiply in
+    /// bf16.)
     pub of_peak: f64,
 }
 
-/// Ragged batches beside even ones with as many tokens at each stage, both without any scoring.
+/// Ragged batches compared with even ones with as many tokens at each stage, both without any scoring.
 #[derive(Clone, Debug, Serialize)]
 pub struct Ragged {
-    /// Images/s where all budgets are equal.
+    /// Images/s with equal budgets.
     pub equal: Rate,
-    /// Images/s where they differ by up to 30 %.
+    /// Images/s with budgets that differ by up to 30 %.
     pub varied: Rate,
     /// Varied over equal images/s.
     pub ratio: f64,
@@ -157,9 +159,9 @@ pub struct Ragged {
 pub struct Spent {
     /// Its name.
     pub operation: String,
-    /// In a batch of the dense model.
+    /// Its share of a batch of the dense model.
     pub dense: Share,
-    /// In a batch of the pruned model.
+    /// Its share of a batch of the pruned model.
     pub pruned: Share,
 }
 
@@ -168,15 +170,16 @@ pub struct Spent {
 pub struct Share {
     /// Mean over the batches, ms.
     pub ms: f64,
-    /// The same as a share of the batch's time.
+    /// Share of the batch's time.
     pub share: f64,
 }
 
-/// Times `models`, one backbone in several precisions, dense and pruned (by what is called `method`), over
+/// Measures `models`, one backbone in several precisions, dense and pruned (by the method called `method`), on
 /// `images`. At each batch size, rounds alternate between all of them.
 ///
 /// # Errors
-/// If a pruner does not fit the backbone, a batch size is 0, or there are fewer threads than streams, or no stream.
+/// If a pruner does not fit the backbone, a batch size is 0, there are fewer threads than streams, or there is no
+/// stream.
 ///
 /// # Panics
 /// If there is no model.
@@ -237,7 +240,7 @@ pub(crate) fn bench(
     })
 }
 
-/// Equal and varied budgets for batches of `batch`, if they are to be compared.
+/// Equal and varied budgets for batches of `batch`, if their comparison is requested.
 fn budgets(options: &BenchOptions, spec: &VitSpec, batch: usize) -> Result<Option<[Budgets; 2]>> {
     match &options.ragged {
         Some((stages, shares)) if batch > 1 => Ok(Some([
@@ -248,12 +251,12 @@ fn budgets(options: &BenchOptions, spec: &VitSpec, batch: usize) -> Result<Optio
     }
 }
 
-/// MACs of the dense model an image, in units of 1e9.
+/// MACs of the dense model per image, in units of 1e9.
 fn dense_gmacs(spec: &VitSpec) -> f64 {
     cost::dense_macs(spec) as f64 / 1e9
 }
 
-/// The cell of what was timed of one precision: dense, pruned, and budgets if asked.
+/// The cell of one precision from its timings: dense, pruned, and budgets if requested.
 fn cell(
     timings: &[Timing],
     dtype: &DtypeReport,
@@ -280,7 +283,7 @@ fn cell(
     }
 }
 
-/// What `model` costs, over the first images, in batches of at most `largest`.
+/// The cost of `model`, over the first images, in batches of at most `largest`.
 fn costs(model: &BenchModel, images: &BenchImages, largest: usize) -> Result<DtypeReport> {
     let BenchModel { loaded, pruner } = model;
     let values = loaded.transform.pixel_count();
@@ -309,21 +312,21 @@ fn costs(model: &BenchModel, images: &BenchImages, largest: usize) -> Result<Dty
     })
 }
 
-/// What all threads do at most, all at once.
+/// The peak of all threads at once.
 fn peak_gflops(precision: Precision) -> f64 {
     let threads = rayon::broadcast(|_| InstructionSet::current().fma_peak(precision, PEAK_TIME));
     2.0 * threads.iter().sum::<f64>() / 1e9
 }
 
 impl Speed {
-    /// The speed of a model of `gmacs` an image.
+    /// The speed of a model with a cost of `gmacs` per image.
     fn of(timing: &Timing, gmacs: f64, peak_gflops: f64) -> Self {
         let gflops = 2.0 * gmacs * timing.rate.images_per_s;
         Speed { rate: timing.rate, gflops, of_peak: gflops / peak_gflops }
     }
 }
 
-/// Where the time of both models goes, as the data flows.
+/// Time by operation of both models, in the order of the data flow.
 fn profile(dense: &Timing, pruned: &Timing) -> Vec<Spent> {
     let spent = |operation: &str, ms: &dyn Fn(&Timing) -> f64| {
         let share = |timing: &Timing| Share { ms: ms(timing), share: ms(timing) / timing.batch_ms };

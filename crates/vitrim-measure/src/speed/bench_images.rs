@@ -1,4 +1,4 @@
-//! Images to time with: random pixels, or a data set's first.
+//! Images for timing: random pixels, or the first of a data set.
 
 use vitrim_data::{Dataset, Loader, LoaderOptions, OnBadImage, Order};
 use vitrim_prune::ImageKey;
@@ -8,14 +8,14 @@ use crate::error::{MeasureError, Result};
 use crate::model::Loaded;
 use crate::speed::Pixels;
 
-/// Images that are kept in memory at least.
+/// Smallest number of images that are kept in memory.
 pub const BENCH_IMAGES: usize = 64;
 
-/// Images in memory to time with.
+/// Images in memory for timing.
 pub struct BenchImages {
-    /// `[N, 3, H, W]`.
+    /// Pixels, `[N, 3, H, W]`.
     pub(crate) data: Vec<f32>,
-    /// `[N]`.
+    /// Keys of the images, `[N]`.
     pub(crate) keys: Vec<ImageKey>,
 }
 
@@ -25,7 +25,8 @@ impl BenchImages {
         let count = batch.max(BENCH_IMAGES);
         let values = loaded.transform.pixel_count();
         let pixel = |i: usize| (2.0 * uniform(&[0, i as u64]) - 1.0) as f32;
-        // One image's pixels, shifted by a few for each image: cheap, and no two are equal.
+        // The pixels of one image, shifted by a few positions for each image: this is cheap, and no two images are
+        // equal.
         let one: Vec<f32> = (0..values).map(pixel).collect();
         let mut data = Vec::with_capacity(count * values);
         for image in 0..count {
@@ -36,15 +37,15 @@ impl BenchImages {
         BenchImages { data, keys: (0..count as u64).collect() }
     }
 
-    /// All of them.
+    /// All images.
     pub fn pixels(&self) -> Pixels<'_> {
         Pixels { data: &self.data, keys: &self.keys }
     }
 
-    /// The first images of `dataset`, repeated if they are fewer than a batch of `batch`.
+    /// The first images of `dataset`, repeated if there are fewer than `batch`.
     ///
     /// # Errors
-    /// If they cannot be read, as `on_bad_image` says, or there are none.
+    /// If they cannot be read, according to `on_bad_image`, or there are none.
     pub fn of(loaded: &Loaded, dataset: &Dataset, batch: usize, on_bad_image: OnBadImage) -> Result<Self> {
         let count = batch.max(BENCH_IMAGES);
         let options =

@@ -1,15 +1,15 @@
-//! Budgets that differ between the images of a batch, beside equal ones of the same total: what a packed batch of
-//! ragged sequences costs.
+//! Budgets that differ between the images of a batch, compared with equal ones of the same total: the overhead of
+//! ragged sequences in a packed batch.
 
 use vitrim_prune::{ImageKey, KeepProfile, Pruner};
 use vitrim_vit::{Reduction, Site, Taps, View, VitSpec};
 
 use crate::error::Result;
 
-/// By how much a budget differs from the mean at most, as a share of it.
+/// Largest relative difference of a budget from the mean.
 const SPREAD: f64 = 0.3;
 
-/// Keeps the first patch tokens of each image, as many as its place in the batch says. It looks at nothing.
+/// Keeps the first patch tokens of each image; their number depends only on the image's position in the batch.
 #[derive(Clone, Debug)]
 pub struct Budgets {
     stages: Vec<usize>,
@@ -18,7 +18,7 @@ pub struct Budgets {
 }
 
 impl Budgets {
-    /// The same for all of `batch` images: `shares[k]` of N0 before block `stages[k]`.
+    /// Equal budgets for all of `batch` images: `shares[k]` of N0 before block `stages[k]`.
     ///
     /// # Errors
     /// If the shares do not fit, see [`KeepProfile::new`].
@@ -28,8 +28,8 @@ impl Budgets {
         Ok(Budgets { stages: stages.to_vec(), patch_tokens: vec![image; batch] })
     }
 
-    /// Up to 30 % less or more for each image, and at each stage as many tokens over all of them as with
-    /// [`Budgets::equal`].
+    /// Budgets that are up to 30 % smaller or larger for each image. At each stage, their sum over all images is that
+    /// of [`Budgets::equal`].
     ///
     /// # Errors
     /// As [`Budgets::equal`].

@@ -1,7 +1,7 @@
-//! Images a second of several models, side by side.
+//! Images per second of several models, measured in alternation.
 //!
-//! Rounds alternate between the models over the same pixels in memory, so that whatever else the
-//! machine does hits all alike; medians over the rounds are reported.
+//! Rounds alternate between the models over the same pixels in memory, so that other load on the machine affects all
+//! of them alike; medians over the rounds are reported.
 
 pub mod bench;
 pub(crate) mod bench_images;
@@ -26,12 +26,12 @@ use crate::statistics::Quantiles;
 /// How long to measure.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SpeedOptions {
-    /// Rounds at least.
+    /// Smallest number of rounds.
     pub rounds: usize,
-    /// Time to measure for, warm-up excluded: more rounds where the models are fast, fewer images a round
-    /// where they are slow.
+    /// Time for the measurement, warm-up excluded: more rounds if the models are fast, fewer images per round if they
+    /// are slow.
     pub time: Duration,
-    /// Batches a round at most.
+    /// Largest number of batches per round.
     pub batches: usize,
 }
 
@@ -53,7 +53,7 @@ pub struct Rate {
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SpeedUp {
-    /// Images a batch.
+    /// Images per batch.
     pub batch: usize,
     /// The dense model.
     pub dense: Rate,
@@ -63,16 +63,16 @@ pub struct SpeedUp {
     pub speed_up: f64,
     /// Rounds measured.
     pub rounds: usize,
-    /// Images a round.
+    /// Images per round.
     pub images: usize,
 }
 
 /// Images in memory.
 #[derive(Clone, Copy)]
 pub(crate) struct Pixels<'a> {
-    /// `[N, 3, H, W]`.
+    /// Pixels, `[N, 3, H, W]`.
     pub data: &'a [f32],
-    /// `[N]`.
+    /// Keys of the images, `[N]`.
     pub keys: &'a [ImageKey],
 }
 
@@ -86,10 +86,11 @@ impl<'a> Pixels<'a> {
     }
 }
 
-/// Batches in flight at once, each on threads of its own: what a service does that answers several requests. More batches
-/// are done in a second than by all threads on one at a time, as nobody waits for anybody; each takes longer.
+/// Batches in flight at once, each on its own threads, as in a service that answers several requests. Throughput is
+/// higher than with all threads on one batch at a time, because batches need no synchronisation; each batch takes
+/// longer.
 pub(crate) struct Streams {
-    /// Of each stream; none where batches follow each other on the caller's threads.
+    /// Threads of each stream; empty if batches run one after another on the caller's threads.
     threads: Vec<Threads>,
 }
 
@@ -97,10 +98,10 @@ impl Streams {
     /// One batch after the other, on the caller's threads.
     pub const ONE: Streams = Streams { threads: Vec::new() };
 
-    /// `count` streams, among which the caller's number of threads is shared out.
+    /// `count` streams, between which the caller's number of threads is divided.
     ///
     /// # Errors
-    /// If there are fewer threads than streams, or they cannot be started.
+    /// If there are fewer threads than streams, or the threads cannot be started.
     pub fn new(count: usize) -> Result<Self> {
         if count <= 1 {
             return Ok(Streams::ONE);
@@ -115,7 +116,7 @@ impl Streams {
         Ok(Streams { threads: (0..count).map(own).collect::<Result<_, _>>()? })
     }
 
-    /// How many.
+    /// Number of streams.
     pub fn count(&self) -> usize {
         self.threads.len().max(1)
     }
@@ -132,16 +133,16 @@ impl Streams {
     }
 }
 
-/// A model to be timed, dense or pruned.
+/// A model to be measured, dense or pruned.
 pub(crate) struct Entrant<'a> {
-    /// One for each stream. Entrants may share them, and so their profiles.
+    /// One session for each stream. Entrants may share sessions, and so their profiles.
     sessions: &'a [CpuBackbone],
     /// None for a dense model.
     pruner: Option<Timed<'a>>,
 }
 
 impl<'a> Entrant<'a> {
-    /// The model of `sessions`, one for each stream, as it is.
+    /// The model of `sessions`, one for each stream, without pruning.
     pub fn dense(sessions: &'a [CpuBackbone]) -> Self {
         Entrant { sessions, pruner: None }
     }
@@ -151,7 +152,7 @@ impl<'a> Entrant<'a> {
         Entrant { sessions, pruner: Some(Timed { pruner, nanoseconds: AtomicU64::new(0) }) }
     }
 
-    /// Does `work` with each session at once.
+    /// Calls `work` with all sessions at the same time.
     fn on_streams<T: Send>(&self, work: impl Fn(&CpuBackbone) -> Result<T> + Sync) -> Result<Vec<T>> {
         if let [session] = self.sessions {
             return Ok(vec![work(session)?]);
@@ -178,7 +179,7 @@ impl<'a> Entrant<'a> {
         })
     }
 
-    /// What was spent on each operation, and on scoring, since the last call.
+    /// The time of each operation, and of scoring, since the last call.
     fn take_times(&self) -> ([Duration; Operation::ALL.len()], Duration) {
         let mut operations = [Duration::ZERO; Operation::ALL.len()];
         for session in self.sessions {
@@ -189,10 +190,10 @@ impl<'a> Entrant<'a> {
     }
 }
 
-/// A pruner whose own time is counted.
+/// A pruner whose own time is measured.
 struct Timed<'a> {
     pruner: &'a dyn Pruner,
-    /// Of all streams.
+    /// Time of all streams.
     nanoseconds: AtomicU64,
 }
 
@@ -214,46 +215,47 @@ impl Pruner for Timed<'_> {
     }
 }
 
-/// What was measured of an entrant.
+/// The timing of an entrant.
 #[derive(Clone, Debug)]
 pub(crate) struct Timing {
     /// Its speed.
     pub rate: Rate,
     /// Mean time of a batch, ms.
     pub batch_ms: f64,
-    /// Of that, what each of [`Operation::ALL`] takes, ms.
+    /// The part of `batch_ms` for each of [`Operation::ALL`], ms.
     pub operations_ms: [f64; Operation::ALL.len()],
-    /// Of that, what the pruner's decisions take, ms.
+    /// The part of `batch_ms` for the pruner's decisions, ms.
     pub scoring_ms: f64,
 }
 
 impl Timing {
-    /// Mean time of a batch that neither an operation nor the pruner takes, ms.
+    /// The part of `batch_ms` that belongs neither to an operation nor to the pruner, ms.
     pub fn rest_ms(&self) -> f64 {
         self.batch_ms - self.scoring_ms - self.operations_ms.iter().sum::<f64>()
     }
 
-    /// Share of the time that decisions and compaction take: what pruning costs.
+    /// Share of the time for decisions and compaction: the overhead of pruning.
     pub fn overhead(&self) -> f64 {
         (self.scoring_ms + self.operations_ms[Operation::Compaction as usize]) / self.batch_ms
     }
 }
 
-/// What was measured of all entrants.
+/// The timings of all entrants.
 #[derive(Clone, Debug)]
 pub(crate) struct Race {
-    /// Of each.
+    /// Timings, one per entrant, in the order given.
     pub timings: Vec<Timing>,
     /// Rounds measured.
     pub rounds: usize,
-    /// Images a round.
+    /// Images per round.
     pub images: usize,
 }
 
-/// Measures `entrants`, `batch` images at a time on each of as many streams as all of them have sessions.
+/// Measures `entrants`, with `batch` images at a time on each stream; there are as many streams as each entrant has
+/// sessions.
 ///
 /// # Errors
-/// If there are fewer images than a batch, or a model refuses.
+/// If there are fewer images than a batch, or a model returns an error.
 pub(crate) fn race(
     entrants: &[Entrant<'_>],
     pixels: Pixels<'_>,
@@ -265,7 +267,7 @@ pub(crate) fn race(
         let images = pixels.keys.len();
         return Err(MeasureError::Setting(format!("{images} images are too few for a batch of {batch}")));
     }
-    // Warm-up, which also says how many batches fit into the time.
+    // Warm-up, which also gives the number of batches that fit into the time.
     let started = Instant::now();
     let mut warm = 0;
     while warm < 2 || (started.elapsed() < options.time / 10 && warm < available) {
@@ -310,7 +312,7 @@ pub(crate) fn speed_up(
     Ok(SpeedUp { batch, dense, pruned, speed_up: pruned.images_per_s / dense.images_per_s, rounds, images })
 }
 
-/// One entrant's measurements.
+/// Measurements of one entrant.
 #[derive(Default)]
 struct Clock {
     /// Images/s of each round.
@@ -329,7 +331,7 @@ impl Clock {
         batches: usize,
         batch: usize,
     ) -> Result<()> {
-        // What another entrant spent on the same sessions.
+        // Discards the times of another entrant on the same sessions.
         entrant.take_times();
         let started = Instant::now();
         let times = entrant.on_streams(|session| {
@@ -389,7 +391,7 @@ mod tests {
     fn streams_run_at_once_and_share_the_threads_out() {
         let pool = ThreadPoolBuilder::new().num_threads(5).build().unwrap();
         let sessions = pool.install(|| Streams::new(2)).unwrap().sessions(&model());
-        // Each waits for what the other sends, which one after the other could not.
+        // Each waits for a message of the other, which would block forever if they ran one after the other.
         let ((to_second, from_first), (to_first, from_second)) = (channel(), channel());
         let ends = Mutex::new(vec![(to_second, from_second), (to_first, from_first)]);
         let threads = Entrant::dense(&sessions).on_streams(|session| {

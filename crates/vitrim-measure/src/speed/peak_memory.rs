@@ -1,12 +1,12 @@
-//! The most memory that the process has had resident, as Linux counts it.
+//! Peak resident memory of the process, as reported by Linux.
 
-/// Starts counting anew; false where that cannot be had.
+/// Resets the peak; false if that is not possible.
 pub fn reset() -> bool {
     // See proc_pid_clear_refs(5).
     std::fs::write("/proc/self/clear_refs", "5").is_ok()
 }
 
-/// Bytes since the process began, or since [`reset`]; `None` on other systems than Linux.
+/// Peak in bytes since the start of the process, or since [`reset`]; `None` on systems other than Linux.
 pub fn peak() -> Option<usize> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let kilobytes = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?.trim().strip_suffix("kB")?;

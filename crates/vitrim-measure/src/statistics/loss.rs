@@ -1,10 +1,10 @@
-//! What pruning loses on images that both models saw, with its bounds: a drop of top-1, or a drift of features.
+//! The loss of pruning on images that both models ran on, with its bounds: a drop of top-1, or a drift of features.
 
 use serde::{Deserialize, Serialize};
 
 use super::{Confidence, StatsError};
 
-/// Beyond this many images [`Loss::images_needed`] gives up.
+/// The number of images at which [`Loss::images_needed`] gives up.
 const MOST_IMAGES: u64 = 1 << 53;
 
 /// The drop (dense minus pruned top-1) on images that both models saw.
@@ -46,7 +46,7 @@ impl PairedLoss {
         self.images
     }
 
-    /// The measured drop, in pp. Negative where the pruned model is better.
+    /// The measured drop, in pp. Negative if the pruned model is better.
     pub fn loss_pp(&self) -> f64 {
         let lost = self.dense_only_right as f64 - self.pruned_only_right as f64;
         100.0 * lost / self.images as f64
@@ -61,9 +61,9 @@ impl PairedLoss {
 
     /// The one-sided upper bound of the drop, in pp.
     ///
-    /// At a confidence of 0.5 this is [`PairedLoss::drop_pp`], without the adjustment: who asks for
-    /// 0.5 asks for the point estimate. At no confidence is it below the point estimate, which the
-    /// adjustment alone, as it pulls towards 0, would be just above 0.5.
+    /// At a confidence of 0.5 this is [`PairedLoss::loss_pp`], without the adjustment, because 0.5 means the point
+    /// estimate. The bound is never below the point estimate; with the adjustment alone, which pulls towards 0, it
+    /// would be at confidences just above 0.5.
     ///
     /// At 0.9 and some ten or more discordant images, the bound is below the true drop in 10 to
     /// 12 % of draws; the worst case, a handful of discordant images all on one side, is 14 %.
@@ -75,7 +75,7 @@ impl PairedLoss {
         count as f64 / self.images as f64
     }
 
-    /// The upper bound in pp, had these shares been seen on `images` images.
+    /// The upper bound in pp, if these shares had been seen on `images` images.
     fn upper_bound_on(&self, images: f64, confidence: Confidence) -> f64 {
         if confidence == Confidence::POINT_ESTIMATE {
             return self.loss_pp();
@@ -85,9 +85,9 @@ impl PairedLoss {
         bound.max(self.loss_pp()).min(100.0)
     }
 
-    /// The adjusted estimate and its standard error in pp, had these shares been seen on `images`
-    /// images: with b, c the discordant counts and a hat for b + 0.5, c + 0.5, n + 2,
-    /// (b^ - c^) / n^ and sqrt(b^ + c^ - (b^ - c^)^2 / n^) / n^.
+    /// The adjusted estimate and its standard error in pp, if these shares had been seen on `images` images: with b,
+    /// c the discordant counts and b^, c^, n^ for b + 0.5, c + 0.5, n + 2, (b^ - c^) / n^ and sqrt(b^ + c^ - (b^ -
+    /// c^)^2 / n^) / n^.
     fn adjusted(&self, images: f64) -> (f64, f64) {
         let n = images + 2.0;
         let b = images * self.share(self.dense_only_right) + 0.5;
@@ -99,10 +99,10 @@ impl PairedLoss {
 
 /// The drift of pooled features on images that both models saw: 100 (1 - cos), percent.
 ///
-/// Most images drift a little and a few far, so that the mean is less certain upwards than the normal approximation
-/// says. Bounds are Johnson's, "Modified t tests and confidence intervals for asymmetrical populations", Journal of the
-/// American Statistical Association 73 (1978), 536-544, with the normal quantile:
-/// mean + s / sqrt(n) (z + g (1 + 2 z^2) / (6 sqrt(n))), g the skewness.
+/// Most images drift a little and a few far: the distribution of drifts is skewed, and the normal approximation would
+/// understate the upper bound. Bounds are Johnson's, "Modified t tests and confidence intervals for asymmetrical
+/// populations", Journal of the American Statistical Association 73 (1978), 536-544, with the normal quantile: mean +
+/// s / sqrt(n) (z + g (1 + 2 z^2) / (6 sqrt(n))), g the skewness.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Drift {
@@ -113,7 +113,8 @@ pub struct Drift {
 }
 
 impl Drift {
-    /// The drift on images whose drifts' powers 1 to 3 add up to `sums`, percent, percent squared and cubed.
+    /// The drift on `images` images, the powers 1 to 3 of whose drifts have the sums `sums`, in percent, percent
+    /// squared and cubed.
     ///
     /// # Errors
     /// [`StatsError::NoImages`] without images.
@@ -125,7 +126,7 @@ impl Drift {
         let variance = (square - mean * mean).max(0.0);
         let deviation = variance.sqrt();
         let third = cube - 3.0 * mean * square + 2.0 * mean.powi(3);
-        // Of what hardly differs, rounding is all that the third moment tells.
+        // If drifts hardly differ, the third moment is rounding error.
         let skewness = if deviation > 1e-9 * mean.abs() { third / deviation.powi(3) } else { 0.0 };
         Ok(Drift { images, mean, deviation, skewness })
     }
@@ -143,19 +144,19 @@ impl Drift {
         self.bound(images, confidence.one_sided_z())
     }
 
-    /// The bound `z` standard errors from the mean, had these moments been seen on `images` images.
+    /// The bound `z` standard errors from the mean, if these moments had been seen on `images` images.
     fn bound(&self, images: f64, z: f64) -> f64 {
         let root = images.sqrt();
         self.mean + self.deviation / root * (z + self.skewness * (1.0 + 2.0 * z * z) / (6.0 * root))
     }
 }
 
-/// What pruning loses, percent of something: what a user allows some of.
+/// The loss of pruning, percent: the quantity that a user limits.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Loss {
-    /// Of top-1, pp; without labels, of agreement with the dense model.
+    /// Loss of top-1, pp; without labels, of agreement with the dense model.
     Accuracy(PairedLoss),
-    /// Of the features' direction, for backbones without classes.
+    /// Drift of the features, for backbones without classes.
     Drift(Drift),
 }
 
@@ -185,9 +186,9 @@ impl Loss {
         self.upper_bound_on(images as f64, confidence)
     }
 
-    /// How many images it takes for [`Loss::upper_bound`] to reach `target`, were all but their number to stay as it
-    /// is. None when no number of images would: the measured loss exceeds the target, or equals it while more than
-    /// the point estimate is asked.
+    /// How many images it takes for [`Loss::upper_bound`] to reach `target`, if everything but their number stays the
+    /// same. None if no number of images would: the measured loss exceeds the target, or equals it and the confidence
+    /// is above 0.5.
     pub fn images_needed(&self, target: f64, confidence: Confidence) -> Option<usize> {
         let certified = |images: u64| self.upper_bound_on(images as f64, confidence) <= target;
         let mut enough = 1;
@@ -272,14 +273,14 @@ mod tests {
         let needed = loss.images_needed(0.5, confidence(0.9)).unwrap();
         let at = |n: usize| loss.upper_bound_on(n as f64, confidence(0.9));
         assert!(at(needed) <= 0.5 && at(needed - 1) > 0.5);
-        // By hand, unadjusted: 0.3 + 128.155 sqrt((0.027 - 0.000009) / n) = 0.5 at n = 11,081.
+        // Computed by hand, without the adjustment: 0.3 + 128.155 sqrt((0.027 - 0.000009) / n) = 0.5 at n = 11,081.
         assert!((11_000..11_300).contains(&needed), "{needed}");
 
         assert_eq!(loss.images_needed(0.2, confidence(0.9)), None);
         assert_eq!(loss.images_needed(loss.measured(), confidence(0.9)), None);
         assert_eq!(loss.images_needed(0.3, confidence(0.5)), Some(1));
         assert_eq!(loss.images_needed(f64::NAN, confidence(0.9)), None);
-        // Nothing discordant: z / (n + 2) = 0.1 % at n = 1279.55.
+        // No discordant images: z / (n + 2) = 0.1 % at n = 1279.55.
         let same = PairedLoss::new(50, 0, 0).map(Loss::Accuracy).unwrap();
         assert_eq!(same.images_needed(0.1, confidence(0.9)), Some(1280));
     }
@@ -322,7 +323,7 @@ mod tests {
 
     #[test]
     fn drift_equals_the_numbers_by_hand() {
-        // Of 0, 0, 0, 4: mean 1, variance 3, third moment (3 x -1 + 27) / 4 = 6, skewness 6 / 3^1.5 = 1.154701.
+        // Drifts 0, 0, 0, 4: mean 1, variance 3, third moment (3 x -1 + 27) / 4 = 6, skewness 6 / 3^1.5 = 1.154701.
         let one = drift(&[0.0, 0.0, 0.0, 4.0]);
         close(one.mean, 1.0, 1e-12);
         close(one.deviation, 3f64.sqrt(), 1e-12);
@@ -341,7 +342,7 @@ mod tests {
 
     #[test]
     fn the_drifts_bound_covers_as_often_as_it_says() {
-        // Exp of a normal of deviation 1: mean e^0.5, skewness 6.2, as features drift.
+        // Log-normal with deviation 1: mean e^0.5, skewness 6.2, similar to drifts of features.
         let mut rng = StdRng::seed_from_u64(3);
         let mut normal = || {
             let (u, v): (f64, f64) = (1.0 - rng.random::<f64>(), rng.random());

@@ -1,5 +1,5 @@
-//! What a measured figure is worth: the drop on paired images with its bounds, means with their
-//! intervals, quantiles, rank correlations.
+//! Statistics of measured figures: the drop on paired images with its bounds, means with their intervals, quantiles,
+//! rank correlations.
 //!
 //! ```
 //! use vitrim_measure::statistics::{Confidence, PairedLoss};
@@ -29,7 +29,7 @@ pub enum StatsError {
     /// A confidence outside `[0.5, 1)`.
     #[error("confidence `{given}` is not a number of at least 0.5 and below 1; try 0.9")]
     Confidence {
-        /// What was given.
+        /// The confidence that was given.
         given: String,
     },
     /// A loss on no images at all.
@@ -40,7 +40,7 @@ pub enum StatsError {
         "{dense_only_right} + {pruned_only_right} discordant images among {images} images: an image counts once; check the counts"
     )]
     Counts {
-        /// Images in all.
+        /// Number of images.
         images: usize,
         /// Images that only the dense model got right.
         dense_only_right: usize,
@@ -49,19 +49,19 @@ pub enum StatsError {
     },
 }
 
-/// How sure a bound or an interval shall be: a number in `[0.5, 1)`.
+/// The confidence of a bound or an interval: a number in `[0.5, 1)`.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd, Serialize, Deserialize)]
 #[serde(try_from = "f64", into = "f64")]
 pub struct Confidence(f64);
 
 impl Confidence {
-    /// How sure to be where nobody says.
+    /// The default confidence.
     pub const DEFAULT: Confidence = Confidence(0.9);
 
     /// The point estimate: one-sided bounds at this level are the measured figure itself.
     pub const POINT_ESTIMATE: Confidence = Confidence(0.5);
 
-    /// A confidence of `level`.
+    /// The confidence `level`.
     ///
     /// # Errors
     /// [`StatsError::Confidence`] outside `[0.5, 1)`.

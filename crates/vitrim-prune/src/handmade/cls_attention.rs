@@ -37,7 +37,7 @@ impl Pruner for ClsAttentionPruner {
     }
 }
 
-/// The attention that was asked for, `[T]`.
+/// The class token's attention that the pruner asked for, `[T]`.
 pub(super) fn class_attention<'s>(view: &View<'s>) -> Result<&'s [f32]> {
     let missing = || PruneError::KeepProfile("needs a view that carries the class token's attention".into());
     view.cls_attention.ok_or_else(missing)

@@ -1,4 +1,4 @@
-//! Selection by the class token's attention, the rest fused into one token.
+//! Selection by the class token's attention; the other tokens are fused into one.
 
 use vitrim_vit::{Reduction, Site, Taps, View, VitSpec};
 
@@ -16,8 +16,8 @@ pub(super) const METHOD: HandMade = HandMade {
 };
 
 /// EViT (Liang et al., ICLR 2022): between attention and MLP of each stage's block, the patch tokens to which the
-/// class token attends most stay, and the rest becomes one token, their sum weighted by that attention. The
-/// fused token takes part in what follows, later selections included. `patch_tokens` counts without it.
+/// class token attends most stay. The other patch tokens become one token: their sum weighted by that attention. The
+/// fused token takes part in the following blocks and selections. `patch_tokens` does not count it.
 #[derive(Clone, Debug)]
 struct EvitPruner {
     profile: KeepProfile,

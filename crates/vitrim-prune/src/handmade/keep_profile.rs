@@ -1,4 +1,4 @@
-//! How many tokens a method leaves, and where.
+//! How many tokens a method keeps at each stage.
 
 use vitrim_vit::{Site, Taps, VitSpec, cost};
 
@@ -9,15 +9,15 @@ use crate::pruner::{PruneError, Result};
 pub struct KeepProfile {
     pub(super) stages: Vec<usize>,
     patch_tokens: Budgets,
-    /// D.
+    /// D, the width of a token.
     pub(super) dim: usize,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 enum Budgets {
-    /// Of every image, `[K]`.
+    /// Patch tokens that every image keeps, `[K]`.
     Common(Vec<usize>),
-    /// Of each image of the batch, `[K][B]`.
+    /// Patch tokens that each image of the batch keeps, `[K][B]`.
     Own(Vec<Vec<usize>>),
 }
 
@@ -67,7 +67,7 @@ impl KeepProfile {
         }
     }
 
-    /// MACs of image `b` of a batch of `spec` that is pruned so, without scoring.
+    /// MACs of image `b` of a batch of `spec` that is pruned with this profile, without scoring.
     pub fn macs(&self, spec: &VitSpec, b: usize) -> u64 {
         let step = |(stage, block): (usize, &usize)| {
             (Site::input_of(*block), self.patch_tokens(stage, b) + spec.num_prefix_tokens())

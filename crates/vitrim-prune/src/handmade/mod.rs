@@ -1,6 +1,6 @@
-//! The hand-made methods: what a learned policy has to beat.
+//! The hand-made methods: the baselines of a learned policy.
 //!
-//! Each is what its paper defines, on a frozen backbone, without the training that some papers add.
+//! Each follows its paper, on a frozen backbone, without the training that some papers add.
 //!
 //! # How to add one
 //!

@@ -7,7 +7,7 @@ use super::{Acts, HandMade, KeepProfile};
 use crate::pruner::{ImageKey, Pruner, Result};
 use crate::ranking::keep_top;
 
-/// Seed of the method where it is compared.
+/// Seed of the method in comparisons.
 const SEED: u64 = 0;
 
 pub(super) const METHOD: HandMade = HandMade {
@@ -26,7 +26,7 @@ pub struct RandomPruner {
 }
 
 impl RandomPruner {
-    /// With decisions keyed by (`seed`, image, stage, token).
+    /// Keeps the patch tokens that `profile` says; decisions are keyed by (`seed`, image, stage, token).
     pub fn new(profile: KeepProfile, seed: u64) -> Self {
         RandomPruner { profile, seed }
     }

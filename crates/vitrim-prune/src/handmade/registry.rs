@@ -21,47 +21,48 @@ static HAND_MADE: [HandMade; 7] = [
 
 /// A hand-made method, as its file describes it.
 pub struct HandMade {
-    /// What it is called: lower case, words joined by `-`.
+    /// Name of the method: lower case, words joined by `-`.
     pub(super) name: &'static str,
-    /// What it does, as the rest of a sentence that begins with the name.
+    /// What the method does, as the rest of a sentence that begins with the name.
     pub(super) about: &'static str,
-    /// The first block that can be a stage: 1 for what needs an attention that has run before.
+    /// The first block that can be a stage: 1 for methods that need the attention of an earlier block.
     pub(super) first_block: usize,
-    /// Whether it leaves exactly as many patch tokens as a [`KeepProfile`] says, so that it can be given the budgets of another.
+    /// Whether the method keeps exactly as many patch tokens as a [`KeepProfile`] says, so that it can be given the
+    /// budgets of another pruner.
     pub(super) keeps_budgets: bool,
-    /// Where it acts.
+    /// Where the method acts.
     pub(super) acts: Acts,
 }
 
-/// Where a hand-made method acts, and how it is made for that.
+/// Where a hand-made method acts, and how it is constructed.
 pub(super) enum Acts {
     /// At the stages of a profile.
     AtStages(fn(KeepProfile) -> Box<dyn Pruner>),
     /// In every block.
     InEveryBlock {
-        /// Merges so many tokens in each.
+        /// Merges the given number of tokens in each block.
         merging: fn(&VitSpec, usize) -> Box<dyn Pruner>,
-        /// The schedule nearest to so many MACs an image, scoring included.
+        /// The schedule nearest to the given MACs per image, scoring included.
         at_cost: fn(&VitSpec, u64) -> Box<dyn Pruner>,
     },
 }
 
-/// A way of pruning, by its name.
+/// A pruning method, identified by its name.
 #[derive(Clone, Copy)]
 pub enum Method {
     /// The learned policy.
     Policy,
-    /// One of those that nobody trains.
+    /// A method that is not trained.
     HandMade(&'static HandMade),
 }
 
 impl Method {
-    /// All of them, in the order of tables: the policy, then the hand-made ones.
+    /// All methods, in the order of tables: the policy, then the hand-made ones.
     pub fn all() -> impl Iterator<Item = Method> {
         std::iter::once(Method::Policy).chain(HAND_MADE.iter().map(Method::HandMade))
     }
 
-    /// What it is called.
+    /// Name of the method.
     pub fn name(self) -> &'static str {
         match self {
             Method::Policy => "policy",
@@ -69,7 +70,7 @@ impl Method {
         }
     }
 
-    /// What it does, as the rest of a sentence that begins with the name.
+    /// What the method does, as the rest of a sentence that begins with the name.
     pub fn about(self) -> &'static str {
         match self {
             Method::Policy => "keeps what a trained policy says",
@@ -77,7 +78,7 @@ impl Method {
         }
     }
 
-    /// Whether it can act at `stages`: attention to rank by must have run.
+    /// Whether the method can act at `stages`: a method that ranks by attention needs an earlier block.
     pub fn can_act(self, stages: &[usize]) -> bool {
         match self {
             Method::Policy => true,
@@ -85,28 +86,28 @@ impl Method {
         }
     }
 
-    /// Whether it leaves exactly as many patch tokens as a profile says, to each image.
+    /// Whether the method keeps exactly as many patch tokens of each image as a profile says.
     pub fn keeps_budgets(self) -> bool {
         matches!(self, Method::HandMade(method) if method.keeps_budgets)
     }
 
-    /// Whether it acts in every block, and not at stages.
+    /// Whether the method acts in every block, and not at stages.
     pub fn in_every_block(self) -> bool {
         matches!(self, Method::HandMade(HandMade { acts: Acts::InEveryBlock { .. }, .. }))
     }
 
-    /// At a keep profile: `keep[k]` of N0 before block `stages[k]`.
+    /// The method at a keep profile: `keep[k]` of N0 before block `stages[k]`.
     ///
     /// # Errors
-    /// As [`Method::at_profile`], and if the profile does not fit.
+    /// As [`Method::at_profile`], and if `stages` and `keep` make no valid profile.
     pub fn at_shares(self, spec: &VitSpec, stages: &[usize], keep: &[f64]) -> Result<Box<dyn Pruner>> {
         self.at_profile(spec, KeepProfile::new(spec, stages, keep)?)
     }
 
-    /// At `profile`; one that acts in every block gets the schedule that costs the same.
+    /// The method at `profile`; a method that acts in every block gets the schedule that costs the same.
     ///
     /// # Errors
-    /// If it cannot act there, or it is the policy, which has no profile.
+    /// If the method cannot act at the stages of `profile`, or is the policy, which has no profile.
     pub fn at_profile(self, spec: &VitSpec, profile: KeepProfile) -> Result<Box<dyn Pruner>> {
         let method = self.hand_made()?;
         if !self.can_act(&profile.stages) {
@@ -119,10 +120,10 @@ impl Method {
         })
     }
 
-    /// Merging `r` tokens in each block.
+    /// The method, merging `r` tokens in each block.
     ///
     /// # Errors
-    /// If it does not act in every block.
+    /// If the method does not act in every block.
     pub fn merging(self, spec: &VitSpec, r: usize) -> Result<Box<dyn Pruner>> {
         match self.hand_made()?.acts {
             Acts::InEveryBlock { merging, .. } => Ok(merging(spec, r)),
@@ -171,7 +172,7 @@ impl FromStr for Method {
     }
 }
 
-/// Shares of N0 that stay after each of `stages` stages: `[0.7]` means 0.7^k, else one a stage.
+/// Shares of N0 that stay after each of `stages` stages: `[0.7]` means 0.7^k, otherwise one share per stage.
 ///
 /// # Errors
 /// [`PruneError::Setting`] if the number of shares is neither 1 nor that of the stages, or they rise or
@@ -195,7 +196,7 @@ pub fn keep_shares(given: &[f64], stages: usize) -> Result<Vec<f64>> {
     Ok(shares)
 }
 
-/// Reads a hand-made method with its keep ratio, `cls-attention:0.7` (or one a stage, as [`keep_shares`] has it),
+/// Reads a hand-made method with its keep ratio, `cls-attention:0.7` (or one ratio per stage, see [`keep_shares`]),
 /// for the backbone's default stages: the method, the stages and the shares that [`Method::at_shares`] takes.
 ///
 /// # Errors
@@ -263,7 +264,7 @@ mod tests {
         }
     }
 
-    /// Each does what its entry on the list says.
+    /// Each method behaves as its entry in the list says.
     #[test]
     fn methods_are_what_they_say() {
         let mut spec = VitSpec::from_timm_name("deit_tiny_patch16_224").unwrap().with_img_size([64, 64]);

@@ -14,8 +14,8 @@ pub(super) const METHOD: HandMade = HandMade {
     acts: Acts::AtStages(|profile| Box::new(SimilarityPruner { profile })),
 };
 
-/// Drops the patch tokens that are nearest to the mean of their image's survivors, by the cosine: what resembles
-/// the rest is taken to say the least.
+/// Drops the patch tokens that are nearest to the mean of their image's survivors, by cosine: tokens that resemble
+/// the others are assumed to carry the least information.
 #[derive(Clone, Debug)]
 struct SimilarityPruner {
     profile: KeepProfile,
@@ -45,7 +45,7 @@ impl Pruner for SimilarityPruner {
     }
 }
 
-/// Of equally long vectors; 0 where one is zero.
+/// Cosine of two vectors of equal length; 0 if one is zero.
 fn cosine(a: &[f32], b: &[f32]) -> f32 {
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
     let norms = (dot(a, a) * dot(b, b)).sqrt();

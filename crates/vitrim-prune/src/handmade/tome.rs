@@ -31,7 +31,8 @@ pub(super) const PLAIN: HandMade = HandMade {
 /// ToMe (Bolya et al., ICLR 2023): between attention and MLP of every block, `r` tokens are merged into their most
 /// similar partners by bipartite soft matching. Tokens are split alternately into two sets; each of the first
 /// finds its nearest in the second by the cosine of their keys (mean over heads); the r best pairs merge into means
-/// that are weighted by size. Prefix tokens do not merge, and at most half of an image's patch tokens go in a block.
+/// that are weighted by size. Prefix tokens do not merge, and at most half of an image's patch tokens leave in a
+/// block.
 #[derive(Clone, Debug)]
 struct TomePruner {
     /// Tokens merged after each block's attention, `[L]`.
@@ -46,8 +47,8 @@ impl TomePruner {
         TomePruner { merged: vec![r; spec.depth], proportional, head_dim: spec.head_dim() }
     }
 
-    /// The schedule nearest to `macs` an image, scoring included: the same number in every block, and one more in the
-    /// first few.
+    /// The schedule nearest to `macs` per image, scoring included: the same number in every block, and one more in
+    /// the first few blocks.
     fn at_cost(spec: &VitSpec, macs: u64, proportional: bool) -> Self {
         let most = spec.depth * spec.num_patches() / 2;
         let schedules = (0..=most).map(|total| {
@@ -59,7 +60,7 @@ impl TomePruner {
         nearest.expect("merging nothing is a schedule")
     }
 
-    /// MACs of an image, which are the same for all.
+    /// MACs of an image; they are the same for all images.
     fn image_macs(&self, spec: &VitSpec) -> u64 {
         let (mut tokens, mut scoring) = (spec.num_tokens(), 0);
         let mut trajectory = Vec::with_capacity(self.merged.len());
@@ -72,7 +73,7 @@ impl TomePruner {
     }
 }
 
-/// Of `r` wanted, how many of `tokens` tokens can merge in one block.
+/// How many of `tokens` tokens can merge in one block if `r` are wanted.
 fn most_merged(tokens: usize, prefix: usize, r: usize) -> usize {
     r.min((tokens - prefix) / 2)
 }
@@ -100,25 +101,25 @@ impl Pruner for TomePruner {
     }
 
     fn macs(&self, _: usize, tokens: usize) -> u64 {
-        // Every token of one set against every token of the other, and the keys' norms.
+        // The cosines of every token of one set with every token of the other, and the keys' norms.
         (tokens.div_ceil(2) * (tokens / 2) * self.head_dim + tokens * self.head_dim) as u64
     }
 }
 
-/// The rows of `group` (places in an image that starts at `start`) with their shares of its size.
+/// The rows of `group` (positions in an image that starts at `start`) with their shares of the group's size.
 fn weighted(group: &[usize], start: usize, sizes: &[f32]) -> Vec<(usize, f32)> {
     let total: f32 = group.iter().map(|place| sizes[start + place]).sum();
     group.iter().map(|place| (start + place, sizes[start + place] / total)).collect()
 }
 
-/// Who merges with whom in an image with `keys: [n, d]` whose first `prefix` tokens do not: the places of each
-/// output token, the one that stays first; outputs in the order of those.
+/// The merges in an image with `keys: [n, d]` whose first `prefix` tokens do not merge: the positions of each output
+/// token, the token that stays first; outputs are in the order of the tokens that stay.
 fn matching(keys: &[f32], d: usize, prefix: usize, r: usize) -> Vec<Vec<usize>> {
     let n = keys.len() / d;
     let isa = InstructionSet::current();
     let mut normed = keys.to_vec();
     isa.normalise_rows(&mut normed, d);
-    // Alternate places, as the paper has it: even ones look for a partner among the odd ones.
+    // Alternate positions, as in the paper: even positions look for a partner among the odd ones.
     let movable = |parity: usize| (prefix..n).filter(move |place| place % 2 == parity).collect::<Vec<_>>();
     let (movers, partners) = (movable(0), movable(1));
     let mut pairs: Vec<(f32, usize, usize)> = Vec::with_capacity(movers.len());
@@ -149,7 +150,7 @@ mod tests {
 
     #[test]
     fn the_most_similar_pairs_merge() {
-        // A prefix token, then five patch tokens; places 2 and 4 look for partners among 1, 3 and 5.
+        // A prefix token, then five patch tokens; tokens 2 and 4 look for partners among 1, 3 and 5.
         let keys = [[9.0, 9.0], [1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [-1.0, -0.9], [-1.0, -1.0]].concat();
         assert_eq!(matching(&keys, 2, 1, 0).len(), 6);
         let one = matching(&keys, 2, 1, 1);

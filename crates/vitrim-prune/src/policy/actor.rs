@@ -1,27 +1,27 @@
-//! The actor as plain numbers: what it observes, its geometry, its weights.
+//! The actor as plain numbers: its observation, its geometry, its weights.
 //!
-//! One actor is shared by all agents. It is a multi-layer perceptron over an agent's observation; its
-//! first layer is stored in parts, so that a one-hot costs a table look-up and a value shared by all
-//! agents of an image is multiplied once an image.
+//! All agents share one actor. It is a multi-layer perceptron over an agent's observation. Its first layer is stored
+//! in parts, so that a one-hot input costs a table look-up, and an input that all agents of an image share is
+//! multiplied once per image.
 
 use serde::{Deserialize, Serialize};
 use vitrim_vit::Site;
 
-/// What becomes of a token that leaves.
+/// How a token leaves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Departure {
-    /// It is dropped, at the input of the stage's block (the seed paper).
+    /// The token is dropped, at the input of the stage's block.
     #[default]
     Drop,
-    /// It is merged into the token that is most like it, between attention and MLP of the stage's block, and attention
-    /// counts sizes from there on (as ToMe has it). Whom anybody may join is settled before agents act (see
-    /// [`Pairing`](super::Pairing)); those that others may join have to stay at this stage.
+    /// The token is merged into the most similar token, between attention and MLP of the stage's block; later
+    /// attention counts sizes (as in ToMe). Partners are fixed before agents act (see [`Pairing`](super::Pairing)); a
+    /// token that is the partner of another one has to stay at this stage.
     Merge,
 }
 
 impl Departure {
-    /// Where agents act at the stage of `block`.
+    /// The site at which agents act at the stage of `block`.
     pub fn site(self, block: usize) -> Site {
         match self {
             Departure::Drop => Site::input_of(block),
@@ -38,12 +38,12 @@ impl Departure {
     }
 }
 
-/// What an agent observes, beside its own residual-stream embedding `x_i: [D]`.
+/// What an agent observes, besides its own residual-stream embedding `x_i: [D]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Observation {
-    /// Normalise `x_i` (and the context) to zero mean and unit variance over its D values; without it
-    /// they are seen raw.
+    /// Normalise `x_i` (and the context) to zero mean and unit variance over the D values; otherwise the raw values
+    /// are inputs.
     pub layer_norm: bool,
     /// A one-hot of the agent's grid position, N0 values.
     pub position: bool,
@@ -52,12 +52,12 @@ pub struct Observation {
     /// The class token's attention to the agent in the last attention that ran: `ln(attention * T_b)`, with T_b
     /// the image's tokens, 0 where attention is even.
     pub cls_attention: bool,
-    /// Where leaving means merging: how unlike the agent and the one that it would join are, `ln(1 - cosine) + 3`, and
-    /// `ln` of either's size; 0 where it has to stay.
+    /// For [`Departure::Merge`]: the dissimilarity of the agent and its partner, `ln(1 - cosine) + 3`, and `ln` of
+    /// the size of either; 0 if the token has to stay.
     #[serde(default)]
     pub pair: bool,
-    /// More of the pair: how unlike the two tokens themselves are, `ln(1 - cosine) + 1` of `x_i` less its mean, and the class
-    /// token's attention to the other one, as in `cls_attention`; 0 where the agent has to stay.
+    /// More of the pair: the dissimilarity of the two tokens themselves, `ln(1 - cosine) + 1` of `x_i` minus its
+    /// mean, and the class token's attention to the partner, as in `cls_attention`; 0 if the token has to stay.
     #[serde(default)]
     pub pair_tokens: bool,
     /// The class token's embedding, D values (without a class token: the survivors' mean).
@@ -74,19 +74,19 @@ pub enum Nonlinearity {
     Gelu,
 }
 
-/// Geometry of a perceptron over agents: the actor, or (with other inputs) the critic.
+/// Geometry of a perceptron over agents: the actor or, with other inputs, the critic.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PerceptronSpec {
-    /// D.
+    /// D, the width of a token.
     pub dim: usize,
     /// N0, the number of grid positions; 0 without the one-hot.
     pub positions: usize,
     /// K, the number of stages; 0 without the one-hot.
     pub stages: usize,
-    /// Scalar inputs an agent.
+    /// Number of scalar inputs of an agent.
     pub scalars: usize,
-    /// Whether the outputs are also linear in the scalars, past the hidden layers.
+    /// Whether a linear shortcut leads from the scalars to the outputs.
     #[serde(default)]
     pub shortcut: bool,
     /// Whether a context vector of D values is an input.
@@ -104,26 +104,26 @@ pub struct PerceptronSpec {
 /// Weights of a [`PerceptronSpec`]; H is the first hidden width, all matrices row-major.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PerceptronWeights {
-    /// `[H, D]`, over the embedding.
+    /// Weights of the embedding, `[H, D]`.
     pub embedding: Vec<f32>,
-    /// `[positions, H]`.
+    /// One row per grid position, `[positions, H]`.
     pub position: Vec<f32>,
-    /// `[stages, H]`.
+    /// One row per stage, `[stages, H]`.
     pub stage: Vec<f32>,
-    /// `[H, scalars]`.
+    /// Weights of the scalars, `[H, scalars]`.
     pub scalar: Vec<f32>,
-    /// `[H, D]`, empty without a context.
+    /// Weights of the context, `[H, D]`; empty without a context.
     pub context: Vec<f32>,
-    /// `[H]`.
+    /// Bias of the first layer, `[H]`.
     pub bias: Vec<f32>,
-    /// `[outputs, scalars]`, empty without a short cut.
+    /// Weights of the shortcut, `[outputs, scalars]`; empty without a shortcut.
     pub shortcut: Vec<f32>,
     /// Each further layer: weight `[out, in]` and bias `[out]`; the last is the head.
     pub layers: Vec<(Vec<f32>, Vec<f32>)>,
 }
 
 impl PerceptronSpec {
-    /// Name, shape and place of every tensor, in the order of a policy file.
+    /// Name and shape of every tensor, in the order of a policy file.
     pub fn tensor_shapes(&self) -> Vec<(String, Vec<usize>)> {
         let h = self.hidden[0];
         let mut shapes = vec![("embedding".to_owned(), vec![h, self.dim])];
@@ -156,7 +156,7 @@ impl PerceptronSpec {
         widths.windows(2).map(|w| (w[0], w[1])).collect()
     }
 
-    /// MACs for one agent, the image-wide part left out.
+    /// MACs for one agent, without the part that all agents of an image share.
     pub fn macs_per_agent(&self) -> u64 {
         let first = self.hidden[0] * (self.dim + self.scalars);
         let rest: usize = self.layer_widths().iter().map(|(i, o)| i * o).sum();
@@ -164,7 +164,7 @@ impl PerceptronSpec {
         (first + rest + shortcut) as u64
     }
 
-    /// MACs for one image at one stage, independent of its agents: the context's part.
+    /// MACs for one image at one stage, independent of the number of its agents: the context's part.
     pub fn macs_per_image(&self) -> u64 {
         if self.context { (self.hidden[0] * self.dim) as u64 } else { 0 }
     }
@@ -209,7 +209,7 @@ impl PerceptronWeights {
         named
     }
 
-    /// Like [`PerceptronWeights::named`], to be filled.
+    /// Like [`PerceptronWeights::named`], mutable.
     pub fn named_mut(&mut self) -> Vec<(String, &mut Vec<f32>)> {
         let first = [
             ("embedding", &mut self.embedding),

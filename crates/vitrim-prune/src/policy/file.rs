@@ -11,39 +11,40 @@ use crate::policy::actor::{Departure, Observation, PerceptronSpec, PerceptronWei
 use crate::policy::read_out::ReadOut;
 use crate::pruner::{PruneError, Result};
 
-/// What a policy is; it names its weights by their hash.
+/// The policy's description; it names the weights by their hash.
 const HEADER: &str = "policy.json";
-/// Its actor's weights.
+/// The actor's weights.
 const WEIGHTS: &str = "policy.safetensors";
 /// Version of the folder's layout that this code writes and reads.
 const VERSION: u32 = 1;
 
-/// Widest layer, deepest backbone and longest side that a policy may name: beyond it, a file is damaged or hostile.
+/// Largest layer width, backbone depth and image side that a policy may state; beyond it, the file is damaged or
+/// hostile.
 const MAX_WIDTH: usize = 1 << 16;
 
-/// Most hidden layers of an actor.
+/// Largest number of hidden layers of an actor.
 const MAX_HIDDEN_LAYERS: usize = 16;
 
 /// The backbone that a policy belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BackboneId {
-    /// timm's architecture name.
+    /// Architecture name, as in timm.
     pub architecture: String,
     /// Input height and width, pixels.
     pub img_size: [usize; 2],
     /// Patch side, pixels.
     pub patch_size: usize,
-    /// D.
+    /// D, the width of a token.
     pub dim: usize,
-    /// L.
+    /// L, the number of blocks.
     pub depth: usize,
-    /// [`Tensors::fingerprint`] of its weights.
+    /// [`Tensors::fingerprint`] of the backbone's weights.
     pub fingerprint: String,
 }
 
 impl BackboneId {
-    /// Of a backbone of geometry `spec` with weights `tensors`.
+    /// Identifies the backbone of geometry `spec` with weights `tensors`.
     ///
     /// # Errors
     /// If a tensor cannot be read.
@@ -74,19 +75,19 @@ impl std::fmt::Display for BackboneId {
 /// Everything needed to run a policy.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
-    /// What it was trained for.
+    /// The backbone that the policy was trained for.
     pub backbone: BackboneId,
-    /// 0-based blocks at which it acts, see [`Departure::site`].
+    /// 0-based blocks at which the policy acts, see [`Departure::site`].
     pub stages: Vec<usize>,
-    /// What becomes of those that leave.
+    /// How tokens leave.
     pub departure: Departure,
-    /// What its agents observe.
+    /// What the agents observe.
     pub observation: Observation,
     /// The actor's geometry.
     pub actor: PerceptronSpec,
     /// The actor's weights.
     pub weights: PerceptronWeights,
-    /// How its probabilities are read out, unless asked otherwise.
+    /// The default read-out.
     pub read_out: ReadOut,
     /// The calibration record, as the calibrator wrote it.
     pub calibration: Option<serde_json::Value>,
@@ -104,26 +105,26 @@ struct Header {
     observation: Observation,
     actor: PerceptronSpec,
     read_out: ReadOut,
-    /// BLAKE3 of `policy.safetensors`, so that halves of two policies are told apart.
+    /// BLAKE3 of `policy.safetensors`, so that a mix of two policies is detected.
     weights_hash: String,
     calibration: Option<serde_json::Value>,
 }
 
 impl Policy {
-    /// The blocks before which a method that drops tokens would act in this policy's place, `[K]`.
+    /// The blocks before which a method that drops tokens acts in place of this policy, `[K]`.
     pub fn drop_stages(&self) -> Vec<usize> {
         self.stages.iter().map(|&block| self.departure.next_attention(block)).collect()
     }
 
-    /// A hash of what it decides by: weights, stages, observation and read-out.
+    /// A hash of everything that determines its decisions: weights, stages, observation and read-out.
     pub fn identity(&self) -> String {
         let header = (&self.stages, self.departure, &self.observation, &self.actor, &self.read_out);
         let header = serde_json::to_vec(&header).expect("plain data");
         hash(&[self.serialize_weights(), header].concat())
     }
 
-    /// Writes the folder, durably. Whoever loads it meanwhile, or after a crash at any moment, has the old policy or the
-    /// new one; see [`Pair`] for what is on disk in between.
+    /// Writes the folder, durably. A reader finds the old policy or the new one, also after a crash at any moment;
+    /// see [`Pair`] for what is on disk in between.
     ///
     /// # Errors
     /// If a file cannot be written.
@@ -148,7 +149,7 @@ impl Policy {
     /// Reads a folder that [`Policy::save`] wrote.
     ///
     /// # Errors
-    /// If it is missing, damaged, or of a version that this code does not read.
+    /// If the folder is missing, damaged, or of a version that this code does not read.
     pub fn load(folder: &Path) -> Result<Self> {
         let json_path = folder.join(HEADER);
         let weights_path = folder.join(WEIGHTS);
@@ -178,7 +179,7 @@ impl Policy {
         let actor = &header.actor;
         let values: usize =
             actor.tensor_shapes().iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
-        // Before memory is taken for them.
+        // Checked before memory is allocated for the values.
         if values > bytes.len() / size_of::<f32>() {
             return Err(bad(&json_path, "names more weights than policy.safetensors holds".into()));
         }
@@ -198,7 +199,7 @@ impl Policy {
     /// Checks that the policy, read from `folder`, belongs to `backbone`.
     ///
     /// # Errors
-    /// [`PruneError::OtherBackbone`] if not.
+    /// [`PruneError::OtherBackbone`] if it does not.
     pub fn check_backbone(&self, folder: &Path, backbone: &BackboneId) -> Result<()> {
         if self.backbone == *backbone {
             return Ok(());
@@ -224,10 +225,10 @@ impl Policy {
     }
 }
 
-/// Checks what the parts of a policy say of each other.
+/// Checks that the parts of a policy agree with each other.
 ///
 /// # Errors
-/// What is wrong.
+/// A description of the disagreement.
 fn check_parts(header: &Header) -> Result<(), String> {
     let Header { backbone, stages, departure, observation, actor, read_out, .. } = header;
     let widths = [backbone.dim, backbone.depth, backbone.patch_size].into_iter().chain(backbone.img_size);
@@ -262,7 +263,7 @@ fn hash(bytes: &[u8]) -> String {
     blake3::hash(bytes).to_hex()[..32].to_owned()
 }
 
-/// The weights of `actor` in `bytes`, or what is wrong with them.
+/// The weights of `actor` in `bytes`, or a description of what is wrong with them.
 fn deserialize_weights(bytes: &[u8], actor: &PerceptronSpec) -> Result<PerceptronWeights, String> {
     let file = SafeTensors::deserialize(bytes).map_err(|error| format!("no safetensors file ({error})"))?;
     let mut weights = PerceptronWeights::zeros(actor);
@@ -275,7 +276,7 @@ fn deserialize_weights(bytes: &[u8], actor: &PerceptronSpec) -> Result<Perceptro
     Ok(weights)
 }
 
-/// The folder's two files, of which a reader never finds one new and one old.
+/// The folder's two files; a reader never finds one new and one old.
 fn files(folder: &Path) -> Pair {
     Pair::new(folder, HEADER, WEIGHTS, |header, weights| {
         let header: Option<serde_json::Value> = serde_json::from_slice(header).ok();

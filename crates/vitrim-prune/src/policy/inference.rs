@@ -11,13 +11,13 @@ use crate::policy::pairing::Roles;
 /// Epsilon of the parameter-free LayerNorm on the actor's inputs.
 const INPUT_NORM_EPS: f32 = 1e-5;
 
-/// A packed perceptron.
+/// A perceptron with packed weights.
 pub(super) struct Perceptron {
     spec: PerceptronSpec,
     embedding: Linear,
     context: Option<Linear>,
     weights: PerceptronWeights,
-    /// `[scalars, H]`
+    /// Weights of the scalars, `[scalars, H]`.
     scalar: Vec<f32>,
     layers: Vec<Linear>,
     norm: Option<LayerNorm>,
@@ -46,8 +46,8 @@ impl Perceptron {
         &self.spec
     }
 
-    /// Outputs `[A, outputs]` for the agents `rows: [A]` of `view`, all of image `b`, with `scalars: [t, spec.scalars]` of
-    /// all that image's tokens. They stay in `buffers`.
+    /// Outputs `[A, outputs]` for the agents `rows: [A]` of `view`, all of image `b`, with
+    /// `scalars: [t, spec.scalars]` of all tokens of that image. The outputs are in `buffers`.
     pub(super) fn forward<'b>(
         &self,
         stage: usize,
@@ -100,7 +100,8 @@ impl Perceptron {
         y
     }
 
-    /// What all agents of image `b` share, `[H]`, into `shared`: bias, stage and context. `normed` is working space.
+    /// Writes the input that all agents of image `b` share, `[H]`, into `shared`: bias, stage and context. `normed`
+    /// is working space.
     fn shared(&self, stage: usize, view: &View<'_>, b: usize, normed: &mut Vec<f32>, shared: &mut Vec<f32>) {
         let (d, h) = (self.spec.dim, self.spec.hidden[0]);
         shared.clone_from(&self.weights.bias);
@@ -130,7 +131,7 @@ impl Perceptron {
     }
 }
 
-/// What a [`Perceptron`] works in.
+/// Working space of a [`Perceptron`].
 #[derive(Default)]
 pub(super) struct Buffers {
     tokens: Vec<f32>,
@@ -139,13 +140,13 @@ pub(super) struct Buffers {
     y: Vec<f32>,
 }
 
-/// The global state's image-wide part, `[B, D]`: the class token's embedding; without prefix tokens,
-/// the mean of the image's tokens.
+/// The context of each image, `[B, D]`: the class token's embedding or, without prefix tokens, the mean of the
+/// image's tokens.
 pub fn contexts(view: &View<'_>) -> Vec<f32> {
     (0..view.batch()).flat_map(|b| context(view, b).into_owned()).collect()
 }
 
-/// That of image `b`, `[D]`.
+/// The context of image `b`, `[D]`: its class token, or the mean of its tokens if it has none.
 fn context<'v>(view: &View<'v>, b: usize) -> Cow<'v, [f32]> {
     let rows = view.rows(b);
     if view.prefix > 0 {
@@ -159,8 +160,9 @@ fn context<'v>(view: &View<'v>, b: usize) -> Cow<'v, [f32]> {
     Cow::Owned(mean)
 }
 
-/// The actor's scalar inputs for the tokens of image `b`, `[t, n]`, in the order of [`Observation`]'s fields, into `values`,
-/// where they are 0; logarithms are clipped to -4..4. `roles` are the image's, where leaving means merging.
+/// Writes the actor's scalar inputs for the tokens of image `b`, `[t, n]`, in the order of [`Observation`]'s fields,
+/// into `values`, which must be 0; logarithms are clipped to -4..4. `roles` are those of the image, for
+/// `Departure::Merge`.
 pub(super) fn scalars(
     observation: &Observation,
     view: &View<'_>,
@@ -205,12 +207,12 @@ fn attention_scalar(attention: f32, tokens: f32) -> f32 {
 }
 
 impl Observation {
-    /// Scalar inputs an agent.
+    /// Number of scalar inputs of an agent.
     pub fn scalars(&self) -> usize {
         self.first_of_pair() + if self.pair { 3 } else { 0 } + if self.pair_tokens { 2 } else { 0 }
     }
 
-    /// Place of the first scalar about the pair: how unlike the two are.
+    /// Index of the first scalar about the pair: the dissimilarity of its two tokens.
     pub fn first_of_pair(&self) -> usize {
         usize::from(self.cls_attention)
     }

@@ -13,7 +13,7 @@ use crate::policy::read_out::{ReadOut, Scored};
 use crate::pruner::{ImageKey, PruneError, Pruner, Result};
 
 thread_local! {
-    /// What a thread scores the agents of an image in.
+    /// A thread's working space for scoring the agents of an image.
     static WORKSPACE: RefCell<Workspace> = RefCell::default();
 }
 
@@ -24,16 +24,16 @@ struct Workspace {
     actor: Buffers,
 }
 
-/// An image of a stage and what is to be found out of its t tokens.
+/// One image of a stage, and the outputs for its t tokens.
 struct Image<'a> {
     b: usize,
-    /// `[t]`.
+    /// Logits of p_keep, `[t]`.
     logits: &'a mut [f32],
-    /// `[t, n]`.
+    /// Scalar inputs of the actor, `[t, n]`.
     scalars: &'a mut [f32],
-    /// Where leaving means merging.
+    /// The image's roles, for [`Departure::Merge`].
     roles: Option<Roles<'a>>,
-    /// Who stays, `[t]`, and the image's key; where nobody asked, nothing.
+    /// Which tokens stay, `[t]`, and the image's key; `None` if only the logits are wanted.
     kept: Option<(&'a mut [bool], ImageKey)>,
 }
 
@@ -47,13 +47,13 @@ pub struct LearnedPruner {
     read_out: ReadOut,
 }
 
-/// What the actor makes of a stage.
+/// The actor's output at a stage.
 pub struct Decision {
-    /// Logits of p_keep, `[T]`; infinite where a token has to stay, as prefix tokens do.
+    /// Logits of p_keep, `[T]`; infinite for tokens that have to stay, such as prefix tokens.
     pub logits: Vec<f32>,
-    /// The scalar inputs that they were computed from, `[T, n]`.
+    /// The scalar inputs of the actor, `[T, n]`.
     pub scalars: Vec<f32>,
-    /// Who joins whom, where leaving means merging.
+    /// The partner of each token, for [`Departure::Merge`].
     pub pairing: Option<Pairing>,
 }
 
@@ -63,14 +63,15 @@ impl Decision {
         self.logits[t] != f32::INFINITY
     }
 
-    /// How unlike row `t` and the one that it would join are, as `observation` has it in its scalars; `None` where it has
-    /// no choice, or the observation has no pairs.
+    /// Dissimilarity of row `t` and its partner, as `observation` has it in its scalars; `None` if row `t` has no
+    /// choice, or the observation has no pairs.
     pub fn unlikeness(&self, observation: &Observation, t: usize) -> Option<f32> {
         let seen = observation.pair && self.may_leave(t);
         seen.then(|| self.scalars[t * observation.scalars() + observation.first_of_pair()])
     }
 
-    /// The reduction, if those with `kept: [T]` stay. Prefix tokens do, and who has to.
+    /// The reduction in which rows with `kept[t]` stay, `kept: [T]`. `kept` must be true for prefix tokens and for
+    /// partners.
     pub fn reduction(&self, view: &View<'_>, kept: &[bool]) -> Reduction {
         let Some(pairing) = &self.pairing else { return Reduction::keep(view.offsets, kept) };
         let into = (0..view.total()).map(|t| if kept[t] { t } else { pairing.partner[t] });
@@ -91,7 +92,7 @@ impl LearnedPruner {
         }
     }
 
-    /// With another read-out.
+    /// Replaces the read-out.
     pub fn with_read_out(mut self, read_out: ReadOut) -> Self {
         self.read_out = read_out;
         self
@@ -102,7 +103,7 @@ impl LearnedPruner {
         self.actor.spec()
     }
 
-    /// What its agents observe.
+    /// What the policy's agents observe.
     pub fn observation(&self) -> &Observation {
         &self.observation
     }
@@ -110,13 +111,14 @@ impl LearnedPruner {
     /// Scores the agents of `view` at `stage`.
     ///
     /// # Errors
-    /// If the view lacks what was asked for.
+    /// If the view lacks a tap that the policy needs.
     pub fn decision(&self, stage: usize, view: &View<'_>) -> Result<Decision> {
         self.decide_each(stage, view, None)
     }
 
-    /// The decision; who stays of the images `keys: [B]` by the read-out goes to `kept: [T]`, if asked for. Images do not see
-    /// each other: one thread carries each through all steps.
+    /// The decision at `stage`. `read_out`: where to write which tokens stay, `[T]`, and the keys of the images,
+    /// `[B]`; `None` if only the scores are wanted. Images are independent: one thread carries an image through all
+    /// steps.
     fn decide_each(
         &self,
         stage: usize,
@@ -206,7 +208,7 @@ impl Pruner for LearnedPruner {
         let n = (tokens - self.spec.num_prefix_tokens()) as u64;
         let pairing = match self.departure {
             Departure::Drop => 0,
-            // Everybody's keys with everybody's, their norms, and the sums of those that join.
+            // Cosines of all pairs of keys, the keys' norms, and the sums of merging tokens.
             Departure::Merge => {
                 let tokens = if self.observation.pair_tokens { 3 * n * self.spec.dim as u64 } else { 0 };
                 (n * n + n) * self.spec.head_dim() as u64 + n * self.spec.dim as u64 + tokens

@@ -1,27 +1,28 @@
-//! Who would merge into whom.
+//! Partners: which token a leaving token merges into.
 //!
-//! Where leaving means merging, an agent that leaves becomes part of the token that is most like it. Two tokens
-//! that are like each other cannot both leave into the other, so that roles are dealt out before anybody acts:
-//! from the most alike pair to the least, one may leave and the other has to stay for it.
+//! With `Departure::Merge`, a token that leaves becomes part of the token most similar to it. Two tokens that are
+//! similar to each other cannot both leave into the other. Roles are therefore assigned before agents act: from the
+//! most similar pair to the least, one token may leave and the other has to stay.
 
 use std::ops::Range;
 
 use vitrim_kernels::{InstructionSet, Linear};
 use vitrim_vit::View;
 
-/// The roles of one stage. Prefix tokens stay and nobody joins them.
+/// The roles of one stage. Prefix tokens stay, and no token merges into them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pairing {
-    /// The row that each row would merge into, `[T]`; its own, where it has to stay.
+    /// The row that each row would merge into, `[T]`; its own index if it has to stay.
     pub partner: Vec<usize>,
-    /// Cosine of the keys of each row and its partner, `[T]`; 0 where it has to stay.
+    /// Cosine of the keys of each row and its partner, `[T]`; 0 if the row has to stay.
     pub similarity: Vec<f32>,
-    /// Cosine of the tokens themselves, each less its mean over D, likewise; empty where nobody asked.
+    /// Cosine of the tokens themselves, each minus its mean over D, `[T]`; 0 if the row has to stay, empty if not
+    /// asked for.
     pub token_similarity: Vec<f32>,
 }
 
 impl Pairing {
-    /// `total` rows that have to stay, all of them. `tokens`: whether the tokens themselves shall be compared, too.
+    /// `total` rows, all of which have to stay. `tokens`: whether the tokens themselves are compared, too.
     pub(super) fn of_none(total: usize, tokens: bool) -> Self {
         Pairing {
             partner: (0..total).collect(),
@@ -30,7 +31,7 @@ impl Pairing {
         }
     }
 
-    /// The roles of each image of `view`, to be dealt.
+    /// The roles of each image of `view`, still to be assigned.
     pub(super) fn images<'p>(&'p mut self, view: &View<'_>) -> Vec<Roles<'p>> {
         let tokens = usize::from(!self.token_similarity.is_empty());
         let partners = per_image(view.offsets, 1, &mut self.partner);
@@ -53,7 +54,7 @@ impl Pairing {
     }
 }
 
-/// `values: [T, width]` of the rows of images that start at `offsets: [B + 1]`, image by image.
+/// Splits `values: [T, width]` into the rows of each image; images start at `offsets: [B + 1]`.
 pub(super) fn per_image<'v, T>(
     offsets: &[usize],
     width: usize,
@@ -67,7 +68,7 @@ pub(super) fn per_image<'v, T>(
     })
 }
 
-/// The roles of one image's `rows`, as a [`Pairing`] has them.
+/// The roles of one image's `rows`, in the layout of [`Pairing`].
 pub(super) struct Roles<'p> {
     rows: Range<usize>,
     prefix: usize,
@@ -77,7 +78,8 @@ pub(super) struct Roles<'p> {
 }
 
 impl Roles<'_> {
-    /// Deals them by the cosine of `keys: [T, head_dim]`, all of `view`'s (the mean over heads, as ToMe has it).
+    /// Assigns the roles by the cosine of `keys: [T, head_dim]`, the mean over heads of all rows of `view` (as in
+    /// ToMe).
     pub fn deal(&mut self, view: &View<'_>, keys: &[f32], buffers: &mut [Vec<f32>; 2]) {
         let (first, width) = (self.rows.start + self.prefix, keys.len() / view.total().max(1));
         let patches = first..self.rows.end;
@@ -94,13 +96,14 @@ impl Roles<'_> {
         }
     }
 
-    /// Whether the image's own `i`-th row may leave.
+    /// Whether row `i` of the image may leave.
     pub fn may_leave(&self, i: usize) -> bool {
         self.partner[i] != self.rows.start + i
     }
 }
 
-/// For each of n tokens with `cosines: [n, n]`, below -1 on the diagonal: whom it may join and the cosine to that one.
+/// For each of n tokens with `cosines: [n, n]`, below -1 on the diagonal: its partner and the cosine to it; `None` if
+/// it has to stay.
 fn deal(cosines: &[f32], n: usize) -> Vec<Option<(usize, f32)>> {
     let mut leaving = vec![None; n];
     if n < 2 {
@@ -113,7 +116,7 @@ fn deal(cosines: &[f32], n: usize) -> Vec<Option<(usize, f32)>> {
     let mut order: Vec<usize> = (0..n).collect();
     order.sort_unstable_by(|&a, &b| nearest[b].0.total_cmp(&nearest[a].0).then(a.cmp(&b)));
     let mut stays = vec![false; n];
-    // Nobody joins one that may leave: those are out of reach.
+    // No token merges into one that may leave: its cosines count as out of reach.
     let mut reach = vec![0.0; n];
     for i in order {
         if stays[i] {
@@ -133,7 +136,7 @@ fn deal(cosines: &[f32], n: usize) -> Vec<Option<(usize, f32)>> {
     leaving
 }
 
-/// `[n, n]`, into `cosines`; below -1 on the diagonal. `unit` is working space.
+/// Writes the cosines `[n, n]` into `cosines`; below -1 on the diagonal. `unit` is working space.
 fn cosines(keys: &[f32], d: usize, [unit, cosines]: &mut [Vec<f32>; 2]) {
     let n = keys.len() / d;
     unit.clear();
@@ -160,11 +163,11 @@ mod tests {
 
     #[test]
     fn the_more_alike_of_a_pair_leaves_and_the_other_stays() {
-        // 0 and 1 are nearly the same, 2 is like both, 3 like nobody.
+        // 0 and 1 are nearly the same, 2 resembles both, 3 resembles none.
         let keys = [[1.0, 0.0], [1.0, 0.01], [0.9, 0.3], [-1.0, 0.2]].concat();
         let leaving = dealt(&keys, 2);
         let to: Vec<_> = leaving.iter().map(|l| l.map(|(to, _)| to)).collect();
-        // 0 leaves into 1, which has to stay for it; 2 joins 1, too; 2 leaves, so that 3 can only join 1.
+        // 0 leaves into 1, which has to stay for it; 2 merges into 1, too; because 2 leaves, 3 can only merge into 1.
         assert_eq!(to, [Some(1), None, Some(1), Some(1)]);
         assert!(leaving[0].unwrap().1 > leaving[2].unwrap().1);
     }
@@ -175,7 +178,7 @@ mod tests {
         assert_eq!(dealt(&[], 2), []);
     }
 
-    /// The same rule word by word: nobody's nearest is remembered.
+    /// The same rule without remembered nearest neighbours.
     fn slowly(cosines: &[f32], n: usize) -> Vec<Option<(usize, f32)>> {
         let best = |i: usize, allowed: &dyn Fn(usize) -> bool| {
             let mut best: Option<(usize, f32)> = None;

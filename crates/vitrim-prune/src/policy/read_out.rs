@@ -14,14 +14,14 @@ use crate::ranking::rank;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum ReadOut {
-    /// Keep with probability p_keep (what the seed paper's code does when it evaluates).
+    /// Keep with probability p_keep.
     Sample {
         /// Decisions are keyed by (seed, image, stage, token).
         seed: u64,
     },
     /// Keep where p_keep > `threshold`.
     Threshold {
-        /// In 0..=1.
+        /// Between 0 and 1, both included.
         threshold: f64,
     },
     /// Keep the highest p_keep, a fixed share of N0 at each stage.
@@ -31,23 +31,23 @@ pub enum ReadOut {
     },
 }
 
-/// An image's tokens at a stage.
+/// The scored tokens of one image at a stage.
 pub(crate) struct Scored<'a> {
     pub stage: usize,
     pub view: &'a View<'a>,
-    /// Which image of the view.
+    /// Index of the image in the view.
     pub b: usize,
     pub key: ImageKey,
-    /// Of p_keep, `[t]`: prefix rows are ignored, infinite ones always stay.
+    /// Logits of p_keep, `[t]`: prefix rows are ignored, infinite ones always stay.
     pub logits: &'a [f32],
 }
 
-/// Seed of [`ReadOut::Sample`] where none is given.
+/// Seed of [`ReadOut::Sample`] if none is given.
 const SEED: u64 = 0;
 
 impl ReadOut {
-    /// Reads `sample`, `sample=SEED`, `threshold=0.6` or `top-r=0.7,0.49,0.343` (or one ratio, as [`keep_shares`] has
-    /// it) for a policy of `stages` stages.
+    /// Reads `sample`, `sample=SEED`, `threshold=0.6` or `top-r=0.7,0.49,0.343` (or one ratio, see [`keep_shares`])
+    /// for a policy of `stages` stages.
     ///
     /// # Errors
     /// [`PruneError::Setting`] for anything else.
@@ -76,7 +76,7 @@ impl ReadOut {
         Ok(read_out)
     }
 
-    /// Checks that a policy of `stages` stages can be read out so.
+    /// Checks that the read-out fits a policy of `stages` stages.
     ///
     /// # Errors
     /// [`PruneError::Setting`] if a threshold or a share lies outside 0 to 1, or the shares do not fit the stages.
@@ -94,7 +94,7 @@ impl ReadOut {
         }
     }
 
-    /// Who stays, into `kept: [t]`.
+    /// Writes which tokens stay into `kept: [t]`.
     pub(crate) fn keep(&self, spec: &VitSpec, image: &Scored<'_>, kept: &mut [bool]) {
         let &Scored { stage, view, b, key, logits } = image;
         let (prefix, at_least) = (view.prefix, spec.min_patch_tokens());
@@ -119,7 +119,7 @@ impl ReadOut {
                 behind.for_each(|i| kept[i] = logits[i] == f32::INFINITY);
             }
         }
-        // Where the network needs more, those stay that are likeliest to.
+        // If the network needs more tokens, those with the highest p_keep stay.
         let staying = kept[prefix..].iter().filter(|kept| **kept).count();
         for _ in staying..at_least {
             let leaving = (prefix..kept.len()).filter(|&i| !kept[i]);
@@ -130,7 +130,7 @@ impl ReadOut {
     }
 }
 
-/// As [`ReadOut::parse`] reads it, without the seed of a sample.
+/// The text that [`ReadOut::parse`] reads, without the seed of a sample.
 impl fmt::Display for ReadOut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -1,4 +1,4 @@
-//! A policy that nobody trained: its decisions mean nothing, its cost is a trained policy's.
+//! An untrained policy: its decisions mean nothing, but its cost is that of a trained policy.
 
 use vitrim_random::uniform;
 use vitrim_vit::VitSpec;
@@ -7,7 +7,7 @@ use super::actor::{Departure, Nonlinearity, Observation, PerceptronSpec, Percept
 use super::file::{BackboneId, Policy};
 use super::read_out::ReadOut;
 
-/// Widths of the hidden layers, as the training preset `drop` has them.
+/// Widths of the hidden layers, as in the training preset `drop`.
 const HIDDEN: [usize; 2] = [32, 32];
 
 impl Policy {
@@ -49,7 +49,8 @@ impl Policy {
     }
 }
 
-/// Uniform in -1 to 1, over the square root of a layer's inputs; no bias. The same for the same geometry.
+/// Weights uniform in -1 to 1, over the square root of a layer's inputs; biases are 0. Equal geometries get equal
+/// weights.
 fn random_weights(spec: &PerceptronSpec) -> PerceptronWeights {
     let mut weights = PerceptronWeights::zeros(spec);
     for (tensor, (name, values)) in weights.named_mut().into_iter().enumerate() {

@@ -29,7 +29,7 @@ pub fn pixels(spec: &VitSpec, batch: usize) -> Vec<f32> {
 }
 
 pub fn policy(spec: &VitSpec, observation: Observation, activation: Nonlinearity) -> Policy {
-    // Agents that see pairs merge, and after the last block's attention there is nothing to gain.
+    // Agents that see pairs merge; after the last block's attention, pruning saves nothing.
     let (departure, stages) =
         if observation.pair { (Departure::Merge, vec![0, 1, 2]) } else { (Departure::Drop, vec![1, 2, 3]) };
     let actor = PerceptronSpec {

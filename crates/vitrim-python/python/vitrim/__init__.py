@@ -1,11 +1,11 @@
-"""Faster Vision Transformers: learned token pruning, run for real on the CPU.
+"""Faster Vision Transformers: learned token pruning, with real speed-ups on the CPU.
 
 >>> import vitrim
 >>> model = vitrim.load("path/to/checkpoint", policy="runs/my/policy")  # doctest: +SKIP
 >>> logits = model(pixel_values)  # doctest: +SKIP
 
 Everything is computed by the library behind the ``vitrim`` command line, with the GIL released. Arrays are NumPy's;
-PyTorch and others come in by DLPack.
+arrays of PyTorch and other libraries are read by DLPack.
 """
 
 from vitrim._vitrim import (

@@ -21,47 +21,47 @@ class PilImage(Protocol):
     def convert(self, mode: str) -> Any: ...
     def getbands(self) -> tuple[str, ...]: ...
 
-#: Float32 [B, 3, H, W], C-contiguous: a NumPy array is borrowed, anything else comes by DLPack.
+#: Float32 [B, 3, H, W], C-contiguous: a NumPy array is borrowed, any other object is read by DLPack.
 Pixels: TypeAlias = Union[npt.NDArray[np.float32], SupportsDlpack]
 Image: TypeAlias = Union[PathOrStr, PilImage, npt.NDArray[np.uint8]]
 
 __version__: str
 
 class VitrimError(ValueError):
-    """What vitrim refuses: one line that says what is wrong, where, and what to do."""
+    """An error of vitrim: one line that says what is wrong, where, and what to do."""
 
 @final
 class ClassProbability:
-    """A class and how probable it is."""
+    """A class and its probability."""
 
     @property
     def class_index(self) -> int:
         """Its index."""
     @property
     def name(self) -> Optional[str]:
-        """Its name; None where the checkpoint does not say."""
+        """Its name; None if the checkpoint does not have one."""
     @property
     def probability(self) -> float:
         """Softmax probability, 0 to 1."""
 
 @final
 class Survivors:
-    """Who is left of an image after a stage."""
+    """The survivors of an image after a stage."""
 
     @property
     def block(self) -> int:
-        """The 0-based block that the stage lies before; in, after its attention, where leaving means merging."""
+        """The 0-based block of the stage: tokens leave before it or, if they merge, after its attention."""
     @property
     def positions(self) -> npt.NDArray[np.int64]:
         """Row-major grid positions of the surviving patch tokens, [n]."""
 
 @final
 class Prediction:
-    """One image's answer."""
+    """The answer for one image."""
 
     @property
     def image(self) -> Optional[str]:
-        """The image file; None for images that were given as such."""
+        """The image file; None for images that were given as objects."""
     @property
     def classes(self) -> list[ClassProbability]:
         """The most probable classes, best first."""
@@ -70,33 +70,33 @@ class Prediction:
         """Survivors of each stage, in order."""
     @property
     def macs(self) -> int:
-        """Multiply-accumulate operations that this image took, the pruner's own scoring included."""
+        """Multiply-accumulate operations for this image, the pruner's own scoring included."""
     @property
     def gmacs(self) -> float:
-        """The same in units of 1e9."""
+        """``macs`` in units of 1e9."""
 
 @final
 class Tokens:
-    """Final tokens of the survivors of a batch, after the last norm: the images back to back."""
+    """Final tokens of the survivors of a batch, after the last norm, image after image."""
 
     @property
     def tokens(self) -> npt.NDArray[np.float32]:
-        """[T, D]."""
+        """Features of the tokens, [T, D]."""
     @property
     def offsets(self) -> npt.NDArray[np.int64]:
-        """Where each image starts, [B + 1]: image b has the rows offsets[b] to offsets[b + 1]."""
+        """Index of each image's first token, [B + 1]: image b has the rows offsets[b] to offsets[b + 1]."""
     @property
     def positions(self) -> npt.NDArray[np.int64]:
         """Row-major grid position of each token, -1 for a prefix token (class, distillation, register), [T]."""
     @property
     def pooled(self) -> npt.NDArray[np.float32]:
-        """What a classifier would see, [B, D]."""
+        """Input of a classifier, [B, D]."""
 
 @final
 class Model:
-    """A backbone with its preprocessing, and who decides who stays. Made by :func:`vitrim.load`.
+    """A backbone with its preprocessing and its pruner. Made by :func:`vitrim.load`.
 
-    Threads may share one: every call has buffers of its own, and the GIL is released while it computes.
+    Threads may share a model: every call has its own buffers, and the GIL is released during the computation.
     """
 
     def __call__(self, pixel_values: Pixels) -> npt.NDArray[np.float32]:
@@ -108,27 +108,27 @@ class Model:
             VitrimError: If the backbone has no head.
         """
     def predict(self, images: Union[Image, Iterable[Image]], top_k: int = 5) -> list[Prediction]:
-        """Classes of images, and who the answers were made from.
+        """Classifies images, and reports the tokens left after each stage.
 
         Args:
-            images: One or many: paths (a folder stands for the images below it), PIL images, or uint8 arrays [H, W, 3].
-            top_k: Classes to name.
+            images: One or many: paths (a folder means the images below it), PIL images, or uint8 arrays [H, W, 3].
+            top_k: Number of classes to return.
 
         Raises:
-            TypeError: If something is no image.
+            TypeError: If an object is not an image.
             VitrimError: If a file cannot be read or decoded, naming it.
         """
     def preprocess(self, images: Union[Image, Iterable[Image]]) -> npt.NDArray[np.float32]:
-        """Normalised pixels [B, 3, H, W] of images, resized and cropped as the checkpoint says.
+        """Normalised pixels [B, 3, H, W] of images, resized and cropped according to the checkpoint.
 
-        They are written into the array that is returned, and Ctrl-C is heard while that is done.
+        The pixels are written into the returned array. Ctrl-C stops the work.
 
         Raises:
             VitrimError: If a file cannot be read or decoded, naming it.
         """
     @overload
     def features(self, pixel_values: Pixels, *, tokens: Literal[False] = False) -> npt.NDArray[np.float32]:
-        """Pooled features [B, D] of normalised pixels: what a classifier would see."""
+        """Pooled features [B, D] of normalised pixels: the input of a classifier."""
     @overload
     def features(self, pixel_values: Pixels, *, tokens: Literal[True]) -> Tokens:
         """Features of every survivor, with their grid positions."""
@@ -141,24 +141,24 @@ class Model:
         keep: Optional[float] = None,
         gmacs: Optional[float] = None,
     ) -> str:
-        """Sets the policy to another point of its calibration record, and says which: without images or retraining.
+        """Sets the policy to another point of its calibration record, without images or retraining; describes it.
 
         Args:
             max_drop: The cheapest threshold whose drop is certified to be at most this, percentage points...
-            max_drift: ... or, of a backbone without classes, whose drift is, percent...
-            confidence: ... at this confidence; what is left out stays as calibrated.
+            max_drift: ... or, for a backbone without classes, whose drift is, percent...
+            confidence: ... at this confidence; by default as calibrated.
             keep: The mildest threshold that costs no more than a hand-made method at this keep ratio.
-            gmacs: The mildest threshold whose measured mean cost is at most this, 1e9 MACs an image.
+            gmacs: The mildest threshold whose measured mean cost is at most this, 1e9 MACs per image.
 
         Raises:
             VitrimError: If the model has no calibrated policy, or the record has no such point.
         """
     @property
     def origin(self) -> str:
-        """What it was loaded from."""
+        """The folder or object from which the model was loaded."""
     @property
     def architecture(self) -> str:
-        """Architecture's name."""
+        """Name of the architecture."""
     @property
     def img_size(self) -> tuple[int, int]:
         """Input height and width, pixels."""
@@ -167,28 +167,28 @@ class Model:
         """Rows and columns of the patch grid."""
     @property
     def dim(self) -> int:
-        """Channels of a token."""
+        """Channels per token."""
     @property
     def depth(self) -> int:
-        """Blocks."""
+        """Number of blocks."""
     @property
     def num_prefix_tokens(self) -> int:
-        """Tokens that are never pruned."""
+        """Number of prefix tokens, which are never pruned."""
     @property
     def num_classes(self) -> int:
-        """Classes; 0 without a head."""
+        """Number of classes; 0 without a head."""
     @property
     def class_names(self) -> list[str]:
-        """The name of each class; empty where the checkpoint does not say."""
+        """The name of each class; empty if the checkpoint has none."""
     @property
     def dtype(self) -> Dtype:
-        """In what it multiplies."""
+        """Data type of the backbone's arithmetic."""
     @property
     def policy(self) -> str:
-        """Who decides who stays, in one line."""
+        """The pruner, described in one line."""
     @property
     def stages(self) -> list[int]:
-        """0-based blocks before which tokens leave; in which, after the attention, where leaving means merging."""
+        """0-based blocks of the stages: tokens leave before them or, if they merge, after their attention."""
     @property
     def dense_gmacs(self) -> float:
         """MACs of an unpruned image, in units of 1e9."""

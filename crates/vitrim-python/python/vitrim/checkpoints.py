@@ -27,19 +27,19 @@ def load(
     threads: Optional[int] = None,
     img_size: Union[int, tuple[int, int], None] = None,
 ) -> Model:
-    """Opens a checkpoint folder, with who shall decide which tokens stay.
+    """Opens a checkpoint folder, with a pruner.
 
     Args:
-        model: Folder as the Hugging Face Hub has it (``config.json``, ``model.safetensors``).
+        model: Folder in the layout of the Hugging Face Hub (``config.json``, ``model.safetensors``).
         policy: Folder of a trained policy; or a hand-made method with its keep ratio, ``"cls-attention:0.7"`` (also
             ``random``, ``evit``, ``ats``, ``similarity``, ``tome``, ``tome-plain``; one ratio is taken to the power
-            of the stage, several are one a stage); or an instance of a subclass of :class:`vitrim.Pruner`; or None
+            of the stage, several are one per stage); or an instance of a subclass of :class:`vitrim.Pruner`; or None
             for the dense model.
-        dtype: In what the backbone multiplies. A drop is certified in the dtype that the policy was calibrated in;
-            in another, a ``UserWarning`` says so.
-        threads: Threads of this model's own; those of the process, one a core, if left out.
+        dtype: Data type of the backbone's arithmetic. A drop is certified only for the dtype of the calibration; for
+            another dtype there is a ``UserWarning``.
+        threads: Size of this model's own thread pool; the process's threads, one per core, if left out.
         img_size: Another input size than the checkpoint's, pixels: a side, or height and width; position embeddings are
-            resampled as the checkpoint's own library does it.
+            resampled as the checkpoint's own library does.
 
     Raises:
         VitrimError: If the checkpoint or the policy cannot be read, or do not fit.
@@ -54,30 +54,30 @@ def from_timm(
     dtype: Dtype = "f32",
     threads: Optional[int] = None,
 ) -> Model:
-    """Takes a live timm ``VisionTransformer``: its weights as they are now, its geometry and its preprocessing.
+    """Opens a live timm ``VisionTransformer``: its current weights, its geometry and its preprocessing.
 
     The weights are copied; training the module further does not change the model. The other arguments are those of
     :func:`load`.
 
     Raises:
-        TypeError: If it is no timm Vision Transformer.
-        VitrimError: If its geometry is not one that vitrim runs.
+        TypeError: If it is not a timm Vision Transformer.
+        VitrimError: If its geometry is not supported.
     """
     config = timm_config(module)
     weights = {name: np.ascontiguousarray(_array(value)) for name, value in module.state_dict().items()}
     origin = f"timm:{config['architecture']}"
     with tempfile.TemporaryDirectory(prefix="vitrim-timm-") as folder:
         _vitrim.write_checkpoint(folder, json.dumps(config), list(weights.items()))
-        # The weights are packed when it returns: nothing reads the folder again.
+        # The weights are packed when ``load`` returns: nothing reads the folder again.
         try:
             return _vitrim.load(folder, policy, dtype=dtype, threads=threads, origin=origin)
         except _vitrim.VitrimError as error:
-            # Nobody else knows that folder.
+            # The temporary folder means nothing to the user.
             raise _vitrim.VitrimError(str(error).replace(folder, origin)) from None
 
 
 def timm_config(module: Any) -> dict[str, Any]:
-    """``config.json`` of a live timm module, as timm itself would push it to the Hub."""
+    """``config.json`` of a live timm module, with the fields that timm pushes to the Hub."""
     unnamed, questions = _vitrim.timm_questions([kind.__name__ for kind in type(module).__mro__])
     pretrained = dict(getattr(module, "pretrained_cfg", None) or getattr(module, "default_cfg", None) or {})
     answers = {argument: _answer(module, how, paths) for argument, how, paths in questions}
@@ -90,7 +90,7 @@ def timm_config(module: Any) -> dict[str, Any]:
 
 
 def _answer(module: Any, how: str, paths: list[str]) -> Any:
-    """What `module` says about an argument, where the families' table says to look."""
+    """The value of an argument of `module`, read from the attributes `paths` in the way `how`."""
     if how == "first":
         found = (_attribute(module, path, required=False) for path in paths)
         return next((value for value in found if value is not None), None)
@@ -102,14 +102,14 @@ def _answer(module: Any, how: str, paths: list[str]) -> Any:
     if how == "class":
         return type(values[0]).__name__
     if how == "built":
-        # timm's ``Identity`` stands where nothing was built.
+        # timm's ``Identity`` means that nothing was built.
         return type(values[0]).__name__ not in ("Identity", "NoneType")
     assert how == "ratio", how
     return _ratio(values[0], values[1])
 
 
 def _attribute(module: Any, path: str, required: bool) -> Any:
-    """The attribute that `path` leads to; None where only its last step is missing, unless it is required."""
+    """The attribute at `path`; None if only the last step is missing and it is not required."""
     *parents, last = path.split(".")
     value = module
     for step in parents:
@@ -126,7 +126,7 @@ def _step(module: Any, value: Any, step: str, path: str) -> Any:
 
 
 def _ratio(hidden: int, dim: int) -> float:
-    """The ratio that timm's ``int(dim * ratio)`` makes `hidden` of."""
+    """A ratio for which timm's ``int(dim * ratio)`` is `hidden`."""
     ratio = hidden / dim
     while int(dim * ratio) < hidden:
         ratio = math.nextafter(ratio, math.inf)

@@ -1,4 +1,4 @@
-"""What pruning costs and gains on given images."""
+"""Measures the loss and the savings of pruning on given images."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ def evaluate(
     report: Optional[PathOrStr] = None,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Measures the model's policy beside the dense model and hand-made methods at its cost: ``vitrim eval``.
+    """Compares the model's policy with the dense model and with hand-made methods at its cost: ``vitrim eval``.
 
     Args:
-        model: A loaded model; one with a hand-made method measures that.
+        model: A loaded model, with a policy or a hand-made method.
         data: Data set.
         split: ``"test"``, ``"calibration"``, ``"train"``, or a split of the data set's own; test, else calibration, if
             left out.
-        images: Only the first so many.
+        images: Number of images to use, the first ones.
         methods: Methods to compare; the policy, ``random`` and ``cls-attention`` if left out.
         keep: For a dense model, the keep ratio of the hand-made methods.
-        speed: Seconds to measure each method's images/s for; not at all if left out.
-        batch: Images a batch; 64 if left out.
-        on_bad_image: What a corrupt image does; to fail if left out.
+        speed: Seconds to measure each method's images/s for; not measured if left out.
+        batch: Images per batch; 64 if left out.
+        on_bad_image: What to do with an image that cannot be decoded; ``"fail"`` if left out.
         report: Run folder to write a report of these figures into; needs a calibrated policy.
-        progress: Whether to write to ``sys.stderr`` how far it is.
+        progress: Whether to write progress to ``sys.stderr``.
 
     Returns:
         The figures, under the names that ``vitrim eval --json`` has.
@@ -84,12 +84,12 @@ def calibrate(
     Args:
         model: A model that was loaded with a trained policy; its dtype is the one that is certified.
         data: Data set with images that the policy was not trained on.
-        max_drop: Percentage points; that of the last calibration, else 0.4, if left out.
-        max_drift: For a backbone without classes: drift of its pooled features, 100 (1 - cos), percent.
-        confidence: How sure to be that it is not exceeded; 0.5 is the point estimate, and 0.9 if left out.
+        max_drop: Loss of top-1 that is allowed, percentage points; that of the last calibration, else 0.4, if left out.
+        max_drift: For a backbone without classes: drift of its pooled features that is allowed, 100 (1 - cos), percent.
+        confidence: Confidence of the bound on the loss; 0.5 takes the measured value; 0.9 if left out.
         split: Images to calibrate on, ``images`` at most; the first 10,000 of ``"calibration"`` if left out.
-        on_bad_image: What a corrupt image does; to fail if left out.
-        progress: Whether to write to ``sys.stderr`` how far it is.
+        on_bad_image: What to do with an image that cannot be decoded; ``"fail"`` if left out.
+        progress: Whether to write progress to ``sys.stderr``.
 
     Returns:
         The calibration record, as ``policy.json`` has it.
@@ -133,10 +133,11 @@ def compare(
     Args:
         model: A model with a calibrated policy, or without one to compare the hand-made methods.
         data: Data set.
-        report: Folder that the figures and ``report.html`` go to, ``runs/compare`` if left out; an interrupted comparison
-            goes on from it.
+        report: Folder for the figures and ``report.html``, ``runs/compare`` if left out; an interrupted comparison
+            continues from it.
         policies: Folders of the same policy from other seeds; means over all of them and the model's own are compared.
-        rivals: Other trained policies by name: a folder, or several of different seeds. A rival is calibrated, or samples.
+        rivals: Other trained policies by name: a folder, or several of different seeds. A rival is calibrated, or
+            has the read-out ``sample``.
         split: Images to compare on, the first ``images``; test, else calibration, if left out.
         sweep_split: Images to sweep the methods' settings on, the first ``sweep_images``; 1,000 of ``"calibration"`` if
             left out.
@@ -147,9 +148,9 @@ def compare(
         studies: What is studied of the policies: every image with their mean budgets (``fixed-budgets``), and hand-made
             selections with their budgets of each image (``selection``); both if left out.
         speed: Seconds to measure each setting's images/s for; not at all if left out.
-        batch: Images a batch; 64 if left out.
-        on_bad_image: What a corrupt image does; to fail if left out.
-        progress: Whether to write to ``sys.stderr`` how far it is.
+        batch: Images per batch; 64 if left out.
+        on_bad_image: What to do with an image that cannot be decoded; ``"fail"`` if left out.
+        progress: Whether to write progress to ``sys.stderr``.
 
     Returns:
         The figures, under the names that ``vitrim compare --json`` has.
@@ -179,5 +180,5 @@ def compare(
 
 
 def report(run: PathOrStr) -> Path:
-    """Lays out a run folder as one page with its figures, and returns the page's path: ``vitrim report``."""
+    """Writes the page of a run folder with its figures, and returns the page's path: ``vitrim report``."""
     return Path(_vitrim.report(run))

@@ -1,4 +1,4 @@
-"""What long work says while it goes on."""
+"""Progress of long work."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import sys
 import time
 from typing import Any, Callable, Optional
 
-#: Updates or steps between two lines where there is no terminal.
+#: Updates or steps between two lines if there is no terminal.
 ENTRIES_A_LINE = 25
-#: Seconds between two changes of a terminal's line.
+#: Shortest time between two changes of a terminal's line, seconds.
 REFRESH = 0.2
 
 
 class Teller:
-    """Told by the library; writes to ``sys.stderr`` (a notebook's too) and calls back."""
+    """Writes the library's progress events to ``sys.stderr`` (also in a notebook), and calls ``callback``."""
 
     def __init__(self, progress: bool, callback: Optional[Callable[[dict[str, Any]], object]] = None) -> None:
         self.progress = progress
@@ -22,18 +22,18 @@ class Teller:
         self.refreshed = 0.0
 
     def note(self, line: str) -> None:
-        """A line that stays."""
+        """Prints a line of text."""
         if self.progress:
             self.clear()
             print(line, file=sys.stderr, flush=True)
 
     def step(self, what: str, done: int, of: int) -> None:
-        """So much of something is done."""
+        """Shows the progress of a task."""
         if self.progress and sys.stderr.isatty():
             self.show(f"{what} {done}/{of}", done == of)
 
     def entry(self, unit: str, done: int, of: int, line: str, figures: dict[str, Any]) -> None:
-        """So many updates or steps of a run are done."""
+        """Shows the progress of a training run, with the figures of a log entry."""
         text = f"{unit} {done}/{of}: {line}"
         if self.progress and sys.stderr.isatty():
             self.show(text, True)
@@ -43,13 +43,13 @@ class Teller:
             self.callback({**figures, f"{unit}s": of})
 
     def show(self, text: str, at_once: bool) -> None:
-        """A line that the next one takes the place of."""
+        """Prints a line that the next one replaces."""
         if at_once or time.monotonic() - self.refreshed > REFRESH:
             print("\r" + text.ljust(self.shown), end="", file=sys.stderr, flush=True)
             self.shown, self.refreshed = len(text), time.monotonic()
 
     def clear(self) -> None:
-        """Wipes what :meth:`show` wrote."""
+        """Erases the line of :meth:`show`."""
         if self.shown:
             print("\r" + " " * self.shown + "\r", end="", file=sys.stderr, flush=True)
             self.shown = 0

@@ -1,4 +1,4 @@
-"""Training a policy, and the backbone under it."""
+"""Training a policy, and fine-tuning the backbone under a policy."""
 
 from __future__ import annotations
 
@@ -87,34 +87,33 @@ def train(
 ) -> Run:
     """Trains a policy for a frozen backbone and calibrates it: ``vitrim train``.
 
-    Ctrl-C ends it after the update that is running, and raises ``KeyboardInterrupt``; the same call then goes on, bit
-    for bit as if it had never stopped. So does an exception that ``callback`` raises.
+    Ctrl-C stops the training after the current update, and raises ``KeyboardInterrupt``; so does an exception of
+    ``callback``, which is raised then. The same call continues the run, bit for bit as if it had not been stopped.
 
     Args:
         model: Checkpoint folder, or a loaded model (whose policy does not matter).
         data: Class folders, a flat folder of images, or Hugging Face parquet files.
         out: Run folder; ``runs/`` and the model's name if left out.
-        max_drop: Top-1 drop that may be spent, percentage points; 0.4 if left out.
-        max_drift: For a backbone without classes: drift of its pooled features, 100 (1 - cos), percent.
-        confidence: How sure the calibration shall be that it is not exceeded; 0.5 is the point estimate, and 0.9 if left
-            out.
-        preset: ``"default"``, ``"drop"`` (the default's game with agents that leave and do not merge), ``"paper"``, or the controls
-            without reinforcement, ``"gumbel"`` and ``"dynamicvit"``;
-            ``config`` is a TOML file laid over it.
+        max_drop: Loss of top-1 that is allowed, percentage points; 0.4 if left out.
+        max_drift: For a backbone without classes: drift of its pooled features that is allowed, 100 (1 - cos), percent.
+        confidence: Confidence of the bound on the loss; 0.5 takes the measured value; 0.9 if left out.
+        preset: ``"default"``, ``"drop"`` (the default's game with agents that are dropped instead of merged),
+            ``"paper"``, or the controls without reinforcement, ``"gumbel"`` and ``"dynamicvit"``;
+            ``config`` is a TOML file whose values override the preset.
         split: Images to train on; ``"train"`` if left out.
         calibrate: False leaves the policy uncalibrated.
-        calibration_split: Images to calibrate on, ``calibration_images`` at most; the first 10,000 of ``"calibration"`` if left
-            out.
-        device: Where gradients are computed; the CPU if left out.
-        on_bad_image: What a corrupt image does; to fail if left out.
+        calibration_split: Images to calibrate on, ``calibration_images`` at most; the first 10,000 of
+            ``"calibration"`` if left out.
+        device: Device that computes the gradients; the CPU if left out.
+        on_bad_image: What to do with an image that cannot be decoded; ``"fail"`` if left out.
         threads: Threads of a model that is given as a folder.
-        progress: Whether to write to ``sys.stderr`` how far it is.
+        progress: Whether to write progress to ``sys.stderr``.
         callback: Called after every update with its figures (those of ``log.jsonl``, and ``updates``).
-        **overrides: Keys of the configuration, ``updates=300`` or ``ppo={"clip": 0.1}``: the last word over preset and
+        **overrides: Keys of the configuration, ``updates=300`` or ``ppo={"clip": 0.1}``: they override preset and
             file. ``vitrim train --print-config`` shows all keys.
 
     Raises:
-        VitrimError: If something does not fit, or cannot be read or written.
+        VitrimError: If the arguments do not fit each other, or a file cannot be read or written.
         KeyboardInterrupt: After Ctrl-C, with all finished updates saved.
     """
     loaded = model if isinstance(model, _vitrim.Model) else load(model, threads=threads)
@@ -162,29 +161,29 @@ def finetune(
     callback: Optional[Callable[[dict[str, Any]], object]] = None,
     **overrides: Any,
 ) -> TunedRun:
-    """Lets the backbone learn to answer from the tokens that its policy leaves, as it answered from all: ``vitrim finetune``.
+    """Fine-tunes the backbone under its policy, to recover accuracy: ``vitrim finetune``.
 
-    Ctrl-C ends it after the step that is running, and raises ``KeyboardInterrupt``; the same call then goes on. So does
-    an exception that ``callback`` raises.
+    Ctrl-C stops the training after the current step, and raises ``KeyboardInterrupt``; so does an exception of
+    ``callback``, which is raised then. The same call continues the run.
 
     Args:
-        model: A model that was loaded from a checkpoint, whose layout (timm's or transformers') the result keeps, with a trained
-            policy, which is read out as it is dialled; without a policy, it is the dense control.
-        data: Data set; labels are used where ``label_weight`` is above 0, and to report top-1.
-        out: Run folder, ``runs/finetune`` if left out; the backbone goes to its ``model/``, and the policy, for it, to ``policy/``.
-        config: TOML file laid over the defaults.
+        model: A model that was loaded from a checkpoint, with a trained policy, whose current point is used; without
+            a policy, the dense control is trained. The result keeps the checkpoint's layout (timm's or transformers').
+        data: Data set; labels are used if ``label_weight`` is above 0, and to report top-1.
+        out: Run folder, ``runs/finetune`` if left out; the backbone goes to its ``model/``, the policy to ``policy/``.
+        config: TOML file whose values override the defaults.
         split: Images to train on; ``"train"`` if left out.
-        held_out_split: Images to choose the best weights by; ``"calibration"`` if left out.
-        device: Where gradients are computed; the CPU if left out.
-        weights: Type of the weights that are written; f32 if left out.
-        on_bad_image: What a corrupt image does; to fail if left out.
-        progress: Whether to write to ``sys.stderr`` how far it is.
+        held_out_split: Images for choosing the best weights; ``"calibration"`` if left out.
+        device: Device that computes the gradients; the CPU if left out.
+        weights: Type of the written weights; f32 if left out.
+        on_bad_image: What to do with an image that cannot be decoded; ``"fail"`` if left out.
+        progress: Whether to write progress to ``sys.stderr``.
         callback: Called with every entry's figures (those of ``log.jsonl``, and ``steps``).
-        **overrides: Keys of the configuration, ``images=100_000`` or ``augment={"crop_padding": 4}``: the last word over the
+        **overrides: Keys of the configuration, ``images=100_000`` or ``augment={"crop_padding": 4}``: they override the
             file. ``vitrim finetune --print-config`` shows all keys.
 
     Raises:
-        VitrimError: If something does not fit, or cannot be read or written.
+        VitrimError: If the arguments do not fit each other, or a file cannot be read or written.
         KeyboardInterrupt: After Ctrl-C, with the last finished step saved.
     """
     finished = _vitrim.finetune(
@@ -209,7 +208,7 @@ def finetune(
 
 
 def settings(overrides: dict[str, Any], prefix: str = "") -> list[str]:
-    """Nested keys as ``a.b=value``, with values as TOML has them (its scalars and lists are JSON's)."""
+    """Nested keys as ``a.b=value``, with values in TOML (whose scalars and lists are those of JSON)."""
     lines: list[str] = []
     for key, value in overrides.items():
         if isinstance(value, dict):

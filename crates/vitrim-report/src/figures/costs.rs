@@ -1,4 +1,4 @@
-//! What single images cost.
+//! Figures of the cost of single images.
 
 use vitrim_measure::statistics::Quantiles;
 use vitrim_measure::statistics::spearman;
@@ -10,13 +10,13 @@ use crate::figure::{Figure, Panel};
 use crate::findings::Findings;
 use crate::numbers::{binned, grouped, histogram, plain, short};
 
-/// Bins of the histogram, and of object sizes, about.
+/// Approximate number of bins of the histogram, and of object sizes.
 const BINS: usize = 30;
 const SIZE_BINS: usize = 8;
 
 const COST: &str = "MACs of an image, % of the dense model's";
 
-/// How many images cost how much. None without images.
+/// Histogram of the cost of images. None without images.
 ///
 /// # Errors
 /// If the plot cannot be drawn.
@@ -47,7 +47,7 @@ pub fn spread(findings: &Findings) -> Result<Option<Figure>> {
     Ok(Some(Figure { panels, caption, command: findings.command.clone() }))
 }
 
-/// Cost against the size of the object. None where sizes are not known, or there are no images.
+/// Cost against the size of the object. None if sizes are unknown, or there are no images.
 ///
 /// # Errors
 /// If the plot cannot be drawn.
@@ -62,7 +62,7 @@ pub fn by_object_size(findings: &Findings) -> Result<Option<Figure>> {
     let band = bins.iter().map(|bin| (middle(bin.from, bin.to), bin.p10, bin.p90)).collect();
     let lowest = bins.iter().map(|bin| bin.p10).fold(f64::INFINITY, f64::min);
     let highest = bins.iter().map(|bin| bin.p90).fold(f64::NEG_INFINITY, f64::max);
-    // Above the band, a row of counts.
+    // A row of counts above the band.
     let [row, above] = [0.07, 0.17].map(|share| highest + share * (highest - lowest));
     let mut counts: Vec<(f64, f64, String)> =
         bins.iter().map(|bin| (middle(bin.from, bin.to), row, grouped(bin.n))).collect();

@@ -1,4 +1,4 @@
-//! Quantities over the updates of a training run.
+//! Metrics over the updates of a training run.
 
 use crate::axis::Axis;
 use crate::chart::{Chart, Layer, Style};
@@ -7,17 +7,17 @@ use crate::figure::{Figure, Panel};
 use crate::numbers::{grouped, short, trailing_mean};
 use crate::sources::Update;
 
-/// Updates that the bold curves are means over.
+/// Window of the bold curves' trailing mean, updates.
 const WINDOW: usize = 20;
-/// Updates drawn at most.
+/// Largest number of updates that are drawn.
 const DRAWN: usize = 1000;
 
-/// A quantity that a log may hold.
+/// A metric that a log may have.
 struct Quantity {
     name: &'static str,
     label: &'static str,
     of: fn(&Update) -> Option<f64>,
-    /// Whether it jumps from batch to batch, so that a mean says more.
+    /// Whether it is noisy between batches, so that a mean is more informative.
     noisy: bool,
 }
 
@@ -40,7 +40,7 @@ const OTHERS: [Quantity; 8] = [
         of: |u| u.estimated_drop,
         noisy: false,
     },
-    // Where the game follows an estimate, that says more than one batch.
+    // If the game follows an estimate, that is more informative than one batch.
     Quantity {
         name: "sampled-drop",
         label: "Drop in a batch, pp of top-1",
@@ -54,7 +54,7 @@ const OTHERS: [Quantity; 8] = [
     Quantity { name: "speed", label: "Training speed, images/s", of: |u| u.images_per_s, noisy: true },
 ];
 
-/// All quantities that the log has; None without updates.
+/// All metrics that the log has; None without updates.
 ///
 /// # Errors
 /// If a plot cannot be drawn.
@@ -106,7 +106,7 @@ fn panel(quantity: &Quantity, updates: &[Update], limit: Option<f64>) -> Result<
     Panel::plot(format!("curve-{}", quantity.name), alt, chart.svg()).map(Some)
 }
 
-/// A curve for each stage.
+/// One curve per stage.
 fn keep_ratio(updates: &[Update]) -> Result<Panel> {
     let stages = updates.iter().map(|u| u.keep_ratio.len()).max().unwrap_or(0);
     let (mut layers, mut legend, mut words) = (Vec::new(), Vec::new(), Vec::new());
@@ -123,7 +123,7 @@ fn keep_ratio(updates: &[Update]) -> Result<Panel> {
     Panel::plot("curve-keep-ratio", alt, chart.svg())
 }
 
-/// The values, thin, and their trailing mean, bold.
+/// The values as a thin line, and their trailing mean as a bold one.
 fn curve(points: &[(f64, f64)], style: Style) -> Vec<Layer> {
     let values: Vec<f64> = points.iter().map(|(_, value)| *value).collect();
     let means = points.iter().zip(trailing_mean(&values, WINDOW)).map(|((update, _), mean)| (*update, mean));
@@ -131,12 +131,12 @@ fn curve(points: &[(f64, f64)], style: Style) -> Vec<Layer> {
     vec![Layer::Faint(thinned(points), style), Layer::Line(thinned(&means), style)]
 }
 
-/// As many of the points as are drawn.
+/// At most the number of points that is drawn.
 fn thinned(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     points.iter().copied().step_by(points.len().div_ceil(DRAWN).max(1)).collect()
 }
 
-/// Where a curve begins and ends, in words.
+/// First and last value of a curve, in words.
 fn ends(points: &[(f64, f64)]) -> String {
     let mean = |part: &[(f64, f64)]| short(part.iter().map(|(_, v)| v).sum::<f64>() / part.len() as f64);
     let part = points.len().min(WINDOW);

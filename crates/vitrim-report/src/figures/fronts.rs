@@ -1,4 +1,4 @@
-//! Drop and D against cost.
+//! Loss and D against cost.
 
 use vitrim_measure::calibrate::Calibration;
 use vitrim_measure::front::{FrontPoint, Measure, Verdict, choose};
@@ -12,13 +12,13 @@ use crate::figure::{Figure, Panel};
 use crate::findings::Findings;
 use crate::numbers::{grouped, short};
 
-/// A method's points.
+/// The points of a method.
 struct Series<'a> {
     method: &'a str,
     points: Vec<&'a FrontPoint>,
 }
 
-/// A point that is pointed out.
+/// A highlighted point.
 struct Marked {
     cost: f64,
     drop: f64,
@@ -26,7 +26,7 @@ struct Marked {
     name: String,
 }
 
-/// Every method at several costs, on the images that were evaluated. None if no front was measured.
+/// Every method at several costs, on the evaluated images. None if no front was measured.
 ///
 /// # Errors
 /// If a plot cannot be drawn.
@@ -66,7 +66,7 @@ pub fn evaluated(findings: &Findings) -> Result<Option<Figure>> {
     Ok(Some(Figure { panels, caption, command: findings.command.clone() }))
 }
 
-/// The policy at the thresholds that it was calibrated over.
+/// The policy at the thresholds of its calibration.
 ///
 /// # Errors
 /// If a plot cannot be drawn.
@@ -103,21 +103,21 @@ pub fn calibrated(record: &Calibration, command: String) -> Result<Figure> {
 }
 
 impl<'a> Series<'a> {
-    /// From the cheapest to the costliest.
+    /// Sorts the points from the cheapest to the costliest.
     fn new(method: &'a str, points: &'a [FrontPoint]) -> Self {
         let mut points: Vec<&FrontPoint> = points.iter().collect();
         points.sort_by(|a, b| a.cost.total_cmp(&b.cost));
         Series { method, points }
     }
 
-    /// The same look for a method in every figure.
+    /// The method's style, the same in every figure.
     fn style(&self) -> Style {
         let known = Method::all().position(|method| method.name() == self.method);
         Style::of(known.unwrap_or(Method::all().count()))
     }
 }
 
-/// What is lost, and its unit.
+/// The measure of the loss, and its unit.
 fn measure(measure: Measure) -> (&'static str, &'static str) {
     match measure {
         Measure::AccuracyLoss => ("Drop", "pp of top-1"),
@@ -140,7 +140,7 @@ fn panels(
     if let Some((drop, name)) = limit {
         drops.push(Layer::Limit(drop, name));
     }
-    // The first, the policy, is drawn last and so on top.
+    // The first series, the policy, is drawn last and so on top.
     for series in series.iter().rev() {
         let style = series.style();
         let (mut drop, mut intervals, mut divergence) = (Vec::new(), Vec::new(), Vec::new());
@@ -149,7 +149,7 @@ fn panels(
             let (low, high) = paired.interval(interval);
             drop.push((cost, paired.measured()));
             intervals.push((cost, low, high));
-            // Keeping everything has a D of 0, which a logarithmic axis does not show.
+            // If every token stays, D is 0, which a logarithmic axis cannot show.
             if point.fidelity > 0.0 {
                 divergence.push((cost, point.fidelity));
             }
@@ -191,7 +191,7 @@ fn panels(
     ])
 }
 
-/// A curve in words.
+/// A curve described in words.
 fn ends(method: &str, points: &[(f64, f64)], unit: &str) -> String {
     match (points.first(), points.last()) {
         (Some((cheap, there)), Some((dear, here))) => format!(

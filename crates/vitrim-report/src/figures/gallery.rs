@@ -1,4 +1,4 @@
-//! Single images, and what is kept of them.
+//! Single images with the patches that are kept.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! Where in the image patches survive.
+//! Maps of where in the image patches survive.
 
 use crate::error::Result;
 use crate::figure::{Figure, Panel};
@@ -6,7 +6,7 @@ use crate::findings::Findings;
 use crate::heat::HeatMap;
 use crate::numbers::grouped;
 
-/// A map for each stage, on one scale. None without stages.
+/// One map per stage, on one scale. None without stages.
 ///
 /// # Errors
 /// If a plot cannot be drawn.

@@ -1,4 +1,4 @@
-//! The figures of a report, one file a subject.
+//! The figures of a report, one file per subject.
 
 pub mod costs;
 pub mod curves;

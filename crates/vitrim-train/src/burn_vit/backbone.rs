@@ -1,6 +1,6 @@
-//! The Burn ViT as a [`Backbone`]: the second implementer, for rollouts where the gradients live.
+//! The Burn ViT as a [`Backbone`], the second implementation: for rollouts on the device that computes gradients.
 //!
-//! The packed batch rests on the host, where pruners look at it, and is on the device while blocks run.
+//! The packed batch is kept on the host, where pruners read it, and is on the device while blocks run.
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
@@ -13,7 +13,7 @@ use super::block::Attended;
 use super::{BurnVit, TokenLayout, pixel_tensor};
 
 impl BurnVit {
-    /// Where the weights are, without gradients.
+    /// The device of the weights, without gradients.
     fn host_device(&self) -> Device {
         self.device().without_autodiff()
     }
@@ -24,8 +24,8 @@ impl BurnVit {
         (tokens, TokenLayout::packed(&self.spec, packed, device))
     }
 
-    /// Runs `x: [T, D]`, which rests at `site`, up to `to`; what the last attention on the way left behind of `taps`, if one
-    /// ran. `queries() : [B, n]` says which places of each image of `layout` count as its own.
+    /// Runs `x: [T, D]` from `site` to `to`. Returns the requested `taps` of the last attention on the way, if one
+    /// ran. `queries() : [B, n]` says which positions of each image of `layout` are tokens of the image.
     pub(super) fn run(
         &self,
         mut x: Tensor<2>,
@@ -43,7 +43,7 @@ impl BurnVit {
                 At::BlockInput => {
                     let (y, attended) = self.blocks[l].attend(x, layout);
                     x = y;
-                    // Tapped attention is the last that runs before the target.
+                    // Taps are taken from the last attention before the target.
                     let taps = if to <= Site::input_of(l + 1) { taps } else { Taps::NONE };
                     tapped = Some(self.tap(attended, layout, &queries, taps)?);
                     *site = Site::after_attention_of(l);
@@ -57,8 +57,8 @@ impl BurnVit {
         Ok((x, tapped))
     }
 
-    /// What `taps` asks of an attention over the T tokens of `layout`. `queries() : [B, n]` says which places of each
-    /// image count as its own, where there is no class token to ask.
+    /// The requested `taps` of an attention over the T tokens of `layout`. `queries() : [B, n]` says which positions
+    /// are tokens of the image; it is used if there is no class token.
     fn tap(
         &self,
         attended: Attended,
@@ -88,7 +88,8 @@ impl BurnVit {
     }
 }
 
-/// The mean of `attention: [B, n, n]` over those of each image's `queries: [B, n]` that are its own, `[B, 1, n]`.
+/// The mean of `attention: [B, n, n]` over the queries of each image for which `queries: [B, n]` is true,
+/// `[B, 1, n]`.
 fn mean_over_queries(attention: Tensor<3>, queries: &[bool]) -> Tensor<3> {
     let [batch, n, _] = attention.dims();
     let mut weights = vec![0.0f32; batch * n];
@@ -100,7 +101,7 @@ fn mean_over_queries(attention: Tensor<3>, queries: &[bool]) -> Tensor<3> {
     (attention * weights).sum_dim(1)
 }
 
-/// Which places of a packed batch's images, `[B, n]` with n the longest, are no padding.
+/// Which positions of a packed batch's images are not padding, `[B, n]` with n the length of the longest image.
 pub(super) fn no_padding(packed: &PackedBatch) -> Vec<bool> {
     let lengths = || packed.offsets.windows(2).map(|image| image[1] - image[0]);
     let longest = lengths().max().unwrap_or(0);

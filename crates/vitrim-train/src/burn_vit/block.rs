@@ -15,7 +15,7 @@ use crate::norm::LayerNorm;
 pub(super) struct Block {
     pub norm1: LayerNorm,
     pub attn: Attention,
-    /// LayerScale, `[D]`; 1 where there is none.
+    /// LayerScale, `[D]`; `None` means 1.
     pub ls1: Option<Param<Tensor<1>>>,
     pub norm2: LayerNorm,
     pub mlp: Mlp,
@@ -25,9 +25,9 @@ pub(super) struct Block {
 /// Multi-head self-attention.
 #[derive(Module, Debug)]
 pub(super) struct Attention {
-    /// D to 3D: queries, keys, values, each by head.
+    /// Queries, keys and values, D to 3D, each head after head.
     pub qkv: Linear,
-    /// Over each head's queries and over its keys.
+    /// Norm of each head's queries; `k_norm` is that of the keys.
     pub q_norm: Option<LayerNorm>,
     pub k_norm: Option<LayerNorm>,
     pub proj: Linear,
@@ -43,11 +43,11 @@ pub(super) struct Mlp {
     pub activation: MlpActivation,
 }
 
-/// What one attention saw, for the taps.
+/// Intermediate values of an attention, for the taps.
 pub(super) struct Attended {
-    /// `[T, D]`.
+    /// Keys, `[T, D]`.
     pub keys: Tensor<2>,
-    /// `[T, D]`.
+    /// Values, `[T, D]`.
     pub values: Tensor<2>,
     /// Attention of each token (third axis) to each (last axis), `[B, heads, n, n]`.
     pub probabilities: Tensor<4>,
@@ -73,7 +73,7 @@ impl Block {
     }
 }
 
-/// `y: [T, D]` by channel.
+/// `y: [T, D]` scaled by channel.
 fn scaled(y: Tensor<2>, gamma: &Option<Param<Tensor<1>>>) -> Tensor<2> {
     match gamma {
         Some(gamma) => y * gamma.val().unsqueeze::<2>(),
@@ -97,8 +97,8 @@ impl Mlp {
 }
 
 impl Attention {
-    /// `x: [T, D]` to `[T, D]` as [`Attention::forward`] gives it, for who asks for nothing else: where there is a kernel for the
-    /// whole of it, by that.
+    /// `x: [T, D]` to `[T, D]`, the output of [`Attention::forward`] without the intermediate values; computed by a
+    /// fused kernel if there is one.
     fn answer(&self, x: Tensor<2>, layout: &TokenLayout) -> Tensor<2> {
         match layout.uniform() {
             Some(tokens) if self.scores_plainly() && fused::here(&x) => {
@@ -140,21 +140,21 @@ impl Attention {
         (self.proj.forward(layout.gather(y)), Attended { keys, values, probabilities })
     }
 
-    /// Queries (0), keys (1) or values (2) of `x: [T, D]`, `[T, D]`. One product each: cutting one of all three apart
-    /// would cost its gradient three times its size in zeros.
+    /// Queries (0), keys (1) or values (2) of `x: [T, D]`, `[T, D]`. Each is a product of its own: the gradient of
+    /// splitting one product into three would be three times its size, padded with zeros.
     fn part(&self, i: usize, x: Tensor<2>) -> Tensor<2> {
         let dim = x.dims()[1];
         let weight = self.qkv.weight.val().narrow(0, i * dim, dim);
         fused::linear(x, weight, self.qkv.bias.as_ref().map(|bias| bias.val().narrow(0, i * dim, dim)))
     }
 
-    /// Whether scores are made of queries and keys as their layer gives them: [`Attention::for_scores`] changes nothing.
+    /// Whether scores use queries and keys without a change: [`Attention::for_scores`] returns its input.
     fn scores_plainly(&self) -> bool {
         self.q_norm.is_none() && self.k_norm.is_none()
     }
 
-    /// Queries or keys `x: [T, D]` of tokens at `places: [T]` as scores are made of them: normed over each head, where there
-    /// is a norm. Who rotates them by their tokens' places does it here.
+    /// Queries or keys `x: [T, D]` of tokens at `places: [T]` as the scores use them: normed over each head, if there
+    /// is a norm. Rotary position embeddings belong here.
     fn for_scores(&self, x: Tensor<2>, norm: &Option<LayerNorm>, places: GridPlaces<'_>) -> Tensor<2> {
         let [tokens, dim] = x.dims();
         debug_assert_eq!(tokens, places.len(), "a place for each token");

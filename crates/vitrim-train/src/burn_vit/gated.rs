@@ -1,7 +1,7 @@
-//! Pruning with a gradient through who leaves.
+//! Pruning with a gradient through the decisions.
 //!
-//! Nobody is removed: a token that has left counts 0 times in attention and in means, and what it leaves behind goes to
-//! the token that it joined. Where gates are 0 or 1, that equals removing.
+//! No token is removed: a token that has left has weight 0 in attention and in means, and its content is merged into
+//! its partner. If all gates are 0 or 1, the result equals that of removal.
 
 use burn::tensor::{Device, IndexingUpdateOp, Int, Tensor, TensorData};
 use vitrim_vit::{AttentionTaps, HostState, PackedBatch, Reduction, Result, Site, Taps, View, VitSpec};
@@ -9,17 +9,17 @@ use vitrim_vit::{AttentionTaps, HostState, PackedBatch, Reduction, Result, Site,
 use super::backbone::download;
 use super::{BurnVit, TokenLayout, pixel_tensor};
 
-/// B whole images somewhere in the network, some of whose tokens have left.
+/// B whole images at a site of the network, some of whose tokens have left.
 pub struct Gated<'a> {
     vit: &'a BurnVit,
     batch: usize,
     site: Site,
-    /// `[B * N, D]`
+    /// Residual stream, `[B * N, D]`.
     x: Tensor<2>,
-    /// How many original tokens each stands for, 0 where it has left, `[B * N]`; `None` as long as all stand for one.
+    /// Size of each token, 0 if it has left, `[B * N]`; `None` while all sizes are 1.
     sizes: Option<Tensor<1>>,
     alive: Vec<bool>,
-    /// Of all rows.
+    /// Taps of all rows.
     taps: AttentionTaps,
 }
 
@@ -50,7 +50,7 @@ impl<'a> Gated<'a> {
         &self.vit.spec
     }
 
-    /// Where the tokens are.
+    /// The device of the tokens.
     pub fn device(&self) -> Device {
         self.x.device()
     }
@@ -58,7 +58,7 @@ impl<'a> Gated<'a> {
     /// Runs the network up to `to`; the next survivors carry `taps`.
     ///
     /// # Errors
-    /// If `to` lies behind, or the device does not give the taps up.
+    /// If `to` lies behind, or the taps cannot be read back from the device.
     pub fn advance(&mut self, to: Site, taps: Taps) -> Result<()> {
         let (x, layout) = (self.x.clone(), self.layout());
         let (x, tapped) = self.vit.run(x, &mut self.site, to, &layout, || self.alive.clone(), taps)?;
@@ -67,10 +67,10 @@ impl<'a> Gated<'a> {
         Ok(())
     }
 
-    /// Who is left here.
+    /// The survivors at this site.
     ///
     /// # Errors
-    /// If the device does not give the tokens up.
+    /// If the tokens cannot be read back from the device.
     pub fn survivors(&self) -> Result<Survivors> {
         let mut packed = PackedBatch::dense(&self.vit.spec, download(self.x.clone())?, self.batch);
         let keep = Reduction::keep(&packed.offsets, &self.alive);
@@ -94,9 +94,9 @@ impl<'a> Gated<'a> {
         Ok(Survivors { state: HostState { packed, site: self.site, taps }, rows })
     }
 
-    /// The tokens `rows: [A]` (of B * N) stay where `keep: [A]` is 1, and leave where it is 0: then they become part of
-    /// the rows `into: [A]`, a mean by size, or are dropped where that is `None`. Returns the gate of every row,
-    /// `[B * N]`: 1 for all others.
+    /// The tokens `rows: [A]` (of B * N) stay where `keep: [A]` is 1, and leave where it is 0: they are merged into
+    /// the rows `into: [A]`, a mean weighted by size, or dropped if `into` is `None`. Returns the gate of every row,
+    /// `[B * N]`: 1 for all other rows.
     ///
     /// # Panics
     /// If `rows`, `into` and `keep` differ in length.
@@ -118,7 +118,7 @@ impl<'a> Gated<'a> {
             let pulled = apart * leaving.clone().unsqueeze_dim::<2>(1);
             let pulled = Tensor::<2>::zeros(self.x.dims(), &device).select_assign(0, to.clone(), pulled, add);
             let gained = Tensor::<1>::zeros([total], &device).select_assign(0, to, leaving, add);
-            // Those that have left have no mass to divide by, and gain nothing.
+            // Tokens that have left have no mass to divide by, and gain nothing.
             let mass = (sizes + gained.clone()).clamp_min(f32::MIN_POSITIVE);
             self.x = self.x.clone() + pulled / mass.unsqueeze_dim::<2>(1);
             after = after + gained;
@@ -153,7 +153,7 @@ impl<'a> Gated<'a> {
 }
 
 impl Survivors {
-    /// As a pruner of a backbone of geometry `spec` sees them.
+    /// The survivors as a pruner of a backbone of geometry `spec` sees them.
     pub fn view(&self, spec: &VitSpec) -> View<'_> {
         self.state.view(spec)
     }

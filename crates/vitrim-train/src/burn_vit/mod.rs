@@ -1,9 +1,10 @@
 //! The Vision Transformer with gradients (Dosovitskiy et al., 2021; DeiT: Touvron et al., 2021).
 //!
-//! It trains and fine-tunes; the CPU executor serves. Both compute the same logits. LayerNorm, linear
-//! layers and MLP run over all tokens of a batch at once, `[T, D]`; a layout says which tokens
-//! belong to which image, and how often attention counts them. So one forward pass serves dense batches,
-//! [`Gated`] ones (gradients reach who leaves: those that have left stay, and count 0 times) and packed ones (they are gone).
+//! It is used for training and fine-tuning; the CPU executor is used for inference. Both compute the same logits.
+//! LayerNorm, linear layers and MLP run over all tokens of a batch at once, `[T, D]`; a layout says which tokens
+//! belong to which image, and how often attention counts them. One forward pass thus serves dense batches, [`Gated`]
+//! ones (tokens that have left count 0 times, so that gradients reach the decisions) and packed ones (tokens are
+//! removed).
 
 mod backbone;
 mod block;
@@ -27,27 +28,27 @@ use crate::norm::LayerNorm;
 /// A Vision Transformer as a Burn module.
 #[derive(Module, Debug)]
 pub struct BurnVit {
-    /// Over a patch's `3 * P * P` pixels, in the order (channel, row, column).
+    /// Linear layer over a patch's `3 * P * P` pixels, in the order (channel, row, column).
     patch_embed: Linear,
-    /// `[1, D]`
+    /// Class token, `[1, D]`.
     cls_token: Option<Param<Tensor<2>>>,
-    /// `[1, D]`
+    /// Distillation token, `[1, D]`.
     dist_token: Option<Param<Tensor<2>>>,
-    /// `[R, D]`
+    /// Register tokens, `[R, D]`.
     reg_token: Option<Param<Tensor<2>>>,
-    /// Of the prefix tokens that have a position, then of the patches.
+    /// Position embeddings of the prefix tokens that have one, then of the patches.
     pos_embed: Param<Tensor<2>>,
     blocks: Vec<Block>,
     /// The final norm; with `fc_norm` it comes after pooling.
     norm: LayerNorm,
     head: Option<Linear>,
-    /// Over the distillation token.
+    /// Head of the distillation token.
     head_dist: Option<Linear>,
     #[module(skip)]
     spec: VitSpec,
 }
 
-/// What the heads see.
+/// Inputs of the heads.
 struct Pooled {
     /// The class token or the mean of the patch tokens, `[B, D]`, or both, `[B, 2D]`.
     main: Tensor<2>,
@@ -56,7 +57,7 @@ struct Pooled {
 }
 
 impl Pooled {
-    /// As `Want::Pooled` has them: `[B, D]` or `[B, 2D]`, the mean of both tokens where there are two.
+    /// The features of `Want::Pooled`: `[B, D]` or `[B, 2D]`; the mean of both tokens if there are two.
     fn features(&self) -> Tensor<2> {
         let main = self.main.clone();
         match &self.dist {
@@ -66,19 +67,19 @@ impl Pooled {
     }
 }
 
-/// What [`BurnVit::forward_pruned`] gives.
+/// The output of [`BurnVit::forward_pruned`].
 pub struct PrunedOutput {
     /// Logits, `[B, C]`; `features` of a backbone without a head.
     pub answer: Tensor<2>,
-    /// What a head sees, `[B, D]`; of a head over class token and mean, both, `[B, 2D]`.
+    /// Input of a head, `[B, D]`; for a head over class token and mean, both, `[B, 2D]`.
     pub features: Tensor<2>,
 }
 
-/// What [`BurnVit::forward_patches`] gives.
+/// The output of [`BurnVit::forward_patches`].
 pub struct PartialOutput {
-    /// `[B, C]`.
+    /// Logits, `[B, C]`.
     pub logits: Tensor<2>,
-    /// Final tokens of the patches that were looked at, `[B * M, D]`.
+    /// Final tokens of the given patches, `[B * M, D]`.
     pub patch_tokens: Tensor<2>,
 }
 
@@ -88,7 +89,7 @@ impl BurnVit {
         &self.spec
     }
 
-    /// Where the weights are.
+    /// The device of the weights.
     pub fn device(&self) -> Device {
         self.pos_embed.val().device()
     }
@@ -103,11 +104,11 @@ impl BurnVit {
         self.logits(self.pool(x, &layout))
     }
 
-    /// `pixels: [B, 3, H, W]` of which only some patches are looked at, as in timm's `patch_drop_rate`.
-    /// `patches: [B, M]` holds their grid positions (row-major), ascending an image.
+    /// Runs `pixels: [B, 3, H, W]` with only some patches, as timm's `patch_drop_rate` does. `patches: [B, M]` has
+    /// their grid positions (row-major), ascending in each image.
     ///
     /// # Panics
-    /// If `patches` is not B rows of one length, or the backbone has no head.
+    /// If `patches` does not consist of B rows of one length, or the backbone has no head.
     pub fn forward_patches(&self, pixels: Tensor<4>, patches: &[usize]) -> PartialOutput {
         let batch = pixels.dims()[0];
         let (n, prefix, d) = (self.spec.num_tokens(), self.spec.num_prefix_tokens(), self.spec.dim);
@@ -165,7 +166,7 @@ impl BurnVit {
         x.reshape([batch * self.spec.num_tokens(), d])
     }
 
-    /// `[N, D]`: 0 for prefix tokens without a position.
+    /// Position embeddings, `[N, D]`; 0 for prefix tokens without a position.
     fn positions(&self) -> Tensor<2> {
         let (positions, embedded) = (self.pos_embed.val(), self.spec.embedded_prefix());
         let without = self.spec.num_prefix_tokens() - embedded;

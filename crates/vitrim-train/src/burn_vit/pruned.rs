@@ -1,4 +1,5 @@
-//! A pruned forward pass with gradients to the weights: tokens are removed, so that it costs what it saves.
+//! A pruned forward pass with gradients with respect to the weights. Tokens are removed, so that the pass costs as
+//! little as in inference.
 
 use burn::tensor::{Device, IndexingUpdateOp, Int, Tensor, TensorData};
 use vitrim_prune::{ImageKey, Pruner};
@@ -9,11 +10,11 @@ use super::{BurnVit, PrunedOutput, TokenLayout, pixel_tensor};
 use crate::error::Result;
 
 impl BurnVit {
-    /// Answers to the images `keys: [B]`, `pixels: [B, 3, H, W]`, reduced by `pruner` at its sites. Gradients go
-    /// through what stays and what is merged, not through the decisions.
+    /// Answers for the images `keys: [B]`, `pixels: [B, 3, H, W]`, reduced by `pruner` at its sites. Gradients flow
+    /// through tokens that stay or merge, not through the decisions.
     ///
     /// # Errors
-    /// What the pruner refuses.
+    /// Errors of the pruner.
     pub fn forward_pruned(
         &self,
         pixels: &[f32],

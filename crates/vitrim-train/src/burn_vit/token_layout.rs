@@ -1,34 +1,34 @@
-//! Which of T tokens belong to which image, where on the patch grid each comes from, and how often it counts.
+//! The layout of T tokens: which image each belongs to, its place on the patch grid, and how often it counts.
 
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 use vitrim_vit::{GridPlaces, Origin, PackedBatch, VitSpec};
 
-/// B images over T tokens. Attention sees them as `[B, n, ..]`, n the longest image's tokens.
+/// B images over T tokens. For attention they are `[B, n, ..]`, n the number of tokens of the longest image.
 #[derive(Clone, Debug)]
 pub(super) struct TokenLayout {
     batch: usize,
     longest: usize,
-    /// `[T]`
+    /// Origin of each token, `[T]`.
     origins: Vec<Origin>,
     /// Rows and columns of the patch grid.
     grid: [usize; 2],
     padding: Option<Padding>,
-    /// Padding, which attention must not look at, `[B, 1, 1, n]`.
+    /// Padding, which attention must ignore, `[B, 1, 1, n]`.
     dead: Option<Tensor<4, Bool>>,
-    /// What is added to the scores of each key, `[B, 1, 1, n]`.
+    /// Bias of the scores of each key, `[B, 1, 1, n]`.
     key_bias: Option<Tensor<4>>,
-    /// How often each key counts, `[B, 1, 1, n]`: the same as a bias of its logarithm, but with a gradient at 0.
+    /// How often each key counts, `[B, 1, 1, n]`: like a bias of its logarithm, but with a gradient at 0.
     key_weights: Option<Tensor<4>>,
-    /// Shares of the patch tokens in their image's mean, `[B, n - prefix]`; `None` where they are equal.
+    /// Weights of the patch tokens in their image's mean, `[B, n - prefix]`; `None` if they are equal.
     weights: Option<Tensor<2>>,
 }
 
-/// The way from `[T]` to `[B, n]` and back, where images differ in length.
+/// Indices from `[T]` to `[B, n]` and back, for images of different lengths.
 #[derive(Clone, Debug)]
 struct Padding {
-    /// Row of `[T]` shown at each place, `[B * n]`; padding shows row 0.
+    /// Row of `[T]` at each position, `[B * n]`; padding has row 0.
     row_of: Tensor<1, Int>,
-    /// Place of each row, `[T]`.
+    /// Position of each row, `[T]`.
     place_of: Tensor<1, Int>,
 }
 
@@ -39,7 +39,7 @@ impl TokenLayout {
         Self::of_patches(spec, batch, &patches.repeat(batch))
     }
 
-    /// Images of which only the patches at the grid positions `patches: [B, M]` are looked at.
+    /// Images with only the patches at the grid positions `patches: [B, M]`.
     pub fn of_patches(spec: &VitSpec, batch: usize, patches: &[usize]) -> Self {
         let prefix = spec.num_prefix_tokens();
         let seen = patches.len() / batch.max(1);
@@ -50,7 +50,7 @@ impl TokenLayout {
         Self::uncounted(spec, batch, prefix + seen, (0..batch).flat_map(image).collect())
     }
 
-    /// `batch` images of `longest` tokens at most, each of which counts once.
+    /// `batch` images of at most `longest` tokens, each of which counts once.
     fn uncounted(spec: &VitSpec, batch: usize, longest: usize, origins: Vec<Origin>) -> Self {
         TokenLayout {
             batch,
@@ -65,8 +65,8 @@ impl TokenLayout {
         }
     }
 
-    /// Whole images of which each token counts as often as `sizes: [B * N]` says, in attention and in the mean of the
-    /// patch tokens. Gradients reach the sizes.
+    /// Whole images in which each token counts `sizes: [B * N]` times, in attention and in the mean of the patch
+    /// tokens. Gradients reach the sizes.
     pub fn weighted(spec: &VitSpec, batch: usize, sizes: Tensor<1>) -> Self {
         let (n, n0, prefix) = (spec.num_tokens(), spec.num_patches(), spec.num_prefix_tokens());
         let mass = sizes.clone().reshape([batch, n]).narrow(1, prefix, n0);
@@ -78,7 +78,7 @@ impl TokenLayout {
         }
     }
 
-    /// A packed batch; sizes weigh the mean of the patch tokens.
+    /// A packed batch; sizes are the weights of the mean of the patch tokens.
     pub fn packed(spec: &VitSpec, packed: &PackedBatch, device: &Device) -> Self {
         let prefix = spec.num_prefix_tokens();
         let (offsets, sizes) = (&packed.offsets, &packed.sizes);
@@ -144,12 +144,12 @@ impl TokenLayout {
         }
     }
 
-    /// Where on the patch grid each of the T tokens comes from.
+    /// Places of the T tokens on the patch grid.
     pub fn places(&self) -> GridPlaces<'_> {
         GridPlaces::new(&self.origins, self.grid)
     }
 
-    /// Tokens of each image, where all images have as many and every token counts once.
+    /// Tokens per image, if all images have the same number and every token counts once; otherwise `None`.
     pub fn uniform(&self) -> Option<usize> {
         let plain = self.padding.is_none() && self.key_bias.is_none() && self.key_weights.is_none();
         plain.then_some(self.longest)
@@ -172,12 +172,12 @@ impl TokenLayout {
     }
 }
 
-/// `mass: [B, n]` with each image's divided by its sum.
+/// `mass: [B, n]`, divided by its sum in each image.
 fn shares(mut mass: Vec<f32>, batch: usize, device: &Device) -> Tensor<2> {
     let n = mass.len() / batch;
     for image in mass.chunks_exact_mut(n.max(1)) {
         let total: f32 = image.iter().sum();
-        // An image without patch tokens has no mean; only class-token pooling lets it come here.
+        // An image without patch tokens has no mean; it occurs only with class-token pooling.
         image.iter_mut().for_each(|m| *m /= total.max(f32::MIN_POSITIVE));
     }
     Tensor::from_data(TensorData::new(mass, [batch, n]), device)
@@ -189,7 +189,7 @@ mod tests {
 
     use super::*;
 
-    /// Those that are left keep the places that they came from.
+    /// Survivors keep the places of their origins.
     #[test]
     fn places_are_the_survivors_own() {
         // A grid of 2 x 3.

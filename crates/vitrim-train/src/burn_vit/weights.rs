@@ -1,4 +1,4 @@
-//! Weights in and out, under our names, which are timm's: what a part reads stands beside what it writes.
+//! Loads and saves weights under timm's names; the reading and the writing of each part are next to each other.
 
 use std::collections::BTreeMap;
 
@@ -23,7 +23,7 @@ struct Reader<'a> {
 type Written = BTreeMap<String, Vec<f32>>;
 
 impl Reader<'_> {
-    /// The tensor `name`, `stored` in the file, as `shape` here.
+    /// The tensor `name`, which has shape `stored` in the file, with shape `shape` here.
     fn param<const R: usize>(
         &self,
         name: &str,
@@ -144,7 +144,7 @@ impl BurnVit {
     /// require gradients.
     ///
     /// # Errors
-    /// If the geometry cannot be run, or a tensor is missing, misshapen or of an unread type.
+    /// If the geometry is not supported, or a tensor is missing, has the wrong shape, or has a type that is not read.
     pub fn new(spec: &VitSpec, tensors: &Tensors, device: &Device) -> Result<Self> {
         spec.check()?;
         let from = Reader { spec, tensors, device };
@@ -177,7 +177,7 @@ impl BurnVit {
         })
     }
 
-    /// The weights as they are now, under timm's names and in its shapes.
+    /// The current weights, under timm's names and in its shapes.
     pub fn tensors(&self) -> Tensors {
         let mut values = Written::new();
         self.patch_embed.write("patch_embed.proj", &mut values);

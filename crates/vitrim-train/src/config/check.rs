@@ -1,4 +1,4 @@
-//! What no type can say of a configuration.
+//! Checks of a configuration beyond its types.
 
 use vitrim_prune::policy::Departure;
 use vitrim_vit::VitSpec;
@@ -7,10 +7,10 @@ use super::{Baseline, LearnerKind, RewardKind, TrainConfig};
 use crate::checks::{positive, within};
 
 impl TrainConfig {
-    /// Checks what no type can say, for a backbone of geometry `spec`.
+    /// Checks the values of the configuration, for a backbone of geometry `spec`.
     ///
     /// # Errors
-    /// One line that names the key and what it must be.
+    /// One line that names the key and its valid values.
     pub fn check(&self, spec: &VitSpec) -> Result<(), String> {
         let stages = self.stages(spec);
         positive(&[

@@ -1,4 +1,4 @@
-//! Training as data: one struct; presets are values of it.
+//! The configuration of training: one struct. Presets are values of it.
 
 mod check;
 mod presets;
@@ -9,29 +9,29 @@ use vitrim_vit::VitSpec;
 
 use crate::schedule::cosine;
 
-/// Everything that shapes a training run. Presets are values of it.
+/// All settings of a training run. Presets are values of this struct.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainConfig {
-    /// Policy updates.
+    /// Number of policy updates.
     pub updates: usize,
-    /// Images an update.
+    /// Images per update.
     pub images_per_update: usize,
-    /// Rollouts of each image.
+    /// Rollouts per image.
     pub rollouts_per_image: usize,
-    /// 0-based blocks at which agents act, see [`Departure::site`]; empty for a quarter, half and three quarters of the
-    /// depth, or, for those that merge, the first third of the blocks and the one in the middle.
+    /// 0-based blocks at which agents act, see [`Departure::site`]. Empty: a quarter, half and three quarters of the
+    /// depth or, for agents that merge, the first third of the blocks and the one in the middle.
     pub stages: Vec<usize>,
-    /// What becomes of those that leave.
+    /// How tokens leave.
     pub departure: Departure,
     /// How the actor learns.
     #[serde(default)]
     pub learner: LearnerKind,
-    /// Seed of everything that is random.
+    /// Seed of all random numbers.
     pub seed: u64,
     /// Updates between checkpoints.
     pub checkpoint_every: usize,
-    /// What agents are paid for.
+    /// The agents' rewards.
     pub reward: RewardConfig,
     /// How rewards become advantages.
     pub advantage: AdvantageConfig,
@@ -49,24 +49,24 @@ pub struct TrainConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum LearnerKind {
-    /// By reinforcement: MAPPO, from sampled decisions and what they were paid.
+    /// By reinforcement: MAPPO, from sampled decisions and their rewards.
     #[default]
     Mappo,
-    /// By gradients through the backbone: straight-through Gumbel gates (`gumbel.rs`). The controls that say what
-    /// reinforcement is worth.
+    /// By gradients through the backbone: straight-through Gumbel gates (`gumbel.rs`). A control that shows what
+    /// reinforcement gains.
     Gumbel,
 }
 
-/// Which game is played.
+/// The game.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RewardKind {
-    /// The seed paper's: a prize for accuracy, a penalty for missing the keep ratio.
+    /// A prize for accuracy, and a penalty for missing the keep ratio (preset `paper`).
     Paper,
-    /// Rent for every token-layer, complete-prefix credit for fidelity.
+    /// Rent for every token-layer, and complete-prefix credit for fidelity.
     Prefix,
-    /// Distillation, and a penalty for missing the keep ratio on the mean of a batch: DynamicViT's loss, for the learner
-    /// `gumbel` alone.
+    /// Distillation, and a penalty for missing the keep ratio on the mean of a batch: DynamicViT's loss, only for the
+    /// learner `gumbel`.
     Ratio,
 }
 
@@ -74,26 +74,26 @@ pub enum RewardKind {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RewardConfig {
-    /// Which game is played.
+    /// The game.
     pub kind: RewardKind,
     /// `paper`: R at 196 patch tokens.
     pub prize: f64,
-    /// `paper`, `ratio`: rho, the target keep ratio; all: the random reference keeps rho^k.
+    /// `paper`, `ratio`: rho, the target keep ratio; all: the random reference keeps rho^k after stage k.
     pub keep_ratio: f64,
-    /// `prefix`: s of what is paid for, g(D) = ln(1 + D / s), nats; 0 for g(D) = D.
+    /// `prefix`: s of g(D) = ln(1 + D / s), on which rewards are based, nats; 0 for g(D) = D.
     pub softening: f64,
-    /// `prefix`: training images that g_ref is averaged over.
+    /// `prefix`: number of training images over which g_ref is averaged.
     pub reference_images: usize,
 }
 
-/// The baseline that advantages are taken against.
+/// The baseline of advantages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Baseline {
     /// The critic.
     Critic,
-    /// The image's other rollouts (at least 1): at the first stage the mean return of the same agent
-    /// there; later the mean of what the team received there, and the critic for what that leaves.
+    /// The image's other rollouts (at least 1). At the first stage: the mean return of the same agent in them. Later:
+    /// the mean of the team's reward in them, and the critic for the rest.
     LeaveOneOut,
 }
 
@@ -107,11 +107,11 @@ pub enum Scaling {
     Rms,
 }
 
-/// Advantages.
+/// Settings of the advantages.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AdvantageConfig {
-    /// Discount a stage.
+    /// Discount per stage.
     pub gamma: f64,
     /// GAE's lambda.
     pub lambda: f64,
@@ -127,20 +127,21 @@ pub struct AdvantageConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ActorConfig {
-    /// What an agent observes beside its embedding.
+    /// What an agent observes besides its embedding.
     pub observation: Observation,
     /// Hidden widths.
     pub hidden: Vec<usize>,
     /// Non-linearity.
     pub activation: Nonlinearity,
-    /// Whether the logits are also linear in the scalar inputs, past the hidden layers.
+    /// Whether a linear shortcut leads from the scalar inputs to the logits.
     pub shortcut: bool,
     /// Gain of the orthogonal initialisation of the policy head.
     pub head_gain: f32,
-    /// Keep probability at the start; with a `gate`, the share of the first stage's agents that is likelier to stay.
+    /// Keep probability at the start; with a `gate`, the share of the first stage's agents with a keep probability
+    /// above 1/2.
     pub initial_keep: f64,
-    /// How fast the logit of p_keep rises, at the start, with how unlike an agent and the one that it would join are
-    /// ([`Observation::pair`]'s first scalar); 0 for agents that start indifferent. The short cut carries it.
+    /// The gate: slope, at the start, of the logit of p_keep over the dissimilarity of an agent and its partner (the
+    /// first scalar of [`Observation::pair`]); 0 for no gate. The shortcut's weights hold it.
     pub gate: f64,
 }
 
@@ -150,9 +151,9 @@ pub struct ActorConfig {
 pub struct CriticConfig {
     /// Whether embedding and context are normalised.
     pub layer_norm: bool,
-    /// Whether it sees the stage, the actor's scalars, and the share of N0 still alive.
+    /// Whether the critic sees the stage, the actor's scalars, and the share of N0 still alive.
     pub progress: bool,
-    /// Whether it sees the share of the *other* agents kept at this stage.
+    /// Whether the critic sees the share of the *other* agents kept at this stage.
     pub others_kept: bool,
     /// Hidden widths.
     pub hidden: Vec<usize>,
@@ -174,13 +175,13 @@ pub struct PpoConfig {
     pub clip: f64,
     /// Weight of the entropy bonus.
     pub entropy: f64,
-    /// Weight of the last update.
+    /// Weight of the entropy bonus at the last update.
     pub entropy_end: f64,
     /// Passes over each update's experience.
     pub epochs: usize,
-    /// Minibatches a pass, each of whole episodes.
+    /// Minibatches per pass, each of whole episodes.
     pub minibatches: usize,
-    /// Gradient norm clip, for actor and critic each.
+    /// Largest gradient norm, separately for actor and critic.
     pub max_grad_norm: f64,
     /// Approximate KL above which an update's epochs end; 0 for no such stop.
     pub target_kl: f64,
@@ -190,18 +191,18 @@ pub struct PpoConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ConstraintConfig {
-    /// d*: the accuracy loss that may be spent, pp of top-1; of a backbone without classes, the drift, percent.
+    /// d*: the accuracy loss allowed, pp of top-1; for a backbone without classes, the drift, percent.
     #[serde(rename = "max_drop")]
     pub max_accuracy_loss: f64,
     /// beta at the start.
     pub beta: f64,
     /// Step of log beta.
     pub rate: f64,
-    /// Least beta.
+    /// Lower bound of beta.
     pub beta_min: f64,
-    /// Greatest beta.
+    /// Upper bound of beta.
     pub beta_max: f64,
-    /// Updates whose divergence the accuracy loss is estimated from.
+    /// Number of last updates whose divergence gives the estimated accuracy loss.
     pub average_over: usize,
 }
 
@@ -210,7 +211,7 @@ impl TrainConfig {
     pub fn stages(&self, spec: &VitSpec) -> Vec<usize> {
         match (self.stages.as_slice(), self.departure) {
             ([], Departure::Drop) => spec.default_stages(),
-            // What is alike is so from the first block on, and few at a time leave with less harm.
+            // Similar tokens are similar from the first block on, and merging few at a time does less harm.
             ([], Departure::Merge) => {
                 let mut stages: Vec<usize> = (0..=spec.depth / 3).chain([spec.depth / 2]).collect();
                 stages.dedup();
@@ -238,8 +239,8 @@ impl TrainConfig {
         }
     }
 
-    /// The critic's geometry: its scalars are the actor's and the share alive (`progress`), then the
-    /// share of the others kept (`others_kept`).
+    /// The critic's geometry: its scalars are those of the actor and the share alive (`progress`), then the share of
+    /// the other agents kept (`others_kept`).
     pub fn critic_spec(&self, spec: &VitSpec) -> PerceptronSpec {
         let progress = self.critic.progress;
         let scalars = if progress { self.actor.observation.scalars() + 1 } else { 0 };

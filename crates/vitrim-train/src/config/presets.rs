@@ -11,7 +11,7 @@ impl TrainConfig {
     /// Names of the presets.
     pub const PRESETS: [&str; 5] = ["default", "drop", "paper", "gumbel", "dynamicvit"];
 
-    /// The preset of that name, one of [`TrainConfig::PRESETS`].
+    /// The preset called `name`, one of [`TrainConfig::PRESETS`].
     pub fn preset(name: &str) -> Option<Self> {
         match name {
             "default" => Some(Self::default_preset()),
@@ -23,7 +23,7 @@ impl TrainConfig {
         }
     }
 
-    /// Agents that merge; rent, complete-prefix credit, several rollouts an image (design.md section 2).
+    /// Agents that merge; rent, complete-prefix credit, several rollouts per image (docs/architecture.md).
     pub fn default_preset() -> Self {
         TrainConfig {
             updates: 300,
@@ -95,7 +95,7 @@ impl TrainConfig {
         }
     }
 
-    /// The default preset's game with agents that are dropped, not merged.
+    /// The default preset's game with agents that are dropped instead of merged.
     pub fn drop_preset() -> Self {
         let default = Self::default_preset();
         TrainConfig {
@@ -129,16 +129,16 @@ impl TrainConfig {
         }
     }
 
-    /// The default preset's agents, objective and images, learning by straight-through Gumbel gates.
+    /// The default preset's agents, objective and images, trained with straight-through Gumbel gates.
     pub fn gumbel_preset() -> Self {
         TrainConfig { learner: LearnerKind::Gumbel, rollouts_per_image: 1, ..Self::default_preset() }
     }
 
-    /// A predictor of the default actor's size that learns as DynamicViT's does (Rao et al., 2021): tokens are dropped,
-    /// the loss is distillation and the keep ratio's.
+    /// A predictor of the default actor's size that is trained like DynamicViT (Rao et al., 2021): tokens are
+    /// dropped, and the loss is distillation plus the keep ratio's loss.
     pub fn dynamicvit_preset() -> Self {
         let (default, drop) = (Self::default_preset(), Self::drop_preset());
-        // Its predictor sees each token and what is common to all of an image.
+        // DynamicViT's predictor sees each token and a feature common to all tokens of an image.
         let observation = Observation { position: false, context: true, ..drop.actor.observation };
         TrainConfig {
             learner: LearnerKind::Gumbel,
@@ -149,7 +149,7 @@ impl TrainConfig {
         }
     }
 
-    /// The seed paper's game, precisely (design.md section 1).
+    /// The game of arXiv 2503.23459 (section 3), without changes.
     pub fn paper_preset() -> Self {
         let observation = Observation {
             layer_norm: false,

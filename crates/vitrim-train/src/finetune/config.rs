@@ -1,4 +1,4 @@
-//! Fine-tuning as data.
+//! The configuration of fine-tuning.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,36 +6,36 @@ use crate::checks::{positive, within};
 use crate::pretrain::AugmentConfig;
 use crate::schedule::warmed_up_cosine;
 
-/// Everything that shapes a fine-tuning run.
+/// All settings of a fine-tuning run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FinetuneConfig {
-    /// Images to see, repetitions counted.
+    /// Images to train on, repetitions counted.
     pub images: usize,
-    /// Images a step.
+    /// Images per step.
     pub batch: usize,
-    /// Seed of everything that is random.
+    /// Seed of all random numbers.
     pub seed: u64,
     /// AdamW's learning rate after the warm-up.
     pub learning_rate: f64,
-    /// Learning rate of the last step; between the two it falls along a cosine.
+    /// Learning rate of the last step; the rate falls along a cosine.
     pub learning_rate_end: f64,
     /// Share of the steps over which the learning rate rises from 0.
     pub warmup: f64,
-    /// Decoupled weight decay; biases, norms, class token and position embedding are spared.
+    /// Decoupled weight decay; biases, norms, class token and position embedding do not decay.
     pub weight_decay: f64,
-    /// Gradient norm clip.
+    /// Largest gradient norm.
     pub max_grad_norm: f64,
-    /// Weight of the labels' cross-entropy beside D to the dense model's answers.
+    /// Weight of the labels' cross-entropy, relative to D to the dense model's answers.
     pub label_weight: f64,
-    /// Weight of the squared distance to the dense model's pooled features, in squared lengths of those, beside D: they
-    /// say more of an image than its logits do.
+    /// Weight of the squared distance to the dense model's pooled features, in units of their squared length,
+    /// relative to D: features say more about an image than logits.
     pub feature_weight: f64,
-    /// Steps a log entry.
+    /// Steps per log entry.
     pub log_every: usize,
     /// Log entries between two evaluations, each of which saves a checkpoint.
     pub evaluate_every: usize,
-    /// Held-out images an evaluation.
+    /// Held-out images per evaluation.
     pub held_out_images: usize,
     /// Random changes to training images.
     pub augment: AugmentConfig,
@@ -68,10 +68,10 @@ impl FinetuneConfig {
         self.images.div_ceil(self.batch)
     }
 
-    /// Checks what no type can say.
+    /// Checks the values of the configuration.
     ///
     /// # Errors
-    /// One line that names the key and what it must be.
+    /// One line that names the key and its valid values.
     pub fn check(&self) -> Result<(), String> {
         positive(&[
             ("images", self.images),

@@ -1,4 +1,4 @@
-//! One step's gradient: D to the teacher's answers, the distance to its features, the labels' cross-entropy.
+//! The gradient of one step: D to the teacher's answers, the distance to its features, the labels' cross-entropy.
 
 use std::ops::Range;
 
@@ -16,16 +16,16 @@ use crate::error::{Result, TrainError};
 use crate::replica::side_by_side;
 use crate::rewards::{divergences_of_answers, squared_distances};
 
-/// Images ready for a step.
+/// Images prepared for a step.
 pub(super) struct Samples<'a> {
-    /// `[B, 3, H, W]`.
+    /// Pixels, `[B, 3, H, W]`.
     pub pixels: &'a [f32],
     pub keys: Vec<ImageKey>,
     pub labels: &'a [Option<u32>],
     pub teacher: Dense,
 }
 
-/// What the teacher makes of a batch.
+/// The teacher's outputs for a batch.
 pub(super) struct Dense {
     /// Logits, `[B, C]`; `features` of a backbone without a head.
     pub answer: Output,
@@ -45,7 +45,7 @@ impl Dense {
     }
 }
 
-/// The gradient of `vit` on `samples` and the loss, computed by `shards` threads side by side.
+/// The gradient of `vit` on `samples` and the loss, computed by `shards` threads in parallel.
 pub(super) fn descend(
     run: &Finetuning<'_>,
     vit: &BurnVit,
@@ -60,7 +60,7 @@ pub(super) fn descend(
     Ok((gradients.expect("every share has a loss"), losses.into_iter().sum()))
 }
 
-/// The share that `images` have in the batch's mean.
+/// The contribution of `images` to the batch's mean.
 fn part(
     run: &Finetuning<'_>,
     vit: &BurnVit,

@@ -1,4 +1,4 @@
-//! The fine-tuned weights on images that they never learned from.
+//! Evaluation of the fine-tuned weights on held-out images.
 
 use burn::module::Module;
 use serde::{Deserialize, Serialize};
@@ -14,30 +14,31 @@ use crate::device::host;
 use crate::error::{Result, TrainError};
 use crate::pretrain::learner::BackboneLearner;
 
-/// Images a batch.
+/// Images per batch.
 const BATCH: usize = 64;
-/// How far the two forwards may be apart, see [`HeldOut::disagreement`].
+/// Largest accepted difference between the training pass and the inference pass, see [`HeldOut::disagreement`].
 const AGREEMENT: f32 = 1e-3;
 
-/// The fine-tuned model on held-out images.
+/// Figures of the fine-tuned model on held-out images.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HeldOut {
-    /// Top-1, percent; without labels, agreement with the teacher; `None` of a backbone without classes.
+    /// Top-1, percent; without labels, agreement with the teacher; `None` for a backbone without classes.
     pub top1: Option<f64>,
-    /// Top-1 of the teacher, dense and as it was, percent; without labels, 100; `None` of a backbone without classes.
+    /// Top-1 of the teacher, dense and with its original weights, percent; without labels, 100; `None` for a backbone
+    /// without classes.
     pub teacher_top1: Option<f64>,
-    /// Mean D to the teacher's answers, nats; of a backbone without classes, 1 - cos of the pooled features.
+    /// Mean D to the teacher's answers, nats; for a backbone without classes, 1 - cos of the pooled features.
     pub divergence: f64,
-    /// MACs of an image as a share of the dense model's, the policy's own included.
+    /// MACs per image as a share of the dense model's, the policy's own scoring included.
     pub cost: f64,
-    /// How far the forward that learns and the one that serves are apart on one batch: max |a - b| / max |b| of an image's
-    /// answer, and of that the 90th percentile of the images.
+    /// Difference between the training pass and the inference pass on one batch: max |a - b| / max |b| of an image's
+    /// answer, and of that the 90th percentile over the images.
     pub disagreement: f64,
 }
 
 impl Finetuning<'_> {
-    /// The weights as they are on held-out images, by the CPU executor.
+    /// Evaluates the current weights on held-out images, with the CPU executor.
     pub(super) fn evaluate(&self, learner: &BackboneLearner, teacher: &CpuBackbone) -> Result<HeldOut> {
         let student = CpuBackbone::new(&self.checkpoint.spec, &learner.student.vit.tensors())?;
         let pruner = self.pruner();
@@ -85,8 +86,8 @@ impl Finetuning<'_> {
         })
     }
 
-    /// How far `served`, the executor's answers to `batch`, are from those of the forward that learns. Decisions at the
-    /// threshold may fall either way by rounding, so that a tenth of the images may differ in who survives.
+    /// The difference between `served`, the executor's answers to `batch`, and those of the training pass. Rounding
+    /// can change decisions at the threshold, so that a tenth of the images may have other survivors.
     fn disagreement(&self, vit: &BurnVit, batch: &Batch, keys: &[ImageKey], served: &Pruned) -> Result<f32> {
         let learned = host(self.forward(&vit.valid(), &batch.pixels, keys)?.answer);
         let width = served.answer.width;

@@ -1,12 +1,12 @@
-//! Fine-tuning: the backbone learns to answer from the tokens that a frozen policy leaves it, as the dense model answers
-//! from all of them (the second stage of the seed paper, arXiv 2503.23459, with distillation after Hinton et al., 2015),
-//! and to see in an image what it saw (its pooled features, after FitNets: Romero et al., 2015).
+//! Fine-tuning: with the tokens that a frozen policy keeps, the backbone learns to give the answers of the dense
+//! model (the second stage of arXiv 2503.23459, with distillation after Hinton et al., 2015) and its pooled features
+//! (after FitNets: Romero et al., 2015).
 //!
-//! Tokens are removed while it learns, as they are when it runs; each evaluation checks that both forwards agree. Without a
-//! policy, the same is done to the dense model: the control that says what of a gain is the policy's.
+//! Tokens are removed during training as in inference; each evaluation checks that both passes agree. Without a
+//! policy, the dense model is trained in the same way, as a control.
 //!
-//! A run folder holds `model/` (the best weights so far by held-out fidelity, in the layout of the checkpoint that it began with) and
-//! `policy/` (the policy, for these weights), beside what `run` keeps there.
+//! A run folder holds `model/` (the best weights so far by held-out fidelity, in the layout of the initial
+//! checkpoint) and `policy/` (the policy, for these weights), besides the files of `run`.
 
 mod config;
 mod descent;
@@ -40,23 +40,23 @@ use descent::{Dense, Samples, descend};
 pub struct Finetuning<'a> {
     /// The configuration.
     pub config: &'a FinetuneConfig,
-    /// The weights to start from, those of the teacher, and the layout that the result keeps.
+    /// The initial weights, which are also the teacher's; the result keeps this checkpoint's layout.
     pub checkpoint: &'a Checkpoint,
-    /// The frozen policy, read out as it says; `None` for the dense control.
+    /// The frozen policy, with its own read-out; `None` for the dense control.
     pub policy: Option<&'a Policy>,
     /// Training images.
     pub train: &'a Dataset,
     /// Images that are never trained on.
     pub held_out: &'a Dataset,
-    /// Image to pixels.
+    /// Preprocessing: from an image to pixels.
     pub transform: &'a Transform,
-    /// Decoding threads; 0 for one a core.
+    /// Decoding threads; 0 for one per core.
     pub workers: usize,
-    /// What a corrupt image does.
+    /// What to do with an image that cannot be decoded.
     pub on_bad_image: OnBadImage,
-    /// Where the backbone is trained.
+    /// Device of the training.
     pub device: DeviceChoice,
-    /// Threads that share a batch on the CPU; another number rounds sums differently.
+    /// Threads that share a batch on the CPU; another number changes the rounding of sums.
     pub threads: usize,
     /// Type of the weights in `model/`.
     pub weight_type: WeightType,
@@ -64,18 +64,18 @@ pub struct Finetuning<'a> {
     pub folder: &'a RunFolder,
 }
 
-/// The metrics of `log_every` steps; means over them.
+/// The metrics of `log_every` steps, as means.
 #[derive(Clone, Debug, Serialize)]
 pub struct FinetuneLog {
     /// Steps done.
     pub step: usize,
-    /// Images seen.
+    /// Images trained on.
     pub images: usize,
     /// Images/s.
     pub images_per_s: f64,
-    /// D to the teacher's answers, the features' distance and the labels' cross-entropy by their weights added.
+    /// Weighted sum of D to the teacher's answers, the distance to its features and the labels' cross-entropy.
     pub loss: f64,
-    /// On held-out images, where it was measured.
+    /// Figures on held-out images, if they were measured.
     #[serde(flatten)]
     pub held_out: Option<HeldOut>,
     /// Learning rate of the last step.
@@ -88,7 +88,7 @@ pub struct FinetuneLog {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Saved {
     config: FinetuneConfig,
-    /// Fingerprint of the weights that it started from.
+    /// Fingerprint of the initial weights.
     start: String,
     /// Hash of the policy's weights and read-out; `None` for the dense control.
     policy: Option<String>,
@@ -96,7 +96,7 @@ struct Saved {
     at: Standing,
 }
 
-/// Where a run stands.
+/// The state of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Standing {
     step: usize,
@@ -127,12 +127,12 @@ impl Header for Saved {
     }
 }
 
-/// Fine-tunes in `run.folder` until the images are seen or `stop` is set; goes on from the folder's checkpoint if there is
-/// one. Returns the held-out figures of the best weights with how it ended.
+/// Fine-tunes in `run.folder` until all images are done or `stop` is set; continues from the folder's checkpoint if
+/// there is one. Returns the held-out figures of the best weights, and how the run ended.
 ///
 /// # Errors
-/// If the configuration is wrong, an image or file cannot be read or written, the two forwards
-/// disagree, or the folder's checkpoint belongs to another run.
+/// If the configuration is invalid, an image or file cannot be read or written, the two passes disagree, or the
+/// folder's checkpoint belongs to another run.
 pub fn finetune(
     run: &Finetuning<'_>,
     stop: &AtomicBool,
@@ -195,7 +195,7 @@ struct Tuning<'a> {
     start: String,
     step: usize,
     best: Option<HeldOut>,
-    /// Whether the weights are the best so far, and `model/` has others.
+    /// Whether the current weights are the best so far and not yet in `model/`.
     improved: bool,
     sums: Sums,
 }
@@ -316,7 +316,7 @@ impl Finetuning<'_> {
         save_as(&model, self.checkpoint, tensors, self.weight_type)?;
         let Some(policy) = self.policy else { return Ok(()) };
         let stored = Checkpoint::open(&model)?;
-        // The record is of other weights.
+        // The calibration record belongs to other weights.
         let backbone = BackboneId::of(&self.checkpoint.spec, &stored.tensors)?;
         let policy = Policy { backbone, calibration: None, ..policy.clone() };
         Ok(policy.save(&folder.join("policy"))?)

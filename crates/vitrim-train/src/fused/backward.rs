@@ -17,7 +17,7 @@ use super::forward::{Rows, heads_over, norm, product, tensor};
 struct GeluNode;
 
 impl Backward<Flex, 1> for GeluNode {
-    /// Its slope.
+    /// The slope of GELU.
     type State = FloatTensor<Flex>;
 
     fn backward(self, ops: Ops<Self::State, 1>, gradients: &mut Gradients, _: &mut Checkpointer) {
@@ -29,7 +29,7 @@ impl Backward<Flex, 1> for GeluNode {
 struct SoftmaxNode;
 
 impl Backward<Flex, 1> for SoftmaxNode {
-    /// Its values.
+    /// The output of softmax.
     type State = FloatTensor<Flex>;
 
     fn backward(self, ops: Ops<Self::State, 1>, gradients: &mut Gradients, _: &mut Checkpointer) {
@@ -46,7 +46,7 @@ impl Backward<Flex, 1> for SoftmaxNode {
 struct NormNode;
 
 impl Backward<Flex, 3> for NormNode {
-    /// Its input, scale, shift and epsilon.
+    /// LayerNorm's input, scale, shift and epsilon.
     type State = ([FloatTensor<Flex>; 3], f64);
 
     fn backward(self, ops: Ops<Self::State, 3>, gradients: &mut Gradients, _: &mut Checkpointer) {
@@ -68,7 +68,7 @@ impl Backward<Flex, 3> for NormNode {
 struct LinearNode;
 
 impl Backward<Flex, 3> for LinearNode {
-    /// Its input and weight.
+    /// The layer's input and weight.
     type State = [FloatTensor<Flex>; 2];
 
     fn backward(self, ops: Ops<Self::State, 3>, gradients: &mut Gradients, _: &mut Checkpointer) {
@@ -96,7 +96,7 @@ impl Backward<Flex, 3> for LinearNode {
 struct AttentionNode;
 
 impl Backward<Flex, 1> for AttentionNode {
-    /// Its queries, keys and values, its heads, and the tokens of an image.
+    /// Queries, keys and values, the number of heads, and the tokens per image.
     type State = (FloatTensor<Flex>, usize, usize);
 
     fn backward(self, ops: Ops<Self::State, 1>, gradients: &mut Gradients, _: &mut Checkpointer) {

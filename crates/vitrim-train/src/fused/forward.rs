@@ -1,4 +1,4 @@
-//! The operations without gradients, over the kernels of `vitrim-kernels`.
+//! The operations without gradients, on the kernels of `vitrim-kernels`.
 
 use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
@@ -9,7 +9,7 @@ use vitrim_kernels as kernels;
 
 use super::Fused;
 
-/// A tensor of Flex, dense and row-major.
+/// A dense, row-major tensor of Flex.
 pub(super) struct Rows(FloatTensor<Flex>);
 
 impl Rows {
@@ -26,12 +26,12 @@ impl Rows {
         self.0.shape()
     }
 
-    /// Values of the last axis.
+    /// Length of the last axis.
     pub fn width(&self) -> usize {
         *self.shape().last().expect("an axis")
     }
 
-    /// Its values to write to, copied only where somebody else holds them as well.
+    /// Its values, mutable; copied only if they are shared.
     pub fn take(self) -> Vec<f32> {
         self.0.into_data().try_into_vec().expect("f32")
     }
@@ -45,7 +45,7 @@ pub(super) fn norm(weight: &Rows, bias: &Rows, epsilon: f64) -> kernels::LayerNo
     kernels::LayerNorm::new(weight.values(), bias.values(), epsilon as f32)
 }
 
-/// `x: [R, in]` through `weight: [out, in]` and `bias: [out]`.
+/// The product of `x: [R, in]` with `weight: [out, in]`, plus `bias: [out]`.
 pub(super) fn product(x: &Rows, weight: &Rows, bias: Option<&Rows>) -> FloatTensor<Flex> {
     let (rows, outputs) = (x.shape()[0], weight.shape()[0]);
     let layer = kernels::Linear::new(weight.values(), bias.map(Rows::values), outputs, x.width());
@@ -102,7 +102,7 @@ impl Fused for Flex {
     }
 }
 
-/// Attention over `qkv: [T, 3D]`, and where its images of `tokens` tokens each start.
+/// Attention over `qkv: [T, 3D]`, and the offsets of its images of `tokens` tokens each.
 pub(super) fn heads_over(qkv: &Rows, heads: usize, tokens: usize) -> (kernels::Attention, Vec<usize>) {
     let head_dim = qkv.width() / (3 * heads);
     let offsets = (0..=qkv.shape()[0] / tokens).map(|image| image * tokens).collect();

@@ -1,8 +1,8 @@
-//! Operations of the networks whose derivative is a kernel of its own.
+//! Operations of the networks with their own kernels for the derivative.
 //!
-//! Burn differentiates a softmax or a LayerNorm as the dozen operations that it consists of, each of which walks through
-//! memory, and its Flex backend copies the result of every product. On the CPU, softmax, LayerNorm, GELU, linear layers
-//! and attention are therefore single nodes of the graph over the kernels of `vitrim-kernels`; elsewhere they are Burn's.
+//! Burn differentiates a softmax or a LayerNorm as a dozen operations, each of which reads and writes memory, and its
+//! Flex backend copies the result of every product. On the CPU, softmax, LayerNorm, GELU, linear layers and attention
+//! are therefore single nodes of the graph, on the kernels of `vitrim-kernels`; elsewhere they are Burn's.
 
 mod backward;
 mod forward;
@@ -30,7 +30,7 @@ pub fn softmax<const R: usize>(x: Tensor<R>) -> Tensor<R> {
 /// LayerNorm of the rows of `x: [R, D]` with scale `weight` and shift `bias`, `[D]` each.
 pub fn layer_norm(x: Tensor<2>, weight: Tensor<1>, bias: Tensor<1>, epsilon: f64) -> Tensor<2> {
     if !here(&x) {
-        // Half-width types do not hold the sum of squares.
+        // bf16 and f16 cannot hold the sum of squares.
         let (dtype, wide) = (FloatDType::from(x.dtype()), FloatDType::F32);
         let bias = Some(bias.cast(wide));
         return module::layer_norm(x.cast(wide), weight.cast(wide), bias, epsilon).cast(dtype);
@@ -56,8 +56,8 @@ pub fn linear(x: Tensor<2>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tenso
     ))
 }
 
-/// Attention of `heads` heads for `qkv: [T, 3D]`, `[T, D]`, of whole images of `tokens` tokens each; only where `qkv` is
-/// [`here`].
+/// Attention of `heads` heads for `qkv: [T, 3D]`, of whole images of `tokens` tokens each; the output is `[T, D]`.
+/// Only if `qkv` is [`here`].
 pub fn attention(qkv: Tensor<2>, heads: usize, tokens: usize) -> Tensor<2> {
     assert!(here(&qkv), "only the CPU has a kernel for it");
     Tensor::from_dispatch(<Dispatch as Fused>::fused_attention(qkv.into_dispatch(), heads, tokens))
@@ -81,7 +81,7 @@ trait Fused: Backend {
         bias: FloatTensor<Self>,
         epsilon: f64,
     ) -> FloatTensor<Self>;
-    /// `x: [R, in]` through `weight: [out, in]` and `bias: [out]`.
+    /// The product of `x: [R, in]` with `weight: [out, in]`, plus `bias: [out]`.
     fn fused_linear(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -109,7 +109,7 @@ mod tests {
         Tensor::<2>::from_data(TensorData::new(values, [rows, columns]), &device()).require_grad()
     }
 
-    /// That `ours` and `theirs` give the same values, and the same gradients in all of `leaves`.
+    /// Checks that `ours` and `theirs` have the same values, and the same gradients for all of `leaves`.
     fn assert_alike<const N: usize>(
         leaves: [Tensor<2>; N],
         ours: impl Fn(&[Tensor<2>; N]) -> Tensor<2>,

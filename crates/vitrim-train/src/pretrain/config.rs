@@ -1,4 +1,4 @@
-//! Pre-training as data.
+//! The configuration of pre-training.
 
 use serde::{Deserialize, Serialize};
 use vitrim_data::Augment;
@@ -7,51 +7,51 @@ use vitrim_vit::VitSpec;
 use crate::checks::{positive, within};
 use crate::schedule::warmed_up_cosine;
 
-/// Everything that shapes a pre-training run.
+/// All settings of a pre-training run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PretrainConfig {
-    /// Images to see, repetitions counted.
+    /// Images to train on, repetitions counted.
     pub images: usize,
-    /// Images a step.
+    /// Images per step.
     pub batch: usize,
-    /// Seed of everything that is random.
+    /// Seed of all random numbers.
     pub seed: u64,
     /// AdamW's learning rate after the warm-up.
     pub learning_rate: f64,
-    /// Learning rate of the last step; between the two it falls along a cosine.
+    /// Learning rate of the last step; the rate falls along a cosine.
     pub learning_rate_end: f64,
     /// Share of the steps over which the learning rate rises from 0.
     pub warmup: f64,
-    /// Decoupled weight decay; biases, norms, class token and position embedding are spared.
+    /// Decoupled weight decay; biases, norms, class token and position embedding do not decay.
     pub weight_decay: f64,
-    /// Gradient norm clip.
+    /// Largest gradient norm.
     pub max_grad_norm: f64,
     /// Share of the target that is spread over all classes.
     pub label_smoothing: f64,
     /// alpha of mixup's Beta(alpha, alpha) (Zhang et al., 2018); 0 for none.
     pub mixup: f64,
-    /// Weight of the mean cross-entropy over patch tokens beside that of the class token, where the data set
-    /// knows which patches an object covers (token labeling: Jiang et al., 2021); 0 for none. It does not
-    /// go along with what moves or mixes pixels.
+    /// Weight of the mean cross-entropy over patch tokens, relative to that of the class token, if the data set has
+    /// the patches that an object covers (token labeling: Jiang et al., 2021); 0 for none. It cannot be combined with
+    /// options that move or mix pixels.
     pub token_labels: f64,
-    /// Rows and columns of patches that each image is seen with before `crop_until`: a window around its
-    /// object where the data set knows it, else anywhere; 0 for all. Positions stay those of the whole
-    /// image. Steps get faster by more than what they do not see.
+    /// Before `crop_until`, each image is seen through a window of this many rows and columns of patches: around its
+    /// object if the data set has it, otherwise anywhere; 0 for the whole image. Positions stay those of the whole
+    /// image. The time of a step falls by more than the share of patches left out.
     pub crop: usize,
-    /// Share of the steps after which whole images are seen.
+    /// Share of the steps after which whole images are used.
     pub crop_until: f64,
-    /// Of whole images, each step leaves out random patches, another set of each image (PatchDropout: Liu et
-    /// al., 2022; timm's `patch_drop_rate`): a share that is drawn for the step between 0 and this. What has
-    /// learned from few tokens loses less when others are pruned, and steps get faster. 0 for none.
+    /// In steps on whole images, random patches are left out, another set for each image (PatchDropout: Liu et al.,
+    /// 2022; timm's `patch_drop_rate`): a share that is drawn for the step between 0 and this. A backbone that was
+    /// trained on few tokens loses less when it is pruned, and steps are faster. 0 for none.
     pub patch_drop: f64,
-    /// Whether blocks run in bf16 where the device has it; weights, loss and optimiser stay in f32.
+    /// Whether blocks run in bf16 if the device supports it; weights, loss and optimiser stay in f32.
     pub bf16: bool,
-    /// Steps a log entry.
+    /// Steps per log entry.
     pub log_every: usize,
     /// Log entries between two evaluations, each of which saves a checkpoint.
     pub evaluate_every: usize,
-    /// Held-out images an evaluation.
+    /// Held-out images per evaluation.
     pub held_out_images: usize,
     /// The backbone's geometry.
     pub model: ModelConfig,
@@ -73,7 +73,7 @@ pub struct ModelConfig {
     pub depth: usize,
     /// Attention heads.
     pub heads: usize,
-    /// Hidden width of the MLP over D.
+    /// Ratio of the MLP's hidden width to D.
     pub mlp_ratio: usize,
 }
 
@@ -90,7 +90,7 @@ pub struct AugmentConfig {
 }
 
 impl PretrainConfig {
-    /// The preset of that name: `default`, for photographs, or `scenes`.
+    /// The preset called `name`: `default`, for photographs, or `scenes`.
     pub fn preset(name: &str) -> Option<Self> {
         match name {
             "default" => Some(Self::default_preset()),
@@ -99,7 +99,7 @@ impl PretrainConfig {
         }
     }
 
-    /// DeiT's recipe in small: a ViT-Ti/16 at 224.
+    /// DeiT's recipe for a small model: a ViT-Ti/16 at 224.
     pub fn default_preset() -> Self {
         PretrainConfig {
             images: 10_000_000,
@@ -125,7 +125,7 @@ impl PretrainConfig {
         }
     }
 
-    /// A small ViT for the drawn scenes. They never repeat, so that nothing needs to be augmented.
+    /// A small ViT for the generated images (`scenes`). They never repeat, so that no augmentation is needed.
     pub fn scenes_preset() -> Self {
         PretrainConfig {
             images: 1_000_000,
@@ -155,7 +155,7 @@ impl PretrainConfig {
     /// The geometry, for `classes` classes.
     ///
     /// # Errors
-    /// If it cannot be run.
+    /// If the geometry is not supported.
     pub fn spec(&self, classes: usize) -> vitrim_vit::Result<VitSpec> {
         let ModelConfig { img_size, patch_size, dim, depth, heads, mlp_ratio } = self.model;
         // timm builds any geometry from this name and `model_args`.
@@ -166,10 +166,10 @@ impl PretrainConfig {
         Ok(spec)
     }
 
-    /// Checks what no type can say.
+    /// Checks the values of the configuration.
     ///
     /// # Errors
-    /// One line that names the key and what it must be.
+    /// One line that names the key and its valid values.
     pub fn check(&self) -> Result<(), String> {
         positive(&[
             ("images", self.images),
@@ -206,7 +206,7 @@ impl PretrainConfig {
         warmed_up_cosine(rates, self.warmup, step, self.steps())
     }
 
-    /// Rows and columns of patches that images of step `step` are seen with, of a `grid`.
+    /// Rows and columns of the window of patches at step `step`, for a `grid`.
     pub fn window_at(&self, step: usize, grid: [usize; 2]) -> [usize; 2] {
         if self.sees_whole_images(step) {
             return grid;
@@ -214,7 +214,7 @@ impl PretrainConfig {
         grid.map(|side| side.min(self.crop))
     }
 
-    /// How many of the `patches` of an image step `step` looks at, for a `draw` from (0, 1].
+    /// Number of patches, of `patches`, that step `step` uses, for a `draw` from (0, 1].
     pub fn patches_kept_at(&self, step: usize, patches: usize, draw: f64) -> usize {
         if !self.sees_whole_images(step) {
             return patches;
@@ -226,7 +226,7 @@ impl PretrainConfig {
         self.crop == 0 || step as f64 >= self.crop_until * self.steps() as f64
     }
 
-    /// What the loader does to training images.
+    /// The augmentation of training images.
     pub fn augmentation(&self) -> Augment {
         let AugmentConfig { crop_padding, flip, color_jitter } = self.augment;
         Augment { crop_padding, flip, color_jitter, seed: self.seed }

@@ -1,4 +1,4 @@
-//! A backbone that learns, with its optimiser, as a checkpoint keeps it.
+//! A backbone under training, with its optimiser, in the form that a checkpoint keeps.
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
@@ -17,7 +17,7 @@ const TOKEN_BIAS: &str = "token_head.bias";
 /// AdamW's epsilon.
 const ADAM_EPS: f32 = 1e-8;
 
-/// Backbone and optimiser.
+/// A backbone and its optimiser.
 pub struct BackboneLearner {
     pub spec: VitSpec,
     pub student: Student,
@@ -27,7 +27,7 @@ pub struct BackboneLearner {
 }
 
 impl BackboneLearner {
-    /// `token_head`: weight and bias.
+    /// A learner with the given backbone and `token_head`: weight and bias.
     pub fn with(
         spec: VitSpec,
         tensors: &Tensors,

@@ -1,8 +1,7 @@
-//! A backbone from scratch: AdamW on cross-entropy, the cosine and the augmentations that ViTs are
-//! trained with (DeiT: Touvron et al., 2021), written in timm's Hub layout.
+//! Trains a backbone from scratch: AdamW on cross-entropy, with the cosine schedule and the augmentations of ViT
+//! training (DeiT: Touvron et al., 2021). The result has timm's Hub layout.
 //!
-//! A run folder holds `model/` (the best weights so far by held-out accuracy), beside what `run`
-//! keeps there.
+//! A run folder holds `model/` (the best weights so far by held-out accuracy), besides the files of `run`.
 
 mod config;
 pub(crate) mod learner;
@@ -30,7 +29,7 @@ use learner::BackboneLearner;
 use samples::samples;
 use step::descend;
 
-/// Images a batch when held-out images are classified.
+/// Images per batch of the evaluation.
 const EVALUATION_BATCH: usize = 64;
 
 /// One pre-training run.
@@ -42,17 +41,17 @@ pub struct Pretraining<'a> {
     pub train: &'a Dataset,
     /// Labelled images that are never trained on.
     pub held_out: &'a Dataset,
-    /// Image to pixels.
+    /// Preprocessing: from an image to pixels.
     pub transform: &'a Transform,
-    /// Decoding threads; 0 for one a core.
+    /// Decoding threads; 0 for one per core.
     pub workers: usize,
     /// Weights to start from instead of random ones.
     pub init: Option<&'a Tensors>,
-    /// What a corrupt image does.
+    /// What to do with an image that cannot be decoded.
     pub on_bad_image: OnBadImage,
-    /// Where the backbone is trained.
+    /// Device of the training.
     pub device: DeviceChoice,
-    /// Threads that share a batch on the CPU; another number rounds sums differently.
+    /// Threads that share a batch on the CPU; another number changes the rounding of sums.
     pub threads: usize,
     /// Type of the weights in `model/`.
     pub weight_type: WeightType,
@@ -60,20 +59,20 @@ pub struct Pretraining<'a> {
     pub folder: &'a RunFolder,
 }
 
-/// The metrics of `log_every` steps; means over them.
+/// The metrics of `log_every` steps, as means.
 #[derive(Clone, Debug, Serialize)]
 pub struct PretrainLog {
     /// Steps done.
     pub step: usize,
-    /// Images seen.
+    /// Images trained on.
     pub images: usize,
     /// Images/s.
     pub images_per_s: f64,
-    /// Cross-entropy against the smoothed, mixed targets, the tokens' added, nats.
+    /// Cross-entropy against the smoothed, mixed targets, plus that of the patch tokens, nats.
     pub loss: f64,
-    /// Top-1 on augmented training images that lack patches, percent.
+    /// Top-1 on augmented training images with patches left out, percent.
     pub train_top1: f64,
-    /// Top-1 on the held-out images, percent; where it was measured.
+    /// Top-1 on the held-out images, percent, if it was measured.
     pub held_out_top1: Option<f64>,
     /// Learning rate of the last step.
     pub learning_rate: f64,
@@ -87,13 +86,13 @@ struct Saved {
     config: PretrainConfig,
     classes: usize,
     images: usize,
-    /// [`Tensors::fingerprint`] of the weights that it started from, where they were given.
+    /// [`Tensors::fingerprint`] of the initial weights, if they were given.
     #[serde(default)]
     init: Option<String>,
     at: Standing,
 }
 
-/// Where a run stands.
+/// The state of a run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Standing {
     step: usize,
@@ -122,12 +121,12 @@ impl Header for Saved {
     }
 }
 
-/// Trains in `run.folder` until the images are seen or `stop` is set; goes on from the folder's checkpoint
-/// if there is one. Returns the best held-out top-1, percent, with how it ended.
+/// Trains in `run.folder` until all images are done or `stop` is set; continues from the folder's checkpoint if there
+/// is one. Returns the best held-out top-1, percent, and how the run ended.
 ///
 /// # Errors
-/// If the configuration is wrong, an image or file cannot be read or written, a label is missing, or the
-/// folder's checkpoint belongs to another run.
+/// If the configuration is invalid, an image or file cannot be read or written, a label is missing, or the folder's
+/// checkpoint belongs to another run.
 pub fn pretrain(
     run: &Pretraining<'_>,
     stop: &AtomicBool,
@@ -180,16 +179,16 @@ pub fn steps_done(folder: &Path) -> Result<Option<usize>> {
 /// A run in memory.
 struct Training<'a> {
     run: Pretraining<'a>,
-    /// Fingerprint of the weights that it started from, where they were given.
+    /// Fingerprint of the initial weights, if they were given.
     init: Option<String>,
     learner: BackboneLearner,
     device: Device,
-    /// Type that the blocks compute in.
+    /// Data type of the blocks.
     dtype: FloatDType,
     step: usize,
     /// Best held-out top-1, percent.
     best: f64,
-    /// Whether the weights are the best so far, and `model/` has others.
+    /// Whether the current weights are the best so far and not yet in `model/`.
     improved: bool,
     sums: Sums,
 }
@@ -297,7 +296,7 @@ impl Resumable for Training<'_> {
 }
 
 impl Pretraining<'_> {
-    /// Top-1 on the held-out images, percent: by the CPU executor, which is faster than Burn there.
+    /// Top-1 on the held-out images, percent, with the CPU executor, which is faster than Burn.
     fn evaluate(&self, learner: &BackboneLearner) -> Result<f64> {
         match self.device {
             DeviceChoice::Cpu => self.top1(&CpuBackbone::new(&learner.spec, &learner.student.vit.tensors())?),

@@ -1,4 +1,4 @@
-//! What a batch of images becomes before a step: targets, mixing, and the patches that are seen.
+//! Prepares a batch of images for a step: targets, mixing, and the patches that are used.
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -11,10 +11,10 @@ use super::Pretraining;
 use super::step::{Samples, TokenTargets};
 use crate::error::{Result, TrainError};
 
-/// Share of a patch that an object covers at least where the patch token is to name its class.
+/// Smallest share of a patch that an object must cover for the patch token to get the object's class.
 const COVERED: f32 = 0.2;
 
-/// Targets, mixing and patches of a batch: a function of seed, step and place in the batch.
+/// Targets, mixing and patches of a batch: a function of seed, step and position in the batch.
 pub(super) fn samples(batch: &Batch, run: &Pretraining<'_>, step: usize, spec: &VitSpec) -> Result<Samples> {
     let config = run.config;
     let (count, classes) = (batch.len(), spec.num_classes);
@@ -49,8 +49,8 @@ pub(super) fn samples(batch: &Batch, run: &Pretraining<'_>, step: usize, spec: &
     Ok(Samples { tokens, pixels, shape: [batch.shape[1], batch.shape[2], batch.shape[3]], targets, patches })
 }
 
-/// Grid positions of a random `window` of rows and columns that holds the patches which the `object` covers,
-/// or as many of them as fit.
+/// Grid positions of a random `window` of rows and columns that contains the patches which the `object` covers, or as
+/// many of them as fit.
 fn crop(grid: [usize; 2], window: [usize; 2], object: Option<&[f32]>, random: &mut SplitMix64) -> Vec<usize> {
     let covered = |axis: usize| {
         let all = object.unwrap_or_default().iter().enumerate().filter(|(_, share)| **share > 0.0);
@@ -70,7 +70,7 @@ fn crop(grid: [usize; 2], window: [usize; 2], object: Option<&[f32]>, random: &m
     rows.flat_map(|row| (start[1]..start[1] + window[1]).map(move |column| row * grid[1] + column)).collect()
 }
 
-/// `kept` of the `patches`, every set as likely as any other, in their order.
+/// `kept` of the `patches`, in their order; every subset has the same probability.
 fn choose(mut patches: Vec<usize>, kept: usize, random: &mut SplitMix64) -> Vec<usize> {
     random.shuffle(&mut patches);
     patches.truncate(kept);
@@ -78,9 +78,8 @@ fn choose(mut patches: Vec<usize>, kept: usize, random: &mut SplitMix64) -> Vec<
     patches
 }
 
-/// Labels of the `patches: [B, M]` that are seen: the image's class where the object covers enough of a patch,
-/// "no object" where it covers none, nothing between. Patches with and without an object have the same
-/// weight in all.
+/// Labels of the `patches: [B, M]`: the image's class if the object covers enough of a patch, "no object" if it
+/// covers none, otherwise no label. Patches with and without an object have the same total weight.
 fn token_targets(
     batch: &Batch,
     run: &Pretraining<'_>,
@@ -115,8 +114,8 @@ fn token_targets(
     TokenTargets { values }
 }
 
-/// Row b of the `count` rows becomes `share` of itself and the rest of the row at the mirrored place (as
-/// timm's batch mode does).
+/// Replaces row b of the `count` rows by `share` of itself plus the rest of the row at the mirrored position (like
+/// timm's batch mode).
 fn mix(values: &mut [f32], count: usize, share: f32) {
     let other: Vec<f32> = values.chunks_exact(values.len() / count).rev().flatten().copied().collect();
     values.iter_mut().zip(other).for_each(|(a, b)| *a = share * *a + (1.0 - share) * b);

@@ -1,4 +1,4 @@
-//! One step of descent: each thread takes a share of the batch, the gradients are added up.
+//! One step of gradient descent: each thread takes a share of the batch, and the gradients are added.
 
 use std::ops::Range;
 
@@ -13,54 +13,54 @@ use crate::error::Result;
 use crate::linear::Linear;
 use crate::replica::{side_by_side, widened};
 
-/// The backbone, and what is thrown away once it is trained.
+/// The backbone, and a head that is needed for training only.
 #[derive(Module, Debug)]
 pub struct Student {
     /// The backbone.
     pub vit: BurnVit,
-    /// From a patch token to the classes and "no object", where tokens have labels.
+    /// Linear layer from a patch token to the classes and "no object", if tokens have labels.
     pub token_head: Option<Linear>,
 }
 
-/// A batch ready for descent.
+/// A batch prepared for a step.
 pub struct Samples {
-    /// `[B, 3, H, W]`.
+    /// Pixels, `[B, 3, H, W]`.
     pub pixels: Vec<f32>,
-    /// The same for one image.
+    /// Shape of one image, `[3, H, W]`.
     pub shape: [usize; 3],
     /// Target distributions, `[B, C]`.
     pub targets: Vec<f32>,
-    /// Grid positions that are seen, ascending, `[B, M]`.
+    /// Grid positions of the patches that are used, ascending, `[B, M]`.
     pub patches: Vec<usize>,
-    /// What each of them shows.
+    /// Labels of these patches.
     pub tokens: Option<TokenTargets>,
 }
 
 /// Labels of patch tokens.
 pub struct TokenTargets {
-    /// Weighted one-hot targets, `[B, M, C + 1]`, the last class for "no object"; the weights, what the term
-    /// counts beside the class token's included, sum up over the batch.
+    /// Weighted one-hot targets, `[B, M, C + 1]`; the last class is "no object". The weights include the weight of
+    /// the term, and are sums over the batch.
     pub values: Vec<f32>,
 }
 
-/// A gradient and what went along with it.
+/// A gradient with its loss and accuracy.
 pub struct Descent {
-    /// Of the mean loss over the batch.
+    /// Gradient of the mean loss over the batch.
     pub gradients: GradientsParams,
-    /// Mean cross-entropy against the targets, the tokens' added, nats.
+    /// Mean cross-entropy against the targets, plus that of the patch tokens, nats.
     pub loss: f64,
-    /// Images whose greatest logit is their greatest target.
+    /// Number of images whose largest logit is at their largest target.
     pub right: usize,
 }
 
 impl Samples {
-    /// B.
+    /// B, the number of images.
     pub fn len(&self) -> usize {
         self.pixels.len() / self.shape.iter().product::<usize>()
     }
 }
 
-/// The gradient of `student` on `samples`, computed by `shards` threads side by side, blocks in `dtype`.
+/// The gradient of `student` on `samples`, computed by `shards` threads in parallel, with blocks in `dtype`.
 pub fn descend(
     student: &Student,
     samples: &Samples,
@@ -79,7 +79,7 @@ pub fn descend(
     })
 }
 
-/// The share that `images` have in the batch's mean.
+/// The contribution of `images` to the batch's mean.
 fn part(
     student: &Student,
     samples: &Samples,

@@ -1,4 +1,4 @@
-//! The first weights, and the last ones as a library lays them out on the Hub.
+//! Initial weights, and the writing of weights in a library's Hub layout.
 
 use std::fmt;
 use std::fs;
@@ -22,15 +22,15 @@ const GAIN: f64 = 0.5;
 const HEAD_STD: f64 = 0.02;
 /// Amplitude of the initial positions.
 const POSITION_SCALE: f64 = 0.5;
-/// Wavelength of the slowest of them over that of the fastest, in patches.
+/// Ratio of the longest wavelength of the positions to the shortest one, in patches.
 const LONGEST_WAVE: f64 = 30.0;
 
-/// In what type weights are written.
+/// Data type of the written weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WeightType {
-    /// As they were trained.
+    /// As trained.
     F32,
-    /// Rounded to half the size.
+    /// Rounded, at half the size.
     Bf16,
 }
 
@@ -61,10 +61,10 @@ impl FromStr for WeightType {
 
 /// Initial weights from which a small ViT learns quickly on few images; a pure function of `seed`.
 ///
-/// Positions start as sines and cosines of row and column (as in MAE: He et al., 2022), and queries equal
-/// keys (in the spirit of mimetic initialisation: Trockman and Kolter, 2023), so that tokens look at their
-/// neighbours from the first step on. The patch embedding starts as PyTorch's convolution, the class token
-/// near zero, other linear layers normal, cut at two standard deviations; biases are 0.
+/// Positions start as sines and cosines of row and column (as in MAE: He et al., 2022), and queries equal keys
+/// (similar to mimetic initialisation: Trockman and Kolter, 2023), so that tokens attend to their neighbours from the
+/// first step on. The patch embedding starts like PyTorch's convolution, the class token near zero, and other linear
+/// layers with a normal distribution, cut at two standard deviations; biases are 0.
 pub fn initial_weights(spec: &VitSpec, seed: u64) -> Tensors {
     let mut random = SplitMix64::new(seed ^ 0x7665_6967_6874_7300);
     let tensors = spec.tensor_shapes().into_iter().map(|(name, shape)| {
@@ -98,8 +98,8 @@ pub fn initial_weights(spec: &VitSpec, seed: u64) -> Tensors {
     Tensors::Owned(tensors.collect())
 }
 
-/// `[N, D]`: 0 for prefix tokens; for patches a quarter of the channels each for the sine and the cosine of
-/// the row, then of the column.
+/// Position embeddings, `[N, D]`: 0 for prefix tokens; for patches, a quarter of the channels each for the sine and
+/// the cosine of the row, then of the column.
 fn positions(spec: &VitSpec) -> Vec<f32> {
     let [rows, columns] = spec.grid();
     let d = spec.dim;
@@ -130,8 +130,8 @@ fn cut_normal(random: &mut SplitMix64) -> f64 {
     }
 }
 
-/// Writes `config.json` and `model.safetensors` into `folder`, as timm lays a model out on the Hugging Face
-/// Hub; `timm.create_model("local-dir:<folder>")` loads it.
+/// Writes `config.json` and `model.safetensors` into `folder` in timm's layout on the Hugging Face Hub;
+/// `timm.create_model("local-dir:<folder>")` loads it.
 ///
 /// # Errors
 /// If a file cannot be written.
@@ -185,7 +185,8 @@ pub fn save_backbone(
     Ok(replace(&folder.join("config.json"), (config + "\n").as_bytes())?)
 }
 
-/// Writes `tensors`, which are other values for the geometry of `checkpoint`, into `folder` as its own library lays it out.
+/// Writes `tensors`, which are other weights for the geometry of `checkpoint`, into `folder` in the layout of the
+/// checkpoint's library.
 ///
 /// # Errors
 /// If a tensor is missing, or a file cannot be written.
@@ -223,7 +224,7 @@ fn save_weights(folder: &Path, tensors: &[NamedTensor], weight_type: WeightType)
     Ok(replace(&folder.join("model.safetensors"), &file)?)
 }
 
-/// 0.485f32 as 0.485, not as 0.48500001430511475.
+/// The shortest decimal number for an f32: 0.485, not 0.48500001430511475.
 fn shortest(value: f32) -> f64 {
     value.to_string().parse().unwrap_or(f64::from(value))
 }

@@ -1,4 +1,4 @@
-//! What a run needs to go on: a header and named tensors in one safetensors file.
+//! A run's checkpoint: a header and named tensors in one safetensors file.
 
 use std::collections::HashMap;
 use std::fs;
@@ -12,16 +12,16 @@ use serde::de::DeserializeOwned;
 use crate::adam::NamedTensor;
 use crate::error::{Result, TrainError};
 
-/// The checkpoint's name in a run folder.
+/// The checkpoint's file name in a run folder.
 pub const FILE: &str = "checkpoint.safetensors";
 
-/// Writes `header` and `tensors` to `path`, durably, whole or not at all.
+/// Writes `header` and `tensors` to `path`, durably and atomically.
 ///
 /// # Errors
 /// If the file cannot be written.
 ///
 /// # Panics
-/// If two tensors have one name.
+/// If two tensors have the same name.
 pub fn save(path: &Path, header: &impl Serialize, tensors: &[NamedTensor]) -> Result<()> {
     let bytes: Vec<Vec<u8>> =
         tensors.iter().map(|(_, _, values)| values.iter().flat_map(|v| v.to_le_bytes()).collect()).collect();
@@ -34,7 +34,7 @@ pub fn save(path: &Path, header: &impl Serialize, tensors: &[NamedTensor]) -> Re
     Ok(vitrim_durable::replace(path, &file)?)
 }
 
-/// Reads what [`save`] wrote; `None` if there is nothing.
+/// Reads the output of [`save`]; `None` if there is no file.
 ///
 /// # Errors
 /// If the file cannot be read, is damaged, or has a header of another kind.

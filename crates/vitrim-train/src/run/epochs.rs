@@ -1,24 +1,24 @@
-//! The batches of a data set, pass after pass, as far as a run has come.
+//! The batches of a data set, pass after pass, and the position of a run in them.
 
 use vitrim_data::{Augment, Batch, Dataset, Loader, LoaderOptions, OnBadImage, Order, Transform};
 
 use crate::error::{Result, TrainError};
 
-/// Training images, shuffled anew for every pass.
+/// Training images, shuffled again for every pass.
 pub struct Feed<'a> {
     /// The images.
     pub dataset: &'a Dataset,
-    /// Image to pixels.
+    /// Preprocessing: from an image to pixels.
     pub transform: &'a Transform,
-    /// Random changes to them.
+    /// Random changes to the images.
     pub augment: Option<Augment>,
-    /// Seed of their order.
+    /// Seed of the order.
     pub seed: u64,
     /// Images of a full batch.
     pub batch: usize,
-    /// Decoding threads; 0 for one a core.
+    /// Decoding threads; 0 for one per core.
     pub workers: usize,
-    /// What a corrupt image does.
+    /// What to do with an image that cannot be decoded.
     pub on_bad_image: OnBadImage,
 }
 
@@ -26,7 +26,7 @@ impl Feed<'_> {
     /// The batches of pass `epoch`, from its image `skip` on.
     ///
     /// # Errors
-    /// What the loader refuses.
+    /// Errors of the loader.
     pub fn pass(&self, epoch: u64, skip: usize) -> Result<Loader> {
         let options = LoaderOptions {
             batch: self.batch,
@@ -42,7 +42,7 @@ impl Feed<'_> {
     }
 }
 
-/// How far a run has come in its images.
+/// The position of a run in its images.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EpochPosition {
     /// The pass, from 0.
@@ -51,7 +51,7 @@ pub struct EpochPosition {
     pub done: usize,
 }
 
-/// Full batches without end. The ragged end of a pass is left out, unless the pass has nothing else.
+/// Full batches without end. The incomplete last batch of a pass is left out, unless it is the only one.
 pub struct Epochs<'a> {
     feed: &'a Feed<'a>,
     batches: Loader,
@@ -59,15 +59,15 @@ pub struct Epochs<'a> {
 }
 
 impl<'a> Epochs<'a> {
-    /// From `at` on.
+    /// The batches from position `at` on.
     ///
     /// # Errors
-    /// What the loader refuses.
+    /// Errors of the loader.
     pub fn from(feed: &'a Feed<'a>, at: EpochPosition) -> Result<Self> {
         Ok(Epochs { feed, batches: feed.pass(at.epoch, at.done)?, at })
     }
 
-    /// How far it has come.
+    /// The current position.
     pub fn at(&self) -> EpochPosition {
         self.at
     }
@@ -75,7 +75,7 @@ impl<'a> Epochs<'a> {
     /// The next batch.
     ///
     /// # Errors
-    /// What cannot be read, or [`TrainError::NoImages`] if a pass has none.
+    /// A read error, or [`TrainError::NoImages`] if a pass has no images.
     pub fn next_batch(&mut self) -> Result<Batch> {
         loop {
             match self.batches.next().transpose()? {

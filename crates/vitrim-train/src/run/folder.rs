@@ -1,4 +1,4 @@
-//! A run's folder, which one run writes at a time.
+//! A run's folder, which only one run writes at a time.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use vitrim_durable::{FolderLock, remove_leftovers};
 use super::{checkpoint, log};
 use crate::error::Result;
 
-/// A folder that nobody else writes, until this is dropped.
+/// A folder that is locked against other runs until this is dropped.
 #[derive(Debug)]
 pub struct RunFolder {
     path: PathBuf,
@@ -15,10 +15,10 @@ pub struct RunFolder {
 }
 
 impl RunFolder {
-    /// Locks the folder at `path`, which is made where it is missing, and removes what a killed run left half written.
+    /// Locks the folder at `path`, creates it if it is missing, and removes incomplete files of a killed run.
     ///
     /// # Errors
-    /// If another run has it, or it cannot be written.
+    /// If another run has locked it, or it cannot be written.
     pub fn open(path: &Path) -> Result<Self> {
         let lock = FolderLock::acquire(path)?;
         for file in [checkpoint::FILE, log::FILE, "model/model.safetensors"] {
@@ -27,7 +27,7 @@ impl RunFolder {
         Ok(RunFolder { path: path.to_owned(), _lock: lock })
     }
 
-    /// Where it is.
+    /// The folder's path.
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -1,4 +1,4 @@
-//! A run's log: JSON lines and TensorBoard, in step.
+//! A run's log: JSON lines and TensorBoard, with the same entries.
 
 use std::fs;
 use std::io::{ErrorKind, Write};
@@ -10,21 +10,21 @@ use serde_json::Value;
 use super::tensorboard::EventWriter;
 use crate::error::{Result, TrainError};
 
-/// The log's name in a run folder.
+/// The log's file name in a run folder.
 pub const FILE: &str = "log.jsonl";
 
-/// Appends to `log.jsonl` and to an event file of its own.
+/// Appends to `log.jsonl` and to its own event file.
 pub struct RunLog {
     path: PathBuf,
     lines: fs::File,
-    /// Made by the first entry, so that a run that has nothing left to do leaves no empty file.
+    /// Created by the first entry, so that a run without remaining steps leaves no empty file.
     events: Option<EventWriter>,
     folder: PathBuf,
 }
 
 impl RunLog {
-    /// Opens the folder's logs behind their first `entries`; what an interrupted run wrote after its
-    /// last checkpoint is cut off.
+    /// Opens the folder's logs after their first `entries`; entries that an interrupted run wrote after its last
+    /// checkpoint are removed.
     ///
     /// # Errors
     /// If a file cannot be written.
@@ -41,8 +41,8 @@ impl RunLog {
         Ok(RunLog { path, lines, events: None, folder: folder.to_owned() })
     }
 
-    /// Writes `entry`, a struct of numbers and lists of numbers; in TensorBoard its fields are
-    /// `<tag>/<field>`, those of lists `<tag>/<field>/<place from 1>`.
+    /// Writes `entry`, a struct of numbers and lists of numbers. In TensorBoard its fields are `<tag>/<field>`, those
+    /// of lists `<tag>/<field>/<index from 1>`.
     ///
     /// # Errors
     /// If a file cannot be written.

@@ -1,8 +1,8 @@
-//! One resumable run, whatever learns in it: a folder that is locked, a checkpoint from which it goes on bit for bit, a log,
-//! and an end when it is asked to stop.
+//! A resumable run of any learner: a locked folder, a checkpoint from which it continues bit for bit, a log, and an
+//! end on request.
 //!
-//! The folder holds `config.toml` (its caller's), `log.jsonl`, TensorBoard event files, `checkpoint.safetensors`, and what
-//! the learner makes, usable at any time: `policy/`, `model/`.
+//! The folder holds `config.toml` (written by the caller), `log.jsonl`, TensorBoard event files,
+//! `checkpoint.safetensors`, and the learner's results, usable at any time: `policy/`, `model/`.
 
 pub(crate) mod checkpoint;
 mod epochs;
@@ -47,13 +47,13 @@ pub enum RunEvent<'a, E> {
 /// Callback for the events of a run.
 pub(crate) type Tell<'a, E> = &'a mut dyn FnMut(RunEvent<'_, E>);
 
-/// A checkpoint's header: what must stay the same when the run is resumed, and where it stands.
+/// A checkpoint's header: the identity of the run, which must be the same when it is resumed, and its state.
 pub(crate) trait Header: Serialize + DeserializeOwned {
     /// Steps done.
     fn steps_done(&self) -> usize;
 
-    /// Name of the first thing in which the run of `other` differs ("configuration", "training set"); `None` if it is the same
-    /// run, which may then be resumed from this checkpoint.
+    /// Name of the first difference to the run of `other` ("configuration", "training set"); `None` if it is the same
+    /// run, which can then be resumed from this checkpoint.
     fn difference(&self, other: &Self) -> Option<&'static str>;
 }
 
@@ -75,7 +75,7 @@ pub(crate) trait Resumable {
     /// Steps between two log entries; the last step has one as well.
     fn log_every(&self) -> usize;
 
-    /// The header of a checkpoint of the current state, `at` that position in the images.
+    /// The header of a checkpoint of the current state, at position `at` in the images.
     fn header(&self, at: EpochPosition) -> Self::Header;
 
     /// The tensors of a checkpoint.
@@ -84,21 +84,22 @@ pub(crate) trait Resumable {
     /// Restores the state of a checkpoint of the same run; returns its position in the images.
     ///
     /// # Errors
-    /// If a tensor is missing or misshapen.
+    /// If a tensor is missing or has the wrong shape.
     fn restore(&mut self, header: Self::Header, tensors: &[NamedTensor]) -> Result<EpochPosition>;
 
     /// Work before the first step of this call. Returns `Interrupted` if `stop` ended it early.
     ///
     /// # Errors
-    /// What cannot be read or run.
+    /// A read error, or an error of the backbone.
     fn prepare(&mut self, _stop: &AtomicBool, _tell: Tell<'_, Self::Entry>) -> Result<Outcome> {
         Ok(Outcome::Finished)
     }
 
-    /// Learns from `batch`. Returns a log entry where one is due, of the steps since the last one, which began at `since`.
+    /// Learns from `batch`. Returns a log entry if one is due: for the steps since the last entry, which started at
+    /// `since`.
     ///
     /// # Errors
-    /// What cannot be read or run.
+    /// A read error, or an error of the backbone.
     fn step(&mut self, batch: &Batch, since: Instant) -> Result<Option<Self::Entry>>;
 
     /// Whether to save a checkpoint once `entry` is logged.
@@ -111,8 +112,8 @@ pub(crate) trait Resumable {
     fn publish(&mut self, folder: &Path) -> Result<()>;
 }
 
-/// Runs `learner` on `feed` in `folder` until its steps are done or `stop` is set; from the folder's checkpoint on if there
-/// is one.
+/// Runs `learner` on `feed` in `folder` until its steps are done or `stop` is set; continues from the folder's
+/// checkpoint if there is one.
 ///
 /// # Errors
 /// If an image or file cannot be read or written, or the checkpoint belongs to another run.
@@ -147,7 +148,7 @@ pub(crate) fn execute<L: Resumable>(
     Ok(Outcome::Finished)
 }
 
-/// Steps that the run in `folder`, of checkpoints with a header `H`, has saved; `None` if it has no checkpoint.
+/// Steps that the run in `folder` has saved, whose checkpoints have a header `H`; `None` if it has no checkpoint.
 ///
 /// # Errors
 /// If its checkpoint is damaged.

@@ -1,4 +1,4 @@
-//! Scalars for TensorBoard: one event file a run, in the format of TensorFlow's summary writer.
+//! Scalars for TensorBoard: one event file per run, in the format of TensorFlow's summary writer.
 //!
 //! An event file is a TFRecord file: each record is `length: u64`, masked crc32c of the length,
 //! the bytes, masked crc32c of the bytes, all little-endian
@@ -13,24 +13,24 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prost::Message;
 
-/// What the first record of a file says, and readers look for.
+/// The version in the first record of a file, which readers check.
 const FILE_VERSION: &str = "brain.Event:2";
 
 /// An event file that cannot be written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TensorboardError {
-    /// The operating system refused to create or to write the file.
+    /// The operating system did not create or write the file.
     #[error("{}: cannot be written ({cause}); check its folder, its permissions and the free space", path.display())]
     Unwritable {
-        /// The file, or the folder that it was to lie in.
+        /// The file, or the folder of the file.
         path: PathBuf,
-        /// The operating system's word on it.
+        /// The operating system's error.
         cause: io::Error,
     },
 }
 
-/// Appends scalars to an event file of its own.
+/// Appends scalars to its own event file.
 ///
 /// A resumed run creates a second writer in the same folder: TensorBoard reads the files of a folder
 /// in the order of their names, which begin with the time, and shows them as one run.
@@ -41,9 +41,8 @@ pub struct EventWriter {
 }
 
 impl EventWriter {
-    /// Creates `folder` where it is missing, and in it the file
-    /// `events.out.tfevents.<unix seconds>.<host>`. No existing file is touched: a second writer
-    /// within the same second gets a number at the end of its name.
+    /// Creates `folder` if it is missing, and in it the file `events.out.tfevents.<unix seconds>.<host>`. No existing
+    /// file is changed: a second writer within the same second gets a number at the end of its name.
     ///
     /// # Errors
     /// [`TensorboardError::Unwritable`] when folder or file cannot be created.
@@ -74,8 +73,8 @@ impl EventWriter {
         Ok(writer)
     }
 
-    /// Appends one point of the curve `tag` (such as `train/policy_loss`). Kept as an f32, as the
-    /// format has it.
+    /// Appends one point of the curve `tag` (such as `train/policy_loss`). The value is stored as f32, as the format
+    /// requires.
     ///
     /// # Errors
     /// [`TensorboardError::Unwritable`] when the file cannot be written.
@@ -88,8 +87,8 @@ impl EventWriter {
         })
     }
 
-    /// Hands everything appended so far to the operating system, so that TensorBoard sees it.
-    /// Dropping the writer does so too, but cannot report a failure.
+    /// Writes everything appended so far to the operating system, so that TensorBoard sees it. Dropping the writer
+    /// does so too, but cannot report an error.
     ///
     /// # Errors
     /// [`TensorboardError::Unwritable`] when the file cannot be written.
@@ -119,18 +118,18 @@ fn record(bytes: &[u8]) -> Vec<u8> {
     record
 }
 
-/// The checksum as TFRecords store it: rotated and offset, since the checksum of data that contains
-/// its own checksum is a weak one (`tensorflow/core/lib/hash/crc32c.h`).
+/// The checksum as TFRecords store it: rotated and offset, because the checksum of data that contains its own
+/// checksum is weak (`tensorflow/core/lib/hash/crc32c.h`).
 fn masked_crc32c(bytes: &[u8]) -> u32 {
     crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
-/// Since 1970. A clock before that reads as 1970.
+/// Time since 1970. An earlier clock gives 1970.
 fn since_epoch() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
-/// The machine's name as it can stand in a file name; `vitrim` where it is not known.
+/// The machine's name, safe for a file name; `vitrim` if it is unknown.
 fn host() -> String {
     let name = std::env::var("HOSTNAME")
         .or_else(|_| fs::read_to_string("/proc/sys/kernel/hostname"))
@@ -169,7 +168,7 @@ struct Summary {
 struct Value {
     #[prost(string, tag = "1")]
     tag: String,
-    /// A member of a oneof in the original, hence written even when it is 0.
+    /// Part of a oneof in the original, and therefore written even if it is 0.
     #[prost(float, optional, tag = "2")]
     simple_value: Option<f32>,
 }
@@ -178,7 +177,7 @@ struct Value {
 mod tests {
     use super::*;
 
-    /// Every event of a file, with all four checks of each record.
+    /// All events of a file, with all four checks of each record.
     fn read(path: &Path) -> Vec<Event> {
         let bytes = fs::read(path).unwrap();
         let mut rest = bytes.as_slice();

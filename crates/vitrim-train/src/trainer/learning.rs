@@ -13,19 +13,19 @@ use crate::mappo::{PpoHyper, PpoStats};
 use crate::rewards::{PaperRewards, PrefixRewards};
 use crate::rollout::{Rollout, Scene};
 
-/// What an update's images came to.
+/// The results of an update's images.
 pub(super) struct Played {
     pub parts: RewardParts,
     pub keep_ratio: Vec<f64>,
     pub cost: f64,
     pub divergence: Option<f64>,
-    /// Share of the answers that are right.
+    /// Share of right answers.
     pub right: f64,
     pub ppo: Option<PpoStats>,
 }
 
 impl<B: Backbone> Trainer<'_, B> {
-    /// By reinforcement: rollouts of every image from the first stage on, what they are paid, and MAPPO's update.
+    /// By reinforcement: rollouts of every image from the first stage on, their rewards, and MAPPO's update.
     pub(super) fn reinforce(
         &mut self,
         scene: &Scene<'_, B>,
@@ -87,7 +87,7 @@ impl<B: Backbone> Trainer<'_, B> {
         })
     }
 
-    /// By gradients: every image through gates, and a step of Adam.
+    /// By gradients: every image through gates, and one step of Adam.
     pub(super) fn descend(
         &mut self,
         scene: &Scene<'_, B>,
@@ -110,7 +110,7 @@ impl<B: Backbone> Trainer<'_, B> {
         if let Some(gradients) = descent.gradients {
             self.learner.step_actor(gradients, hyper.actor_lr, hyper.max_grad_norm);
         }
-        // In units of an agent's reward, of which N0 agents share the fidelity's.
+        // In units of an agent's reward: N0 agents share the fidelity term.
         let num_patches = self.backbone.spec().num_patches() as f64;
         let all = num_patches * labels.len() as f64;
         let right = descent.predictions.iter().zip(labels).filter(|(p, l)| p == l).count() as f64;

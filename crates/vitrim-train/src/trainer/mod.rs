@@ -1,4 +1,4 @@
-//! One update of the game, in the order in which it happens: collect, reward, advantage, update, log.
+//! One update of the game, in order: collect, reward, advantage, update, log.
 
 mod learning;
 mod update_log;
@@ -25,33 +25,33 @@ use crate::rewards::soften;
 use crate::rollout::Scene;
 use learning::{Played, mean};
 
-/// g_ref below this would make beta meaningless: random pruning then changes nothing.
+/// A smaller g_ref would make beta meaningless: random pruning then changes nothing.
 const LEAST_REFERENCE: f64 = 1e-4;
 
 /// Images of one update.
 #[derive(Clone, Copy)]
 pub struct Images<'a> {
-    /// `[I, 3, H, W]`.
+    /// Pixels, `[I, 3, H, W]`.
     pub pixels: PixelBatch<'a>,
-    /// `[I]`; where there is none, the dense model's prediction stands in for it.
+    /// Labels, `[I]`; a missing one is replaced by the dense model's prediction.
     pub labels: &'a [Option<u32>],
-    /// `[I]`.
+    /// Keys of the images, `[I]`.
     pub keys: &'a [ImageKey],
 }
 
-/// What an image tells before the first update, see [`Trainer::begin`].
+/// Measurements on an image before the first update, see [`Trainer::begin`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Probe {
     /// g(D) of random pruning.
     pub divergence: f64,
-    /// How unlike the first stage's agents and those that they would join are ([`Observation::pair`]'s first scalar);
-    /// empty without a gate.
+    /// Dissimilarity of the first stage's agents and their partners ([`Observation::pair`]'s first scalar); empty
+    /// without a gate.
     ///
     /// [`Observation::pair`]: vitrim_prune::policy::Observation::pair
     pub unlikeness: Vec<f32>,
 }
 
-/// What a checkpoint holds beside the learner's tensors.
+/// The contents of a checkpoint besides the learner's tensors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainerState {
@@ -61,14 +61,14 @@ pub struct TrainerState {
     pub reference: f64,
     /// Running root mean square of the returns.
     pub return_scale: f64,
-    /// beta and the accuracy losses it follows.
+    /// beta, and the accuracy losses behind it.
     pub constraint: Constraint,
 }
 
 /// The game on one frozen backbone.
 pub struct Trainer<'a, B: Backbone> {
     backbone: &'a B,
-    /// The same with gradients but frozen weights, where gates learn.
+    /// The backbone with gradients but frozen weights, for the learner `gumbel`.
     differentiable: Option<BurnVit>,
     id: BackboneId,
     config: TrainConfig,
@@ -81,10 +81,10 @@ pub struct Trainer<'a, B: Backbone> {
 }
 
 impl<'a, B: Backbone> Trainer<'a, B> {
-    /// Starts from freshly initialised networks. `weights` are the backbone's, which the learner `gumbel` needs.
+    /// Starts with newly initialised networks. `weights` are the backbone's, which the learner `gumbel` needs.
     ///
     /// # Errors
-    /// [`TrainError::Config`] if `config` does not fit the backbone, or asks for weights that are not given.
+    /// [`TrainError::Config`] if `config` does not fit the backbone, or needs weights that are not given.
     pub fn new(
         backbone: &'a B,
         id: BackboneId,
@@ -134,10 +134,10 @@ impl<'a, B: Backbone> Trainer<'a, B> {
         (self.follows_target() || gated) && self.state.update == 0
     }
 
-    /// What each of `images` tells before the first update.
+    /// Measures each of `images` before the first update.
     ///
     /// # Errors
-    /// What the backbone refuses.
+    /// Errors of the backbone.
     pub fn probe(&self, images: Images<'_>) -> Result<Vec<Probe>> {
         let scene = Scene::open(self.backbone, images.pixels, self.first_site())?;
         let RewardConfig { keep_ratio, softening, .. } = self.config.reward;
@@ -150,7 +150,7 @@ impl<'a, B: Backbone> Trainer<'a, B> {
         Ok(random.into_iter().zip(unlikeness).map(probe).collect())
     }
 
-    /// Fixes what `probes` of the reference images settle: g_ref, and where the gate of a new actor lies.
+    /// Sets g_ref, and the position of a new actor's gate, from the `probes` of the reference images.
     pub fn begin(&mut self, probes: &[Probe]) {
         self.state.reference = mean(probes.iter().map(|probe| probe.divergence)).max(LEAST_REFERENCE);
         let mut unlikeness: Vec<f32> =
@@ -164,10 +164,10 @@ impl<'a, B: Backbone> Trainer<'a, B> {
         }
     }
 
-    /// Plays `images`, learns from it, and reports.
+    /// Plays `images`, learns from them, and returns the metrics.
     ///
     /// # Errors
-    /// What the backbone refuses, or a label that the backbone has no class for.
+    /// Errors of the backbone, or a label for which the backbone has no class.
     pub fn update(&mut self, images: Images<'_>) -> Result<UpdateLog> {
         let started = Instant::now();
         let spec = self.backbone.spec();
@@ -226,7 +226,7 @@ impl<'a, B: Backbone> Trainer<'a, B> {
         self.config.reward.kind == RewardKind::Prefix
     }
 
-    /// The policy as it stands, not calibrated: `paper` samples, `prefix` keeps where p_keep > 1/2.
+    /// The current policy, not calibrated: `paper` samples, `prefix` keeps tokens with p_keep > 1/2.
     pub fn policy(&self) -> Policy {
         policy_of(&self.learner, &self.config, self.backbone.spec(), self.id.clone())
     }
@@ -236,7 +236,7 @@ impl<'a, B: Backbone> Trainer<'a, B> {
         (&self.state, &self.learner)
     }
 
-    /// Goes on from what [`Trainer::state`] gave.
+    /// Continues from the output of [`Trainer::state`].
     ///
     /// # Errors
     /// If the learner's tensors do not fit.
@@ -256,18 +256,18 @@ impl<'a, B: Backbone> Trainer<'a, B> {
     }
 }
 
-/// Freshly initialised networks. `gate`: how unlike its partner an agent is that is as likely to stay as to leave.
+/// Newly initialised networks. `gate`: the dissimilarity at which an agent is as likely to stay as to leave.
 fn fresh(config: &TrainConfig, spec: &VitSpec, gate: Option<f32>, device: &Device) -> Learner {
     let keep = config.actor.initial_keep;
     let slope = config.actor.gate as f32;
     let logit = gate.map_or_else(|| (keep / (1.0 - keep)).ln() as f32, |at| -slope * at);
     let (actor, critic) = (config.actor_spec(spec), config.critic_spec(spec));
-    // As if they did not see the context, which they learn to look at.
+    // Initialised without the context; its weights start at 0.
     let blind = PerceptronSpec { context: false, ..actor.clone() };
     let mut actor_weights = orthogonal_init(&blind, config.seed, config.actor.head_gain, &[0.0, logit]);
     actor_weights.context = PerceptronWeights::zeros(&actor).context;
     if gate.is_some() {
-        // The logit of p_keep is the second output less the first.
+        // The logit of p_keep is the second output minus the first.
         let unlikeness = actor.scalars + config.actor.observation.first_of_pair();
         actor_weights.shortcut[unlikeness] = slope;
     }
@@ -291,7 +291,7 @@ fn policy_of(learner: &Learner, config: &TrainConfig, spec: &VitSpec, backbone: 
     }
 }
 
-/// Class of each image: its label, else the dense model's prediction.
+/// Class of each image: its label, otherwise the dense model's prediction.
 fn labels(labels: &[Option<u32>], dense: &[usize], classes: usize) -> Result<Vec<usize>> {
     let with_dense = labels.iter().zip(dense);
     with_dense

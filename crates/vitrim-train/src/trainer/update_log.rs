@@ -1,4 +1,4 @@
-//! What is told of an update.
+//! The log entry of an update.
 
 use serde::Serialize;
 
@@ -7,15 +7,15 @@ use crate::mappo::PpoStats;
 /// The metrics of an update.
 #[derive(Clone, Debug, Serialize)]
 pub struct UpdateLog {
-    /// 1-based.
+    /// Number of the update, 1-based.
     pub update: usize,
-    /// Images a second, all their rollouts and the update of the networks included.
+    /// Images per second, including all their rollouts and the update of the networks.
     pub images_per_s: f64,
     /// Mean reward of an agent's life.
     pub reward: f64,
-    /// Its part for accuracy (`paper`: prize; `prefix`: price of divergence).
+    /// The part of `reward` for accuracy (`paper`: prize; `prefix`: price of divergence).
     pub reward_accuracy: f64,
-    /// Its part for efficiency (`paper`: penalty; `prefix`: rent).
+    /// The part of `reward` for efficiency (`paper`: penalty; `prefix`: rent).
     pub reward_efficiency: f64,
     /// Survivors of each stage as a share of N0.
     pub keep_ratio: Vec<f64>,
@@ -23,7 +23,7 @@ pub struct UpdateLog {
     pub cost: f64,
     /// Mean D after the last stage; absent without prefix credit.
     pub divergence: Option<f64>,
-    /// Dense minus sampled top-1 of this update, pp; of a backbone without classes, the drift: 100 times the mean of
+    /// Dense minus sampled top-1 of this update, pp; for a backbone without classes, the drift: 100 times the mean of
     /// 1 - cos of its features, percent.
     #[serde(rename = "sampled_drop")]
     pub sampled_accuracy_loss: f64,
@@ -37,7 +37,7 @@ pub struct UpdateLog {
     pub beta: Option<f64>,
     /// Learning rate.
     pub learning_rate: f64,
-    /// PPO's own quantities; absent where gates learn.
+    /// PPO's metrics; absent with the learner `gumbel`.
     #[serde(flatten)]
     pub ppo: Option<PpoStats>,
 }

@@ -1,8 +1,8 @@
-//! Scenes as small backbones see them.
+//! Scenes with the preprocessing of small backbones.
 
 use vitrim_data::Preprocess;
 
-/// 96 pixels, normalised with 0.5.
+/// 96 pixels per side, normalised with 0.5.
 pub fn preprocess() -> Preprocess {
     Preprocess {
         input_size: [3, 96, 96],

@@ -15,12 +15,12 @@ pub struct Toy {
     evidence: Evidence,
 }
 
-/// What the four marked tokens say.
+/// The evidence of the four marked tokens.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Evidence {
-    /// Two speak for the class, two a little weaker against it: none of the first can be spared.
+    /// Two are for the class, two, slightly weaker, against it: both of the first are needed.
     Contested,
-    /// All speak for the class: any one of them will do.
+    /// All are for the class: any one of them is enough.
     Unanimous,
 }
 

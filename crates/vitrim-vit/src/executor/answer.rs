@@ -1,4 +1,4 @@
-//! What a backbone answers from its last block's tokens: final norm, pooling, heads.
+//! The backbone's answer from the tokens after the last block: final norm, pooling, heads.
 
 use super::weights::CpuWeights;
 use crate::backbone::{Output, Want};
@@ -6,7 +6,7 @@ use crate::spec::Pool;
 use crate::state::HostState;
 
 impl CpuWeights {
-    /// What is wanted of a state at the end of the last block.
+    /// The output `want` of a state at the end of the last block.
     pub(super) fn answer(&self, state: &HostState, want: Want) -> Output {
         match want {
             Want::Tokens => Output { values: self.final_tokens(state), width: self.spec.dim },
@@ -32,7 +32,7 @@ impl CpuWeights {
         tokens
     }
 
-    /// What each head sees, `[B, num_features]` a head.
+    /// The input of each head, `[B, num_features]` per head.
     fn pooled(&self, state: &HostState) -> Vec<Vec<f32>> {
         match self.spec.pooling.pool {
             Pool::Token if self.spec.embedding.distilled => {
@@ -60,7 +60,8 @@ impl CpuWeights {
         normed
     }
 
-    /// The mean of each image's patch tokens, weighed by their sizes, normed before or after, `[B, D]`.
+    /// The mean of each image's patch tokens, weighted by their sizes, `[B, D]`; the norm is applied before or after
+    /// the mean.
     fn mean_patch(&self, state: &HostState) -> Vec<f32> {
         let (d, spec, offsets) = (self.spec.dim, &self.spec, &state.packed.offsets);
         let tokens = self.final_tokens(state);
@@ -82,7 +83,7 @@ impl CpuWeights {
     }
 }
 
-/// Mean of equally long vectors.
+/// Mean of vectors of equal length.
 fn mean(parts: Vec<Vec<f32>>) -> Vec<f32> {
     let scale = 1.0 / parts.len() as f32;
     (0..parts[0].len()).map(|i| parts.iter().map(|p| p[i]).sum::<f32>() * scale).collect()

@@ -1,4 +1,4 @@
-//! What the first block's input is made of.
+//! The input of the first block.
 
 use crate::error::Result;
 use crate::spec::VitSpec;
@@ -18,8 +18,8 @@ pub(super) fn origin_embedding(spec: &VitSpec, tensors: &Tensors) -> Result<Vec<
     Ok(rows)
 }
 
-/// Cuts the patches from `first` on out of `image: [3, H, W]`, into `patches: [n, 3 * p * p]`, each in the
-/// weight's order (c, y, x).
+/// Cuts the patches from `first` on out of `image: [3, H, W]` into `patches: [n, 3 * p * p]`, each patch in the order
+/// (c, y, x) of the weight.
 pub(super) fn unfold(
     image: &[f32],
     [height, width]: [usize; 2],
@@ -37,7 +37,7 @@ pub(super) fn unfold(
     }
 }
 
-/// Copies a few values: a call of `memcpy` would take longer than they do.
+/// Copies a few values, for which a call of `memcpy` would take longer than the copy.
 fn copy_short(from: &[f32], to: &mut [f32]) {
     let (from, rest) = from.as_chunks::<4>();
     let (to, last) = to.as_chunks_mut::<4>();

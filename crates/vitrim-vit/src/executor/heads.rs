@@ -1,4 +1,4 @@
-//! What queries and keys pass between their layer and attention.
+//! Operations on queries and keys between the QKV layer and attention.
 
 use vitrim_kernels::LayerNorm;
 
@@ -6,24 +6,23 @@ use crate::error::Result;
 use crate::places::GridPlaces;
 use crate::spec::VitSpec;
 
-/// What each head's queries and keys pass, where they pass anything: a norm. Who rotates them by their tokens' places does
-/// it here.
+/// Operations on each head's queries and keys before attention: norms. Rotary position embeddings belong here.
 pub(super) struct HeadSteps {
-    /// Of the queries, and of the keys.
+    /// Norm of the queries, and norm of the keys.
     norms: [LayerNorm; 2],
     dim: usize,
     head_dim: usize,
-    /// What a test does, by place.
+    /// A change by grid position, for tests.
     #[cfg(test)]
     pub by_place: Option<ByPlace>,
 }
 
-/// Changes the queries and keys of a token, `[2D]`, by its row and column.
+/// Changes the queries and keys of a token, `[2D]`, by the token's row and column.
 #[cfg(test)]
 pub(super) type ByPlace = fn(&mut [f32], Option<[usize; 2]>);
 
 impl HeadSteps {
-    /// Those of a block of `spec`, whose norms `norm` reads by name; `None` where queries and keys pass nothing.
+    /// The operations of a block of `spec`, whose norms `norm` reads by name; `None` if there are none.
     pub fn of(spec: &VitSpec, norm: impl Fn(&str) -> Result<LayerNorm>) -> Result<Option<Self>> {
         if !spec.attention.qk_norm {
             return Ok(None);
@@ -37,7 +36,8 @@ impl HeadSteps {
         }))
     }
 
-    /// Changes the queries and keys of `qkv: [rows, 3D]`, by way of `raw`; `places: [rows]` are their tokens'.
+    /// Changes the queries and keys of `qkv: [rows, 3D]`, with `raw` as working space; `places: [rows]` are the
+    /// places of the tokens.
     pub fn apply(&self, qkv: &mut [f32], raw: &mut Vec<f32>, places: GridPlaces<'_>) {
         debug_assert_eq!(qkv.len(), places.len() * 3 * self.dim, "a place for each row");
         for row in qkv.chunks_exact_mut(3 * self.dim) {
@@ -55,7 +55,7 @@ impl HeadSteps {
         }
     }
 
-    /// Bytes of its weights.
+    /// Bytes of the weights.
     pub fn bytes(&self) -> usize {
         self.norms.iter().map(LayerNorm::bytes).sum()
     }
@@ -71,7 +71,7 @@ mod tests {
     use crate::spec::VitSpec;
     use crate::tensors::Tensors;
 
-    /// Turns pairs of channels by an angle that grows with row and column, as rotary embeddings do.
+    /// Rotates pairs of channels by an angle that grows with row and column, as rotary embeddings do.
     fn rotate(heads: &mut [f32], place: Option<[usize; 2]>) {
         let Some([row, column]) = place else { return };
         for (i, pair) in heads.chunks_exact_mut(2).enumerate() {
@@ -85,8 +85,8 @@ mod tests {
         (0..batch * 3 * height * width).map(|i| (i as f32 * 0.37).sin()).collect()
     }
 
-    /// Attention that turns queries and keys by their tokens' places sees the survivors at their own places: who left in
-    /// earnest, and who stays but counts for nothing, leave the others with the same logits.
+    /// Attention that rotates queries and keys by the tokens' places uses the survivors' own places: the logits are
+    /// the same whether tokens were removed or only masked.
     #[test]
     fn attention_sees_survivors_at_their_own_places() {
         // A grid of 3 x 4.

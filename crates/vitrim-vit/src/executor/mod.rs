@@ -1,9 +1,9 @@
 //! The CPU executor: packed weights, packed batches, no padding anywhere.
 //!
-//! Images do not see each other, so that a thread carries a few of them through all blocks up to the next pruning site, and
-//! waits for nobody on the way. LayerNorm, the linear layers and the MLP are row-wise: a chunk of rows goes through a whole
-//! chain of them while it is in cache. Only attention knows where images begin. Threads that have run out of images help
-//! with the chunks and heads of others', which is how a single image is shared, too.
+//! Images are independent. Each thread carries a group of images through all blocks up to the next site without
+//! synchronisation. LayerNorm, the linear layers and the MLP are row-wise: a chunk of rows passes through a chain of
+//! them while it is in cache. Only attention depends on where images start. A thread that has no images left takes
+//! chunks and heads from the others; a single image is shared between threads in the same way.
 
 mod answer;
 mod embedding;
@@ -40,19 +40,20 @@ use weights::Activations;
 pub use weights::CpuWeights;
 
 thread_local! {
-    /// What a thread carries a chunk of rows through: a block's normed rows, and its hidden ones.
+    /// A thread's buffers for a chunk of rows: normed rows, and hidden rows of the MLP.
     static ROWS: RefCell<(RowBuffer, RowBuffer)> = RefCell::default();
-    /// Queries, keys and values of a chunk of rows whose queries and keys are to be normed, and one row's queries or keys.
+    /// Queries, keys and values of a chunk of rows whose queries and keys need a norm, and one row's queries or keys.
     static HEADS: RefCell<(LineBuffer, Vec<f32>)> = RefCell::default();
     /// Unfolded patches.
     static PATCHES: RefCell<LineBuffer> = const { RefCell::new(LineBuffer::new()) };
 }
 
-/// A session of a Vision Transformer on the CPU: shared weights, and what a pass needs besides. Passes may run side by side.
+/// A session of a Vision Transformer on the CPU: shared weights, and the state that a pass needs. Passes may run in
+/// parallel.
 ///
-/// The residual stream, norms, softmax and sums are f32; linear layers and attention multiply in the
-/// [`Precision`] asked for, but the patch embedding and attention not below bf16, and the heads in f32. Attention is in f32, too, where
-/// the processor has no instruction for pairs of bf16 (it would be no quicker in bf16), or heads have odd widths.
+/// The residual stream, norms, softmax and sums are f32. Linear layers and attention multiply in the chosen
+/// [`Precision`]; the patch embedding and attention use bf16 at the lowest, and the heads f32. Attention is also in
+/// f32 if the processor has no instruction for pairs of bf16 (bf16 would not be faster), or if the head width is odd.
 pub struct CpuBackbone {
     weights: Arc<CpuWeights>,
     threads: Threads,
@@ -70,10 +71,10 @@ impl CpuBackbone {
         Self::in_precision(spec, tensors, Precision::F32)
     }
 
-    /// Packs `tensors` for `spec`, to multiply in `precision`, for a session with default options.
+    /// Packs `tensors` for `spec`, with arithmetic in `precision`, for a session with default options.
     ///
     /// # Errors
-    /// If the geometry cannot be run, or a tensor is missing, misshapen or of an unread type.
+    /// If the geometry is not supported, or a tensor is missing, has the wrong shape, or has a type that is not read.
     pub fn in_precision(spec: &VitSpec, tensors: &Tensors, precision: Precision) -> Result<Self> {
         let weights = Arc::new(CpuWeights::pack(spec, tensors, precision)?);
         Ok(Self::over(weights, SessionOptions::default()))
@@ -94,17 +95,17 @@ impl CpuBackbone {
         }
     }
 
-    /// The weights, which all sessions of this one's share.
+    /// The weights, which all sessions over them share.
     pub fn weights(&self) -> &CpuWeights {
         &self.weights
     }
 
-    /// Where its passes spend their time.
+    /// The time that each operation of this session's passes took.
     pub fn profile(&self) -> &Profile {
         &self.profile
     }
 
-    /// What is wanted of an unpruned batch.
+    /// The output `want` of an unpruned batch.
     ///
     /// # Errors
     /// As [`Backbone::embed`] and [`Backbone::finish`].
@@ -116,7 +117,7 @@ impl CpuBackbone {
         })
     }
 
-    /// [`Backbone::advance`] on this thread and those of its pool, by a way that leads forward.
+    /// [`Backbone::advance`] on this thread and the others of its pool; `to` lies ahead of the state.
     fn advance_here(&self, state: &mut HostState, to: Site, taps: Taps) {
         let started = Instant::now();
         let packed = &mut state.packed;
@@ -162,7 +163,7 @@ impl CpuBackbone {
 }
 
 impl CpuWeights {
-    /// The batch at the input of block 0; its pixels fit.
+    /// The batch at the input of block 0. The pixels must have been checked.
     fn embedded(&self, pixels: PixelBatch<'_>) -> HostState {
         let (p, d) = (self.spec.patch_size, self.spec.dim);
         let (n, prefix, patch) = (self.spec.num_tokens(), self.spec.num_prefix_tokens(), 3 * p * p);
@@ -186,7 +187,7 @@ impl CpuWeights {
         HostState::embedded(&self.spec, tokens, pixels.batch)
     }
 
-    /// Carries `part` along: in halves, as long as they are too large.
+    /// Carries `part` along `way`; splits it in halves while it has too many rows.
     fn carry(&self, mut part: Part<'_>, way: &Way, pool: &ScratchPool) {
         if part.rows() > way.rows && part.images() > 1 {
             let [part, other] = part.halve(self.spec.dim, self.spec.head_dim());
@@ -219,7 +220,8 @@ impl CpuWeights {
         pool.put(scratch);
     }
 
-    /// Block `l` up to and with its attention's residual, with queries, keys and values in words Q and what attention makes of them in O.
+    /// Block `l` up to and including attention's residual. Queries, keys and values are stored as words Q,
+    /// attention's output as words O.
     fn attend<Q: Word, O: Word>(&self, l: usize, part: &mut Part<'_>, scratch: &mut Scratch, way: &Way) {
         let (d, block, rows, places) = (self.spec.dim, &self.blocks[l], part.rows(), part.places);
         let chunk = way.chunk(rows) * d;
@@ -246,7 +248,7 @@ impl CpuWeights {
                 });
             });
         });
-        // Taps are of the last attention before the target.
+        // Taps are taken from the last attention before the target.
         let last = way.to <= Site::input_of(l + 1);
         way.profile.time(Operation::Attention, || {
             let options = AttentionOptions {

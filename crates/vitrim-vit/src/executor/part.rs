@@ -1,4 +1,4 @@
-//! How a batch is cut for threads that carry its images through blocks.
+//! How a batch is split between the threads that carry its images through blocks.
 
 use vitrim_kernels::{ROW_CHUNK, rows_per_task};
 
@@ -6,23 +6,24 @@ use crate::backbone::{At, Site};
 use crate::places::GridPlaces;
 use crate::profile::Profile;
 
-/// Rows of a part of a batch that a thread carries through blocks, unless a single image has more.
+/// Largest number of rows in a part that one thread carries through blocks, unless a single image has more.
 pub(super) const PART_ROWS: usize = 384;
 
-/// Parts a thread at least, where there are as many images: who is done early takes over from who is late.
+/// Smallest number of parts per thread, if there are enough images: a thread that has finished takes parts from the
+/// others.
 pub(super) const PARTS_PER_THREAD: usize = 4;
 
-/// Images of a batch, side by side, on their way through blocks.
+/// Consecutive images of a batch on their way through the blocks.
 pub(super) struct Part<'a> {
-    /// `[t, D]`.
+    /// Residual stream, `[t, D]`.
     pub tokens: &'a mut [f32],
-    /// `[b + 1]`, of the whole batch.
+    /// Index of the first row of each image in the whole batch, `[b + 1]`.
     pub offsets: &'a [usize],
-    /// `[t]`: where on the patch grid its tokens come from.
+    /// Places of the tokens on the patch grid, `[t]`.
     pub places: GridPlaces<'a>,
-    /// `[t]`.
+    /// Bias of each key's scores, `[t]`; `None` without sizes.
     pub key_bias: Option<&'a [f32]>,
-    /// `[t]`, `[t, head_dim]` and `[t]`: what the last attention is to leave behind.
+    /// Outputs of the last attention: class attention `[t]`, keys `[t, head_dim]` and value norms `[t]`.
     pub cls_attention: Option<&'a mut [f32]>,
     pub keys: Option<&'a mut [f32]>,
     pub value_norm: Option<&'a mut [f32]>,
@@ -37,7 +38,7 @@ impl Part<'_> {
         self.offsets[self.images()] - self.offsets[0]
     }
 
-    /// Two of about as many rows each, of which there are at least two images.
+    /// Two parts with about the same number of rows; the part must have at least two images.
     pub fn halve(self, dim: usize, head_dim: usize) -> [Self; 2] {
         let (first, half) = (self.offsets[0], self.rows() / 2);
         let image = self.offsets.partition_point(|offset| offset - first < half).clamp(1, self.images() - 1);
@@ -70,26 +71,26 @@ impl Part<'_> {
     }
 }
 
-/// Where parts of a batch go.
+/// From where to where the parts of a batch are carried.
 pub(super) struct Way {
     pub from: Site,
     pub to: Site,
-    /// Rows of a part at most.
+    /// Largest number of rows in a part.
     pub rows: usize,
-    /// Threads there are for each image.
+    /// Threads available per image.
     pub threads: usize,
-    /// Of all parts.
+    /// Times of all parts together.
     pub profile: Profile,
 }
 
 impl Way {
-    /// Whether attention lies on it.
+    /// Whether the way includes an attention.
     pub fn attends(&self) -> bool {
         self.from < self.to
             && (self.from.at == At::BlockInput || self.to > Site::input_of(self.from.block + 1))
     }
 
-    /// Rows of a chunk of a part of `rows`.
+    /// Rows per chunk, for a part of `rows` rows.
     pub fn chunk(&self, rows: usize) -> usize {
         if rows > self.rows {
             return rows_per_task(rows);

@@ -1,30 +1,30 @@
-//! Buffers that a session's passes work in, one after the other.
+//! Buffers for the passes of a session.
 //!
-//! A part of a batch that is carried through blocks holds a [`Scratch`] meanwhile, of a size that its rows decide: those of
-//! [`PART_ROWS`](super::part::PART_ROWS), or of one image, where that is more. A large batch on many threads has many
-//! parts on their way at once, and so leaves many buffers behind; what none of the next [`PATIENCE`] steps needs is freed.
+//! A part of a batch that is carried through blocks holds one [`Scratch`]. Its size depends on the number of rows: at
+//! most [`PART_ROWS`](super::part::PART_ROWS), or one image if that has more. A large batch on many threads has many
+//! parts at once, and leaves as many buffers. A buffer that none of the next [`PATIENCE`] steps needs is freed.
 //! Steady passes of one size allocate nothing.
 //!
-//! The rows of a chunk, of which there are at most `ROW_CHUNK`, lie in buffers of the thread that computes them, and so in its
-//! cache; they end with the thread.
+//! The rows of a chunk, at most `ROW_CHUNK`, lie in buffers of the thread that computes them, and so in its cache.
+//! These buffers are freed when the thread ends.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use vitrim_kernels::LineBuffer;
 
-/// Steps after which a buffer that none of them needed is freed. A pruned pass has one more step than stages.
+/// A buffer is freed after so many steps without use. A pruned pass has one more step than stages.
 pub(super) const PATIENCE: usize = 256;
 
-/// What one part of a batch is carried through blocks in.
+/// The buffers for one part of a batch.
 #[derive(Default)]
 pub(super) struct Scratch {
     /// Queries, keys and values.
     pub qkv: LineBuffer,
-    /// What attention made of them.
+    /// Output of attention.
     pub attended: LineBuffer,
 }
 
-/// The scratch that is not in use.
+/// The scratch buffers that are not in use.
 #[derive(Default)]
 pub(super) struct ScratchPool(Mutex<Idle>);
 
@@ -32,24 +32,24 @@ pub(super) struct ScratchPool(Mutex<Idle>);
 struct Idle {
     /// Steps that have ended.
     steps: usize,
-    /// With the step in which it was given back: the latest last.
+    /// Idle buffers, each with the step in which it was returned; the latest is last.
     scratch: Vec<(usize, Scratch)>,
 }
 
 impl ScratchPool {
-    /// The scratch that was given back last, else a new one.
+    /// The buffers that were returned last, or new ones.
     pub fn take(&self) -> Scratch {
         self.lock().scratch.pop().map(|(_, scratch)| scratch).unwrap_or_default()
     }
 
-    /// Gives it back.
+    /// Returns buffers.
     pub fn put(&self, scratch: Scratch) {
         let mut idle = self.lock();
         let step = idle.steps;
         idle.scratch.push((step, scratch));
     }
 
-    /// A step has ended. Frees what has not been in use for [`PATIENCE`] steps.
+    /// Ends a step. Frees the buffers that were not in use for [`PATIENCE`] steps.
     pub fn end_step(&self) {
         let mut idle = self.lock();
         idle.steps += 1;
@@ -72,7 +72,7 @@ mod tests {
             self.lock().scratch.len()
         }
 
-        /// `parts` side by side.
+        /// A step with `parts` parts at once.
         fn step(&self, parts: usize) {
             let scratch: Vec<Scratch> = (0..parts).map(|_| self.take()).collect();
             scratch.into_iter().for_each(|scratch| self.put(scratch));

@@ -1,4 +1,4 @@
-//! What a session runs on: threads, and whether those that have nothing to do wait awake.
+//! What a session runs on: its threads, and whether idle threads spin or sleep.
 
 use std::fmt;
 use std::hint;
@@ -24,50 +24,50 @@ use crate::error::{Result, VitError};
 /// ```
 #[derive(Clone, Debug)]
 pub struct SessionOptions {
-    /// What passes run on.
+    /// The threads that passes run on.
     pub threads: Threads,
-    /// For how long at most the other threads spin while one of them takes a step that is too short to be shared, such as a
-    /// pruner's decision about a single image; they would fall asleep, and have to be woken for the block that follows.
-    /// Zero: they sleep. They also sleep where there are more threads than the process may use processors at once
-    /// ([`available_parallelism`]: its affinity, and a cgroup's quota, `cpu.max` or `cpu.cfs_quota_us`): spinning would use
-    /// up the time that the work needs.
+    /// The longest time for which the other threads spin while one thread takes a step that is too short to be
+    /// shared, such as a pruner's decision for a single image. Without spinning they fall asleep and have to be woken
+    /// for the next block. Zero: they sleep. They also sleep if there are more threads than processors that the
+    /// process may use at once ([`available_parallelism`]: its affinity, and a cgroup's quota, `cpu.max` or
+    /// `cpu.cfs_quota_us`), because spinning would then take time from the work.
     pub spin: Duration,
 }
 
 impl SessionOptions {
-    /// Longer than the decision about an image of up to 577 tokens: 0.15 ms for 197 tokens of 384 channels, 1.1 ms for 577 of
-    /// 1024, on one AVX-512 core. Beside longer ones, waking a thread costs little.
+    /// Longer than the decision for an image of up to 577 tokens: 0.15 ms for 197 tokens of 384 channels, 1.1 ms for
+    /// 577 of 1024, on one AVX-512 core. After longer decisions, the cost of waking a thread is small in comparison.
     const SPIN: Duration = Duration::from_micros(2_000);
 
-    /// One of several sessions on `threads`, which sleep when they have nothing to do: whose time it is that spinning uses up,
-    /// nobody knows.
+    /// Options of one of several sessions that share `threads`. Idle threads sleep, because spinning could take time
+    /// from another session.
     pub fn sharing(threads: &Threads) -> Self {
         SessionOptions { threads: threads.clone(), spin: Duration::ZERO }
     }
 }
 
 impl Default for SessionOptions {
-    /// For a single stream of passes, each of which shall be as quick as it can: on the caller's threads, which spin.
+    /// Options for a single stream of passes with the lowest latency: the caller's threads, which spin.
     fn default() -> Self {
         SessionOptions { threads: Threads::of_caller(), spin: Self::SPIN }
     }
 }
 
-/// The threads of a session. A clone is the same threads.
+/// The threads of a session. A clone refers to the same threads.
 #[derive(Clone, Default)]
 pub struct Threads(Option<Arc<ThreadPool>>);
 
 impl Threads {
-    /// Those of the rayon pool that a pass is started in; the global one outside any.
+    /// The rayon pool from which a pass is started; outside any pool, the global one.
     pub fn of_caller() -> Self {
         Threads(None)
     }
 
-    /// A pool of `count` threads; one for each processor that the process may use, where `count` is 0. It ends with its last
-    /// session.
+    /// A pool of `count` threads; with a `count` of 0, one per processor that the process may use. The pool ends with
+    /// its last session.
     ///
     /// # Errors
-    /// [`VitError::Threads`] if they cannot be started.
+    /// [`VitError::Threads`] if the threads cannot be started.
     pub fn pool(count: usize) -> Result<Self> {
         let pool = ThreadPoolBuilder::new().num_threads(count).thread_name(|i| format!("vitrim-{i}")).build();
         Ok(Threads(Some(Arc::new(
@@ -75,8 +75,8 @@ impl Threads {
         ))))
     }
 
-    /// Runs `pass` on one of these threads. Entered once, the pool then runs every parallel step without a hand-over from
-    /// outside it.
+    /// Runs `pass` on one of these threads. Inside the pool, every parallel step then runs without a hand-over from
+    /// outside.
     pub(super) fn enter<T: Send>(&self, pass: impl FnOnce() -> T + Send) -> T {
         match &self.0 {
             Some(pool) => pool.install(pass),
@@ -98,22 +98,23 @@ impl fmt::Debug for Threads {
 #[derive(Debug)]
 pub(super) struct Spinning {
     limit: Duration,
-    /// Threads that can run at once.
+    /// Threads that can run at the same time.
     processors: usize,
 }
 
 impl Spinning {
-    /// For at most `limit`.
+    /// Threads spin for at most `limit`.
     pub fn new(limit: Duration) -> Self {
         Spinning { limit, processors: available_parallelism().map_or(1, usize::from) }
     }
 
-    /// Whether a pool of `threads` has any that may spin.
+    /// Whether the other threads of a pool of `threads` may spin.
     fn pays(&self, threads: usize) -> bool {
         !self.limit.is_zero() && (2..=self.processors).contains(&threads)
     }
 
-    /// Runs `step` on this thread. The other threads of the pool look for work meanwhile, and do what they find.
+    /// Runs `step` on this thread. The other threads of the pool look for work meanwhile, and do the work that they
+    /// find.
     pub fn during<T>(&self, step: impl FnOnce() -> T) -> T {
         let threads = rayon::current_num_threads();
         if !self.pays(threads) || rayon::current_thread_index().is_none() {
@@ -122,7 +123,7 @@ impl Spinning {
         let done = Done::default();
         let until = Instant::now() + self.limit;
         for _ in 1..threads {
-            // Nobody waits for it: one that finds other work, or starts late, holds nobody up.
+            // No thread waits for a spinning one: if it finds other work, or starts late, it delays no other.
             let done = Arc::clone(&done.0);
             rayon::spawn(move || spin(&done, until));
         }
@@ -130,7 +131,7 @@ impl Spinning {
     }
 }
 
-/// Looks for work, and does it, until it is `done` or late.
+/// Looks for work, and does it, until the step is `done` or the time is over.
 fn spin(done: &AtomicBool, until: Instant) {
     while !done.load(Ordering::Relaxed) && Instant::now() < until {
         if rayon::yield_now() != Some(Yield::Executed) {
@@ -139,7 +140,7 @@ fn spin(done: &AtomicBool, until: Instant) {
     }
 }
 
-/// Says that a step is over, however it ends.
+/// Signals that a step has ended, also when it panics.
 #[derive(Default)]
 struct Done(Arc<AtomicBool>);
 
@@ -185,8 +186,8 @@ mod tests {
         spin(&AtomicBool::new(true), Instant::now() + Duration::from_secs(3600));
     }
 
-    /// What a thread that spins finds, it does: eight steps of 20 ms each, which only wait, on two threads. A thread that were
-    /// lost to each of them while it lasts would make it 160 ms.
+    /// Threads that spin do the work that they find: eight steps of 20 ms each, which only wait, on two threads. If
+    /// each step blocked a thread for its whole time, they would take 160 ms.
     #[test]
     fn steps_of_several_sessions_run_side_by_side() {
         let pool = Threads::pool(2).unwrap();

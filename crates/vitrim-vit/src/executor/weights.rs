@@ -1,4 +1,4 @@
-//! The weights of a backbone, packed for the processor, and whatever else its passes only read.
+//! The weights of a backbone, packed for the processor, and everything else that passes only read.
 
 use vitrim_kernels::{Attention, Bf16Pair, InstructionSet, LayerNorm, Linear, Packing, Precision, Word};
 
@@ -22,7 +22,7 @@ pub struct CpuWeights {
     pub(super) activations: Activations,
 }
 
-/// How queries, keys and values lie, and what attention makes of them.
+/// Data layout of queries, keys and values, and data type of attention's output.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Activations {
     F32,
@@ -45,9 +45,9 @@ impl Activations {
 pub(super) struct Block {
     pub norm1: LayerNorm,
     pub qkv: Linear,
-    /// What queries and keys pass, where they do.
+    /// Operations on queries and keys before attention; `None` if there are none.
     pub heads: Option<HeadSteps>,
-    /// LayerScale is folded into it, as into `fc2`.
+    /// Attention's projection. LayerScale is folded into its weights, as into those of `fc2`.
     pub proj: Linear,
     pub norm2: LayerNorm,
     pub fc1: Linear,
@@ -55,7 +55,8 @@ pub(super) struct Block {
 }
 
 impl CpuWeights {
-    /// Packs `tensors` for `spec`, to multiply in `precision`: see [`CpuBackbone::in_precision`](super::CpuBackbone::in_precision).
+    /// Packs `tensors` for `spec`, with arithmetic in `precision`: see
+    /// [`CpuBackbone::in_precision`](super::CpuBackbone::in_precision).
     pub(super) fn pack(spec: &VitSpec, tensors: &Tensors, precision: Precision) -> Result<Self> {
         spec.check()?;
         let d = spec.dim;
@@ -68,7 +69,7 @@ impl CpuWeights {
             };
         let linear =
             |name: &str, outputs, inputs, bias| layer(name, outputs, inputs, bias, Packing::new(precision));
-        // The last layer of a residual branch, with its LayerScale.
+        // The last layer of a residual branch, with the branch's LayerScale.
         let last = |name: &str, inputs, scale: &str| -> Result<Linear> {
             let gamma = if spec.layer_scale { Some(get(&format!("{scale}.gamma"), &[d])?) } else { None };
             layer(name, d, inputs, true, Packing { gamma: gamma.as_deref(), ..Packing::new(precision) })
@@ -114,19 +115,20 @@ impl CpuWeights {
         })
     }
 
-    /// Lets every block's attention change queries and keys by `change`. Only where they pass norms.
+    /// Lets attention in every block change queries and keys by `change`. Needs a backbone whose queries and keys
+    /// have norms.
     #[cfg(test)]
     pub(super) fn change_heads_by_place(&mut self, change: Option<super::heads::ByPlace>) {
         let steps = self.blocks.iter_mut().filter_map(|block| block.heads.as_mut());
         steps.for_each(|steps| steps.by_place = change);
     }
 
-    /// What the layers multiply in.
+    /// Data type of the layers' multiplication.
     pub fn precision(&self) -> Precision {
         self.precision
     }
 
-    /// Bytes of everything that was packed at loading.
+    /// Bytes of everything that was packed when the weights were loaded.
     pub fn bytes(&self) -> usize {
         let block = |block: &Block| {
             let linears = [&block.qkv, &block.proj, &block.fc1, &block.fc2].map(Linear::bytes);

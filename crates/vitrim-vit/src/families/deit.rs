@@ -1,4 +1,4 @@
-//! DeiT (Touvron et al., 2021, <https://arxiv.org/abs/2012.12877>): ViT, distilled through a token of its own or not.
+//! DeiT (Touvron et al., 2021, <https://arxiv.org/abs/2012.12877>): ViT, with or without a distillation token.
 
 use serde_json::Value;
 
@@ -58,7 +58,7 @@ fn geometry(config: &Value, task: Task) -> Result<VitSpec> {
     };
     let distilled = task == Task::ClassificationWithTeacher;
     Ok(VitSpec {
-        // Without a head of its own, the distillation token is a register with a position.
+        // Without its own head, the distillation token is a register with a position.
         embedding: Embedding { class_token: true, distilled, reg_tokens: usize::from(!distilled) },
         mlp,
         ..spec

@@ -1,4 +1,5 @@
-//! DeiT-III (Touvron et al., 2022, <https://arxiv.org/abs/2204.07118>): LayerScale, and no position for the class token.
+//! DeiT-III (Touvron et al., 2022, <https://arxiv.org/abs/2204.07118>): LayerScale; the class token has no position
+//! embedding.
 
 use super::family::Family;
 use super::timm::{self, Draft, Name, Size};

@@ -1,17 +1,17 @@
-//! What a configuration comes to.
+//! A checkpoint's description: the result of reading a library's configuration.
 
 use crate::names::StoredNames;
 use crate::positions::Bicubic;
 use crate::spec::VitSpec;
 
-/// What a library's configuration says of a checkpoint.
+/// The description of a checkpoint in a library's configuration.
 pub(crate) struct Description {
     pub spec: VitSpec,
     pub names: StoredNames,
-    /// By index; empty where nobody named them.
+    /// Class names by index; empty if there are none.
     pub class_names: Vec<String>,
     /// How the library resamples position embeddings.
     pub bicubic: Bicubic,
-    /// The size of input in use, where it is not the one that the positions are for.
+    /// The input size in use, if it differs from the size that the positions are for.
     pub usual_size: Option<[usize; 2]>,
 }

@@ -1,5 +1,5 @@
-//! DINOv2 (Oquab et al., 2023, <https://arxiv.org/abs/2304.07193>), with registers (Darcet et al., 2024,
-//! <https://arxiv.org/abs/2309.16588>) or without: LayerScale, SwiGLU in the giant, any size of input.
+//! DINOv2 (Oquab et al., 2023, <https://arxiv.org/abs/2304.07193>), with or without registers (Darcet et al., 2024,
+//! <https://arxiv.org/abs/2309.16588>): LayerScale, SwiGLU in the giant model, any input size.
 
 use serde_json::Value;
 
@@ -27,7 +27,7 @@ pub(super) const FAMILY: Family = Family {
             geometry,
             names: |spec| names("dinov2.", spec),
             bicubic: Bicubic::Plain,
-            // It is published at 518 pixels, takes any size, and is fed what its processor gives.
+            // Published at 518 pixels; it takes any size, and runs at the size that its processor gives.
             sized_by_processor: true,
         },
         Class {
@@ -43,14 +43,14 @@ pub(super) const FAMILY: Family = Family {
 
 const TASKS: [Task; 2] = [Task::Model, Task::Classification];
 
-/// Side of timm's input, pixels.
+/// Side of timm's input images, pixels.
 const SIDE: usize = 518;
 
 const SIZES: [Size; 4] = [
     Size::new("small", 384, 12, 6),
     Size::new("base", 768, 12, 12),
     Size::new("large", 1024, 24, 16),
-    // As timm has it: 4096 for each half of SwiGLU.
+    // As in timm: 4096 for each half of SwiGLU.
     Size { mlp_ratio: 2.66667 * 2.0, ..Size::new("giant", 1536, 40, 24) },
 ];
 
@@ -110,7 +110,7 @@ fn names(prefix: &'static str, spec: &VitSpec) -> NameTable {
     }
 }
 
-/// Since transformers 5, the first layer may come in halves.
+/// Since transformers 5, the first layer may be stored in two halves.
 const SWIGLU: [NameRow; 2] = [
     (
         "blocks.{l}.mlp.fc1",

@@ -1,11 +1,11 @@
-//! What a family is made of.
+//! The description of a family.
 
 use super::{timm, transformers};
 
-/// Backbones that are built alike.
+/// Backbones of one construction.
 pub(super) struct Family {
-    /// Of timm's names.
+    /// The family's names in timm.
     pub timm: timm::Names,
-    /// Of transformers' classes; none where transformers does not have the family.
+    /// The family's classes in transformers; empty if transformers does not have the family.
     pub transformers: &'static [transformers::Class],
 }

@@ -4,27 +4,27 @@ use serde_json::Value;
 
 use crate::error::{Result, VitError};
 
-/// `key`'s value as a count; what is absent or null is `default`.
+/// The value of `key` as a count; `default` if it is absent or null.
 pub(super) fn count_or(config: &Value, key: &str, default: usize) -> Result<usize> {
     present(config, key).map_or(Ok(default), |value| count(key, value))
 }
 
-/// `key`'s value as one number for both, or [height, width].
+/// The value of `key`, one number for both or [height, width].
 pub(super) fn pair_or(config: &Value, key: &str, default: usize) -> Result<[usize; 2]> {
     present(config, key).map_or(Ok([default; 2]), |value| pair(key, value))
 }
 
-/// `key`'s value as a number.
+/// The value of `key` as a number.
 pub(super) fn number_or(config: &Value, key: &str, default: f64) -> Result<f64> {
     present(config, key).map_or(Ok(default), |value| number(key, value))
 }
 
-/// `key`'s value as a flag.
+/// The value of `key` as a flag.
 pub(super) fn flag_or(config: &Value, key: &str, default: bool) -> Result<bool> {
     present(config, key).map_or(Ok(default), |value| flag(key, value))
 }
 
-/// `key`'s value, unless it is absent or null.
+/// The value of `key`, unless it is absent or null.
 pub(super) fn present<'v>(config: &'v Value, key: &str) -> Option<&'v Value> {
     config.get(key).filter(|value| !value.is_null())
 }
@@ -50,7 +50,7 @@ pub(super) fn flag(key: &str, value: &Value) -> Result<bool> {
     value.as_bool().ok_or_else(|| wrong(format!("{key} must be true or false, not {value}")))
 }
 
-/// The one side of square patches.
+/// The side of square patches, pixels; an error if they are not square.
 pub(super) fn square(key: &str, [height, width]: [usize; 2]) -> Result<usize> {
     if height == width {
         return Ok(height);
@@ -58,7 +58,7 @@ pub(super) fn square(key: &str, [height, width]: [usize; 2]) -> Result<usize> {
     Err(wrong(format!("{key}: only square patches are supported, not {height}x{width}")))
 }
 
-/// What a configuration says that cannot be.
+/// The error for an invalid value in a configuration.
 pub(super) fn wrong(reason: String) -> VitError {
     VitError::Geometry(reason)
 }

@@ -1,20 +1,21 @@
-//! Families of backbones: configuration in; geometry and names of tensors out.
+//! Families of backbones: from a configuration to geometry and tensor names.
 //!
-//! A family is a file. It says which of timm's names and which classes of transformers are its own, what geometry a
-//! configuration of either means, and in which tables its tensors' names are (`names.rs`). `FAMILIES` lists the families;
-//! what is supported, what is refused, and what Python's `from_timm` asks of a live module follow from the list.
+//! Each family is a file. It says which names of timm and which classes of transformers belong to the family, what
+//! geometry a configuration of either means, and in which tables the tensor names are (`names.rs`). `FAMILIES` lists
+//! the families. The supported architectures, the error for others, and what Python's `from_timm` reads from a live
+//! module follow from the list.
 //!
 //! To add a family:
 //!
-//! 1. Write `families/<family>.rs` with a constant `FAMILY`, after the model of `vit.rs`. For timm: its sizes by name, and
-//!    the class of timm's that builds it, with its arguments and names of tensors, where it is not `VISION_TRANSFORMER`.
-//!    For transformers: a function from `config.json` to a [`VitSpec`], and a table of the names of tensors.
+//! 1. Write `families/<family>.rs` with a constant `FAMILY`, following `vit.rs`. For timm: the sizes by name, and, if
+//!    it is not `VISION_TRANSFORMER`, the timm class that builds the family, with its arguments and tensor names. For
+//!    transformers: a function from `config.json` to a [`VitSpec`], and a table of tensor names.
 //! 2. Declare the file and add its `FAMILY` to `FAMILIES`.
-//! 3. Only where its arithmetic is new: add a variant or a field to a part in `spec/parts.rs`. Matches are exhaustive, so
-//!    that the compiler leads to the places that must know: the tensors' shapes (`spec/shapes.rs`), the cost (`cost.rs`), the
-//!    executor and the Burn model. What looks at a token's place on the grid does so in `executor/heads.rs`, and in
-//!    `for_scores` of the Burn model's attention.
-//! 4. Only where it is stored in a new way: add a variant to `Stored` in `names.rs`.
+//! 3. Only if its arithmetic is new: add a variant or a field to a part in `spec/parts.rs`. Matches are exhaustive, so
+//!    that the compiler leads to the code that has to handle it: the tensors' shapes (`spec/shapes.rs`), the cost
+//!    (`cost.rs`), the executor and the Burn model. Operations that depend on a token's place on the grid belong in
+//!    `executor/heads.rs`, and in `for_scores` of the Burn model's attention.
+//! 4. Only if its tensors are stored in a new way: add a variant to `Stored` in `names.rs`.
 //! 5. Add small checkpoints to `scripts/make_fixtures.py`, and their names to `tests/fixtures.rs` here and to
 //!    `tests/burn_vit.rs` and `tests/layouts.rs` of `vitrim-train`.
 
@@ -38,13 +39,14 @@ use family::Family;
 use timm::Draft;
 pub use timm::{Live, TimmArgument};
 
-/// All families. A name or class belongs to the first that knows it.
+/// All families. A name or class belongs to the first family that recognises it.
 static FAMILIES: &[Family] = &[vit::FAMILY, deit::FAMILY, deit3::FAMILY, dinov2::FAMILY];
 
-/// The checkpoint that `config` describes, its weights in `files`; `processor` is transformers' `preprocessor_config.json`.
+/// The checkpoint that `config` describes, with weights in `files`; `processor` is transformers'
+/// `preprocessor_config.json`.
 ///
 /// # Errors
-/// If the architecture is not supported, or a field of `config` cannot be.
+/// If the architecture is not supported, or a field of `config` has an invalid value.
 pub(crate) fn describe(
     config: &Value,
     files: &WeightFiles,
@@ -65,7 +67,7 @@ pub(crate) fn describe(
     }
 }
 
-/// Makes a library's configuration say that inputs are of `size` (height, width), pixels.
+/// Sets the input size in a library's configuration to `size` (height, width), pixels.
 pub(crate) fn resize(config: &mut Value, size: [usize; 2]) {
     if config.get("architecture").is_some() {
         config["model_args"]["img_size"] = json!(size);
@@ -75,9 +77,9 @@ pub(crate) fn resize(config: &mut Value, size: [usize; 2]) {
 }
 
 impl VitSpec {
-    /// The geometry that timm gives the name: `vit_*`, `deit_*` or `deit3_*`, size, optional `distilled`, patch and
-    /// image size, as in `deit_small_patch16_224` or `vit_base_patch32_384`; or DINOv2's, as in
-    /// `vit_small_patch14_reg4_dinov2`, without a head. A tag after a dot, which names weights, changes nothing.
+    /// The geometry of a timm name: `vit_*`, `deit_*` or `deit3_*`, size, optional `distilled`, patch and image size,
+    /// as in `deit_small_patch16_224` or `vit_base_patch32_384`; or a DINOv2 name, as in
+    /// `vit_small_patch14_reg4_dinov2`, without a head. A tag after a dot names weights and is ignored.
     ///
     /// # Errors
     /// [`VitError::UnsupportedArchitecture`] for any other name.
@@ -86,16 +88,16 @@ impl VitSpec {
     }
 }
 
-/// What to ask a live module of timm's.
+/// The attributes to read from a live timm module.
 pub struct TimmModule {
-    /// The architecture to start from, where the module does not name its own.
+    /// The architecture to start from if the module does not name its own.
     pub unnamed: &'static str,
-    /// Its arguments.
+    /// The arguments of its class.
     pub arguments: &'static [TimmArgument],
 }
 
-/// What to ask a module that is an instance of the Python classes `classes`, the most derived first; `None` if no family
-/// is built by any.
+/// What to read from a module that is an instance of the Python classes `classes`, the most derived first; `None` if
+/// none of them builds a family.
 pub fn timm_module<'c>(classes: impl IntoIterator<Item = &'c str>) -> Option<TimmModule> {
     let known = |class: &str| {
         let (names, (_, unnamed)) = timm_modules().find(|(_, (known, _))| *known == class)?;
@@ -104,7 +106,7 @@ pub fn timm_module<'c>(classes: impl IntoIterator<Item = &'c str>) -> Option<Tim
     classes.into_iter().find_map(known)
 }
 
-/// The Python classes of timm's modules that [`timm_module`] knows.
+/// The Python classes of timm modules that [`timm_module`] supports.
 pub fn timm_classes() -> Vec<&'static str> {
     timm_modules().map(|(_, (class, _))| *class).collect()
 }
@@ -113,7 +115,7 @@ fn timm_modules() -> impl Iterator<Item = (&'static timm::Names, &'static (&'sta
     FAMILIES.iter().flat_map(|family| family.timm.modules.iter().map(|module| (&family.timm, module)))
 }
 
-/// The geometry that timm gives `name`, tag or not, before any argument; and what its family is called.
+/// The geometry of timm's `name`, with or without a tag, before any argument; and the names of its family.
 fn timm_family(name: &str) -> Result<(Draft, &'static timm::Names)> {
     let (base, _tag) = name.split_once('.').unwrap_or((name, ""));
     let of = |name: &timm::Name<'_>| {
@@ -122,12 +124,12 @@ fn timm_family(name: &str) -> Result<(Draft, &'static timm::Names)> {
     timm::Name::parse(base).as_ref().and_then(of).ok_or_else(|| unsupported(name))
 }
 
-/// The refusal of `architecture`.
+/// The error for an unsupported `architecture`.
 fn unsupported(architecture: &str) -> VitError {
     VitError::UnsupportedArchitecture { name: architecture.to_owned(), supported: supported() }
 }
 
-/// What vitrim runs, for whoever asks for something else.
+/// The supported architectures, for the error message.
 fn supported() -> String {
     let timm: Vec<String> = FAMILIES.iter().flat_map(|family| family.timm.patterns()).collect();
     let classes = FAMILIES.iter().flat_map(|family| family.transformers);

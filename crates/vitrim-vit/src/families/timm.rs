@@ -1,7 +1,7 @@
-//! timm's side of a family: sizes by name, the arguments of a class, and what its tensors are called.
+//! timm's side of a family: sizes by name, the arguments of a class, and tensor names.
 //!
-//! A class's arguments are a table. `model_args` of a `config.json` are applied by it, and Python's `from_timm` asks a live
-//! module for the same arguments by the attributes that the table names.
+//! The arguments of a class are a table. It applies the `model_args` of a `config.json`, and it names the attributes
+//! from which Python's `from_timm` reads the same arguments of a live module.
 
 use serde_json::{Map, Value};
 
@@ -15,21 +15,21 @@ use crate::spec::{
 };
 use crate::weight_files::WeightFiles;
 
-/// What a family is called by timm.
+/// A family's names in timm.
 pub(super) struct Names {
-    /// The family's names as a refusal lists them; `{size}` is any of `sizes`.
+    /// The family's names in the error for other names; `{size}` is any of `sizes`.
     pub patterns: &'static [&'static str],
     pub sizes: &'static [Size],
-    /// The geometry of a name; `None` if it is of another family.
+    /// The geometry of a name; `None` if the name belongs to another family.
     pub geometry: fn(&Name<'_>) -> Option<Draft>,
-    /// What builds the family.
+    /// The timm class that builds the family.
     pub class: &'static Class,
-    /// Python classes of live modules, each with the architecture to start from where a module of it has no name.
+    /// Python classes of live modules, each with the architecture to start from if the module has no name.
     pub modules: &'static [(&'static str, &'static str)],
 }
 
 impl Names {
-    /// As a refusal lists them.
+    /// The patterns with sizes filled in, for the error message.
     pub fn patterns(&self) -> impl Iterator<Item = String> {
         let sizes: Vec<&str> = self.sizes.iter().map(|size| size.name).collect();
         let sizes = format!("{{{}}}", sizes.join(","));
@@ -37,13 +37,13 @@ impl Names {
     }
 }
 
-/// A module of timm's that builds families: its arguments, and what its tensors are called.
+/// A timm class that builds families: its arguments and its tensor names.
 pub(super) struct Class {
     pub arguments: &'static [TimmArgument],
     pub names: NameTable,
 }
 
-/// One of a family's sizes.
+/// One size of a family.
 #[derive(Clone, Copy)]
 pub(super) struct Size {
     pub name: &'static str,
@@ -54,7 +54,7 @@ pub(super) struct Size {
 }
 
 impl Size {
-    /// With an MLP of four times the width.
+    /// A size whose MLP is four times as wide as the tokens.
     pub const fn new(name: &'static str, dim: usize, depth: usize, heads: usize) -> Self {
         Size { name, dim, depth, heads, mlp_ratio: 4.0 }
     }
@@ -67,10 +67,10 @@ impl Size {
 /// A name without its tag, cut at its patch size: `deit_small_distilled_patch16_224`.
 pub(super) struct Name<'n> {
     whole: &'n str,
-    /// `["deit", "small", "distilled"]`
+    /// Parts before the patch size: `["deit", "small", "distilled"]`.
     pub before: Vec<&'n str>,
     patch_size: usize,
-    /// `["224"]`
+    /// Parts after the patch size: `["224"]`.
     pub after: Vec<&'n str>,
 }
 
@@ -83,12 +83,12 @@ impl<'n> Name<'n> {
     }
 }
 
-/// A geometry on its way from a name to what arguments make of it.
+/// A geometry that starts from a name and is changed by arguments.
 pub(super) struct Draft {
     pub spec: VitSpec,
-    /// Outputs of the MLP's first layer over the width.
+    /// Ratio of the outputs of the MLP's first layer to the width.
     mlp_ratio: f64,
-    /// Where it was said.
+    /// The argument `fc_norm`, if it was given.
     fc_norm: Option<bool>,
 }
 
@@ -113,7 +113,7 @@ impl Draft {
         Draft { spec, mlp_ratio: size.mlp_ratio, fc_norm: None }
     }
 
-    /// The geometry, checked.
+    /// The finished geometry, checked.
     pub fn finish(self) -> Result<VitSpec> {
         let Draft { mut spec, mlp_ratio, fc_norm } = self;
         spec.pooling.fc_norm = fc_norm.unwrap_or(spec.pooling.pool == Pool::Avg);
@@ -140,54 +140,54 @@ impl Draft {
     }
 }
 
-/// An argument of a class of timm's.
+/// An argument of a timm class.
 pub struct TimmArgument {
-    /// timm's name for it.
+    /// Name of the argument in timm.
     pub name: &'static str,
-    /// How to ask a live module for it.
+    /// How to read it from a live module.
     pub live: Live,
     effect: Effect,
 }
 
-/// Where a live module keeps an argument. Paths are attributes after attributes; all but the last must be there.
+/// Where a live module keeps an argument. A path is a chain of attributes; all but the last must exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Live {
-    /// Nowhere.
+    /// The module does not keep it.
     Unknown,
-    /// The value of this attribute, which must be there.
+    /// The value of this attribute, which must exist.
     Value(&'static str),
-    /// The value of the first of these attributes that is there.
+    /// The value of the first of these attributes that exists.
     First(&'static [&'static str]),
-    /// How many items the attribute has.
+    /// The number of items of the attribute.
     Length(&'static str),
     /// The name of the attribute's class.
     Class(&'static str),
-    /// Whether the attribute is there, and neither `None` nor timm's `Identity`.
+    /// Whether the attribute exists, and is neither `None` nor timm's `Identity`.
     Built(&'static str),
-    /// The first attribute's value over the second's.
+    /// The ratio of the first attribute to the second.
     Ratio(&'static str, &'static str),
 }
 
 #[derive(Clone, Copy)]
 enum Effect {
-    /// Changes the geometry, unless it is null.
+    /// Changes the geometry, unless the value is null.
     Sets(fn(&mut Draft, &str, &Value) -> Result<()>),
-    /// Changes the geometry by whether it is given: neither null nor false.
+    /// Changes the geometry by whether the value is given: neither null nor false.
     SetsGiven(fn(&mut VitSpec, bool)),
-    /// Is run with this value alone (as JSON).
+    /// Only this value (as JSON) is supported.
     Only(&'static str),
     /// Changes nothing at inference.
     Nothing,
 }
 
-/// Epsilon of every norm that timm's names stand for.
+/// Epsilon of every norm in timm's named architectures.
 const EPSILON: f64 = 1e-6;
 
 /// timm's `VisionTransformer`, of plain blocks.
 pub(super) static VISION_TRANSFORMER: Class = Class { arguments: ARGUMENTS, names: NAMES };
 
-/// timm's names are ours. Meta's DeiT-III calls its LayerScale otherwise, and its DINOv2 keeps a token for masked
-/// patches in pre-training.
+/// Our tensor names are timm's. Meta's DeiT-III has another name for LayerScale, and its DINOv2 has a mask token for
+/// pre-training.
 const NAMES: NameTable =
     NameTable { prefix: "", rows: &[&LAYER_SCALE], heads: &[], ignored: &["mask_token"] };
 
@@ -209,7 +209,7 @@ const fn sets(
     argument(name, live, Effect::Sets(set))
 }
 
-/// An argument that is run with one value alone, and that a module does not keep.
+/// An argument with one supported value, which a module does not keep.
 const fn only(name: &'static str, value: &'static str) -> TimmArgument {
     argument(name, Live::Unknown, Effect::Only(value))
 }
@@ -293,7 +293,7 @@ static ARGUMENTS: &[TimmArgument] = &[
         draft.fc_norm = Some(flag(named, value)?);
         Ok(())
     }),
-    // Not timm's word: an argument of its argument `norm_layer`.
+    // Not a timm argument: an argument of timm's `norm_layer`.
     sets("norm_eps", Live::First(&["norm.eps", "fc_norm.eps"]), |_, named, value| {
         if (number(named, value)? - EPSILON).abs() <= 1e-9 {
             return Ok(());
@@ -341,7 +341,7 @@ fn not_supported(named: &str, value: &Value) -> VitError {
     wrong(format!("{named} = {value} is not supported"))
 }
 
-/// A checkpoint as timm describes it: `draft` is what its architecture's name says, `files` hold its weights.
+/// A checkpoint in timm's description: `draft` is the geometry of its architecture's name, `files` hold its weights.
 pub(super) fn describe(
     config: &Value,
     mut draft: Draft,

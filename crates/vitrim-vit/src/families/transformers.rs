@@ -1,4 +1,4 @@
-//! transformers' side of a family: classes, and what is common to their configurations.
+//! transformers' side of a family: classes, and what their configurations have in common.
 
 use serde_json::Value;
 
@@ -12,22 +12,22 @@ use crate::spec::{
 };
 use crate::weight_files::WeightFiles;
 
-/// A model of transformers', in all its tasks.
+/// A transformers model, with all its tasks.
 pub(super) struct Class {
-    /// What its classes' names begin with: `ViT`.
+    /// Prefix of its class names: `ViT`.
     pub name: &'static str,
     pub tasks: &'static [Task],
     /// The geometry of a configuration.
     pub geometry: fn(&Value, Task) -> Result<VitSpec>,
-    /// What the tensors of a geometry are called.
+    /// The tensor names of a geometry.
     pub names: fn(&VitSpec) -> NameTable,
-    /// How it resamples position embeddings.
+    /// How the library resamples position embeddings.
     pub bicubic: Bicubic,
-    /// Whether inputs are as large as its processor makes them, and not as its positions are for.
+    /// Whether the input size is that of the image processor, instead of that of the positions.
     pub sized_by_processor: bool,
 }
 
-/// What a class is for.
+/// The task of a class.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Task {
     /// Without a head.
@@ -38,7 +38,7 @@ pub(super) enum Task {
 }
 
 impl Task {
-    /// What the class's name ends with.
+    /// Suffix of the class name.
     fn end(self) -> &'static str {
         match self {
             Task::Model => "Model",
@@ -49,19 +49,19 @@ impl Task {
 }
 
 impl Class {
-    /// Its classes' whole names.
+    /// The full names of its classes.
     pub fn names(&self) -> impl Iterator<Item = String> {
         self.tasks.iter().map(|task| format!("{}{}", self.name, task.end()))
     }
 
-    /// The task of the class named `name`; `None` if it is another model's.
+    /// The task of the class named `name`; `None` if the class belongs to another model.
     pub fn task(&self, name: &str) -> Option<Task> {
         let end = name.strip_prefix(self.name)?;
         self.tasks.iter().copied().find(|task| task.end() == end)
     }
 }
 
-/// A checkpoint as `class` describes it, its weights in `files`; `processor` is its `preprocessor_config.json`.
+/// A checkpoint of class `class`, with weights in `files`; `processor` is its `preprocessor_config.json`.
 pub(super) fn describe(
     config: &Value,
     class: &Class,
@@ -80,8 +80,8 @@ pub(super) fn describe(
     })
 }
 
-/// The geometry that configurations of plain Vision Transformers have in common, for patches of `patch` pixels unless
-/// `config` says otherwise, with an MLP of four times the width.
+/// The geometry in configurations of plain Vision Transformers, for patches of `patch` pixels unless `config` says
+/// otherwise, with an MLP four times as wide as the tokens.
 pub(super) fn plain(config: &Value, task: Task, patch: usize) -> Result<VitSpec> {
     if count_or(config, "num_channels", 3)? != 3 {
         return Err(wrong("num_channels: only images of 3 channels are supported".into()));
@@ -123,7 +123,7 @@ pub(super) fn activation(config: &Value) -> Result<MlpActivation> {
     }
 }
 
-/// The class that wrote `config`.
+/// The name of the class that wrote `config`.
 pub(super) fn class_name(config: &Value) -> Result<&str> {
     let architectures = config.get("architectures").and_then(Value::as_array);
     architectures.and_then(|all| all.first()).and_then(Value::as_str).ok_or_else(|| {
@@ -134,19 +134,19 @@ pub(super) fn class_name(config: &Value) -> Result<&str> {
     })
 }
 
-/// The classes' names by index, of `id2label`; `None` where it is absent, or has gaps.
+/// The class names of `id2label`, by index; `None` if it is absent, or has gaps.
 fn labels(config: &Value) -> Option<Vec<String>> {
     let labels = present(config, "id2label")?.as_object()?;
     let name = |i: usize| labels.get(&i.to_string()).and_then(Value::as_str).map(str::to_owned);
     (0..labels.len()).map(name).collect()
 }
 
-/// Whether they are what transformers writes where nobody named the classes.
+/// Whether the names are the placeholders that transformers writes when classes have no names.
 fn are_numbers(names: &[String]) -> bool {
     names.iter().enumerate().all(|(i, name)| *name == format!("LABEL_{i}"))
 }
 
-/// Height and width of what an image processor gives; `None` where it does not say.
+/// Height and width of an image processor's output; `None` if it does not say.
 fn crop_size(processor: &Value) -> Option<[usize; 2]> {
     let crops = processor.get("do_center_crop").and_then(Value::as_bool).unwrap_or(false);
     let size = processor.get(if crops { "crop_size" } else { "size" })?;

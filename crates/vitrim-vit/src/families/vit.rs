@@ -62,7 +62,7 @@ const NAMES: NameTable = NameTable {
     ignored: &IGNORED,
 };
 
-/// For masked images in pre-training, and a tanh layer over the class token, which no classifier sees.
+/// Tensors that inference does not need: the mask token of pre-training, and a tanh layer over the class token.
 pub(super) const IGNORED: [&str; 3] = ["embeddings.mask_token", "pooler.dense.weight", "pooler.dense.bias"];
 
 pub(super) const BODY: [NameRow; 10] = [

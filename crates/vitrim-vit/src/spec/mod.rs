@@ -8,14 +8,14 @@ use serde::Serialize;
 use crate::error::{Result, VitError};
 pub use parts::{AttentionSpec, Embedding, MlpActivation, MlpSpec, NormSpec, Pool, Pooling, Positions};
 
-/// Pixels of an image's side at most.
+/// Largest side of an image, pixels.
 const MAX_SIDE: usize = 1 << 14;
 
-/// A plain Vision Transformer: everything that fixes its shapes and arithmetic. Written as one flat object, whatever the
-/// parts.
+/// A plain Vision Transformer: everything that determines its shapes and arithmetic. It is serialised as one flat
+/// object.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct VitSpec {
-    /// timm's architecture name, or the class of transformers.
+    /// timm's architecture name, or the transformers class.
     pub architecture: String,
     /// Input height and width, pixels.
     pub img_size: [usize; 2],
@@ -32,18 +32,18 @@ pub struct VitSpec {
     pub embedding: Embedding,
     /// Which tokens have a position embedding.
     pub positions: Positions,
-    /// Of every block.
+    /// Attention of every block.
     #[serde(flatten)]
     pub attention: AttentionSpec,
-    /// Of every block.
+    /// MLP of every block.
     #[serde(flatten)]
     pub mlp: MlpSpec,
-    /// Every norm.
+    /// All LayerNorms.
     #[serde(flatten)]
     pub norm: NormSpec,
-    /// Whether each residual branch ends in a learned scale of its channels (LayerScale).
+    /// Whether each residual branch ends in a learned scale per channel (LayerScale).
     pub layer_scale: bool,
-    /// What the classifier sees.
+    /// How the classifier's input is made.
     #[serde(flatten)]
     pub pooling: Pooling,
 }
@@ -55,10 +55,10 @@ impl VitSpec {
         self
     }
 
-    /// The same backbone for inputs of `size` (height, width), in pixels, which somebody asked for.
+    /// The same backbone for inputs of the requested `size` (height, width), in pixels.
     ///
     /// # Errors
-    /// [`VitError::Input`] if patches do not tile it.
+    /// [`VitError::Input`] if the patches do not tile the size.
     pub fn at_size(self, size: [usize; 2]) -> Result<Self> {
         let ([height, width], patch) = (size, self.patch_size);
         let fits = |side: &usize| (patch..=MAX_SIDE).contains(side) && side.is_multiple_of(patch);
@@ -101,18 +101,18 @@ impl VitSpec {
         self.num_patches() + self.num_prefix_tokens()
     }
 
-    /// Channels of a head.
+    /// Channels per head.
     pub fn head_dim(&self) -> usize {
         self.dim / self.attention.heads
     }
 
-    /// How many patch tokens must stay for the network to have an output: 1 without prefix tokens
-    /// or where they are averaged, else 0.
+    /// How many patch tokens must stay for the network to have an output: 1 if there are no prefix tokens or the
+    /// patch tokens are averaged, otherwise 0.
     pub fn min_patch_tokens(&self) -> usize {
         usize::from(self.num_prefix_tokens() == 0 || self.pooling.pool != Pool::Token)
     }
 
-    /// Pooled features: what a head sees.
+    /// Width of the pooled features: the number of inputs of a head.
     pub fn num_features(&self) -> usize {
         match self.pooling.pool {
             Pool::Token | Pool::Avg => self.dim,
@@ -120,14 +120,14 @@ impl VitSpec {
         }
     }
 
-    /// The seed paper's pruning stages: before blocks 3, 6 and 9 of 12; L/4, L/2 and 3L/4 of L.
+    /// The default pruning stages: before blocks 3, 6 and 9 of 12; L/4, L/2 and 3L/4 of L.
     pub fn default_stages(&self) -> Vec<usize> {
         let mut stages: Vec<usize> = (1..=3).map(|k| k * self.depth / 4).filter(|&l| l > 0).collect();
         stages.dedup();
         stages
     }
 
-    /// Checks that the geometry can be run.
+    /// Checks that the geometry is supported.
     ///
     /// # Errors
     /// [`VitError::Geometry`] naming the contradiction.
@@ -171,7 +171,7 @@ impl VitSpec {
 mod tests {
     use super::*;
 
-    /// `vitrim info --json` prints it.
+    /// `vitrim info --json` prints the serialised geometry.
     #[test]
     fn the_written_form_is_flat() {
         let spec = VitSpec::from_timm_name("deit_tiny_patch16_224").unwrap();

@@ -1,5 +1,5 @@
-//! The parts that a backbone's geometry is made of. What a new family does otherwise is a variant or a field here; it is
-//! then read in one place each of the executor, the cost model, the Burn model and the tensors' shapes.
+//! The parts of a backbone's geometry. A difference of a new family is a variant or a field here. It is then handled
+//! in one place each of the executor, the cost model, the Burn model and the tensors' shapes.
 
 use serde::Serialize;
 
@@ -8,7 +8,7 @@ use serde::Serialize;
 pub struct Embedding {
     /// Whether there is a class token.
     pub class_token: bool,
-    /// Whether there is a distillation token with a head of its own (DeiT).
+    /// Whether there is a distillation token with its own head (DeiT).
     pub distilled: bool,
     /// Register tokens, after class and distillation token.
     pub reg_tokens: usize,
@@ -29,21 +29,21 @@ pub enum Positions {
 /// Multi-head self-attention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct AttentionSpec {
-    /// Heads; they divide the width.
+    /// Number of heads; it divides the width.
     pub heads: usize,
     /// Whether the QKV projection has a bias.
     pub qkv_bias: bool,
-    /// Whether each head's queries and keys pass a LayerNorm.
+    /// Whether each head's queries and keys have a LayerNorm.
     pub qk_norm: bool,
 }
 
-/// What lies between the two layers of the MLP.
+/// The activation between the two layers of the MLP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MlpActivation {
     /// Exact GELU.
     Gelu,
-    /// SwiGLU: SiLU of the first half of the first layer's outputs weighs the second (DINOv2-g; timm's
+    /// SwiGLU: SiLU of the first half of the first layer's outputs times the second half (DINOv2-g; timm's
     /// `SwiGLUPacked`).
     SwiGlu,
 }
@@ -64,12 +64,12 @@ pub struct MlpSpec {
     /// Inputs of the second layer.
     #[serde(rename = "mlp_hidden")]
     pub hidden: usize,
-    /// What lies between them.
+    /// The activation between the layers.
     pub activation: MlpActivation,
 }
 
 impl MlpSpec {
-    /// Whose first layer has `outputs` outputs.
+    /// The MLP whose first layer has `outputs` outputs.
     pub(crate) fn of_outputs(outputs: usize, activation: MlpActivation) -> Self {
         MlpSpec { hidden: if activation.is_gated() { outputs / 2 } else { outputs }, activation }
     }
@@ -80,15 +80,15 @@ impl MlpSpec {
     }
 }
 
-/// LayerNorm, wherever there is one.
+/// All LayerNorms of the backbone.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct NormSpec {
-    /// What is added to the variance.
+    /// Epsilon, which is added to the variance.
     #[serde(rename = "norm_eps")]
     pub eps: f32,
 }
 
-/// What the classifier's input is made of (timm's `global_pool`).
+/// The classifier's input (timm's `global_pool`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Pool {
@@ -101,7 +101,7 @@ pub enum Pool {
 }
 
 impl Pool {
-    /// timm's word for it, if it has one.
+    /// timm's name, if it has one.
     pub fn timm_name(self) -> Option<&'static str> {
         match self {
             Pool::Token => Some("token"),
@@ -114,7 +114,7 @@ impl Pool {
 /// How the classifier's input is made from the final tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Pooling {
-    /// What it is made of.
+    /// The tokens that are pooled.
     pub pool: Pool,
     /// Whether the norm comes after pooling (timm's `fc_norm`) instead of before.
     pub fc_norm: bool,

@@ -1,10 +1,10 @@
-//! Names and shapes of a backbone's tensors. The names are timm's; what other libraries call them is in the tables of
+//! Names and shapes of a backbone's tensors. The names are timm's; the names in other libraries are in the tables of
 //! the families.
 
 use super::VitSpec;
 
 impl VitSpec {
-    /// Names of the classifier heads: none without classes, two after distillation.
+    /// Names of the classifier heads: none without classes, two with distillation.
     pub fn head_names(&self) -> &'static [&'static str] {
         match (self.num_classes, self.embedding.distilled) {
             (0, _) => &[],
@@ -18,7 +18,7 @@ impl VitSpec {
         if self.pooling.fc_norm { "fc_norm" } else { "norm" }
     }
 
-    /// Name and rows of each learned prefix token, in their order.
+    /// Name and number of rows of each learned prefix token, in order.
     pub fn prefix_tokens(&self) -> impl Iterator<Item = (&'static str, usize)> {
         let tokens = [
             ("cls_token", usize::from(self.embedding.class_token)),
@@ -28,7 +28,7 @@ impl VitSpec {
         tokens.into_iter().filter(|(_, rows)| *rows > 0)
     }
 
-    /// Name and shape of every tensor, in timm's layout. Fingerprints of trained policies depend on their order.
+    /// Name and shape of every tensor, in timm's layout. Fingerprints of trained policies depend on the order.
     pub fn tensor_shapes(&self) -> Vec<(String, Vec<usize>)> {
         let (d, mlp) = (self.dim, &self.mlp);
         let mut shapes = Vec::new();

@@ -1,5 +1,5 @@
-//! The slow obvious Vision Transformer: one image, every token to the end, dead ones masked out of
-//! attention (and out of average pooling). What physical removal must equal.
+//! The slow, direct Vision Transformer: one image, every token to the end, removed tokens masked out of attention
+//! (and out of average pooling). Physical removal must give the same result.
 
 use vitrim_kernels::reference::{attention, gelu, layer_norm, linear, swiglu};
 use vitrim_vit::{MlpActivation, Pool, Tensors, VitSpec};
@@ -42,7 +42,7 @@ pub fn masked_logits(
     logits
 }
 
-/// Tokens after the last block (`[N, D]`, not normed) and who is alive (`[N]`).
+/// Tokens after the last block (`[N, D]`, not normed) and which are alive (`[N]`).
 pub fn masked_tokens(
     spec: &VitSpec,
     tensors: &Tensors,
@@ -69,7 +69,7 @@ pub fn masked_tokens(
             x.extend(linear(&patch, &weight, &bias, 3 * p * p, d));
         }
     }
-    // The first prefix tokens have a position, and all patches.
+    // The first prefix tokens have a position embedding, and so have all patches.
     let embedded = spec.embedded_prefix();
     let positions = get(tensors, "pos_embed", &[1, embedded + spec.num_patches(), d]);
     add(&mut x, &positions[..embedded * d]);

@@ -1,4 +1,4 @@
-//! Small checkpoints, which `scripts/make_fixtures.py` makes.
+//! Small checkpoints that `scripts/make_fixtures.py` writes.
 
 use std::path::{Path, PathBuf};
 

@@ -20,7 +20,7 @@ pub struct Args {
 
 #[derive(Debug, clap::Args)]
 pub struct Global {
-    /// Threads that compute, and that decode; 0 for one a core.
+    /// Threads for computing, and for decoding; 0 for one per core.
     #[arg(long, global = true, default_value_t = 0, value_name = "N")]
     pub threads: usize,
     /// Print results as JSON.
@@ -33,15 +33,15 @@ pub struct Global {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Show all of it on drawn scenes: a policy learns, the time falls, the accuracy holds.
+    /// Train, calibrate and measure a policy on generated images, in one to five minutes.
     Demo(DemoRequest),
     /// Train a policy for a backbone, and calibrate it.
     Train(TrainRequest),
     /// Train a backbone from scratch.
     Pretrain(PretrainRequest),
-    /// Train a backbone to do with the tokens that a policy leaves it.
+    /// Fine-tune a backbone under a policy, to recover accuracy.
     Finetune(FinetuneRequest),
-    /// Choose a policy's threshold so that the drop stays within a limit.
+    /// Choose a policy's threshold so that the loss of accuracy stays within a limit.
     Calibrate(CalibrateRequest),
     /// Compare a policy with the dense model and the hand-made methods.
     #[command(visible_alias = "evaluate")]
@@ -56,14 +56,14 @@ pub enum Command {
     Report(ReportArgs),
     /// Write a policy and its model card as a folder to upload to the Hugging Face Hub.
     Export(ExportArgs),
-    /// Time a backbone, dense and pruned.
+    /// Measure the speed of a backbone, dense and pruned.
     Bench(BenchRequest),
-    /// Show a backbone's geometry and what pruning saves.
+    /// Show a backbone's geometry and the savings of pruning.
     Info(InfoArgs),
 }
 
 impl Args {
-    /// Tells the request of the threads that the command line asks for.
+    /// Passes the command line's number of threads to the request.
     #[must_use]
     pub fn with_threads(mut self) -> Self {
         let threads = self.global.threads;
@@ -88,17 +88,17 @@ impl Args {
 
 #[derive(Debug, clap::Args)]
 pub struct ReportArgs {
-    /// Run folder, as `train --out` has written it; report.html and plots/ go into it.
+    /// Run folder that `train --out` has written; report.html and plots/ go into it.
     #[arg(value_name = "RUN")]
     pub run: PathBuf,
 }
 
 #[derive(Debug, clap::Args)]
 pub struct ExportArgs {
-    /// Policy folder, as `train` has written it.
+    /// Policy folder that `train` has written.
     #[arg(long, value_name = "FOLDER")]
     pub policy: PathBuf,
-    /// Checkpoint folder of the backbone that it was trained for, or hf://owner/name.
+    /// Checkpoint folder of the backbone for which the policy was trained, or hf://owner/name.
     #[arg(long, value_name = "FOLDER")]
     pub model: PathBuf,
     #[command(flatten)]
@@ -118,7 +118,7 @@ pub struct InfoArgs {
     pub model: String,
     #[command(flatten)]
     pub size: SizeArgs,
-    /// Keep ratios a stage to show costs for.
+    /// Keep ratios per stage to show costs for.
     #[arg(long, value_delimiter = ',', value_name = "RATIOS")]
     pub keep: Vec<f64>,
 }
@@ -133,14 +133,14 @@ mod tests {
 
     use super::*;
 
-    /// What a shell and clap make of a line.
+    /// The command that a shell and clap read from a line.
     fn parsed(line: &str) -> Command {
         let words = shlex::split(line).unwrap_or_else(|| panic!("no shell reads {line}"));
         let args = Args::try_parse_from(&words).unwrap_or_else(|error| panic!("{line}\n{error}"));
         args.with_threads().command
     }
 
-    /// Checks that the command line of a request is parsed back to it, with the defaults and with what is given.
+    /// Checks that the command line of a request is parsed back to it, with the defaults and with the given values.
     macro_rules! round_trip {
         ($verb:ident, $request:expr) => {{
             let request = $request;

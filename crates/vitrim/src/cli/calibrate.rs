@@ -29,13 +29,13 @@ pub fn run(app: &App, request: &CalibrateRequest) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Says that the calibration of the policy in `folder` was stopped.
+/// Reports that the calibration of the policy in `folder` was stopped and left it unchanged.
 pub fn as_it_was(folder: &Path) -> ExitCode {
     let folder = folder.display();
     interrupted(&format!("interrupted: {folder} is as it was; run the same command again to calibrate it"))
 }
 
-/// Prints what was measured and chosen.
+/// Prints the measured front and the choice.
 pub fn print(app: &App, folder: &Path, policy: &Policy, choice: &Choice) -> anyhow::Result<()> {
     let read_out = policy.read_out.to_string();
     if app.global.json {
@@ -55,7 +55,7 @@ pub fn print(app: &App, folder: &Path, policy: &Policy, choice: &Choice) -> anyh
             print::ratios(&point.keep_ratio),
         ])
     };
-    // Of thresholds that decide alike, the last speaks for all.
+    // Of thresholds with equal decisions, only the last is shown.
     let points = record.front.points();
     let alike = |i: usize| points.get(i + 1).is_some_and(|next| next.keep_ratio == points[i].keep_ratio);
     let shown = (0..points.len()).filter(|i| !alike(*i)).map(|i| row(&points[i]));

@@ -73,7 +73,7 @@ fn print(comparison: &Comparison) -> anyhow::Result<()> {
     print::table(&header, rows.collect())
 }
 
-/// `scale` times a figure with its interval; empty where there is none.
+/// `scale` times a figure with its interval; empty if there is none.
 fn interval(interval: Option<Interval>, scale: f64) -> String {
     interval.map_or_else(String::new, |i| {
         format!("{:.2} [{:.2}, {:.2}]", scale * i.value, scale * i.low, scale * i.high)

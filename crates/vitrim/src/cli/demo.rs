@@ -1,4 +1,4 @@
-//! `vitrim demo`: the whole of vitrim on drawn scenes, before the user's eyes.
+//! `vitrim demo`: training, calibration and evaluation of a policy on generated images.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -28,20 +28,20 @@ use super::{App, eval, interrupt, interrupted, print};
 /// The data set of the demo.
 const DATA: &str = "scenes";
 
-/// How much of everything.
+/// Sizes of the demo's steps.
 struct Size {
     updates: usize,
-    /// Training images that the thresholds to calibrate are chosen on.
+    /// Number of training images for the pilot, which chooses the thresholds to calibrate.
     pilot: usize,
-    /// Where those lie, see [`pilot`]: the fewer images there are, the milder a threshold must be to be certified.
+    /// Positions of those thresholds, see [`pilot`]: with fewer images, a threshold must be milder to be certified.
     beyond: &'static [f64],
-    /// Images to calibrate on, and as many others to evaluate on.
+    /// Number of images to calibrate on, and number of other images to evaluate on.
     held_out: usize,
-    /// The first of those that the hand-made methods are evaluated on.
+    /// Number of evaluation images for the hand-made methods (the first ones).
     hand_made: usize,
-    /// Images that fronts are measured on.
+    /// Number of images for the fronts.
     front: usize,
-    /// Seconds to time a method for at each batch size.
+    /// Seconds to measure the speed of a method for at each batch size.
     speed_seconds: f64,
 }
 
@@ -144,7 +144,7 @@ fn show(app: &App, request: &DemoRequest, stop: &AtomicBool) -> anyhow::Result<(
     Ok(())
 }
 
-/// The default preset, for a few updates on scenes.
+/// The default preset, for a small number of updates on scenes.
 fn training(size: &Size, seed: u64) -> TrainConfig {
     let mut config = TrainConfig::default_preset();
     config.updates = size.updates;
@@ -152,7 +152,7 @@ fn training(size: &Size, seed: u64) -> TrainConfig {
     config
 }
 
-/// The updates that are left.
+/// Runs the remaining updates.
 fn train(
     app: &App,
     loaded: &Loaded,
@@ -180,7 +180,7 @@ fn train(
     app.follow(stop, |listener| learn(loaded, &run, listener))
 }
 
-/// The policy in `folder`, calibrated as asked: now, unless its record says that it is.
+/// The policy in `folder`, calibrated as requested: it is calibrated now, unless its record shows that it already is.
 fn calibrated(
     app: &App,
     loaded: &Loaded,
@@ -200,15 +200,15 @@ fn calibrated(
     }
     let pass = PassOptions { workers: request.threads, images: Some(size.pilot), ..PassOptions::default() };
     let mut options = CalibrationOptions {
-        // Coarse: between them, the pilot interpolates.
+        // A coarse grid: the pilot interpolates.
         thresholds: grid().into_iter().step_by(3).collect(),
         pilot: None,
         max_loss: request.max_drop,
         confidence: request.confidence,
         pass,
     };
-    // The policy may have learned from some of these: that moves the thresholds that are tried, not what the
-    // held-out scenes then certify.
+    // The policy may have been trained on some of these images. That affects which thresholds are tried, but not what
+    // the held-out scenes then certify.
     let train = Dataset::scenes("train")?;
     let held_out = Dataset::scenes("validation")?.first(size.held_out);
     app.follow(stop, |listener| {

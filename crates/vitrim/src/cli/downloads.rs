@@ -1,4 +1,4 @@
-//! Downloads from the Hub, on stderr: a bar on a terminal, a few lines elsewhere.
+//! Progress of downloads from the Hub, on stderr: a bar on a terminal, a few lines elsewhere.
 
 use std::io::IsTerminal;
 use std::ops::ControlFlow;
@@ -10,11 +10,11 @@ use vitrim_hub::{DownloadEvent, observe};
 
 use super::interrupt;
 
-/// Between two lines where there is no terminal.
+/// Time between two lines if there is no terminal.
 const PAUSE: Duration = Duration::from_secs(10);
 const TEMPLATE: &str = "{prefix} [{bar:24}] {decimal_bytes}/{decimal_total_bytes} {msg}";
 
-/// A download that is shown.
+/// The progress bar or lines of a download.
 struct Shown {
     uri: String,
     bar: Option<ProgressBar>,
@@ -22,7 +22,7 @@ struct Shown {
     said: Instant,
 }
 
-/// From now on downloads are shown, unless `quiet`, and end when an interruption is asked for.
+/// Shows downloads from now on, unless `quiet`; an interruption stops them.
 pub fn show(quiet: bool) {
     let terminal = std::io::stderr().is_terminal();
     let shown = Mutex::new(None::<Shown>);

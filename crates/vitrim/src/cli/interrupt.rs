@@ -1,4 +1,4 @@
-//! Ctrl-C: the first asks long work to stop at a good place, the second ends the program.
+//! Ctrl-C: the first one asks long work to stop at a safe point, the second one ends the program.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -11,12 +11,12 @@ use super::INTERRUPTED;
 
 static STOP: AtomicBool = AtomicBool::new(false);
 
-/// Whether an interruption has been asked for since [`listen`].
+/// Whether an interruption was requested since [`listen`].
 pub fn is_asked() -> bool {
     STOP.load(Ordering::Relaxed)
 }
 
-/// From now on, an interruption (or a request to terminate) sets the flag that is returned.
+/// Installs a handler: an interruption (or a request to terminate) sets the returned flag.
 pub fn listen() -> anyhow::Result<&'static AtomicBool> {
     ctrlc::set_handler(|| {
         if STOP.swap(true, Ordering::Relaxed) {
@@ -27,7 +27,7 @@ pub fn listen() -> anyhow::Result<&'static AtomicBool> {
     Ok(&STOP)
 }
 
-/// Whether `error` says that the work was asked to stop.
+/// Whether `error` means that the work was asked to stop.
 pub fn is_interruption(error: &anyhow::Error) -> bool {
     let measured = error.downcast_ref().is_some_and(MeasureError::is_interruption);
     measured

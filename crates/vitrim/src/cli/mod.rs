@@ -62,26 +62,27 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// What every command has at hand.
+/// Context of every command.
 struct App<'a> {
     global: &'a Global,
     reporter: Reporter,
 }
 
 impl App<'_> {
-    /// Does `work`, shown on stderr; `stop` ends it.
+    /// Runs `work` with its progress on stderr; `stop` ends it.
     fn follow<T>(&self, stop: &AtomicBool, work: impl FnOnce(&mut Listener<'_>) -> T) -> T {
         let mut shown = self.reporter.show();
         work(&mut Listener { stop, tell: &mut |event| shown.event(event) })
     }
 
-    /// Does `work` of which nothing is half done when an interruption just ends the program, shown on stderr.
+    /// Runs `work` with its progress on stderr. The work leaves nothing incomplete if an interruption ends the
+    /// program.
     fn show<T>(&self, work: impl FnOnce(&mut Listener<'_>) -> T) -> T {
         self.follow(&AtomicBool::new(false), work)
     }
 }
 
-/// Says what is left of work that was asked to stop.
+/// Reports the state of work that was asked to stop.
 fn interrupted(line: &str) -> ExitCode {
     eprintln!("{line}");
     ExitCode::from(INTERRUPTED)
@@ -89,7 +90,7 @@ fn interrupted(line: &str) -> ExitCode {
 
 /// Prints `error` as one line on stderr.
 pub fn report(error: &anyhow::Error) -> ExitCode {
-    // Whoever reads stdout may stop reading: `vitrim predict photos | head -1`.
+    // The reader of stdout may stop reading: `vitrim predict photos | head -1`.
     let is_closed_pipe = |cause: &(dyn std::error::Error + 'static)| {
         cause.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
     };
@@ -106,7 +107,7 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
     let mut line = String::from("error");
     for cause in error.chain() {
         let message = cause.to_string();
-        // Some messages hold their cause's already.
+        // Some messages contain the message of their cause.
         if !line.ends_with(&message) {
             line = format!("{line}: {message}");
         }
@@ -115,8 +116,9 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// From now on a panic prints one line and ends the program, on whatever thread it is: others may wait for that thread
-/// for ever. Only a panic of an image's decoder goes on, because it is caught and becomes a bad image.
+/// Installs a panic hook: a panic prints one line and ends the program, on any thread, because other threads may wait
+/// for the panicked one forever. Only a panic of an image's decoder continues, because it is caught and becomes a
+/// bad-image error.
 pub fn report_panics() {
     std::panic::set_hook(Box::new(|panic| {
         if vitrim_data::is_guarded() {
@@ -135,7 +137,7 @@ pub fn report_panics() {
 mod tests {
     use super::*;
 
-    /// Without the hook's exception, this would end the test's process.
+    /// Without the hook's exception, the panic would end the test's process.
     #[test]
     fn a_decoders_panic_is_a_bad_image_and_not_the_end() {
         report_panics();

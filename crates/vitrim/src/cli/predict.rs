@@ -13,7 +13,7 @@ use vitrim_prune::Pruner;
 
 use super::{App, print};
 
-/// Images that are decoded and classified at once.
+/// Images per batch.
 const BATCH: usize = 16;
 
 pub fn run(app: &App, request: &PredictRequest) -> anyhow::Result<ExitCode> {
@@ -27,7 +27,7 @@ pub fn run(app: &App, request: &PredictRequest) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Runs every image below or in `inputs` and hands it to `then`, in order.
+/// Runs every image in `inputs` (files, folders, data sets) and calls `then` with it, in order.
 pub fn for_each_image(
     app: &App,
     loaded: &Loaded,
@@ -58,7 +58,7 @@ pub fn for_each_image(
             if batch.len() < BATCH { Ok(()) } else { run(&mut batch) }
         });
         if let Err(error) = read {
-            // What came whole before a pipe broke is answered.
+            // Images that were complete before a pipe broke are answered.
             run(&mut batch)?;
             return Err(error);
         }
@@ -70,9 +70,9 @@ pub fn for_each_image(
     Ok(())
 }
 
-/// Hands the images at `path` to `then`: files of their own, or those of every split of a data set.
+/// Calls `then` with the images at `path`: image files, or those of every split of a data set.
 fn each_of(path: &Path, then: &mut dyn FnMut(Given) -> anyhow::Result<()>) -> anyhow::Result<()> {
-    // Of a folder with images and shards in it, the images are meant.
+    // A folder with both images and shards is read as images.
     let files = match path.is_dir() {
         true => match list_images(path) {
             Err(DataError::Empty { .. }) => None,

@@ -19,7 +19,7 @@ use vitrim_vit::{Checkpoint, VitSpec};
 
 use super::{App, interrupt, interrupted, print};
 
-/// Mean and standard deviation that pixels are normalised with, in every channel.
+/// Mean and standard deviation for normalising the pixels, in every channel.
 const MEAN_AND_STD: [f32; 3] = [0.5; 3];
 
 pub fn run(app: &App, request: &PretrainRequest) -> anyhow::Result<ExitCode> {
@@ -108,7 +108,7 @@ pub fn run(app: &App, request: &PretrainRequest) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Refuses weights to start from that are not of the geometry to train.
+/// An error if the initial weights `init` do not have the geometry to train.
 fn check_geometry(init: &Checkpoint, spec: &VitSpec, request: &PretrainRequest) -> anyhow::Result<()> {
     if init.spec.tensor_shapes() == spec.tensor_shapes() && init.spec.img_size == spec.img_size {
         return Ok(());

@@ -1,4 +1,4 @@
-//! What happens while it happens, on stderr: a bar on a terminal, a few lines elsewhere.
+//! Progress on stderr: a bar on a terminal, a few lines elsewhere.
 
 use std::io::IsTerminal;
 use std::time::Instant;
@@ -6,10 +6,10 @@ use std::time::Instant;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use vitrim_measure::progress::Event;
 
-/// Updates between two lines where there is no terminal.
+/// Updates between two lines if there is no terminal.
 const UPDATES_A_LINE: usize = 25;
 
-/// Says things on stderr, or keeps quiet.
+/// Writes to stderr, unless quiet.
 pub struct Reporter {
     quiet: bool,
     terminal: bool,
@@ -20,14 +20,14 @@ impl Reporter {
         Reporter { quiet, terminal: std::io::stderr().is_terminal() }
     }
 
-    /// One line.
+    /// Prints one line.
     pub fn note(&self, line: &str) {
         if !self.quiet {
             eprintln!("{line}");
         }
     }
 
-    /// Shows what a request tells while it is carried out.
+    /// A display of a request's progress.
     pub fn show(&self) -> Shown<'_> {
         Shown { reporter: self, bar: None, first: None }
     }
@@ -46,7 +46,7 @@ impl Reporter {
     }
 }
 
-/// A bar; it is wiped away when dropped.
+/// A progress bar; it is erased when dropped.
 struct Bar {
     what: &'static str,
     bar: ProgressBar,
@@ -54,7 +54,7 @@ struct Bar {
 }
 
 impl Bar {
-    /// Moves to `done` of `all`, and says how much time is left.
+    /// Sets the bar to `done` of `all`, and shows the remaining time.
     fn set(&self, done: usize, all: usize) {
         let left = self.started.elapsed().as_secs_f64() * (all as f64 / done.max(1) as f64 - 1.0);
         self.show(done, all, format!("{} left", duration(left)));
@@ -73,17 +73,17 @@ impl Drop for Bar {
     }
 }
 
-/// The work that is going on: a bar on a terminal, lines elsewhere.
+/// The progress of the current work: a bar on a terminal, lines elsewhere.
 pub struct Shown<'a> {
     reporter: &'a Reporter,
-    /// Of what is being done now.
+    /// The bar of the current task.
     bar: Option<Bar>,
-    /// When this call saw its first entry of a run, and the number of it.
+    /// Time and number of the first entry that this call got.
     first: Option<(Instant, usize)>,
 }
 
 impl Shown<'_> {
-    /// Something happened.
+    /// Shows an event.
     pub fn event(&mut self, event: Event<'_>) {
         match event {
             Event::Note(line) => {
@@ -97,7 +97,7 @@ impl Shown<'_> {
         }
     }
 
-    /// `done` of `all` updates or steps are done; some get a line where there is no terminal.
+    /// Shows that `done` of `all` updates or steps are done; without a terminal, only some get a line.
     fn entry(&mut self, unit: &'static str, done: usize, all: usize, line: &str, evaluated: bool) {
         let (started, first) = *self.first.get_or_insert_with(|| (Instant::now(), done));
         let left = match done - first {
@@ -115,10 +115,10 @@ impl Shown<'_> {
         self.bar(unit).show(done, all, message);
     }
 
-    /// The bar of `what`, in place of another's.
+    /// The bar of `what`, which replaces any other bar.
     fn bar(&mut self, what: &'static str) -> &Bar {
         if self.bar.as_ref().is_none_or(|bar| bar.what != what) {
-            // The old one is wiped away first.
+            // The old bar is erased first.
             self.bar = None;
         }
         self.bar.get_or_insert_with(|| self.reporter.bar(what))

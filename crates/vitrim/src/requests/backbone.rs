@@ -1,4 +1,4 @@
-//! `finetune` and `pretrain`: the backbone is trained.
+//! `finetune` and `pretrain`: training of the backbone.
 
 use std::path::{Path, PathBuf};
 
@@ -20,18 +20,18 @@ use crate::error::{Result, VitrimError};
 use crate::overlay;
 use crate::training::{RunImages, Splits, describe_finetuning, open_run_of_steps};
 
-/// What is laid over a preset.
+/// Changes to a preset.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[cfg_attr(feature = "cli", derive(clap::Args))]
 pub struct OverlayArgs {
-    /// TOML file laid over the preset.
+    /// TOML file whose values override the preset.
     #[cfg_attr(feature = "cli", arg(long, value_name = "FILE"))]
     #[serde(serialize_with = "as_text::path_option")]
     pub config: Option<PathBuf>,
-    /// Value laid over both, as in seed=7 or one.within.another=0.1; may be repeated.
+    /// Value that overrides both, as in seed=7 or one.within.another=0.1; may be repeated.
     #[cfg_attr(feature = "cli", arg(long, value_name = "KEY=VALUE"))]
     pub set: Vec<String>,
-    /// Print the configuration in force as TOML, and stop.
+    /// Print the resulting configuration as TOML, and stop.
     #[cfg_attr(feature = "cli", arg(long))]
     pub print_config: bool,
 }
@@ -40,28 +40,28 @@ pub struct OverlayArgs {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[cfg_attr(feature = "cli", derive(clap::Args))]
 pub struct BackboneRunArgs {
-    /// What is laid over the preset.
+    /// Changes to the preset.
     #[cfg_attr(feature = "cli", command(flatten))]
     #[serde(flatten)]
     pub overlay: OverlayArgs,
-    /// Images to see, repetitions counted (`images`).
+    /// Images to train on, repetitions counted (`images`).
     #[cfg_attr(feature = "cli", arg(long, value_name = "N"))]
     pub images: Option<usize>,
-    /// Seed of everything random (`seed`).
+    /// Seed of all random numbers (`seed`).
     #[cfg_attr(feature = "cli", arg(long, value_name = "N"))]
     pub seed: Option<u64>,
-    /// Type of the weights that are written: f32 or bf16.
+    /// Type of the written weights: f32 or bf16.
     #[cfg_attr(feature = "cli", arg(long, default_value_t = Self::default().weights, value_name = "TYPE"))]
     #[serde(serialize_with = "as_text::display")]
     pub weights: WeightType,
-    /// Where gradients are computed: cpu or gpu.
+    /// Device that computes the gradients: cpu or gpu.
     #[cfg_attr(feature = "cli", arg(long, default_value_t = Self::default().device, value_name = "DEVICE"))]
     #[serde(serialize_with = "as_text::display")]
     pub device: DeviceChoice,
     /// Images to train on.
     #[cfg_attr(feature = "cli", arg(long, default_value_t = Self::default().split, value_name = "NAME"))]
     pub split: String,
-    /// Images to choose the best weights by.
+    /// Images for choosing the best weights.
     #[cfg_attr(feature = "cli", arg(long, default_value_t = Self::default().held_out_split, value_name = "NAME"))]
     pub held_out_split: String,
 }
@@ -80,7 +80,7 @@ impl Default for BackboneRunArgs {
     }
 }
 
-/// What backbone to train from scratch.
+/// The backbone to train from scratch.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[cfg_attr(feature = "cli", derive(clap::Args))]
 pub struct PretrainRequest {
@@ -91,7 +91,7 @@ pub struct PretrainRequest {
     /// Configuration to start from: default (photographs) or scenes.
     #[cfg_attr(feature = "cli", arg(long, default_value_t = Self::default().preset, value_name = "NAME"))]
     pub preset: String,
-    /// Checkpoint folder, or hf://owner/name, with the weights to start from [default: random ones].
+    /// Checkpoint folder, or hf://owner/name, with the initial weights [default: random ones].
     #[cfg_attr(feature = "cli", arg(long, value_name = "FOLDER"))]
     #[serde(serialize_with = "as_text::path_option")]
     pub init: Option<PathBuf>,
@@ -99,7 +99,7 @@ pub struct PretrainRequest {
     #[cfg_attr(feature = "cli", arg(long, default_value_os_t = Self::default().out, value_name = "FOLDER"))]
     #[serde(serialize_with = "as_text::path")]
     pub out: PathBuf,
-    /// How.
+    /// How to train.
     #[cfg_attr(feature = "cli", command(flatten))]
     #[serde(flatten)]
     pub run: BackboneRunArgs,
@@ -107,7 +107,7 @@ pub struct PretrainRequest {
     #[cfg_attr(feature = "cli", command(flatten))]
     #[serde(flatten)]
     pub reading: ImageArgs,
-    /// The command line's own, of all commands: threads; 0 for one a core.
+    /// The command line's global option: threads; 0 for one per core.
     #[cfg_attr(feature = "cli", arg(skip))]
     pub threads: usize,
 }
@@ -132,10 +132,10 @@ impl Request for PretrainRequest {
 }
 
 impl PretrainRequest {
-    /// Preset, file, `--set`, and the flags that stand for keys, the last word winning.
+    /// The configuration: preset, file, `--set`, and the flags for single keys; the last value wins.
     ///
     /// # Errors
-    /// If there is no such preset, or a value does not fit its key.
+    /// If there is no such preset, or a value is not valid for its key.
     pub fn configuration(&self) -> Result<PretrainConfig> {
         let preset = PretrainConfig::preset(&self.preset).ok_or_else(|| {
             VitrimError::Setting(format!("--preset {}: no such preset; use default or scenes", self.preset))
@@ -148,7 +148,7 @@ impl PretrainRequest {
     }
 }
 
-/// What backbone to fine-tune, under which policy.
+/// The backbone to fine-tune, and its policy.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[cfg_attr(feature = "cli", derive(clap::Args))]
 pub struct FinetuneRequest {
@@ -164,10 +164,10 @@ pub struct FinetuneRequest {
     #[cfg_attr(feature = "cli", command(flatten))]
     #[serde(flatten)]
     pub keep: KeepArgs,
-    /// Without a policy: train the dense model in the same way, the control that says what of a gain is the policy's.
+    /// Without a policy: fine-tune the dense model in the same way, as a control.
     #[cfg_attr(feature = "cli", arg(long, conflicts_with = "policy"))]
     pub dense: bool,
-    /// Data set; labels are used where `label_weight` is above 0, and to report top-1.
+    /// Data set; labels are used if `label_weight` is above 0, and to report top-1.
     #[cfg_attr(feature = "cli", arg(long, value_name = "PATH", required_unless_present = "print_config"))]
     #[serde(serialize_with = "as_text::path_option")]
     pub data: Option<PathBuf>,
@@ -175,7 +175,7 @@ pub struct FinetuneRequest {
     #[cfg_attr(feature = "cli", arg(long, default_value_os_t = Self::default().out, value_name = "FOLDER"))]
     #[serde(serialize_with = "as_text::path")]
     pub out: PathBuf,
-    /// How.
+    /// How to train.
     #[cfg_attr(feature = "cli", command(flatten))]
     #[serde(flatten)]
     pub run: BackboneRunArgs,
@@ -183,7 +183,7 @@ pub struct FinetuneRequest {
     #[cfg_attr(feature = "cli", command(flatten))]
     #[serde(flatten)]
     pub reading: DatasetArgs,
-    /// The command line's own, of all commands: decoding threads; 0 for one a core.
+    /// The command line's global option: decoding threads; 0 for one per core.
     #[cfg_attr(feature = "cli", arg(skip))]
     pub threads: usize,
 }
@@ -209,24 +209,24 @@ impl Request for FinetuneRequest {
     const REPEATED: &'static [&'static str] = &["set"];
 }
 
-/// What a finished fine-tuning came to.
+/// The result of fine-tuning.
 #[derive(Serialize)]
 pub struct Finetuned {
     /// The run folder.
     pub folder: PathBuf,
-    /// The backbone's.
+    /// The folder of the backbone.
     pub model: PathBuf,
-    /// The policy's, for that backbone; `None` for the dense control.
+    /// The folder of the policy for that backbone; `None` for the dense control.
     pub policy: Option<PathBuf>,
-    /// The written weights on held-out images.
+    /// Figures of the written weights on held-out images.
     pub held_out: Option<HeldOut>,
 }
 
 impl FinetuneRequest {
-    /// The defaults, file, `--set`, and the flags that stand for keys, the last word winning.
+    /// The configuration: the defaults, file, `--set`, and the flags for single keys; the last value wins.
     ///
     /// # Errors
-    /// If a value does not fit its key.
+    /// If a value is not valid for its key.
     pub fn configuration(&self) -> Result<FinetuneConfig> {
         let overlay = &self.run.overlay;
         let mut config = overlay::merge(&FinetuneConfig::default(), overlay.config.as_deref(), &overlay.set)?;
@@ -235,11 +235,12 @@ impl FinetuneRequest {
         Ok(config)
     }
 
-    /// Fine-tunes `loaded`, which is open at the checkpoint's own size, under `policy` by `config`; without a policy, the
-    /// dense control. A run that was stopped goes on.
+    /// Fine-tunes `loaded`, which is open at the checkpoint's own size, under `policy` by `config`; without a policy,
+    /// trains the dense control. A run that was stopped continues.
     ///
     /// # Errors
-    /// [`VitrimError::Interrupted`] if it was stopped; if something does not fit, or cannot be read or written.
+    /// [`VitrimError::Interrupted`] if it was stopped; or if the parts do not fit each other, or a file cannot be
+    /// read or written.
     pub fn run(
         &self,
         loaded: &Loaded,

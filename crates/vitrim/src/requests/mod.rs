@@ -1,5 +1,5 @@
-//! What the verbs that train are asked, and how they are carried out, alike for the command line and for Python. The other
-//! verbs' requests are in [`vitrim_measure::requests`].
+//! The requests of the verbs that train. They are carried out in the same way for the command line and for Python.
+//! The other verbs' requests are in [`vitrim_measure::requests`].
 
 mod backbone;
 mod demo;

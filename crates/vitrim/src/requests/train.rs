@@ -1,4 +1,4 @@
-//! `train`: a policy for a frozen backbone, and its calibration.
+//! `train`: training of a policy for a frozen backbone, and its calibration.
 
 use std::path::{Path, PathBuf};
 
@@ -25,11 +25,11 @@ use crate::training::{RunImages, Splits, default_out, describe, open_run, saved,
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[cfg_attr(feature = "cli", derive(clap::Args))]
 pub struct TrainRequest {
-    /// Checkpoint folder of the backbone (config.json and model.safetensors, as timm has them), or hf://owner/name.
+    /// Checkpoint folder of the backbone (config.json and model.safetensors, as in timm), or hf://owner/name.
     #[cfg_attr(feature = "cli", arg(long, value_name = "FOLDER", required_unless_present = "print_config"))]
     #[serde(serialize_with = "as_text::path_option")]
     pub model: Option<PathBuf>,
-    /// At which size.
+    /// The input size.
     #[cfg_attr(feature = "cli", command(flatten))]
     #[serde(flatten)]
     pub size: SizeArgs,
@@ -45,24 +45,24 @@ pub struct TrainRequest {
     /// Configuration to start from: default, drop or paper; gumbel and dynamicvit are the controls without reinforcement.
     #[cfg_attr(feature = "cli", arg(long, default_value_t = Self::default().preset, value_name = "NAME"))]
     pub preset: String,
-    /// What is laid over it.
+    /// Changes to the preset.
     #[cfg_attr(feature = "cli", command(flatten))]
     #[serde(flatten)]
     pub overlay: OverlayArgs,
-    /// Updates (`updates`).
+    /// Number of updates (`updates`).
     #[cfg_attr(feature = "cli", arg(long, value_name = "N"))]
     pub updates: Option<usize>,
-    /// Seed of everything random (`seed`).
+    /// Seed of all random numbers (`seed`).
     #[cfg_attr(feature = "cli", arg(long, value_name = "N"))]
     pub seed: Option<u64>,
-    /// What may be lost.
+    /// The loss that is allowed.
     #[cfg_attr(feature = "cli", command(flatten))]
     #[serde(flatten)]
     pub loss: LossArgs,
-    /// How sure the calibration shall be that it is not exceeded; 0.5 is the point estimate.
+    /// Confidence of the bound on the accuracy loss; 0.5 takes the measured value.
     #[cfg_attr(feature = "cli", arg(long, default_value_t = Self::default().confidence, value_name = "SHARE"))]
     pub confidence: Confidence,
-    /// Where gradients are computed: cpu or gpu.
+    /// Device that computes the gradients: cpu or gpu.
     #[cfg_attr(feature = "cli", arg(long, default_value_t = Self::default().device, value_name = "DEVICE"))]
     #[serde(serialize_with = "as_text::display")]
     pub device: DeviceChoice,
@@ -75,7 +75,7 @@ pub struct TrainRequest {
         arg(long, default_value_t = Self::default().calibration_split, value_name = "NAME")
     )]
     pub calibration_split: String,
-    /// Images to calibrate on at most.
+    /// Largest number of images to calibrate on.
     #[cfg_attr(
         feature = "cli",
         arg(long, default_value_t = Self::default().calibration_images, value_name = "N")
@@ -88,7 +88,7 @@ pub struct TrainRequest {
     #[cfg_attr(feature = "cli", command(flatten))]
     #[serde(flatten)]
     pub reading: DatasetArgs,
-    /// The command line's own, of all commands: decoding threads; 0 for one a core.
+    /// The command line's global option: decoding threads; 0 for one per core.
     #[cfg_attr(feature = "cli", arg(skip))]
     pub threads: usize,
 }
@@ -122,26 +122,26 @@ impl Request for TrainRequest {
     const REPEATED: &'static [&'static str] = &["set"];
 }
 
-/// What a finished training came to.
+/// The result of training.
 pub struct Trained {
     /// The run folder.
     pub folder: PathBuf,
     /// The policy's folder.
     pub policy_folder: PathBuf,
-    /// The policy, as it is there.
+    /// The policy in that folder.
     pub policy: Policy,
     /// Updates done.
     pub updates: usize,
-    /// What calibration chose; `None` if the policy was to stay uncalibrated.
+    /// The choice of the calibration; `None` if the policy was left uncalibrated.
     pub choice: Option<Choice>,
 }
 
 impl TrainRequest {
-    /// Preset, file, `--set`, and the flags that stand for keys, the last word winning. What may be lost is a drop or a
-    /// drift: which of the two, only the backbone knows.
+    /// The configuration: preset, file, `--set`, and the flags for single keys; the last value wins. Whether the
+    /// allowed loss is a drop or a drift depends on the backbone.
     ///
     /// # Errors
-    /// If there is no such preset, or a value does not fit its key.
+    /// If there is no such preset, or a value is not valid for its key.
     pub fn configuration(&self) -> Result<TrainConfig> {
         let preset = TrainConfig::preset(&self.preset).ok_or_else(|| {
             let presets = TrainConfig::PRESETS.join(", ");
@@ -160,11 +160,11 @@ impl TrainRequest {
         self.out.clone().unwrap_or_else(|| default_out(model, &self.preset))
     }
 
-    /// Trains a policy for `loaded` by `config`, and calibrates it. A run that was stopped goes on.
+    /// Trains a policy for `loaded` by `config`, and calibrates it. A run that was stopped continues.
     ///
     /// # Errors
     /// [`VitrimError::Interrupted`] if the training was stopped, [`vitrim_measure::MeasureError::Interrupted`] if the
-    /// calibration was; if something does not fit, or cannot be read or written.
+    /// calibration was; or if the parts do not fit each other, or a file cannot be read or written.
     pub fn run(
         &self,
         loaded: &Loaded,
@@ -232,7 +232,7 @@ impl TrainRequest {
     }
 }
 
-/// The updates of `run` that are left, and the record of what its policy saw.
+/// Runs the remaining updates of `run`, and writes the record of the images that its policy has seen.
 ///
 /// # Errors
 /// [`VitrimError::Interrupted`] if it was stopped; if an image cannot be read, or a file cannot be written.
@@ -259,8 +259,8 @@ pub fn learn(loaded: &Loaded, run: &Run<'_>, listener: &mut Listener<'_>) -> Res
     }
 }
 
-/// Writes down that the policy in `folder` was trained on the images of `dataset`, beside what `before`, which it was made
-/// of, has seen.
+/// Records that the policy in `folder` was trained on the images of `dataset`, in addition to the images of `before`,
+/// the record of the policy from which it was made.
 pub(super) fn record_training(
     folder: &Path,
     before: Option<SeenImages>,

@@ -1,4 +1,4 @@
-//! A page as a browser shows it: opened from disk in headless Chromium, at a phone's width and a desk's.
+//! Opens a page in a browser: from disk in headless Chromium, at the width of a phone and of a desktop.
 //!
 //! The browser is `$CHROME`, or Chromium or Google Chrome in `PATH`. It speaks the [DevTools
 //! protocol](https://chromedevtools.github.io/devtools-protocol/) over a pair of pipes (JSON, each message
@@ -17,10 +17,10 @@ use tempfile::TempDir;
 /// Widths of the viewport that a page must fit into, in CSS pixels.
 const WIDTHS: [u32; 2] = [400, 1200];
 const NAMES: [&str; 4] = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];
-/// How long a message may take to come.
+/// Longest time to wait for a message.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A list of what is wrong with the page as it stands.
+/// A script that lists the faults of the current page.
 const LOOK: &str = r#"(async () => {
     const faults = [];
     const name = element => element.outerHTML.slice(0, 80);
@@ -41,14 +41,14 @@ pub struct Browser {
     process: Child,
     messages: Receiver<Value>,
     sent: u64,
-    /// What is wrong with the page that is open, by the events so far.
+    /// Faults of the open page, from the events so far.
     faults: Vec<String>,
     _profile: TempDir,
 }
 
 impl Browser {
-    /// Starts the browser. None where there is none, which is said aloud; with `VITRIM_REQUIRE_BROWSER=1`
-    /// in the environment that is a failure.
+    /// Starts the browser. None if there is none; the test is then reported as skipped, or fails with
+    /// `VITRIM_REQUIRE_BROWSER=1` in the environment.
     pub fn open() -> Option<Browser> {
         let Some(program) = find() else {
             let required = std::env::var_os("VITRIM_REQUIRE_BROWSER").is_some_and(|value| value == "1");
@@ -81,8 +81,8 @@ impl Browser {
         Some(Browser { process, messages, sent: 0, faults: Vec::new(), _profile: profile })
     }
 
-    /// What is wrong with the page at `path`: errors on its console, exceptions, requests for anything but
-    /// files and data, broken images, drawings without a size, and content wider than the viewport.
+    /// Faults of the page at `path`: errors on its console, exceptions, requests for anything but files and data,
+    /// broken images, drawings without a size, and content wider than the viewport.
     pub fn faults(&mut self, path: &Path) -> Vec<String> {
         WIDTHS.into_iter().flat_map(|width| self.faults_at(width, path)).collect()
     }
@@ -129,7 +129,7 @@ impl Browser {
         answer["result"].take()
     }
 
-    /// The next such message; faults that come before it are noted.
+    /// The next message that is `wanted`; faults that come before it are recorded.
     fn wait_for(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
         loop {
             let message = self.messages.recv_timeout(PATIENCE).expect("the browser answers");
@@ -143,7 +143,7 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // It ends when its pipe does.
+        // The browser ends when its pipe is closed.
         drop(self.process.stdin.take());
         let _ = self.process.wait();
     }
@@ -160,7 +160,7 @@ fn find() -> Option<PathBuf> {
     programs.into_iter().find(|program| program.is_file())
 }
 
-/// What is wrong, if this event says that something is.
+/// The fault that this event reports, if any.
 fn fault(message: &Value) -> Option<String> {
     let params = &message["params"];
     match message["method"].as_str()? {

@@ -1,4 +1,4 @@
-//! Other people's checkpoints, other sizes, and features.
+//! Checkpoints of timm and transformers, other input sizes, and features.
 
 use std::fs;
 use std::path::Path;
@@ -57,7 +57,7 @@ fn a_backbone_without_a_head_gives_features_and_is_timed() {
     assert_eq!(pooled["pooled"].as_array().unwrap().len(), 16);
     let tokens = tokens["tokens"].as_array().unwrap();
     assert_eq!(tokens.len(), 1 + 9, "a class token, and a grid as large as the processor says");
-    // What a headless DINOv2 pools is its class token.
+    // The pooled feature of a headless DINOv2 is its class token.
     assert_eq!((&tokens[0]["place"], &tokens[0]["features"]), (&Value::Null, &pooled["pooled"]));
     let places: Vec<Value> = tokens[1..].iter().map(|token| token["place"].clone()).collect();
     assert_eq!((&places[0], &places[5]), (&serde_json::json!([0, 0]), &serde_json::json!([1, 2])));

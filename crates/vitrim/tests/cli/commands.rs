@@ -1,4 +1,4 @@
-//! From a checkpoint and a folder of images to every answer.
+//! All commands, from a checkpoint and a folder of images to their results.
 
 use serde_json::Value;
 
@@ -54,7 +54,7 @@ fn calibrates(scratch: &Scratch) {
         (&Value::from("calibration"), &Value::from(18))
     );
     assert_eq!(record["dtype"], "f32");
-    // A record of another precision is told from one of this.
+    // A record of another precision is distinguished from one of this precision.
     let bf16 = ["--max-drop", "100", "--confidence", "0.5", "--dtype", "bf16", "--json"];
     let json = scratch.run(&[&args[..], &bf16].concat()).json();
     assert_eq!(json[0]["calibration"]["dtype"], "bf16");
@@ -62,7 +62,7 @@ fn calibrates(scratch: &Scratch) {
     let dtype = |dtype: &'static str| scratch.run(&[&predict[..], &["--dtype", dtype]].concat());
     assert!(dtype("int8").stderr().contains("calibrated in bf16, so that no drop is certified in int8"));
     assert_eq!(dtype("bf16").stderr(), "");
-    // 18 images certify nothing: the policy becomes the dense model, and says what it would take.
+    // 18 images certify nothing: the policy becomes the dense model, and the output says how many images are needed.
     let out = scratch.run(&[&args[..], &["--max-drop", "0.1"]].concat()).good();
     assert!(out.contains("18 images cannot certify a drop of at most 0.1 pp"), "{out}");
     assert!(out.contains("set to keep everything") && out.contains("threshold=0\n"), "{out}");
@@ -124,7 +124,7 @@ fn evaluates(scratch: &Scratch) {
     let alone = scratch.run(&[&args[..], &["--gmacs", "1"]].concat());
     assert!(alone.0.status.code() == Some(2) && alone.stderr().contains("--policy"), "{}", alone.stderr());
 
-    // Corrupted images are other images.
+    // Corrupted images give other figures.
     let corrupted = &by_cost(&["--corrupt", "noise-severe"]).json()[0];
     let d = |evaluation: &Value| evaluation["methods"][0]["fidelity"].as_f64();
     assert_eq!(corrupted["images"], 18);
@@ -132,7 +132,7 @@ fn evaluates(scratch: &Scratch) {
     let unknown = by_cost(&["--corrupt", "fog"]);
     assert_eq!(unknown.0.status.code(), Some(2), "{}", unknown.stderr());
 
-    // In every precision, which the figures say.
+    // In every precision, and the figures name it.
     for dtype in ["bf16", "int8"] {
         let json = &scratch.run(&[&args[..], &["--dtype", dtype]].concat()).json()[0];
         assert_eq!((&json["dtype"], &json["images"]), (&Value::from(dtype), &Value::from(18)));

@@ -1,4 +1,4 @@
-//! Methods beside each other over whole fronts.
+//! Comparison of methods over whole fronts.
 
 use crate::browser::Browser;
 use crate::fixtures::{Scratch, TINY};
@@ -31,14 +31,14 @@ fn every_method_has_a_front_and_a_second_run_goes_on() {
             assert!(drop["low"].as_f64().unwrap() <= drop["high"].as_f64().unwrap(), "{point}");
         }
     }
-    // Random pruning reaches any cost; at each, every other method is set against the policy.
+    // Random pruning reaches any cost; at each cost, every other method is compared with the policy.
     for at in comparison["at_cost"].as_array().unwrap() {
         let random = at["methods"].as_array().unwrap().iter().find(|m| m["method"] == "random");
         assert!(random.unwrap()["divergence"].as_f64().unwrap() > 0.0);
     }
     assert_eq!(comparison["at_drop"].as_array().unwrap().len(), 2);
 
-    // The browser looks at the page; what was measured is not measured again.
+    // The browser checks the page; what is measured already is not measured again.
     let page = std::fs::read_to_string(scratch.path("cmp/report.html")).unwrap();
     for word in ["--policy", "run/policy", "--split", "--costs", "0.9,0.7", "--no-speed", "--report"] {
         assert!(page.contains(word), "the page's command lacks {word}");
@@ -53,7 +53,7 @@ fn every_method_has_a_front_and_a_second_run_goes_on() {
         assert!(faults.is_empty(), "{faults:#?}");
     }
 
-    // Other images do not go with these figures.
+    // Figures of other images cannot be combined with these.
     let other = scratch.run(&[&args[..], &["--no-speed", "--images", "9"]].concat());
     other.refused(&["cmp/policy.json", "give another folder"]);
     let bf16 = scratch.run(&[&args[..], &["--no-speed", "--dtype", "bf16"]].concat());
@@ -93,7 +93,7 @@ fn near_measures_what_is_asked_for_alone() {
 fn fixed_budgets_stand_beside_each_setting_calibrated_or_not() {
     let scratch = Scratch::new();
     scratch.train(&[]).good();
-    // A calibration that walked over a single threshold.
+    // A calibration with a single threshold.
     let path = scratch.path("run/policy/policy.json");
     let mut policy: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
     policy["calibration"]["front"]["points"].as_array_mut().unwrap().truncate(1);
@@ -137,7 +137,7 @@ fn seeds_and_rivals_stand_beside_each_other() {
         assert!(scratch.path(&format!("cmp/{name}.json")).is_file(), "{name}");
     }
 
-    // A policy that samples needs no calibration, and is a single point.
+    // A policy with the read-out `sample` needs no calibration, and is a single point.
     let train = [
         "train",
         "--model",

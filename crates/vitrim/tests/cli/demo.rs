@@ -1,4 +1,4 @@
-//! The demo, interrupted and taken up again, and the backbone that it runs on.
+//! The demo, interrupted and continued, and its backbone.
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};

@@ -1,8 +1,8 @@
-//! The commands of README and `docs/*.md` run in order on a tiny backbone, its links lead somewhere, and the messages that
-//! `docs/troubleshooting.md` explains are those that the program prints.
+//! Runs the commands of README and `docs/*.md` in order on a tiny backbone, checks the links, and checks that the
+//! messages in `docs/troubleshooting.md` are those that the program prints.
 //!
-//! A block that begins with ```` ```sh ```` runs. One that begins with ```` ```sh no-test: reason ```` needs a network, a
-//! full-size model or hours: of its commands, the options must exist.
+//! A block that begins with ```` ```sh ```` is run. A block that begins with ```` ```sh no-test: reason ```` needs a
+//! network, a full-size model or hours: only the names of its options are checked.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,13 +11,13 @@ use std::process::Command;
 use crate::finetune::SMALL;
 use crate::fixtures::{Run, Scratch, TINY, write_checkpoint, write_images};
 
-/// Pages whose blocks run in tests of their own, beside what they need: `checkpoints.rs`, `hub.rs`, `images.rs`.
+/// Pages whose blocks run in their own tests: `checkpoints.rs`, `hub.rs`, `images.rs`.
 const TESTED_ELSEWHERE: [&str; 3] = ["checkpoints.md", "hub.md", "images.md"];
-/// What CI reads from README and runs.
+/// The commands that CI reads from README and runs.
 const MAIN_COMMANDS: &str = "cargo run --release -- demo\ncargo test --release --workspace\n";
-/// How README trains the policy that the other pages use.
+/// The command in README that trains the policy for the other pages.
 const TRAIN: &str = "vitrim train --model my/deit --data my/images --max-drop 0.4 --out runs/my";
-/// What a block that is not run may call besides `vitrim` and `just`.
+/// Programs that may occur, besides `vitrim` and `just`, in a block that is not run.
 const OTHER_PROGRAMS: [&str; 5] = ["cargo", "hf", "maturin", "pip", "python3"];
 
 fn repository() -> PathBuf {
@@ -50,7 +50,7 @@ fn blocks(page: &str) -> Vec<(String, String)> {
     blocks
 }
 
-/// `my/deit`, `my/images` and `photo.jpg`, as the pages have them.
+/// `my/deit`, `my/images` and `photo.jpg`, which the pages use.
 fn world() -> Scratch {
     let scratch = Scratch::new();
     write_checkpoint(&scratch.path("my/deit"), 1);
@@ -62,7 +62,7 @@ fn world() -> Scratch {
     scratch
 }
 
-/// Options that make a command take a second.
+/// Adds options with which a command takes a second.
 fn shortened(command: &str) -> String {
     let more = match command.split(' ').nth(1).unwrap() {
         "train" => [&["--updates", "2"][..], &TINY].concat(),
@@ -85,7 +85,7 @@ fn shell(scratch: &Scratch, line: &str) -> Run {
     Run(command.env("PATH", format!("{program}:{path}")).output().unwrap())
 }
 
-/// Checks that every option of `line` is one that its command has.
+/// Checks that every option of `line` exists for its command.
 fn has_its_options(scratch: &Scratch, line: &str) {
     let command = line.replacen("cargo run --release --", "vitrim", 1);
     let words: Vec<&str> = command.split_whitespace().map(|word| word.trim_matches('\'')).collect();
@@ -205,7 +205,7 @@ fn without_numbers(line: &str) -> String {
     text
 }
 
-/// Checks that a line of `printed` is `documented`, where `...` stands for anything and numbers do not matter.
+/// Checks that a line of `printed` equals `documented`, in which `...` matches any text; numbers are ignored.
 fn prints(printed: &str, documented: &str) {
     let parts = without_numbers(documented);
     let is = |line: &str| {

@@ -1,4 +1,4 @@
-//! A backbone is fine-tuned under a policy, and used.
+//! A backbone is fine-tuned under a policy, and then used.
 
 use crate::fixtures::{Scratch, TINY};
 
@@ -40,7 +40,7 @@ fn finetunes_under_a_policy_and_without() {
     assert!(scratch.run(&[&eval[..], &["ft/policy"]].concat()).good().contains("| policy "));
     scratch.run(&[&eval[..], &["run/policy"]].concat()).refused(&["run/policy", "not for this backbone"]);
 
-    // The finished run says the same again; another one does not go on in its folder.
+    // Repeating the finished run gives the same output; another run cannot continue in its folder.
     let events = || {
         let names = std::fs::read_dir(scratch.path("ft")).unwrap().map(|entry| entry.unwrap().file_name());
         names.filter(|name| name.to_string_lossy().starts_with("events.")).count()

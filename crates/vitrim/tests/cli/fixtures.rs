@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use vitrim_vit::{Tensors, VitSpec};
 
-/// Makes a training run take a second.
+/// Options with which a training run takes a second.
 pub const TINY: [&str; 10] = [
     "--set",
     "images_per_update=8",
@@ -78,7 +78,7 @@ impl Scratch {
     }
 }
 
-/// What the program said.
+/// The output of the program.
 pub struct Run(pub Output);
 
 impl Run {
@@ -127,7 +127,7 @@ pub fn write_checkpoint(folder: &Path, seed: u64) {
     let Tensors::Owned(tensors) = Tensors::random(&spec, seed) else { panic!("random weights are owned") };
     let bytes: Vec<(String, Vec<usize>, Vec<u8>)> = tensors
         .into_iter()
-        // Larger than timm's start, so that predictions differ between images.
+        // Larger than timm's initial weights, so that predictions differ between images.
         .map(|(name, (shape, values))| {
             (name, shape, values.iter().flat_map(|v| (4.0 * v).to_le_bytes()).collect())
         })

@@ -1,4 +1,4 @@
-//! `hf://` wherever something is opened, and `export` that it fetches back.
+//! `hf://` references for everything that can be opened, and `export`, whose result can be fetched again.
 
 use std::process::Command;
 
@@ -66,7 +66,7 @@ fn an_exported_policy_is_fetched_back() {
     assert!(card.contains("Measured on 18 images of `calibration` of `data`"), "{card}");
     world.server.push_folder("models/me/policy", &world.scratch.path("upload"));
 
-    // The same answers from the Hub as from the folders, and then from the cache alone.
+    // The answers are the same from the Hub as from the folders, and then from the cache alone.
     let eval = |model: &'static str, policy: &'static str, data: &'static str| {
         ["eval", "--model", model, "--policy", policy, "--data", data, "--no-speed", "--json"]
     };
@@ -87,7 +87,7 @@ fn an_exported_policy_is_fetched_back() {
         let name = path.file_name().unwrap();
         assert_eq!(std::fs::read(world.scratch.path("again").join(name)).unwrap(), bytes, "{name:?}");
     }
-    // Its record serves too.
+    // Its calibration record works, too.
     let asked = ["--max-drop", "50"];
     let predict = ["predict", "data/test/red/test00.png", "--model", MODEL, "--policy", POLICY, "--json"];
     let predicted = world.run(&[&predict[..], &asked].concat()).json();
@@ -124,7 +124,7 @@ fn the_documentations_commands_run() {
     assert_eq!(commands, 6);
 }
 
-/// An evaluation, without where it was opened.
+/// An evaluation without the paths from which it was opened.
 fn answers(evaluation: &Value) -> Value {
     let mut answers = evaluation.clone();
     for place in ["model", "data", "policy"] {

@@ -1,4 +1,4 @@
-//! Every shape of data set, whose classes its labels are, and bad images, from the command line.
+//! Every kind of data set, labels and classes, and bad images, from the command line.
 
 use std::fs;
 use std::io::Write;

@@ -12,9 +12,9 @@ use serde_json::{Map, Value};
 use crate::error::DataError;
 use crate::labels::LABEL_FIELDS;
 
-/// Names of image columns where the footer does not say.
+/// Names of image columns, if the footer does not name the column.
 const IMAGE_COLUMNS: [&str; 8] = ["img", "image", "images", "jpg", "jpeg", "png", "webp", "image_bytes"];
-/// What the `datasets` library wrote down about the columns, empty if it did not write the file.
+/// The description of the columns by the `datasets` library; empty if it did not write the file.
 pub(super) struct HfFeatures(Map<String, Value>);
 
 impl HfFeatures {
@@ -36,7 +36,7 @@ impl HfFeatures {
         let is_kind = move |name: &str| {
             self.0.get(name).is_some_and(|feature| feature.get("_type").and_then(Value::as_str) == Some(kind))
         };
-        // Of several columns of one kind, that with a usual name.
+        // Of several columns of one kind, one with a usual name.
         let best = usual.iter().copied().filter(move |name| is_kind(name));
         let other = self.0.keys().map(String::as_str).filter(move |name| is_kind(name));
         best.chain(other).chain(usual.iter().copied())

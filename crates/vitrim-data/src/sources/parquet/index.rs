@@ -1,4 +1,4 @@
-//! The parquet files of one split: footers and labels are read on opening, images row group by row group.
+//! The parquet files of one split: footers and labels are read when they are opened, images row group by row group.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -15,13 +15,13 @@ use crate::sources::folder::name_of;
 /// The parquet files of one split, opened.
 #[derive(Debug)]
 pub(crate) struct ParquetIndex {
-    /// In order of path.
+    /// The files, in order of path.
     files: Vec<ParquetFile>,
-    /// In order of file, then as stored.
+    /// The row groups, in order of file, then as stored.
     pub groups: Vec<RowGroup>,
-    /// From the `huggingface` key of the footer; empty if there is none.
+    /// Class names from the `huggingface` key of the footer; empty if there is none.
     pub class_names: Vec<String>,
-    /// One for each row.
+    /// One label for each row.
     pub labels: Vec<Option<u32>>,
 }
 
@@ -45,7 +45,7 @@ impl ParquetIndex {
         format!("{}#{}", name_of(&file.path), row - file.first_row)
     }
 
-    /// `folder/file.parquet, row n`: where to find the row again.
+    /// `folder/file.parquet, row n`: the location of the row.
     pub(crate) fn origin_of_row(&self, row: usize) -> String {
         self.file_of_row(row).origin(row)
     }

@@ -24,7 +24,7 @@ impl<'a> GroupReader<'a> {
         Ok(Self { column: Column::open(file, group, file.image_column)? })
     }
 
-    /// Passes over `rows` rows; whole pages are not even decompressed where their headers allow.
+    /// Skips `rows` rows; whole pages are not decompressed if their headers allow that.
     pub(crate) fn skip(&mut self, rows: usize) -> Result<(), DataError> {
         self.column.skip(rows)
     }
@@ -50,11 +50,11 @@ pub(super) fn read_integers(
     }
 }
 
-/// A flat column: nulls may be, repetition may not.
+/// A flat column: nulls are allowed, repetition is not.
 struct Column<'a, T: DataType> {
     file: &'a ParquetFile,
     row_group: usize,
-    /// The definition level of a value that is there; 0 if none can be missing.
+    /// The definition level of a present value; 0 if nulls are not allowed.
     present: i16,
     reader: ColumnReaderImpl<T>,
 }

@@ -1,4 +1,4 @@
-//! Tar shards as files: one pass over the headers, then any image at any time.
+//! Tar shards as files: one pass over the headers, then random access to the images.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -11,15 +11,15 @@ use crate::labels::StatedLabels;
 use crate::limits::{MAX_ENCODED_BYTES, MAX_LABEL_BYTES};
 use crate::sources::folder::name_of;
 
-/// The images of one split's shards: where they are, and their labels.
+/// The images of one split's shards: their places and their labels.
 #[derive(Debug)]
 pub(crate) struct TarIndex {
     shards: Vec<PathBuf>,
-    /// In order of shard, then as stored.
+    /// The images, in order of shard, then as stored.
     members: Vec<Member>,
-    /// Sorted; empty if labels are indices or absent.
+    /// Class names, sorted; empty if labels are indices or absent.
     pub class_names: Vec<String>,
-    /// One for each image.
+    /// One label for each image.
     pub labels: Vec<Option<u32>>,
 }
 
@@ -28,11 +28,11 @@ struct Member {
     /// Index into [`TarIndex::shards`].
     shard: u32,
     range: ByteRange,
-    /// Its path in the shard.
+    /// The member's path in the shard.
     name: Box<str>,
 }
 
-/// Where the bytes of an image are in its shard.
+/// The place of an image's bytes in its shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct ByteRange {
     offset: u64,
@@ -63,7 +63,7 @@ impl TarIndex {
         format!("{}/{}", name_of(&self.shards[member.shard as usize]), member.name)
     }
 
-    /// `folder/shard.tar, member`: where to find the image again.
+    /// `folder/shard.tar, member`: the location of the image.
     pub(crate) fn origin_of_row(&self, row: usize) -> String {
         let member = &self.members[row];
         format!("{}, {}", self.shards[member.shard as usize].display(), member.name)
@@ -76,7 +76,7 @@ impl TarIndex {
             return Err(too_long(self.origin_of_row(row)));
         }
         let path = &self.shards[*shard as usize];
-        // Opened each time: thousands of shards are more than a process may hold open.
+        // The shard is opened for each read: a process cannot hold thousands of files open.
         let read = File::open(path).and_then(|mut file| {
             file.seek(SeekFrom::Start(range.offset))?;
             let mut encoded = vec![0; usize::try_from(range.bytes).unwrap_or(usize::MAX)];
@@ -86,7 +86,7 @@ impl TarIndex {
     }
 }
 
-/// Hands `sink` the image member, its byte range and the label of every sample in the shard at `path`.
+/// Calls `sink` with the image member, its byte range and the label of every sample in the shard at `path`.
 fn for_each_sample(
     path: &Path,
     mut sink: impl FnMut(&str, ByteRange, Option<&str>),
@@ -106,7 +106,7 @@ fn for_each_sample(
     for entry in archive.entries_with_seek().map_err(damaged)? {
         let mut entry = entry.map_err(damaged)?;
         let range = ByteRange { offset: entry.raw_file_position(), bytes: entry.size() };
-        // Seeking goes past the end of a cut-off file without a word.
+        // Seeking beyond the end of a truncated file gives no error.
         end = range.offset.saturating_add(range.bytes).next_multiple_of(BLOCK);
         if range.offset.saturating_add(range.bytes) > len {
             let reason = format!("it ends within its last member, at {len} bytes");

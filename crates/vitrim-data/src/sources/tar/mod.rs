@@ -1,4 +1,4 @@
-//! WebDataset's tar shards, as files that are indexed and as streams that are read front to back.
+//! WebDataset's tar shards, as files with an index and as streams.
 
 mod index;
 mod sample;

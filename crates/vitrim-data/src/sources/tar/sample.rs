@@ -9,29 +9,29 @@ use crate::error::{DataError, one_line};
 use crate::labels::label_in;
 use crate::sources::folder::IMAGE_EXTENSIONS;
 
-/// Bytes of a block: members start at multiples of it, and empty ones end the archive.
+/// Bytes per block: members start at multiples of it, and empty blocks end the archive.
 pub(super) const BLOCK: u64 = 512;
 
-/// What a member is to its sample.
+/// The role of a member in its sample.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
-    /// Its image; `exact` if the extension is an image's and nothing more, as in `a.jpg` but not `a.mask.jpg`.
+    /// The image; `exact` if the member's extension is exactly that of an image, as in `a.jpg` but not `a.mask.jpg`.
     Image {
         exact: bool,
     },
     /// `.cls`: a class as text.
     Class,
-    /// `.json`: an object that may have a label.
+    /// `.json`: an object that may contain a label.
     Json,
     Other,
 }
 
-/// A sample whose members are being read; `I` is where its image is.
+/// A sample whose members are being read; `I` is the place of its image.
 #[derive(Debug)]
 pub(super) struct Sample<I> {
     pub(super) key: String,
     image: Option<(bool, String, I)>,
-    /// From `.cls`, else from `.json`.
+    /// The label, from `.cls` or else from `.json`.
     label: Option<(Role, String)>,
 }
 
@@ -49,14 +49,14 @@ impl<I> Sample<I> {
         Self { key, image: None, label: None }
     }
 
-    /// Takes the place where the image of member `name` is, unless the sample has a more reliable one.
+    /// Sets the place of the image to that of member `name`, unless the sample has a more reliable one.
     pub(super) fn take_image(&mut self, exact: bool, name: &str, image: I) {
         if self.image.as_ref().is_none_or(|(surer, ..)| exact && !surer) {
             self.image = Some((exact, name.to_string(), image));
         }
     }
 
-    /// Takes the label in `text`, if it states one and the sample has no more reliable one.
+    /// Sets the label to that in `text`, if there is one and the sample has no more reliable one.
     pub(super) fn take_label(&mut self, role: Role, text: &str) {
         let label = match role {
             Role::Json => serde_json::from_str::<Value>(text).ok().as_ref().and_then(label_in),
@@ -74,8 +74,8 @@ impl<I> Sample<I> {
     }
 }
 
-/// The sample that member `name` belongs to, and what it is to it; `None` for hidden files, such as macOS writes
-/// beside each file.
+/// The sample of member `name`, and the member's role in it; `None` for hidden files, which macOS writes next to each
+/// file.
 pub(super) fn key_and_role(name: &str) -> Option<(String, Role)> {
     let file = name.rfind('/').map_or(0, |slash| slash + 1);
     let Some(dot) = name[file..].find('.').map(|dot| file + dot) else {

@@ -1,4 +1,4 @@
-//! Tar shards that can only be read front to back: pipes, and compressed files.
+//! Streams of tar shards: pipes and compressed files.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -15,16 +15,16 @@ use crate::decoding::too_long;
 use crate::error::DataError;
 use crate::limits::{MAX_ENCODED_BYTES, MAX_LABEL_BYTES};
 
-/// One after another, read as one archive.
+/// Inputs that are read one after another, as one archive.
 #[derive(Debug)]
 pub(crate) struct TarStream {
     inputs: Vec<Input>,
-    /// What has been read so far.
+    /// The rows read so far.
     rows: Mutex<Vec<StreamedRow>>,
     started: AtomicBool,
 }
 
-/// Where the bytes of a stream come from.
+/// The source of a stream's bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Input {
     Stdin,
@@ -37,13 +37,13 @@ pub(crate) enum Input {
 /// An image that was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct StreamedRow {
-    /// Its member's path in the archive.
+    /// The member's path in the archive.
     pub name: String,
     pub label: Option<u32>,
 }
 
-/// Takes each image as it is read: the member's path, its label as stated, and its bytes or why they cannot be read;
-/// returns whether reading goes on.
+/// Called with each image as it is read: the member's path, its label, and its bytes or a read error; returns whether
+/// reading continues.
 pub(crate) type Streamed<'s> =
     dyn FnMut(String, Option<String>, Result<Arc<[u8]>, DataError>) -> Result<bool, DataError> + 's;
 
@@ -59,7 +59,7 @@ impl TarStream {
 
     /// The rows read so far.
     pub(crate) fn rows(&self) -> MutexGuard<'_, Vec<StreamedRow>> {
-        // Rows are only ever appended whole, so they are sound after a panic elsewhere.
+        // Rows are appended as a whole, so that they are valid after a panic elsewhere.
         self.rows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -68,7 +68,7 @@ impl TarStream {
         self.rows().get(row).map(|row| row.name.clone()).unwrap_or_default()
     }
 
-    /// Reads from the start, and hands `sink` every image until it wants no more.
+    /// Reads from the start, and calls `sink` with every image until it returns false.
     pub(crate) fn read(&self, sink: &mut Streamed<'_>) -> Result<(), DataError> {
         let again = self.started.swap(true, Ordering::Relaxed);
         if again && self.inputs.iter().any(|input| !matches!(input, Input::File(_))) {
@@ -89,7 +89,7 @@ impl TarStream {
 }
 
 impl Input {
-    /// Opens it, and decompresses it if it starts as gzip does.
+    /// Opens the input, and decompresses it if it starts with gzip's magic number.
     fn open(&self) -> Result<Box<dyn Read>, DataError> {
         let raw: Box<dyn Read> = match self {
             Self::Stdin => Box::new(io::stdin()),
@@ -113,13 +113,13 @@ impl Input {
     }
 }
 
-/// Hands `sink` the images of one archive; returns whether it wants more.
+/// Calls `sink` with the images of one archive; returns whether it wants more.
 fn read_archive(input: &Input, sink: &mut Streamed<'_>) -> Result<bool, DataError> {
     let origin = input.origin();
     let damaged = |error| damaged(&origin, error);
     let zeros = Rc::new(Cell::new(0));
     let mut archive = tar::Archive::new(Watched { reader: input.open()?, zeros: Rc::clone(&zeros) });
-    // `cat a.tar b.tar` leaves the zeros that end the first in the middle.
+    // `cat a.tar b.tar` leaves the final zeros of the first archive in the middle.
     archive.set_ignore_zeros(true);
     let mut current: Option<Sample<Result<Arc<[u8]>, DataError>>> = None;
     let mut end_sample = |sample: Option<Sample<_>>| match sample.and_then(Sample::whole) {
@@ -155,7 +155,7 @@ fn read_archive(input: &Input, sink: &mut Streamed<'_>) -> Result<bool, DataErro
             Role::Class | Role::Json | Role::Other => {}
         }
     }
-    // A pipe that ended between two members has lost what came after.
+    // A pipe that ended between two members without the final zeros is incomplete.
     if zeros.get() < BLOCK {
         let reason = "it ends without the empty blocks that end an archive".into();
         return Err(DataError::DamagedTar { origin, reason });
@@ -163,7 +163,7 @@ fn read_archive(input: &Input, sink: &mut Streamed<'_>) -> Result<bool, DataErro
     end_sample(current)
 }
 
-/// A reader that counts the zero bytes which it has given last.
+/// A reader that counts the zero bytes at the end of what it has returned.
 struct Watched<R> {
     reader: R,
     zeros: Rc<Cell<u64>>,
@@ -179,12 +179,12 @@ impl<R: Read> Read for Watched<R> {
     }
 }
 
-/// `standard input, member`: where to find an image again.
+/// `standard input, member`: the location of an image.
 pub(crate) fn member_origin(stream: &str, member: &str) -> String {
     format!("{stream}, {member}")
 }
 
-/// A member of `bytes` bytes, whole.
+/// Reads a member of `bytes` bytes.
 fn read_member(entry: &mut impl Read, bytes: u64) -> io::Result<Vec<u8>> {
     let mut read = Vec::new();
     entry.read_to_end(&mut read)?;
@@ -207,7 +207,7 @@ pub(crate) fn is_pipe(_: &std::fs::Metadata) -> bool {
     false
 }
 
-/// Whether the name of `path` is a compressed tar archive's.
+/// Whether the name of `path` is that of a compressed tar archive.
 pub(crate) fn is_compressed(path: &Path) -> bool {
     let name = path.to_string_lossy().to_lowercase();
     name.ends_with(".tar.gz") || name.ends_with(".tgz")
