@@ -83,15 +83,15 @@ pub fn examples(
             chosen.push((group, place));
         }
     }
-    let mut pruner = LearnedPruner::new(&loaded.spec, policy);
+    let pruner = LearnedPruner::new(&loaded.spec, policy);
     let example = |(group, place): (Group, usize)| -> Result<Example> {
         let index = details.indices[place];
         let mut crop = loaded.transform.cropped(&dataset.image(index)?);
         if let Some(corruption) = corruption {
             crop = corruption.apply(&crop, index)?;
         }
-        let pixels = loaded.transform.pixels(&crop);
-        let pruned = run(&loaded.model, &mut pruner, PixelBatch::new(&pixels, 1), &[index as ImageKey])?;
+        let pixels = loaded.transform.normalized(&crop);
+        let pruned = run(&loaded.model, &pruner, PixelBatch::new(&pixels, 1), &[index as ImageKey])?;
         Ok(Example {
             group,
             index,

@@ -38,7 +38,7 @@ pub struct TrainRequest {
     #[cfg_attr(feature = "cli", arg(long, value_name = "PATH", required_unless_present = "print_config"))]
     #[serde(serialize_with = "as_text::path_option")]
     pub data: Option<PathBuf>,
-    /// Run folder [default: runs/<model>, runs/<model>-<preset>].
+    /// Run folder [default: runs/MODEL, or runs/MODEL-PRESET where --preset is given].
     #[cfg_attr(feature = "cli", arg(long, value_name = "FOLDER"))]
     #[serde(serialize_with = "as_text::path_option")]
     pub out: Option<PathBuf>,
