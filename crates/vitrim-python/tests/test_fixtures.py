@@ -14,7 +14,17 @@ from numpy_vit import replay
 from scratch import read_safetensors
 
 SHARED = Path(os.environ.get("VITRIM_SHARED", Path(__file__).resolve().parents[4] / "shared"))
-FIXTURES = sorted(config.parent.name for config in SHARED.glob("fixtures/*/config.json"))
+#: Fixtures of families that vitrim does not run yet: each is refused in one line.
+NOT_YET = sorted(
+    "hf_aimv2 hf_clip_classes hf_clip_full hf_clip_projection hf_clip_vision hf_dinov3 hf_ijepa hf_siglip_classes "
+    "hf_siglip_full hf_siglip_vision hf_vit_mae_msn timm_clip timm_clip_quickgelu timm_dinov3 timm_dinov3_qkvb "
+    "timm_eva02 timm_pe_core timm_siglip timm_siglip_classes timm_vit_map".split()
+)
+FIXTURES = sorted(
+    config.parent.name
+    for config in SHARED.glob("fixtures/*/config.json")
+    if config.parent.name not in NOT_YET
+)
 
 
 def difference(ours: np.ndarray, theirs: np.ndarray) -> float:
@@ -24,6 +34,13 @@ def difference(ours: np.ndarray, theirs: np.ndarray) -> float:
 
 def test_there_are_fixtures(shared: Path) -> None:
     assert len(FIXTURES) >= 10
+
+
+@pytest.mark.parametrize("name", NOT_YET)
+def test_other_families_are_refused_in_one_line(name: str, shared: Path) -> None:
+    with pytest.raises(vitrim.VitrimError, match="support") as refusal:
+        vitrim.load(shared / "fixtures" / name)
+    assert "\n" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("name", FIXTURES)
