@@ -10,6 +10,11 @@ ci:
 test *args:
     cargo test --release --workspace {{args}}
 
+# The tests that need no training, with overflow checks and debug assertions. Not in CI yet.
+checked:
+    cargo test --profile checked -p vitrim-kernels -p vitrim-vit -p vitrim-prune -p vitrim-data -p vitrim-hub \
+        -p vitrim-durable -p vitrim-measure
+
 lint:
     cargo fmt --all --check
     cargo clippy --release --workspace --all-targets -- -D warnings
