@@ -21,7 +21,8 @@ impl RunFolder {
     /// If another run has locked it, or it cannot be written.
     pub fn open(path: &Path) -> Result<Self> {
         let lock = FolderLock::acquire(path)?;
-        for file in [checkpoint::FILE, log::FILE, "model/model.safetensors"] {
+        let policy = ["policy/policy.json", "policy/policy.safetensors.new", "policy/seen.safetensors"];
+        for file in [checkpoint::FILE, log::FILE, "model/model.safetensors"].into_iter().chain(policy) {
             remove_leftovers(&path.join(file))?;
         }
         Ok(RunFolder { path: path.to_owned(), _lock: lock })
