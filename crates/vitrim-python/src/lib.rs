@@ -15,6 +15,7 @@ mod interruptible;
 mod lasting;
 mod measuring;
 mod model;
+mod notes;
 mod pixels;
 mod plain;
 mod pruning;
@@ -43,10 +44,12 @@ mod _vitrim {
     use crate::refusal::VitrimError;
     #[pymodule_export]
     use crate::training::train;
+    use crate::notes::pass_on_notes;
     use pyo3::prelude::*;
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        pass_on_notes();
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import sys
 import threading
 import time
@@ -174,6 +175,21 @@ def test_what_cannot_be_loaded_is_refused(tiny: Path, tmp_path: Path, monkeypatc
     for arguments in (dict(model=tiny, policy=7), dict(model=7)):
         with pytest.raises(TypeError, match="int"):
             vitrim.load(**arguments)
+
+
+def test_a_note_about_the_hub_goes_to_stderr(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    repo = tmp_path / "models--me--tiny"
+    shutil.copytree(tiny, repo / "snapshots" / "abc")
+    (repo / "refs").mkdir()
+    (repo / "refs/main").write_text("abc")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    model = vitrim.load("hf://me/tiny")
+    note = "note: http://127.0.0.1:9 does not answer; hf://me/tiny is what the cache has\n"
+    assert model.depth == 4 and capsys.readouterr().err == note
 
 
 def test_a_model_tells_what_it_is(bundled: Path) -> None:
