@@ -10,10 +10,14 @@ ci:
 test *args:
     cargo test --release --workspace {{args}}
 
-# The tests that need no training, with overflow checks and debug assertions. Not in CI yet.
+# The tests that need no training, with overflow checks and debug assertions.
 checked:
     cargo test --profile checked -p vitrim-kernels -p vitrim-vit -p vitrim-prune -p vitrim-data -p vitrim-hub \
-        -p vitrim-durable -p vitrim-measure
+        -p vitrim-durable -p vitrim-random
+
+# Each command that writes files is killed so many times at random moments, then run to its end; see docs/reliability.md.
+faults kills="200":
+    VITRIM_KILLS={{kills}} cargo test --release --workspace --test cli faults -- --nocapture --test-threads 1
 
 lint:
     cargo fmt --all --check

@@ -1,6 +1,6 @@
 //! Replaces one file atomically and durably.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::path::Path;
@@ -39,13 +39,10 @@ pub fn move_into_place(file: &File, part: &Path, path: &Path) -> Result<(), File
 /// If the folder cannot be read, or a file cannot be removed.
 pub fn remove_leftovers(path: &Path) -> Result<(), FileError> {
     let folder = parent(path);
-    let prefix = part_prefix(path);
     let remove = || -> io::Result<()> {
         for entry in fs::read_dir(folder)? {
             let entry = entry?;
-            let name = entry.file_name();
-            let name = name.as_encoded_bytes();
-            if name.starts_with(prefix.as_encoded_bytes()) && name.ends_with(PART.as_bytes()) {
+            if is_leftover(&entry.file_name(), path) {
                 fs::remove_file(entry.path())?;
             }
         }
@@ -55,6 +52,12 @@ pub fn remove_leftovers(path: &Path) -> Result<(), FileError> {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         other => other.map_err(FileError::of("write", folder)),
     }
+}
+
+/// Whether a file next to `path`, called `name`, is one that a killed replacement of `path` left behind.
+pub fn is_leftover(name: &OsStr, path: &Path) -> bool {
+    let name = name.as_encoded_bytes();
+    name.starts_with(part_prefix(path).as_encoded_bytes()) && name.ends_with(PART.as_bytes())
 }
 
 /// Renames durably.

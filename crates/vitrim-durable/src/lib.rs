@@ -16,7 +16,7 @@ mod pair;
 
 use std::path::{Path, PathBuf};
 
-pub use file::{move_into_place, remove_leftovers, replace};
+pub use file::{is_leftover, move_into_place, remove_leftovers, replace};
 pub use lock::{FolderLock, LockError};
 pub use pair::Pair;
 

@@ -22,7 +22,7 @@ const CARD: &str = "README.md";
 ///
 /// # Errors
 /// If the policy or the backbone cannot be opened or do not belong together, `base_model` is not a valid name of a
-/// repository, `out` is not empty, or a file cannot be written.
+/// repository, `out` holds anything but this export, whole or interrupted, or a file cannot be written.
 pub fn export(
     policy: &Path,
     model: &Path,
@@ -33,9 +33,6 @@ pub fn export(
     let occupied = |reason: &str| ReportError::Setting(format!("--out {}: {reason}", out.display()));
     if is_reference(out) {
         return Err(occupied("is no folder; write one, and `hf upload` it"));
-    }
-    if out.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
-        return Err(occupied("is not empty; give another folder, or empty it"));
     }
     let base_model = match base_model {
         Some(given) => Some(repository(given)?),
@@ -60,10 +57,33 @@ pub fn export(
         img_size,
         spec: &loaded.spec,
     })?;
+    let [header, weights] = exported.encoded();
+    let files = [(CARD, text.into_bytes()), weights, header];
+    if !holds_only(out, &files) {
+        return Err(occupied("is not empty; give another folder, or empty it"));
+    }
     std::fs::create_dir_all(out).map_err(|source| ReportError::Write { path: out.to_owned(), source })?;
-    vitrim_durable::replace(&out.join(CARD), text.as_bytes())?;
+    for (name, _) in &files {
+        vitrim_durable::remove_leftovers(&out.join(name))?;
+    }
+    vitrim_durable::replace(&out.join(CARD), &files[0].1)?;
     exported.save(out)?;
-    Ok(vec![CARD, "policy.safetensors", "policy.json"])
+    Ok(files.map(|(name, _)| name).to_vec())
+}
+
+/// Whether `folder` is missing, or holds nothing but `files` and what an interrupted writing of them left.
+fn holds_only(folder: &Path, files: &[(&'static str, Vec<u8>)]) -> bool {
+    let Ok(mut entries) = folder.read_dir() else { return true };
+    entries.all(|entry| {
+        let Ok(entry) = entry else { return false };
+        let name = entry.file_name();
+        files.iter().any(|(file, bytes)| {
+            let replaced = format!("{file}.new");
+            let same = || std::fs::read(entry.path()).is_ok_and(|found| found == *bytes);
+            let part = |of: &str| vitrim_durable::is_leftover(&name, &folder.join(of));
+            ((name == *file || *name == *replaced) && same()) || part(file) || part(&replaced)
+        })
+    })
 }
 
 /// `given` if it is a valid owner and name of a repository.

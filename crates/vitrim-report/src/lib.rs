@@ -32,6 +32,7 @@ pub use error::{ReportError, Result};
 pub use findings::Findings;
 use page::Page;
 use raster::Rasteriser;
+pub use sources::COMMAND;
 use sources::Sources;
 use vitrim_measure::compare::Comparison;
 

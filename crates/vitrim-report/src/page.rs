@@ -391,9 +391,10 @@ fn calibration_command(sources: &Sources) -> String {
 
 /// The command line of `vitrim train` for this run.
 fn training_command(sources: &Sources) -> String {
-    if let Some(command) = only_command(sources) {
+    if let Some(command) = only_command(sources).or_else(|| sources.command.clone()) {
         return command;
     }
+    // The folder of an earlier version.
     let (model, data) = model_and_data(sources);
     let mut command = CommandLine::new("train");
     for (flag, path) in [

@@ -25,9 +25,14 @@ pub struct Update {
     pub approx_kl: Option<f64>,
 }
 
+/// The file of a run folder with the command line that trained the policy.
+pub const COMMAND: &str = "command.txt";
+
 /// The contents of a run folder.
 pub struct Sources {
     pub run: PathBuf,
+    /// The command line of the training; None in the folder of an earlier version.
+    pub command: Option<String>,
     /// The updates; empty without a log.
     pub updates: Vec<Update>,
     /// The configuration, as TOML.
@@ -58,6 +63,7 @@ impl Sources {
         }
         Ok(Sources {
             run: run.to_owned(),
+            command: text(&run.join(COMMAND))?.map(|line| line.trim_end().to_owned()),
             updates: updates(&run.join("log.jsonl"), log.as_deref().unwrap_or_default())?,
             config: text(&run.join("config.toml"))?,
             has_policy,

@@ -129,6 +129,12 @@ impl Policy {
     /// # Errors
     /// If a file cannot be written.
     pub fn save(&self, folder: &Path) -> Result<()> {
+        let [(_, header), (_, weights)] = self.encoded();
+        Ok(files(folder).replace(&header, &weights)?)
+    }
+
+    /// Name and content of the files that [`Policy::save`] writes: the header, then the weights.
+    pub fn encoded(&self) -> [(&'static str, Vec<u8>); 2] {
         let weights = self.serialize_weights();
         let header = Header {
             version: VERSION,
@@ -143,7 +149,7 @@ impl Policy {
             calibration: self.calibration.clone(),
         };
         let json = serde_json::to_string_pretty(&header).expect("a header is plain data");
-        Ok(files(folder).replace(json.as_bytes(), &weights)?)
+        [(HEADER, json.into_bytes()), (WEIGHTS, weights)]
     }
 
     /// Reads a folder that [`Policy::save`] wrote.

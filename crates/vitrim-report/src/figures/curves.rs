@@ -99,7 +99,7 @@ fn panel(quantity: &Quantity, updates: &[Update], limit: Option<f64>) -> Result<
     } else {
         vec![Layer::Line(thinned(&points), Style::of(0))]
     };
-    layers.extend(limit.map(|drop| Layer::Limit(drop, format!("allowed: {drop} pp"))));
+    layers.extend(limit.map(|loss| Layer::Limit(loss, format!("allowed: {loss} pp"))));
     let alt = format!("{} over updates: {}.", quantity.label, ends(&points));
     let y = Axis::linear(quantity.label);
     let chart = Chart { x: Axis::linear("Update"), y, layers, legend: Vec::new() };

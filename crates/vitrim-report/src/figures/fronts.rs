@@ -21,7 +21,7 @@ struct Series<'a> {
 /// A highlighted point.
 struct Marked {
     cost: f64,
-    drop: f64,
+    loss: f64,
     fidelity: f64,
     name: String,
 }
@@ -41,7 +41,7 @@ pub fn evaluated(findings: &Findings) -> Result<Option<Figure>> {
     let at_work = findings.evaluation.methods.iter().find(|method| method.method == policy);
     let marked = at_work.map(|method| Marked {
         cost: method.cost,
-        drop: method.loss(),
+        loss: method.loss(),
         fidelity: method.fidelity,
         name: "operating point".to_owned(),
     });
@@ -81,7 +81,7 @@ pub fn calibrated(record: &Calibration, command: String) -> Result<Figure> {
     let marked = match chosen {
         Some(point) => Some(Marked {
             cost: point.cost,
-            drop: point.loss()?.measured(),
+            loss: point.loss()?.measured(),
             fidelity: point.fidelity,
             name: format!("chosen: threshold {}", point.setting),
         }),
@@ -135,36 +135,36 @@ fn panels(
 ) -> Result<Vec<Panel>> {
     let (measure, unit) = measure(of);
     let interval = Confidence::new(0.95)?;
-    let (mut drops, mut divergences) = (Vec::new(), Vec::new());
-    let (mut drops_in_words, mut divergences_in_words) = (Vec::new(), Vec::new());
-    if let Some((drop, name)) = limit {
-        drops.push(Layer::Limit(drop, name));
+    let (mut losses, mut divergences) = (Vec::new(), Vec::new());
+    let (mut losses_in_words, mut divergences_in_words) = (Vec::new(), Vec::new());
+    if let Some((loss, name)) = limit {
+        losses.push(Layer::Limit(loss, name));
     }
     // The first series, the policy, is drawn last and so on top.
     for series in series.iter().rev() {
         let style = series.style();
-        let (mut drop, mut intervals, mut divergence) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut loss, mut intervals, mut divergence) = (Vec::new(), Vec::new(), Vec::new());
         for point in &series.points {
             let (cost, paired) = (100.0 * point.cost, point.loss()?);
             let (low, high) = paired.interval(interval);
-            drop.push((cost, paired.measured()));
+            loss.push((cost, paired.measured()));
             intervals.push((cost, low, high));
             // If every token stays, D is 0, which a logarithmic axis cannot show.
             if point.fidelity > 0.0 {
                 divergence.push((cost, point.fidelity));
             }
         }
-        drops_in_words.push(ends(series.method, &drop, of.unit()));
+        losses_in_words.push(ends(series.method, &loss, of.unit()));
         divergences_in_words.push(ends(series.method, &divergence, "of D"));
-        drops.extend([
+        losses.extend([
             Layer::Intervals(intervals, style),
-            Layer::Line(drop.clone(), style),
-            Layer::Markers(drop, style),
+            Layer::Line(loss.clone(), style),
+            Layer::Markers(loss, style),
         ]);
         divergences.extend([Layer::Line(divergence.clone(), style), Layer::Markers(divergence, style)]);
     }
-    if let Some(Marked { cost, drop, fidelity, name }) = marked {
-        drops.push(Layer::Ring((100.0 * cost, *drop), name.clone()));
+    if let Some(Marked { cost, loss, fidelity, name }) = marked {
+        losses.push(Layer::Ring((100.0 * cost, *loss), name.clone()));
         if *fidelity > 0.0 {
             divergences.push(Layer::Ring((100.0 * cost, *fidelity), name.clone()));
         }
@@ -172,10 +172,10 @@ fn panels(
     let legend: Vec<(String, Style)> =
         series.iter().map(|series| (series.method.to_owned(), series.style())).collect();
     let x = || Axis::linear("MACs of an image, % of the dense model's");
-    let drop = Chart {
+    let loss = Chart {
         x: x(),
         y: Axis::from_zero(format!("{measure}, {unit}")),
-        layers: drops,
+        layers: losses,
         legend: legend.clone(),
     };
     let divergence = Chart {
@@ -186,7 +186,7 @@ fn panels(
     };
     let alt = |what: &str, words: Vec<String>| format!("{what} against cost. {}.", words.join("; "));
     Ok(vec![
-        Panel::plot(format!("{prefix}-drop"), alt(measure, drops_in_words), drop.svg())?,
+        Panel::plot(format!("{prefix}-drop"), alt(measure, losses_in_words), loss.svg())?,
         Panel::plot(format!("{prefix}-divergence"), alt("D", divergences_in_words), divergence.svg())?,
     ])
 }

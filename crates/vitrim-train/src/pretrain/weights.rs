@@ -180,9 +180,10 @@ pub fn save_backbone(
     let shapes = spec.tensor_shapes().into_iter();
     let named = shapes
         .map(|(name, shape)| Ok((name.clone(), shape.clone(), tensors.get(&name, &shape)?.into_owned())));
-    save_weights(folder, &named.collect::<Result<Vec<_>>>()?, weight_type)?;
+    // The weights are last: a folder that has them is complete.
     let config = serde_json::to_string_pretty(&config).expect("plain data");
-    Ok(replace(&folder.join("config.json"), (config + "\n").as_bytes())?)
+    replace(&folder.join("config.json"), (config + "\n").as_bytes())?;
+    save_weights(folder, &named.collect::<Result<Vec<_>>>()?, weight_type)
 }
 
 /// Writes `tensors`, which are other weights for the geometry of `checkpoint`, into `folder` in the layout of the
@@ -197,12 +198,13 @@ pub fn save_as(
     weight_type: WeightType,
 ) -> Result<()> {
     fs::create_dir_all(folder).map_err(TrainError::file("create", folder))?;
-    save_weights(folder, &checkpoint.in_its_layout(tensors)?, weight_type)?;
+    // The weights are last: a folder that has them is complete.
     let json = |value: &Value| serde_json::to_string_pretty(value).expect("plain data") + "\n";
     if let Some(processor) = &checkpoint.preprocessor_config {
         replace(&folder.join("preprocessor_config.json"), json(processor).as_bytes())?;
     }
-    Ok(replace(&folder.join("config.json"), json(&checkpoint.config).as_bytes())?)
+    replace(&folder.join("config.json"), json(&checkpoint.config).as_bytes())?;
+    save_weights(folder, &checkpoint.in_its_layout(tensors)?, weight_type)
 }
 
 /// Writes `model.safetensors` into `folder`.

@@ -86,7 +86,7 @@ fn show(app: &App, request: &DemoRequest, stop: &AtomicBool) -> anyhow::Result<(
     let mut config = training(&size, request.seed);
     let stages: Vec<String> = config.stages(&loaded.spec).iter().map(ToString::to_string).collect();
     note(&format!(
-        "a Vision Transformer that tells ten shapes in drawn scenes apart; each of its {} patch tokens is an \
+        "a Vision Transformer that tells ten shapes in generated scenes apart; each of its {} patch tokens is an \
          agent that stays, or leaves into the token that is most like it, in blocks {}",
         loaded.spec.num_patches(),
         stages.join(", "),

@@ -188,6 +188,8 @@ impl TrainRequest {
         let out = self.out_folder(model);
         let folder = RunFolder::open(&out)?;
         listener.note(&open_run(&folder, &config)?);
+        let command = format!("{}\n", self.command_line());
+        vitrim_durable::replace(&out.join(vitrim_report::COMMAND), command.as_bytes())?;
         let on_bad_image = self.reading.images.on_bad_image;
         let source = Source {
             dataset: images.train.clone(),

@@ -31,12 +31,17 @@ pub struct Scratch {
 
 impl Scratch {
     pub fn new() -> Self {
-        let scratch = Scratch { folder: tempfile::tempdir().unwrap() };
+        let scratch = Scratch::empty();
         write_checkpoint(&scratch.path("model"), 1);
         for (split, count) in [("train", 12), ("val", 6), ("test", 6)] {
             write_images(&scratch.path(&format!("data/{split}")), split, count);
         }
         scratch
+    }
+
+    /// An empty scratch folder.
+    pub fn empty() -> Self {
+        Scratch { folder: tempfile::tempdir().unwrap() }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use image::{Rgb, RgbImage};
+use vitrim_measure::Loaded;
 use vitrim_measure::evaluate::{Evaluation, MethodReport};
 use vitrim_measure::front::FrontPoint;
 use vitrim_measure::metrics::CostSpread;
@@ -35,6 +36,15 @@ fn a_report_opens_in_a_browser_and_holds_all_it_shows() {
     let html = std::fs::read_to_string(scratch.path("run/report.html")).unwrap();
     assert!(plain(&html).contains("vitrim eval --model MODEL --data data --policy run/policy --report run"));
     check("run/report.html");
+    // The printed command is that of this very run, in full.
+    let command = std::fs::read_to_string(scratch.path("run/command.txt")).unwrap();
+    assert!(plain(&html).contains(command.trim_end()), "no `{command}`");
+    let words = shlex::split(&command).unwrap();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    assert_eq!(words[0], "vitrim");
+    let again = scratch.run(&words[1..]);
+    again.good();
+    assert!(again.stderr().contains("run has all 3 updates; only calibrating"), "{}", again.stderr());
 
     write_findings(&scratch, "run");
     let run = scratch.run(&["report", "run", "--json"]);
@@ -309,6 +319,37 @@ fn a_shift_is_in_every_figure_of_a_report() {
         shades.push(gallery.map(|pictured| shade(&pictured.picture)).fold(0.0, f64::max));
     }
     assert!(shades[0] > shades[1] + 3.0, "the pictures are of the images as they were: {shades:?}");
+}
+
+/// The gallery shows the decisions of the evaluation, on a crop that was cut from the image once.
+#[test]
+fn the_gallery_shows_what_was_evaluated() {
+    let scratch = Scratch::new();
+    let config = scratch.path("model/config.json");
+    let cropping = std::fs::read_to_string(&config).unwrap().replace("\"crop_pct\":1.0", "\"crop_pct\":0.5");
+    assert!(cropping.contains("0.5"), "{cropping}");
+    std::fs::write(&config, cropping).unwrap();
+    scratch.train(&[]).good();
+    let loaded = Loaded::open(&scratch.path("model")).unwrap();
+    for image in ["blue/test00.png", "red/test03.png"] {
+        let alone = scratch.path("alone/test").join(image);
+        std::fs::create_dir_all(alone.parent().unwrap()).unwrap();
+        std::fs::copy(scratch.path("data/test").join(image), &alone).unwrap();
+        let eval = ["eval", "--model", "model", "--data", "alone", "--policy", "run/policy", "--no-speed"];
+        let more = ["--read-out", "threshold=0.6", "--methods", "policy", "--report", "run"];
+        scratch.run(&[&eval[..], &more].concat()).good();
+        let findings = Findings::read(&scratch.path("run")).unwrap().unwrap();
+        let kept = |map: &Vec<f32>| (0..map.len()).filter(|place| map[*place] > 0.5).collect::<Vec<_>>();
+        let kept: Vec<Vec<usize>> = findings.keep_maps.iter().map(kept).collect();
+        assert!(kept[2].len() < loaded.spec.num_patches(), "nothing was pruned: {kept:?}");
+        let crop = loaded.transform.cropped(&image::open(&alone).unwrap().into_rgb8());
+        let lines = captions(&kept, loaded.spec.num_patches());
+        let expected = kept_tokens(&crop, loaded.spec.patch_size as u32, &kept, &lines).unwrap();
+        let [pictured] = findings.gallery.as_slice() else { panic!("{:?}", findings.gallery.len()) };
+        let drawn = image::open(scratch.path("run").join(&pictured.picture)).unwrap().into_rgb8();
+        assert!(drawn == expected, "{image}: another picture than that of {kept:?}");
+        std::fs::remove_dir_all(scratch.path("alone")).unwrap();
+    }
 }
 
 #[test]
