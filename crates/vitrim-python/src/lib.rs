@@ -40,11 +40,11 @@ mod _vitrim {
     use crate::measuring::{calibrate, compare, evaluate, report};
     #[pymodule_export]
     use crate::model::{Model, load};
+    use crate::notes::pass_on_notes;
     #[pymodule_export]
     use crate::refusal::VitrimError;
     #[pymodule_export]
     use crate::training::train;
-    use crate::notes::pass_on_notes;
     use pyo3::prelude::*;
 
     #[pymodule_init]
