@@ -77,11 +77,13 @@ pub enum HubError {
     },
     /// Offline mode is on, and the cache lacks a file.
     #[error(
-        "{uri}: HF_HUB_OFFLINE is set and the cache {cache} lacks {lacking}; run once without it, or put the files into a folder and give that"
+        "{uri}: {variable} is set and the cache {cache} lacks {lacking}; run once without it, or put the files into a folder and give that"
     )]
     Offline {
         /// The reference.
         uri: String,
+        /// The variable that forbids requests.
+        variable: &'static str,
         /// The cache's folder.
         cache: PathBuf,
         /// What the cache lacks.
@@ -129,6 +131,44 @@ pub enum HubError {
         /// What is wrong with the answer.
         what: String,
     },
+    /// The cache lacks a file and may only be read.
+    #[error(
+        "{uri}: the cache {cache} lacks {lacking} and cannot be written ({reason}); set HF_HUB_CACHE to a folder of yours"
+    )]
+    ReadOnly {
+        /// The reference.
+        uri: String,
+        /// The cache's folder.
+        cache: PathBuf,
+        /// What the cache lacks.
+        lacking: String,
+        /// The operating system's error.
+        reason: String,
+    },
+    /// An environment variable has a value that cannot be used.
+    #[error("{name}={value}: {reason}")]
+    Variable {
+        /// Its name.
+        name: &'static str,
+        /// Its value.
+        value: String,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
+    /// A variable does not hold a proxy's address. The value may have a password and is not printed.
+    #[error(
+        "{variable} does not hold the address of a proxy; write http://host:port, https://host:port or socks5h://host:port"
+    )]
+    Proxy {
+        /// Its name.
+        variable: &'static str,
+    },
+    /// TLS cannot be set up.
+    #[error("https cannot be used: {error}")]
+    Tls {
+        /// What is wrong.
+        error: String,
+    },
     /// There is no folder for the cache.
     #[error("no home folder to keep the cache in; set HF_HOME")]
     NoHome,
@@ -150,6 +190,19 @@ pub enum HubError {
 impl From<vitrim_durable::FileError> for HubError {
     fn from(error: vitrim_durable::FileError) -> Self {
         HubError::File { action: error.action, path: error.path, source: error.source }
+    }
+}
+
+impl HubError {
+    /// Whether a file could not be written because its folder may only be read.
+    pub(crate) fn is_read_only(&self) -> bool {
+        use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
+        match self {
+            HubError::File { action: "write", source, .. } => {
+                matches!(source.kind(), PermissionDenied | ReadOnlyFilesystem)
+            }
+            _ => false,
+        }
     }
 }
 

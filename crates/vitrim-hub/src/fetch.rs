@@ -61,33 +61,37 @@ impl Hub {
 
     /// The local path of the files of `reference` that a `kind` needs, after fetching those that the cache lacks. A
     /// commit that is complete in the cache is not requested again. For a branch, the Hub is asked for its current
-    /// commit; if there is no answer, the last known commit is used, with a note.
+    /// commit; if there is no answer, the last known commit is used, with a note. So it is if the cache may only be
+    /// read.
     ///
     /// # Errors
-    /// If the Hub returns an error or cannot be reached, the repository lacks a file, a download fails, or, in
-    /// offline mode, the cache has no complete copy.
+    /// If the Hub returns an error or cannot be reached, the repository lacks a file, a download fails, or the cache
+    /// has no complete copy in offline mode or when it may only be read.
     pub fn fetch(&self, reference: &Reference, kind: Kind) -> Result<PathBuf> {
         let cached = CachedRepo::of(reference, &self.settings);
-        if self.settings.offline {
-            return self.whole_copy(&cached, reference, kind);
+        if let Some(variable) = self.settings.offline_for(kind) {
+            return self.whole_copy(&cached, reference, kind)?.map(|copy| copy.place).map_err(|lacking| {
+                let (uri, cache) = (reference.to_string(), self.settings.cache.clone());
+                HubError::Offline { uri, variable, cache, lacking }
+            });
         }
         if let Some(commit) = reference.commit()
             && cached.is_listed(commit)
-            && let Ok(folder) = self.whole_copy(&cached, reference, kind)
+            && let Ok(Ok(copy)) = self.whole_copy(&cached, reference, kind)
         {
-            return Ok(folder);
+            return Ok(copy.place);
         }
-        let remote = Remote::new(reference, &self.settings)?;
+        let remote = Remote::new(reference, &self.settings);
         let listing = match remote.list() {
             Ok(listing) => listing,
             Err(error @ (HubError::Unreachable { .. } | HubError::Status { status: 500.., .. })) => {
-                let folder = self.whole_copy(&cached, reference, kind).map_err(|_| error)?;
+                let Ok(Ok(copy)) = self.whole_copy(&cached, reference, kind) else { return Err(error) };
                 let note = format!(
                     "note: {} does not answer; {reference} is what the cache has",
                     self.settings.endpoint
                 );
                 let _ = tell(DownloadEvent::Note(&note));
-                return Ok(folder);
+                return Ok(copy.place);
             }
             Err(error) => return Err(error),
         };
@@ -97,39 +101,87 @@ impl Hub {
                 "note: {reference}: the Hub lists at most {MOST_FILES} files, and there may be more"
             )));
         }
-        cached.write_listing(&listing)?;
-        self.complete(&remote, &cached, reference, &listing, &selection)?;
+        match self.bring(&remote, &cached, reference, &listing, &selection) {
+            Err(error) if error.is_read_only() => {
+                self.as_it_is(&cached, reference, kind, &listing, &selection, error)
+            }
+            other => other.map(|()| place(&cached, &listing.commit, &selection)),
+        }
+    }
+
+    /// Brings the cache up to date: the listing, the files of `selection`, and then the commit of the branch.
+    fn bring(
+        &self,
+        remote: &Remote<'_>,
+        cached: &CachedRepo,
+        reference: &Reference,
+        listing: &Listing,
+        selection: &Selection,
+    ) -> Result<()> {
+        cached.write_listing(listing)?;
+        self.complete(remote, cached, reference, listing, selection)?;
         if reference.commit().is_none() {
             cached.name(&reference.revision, &listing.commit)?;
         }
-        Ok(place(&cached, &listing.commit, &selection))
+        Ok(())
     }
 
-    /// The copy in the cache, if it is complete.
-    fn whole_copy(&self, cached: &CachedRepo, reference: &Reference, kind: Kind) -> Result<PathBuf> {
-        let offline = |lacking: String| HubError::Offline {
-            uri: reference.to_string(),
-            cache: self.settings.cache.clone(),
-            lacking,
+    /// What a cache that may only be read has for `reference`: the files of `selection` or, with a note, an older copy
+    /// or one with fewer files. `error` is why it cannot be written.
+    fn as_it_is(
+        &self,
+        cached: &CachedRepo,
+        reference: &Reference,
+        kind: Kind,
+        listing: &Listing,
+        selection: &Selection,
+        error: HubError,
+    ) -> Result<PathBuf> {
+        let commit = &listing.commit;
+        let Some(lacking) = lacking(cached, commit, selection) else {
+            return Ok(place(cached, commit, selection));
         };
+        let cache = self.settings.cache.clone();
+        let Ok(Ok(copy)) = self.whole_copy(cached, reference, kind) else {
+            let uri = reference.to_string();
+            return Err(HubError::ReadOnly { uri, cache, lacking, reason: error.to_string() });
+        };
+        let used = if copy.commit == *commit {
+            format!("its copy is used without {lacking}")
+        } else {
+            format!("its copy of commit {} is used, not {commit} of the Hub", copy.commit)
+        };
+        let note = format!("note: {reference}: the cache {} cannot be written; {used}", cache.display());
+        let _ = tell(DownloadEvent::Note(&note));
+        Ok(copy.place)
+    }
+
+    /// The copy in the cache; what the cache lacks if it is not complete.
+    ///
+    /// # Errors
+    /// If the repository itself lacks a file, or the reference is ambiguous.
+    fn whole_copy(
+        &self,
+        cached: &CachedRepo,
+        reference: &Reference,
+        kind: Kind,
+    ) -> Result<Result<Copy, String>> {
         let commit = reference.commit().map(str::to_owned);
-        let commit =
-            commit.or_else(|| cached.commit_of(&reference.revision)).ok_or_else(|| offline("it".into()))?;
-        let listing = cached.listing(&commit).ok_or_else(|| offline("it".into()))?;
+        let Some(commit) = commit.or_else(|| cached.commit_of(&reference.revision)) else {
+            return Ok(Err("it".to_owned()));
+        };
+        let Some(listing) = cached.listing(&commit) else { return Ok(Err("it".to_owned())) };
         let selection = match select(kind, reference, &names(&listing)) {
             // Another program may have filled the cache without this file.
             Err(HubError::NoSuchFile { wanted, .. }) if !cached.is_listed(&commit) => {
-                return Err(offline(format!("its {wanted}")));
+                return Ok(Err(format!("its {wanted}")));
             }
             other => other?,
         };
-        let mut missing = selection.files.iter().filter(|name| !cached.has(&commit, name));
-        if let Some(first) = missing.next() {
-            let more = missing.count();
-            let and = if more > 0 { format!(" and {more} more files") } else { String::new() };
-            return Err(offline(format!("its {first}{and}")));
-        }
-        Ok(place(cached, &commit, &selection))
+        Ok(match lacking(cached, &commit, &selection) {
+            Some(lacking) => Err(lacking),
+            None => Ok(Copy { place: place(cached, &commit, &selection), commit }),
+        })
     }
 
     /// Fetches the files of `selection` that are not in the cache.
@@ -193,6 +245,21 @@ impl Hub {
             None => Ok(()),
         }
     }
+}
+
+/// A complete copy in the cache.
+struct Copy {
+    place: PathBuf,
+    commit: String,
+}
+
+/// The files of `selection` that the cache lacks, in words; `None` if it has all.
+fn lacking(cached: &CachedRepo, commit: &str, selection: &Selection) -> Option<String> {
+    let mut missing = selection.files.iter().filter(|name| !cached.has(commit, name));
+    let first = missing.next()?;
+    let more = missing.count();
+    let and = if more > 0 { format!(" and {more} more files") } else { String::new() };
+    Some(format!("its {first}{and}"))
 }
 
 fn names(listing: &Listing) -> Vec<String> {

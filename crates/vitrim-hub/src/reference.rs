@@ -36,6 +36,14 @@ impl RepoKind {
         }
     }
 
+    /// Its name in the addresses of the API.
+    pub(crate) fn plural(self) -> &'static str {
+        match self {
+            RepoKind::Model => "models",
+            RepoKind::Dataset => "datasets",
+        }
+    }
+
     /// Prefix of its pages' and files' addresses.
     pub(crate) fn prefix(self) -> &'static str {
         match self {

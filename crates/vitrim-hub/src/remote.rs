@@ -1,15 +1,12 @@
 //! Requests to the Hub: the files of a revision, and a file's bytes.
 
-use std::time::Duration;
-
-use hf_hub::Cache;
-use hf_hub::api::sync::{Api, ApiBuilder, ApiError};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
-use ureq::config::RedirectAuthHeaders;
-use ureq::http::{Response, StatusCode};
-use ureq::{Agent, Body};
+use ureq::Body;
+use ureq::http::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG};
+use ureq::http::{HeaderMap, Response, StatusCode};
 
+use crate::client::{Client, Failed, Follow, one_line};
 use crate::error::{HubError, Result};
 use crate::reference::{Reference, is_inside};
 use crate::settings::Settings;
@@ -18,9 +15,9 @@ use crate::settings::Settings;
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 /// Largest accepted size of a listing, bytes.
 const LONGEST_LISTING: u64 = 64 << 20;
-/// Timeout of a connection, and then of each read.
-const CONNECT: Duration = Duration::from_secs(20);
-const READ: Duration = Duration::from_secs(60);
+/// Of a large file, what the Hub says in place of `ETag` and `Content-Length` before it redirects.
+const LINKED_ETAG: &str = "x-linked-etag";
+const LINKED_SIZE: &str = "x-linked-size";
 
 /// A file as the Hub lists it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -73,29 +70,13 @@ struct Lfs {
 pub(crate) struct Remote<'a> {
     reference: &'a Reference,
     settings: &'a Settings,
-    api: Api,
-    agent: Agent,
+    client: Client,
 }
 
 impl<'a> Remote<'a> {
-    pub(crate) fn new(reference: &'a Reference, settings: &'a Settings) -> Result<Self> {
-        let api = ApiBuilder::from_cache(Cache::new(settings.cache.clone()))
-            .with_endpoint(settings.endpoint.clone())
-            .with_token(settings.token.clone())
-            .with_user_agent("vitrim", env!("CARGO_PKG_VERSION"))
-            .build();
-        let agent = Agent::config_builder()
-            .redirect_auth_headers(RedirectAuthHeaders::SameHost)
-            .timeout_connect(Some(CONNECT))
-            .timeout_per_read(Some(READ))
-            .user_agent(concat!("vitrim/", env!("CARGO_PKG_VERSION")))
-            .build();
-        let api = api.map_err(|error| HubError::Unreachable {
-            uri: reference.to_string(),
-            endpoint: settings.endpoint.clone(),
-            reason: error.to_string(),
-        })?;
-        Ok(Remote { reference, settings, api, agent: agent.into() })
+    pub(crate) fn new(reference: &'a Reference, settings: &'a Settings) -> Self {
+        let client = Client::new(&settings.endpoint, settings.token.clone(), settings.network.clone());
+        Remote { reference, settings, client }
     }
 
     /// All files of the revision.
@@ -103,12 +84,15 @@ impl<'a> Remote<'a> {
     /// # Errors
     /// If the Hub returns an error, cannot be reached, or gives an invalid listing.
     pub(crate) fn list(&self) -> Result<Listing> {
-        let request = self.api.repo(self.reference.repo()).info_request().query("blobs", "true");
-        let mut response = request.call().map_err(|error| self.refusal(&error))?;
+        let Reference { repo, id, revision, .. } = self.reference;
+        let revision = utf8_percent_encode(revision, ESCAPED);
+        let url =
+            format!("{}/api/{}/{id}/revision/{revision}?blobs=true", self.settings.endpoint, repo.plural());
+        let mut response = self.client.get(&url, &[], Follow::All).map_err(|failed| self.refusal(failed))?;
         let body = response.body_mut().with_config().limit(LONGEST_LISTING).read_json::<Info>();
         let info = body.map_err(|error| match error {
             ureq::Error::Json(error) => self.nonsense(&format!("no list of files ({error})")),
-            other => self.refusal(&other),
+            other => self.refusal(Failed::Broken(one_line(&other))),
         })?;
         // The commit is the name of a folder in the cache.
         if info.sha.is_empty() || !info.sha.bytes().all(|b| b.is_ascii_alphanumeric()) {
@@ -134,44 +118,53 @@ impl<'a> Remote<'a> {
         if let Some(blob) = &file.blob {
             return Ok(blob.clone());
         }
-        match self.api.metadata(&self.url(commit, &file.name)) {
-            Ok(metadata) => self.blob(metadata.etag(), metadata.size() as u64),
-            Err(ApiError::RequestError(error)) => Err(self.refusal(&error)),
-            Err(other) => Err(self.nonsense(&format!("no size and ETag of {} ({other})", file.name))),
+        let url = self.url(commit, &file.name);
+        let first = [("Range", "bytes=0-0".to_owned()), ("Accept-Encoding", "identity".to_owned())];
+        let ask = |follow| self.client.get(&url, &first, follow).map_err(|failed| self.refusal(failed));
+        // A redirect to another host names the bytes of a large file; that host may not.
+        let answer = ask(Follow::SameHost)?;
+        let headers = answer.headers();
+        let etag = text(headers, LINKED_ETAG).or_else(|| text(headers, ETAG.as_str()));
+        let size = match text(headers, LINKED_SIZE).and_then(|size| size.parse().ok()) {
+            Some(size) => Some(size),
+            None if answer.status().is_redirection() => whole_size(&ask(Follow::All)?),
+            None => whole_size(&answer),
+        };
+        match (etag, size) {
+            (Some(etag), Some(size)) => self.blob(etag, size),
+            _ => Err(self.nonsense(&format!("no size and ETag of {}", file.name))),
         }
     }
 
     /// `name` in `commit` from byte `from` on, if the server supports that; otherwise it answers 200, with all bytes.
     ///
     /// # Errors
-    /// Errors of `ureq`, including error statuses.
-    pub(crate) fn read(&self, commit: &str, name: &str, from: u64) -> Result<Response<Body>, ureq::Error> {
-        let mut request = self.agent.get(self.url(commit, name)).header("Accept-Encoding", "identity");
-        if let Some(token) = &self.settings.token {
-            request = request.header("Authorization", format!("Bearer {token}"));
-        }
+    /// As [`Client::get`].
+    pub(crate) fn read(&self, commit: &str, name: &str, from: u64) -> Result<Response<Body>, Failed> {
+        let mut headers = vec![("Accept-Encoding", "identity".to_owned())];
         if from > 0 {
-            request = request.header("Range", format!("bytes={from}-"));
+            headers.push(("Range", format!("bytes={from}-")));
         }
-        request.call()
+        self.client.get(&self.url(commit, name), &headers, Follow::All)
     }
 
     /// The error for the user after a failed request.
-    pub(crate) fn refusal(&self, error: &ureq::Error) -> HubError {
+    pub(crate) fn refusal(&self, failed: Failed) -> HubError {
         let uri = self.reference.to_string();
         let endpoint = self.settings.endpoint.clone();
         let repo = self.reference.repo.words();
-        let ureq::Error::StatusCode(status) = error else {
-            let reason = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
-            return HubError::Unreachable { uri, endpoint, reason };
+        let status = match failed {
+            Failed::Status(status) => status,
+            Failed::Broken(reason) => return HubError::Unreachable { uri, endpoint, reason },
+            Failed::Unsent(error) => return error,
         };
-        match StatusCode::from_u16(*status) {
+        match StatusCode::from_u16(status) {
             Ok(StatusCode::UNAUTHORIZED) => HubError::Unauthorised { uri, endpoint, repo },
             Ok(StatusCode::FORBIDDEN) => HubError::Forbidden { uri, endpoint, repo },
             Ok(StatusCode::NOT_FOUND) => {
                 HubError::NotFound { uri, endpoint, repo, revision: self.reference.revision.clone() }
             }
-            _ => HubError::Status { uri, endpoint, status: *status },
+            _ => HubError::Status { uri, endpoint, status },
         }
     }
 
@@ -194,5 +187,17 @@ impl<'a> Remote<'a> {
     fn nonsense(&self, what: &str) -> HubError {
         let (uri, endpoint) = (self.reference.to_string(), self.settings.endpoint.clone());
         HubError::Nonsense { uri, endpoint, what: what.to_owned() }
+    }
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+/// The size of the whole file of which `answer` has one byte or all.
+fn whole_size(answer: &Response<Body>) -> Option<u64> {
+    match text(answer.headers(), CONTENT_RANGE.as_str()) {
+        Some(range) => range.rsplit_once('/')?.1.parse().ok(),
+        None => text(answer.headers(), CONTENT_LENGTH.as_str())?.parse().ok(),
     }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use ureq::http::StatusCode;
 
+use crate::client::Failed;
 use crate::error::{HubError, Result, file_error};
 use crate::remote::{Blob, Remote};
 
@@ -89,14 +90,15 @@ impl Transfer<'_> {
     /// One request: appends the bytes to `file`, which already holds `have` bytes.
     fn attempt(&self, file: &mut File, have: &mut u64, part: &Path, tick: Tick<'_>) -> Result<(), Broken> {
         let write = |error| Broken::For(file_error("write", part)(error));
-        let response = self.remote.read(self.commit, self.name, *have).map_err(|error| match error {
-            ureq::Error::StatusCode(404) => {
+        let response = self.remote.read(self.commit, self.name, *have).map_err(|failed| match failed {
+            Failed::Status(404) => {
                 Broken::For(self.failed("is listed, but not there (404); try again later".to_owned()))
             }
-            ureq::Error::StatusCode(status) if status < 500 && status != 429 => {
-                Broken::For(self.remote.refusal(&error))
+            Failed::Status(status) if status >= 500 || status == 429 => {
+                Broken::Now(format!("http status: {status}"))
             }
-            other => Broken::Now(other.to_string()),
+            Failed::Broken(reason) => Broken::Now(reason),
+            lasting => Broken::For(self.remote.refusal(lasting)),
         })?;
         if *have > 0 && response.status() != StatusCode::PARTIAL_CONTENT {
             // The server cannot resume.

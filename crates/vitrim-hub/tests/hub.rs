@@ -19,12 +19,13 @@ impl World {
     fn new() -> Self {
         let server = Server::start();
         let cache = tempfile::tempdir().unwrap();
-        let settings = Settings {
-            endpoint: server.endpoint(),
-            cache: cache.path().join("hub"),
-            token: None,
-            offline: false,
-        };
+        let (endpoint, home) = (server.endpoint(), cache.path().to_owned());
+        let settings = Settings::from_variables(|name| match name {
+            "HF_ENDPOINT" => Some(endpoint.clone().into()),
+            "HF_HOME" => Some(home.clone().into()),
+            _ => None,
+        })
+        .unwrap();
         World { server: Some(server), settings, _cache: cache }
     }
 
@@ -143,16 +144,16 @@ fn revisions_are_told_apart_and_a_branch_moves_on() {
 #[test]
 fn offline_the_cache_serves_and_what_it_lacks_is_said() {
     let (mut world, _) = World::with_model();
-    world.settings.offline = true;
+    world.settings.offline = Some("HF_HUB_OFFLINE");
     let cache = world.settings.cache.to_str().unwrap().to_owned();
     let words =
         ["HF_HUB_OFFLINE is set", cache.as_str(), "run once without it", "put the files into a folder"];
     world.refused("hf://timm/deit", Kind::Model, &words);
-    world.settings.offline = false;
+    world.settings.offline = None;
     assert_eq!(world.asked(), [""; 0], "offline is offline");
     let folder = world.fetch("hf://timm/deit", Kind::Model).unwrap();
     world.asked();
-    world.settings.offline = true;
+    world.settings.offline = Some("HF_HUB_OFFLINE");
     assert_eq!(world.fetch("hf://timm/deit", Kind::Model).unwrap(), folder);
     world.refused("hf://timm/deit@v2", Kind::Model, &["HF_HUB_OFFLINE is set"]);
     std::fs::remove_file(folder.join("model.safetensors")).unwrap();
@@ -161,9 +162,21 @@ fn offline_the_cache_serves_and_what_it_lacks_is_said() {
 }
 
 #[test]
+fn offline_the_variable_that_asked_for_it_is_named() {
+    let (mut world, _) = World::with_model();
+    world.settings.offline = Some("TRANSFORMERS_OFFLINE");
+    world.refused("hf://timm/deit", Kind::Model, &["TRANSFORMERS_OFFLINE is set", "lacks it"]);
+    world.settings.offline = None;
+    world.settings.offline_data = Some("HF_DATASETS_OFFLINE");
+    world.refused("hf://datasets/me/photos", Kind::Data, &["HF_DATASETS_OFFLINE is set", "lacks it"]);
+    assert_eq!(world.asked(), [""; 0]);
+    world.fetch("hf://timm/deit", Kind::Model).unwrap();
+}
+
+#[test]
 fn what_python_has_fetched_serves_offline() {
     let mut world = World::new();
-    world.settings.offline = true;
+    world.settings.offline = Some("HF_HUB_OFFLINE");
     let repo = world.settings.cache.join("models--timm--deit");
     let snapshot = repo.join("snapshots/abc");
     std::fs::create_dir_all(&snapshot).unwrap();

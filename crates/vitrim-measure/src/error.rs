@@ -99,6 +99,13 @@ pub enum MeasureError {
 impl MeasureError {
     /// Whether the work was asked to stop.
     pub fn is_interruption(&self) -> bool {
-        matches!(self, MeasureError::Interrupted)
+        use vitrim_prune::PruneError;
+        use vitrim_vit::VitError::Interrupted;
+        matches!(
+            self,
+            MeasureError::Interrupted
+                | MeasureError::Vit(Interrupted)
+                | MeasureError::Prune(PruneError::Vit(Interrupted))
+        )
     }
 }

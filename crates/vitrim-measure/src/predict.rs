@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 use vitrim_data::{DataError, Decoding, RgbImage, Transform, guarded, image_key};
 use vitrim_prune::{Pruner, StageRecord, image_macs, run_to_end};
-use vitrim_vit::{Backbone, PixelBatch, Want, cost};
+use vitrim_vit::{Backbone, HostState, PixelBatch, Want, cost};
 
 use crate::error::Result;
 use crate::model::Loaded;
@@ -120,7 +120,7 @@ pub fn predict(
     let crop = |given: Given| given.crop(decoding, &loaded.transform);
     let crops: Vec<(PathBuf, Result<RgbImage, DataError>)> = images.into_par_iter().map(crop).collect();
     let good: Vec<&RgbImage> = crops.iter().filter_map(|(_, crop)| crop.as_ref().ok()).collect();
-    let mut answers = answer(loaded, pruner, &good, question)?.into_iter();
+    let mut answers = answer(loaded, &loaded.model, pruner, &good, question)?.into_iter();
     let seen = crops.into_iter().map(|(image, crop)| {
         crop.map(|crop| {
             let Answer { classes, features, stages, macs } =
@@ -132,13 +132,14 @@ pub fn predict(
     Ok(seen.collect())
 }
 
-/// Runs `crops`, which have the model's input size, through `loaded`, pruned by `pruner`, and answers `question` for
-/// each. Random decisions are keyed by each crop ([`image_key`]).
+/// Runs `crops`, which have the model's input size, through `model`, a session of `loaded`, pruned by `pruner`, and
+/// answers `question` for each. Random decisions are keyed by each crop ([`image_key`]).
 ///
 /// # Errors
 /// If the backbone or the pruner returns an error.
 pub fn answer(
     loaded: &Loaded,
+    model: &impl Backbone<State = HostState>,
     pruner: &dyn Pruner,
     crops: &[&RgbImage],
     question: Question,
@@ -148,7 +149,7 @@ pub fn answer(
     }
     let keys: Vec<u64> = crops.par_iter().map(|crop| image_key(crop)).collect();
     let pixels: Vec<f32> = crops.par_iter().flat_map_iter(|crop| loaded.transform.normalized(crop)).collect();
-    let (model, batch) = (&loaded.model, crops.len());
+    let batch = crops.len();
     let mut state = model.embed(PixelBatch::new(&pixels, batch))?;
     let stages = run_to_end(model, pruner, &mut state, &keys)?;
     let survivors = |stage: &StageRecord, b: usize| Survivors {

@@ -1,4 +1,4 @@
-//! Results as Python objects.
+//! Results as Python objects, which can be pickled.
 
 use numpy::PyArray1;
 use pyo3::prelude::*;
@@ -18,6 +18,16 @@ pub struct ClassProbability {
 
 #[pymethods]
 impl ClassProbability {
+    #[new]
+    fn new(class_index: usize, name: Option<String>, probability: f64) -> Self {
+        ClassProbability { class_index, name, probability }
+    }
+
+    /// For pickle, as for the classes below.
+    fn __getnewargs__(&self) -> (usize, Option<String>, f64) {
+        (self.class_index, self.name.clone(), self.probability)
+    }
+
     fn __repr__(&self) -> String {
         let name = self.name.as_ref().map_or_else(|| "None".to_owned(), |name| format!("{name:?}"));
         let (class, probability) = (self.class_index, self.probability);
@@ -36,6 +46,15 @@ pub struct Survivors {
 
 #[pymethods]
 impl Survivors {
+    #[new]
+    fn new(block: usize, positions: Py<PyArray1<i64>>) -> Self {
+        Survivors { block, positions }
+    }
+
+    fn __getnewargs__(&self, py: Python<'_>) -> (usize, Py<PyArray1<i64>>) {
+        (self.block, self.positions.clone_ref(py))
+    }
+
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
         let left = self.positions.bind(py).len()?;
         Ok(format!("Survivors(block={}, {left} patch tokens)", self.block))
@@ -62,7 +81,7 @@ impl Prediction {
     ///
     /// # Errors
     /// If Python is out of memory.
-    pub fn new(py: Python<'_>, image: Option<String>, answer: Answer) -> PyResult<Self> {
+    pub fn of(py: Python<'_>, image: Option<String>, answer: Answer) -> PyResult<Self> {
         let classes = answer.classes.into_iter().map(|best| {
             let (class_index, name, probability) = (best.class, best.name, best.probability);
             Py::new(py, ClassProbability { class_index, name, probability })
@@ -82,8 +101,27 @@ impl Prediction {
     }
 }
 
+/// Image, classes, stages and MACs of a [`Prediction`].
+type PredictionParts = (Option<String>, Vec<Py<ClassProbability>>, Vec<Py<Survivors>>, u64);
+
 #[pymethods]
 impl Prediction {
+    #[new]
+    fn new(
+        image: Option<String>,
+        classes: Vec<Py<ClassProbability>>,
+        stages: Vec<Py<Survivors>>,
+        macs: u64,
+    ) -> Self {
+        Prediction { image, classes, stages, macs, gmacs: macs as f64 / 1e9 }
+    }
+
+    fn __getnewargs__(&self, py: Python<'_>) -> PredictionParts {
+        let classes = self.classes.iter().map(|class| class.clone_ref(py)).collect();
+        let stages = self.stages.iter().map(|stage| stage.clone_ref(py)).collect();
+        (self.image.clone(), classes, stages, self.macs)
+    }
+
     fn __repr__(&self, py: Python<'_>) -> String {
         let best = self.classes.first().map_or_else(String::new, |best| best.get().__repr__());
         let image = self.image.as_ref().map_or_else(|| "None".to_owned(), |image| format!("{image:?}"));
@@ -109,7 +147,7 @@ pub struct Tokens {
 
 impl Tokens {
     /// From the layout of the packed batch.
-    pub fn new(
+    pub fn of(
         py: Python<'_>,
         tokens: Py<PyAny>,
         offsets: &[usize],
@@ -122,6 +160,31 @@ impl Tokens {
             positions: grid_positions(py, origins).unbind(),
             pooled,
         }
+    }
+}
+
+/// Tokens, offsets, positions and pooled features of [`Tokens`].
+type TokensParts = (Py<PyAny>, Py<PyArray1<i64>>, Py<PyArray1<i64>>, Py<PyAny>);
+
+#[pymethods]
+impl Tokens {
+    #[new]
+    fn new(
+        tokens: Py<PyAny>,
+        offsets: Py<PyArray1<i64>>,
+        positions: Py<PyArray1<i64>>,
+        pooled: Py<PyAny>,
+    ) -> Self {
+        Tokens { tokens, offsets, positions, pooled }
+    }
+
+    fn __getnewargs__(&self, py: Python<'_>) -> TokensParts {
+        (
+            self.tokens.clone_ref(py),
+            self.offsets.clone_ref(py),
+            self.positions.clone_ref(py),
+            self.pooled.clone_ref(py),
+        )
     }
 }
 

@@ -64,7 +64,7 @@ pub fn finetune<'py>(
     request.reading.images.on_bad_image = self::on_bad_image(on_bad_image)?;
     let config = request.configuration().map_err(from_library)?;
     config.check().map_err(|reason| refused(format!("configuration: {reason}")))?;
-    let threads = model.threads().started()?;
+    let threads = model.threads().for_job()?;
     let finished = interruptible(teller, |listener| {
         threads.install(|| request.run(model.loaded(), policy, &config, listener))
     })?;

@@ -1,12 +1,13 @@
-//! Runs long work on a thread of its own, while the calling thread reports progress to Python and checks for Ctrl-C.
+//! Runs work on other threads, while the calling thread checks for Ctrl-C and, for long jobs, reports progress to Python.
 
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crossbeam_channel::{RecvTimeoutError, unbounded};
+use crossbeam_channel::{RecvTimeoutError, bounded, unbounded};
 use pyo3::prelude::*;
+use rayon::ThreadPool;
 use serde_json::Value;
 use vitrim::VitrimError as LibraryError;
 use vitrim_measure::Listener;
@@ -52,7 +53,7 @@ impl Told {
     }
 }
 
-/// Runs `work` with the GIL released, and passes its progress to `teller`. Ctrl-C, or an exception that `teller`
+/// Runs `work` on a thread of its own with the GIL released, and passes its progress to `teller`. Ctrl-C, or an exception that `teller`
 /// raises, sets the listener's flag, waits for the work to stop at a safe point, and is then raised.
 ///
 /// # Errors
@@ -61,26 +62,7 @@ pub fn interruptible<T: Send>(
     teller: &Bound<'_, PyAny>,
     work: impl FnOnce(&mut Listener<'_>) -> vitrim::Result<T> + Send,
 ) -> PyResult<T> {
-    watched(teller.py(), work, |told| told.tell(teller))
-}
-
-/// Like [`interruptible`], for work without progress events.
-///
-/// # Errors
-/// `KeyboardInterrupt`, or an error of `work`.
-pub fn interruptible_quietly<T: Send>(
-    py: Python<'_>,
-    work: impl FnOnce(&AtomicBool) -> vitrim::Result<T> + Send,
-) -> PyResult<T> {
-    watched(py, |listener| work(listener.stop), |_| Ok(()))
-}
-
-/// Runs `work` on a thread of its own; the calling thread passes its events to `tell` and checks for Ctrl-C.
-fn watched<T: Send>(
-    py: Python<'_>,
-    work: impl FnOnce(&mut Listener<'_>) -> vitrim::Result<T> + Send,
-    tell: impl Fn(Told) -> PyResult<()>,
-) -> PyResult<T> {
+    let py = teller.py();
     let stop = AtomicBool::new(false);
     let (sender, events) = unbounded();
     let mut raised: Option<PyErr> = None;
@@ -97,7 +79,7 @@ fn watched<T: Send>(
         });
         loop {
             let told = match py.detach(|| events.recv_timeout(PATIENCE)) {
-                Ok(told) => tell(told),
+                Ok(told) => told.tell(teller),
                 Err(RecvTimeoutError::Timeout) => Ok(()),
                 Err(RecvTimeoutError::Disconnected) => break,
             };
@@ -112,5 +94,41 @@ fn watched<T: Send>(
     match raised {
         Some(error) => Err(error),
         None => done.map_err(from_library),
+    }
+}
+
+/// Runs `work` on the threads of `pool` with the GIL released, while the calling thread checks for Ctrl-C, which sets the
+/// flag that `work` gets.
+///
+/// # Errors
+/// `KeyboardInterrupt`, or an error of `work`.
+pub fn computed<T: Send>(
+    py: Python<'_>,
+    pool: &ThreadPool,
+    work: impl FnOnce(&AtomicBool) -> vitrim::Result<T> + Send,
+) -> PyResult<T> {
+    let stop = AtomicBool::new(false);
+    let (sender, answers) = bounded(1);
+    let mut raised: Option<PyErr> = None;
+    let done = pool.in_place_scope(|scope| {
+        let stop = &stop;
+        // There is no receiver only while the calling thread is unwinding.
+        scope.spawn(move |_| drop(sender.send(work(stop))));
+        loop {
+            match py.detach(|| answers.recv_timeout(PATIENCE)) {
+                Ok(done) => return Some(done),
+                // The work panicked, and the scope passes that on.
+                Err(RecvTimeoutError::Disconnected) => return None,
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            if let Err(error) = py.check_signals() {
+                stop.store(true, Ordering::Relaxed);
+                raised.get_or_insert(error);
+            }
+        }
+    });
+    match raised {
+        Some(error) => Err(error),
+        None => done.expect("work that does not panic answers").map_err(from_library),
     }
 }

@@ -2,17 +2,20 @@
 //!
 //! This crate only converts: arrays come in (`pixels`, `images`), the library of the command line does the work with
 //! the GIL released, and arrays or plain objects go out (`answers`, `plain`). `model` is a loaded backbone with its
-//! `threads` and its pruner (`pruning`, `python_pruner`). `training`, `finetuning` and `measuring` are the long jobs,
-//! which Ctrl-C stops at a safe point (`interruptible`): each fills a request of the library, and `python_call`
-//! writes the Python statement of the same request. The Python package is in `python/vitrim`.
+//! `threads` and its pruner (`pruning`, `python_pruner`), and can be pickled (`lasting`). `training`, `finetuning` and
+//! `measuring` are the long jobs: each fills a request of the library, and `python_call` writes the Python statement of
+//! the same request. Ctrl-C stops computations and jobs at a safe point (`interruptible`). The Python package is in
+//! `python/vitrim`.
 
 mod answers;
 mod checkpoint;
 mod finetuning;
 mod images;
 mod interruptible;
+mod lasting;
 mod measuring;
 mod model;
+mod notes;
 mod pixels;
 mod plain;
 mod pruning;
@@ -37,6 +40,7 @@ mod _vitrim {
     use crate::measuring::{calibrate, compare, evaluate, report};
     #[pymodule_export]
     use crate::model::{Model, load};
+    use crate::notes::pass_on_notes;
     #[pymodule_export]
     use crate::refusal::VitrimError;
     #[pymodule_export]
@@ -45,6 +49,7 @@ mod _vitrim {
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        pass_on_notes();
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }
 }

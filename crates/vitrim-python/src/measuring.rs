@@ -97,7 +97,7 @@ pub fn evaluate<'py>(
     teller: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let model = model.get();
-    let threads = model.threads().started()?;
+    let threads = model.threads().for_job()?;
     let (loaded, pruning) = (model.loaded(), model.pruning());
     let defaults = EvalRequest::default();
     let mut request = EvalRequest {
@@ -168,7 +168,7 @@ pub fn calibrate<'py>(
     teller: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let model = model.get();
-    let threads = model.threads().started()?;
+    let threads = model.threads().for_job()?;
     let (loaded, pruning) = (model.loaded(), model.pruning());
     let Some((policy, folder)) = learned(&pruning) else {
         return Err(refused(
@@ -205,7 +205,7 @@ pub fn calibrate<'py>(
     })?;
     let calibration = plain(py, &record(&policy, folder).map_err(from_library)?)?;
     let folder = folder.clone();
-    model.set_pruning(py, Pruning::Learned { policy: Box::new(policy), folder, dialled: None })?;
+    model.set_pruning(py, Pruning::learned(policy, folder)?)?;
     Ok(calibration)
 }
 
@@ -238,7 +238,7 @@ pub fn compare<'py>(
     teller: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let model = model.get();
-    let threads = model.threads().started()?;
+    let threads = model.threads().for_job()?;
     let (loaded, pruning): (_, Arc<Pruning>) = (model.loaded(), model.pruning());
     if let Pruning::HandMade { .. } | Pruning::Python { .. } = *pruning {
         return Err(refused(

@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use numpy::{IntoPyArray, PyArray1, PyArray4, PyArrayMethods};
 use pyo3::exceptions::PyUserWarning;
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 use rayon::prelude::*;
 use serde_json::Value;
 use vitrim_kernels::InstructionSet;
@@ -14,17 +15,18 @@ use vitrim_measure::model::Opening;
 use vitrim_measure::predict::{Question, answer};
 use vitrim_measure::{Loaded, MeasureError};
 use vitrim_prune::{ImageKey, Pruner, run_to_end};
-use vitrim_vit::{Backbone, Output, PixelBatch, Precision, Want, cost};
+use vitrim_vit::{Backbone, Interruptible, Output, PixelBatch, Precision, Want, cost};
 
 use crate::answers::{Prediction, Tokens};
 use crate::images::images;
-use crate::interruptible::interruptible_quietly;
+use crate::interruptible::computed;
+use crate::lasting::{in_memory, lasting};
 use crate::pixels::pixels;
 use crate::pruning::{Dial, Pruning};
 use crate::python_call::{call, literal};
 use crate::python_pruner::Failure;
 use crate::refusal::{from_library, refused};
-use crate::threads::Threads;
+use crate::threads::{Threads, shared_pool};
 
 /// Images per batch.
 const BATCH: usize = 16;
@@ -37,8 +39,8 @@ pub struct Model {
     threads: Threads,
     /// The requested input size, if it is not the checkpoint's own.
     img_size: Option<[usize; 2]>,
-    /// Whether it was made from a live timm module.
-    live: bool,
+    /// Where it can be loaded again from; `None` if it was made from a live timm module.
+    place: Option<PathBuf>,
 }
 
 /// Opens a checkpoint folder.
@@ -55,9 +57,9 @@ pub fn load(
 ) -> PyResult<Model> {
     InstructionSet::from_env().map_err(refused)?;
     let precision: Precision = dtype.parse().map_err(refused)?;
-    let mut loaded =
-        py.detach(|| Loaded::open_in(&model, Opening { precision, img_size })).map_err(from_library)?;
-    let live = origin.is_some();
+    let (pool, opening) = (shared_pool()?, Opening { precision, img_size });
+    let mut loaded = py.detach(|| pool.install(|| Loaded::open_in(&model, opening))).map_err(from_library)?;
+    let place = if origin.is_none() { Some(lasting(&model)?) } else { None };
     if let Some(origin) = origin {
         loaded.origin = origin;
     }
@@ -67,7 +69,7 @@ pub fn load(
         pruning: RwLock::new(Arc::new(Pruning::Dense)),
         threads: Threads::new(threads)?,
         img_size,
-        live,
+        place,
     };
     model.set_pruning(py, pruning)?;
     Ok(model)
@@ -92,7 +94,10 @@ impl Model {
         // A Python tuple, which JSON lacks.
         let size = self.img_size.map(|[height, width]| format!("img_size=({height}, {width})"));
         let origin = literal(&Value::from(self.loaded.origin.as_str()));
-        let (function, first) = if self.live { ("from_timm", "module".to_owned()) } else { ("load", origin) };
+        let (function, first) = match self.place {
+            None => ("from_timm", "module".to_owned()),
+            Some(_) => ("load", origin),
+        };
         let keywords = keywords.map(|(name, value)| format!("{name}={}", literal(&value)));
         let arguments: Vec<String> = [first].into_iter().chain(keywords).chain(size).collect();
         let mut statements = vec![format!("model = vitrim.{function}({})", arguments.join(", "))];
@@ -119,29 +124,39 @@ impl Model {
         PyErr::warn(py, &py.get_type::<PyUserWarning>(), &text, 2)
     }
 
+    /// A model over the same weights.
+    fn over(&self, pruning: Arc<Pruning>) -> Self {
+        Model {
+            loaded: Arc::clone(&self.loaded),
+            pruning: RwLock::new(pruning),
+            threads: self.threads.alike(),
+            img_size: self.img_size,
+            place: self.place.clone(),
+        }
+    }
+
     /// The threads of the model.
     pub fn threads(&self) -> &Threads {
         &self.threads
     }
 
-    /// Runs `work` with a pruner for this call, on this model's threads, with the GIL released.
+    /// Runs `work` with a session and a pruner for this call, on this model's threads, with the GIL released. Ctrl-C
+    /// ends the session's passes.
     fn compute<T: Send>(
         &self,
         py: Python<'_>,
-        work: impl FnOnce(&Loaded, &dyn Pruner) -> vitrim::Result<T> + Send,
+        work: impl FnOnce(&Interruptible<'_>, &dyn Pruner) -> vitrim::Result<T> + Send,
     ) -> PyResult<T> {
-        let threads = self.threads.started()?;
+        let pool = self.threads.pool()?;
         let pruning = self.pruning();
         let failure = Failure::default();
-        let done = py.detach(|| {
-            threads.install(|| {
-                let pruner = pruning.pruner(&self.loaded.spec, &failure)?;
-                work(&self.loaded, pruner.as_ref())
-            })
+        let done = computed(py, &pool, |stop| {
+            let pruner = pruning.pruner(&self.loaded.spec, &failure)?;
+            work(&self.loaded.model.until(stop), pruner.as_ref())
         });
         match failure.take() {
             Some(raised) => Err(raised),
-            None => done.map_err(from_library),
+            None => done,
         }
     }
 }
@@ -157,12 +172,11 @@ impl Model {
         let pixels = pixels(pixel_values, &self.loaded.spec)?;
         let batch = pixels.as_array().shape()[0];
         let values = pixels.as_slice()?;
-        let logits = self.compute(py, |loaded, pruner| {
-            let spec = &loaded.spec;
+        let logits = self.compute(py, |model, pruner| {
+            let spec = model.spec();
             if batch == 0 && spec.num_classes > 0 {
                 return Ok(Output { values: Vec::new(), width: spec.num_classes });
             }
-            let model = &loaded.model;
             let mut state = model.embed(PixelBatch::new(values, batch))?;
             run_to_end(model, pruner, &mut state, &places(batch))?;
             Ok(model.finish(&state, Want::Logits)?)
@@ -176,13 +190,17 @@ impl Model {
         let given = self::images(images)?;
         let mut predictions = Vec::with_capacity(given.len());
         for chunk in given.chunks(BATCH) {
-            let answers = self.compute(py, |loaded, pruner| {
-                let crops = chunk.par_iter().map(|image| image.crop(&loaded.transform));
+            let answers = self.compute(py, |model, pruner| {
+                let crops = chunk.par_iter().map(|image| {
+                    model.go_on()?;
+                    image.crop(&self.loaded.transform)
+                });
                 let crops = crops.collect::<vitrim::Result<Vec<_>>>()?;
-                Ok(answer(loaded, pruner, &crops.iter().collect::<Vec<_>>(), Question::Classes(top_k))?)
+                let crops: Vec<_> = crops.iter().collect();
+                Ok(answer(&self.loaded, model, pruner, &crops, Question::Classes(top_k))?)
             })?;
             for (image, answer) in chunk.iter().zip(answers) {
-                predictions.push(Prediction::new(py, image.path(), answer)?);
+                predictions.push(Prediction::of(py, image.path(), answer)?);
             }
             py.check_signals()?;
         }
@@ -192,7 +210,7 @@ impl Model {
     /// Normalised pixels of images, resized and cropped according to the checkpoint.
     fn preprocess<'py>(&self, py: Python<'py>, images: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let given = self::images(images)?;
-        let threads = self.threads.started()?;
+        let pool = self.threads.pool()?;
         let [height, width] = self.loaded.spec.img_size;
         let transform = &self.loaded.transform;
         // Written in place: each image's pixels exist once, and memory pages are first touched when they are written.
@@ -200,16 +218,14 @@ impl Model {
         {
             let mut view = array.try_readwrite()?;
             let rows = view.as_slice_mut()?;
-            interruptible_quietly(py, |stop| {
-                threads.install(|| {
-                    let images = given.par_iter().zip(rows.par_chunks_exact_mut(transform.pixel_count()));
-                    images.try_for_each(|(image, row)| {
-                        if stop.load(Ordering::Relaxed) {
-                            return Err(MeasureError::Interrupted.into());
-                        }
-                        transform.write_normalized(&image.crop(transform)?, row);
-                        Ok(())
-                    })
+            computed(py, &pool, |stop| {
+                let images = given.par_iter().zip(rows.par_chunks_exact_mut(transform.pixel_count()));
+                images.try_for_each(|(image, row)| {
+                    if stop.load(Ordering::Relaxed) {
+                        return Err(MeasureError::Interrupted.into());
+                    }
+                    transform.write_normalized(&image.crop(transform)?, row);
+                    Ok(())
                 })
             })?;
         }
@@ -227,8 +243,8 @@ impl Model {
         let pixels = pixels(pixel_values, &self.loaded.spec)?;
         let batch = pixels.as_array().shape()[0];
         let values = pixels.as_slice()?;
-        let (pooled, survivors) = self.compute(py, |loaded, pruner| {
-            let (model, spec) = (&loaded.model, &loaded.spec);
+        let (pooled, survivors) = self.compute(py, |model, pruner| {
+            let spec = model.spec();
             let empty = |width| Output { values: Vec::new(), width };
             if batch == 0 {
                 return Ok((empty(spec.num_features()), (empty(spec.dim), vec![0], Vec::new())));
@@ -245,7 +261,7 @@ impl Model {
         }
         let (tokens, offsets, origins) = survivors;
         let tokens = rows(py, tokens)?.unbind();
-        Ok(Bound::new(py, Tokens::new(py, tokens, &offsets, &origins, pooled.unbind()))?.into_any())
+        Ok(Bound::new(py, Tokens::of(py, tokens, &offsets, &origins, pooled.unbind()))?.into_any())
     }
 
     /// Sets the policy to another point of its calibration record.
@@ -341,6 +357,32 @@ impl Model {
     #[getter]
     fn dense_gmacs(&self) -> f64 {
         cost::dense_macs(&self.loaded.spec) as f64 / 1e9
+    }
+
+    /// Hash of the backbone's weights.
+    #[getter]
+    fn fingerprint(&self) -> &str {
+        &self.loaded.id.fingerprint
+    }
+
+    /// A model over the same weights, with a pruner setting of its own.
+    fn __copy__(&self) -> Self {
+        self.over(self.pruning())
+    }
+
+    /// As `copy.copy`: weights never change. A pruner in Python is copied.
+    fn __deepcopy__(&self, memo: &Bound<'_, PyAny>) -> PyResult<Self> {
+        Ok(self.over(Arc::new(self.pruning().deep_copy(memo)?)))
+    }
+
+    /// For pickle: the model is loaded again from where it came, with the same settings.
+    fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyTuple>)> {
+        let Some(place) = &self.place else { return Err(in_memory(py, &self.loaded.origin)) };
+        let (policy, dialled) = self.pruning().lasting(py)?;
+        let size = self.img_size.map(|[height, width]| (height, width));
+        let arguments = (place, policy, self.dtype(), self.threads.own(), size, dialled, self.fingerprint())
+            .into_pyobject(py)?;
+        Ok((py.import("vitrim.checkpoints")?.getattr("restored")?, arguments))
     }
 
     fn __repr__(&self) -> String {

@@ -16,6 +16,8 @@ use vitrim_prune::parse_hand_made;
 use vitrim_prune::{LearnedPruner, NoPruner, Policy, Pruner};
 use vitrim_vit::{Precision, VitSpec};
 
+use crate::lasting::lasting;
+use crate::plain::plain;
 use crate::python_pruner::{Failure, PythonPruner};
 use crate::refusal::{from_library, refused};
 
@@ -23,8 +25,9 @@ use crate::refusal::{from_library, refused};
 pub enum Pruning {
     /// The dense model.
     Dense,
-    /// A trained policy, its folder, and the point of its record to which it was dialled.
-    Learned { policy: Box<Policy>, folder: PathBuf, dialled: Option<Dial> },
+    /// A trained policy, its folder as it was given and as it can be opened from everywhere, and the point of its record
+    /// to which it was dialled.
+    Learned { policy: Box<Policy>, folder: PathBuf, place: PathBuf, dialled: Option<Dial> },
     /// A hand-made method at a keep profile.
     HandMade { method: Method, stages: Vec<usize>, keep: Vec<f64> },
     /// A `vitrim.Pruner`, with the blocks of its stages.
@@ -75,7 +78,16 @@ impl Pruning {
             return Ok(Pruning::HandMade { method, stages, keep });
         }
         let policy = given.py().detach(|| open_policy(&folder, loaded)).map_err(from_library)?;
-        Ok(Pruning::Learned { policy: Box::new(policy), folder, dialled: None })
+        Self::learned(policy, folder)
+    }
+
+    /// `policy`, read from `folder`, at the point at which it was saved.
+    ///
+    /// # Errors
+    /// If the working folder cannot be told.
+    pub fn learned(policy: Policy, folder: PathBuf) -> PyResult<Self> {
+        let place = lasting(&folder)?;
+        Ok(Pruning::Learned { policy: Box::new(policy), folder, place, dialled: None })
     }
 
     /// The pruner of one call; exceptions of a pruner in Python go to `failure`.
@@ -134,6 +146,47 @@ impl Pruning {
         }
     }
 
+    /// What the argument `policy` must be for the same pruner in another process, and the keywords of the last call of
+    /// `dial`.
+    ///
+    /// # Errors
+    /// If Python is out of memory.
+    pub fn lasting<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
+        let (named, dialled) = self.keywords();
+        let policy = match self {
+            Pruning::Python { object, .. } => object.bind(py).clone(),
+            Pruning::Learned { place, .. } => place.into_pyobject(py)?.into_any(),
+            Pruning::Dense | Pruning::HandMade { .. } => plain(py, &named)?,
+        };
+        let dialled: serde_json::Map<String, Value> =
+            dialled.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        Ok((policy, plain(py, &dialled)?))
+    }
+
+    /// A copy; of a pruner in Python, a deep one.
+    ///
+    /// # Errors
+    /// If the object cannot be copied.
+    pub fn deep_copy(&self, memo: &Bound<'_, PyAny>) -> PyResult<Self> {
+        Ok(match self {
+            Pruning::Dense => Pruning::Dense,
+            Pruning::Learned { policy, folder, place, dialled } => Pruning::Learned {
+                policy: policy.clone(),
+                folder: folder.clone(),
+                place: place.clone(),
+                dialled: dialled.clone(),
+            },
+            Pruning::HandMade { method, stages, keep } => {
+                Pruning::HandMade { method: *method, stages: stages.clone(), keep: keep.clone() }
+            }
+            Pruning::Python { object, stages } => {
+                let deepcopy = memo.py().import("copy")?.getattr("deepcopy")?;
+                let object = deepcopy.call1((object.bind(memo.py()), memo))?.unbind();
+                Pruning::Python { object, stages: stages.clone() }
+            }
+        })
+    }
+
     /// The blocks of its stages.
     pub fn stages(&self) -> Vec<usize> {
         match self {
@@ -156,7 +209,7 @@ impl Pruning {
     /// # Errors
     /// If this is not a calibrated policy, or `dial` requests no point, two points, or one that is not in the record.
     pub fn dialled(&self, dial: &Dial, spec: &VitSpec) -> PyResult<(Pruning, String)> {
-        let Pruning::Learned { policy, folder, .. } = self else {
+        let Pruning::Learned { policy, folder, place, .. } = self else {
             return Err(refused(format!(
                 "only a calibrated policy can be dialled, and this model's is: {}; load it again with \
                  policy=\"path/to/policy\"",
@@ -182,6 +235,7 @@ impl Pruning {
             let point = choose_cost_from_record(&mut policy, folder, gmacs).map_err(from_library)?;
             describe_point(spec, &point).map_err(from_library)?
         };
-        Ok((Pruning::Learned { policy, folder: folder.clone(), dialled: Some(dial.clone()) }, answer))
+        let (folder, place) = (folder.clone(), place.clone());
+        Ok((Pruning::Learned { policy, folder, place, dialled: Some(dial.clone()) }, answer))
     }
 }

@@ -71,7 +71,7 @@ pub fn train<'py>(
     };
     request.reading.images.on_bad_image = self::on_bad_image(on_bad_image)?;
     let config = request.configuration().map_err(from_library)?;
-    let threads = model.threads().started()?;
+    let threads = model.threads().for_job()?;
     let finished = interruptible(teller, |listener| {
         threads.install(|| {
             let trained = request.run(model.loaded(), config, listener)?;

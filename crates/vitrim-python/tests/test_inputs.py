@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +137,44 @@ def test_many_images_come_in_order(model: vitrim.Model, data: Path) -> None:
     assert model.predict([]) == []
 
 
+def test_encoded_images_are_taken_as_bytes_and_as_open_files(model: vitrim.Model, photo: Path, tmp_path: Path) -> None:
+    encoded = photo.read_bytes()
+    expected = model.predict(photo)[0].classes[0].probability
+    # Whoever has just written a file leaves it at its end.
+    written = io.BytesIO()
+    written.write(encoded)
+    with open(photo, "rb") as file, open(photo, "rb", buffering=0) as raw, zipped(photo, tmp_path) as member:
+        given = [encoded, bytearray(encoded), memoryview(encoded), io.BytesIO(encoded), written, file, raw, member]
+        answers = model.predict(given)
+        assert model.predict(file)[0].classes[0].probability == expected, "read again from its start"
+    assert [answer.classes[0].probability for answer in answers] == [expected] * len(given)
+    assert [answer.image for answer in answers] == [None] * len(given)
+    assert model.predict(encoded)[0].classes[0].probability == expected
+    assert np.array_equal(model.preprocess(io.BytesIO(encoded)), model.preprocess(photo))
+    rest = Pipe(encoded)
+    assert model.predict(rest)[0].classes[0].probability == expected, "it cannot be wound back, and need not be"
+
+
+def zipped(photo: Path, place: Path) -> Any:
+    with zipfile.ZipFile(place / "photos.zip", "w") as archive:
+        archive.write(photo, "photo.jpg")
+    return zipfile.ZipFile(place / "photos.zip").open("photo.jpg")
+
+
+class Pipe(io.RawIOBase):
+    """A file that gives a few bytes at a time and cannot be wound back."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        part, self.data = self.data[:100], self.data[100:]
+        return part
+
+
 def test_random_decisions_are_keyed_by_what_an_image_shows(tiny: Path, tmp_path: Path) -> None:
     """Not by its name or its place: two images called alike draw apart, one image draws alike wherever it lies."""
     model = vitrim.load(tiny, "random:0.5")
@@ -171,6 +211,10 @@ def test_grey_and_transparent_images_are_converted(model: vitrim.Model) -> None:
         ([np.zeros((8, 8, 3), np.uint8), 7], TypeError, ["image 1", "int"]),
         (7, TypeError, ["image 0 is of type int"]),
         ("no/such.jpg", vitrim.VitrimError, ["no/such.jpg"]),
+        (b"", vitrim.VitrimError, ["image 0", "no bytes"]),
+        ([b"no image"], vitrim.VitrimError, ["image 0"]),
+        (io.StringIO("text"), TypeError, ["image 0", "read() gives str", '"rb"']),
+        (io.BytesIO(), vitrim.VitrimError, ["image 0", "no bytes"]),
     ],
 )
 def test_what_is_no_image_is_refused(given: Any, kind: type[Exception], words: list[str], model: vitrim.Model) -> None:
@@ -185,3 +229,7 @@ def test_a_corrupt_file_is_named(model: vitrim.Model, tmp_path: Path, photo: Pat
     broken.write_bytes(photo.read_bytes()[:500])
     with pytest.raises(vitrim.VitrimError, match="broken.jpg"):
         model.predict([photo, broken])
+    with open(broken, "rb") as file, pytest.raises(vitrim.VitrimError, match="broken.jpg"):
+        model.predict(file)
+    with pytest.raises(vitrim.VitrimError, match="image 1"):
+        model.predict([photo, broken.read_bytes()])

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Optional
 
 import numpy as np
 import pytest
@@ -110,25 +112,37 @@ def resident() -> int:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="SKIPPED: /proc and fork are Linux's")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_fork_is_told_that_it_has_no_threads(tiny: Path) -> None:
-    model = vitrim.load(tiny)
-    pixels = np.zeros((1, 3, 32, 32), np.float32)
-    model(pixels)
+@pytest.mark.parametrize("threads", [None, 1, 2])
+def test_a_fork_computes_with_threads_of_its_own(threads: Optional[int], tiny: Path) -> None:
+    model = vitrim.load(tiny, "cls-attention:0.7", threads=threads)
+    pixels = np.random.default_rng(8).normal(size=(3, 3, 32, 32)).astype(np.float32)
+    image = np.random.default_rng(9).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    logits, probability = model(pixels), model.predict(image)[0].classes[0].probability
     context = multiprocessing.get_context("fork")
     answers = context.SimpleQueue()
 
-    def child() -> None:
-        try:
-            model(pixels)
-            answers.put("computed")
-        except RuntimeError as error:
-            answers.put(str(error))
+    def answer() -> None:
+        loaded = vitrim.load(tiny, "cls-attention:0.7", threads=threads)
+        same = [np.array_equal(model(pixels), logits), np.array_equal(loaded(pixels), logits)]
+        same.append(model.predict(image)[0].classes[0].probability == probability)
+        same.append(model.preprocess([image] * 3).shape == (3, 3, 32, 32))
+        answers.put(same)
 
-    forked = context.Process(target=child)
-    forked.start()
-    forked.join(60)
-    assert forked.exitcode == 0
-    assert "spawn" in answers.get()
+    def child() -> None:
+        answer()
+        # A fork of the fork.
+        grandchild = context.Process(target=answer)
+        grandchild.start()
+        grandchild.join(60)
+
+    forks = [context.Process(target=child) for _ in range(2)]
+    for fork in forks:
+        fork.start()
+    for fork in forks:
+        fork.join(120)
+        assert fork.exitcode == 0
+    assert [answers.get() for _ in range(4)] == [[True] * 4] * 4
+    assert np.array_equal(model(pixels), logits), "the parent's threads are as they were"
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "int8"])
@@ -161,6 +175,21 @@ def test_what_cannot_be_loaded_is_refused(tiny: Path, tmp_path: Path, monkeypatc
     for arguments in (dict(model=tiny, policy=7), dict(model=7)):
         with pytest.raises(TypeError, match="int"):
             vitrim.load(**arguments)
+
+
+def test_a_note_about_the_hub_goes_to_stderr(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    repo = tmp_path / "models--me--tiny"
+    shutil.copytree(tiny, repo / "snapshots" / "abc")
+    (repo / "refs").mkdir()
+    (repo / "refs/main").write_text("abc")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    model = vitrim.load("hf://me/tiny")
+    note = "note: http://127.0.0.1:9 does not answer; hf://me/tiny is what the cache has\n"
+    assert model.depth == 4 and capsys.readouterr().err == note
 
 
 def test_a_model_tells_what_it_is(bundled: Path) -> None:

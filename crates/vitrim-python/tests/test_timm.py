@@ -50,6 +50,24 @@ def test_a_live_module_gives_its_own_logits(name: str, changes: dict[str, Any]) 
     assert model.origin == f"timm:{name}"
 
 
+@pytest.mark.parametrize("wrap", ["whole", "blocks", "parallel", "both"])
+def test_a_compiled_or_wrapped_module_is_the_module_inside(wrap: str) -> None:
+    plain = module("deit_tiny_distilled_patch16_224")
+    live = module("deit_tiny_distilled_patch16_224")
+    live.load_state_dict(plain.state_dict())
+    if wrap == "blocks":
+        for i, block in enumerate(live.blocks):
+            live.blocks[i] = torch.compile(block)
+    if wrap in ("parallel", "both"):
+        live = torch.nn.DataParallel(live)
+    if wrap in ("whole", "both"):
+        live = torch.compile(live)
+    pixels = torch.randn(2, 3, 64, 64)
+    expected, model = vitrim.from_timm(plain), vitrim.from_timm(live)
+    assert np.array_equal(model(pixels), expected(pixels)) and model.fingerprint == expected.fingerprint
+    assert model.origin == "timm:deit_tiny_distilled_patch16_224"
+
+
 def test_plain_ones_are_never_refused() -> None:
     live = module("vit_tiny_patch16_224").to(torch.bfloat16)
     model = vitrim.from_timm(live, "cls-attention:0.7", dtype="bf16", threads=1)

@@ -110,6 +110,9 @@ pub enum VitError {
     /// An input does not fit the backbone.
     #[error("{0}")]
     Input(String),
+    /// The pass was asked to stop.
+    #[error("interrupted")]
+    Interrupted,
     /// Threads cannot be started.
     #[error("{count} threads cannot be started: {reason}; ask for fewer")]
     Threads {

@@ -40,7 +40,7 @@ mod weight_files;
 pub use backbone::{At, Backbone, Output, PixelBatch, Site, Taps, View, Want};
 pub use checkpoint::Checkpoint;
 pub use error::{Result, VitError};
-pub use executor::{CpuBackbone, CpuWeights, SessionOptions, Threads};
+pub use executor::{CpuBackbone, CpuWeights, Interruptible, SessionOptions, Threads};
 pub use packed::{Origin, PackedBatch, Reduction};
 pub use places::GridPlaces;
 pub use profile::{Operation, Profile};

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use serde::Serialize;
-use vitrim_vit::{Backbone, CpuBackbone, HostState, Want};
+use vitrim_vit::{Backbone, HostState, Want};
 
 use crate::error::Result;
 
@@ -51,7 +51,11 @@ pub struct TokenFeatures {
 ///
 /// # Errors
 /// If an image has no token left to pool.
-pub fn features(model: &CpuBackbone, state: &HostState, kind: FeatureKind) -> Result<Vec<Features>> {
+pub fn features(
+    model: &impl Backbone<State = HostState>,
+    state: &HostState,
+    kind: FeatureKind,
+) -> Result<Vec<Features>> {
     let want = match kind {
         FeatureKind::Pooled => Want::Pooled,
         FeatureKind::Tokens => Want::Tokens,

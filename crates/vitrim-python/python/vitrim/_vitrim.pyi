@@ -23,7 +23,11 @@ class PilImage(Protocol):
 
 #: Float32 [B, 3, H, W], C-contiguous: a NumPy array is borrowed, any other object is read by DLPack.
 Pixels: TypeAlias = Union[npt.NDArray[np.float32], SupportsDlpack]
-Image: TypeAlias = Union[PathOrStr, PilImage, npt.NDArray[np.uint8]]
+
+class Readable(Protocol):
+    def read(self, size: int, /) -> Union[bytes, bytearray, memoryview]: ...
+
+Image: TypeAlias = Union[PathOrStr, bytes, bytearray, memoryview, Readable, PilImage, npt.NDArray[np.uint8]]
 
 __version__: str
 
@@ -34,6 +38,7 @@ class VitrimError(ValueError):
 class ClassProbability:
     """A class and its probability."""
 
+    def __new__(cls, class_index: int, name: Optional[str], probability: float) -> ClassProbability: ...
     @property
     def class_index(self) -> int:
         """Its index."""
@@ -48,6 +53,7 @@ class ClassProbability:
 class Survivors:
     """The survivors of an image after a stage."""
 
+    def __new__(cls, block: int, positions: npt.NDArray[np.int64]) -> Survivors: ...
     @property
     def block(self) -> int:
         """The 0-based block of the stage: tokens leave before it or, if they merge, after its attention."""
@@ -59,6 +65,9 @@ class Survivors:
 class Prediction:
     """The answer for one image."""
 
+    def __new__(
+        cls, image: Optional[str], classes: list[ClassProbability], stages: list[Survivors], macs: int
+    ) -> Prediction: ...
     @property
     def image(self) -> Optional[str]:
         """The image file; None for images that were given as objects."""
@@ -79,6 +88,13 @@ class Prediction:
 class Tokens:
     """Final tokens of the survivors of a batch, after the last norm, image after image."""
 
+    def __new__(
+        cls,
+        tokens: npt.NDArray[np.float32],
+        offsets: npt.NDArray[np.int64],
+        positions: npt.NDArray[np.int64],
+        pooled: npt.NDArray[np.float32],
+    ) -> Tokens: ...
     @property
     def tokens(self) -> npt.NDArray[np.float32]:
         """Features of the tokens, [T, D]."""
@@ -96,7 +112,9 @@ class Tokens:
 class Model:
     """A backbone with its preprocessing and its pruner. Made by :func:`vitrim.load`.
 
-    Threads may share a model: every call has its own buffers, and the GIL is released during the computation.
+    Threads may share a model: every call has its own buffers, and the GIL is released during the computation. Ctrl-C
+    ends a call within a second. A fork starts threads of its own. A pickled model is loaded again from where it came,
+    with the same policy and settings; a copy shares the weights.
     """
 
     def __call__(self, pixel_values: Pixels) -> npt.NDArray[np.float32]:
@@ -111,7 +129,8 @@ class Model:
         """Classifies images, and reports the tokens left after each stage.
 
         Args:
-            images: One or many: paths (a folder means the images below it), PIL images, or uint8 arrays [H, W, 3].
+            images: One or many: paths (a folder means the images below it), the bytes of image files, open files, PIL
+                images, or uint8 arrays [H, W, 3].
             top_k: Number of classes to return.
 
         Raises:
@@ -121,7 +140,7 @@ class Model:
     def preprocess(self, images: Union[Image, Iterable[Image]]) -> npt.NDArray[np.float32]:
         """Normalised pixels [B, 3, H, W] of images, resized and cropped according to the checkpoint.
 
-        The pixels are written into the returned array. Ctrl-C stops the work.
+        The pixels are written into the returned array.
 
         Raises:
             VitrimError: If a file cannot be read or decoded, naming it.
@@ -183,6 +202,9 @@ class Model:
     @property
     def dtype(self) -> Dtype:
         """Data type of the backbone's arithmetic."""
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the backbone's weights."""
     @property
     def policy(self) -> str:
         """The pruner, described in one line."""

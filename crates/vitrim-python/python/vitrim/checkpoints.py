@@ -48,6 +48,30 @@ def load(
     return _vitrim.load(model, policy, dtype=dtype, threads=threads, img_size=size)
 
 
+def restored(
+    place: str,
+    policy: Optional[Policy],
+    dtype: Dtype,
+    threads: Optional[int],
+    img_size: Optional[tuple[int, int]],
+    dialled: dict[str, Any],
+    fingerprint: str,
+) -> Model:
+    """A pickled model, loaded again from where it came, with the same policy and settings.
+
+    Raises:
+        VitrimError: If it cannot be loaded, or has other weights than when it was pickled.
+    """
+    model = _vitrim.load(place, policy, dtype=dtype, threads=threads, img_size=img_size)
+    if model.fingerprint != fingerprint:
+        raise _vitrim.VitrimError(
+            f"{place}: has other weights than when the model was pickled; load it with vitrim.load and pickle it again"
+        )
+    if dialled:
+        model.dial(**dialled)
+    return model
+
+
 def from_timm(
     module: Any,
     policy: Optional[Policy] = None,
@@ -56,15 +80,16 @@ def from_timm(
 ) -> Model:
     """Opens a live timm ``VisionTransformer``: its current weights, its geometry and its preprocessing.
 
-    The weights are copied; training the module further does not change the model. The other arguments are those of
-    :func:`load`.
+    It may be compiled (``torch.compile``) or wrapped (``DataParallel``), as a whole or in parts. The weights are
+    copied; training the module further does not change the model. The other arguments are those of :func:`load`.
 
     Raises:
         TypeError: If it is not a timm Vision Transformer.
         VitrimError: If its geometry is not supported.
     """
+    module = _bare(module)
     config = timm_config(module)
-    weights = {name: np.ascontiguousarray(_array(value)) for name, value in module.state_dict().items()}
+    weights = {_bare_name(name): np.ascontiguousarray(_array(value)) for name, value in module.state_dict().items()}
     origin = f"timm:{config['architecture']}"
     with tempfile.TemporaryDirectory(prefix="vitrim-timm-") as folder:
         _vitrim.write_checkpoint(folder, json.dumps(config), list(weights.items()))
@@ -74,6 +99,28 @@ def from_timm(
         except _vitrim.VitrimError as error:
             # The temporary folder means nothing to the user.
             raise _vitrim.VitrimError(str(error).replace(folder, origin)) from None
+
+
+#: Attributes by which a wrapper holds the module: of ``torch.compile``, and of ``DataParallel`` and its relatives.
+_WRAPPERS = {
+    "OptimizedModule": "_orig_mod",
+    "DataParallel": "module",
+    "DistributedDataParallel": "module",
+    "FullyShardedDataParallel": "module",
+    "AveragedModel": "module",
+}
+
+
+def _bare(module: Any) -> Any:
+    """The module inside wrappers."""
+    while (name := _WRAPPERS.get(type(module).__name__)) and hasattr(module, name):
+        module = getattr(module, name)
+    return module
+
+
+def _bare_name(name: str) -> str:
+    """The name of a tensor without the steps of wrappers of parts, as in ``blocks.0._orig_mod.norm1.weight``."""
+    return ".".join(step for step in name.split(".") if step not in _WRAPPERS.values())
 
 
 def timm_config(module: Any) -> dict[str, Any]:
@@ -114,12 +161,12 @@ def _attribute(module: Any, path: str, required: bool) -> Any:
     value = module
     for step in parents:
         value = _step(module, value, step, path)
-    return _step(module, value, last, path) if required else getattr(value, last, None)
+    return _step(module, value, last, path) if required else _bare(getattr(value, last, None))
 
 
 def _step(module: Any, value: Any, step: str, path: str) -> Any:
     try:
-        return value[int(step)] if step.isdigit() else getattr(value, step)
+        return _bare(value[int(step)] if step.isdigit() else getattr(value, step))
     except (AttributeError, IndexError, TypeError):
         name = type(module).__qualname__
         raise TypeError(f"{name} is no timm VisionTransformer of plain blocks (it has no {path})") from None

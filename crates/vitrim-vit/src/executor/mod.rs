@@ -8,6 +8,7 @@
 mod answer;
 mod embedding;
 mod heads;
+mod interruptible;
 mod part;
 mod scratch;
 mod session;
@@ -15,6 +16,7 @@ mod weights;
 
 use std::cell::RefCell;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use rayon::prelude::*;
@@ -32,6 +34,7 @@ use crate::spec::{MlpActivation, VitSpec};
 use crate::state::HostState;
 use crate::tensors::Tensors;
 use embedding::unfold;
+pub use interruptible::Interruptible;
 use part::{PART_ROWS, PARTS_PER_THREAD, Part, Way};
 use scratch::{Scratch, ScratchPool};
 use session::Spinning;
@@ -117,8 +120,28 @@ impl CpuBackbone {
         })
     }
 
+    /// [`Backbone::embed`]; once `stop` is set, the state means nothing.
+    fn embed_until(&self, pixels: PixelBatch<'_>, stop: Option<&AtomicBool>) -> Result<HostState> {
+        pixels.check(self.spec())?;
+        let embedded = || self.enter(|| self.weights.embedded(pixels, stop));
+        Ok(self.profile.time(Operation::PatchEmbedding, embedded))
+    }
+
+    /// [`Backbone::advance`]; once `stop` is set, the state means nothing.
+    fn advance_until(
+        &self,
+        state: &mut HostState,
+        to: Site,
+        taps: Taps,
+        stop: Option<&AtomicBool>,
+    ) -> Result<()> {
+        state.site.check_forward(to, self.spec())?;
+        self.enter(|| self.advance_here(state, to, taps, stop));
+        Ok(())
+    }
+
     /// [`Backbone::advance`] on this thread and the others of its pool; `to` lies ahead of the state.
-    fn advance_here(&self, state: &mut HostState, to: Site, taps: Taps) {
+    fn advance_here(&self, state: &mut HostState, to: Site, taps: Taps, stop: Option<&AtomicBool>) {
         let started = Instant::now();
         let packed = &mut state.packed;
         let (total, threads) = (packed.total(), rayon::current_num_threads());
@@ -128,6 +151,7 @@ impl CpuBackbone {
             rows: total.div_ceil(PARTS_PER_THREAD * threads).min(PART_ROWS),
             threads: (threads / packed.batch().max(1)).max(1),
             profile: Profile::default(),
+            stop,
         };
         if way.attends() {
             let tap = |wanted: bool, width: usize| wanted.then(|| vec![0.0; total * width]);
@@ -163,8 +187,8 @@ impl CpuBackbone {
 }
 
 impl CpuWeights {
-    /// The batch at the input of block 0. The pixels must have been checked.
-    fn embedded(&self, pixels: PixelBatch<'_>) -> HostState {
+    /// The batch at the input of block 0, which means nothing once `stop` is set. The pixels must have been checked.
+    fn embedded(&self, pixels: PixelBatch<'_>, stop: Option<&AtomicBool>) -> HostState {
         let (p, d) = (self.spec.patch_size, self.spec.dim);
         let (n, prefix, patch) = (self.spec.num_tokens(), self.spec.num_prefix_tokens(), 3 * p * p);
         let mut tokens = self.origin_embedding.repeat(pixels.batch);
@@ -177,6 +201,9 @@ impl CpuWeights {
         }
         let image_len = pixels.data.len() / pixels.batch.max(1);
         tasks.into_par_iter().for_each(|(image, first, tokens)| {
+            if stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
+                return;
+            }
             PATCHES.with_borrow_mut(|patches| {
                 let patches = patches.room(tokens.len() / d * patch);
                 let image = &pixels.data[image * image_len..(image + 1) * image_len];
@@ -188,7 +215,7 @@ impl CpuWeights {
     }
 
     /// Carries `part` along `way`; splits it in halves while it has too many rows.
-    fn carry(&self, mut part: Part<'_>, way: &Way, pool: &ScratchPool) {
+    fn carry(&self, mut part: Part<'_>, way: &Way<'_>, pool: &ScratchPool) {
         if part.rows() > way.rows && part.images() > 1 {
             let [part, other] = part.halve(self.spec.dim, self.spec.head_dim());
             rayon::join(|| self.carry(part, way, pool), || self.carry(other, way, pool));
@@ -196,7 +223,7 @@ impl CpuWeights {
         }
         let mut scratch = pool.take();
         let mut site = way.from;
-        while site < way.to {
+        while site < way.to && !way.is_stopped() {
             let l = site.block;
             match site.at {
                 At::BlockInput => {
@@ -222,7 +249,7 @@ impl CpuWeights {
 
     /// Block `l` up to and including attention's residual. Queries, keys and values are stored as words Q,
     /// attention's output as words O.
-    fn attend<Q: Word, O: Word>(&self, l: usize, part: &mut Part<'_>, scratch: &mut Scratch, way: &Way) {
+    fn attend<Q: Word, O: Word>(&self, l: usize, part: &mut Part<'_>, scratch: &mut Scratch, way: &Way<'_>) {
         let (d, block, rows, places) = (self.spec.dim, &self.blocks[l], part.rows(), part.places);
         let chunk = way.chunk(rows) * d;
         let count = (rows * d).div_ceil(chunk);
@@ -275,7 +302,7 @@ impl CpuWeights {
     }
 
     /// Block `l` from its attention's residual to its end.
-    fn mlp(&self, l: usize, part: &mut Part<'_>, way: &Way) {
+    fn mlp(&self, l: usize, part: &mut Part<'_>, way: &Way<'_>) {
         let (d, block, activation) = (self.spec.dim, &self.blocks[l], self.spec.mlp.activation);
         let chunk = way.chunk(part.rows()) * d;
         let count = part.tokens.len().div_ceil(chunk);
@@ -313,15 +340,11 @@ impl Backbone for CpuBackbone {
     }
 
     fn embed(&self, pixels: PixelBatch<'_>) -> Result<HostState> {
-        pixels.check(self.spec())?;
-        let embedded = || self.enter(|| self.weights.embedded(pixels));
-        Ok(self.profile.time(Operation::PatchEmbedding, embedded))
+        self.embed_until(pixels, None)
     }
 
     fn advance(&self, state: &mut HostState, to: Site, taps: Taps) -> Result<()> {
-        state.site.check_forward(to, self.spec())?;
-        self.enter(|| self.advance_here(state, to, taps));
-        Ok(())
+        self.advance_until(state, to, taps, None)
     }
 
     fn view<'s>(&self, state: &'s HostState) -> Result<View<'s>> {

@@ -1,5 +1,7 @@
 //! How a batch is split between the threads that carry its images through blocks.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use vitrim_kernels::{ROW_CHUNK, rows_per_task};
 
 use crate::backbone::{At, Site};
@@ -72,7 +74,7 @@ impl Part<'_> {
 }
 
 /// From where to where the parts of a batch are carried.
-pub(super) struct Way {
+pub(super) struct Way<'a> {
     pub from: Site,
     pub to: Site,
     /// Largest number of rows in a part.
@@ -81,9 +83,16 @@ pub(super) struct Way {
     pub threads: usize,
     /// Times of all parts together.
     pub profile: Profile,
+    /// Once it is set, no part goes further; what they hold then means nothing.
+    pub stop: Option<&'a AtomicBool>,
 }
 
-impl Way {
+impl Way<'_> {
+    /// Whether the pass was asked to stop.
+    pub fn is_stopped(&self) -> bool {
+        self.stop.is_some_and(|stop| stop.load(Ordering::Relaxed))
+    }
+
     /// Whether the way includes an attention.
     pub fn attends(&self) -> bool {
         self.from < self.to

@@ -11,6 +11,24 @@ const MODEL: &str = "hf://me/backbone";
 const POLICY: &str = "hf://me/policy";
 const DATA: &str = "hf://datasets/me/photos";
 
+/// What a tester's own environment may set.
+const VARIABLES: [&str; 14] = [
+    "HF_HUB_CACHE",
+    "HUGGINGFACE_HUB_CACHE",
+    "HF_HUB_OFFLINE",
+    "TRANSFORMERS_OFFLINE",
+    "HF_DATASETS_OFFLINE",
+    "HF_HUB_DISABLE_IMPLICIT_TOKEN",
+    "HF_TOKEN",
+    "HUGGING_FACE_HUB_TOKEN",
+    "HF_TOKEN_PATH",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "NO_PROXY",
+    "SSL_CERT_FILE",
+];
+
 /// A trained and calibrated policy, a Hub that has its backbone and its images, and an empty cache.
 struct World {
     scratch: Scratch,
@@ -27,8 +45,8 @@ impl World {
 
     fn command(&self, args: &[&str]) -> Command {
         let mut command = self.scratch.command(args);
-        for name in ["HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_TOKEN", "HF_TOKEN_PATH"] {
-            command.env_remove(name);
+        for name in VARIABLES {
+            command.env_remove(name).env_remove(name.to_lowercase());
         }
         command.env("HF_HOME", self.scratch.path("hf")).env("HF_ENDPOINT", self.server.endpoint());
         command
@@ -153,6 +171,36 @@ fn every_command_opens_references() {
     let bench = ["bench", "--model", MODEL, "--policy", POLICY, "--data", DATA, "--batch", "1"];
     world.run(&[&bench[..], &["--seconds", "0.02", "--rounds", "1"]].concat()).good();
     assert!(world.run(&["info", "--model", MODEL]).good().contains("deit_tiny_patch16_224"));
+}
+
+#[test]
+fn variables_are_taken_as_an_env_file_holds_them() {
+    let world = World::new();
+    let info = ["info", "--model", MODEL];
+    let fetched = world.run(&info).good();
+    world.server.asked();
+    let home = world.scratch.path("");
+    let hub = world.scratch.path("hf/hub");
+    let offline = ("HF_HUB_OFFLINE", "1");
+    for variables in [
+        [("HF_HOME", "~/hf"), offline],
+        [("HF_HOME", "$HOME/hf"), offline],
+        [("HF_HOME", "\"${HOME}/hf\""), offline],
+        [("HF_HUB_CACHE", "~/hf/hub"), offline],
+        [("HUGGINGFACE_HUB_CACHE", hub.to_str().unwrap()), offline],
+        [("HF_HOME", "~/hf"), ("TRANSFORMERS_OFFLINE", "1")],
+    ] {
+        let mut command = world.command(&info);
+        command.env("HOME", &home).env("HF_HOME", "/nowhere").envs(variables);
+        assert_eq!(Run(command.output().unwrap()).good(), fetched, "{variables:?}");
+    }
+    assert_eq!(world.server.asked(), []);
+    let mut command = world.command(&info);
+    command.env("HOME", &home).env("HF_HOME", "$SCRATCH/hf");
+    Run(command.output().unwrap()).refused(&["HF_HOME=$SCRATCH/hf", "$SCRATCH is not set"]);
+    for odd in ["~", "$HOME", "$SCRATCH", "\"${HOME}"] {
+        assert!(!world.scratch.path(odd).exists(), "{odd}");
+    }
 }
 
 #[test]
