@@ -48,7 +48,7 @@ fn no_number_takes_memory_or_panics() {
         |policy| policy["actor"]["hidden"] = json!([65_536, 65_536]),
         |policy| policy["actor"]["outputs"] = json!(3),
         |policy| policy["actor"]["positions"] = json!(u64::MAX),
-        |policy| policy["actor"]["scalars"] = json!(1 << 40),
+        |policy| policy["actor"]["scalars"] = json!(1u64 << 40),
         |policy| policy["backbone"]["patch_size"] = json!(0),
         |policy| policy["backbone"]["img_size"] = json!([u64::MAX, u64::MAX]),
         |policy| policy["stages"] = json!(vec![5; 100_000]),
