@@ -76,6 +76,14 @@ pub enum DataError {
         /// What is wrong, where, and what to do.
         what: String,
     },
+    /// A table of images that has no paths.
+    #[error("{}: {what}", path.display())]
+    NoPaths {
+        /// The file.
+        path: PathBuf,
+        /// What was expected, and what was found.
+        what: String,
+    },
     /// A label map that is not valid.
     #[error("label map {}: {what}", path.display())]
     LabelMap {
@@ -94,6 +102,27 @@ pub enum DataError {
         /// The class's name, or its index if it has no name.
         class: String,
     },
+    /// Classes of the data set that cannot be told among those of the backbone, or that are stated twice.
+    #[error("{origin}: {what}")]
+    Correspondence {
+        /// The data set, or an image.
+        origin: String,
+        /// What is wrong, and what decides it.
+        what: String,
+    },
+    /// A number that is no class.
+    #[error(
+        "{origin}: label {label} is not a whole number; give the number of a class, or leave it empty for no label"
+    )]
+    FractionalLabel {
+        /// The file and row, or the image.
+        origin: String,
+        /// The label as stored.
+        label: String,
+    },
+    /// An unknown order of classes.
+    #[error("no such order of classes, `{0}`; use one of own, number or index")]
+    NoSuchLabelOrder(String),
     /// A tar archive that is damaged or cut off.
     #[error("{origin}: not a tar archive, or a damaged one ({reason}); make or download it again")]
     DamagedTar {
@@ -101,6 +130,17 @@ pub enum DataError {
         origin: String,
         /// What is wrong with it.
         reason: String,
+    },
+    /// A sample of a stream whose members are not neighbours.
+    #[error(
+        "{origin}: the members of sample {key} lie apart, which a stream cannot join; sort them, as tar --sort=name does, \
+         or save the archive to a file, decompressed (.tar)"
+    )]
+    Apart {
+        /// The stream: a pipe or a compressed shard.
+        origin: String,
+        /// The sample: its members' path up to the first dot.
+        key: String,
     },
     /// An operation that needs random access was asked of a stream.
     #[error(

@@ -1,8 +1,8 @@
 //! Data sets: from a path to batches of normalised pixels.
 //!
 //! The types follow the data flow. A [`Dataset`] indexes folders of images, lists of files, Hugging Face parquet,
-//! WebDataset tar shards, a pipe of them, or [generated images](draw_scene), depending on the path. A [`LabelMap`]
-//! converts its classes to a backbone's. An [`Order`] gives the order of the images. [`Decoding`] decodes JPEG, PNG,
+//! WebDataset tar shards, a pipe of them, or [generated images](draw_scene), depending on the path. A [`LabelMap`] or
+//! the [`BackboneClasses`] convert its classes to a backbone's. An [`Order`] gives the order of the images. [`Decoding`] decodes JPEG, PNG,
 //! WebP, BMP, GIF and TIFF to RGB like Pillow. A [`Transform`] is timm's evaluation transform. A [`Loader`] decodes
 //! on threads ahead of its consumer, and applies an [`Augment`] for training. Images are read on demand: only an
 //! index is held in memory. Splits are defined by a hash of the encoded bytes ([`Dataset::by_hash`],
@@ -55,7 +55,7 @@ pub use decoding::{BadImages, DecodeRate, Decoding, OnBadImage, guarded, is_guar
 pub use error::DataError;
 pub use image::{self, RgbImage};
 pub use key::image_key;
-pub use labels::{LabelMap, imagenet_synsets};
+pub use labels::{BackboneClasses, LabelMap, LabelOrder, imagenet_synsets};
 pub use limits::{MAX_DECODED_BYTES, MAX_ENCODED_BYTES, MAX_SIDE};
 pub use loader::{Batch, Loader, LoaderOptions};
 pub use order::Order;

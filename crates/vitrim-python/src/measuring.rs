@@ -145,8 +145,8 @@ pub fn evaluate<'py>(
     })?;
     let figures = plain(py, &evaluated.evaluation)?;
     let (dtype, read_out) = (loaded.model.weights().precision().to_string(), evaluated.read_out);
-    let about =
-        json!({ "model": loaded.origin, "dtype": dtype, "split": evaluated.split, "read_out": read_out });
+    let label_notes = evaluated.dataset.label_notes();
+    let about = json!({ "model": loaded.origin, "dtype": dtype, "split": evaluated.split, "read_out": read_out, "label_notes": label_notes });
     figures.call_method1("update", (plain(py, &about)?,))?;
     Ok(figures)
 }
@@ -198,7 +198,7 @@ pub fn calibrate<'py>(
     let mut policy = policy.clone();
     let policy = interruptible(teller, |listener| {
         threads.install(|| {
-            let choice = request.run(loaded, &mut policy, listener)?;
+            let (choice, _) = request.run(loaded, &mut policy, listener)?;
             listener.note(&choice.to_string());
             Ok(policy)
         })

@@ -13,7 +13,7 @@ pub use content::{ContentHash, ContentSet, Shares, Subset};
 
 use crate::decoding::{BadImages, DecodeRate, DecodeTotals, Decoding};
 use crate::error::DataError;
-use crate::labels::LabelMap;
+use crate::labels::{LabelMap, StreamClasses};
 use crate::sources::Store;
 use crate::walk::Rows;
 
@@ -26,6 +26,8 @@ pub struct Dataset {
     /// The index's rows that belong to this data set.
     rows: Rows,
     relabelling: Relabelling,
+    /// What was guessed of the labels.
+    label_notes: Arc<[String]>,
     decoding: Decoding,
 }
 
@@ -34,10 +36,12 @@ pub struct Dataset {
 enum Relabelling {
     /// The data set's own labels.
     Own,
-    /// Labels from a [`LabelMap`], one for each row.
+    /// Labels from a [`LabelMap`] or of a backbone, one for each row.
     Rows(Arc<[Option<u32>]>),
     /// Labels from a [`LabelMap`], looked up while a stream is read.
     Stream(Arc<LabelMap>),
+    /// Labels of a backbone, looked up while a stream is read.
+    StreamOfBackbone(Arc<StreamClasses>),
     /// No labels.
     Unlabelled,
 }
@@ -45,6 +49,8 @@ enum Relabelling {
 /// What was read when the data set was opened, shared by all its parts.
 #[derive(Debug)]
 struct Index {
+    /// The path that was opened, for messages.
+    path: String,
     split: String,
     class_names: Vec<String>,
     /// One label for each row; empty for a stream.
@@ -58,11 +64,23 @@ struct Index {
 }
 
 impl Dataset {
-    fn whole(split: String, class_names: Vec<String>, labels: Vec<Option<u32>>, store: Store) -> Self {
+    fn whole(
+        path: String,
+        split: String,
+        class_names: Vec<String>,
+        labels: Vec<Option<u32>>,
+        store: Store,
+    ) -> Self {
         let rows = Rows::all((!matches!(store, Store::Stream(_))).then_some(labels.len()));
         let (hashes, bad, rates) = (OnceLock::new(), BadImages::default(), DecodeTotals::default());
-        let index = Arc::new(Index { split, class_names, labels, store, hashes, bad, rates });
-        Self { index, rows, relabelling: Relabelling::Own, decoding: Decoding::default() }
+        let index = Arc::new(Index { path, split, class_names, labels, store, hashes, bad, rates });
+        Self {
+            index,
+            rows,
+            relabelling: Relabelling::Own,
+            label_notes: Arc::default(),
+            decoding: Decoding::default(),
+        }
     }
 
     /// Whether this is a stream: a pipe or a compressed shard. A stream cannot be shuffled or split, and a pipe
@@ -107,6 +125,17 @@ impl Dataset {
     /// The name of each class, by index; empty if the data set does not say.
     pub fn class_names(&self) -> &[String] {
         if matches!(self.relabelling, Relabelling::Own) { &self.index.class_names } else { &[] }
+    }
+
+    /// What was guessed to give the images their labels, a sentence each; empty if nothing was. For a stream, as far as
+    /// it has been read.
+    pub fn label_notes(&self) -> Vec<String> {
+        let of_stream = match &self.relabelling {
+            Relabelling::Unlabelled => return Vec::new(),
+            Relabelling::StreamOfBackbone(classes) => classes.note(),
+            _ => None,
+        };
+        self.label_notes.iter().cloned().chain(of_stream).collect()
     }
 
     /// Whether at least one image has a label.

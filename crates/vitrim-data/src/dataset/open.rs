@@ -8,7 +8,7 @@ use crate::labels::class_of;
 use crate::scenes::{SCENE_CLASSES, SCENES_PATH, label_of};
 use crate::sources::{
     DatasetLayout, ParquetIndex, STREAM, Store, TarIndex, TarStream, WHOLE, folder_of, index_folder,
-    index_list, memory_name,
+    index_list, index_table, memory_name, with_metadata,
 };
 
 impl Dataset {
@@ -20,7 +20,8 @@ impl Dataset {
     ///   one of them;
     /// * WebDataset tar shards: in the same places, or a brace pattern, `shard-{0000..0009}.tar`;
     /// * a list: `.txt` (one path per line), `.csv`, `.tsv` or `.jsonl` (columns or fields `path` and `label`), with
-    ///   paths relative to its folder;
+    ///   paths relative to its folder; also Hugging Face's `metadata.csv`, `.jsonl` or `.parquet`, which in a folder of
+    ///   images gives these their labels;
     /// * a [stream](Self::is_stream) of tar shards: `-` for standard input, a named pipe, or compressed shards
     ///   (`.tar.gz`);
     /// * `scenes`, the [generated images](Self::scenes); a folder of that name is reached as `./scenes`.
@@ -37,10 +38,12 @@ impl Dataset {
         let path = path.as_ref();
         let layout = DatasetLayout::detect(path)?;
         let at = layout.find(path, split)?;
+        let mut label_notes = Vec::new();
         let (split, class_names, labels, store) = match layout {
             DatasetLayout::Folders(mut splits) => {
                 let (split, root) = splits.swap_remove(at);
-                let found = index_folder(&root)?;
+                let (found, note) = with_metadata(index_folder(&root)?, &root)?;
+                label_notes.extend(note);
                 (split, found.class_names, found.labels, Store::Files { root, paths: found.paths })
             }
             DatasetLayout::Parquet(mut splits) => {
@@ -62,6 +65,12 @@ impl Dataset {
                 let root = folder_of(&path);
                 (split, found.class_names, found.labels, Store::Files { root, paths: found.paths })
             }
+            DatasetLayout::Table(mut splits, path, kind) => {
+                let (split, folder) = splits.swap_remove(at);
+                let found = index_table(&path, kind, folder.as_deref())?;
+                let root = folder_of(&path);
+                (split, found.class_names, found.labels, Store::Files { root, paths: found.paths })
+            }
             DatasetLayout::Stream(inputs) => {
                 let split = split.unwrap_or(STREAM).to_string();
                 (split, Vec::new(), Vec::new(), Store::Stream(TarStream::new(inputs)))
@@ -74,7 +83,8 @@ impl Dataset {
                 (split, class_names, labels, Store::Scenes { first_seed })
             }
         };
-        Ok(Self::whole(split, class_names, labels, store))
+        let path = path.display().to_string();
+        Ok(Self { label_notes: label_notes.into(), ..Self::whole(path, split, class_names, labels, store) })
     }
 
     /// One split of the [scenes](crate::draw_scene), which are generated on demand: `train` with 2,000,000 (seeds
@@ -106,7 +116,8 @@ impl Dataset {
             encoded.push(bytes.into());
             labels.push(class);
         }
-        Ok(Self::whole(WHOLE.to_string(), class_names, labels, Store::Memory(encoded)))
+        let (path, store) = ("memory".to_string(), Store::Memory(encoded));
+        Ok(Self::whole(path, WHOLE.to_string(), class_names, labels, store))
     }
 
     /// The splits of the data set at `path`: `train`, `validation`, `test`, then others; `all` if it

@@ -11,11 +11,12 @@ pub(crate) fn label_in(object: &Value) -> Option<String> {
     LABEL_FIELDS.iter().find_map(|field| word(object.get(field)?))
 }
 
-/// A number or a string as a word.
+/// A number, a string or a truth value as a word.
 pub(crate) fn word(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),
         Value::Number(number) => Some(number.to_string()),
+        Value::Bool(truth) => Some(truth.to_string()),
         _ => None,
     }
 }
@@ -29,6 +30,7 @@ mod tests {
         let label = |json: &str| label_in(&serde_json::from_str(json).unwrap());
         assert_eq!(label(r#"{"class": "b", "label": 3}"#).as_deref(), Some("3"));
         assert_eq!(label(r#"{"label": null, "class_name": "b"}"#).as_deref(), Some("b"));
+        assert_eq!(label(r#"{"label": true}"#).as_deref(), Some("true"));
         assert_eq!(label(r#"{"caption": "b"}"#), None);
         assert_eq!(label("[3]"), None);
     }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use super::number::{Written, written};
 use crate::error::{DataError, one_line};
 
 /// The backbone's class for each class of a data set.
@@ -13,8 +14,6 @@ pub struct LabelMap {
     /// Class by name. `None`: no class of the backbone, so that the images get no label.
     by_name: HashMap<String, Option<u32>>,
     by_index: Vec<Option<u32>>,
-    /// Indices below this map to themselves unless another entry applies.
-    same_below: u32,
 }
 
 impl LabelMap {
@@ -45,22 +44,6 @@ impl LabelMap {
         map.map_err(|what| DataError::LabelMap { path: path.to_path_buf(), what })
     }
 
-    /// The map of a backbone with `classes` classes called `names` (empty if unknown). A name that two classes share
-    /// is left out. Indices stay unchanged.
-    pub fn of_backbone<'a>(names: impl IntoIterator<Item = &'a str>, classes: usize) -> Self {
-        let same_below = u32::try_from(classes).unwrap_or(u32::MAX);
-        Self { same_below, ..Self::from_names(names) }
-    }
-
-    /// This map, extended by the names of `other` that it does not have.
-    #[must_use]
-    pub fn or(mut self, other: Self) -> Self {
-        for (name, class) in other.by_name {
-            self.by_name.entry(name).or_insert(class);
-        }
-        self
-    }
-
     /// The class of `name`: `None` if the map does not have it, `Some(None)` if it has no label.
     pub fn of_name(&self, name: &str) -> Option<Option<u32>> {
         self.by_name.get(name).copied()
@@ -69,10 +52,12 @@ impl LabelMap {
     /// The class of index `index` of the data set: `None` if the map does not have it, `Some(None)` if it has no
     /// label.
     pub fn of_index(&self, index: u32) -> Option<Option<u32>> {
-        if let Some(class) = self.by_index.get(index as usize) {
-            return Some(*class);
-        }
-        self.of_name(&index.to_string()).or((index < self.same_below).then_some(Some(index)))
+        self.at(index).or_else(|| self.of_name(&index.to_string()))
+    }
+
+    /// The class at `index` of a list of classes.
+    pub(crate) fn at(&self, index: u32) -> Option<Option<u32>> {
+        self.by_index.get(index as usize).copied()
     }
 
     /// The largest class index in the map.
@@ -97,10 +82,10 @@ impl LabelMap {
     fn from_json(text: &str) -> Result<Self, String> {
         let class = |at: &dyn std::fmt::Display, value: &Value| match value {
             Value::Null => Ok(None),
-            value => match value.as_i64() {
-                Some(-1) => Ok(None),
-                Some(index) => class_of(index, at).map(Some),
-                None => Err(format!("`{at}` is {value}; give the index of a class, or null")),
+            value => match written(&value.to_string()) {
+                Written::Whole(-1) => Ok(None),
+                Written::Whole(index) => class_of(index, at).map(Some),
+                _ => Err(format!("`{at}` is {value}; give the index of a class, or null")),
             },
         };
         match serde_json::from_str(text).map_err(|error| format!("not JSON ({})", one_line(error)))? {
@@ -132,12 +117,14 @@ impl LabelMap {
             let (Some(name), Some(index), None) = (record.get(0), record.get(1), record.get(2)) else {
                 return Err(format!("line {} has not two fields; give `class,index`", line + 1));
             };
-            match index.trim().parse::<i64>() {
-                Ok(-1) => by_name.insert(name.trim().to_string(), None),
-                Ok(index) => by_name.insert(name.trim().to_string(), Some(class_of(index, &name)?)),
+            match written(index.trim()) {
+                Written::Whole(-1) => by_name.insert(name.trim().to_string(), None),
+                Written::Whole(index) => {
+                    by_name.insert(name.trim().to_string(), Some(class_of(index, &name)?))
+                }
                 // Only in a header, the second field is not a number.
-                Err(_) if line == 0 => continue,
-                Err(_) => return Err(format!("line {}: `{index}` is no index of a class", line + 1)),
+                Written::Word if line == 0 => continue,
+                _ => return Err(format!("line {}: `{index}` is no index of a class", line + 1)),
             };
         }
         Ok(Self { by_name, ..Self::default() })
@@ -165,6 +152,8 @@ mod tests {
         let csv = opened("m.csv", "class,index\ncat,281\ndog,-1\nfox,-1\n").unwrap();
         assert_eq!(json, csv);
         assert_eq!(json, opened("m.tsv", "cat\t281\ndog\t-1\nfox\t-1").unwrap());
+        assert_eq!(json, opened("m.json", r#"{"cat": 281.0, "dog": null, "fox": -1.0}"#).unwrap());
+        assert_eq!(json, opened("m.csv", "cat,281.0\ndog,-1.0\nfox,-1\n").unwrap());
         assert_eq!(
             (json.of_name("cat"), json.of_name("dog"), json.of_name("cow")),
             (Some(Some(281)), Some(None), None)
@@ -178,16 +167,6 @@ mod tests {
             [0, 1, 2, 3].map(|i| indices.of_index(i)),
             [Some(Some(6)), Some(None), Some(Some(13)), None]
         );
-    }
-
-    #[test]
-    fn a_backbones_own_map_keeps_indices_and_knows_only_names_of_one_class() {
-        let map = LabelMap::of_backbone(["crane", "cat", "crane"], 3);
-        assert_eq!((map.of_name("cat"), map.of_name("crane")), (Some(Some(1)), None));
-        assert_eq!((map.of_index(2), map.of_index(3)), (Some(Some(2)), None));
-        let both = map.or(LabelMap::of_backbone(["bird", "dog", "cat"], 9));
-        assert_eq!((both.of_name("cat"), both.of_name("dog")), (Some(Some(1)), Some(Some(1))));
-        assert_eq!(both.of_index(3), None);
     }
 
     #[test]

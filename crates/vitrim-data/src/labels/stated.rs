@@ -3,76 +3,84 @@
 use std::collections::HashMap;
 
 use super::class::class_of;
+use super::number::{Written, written};
 use crate::error::DataError;
 
-/// The labels of a data set while it is being indexed. Each name is stored once.
+/// The labels of a data set while it is being indexed. Each word is stored once.
 #[derive(Debug, Default)]
 pub(crate) struct StatedLabels {
-    values: Vec<Stated>,
-    names: Vec<String>,
-    by_name: HashMap<String, usize>,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Stated {
-    Absent,
-    Index(i64),
-    /// An index into the names.
-    Name(usize),
+    /// For each image the index of its word; `None` without a label.
+    values: Vec<Option<u32>>,
+    words: Vec<String>,
+    by_word: HashMap<String, u32>,
 }
 
 impl StatedLabels {
     /// Adds the label of the next image; an empty word means no label.
     pub(crate) fn push(&mut self, label: Option<&str>) {
-        let stated = match label.map(str::trim) {
-            None | Some("") => Stated::Absent,
-            Some(word) => word.parse().map_or_else(|_| Stated::Name(self.intern(word)), Stated::Index),
-        };
-        self.values.push(stated);
+        let word = label.map(str::trim).filter(|word| !word.is_empty()).map(|word| self.intern(word));
+        self.values.push(word);
+    }
+
+    /// The label of image `row`, as written.
+    pub(crate) fn word(&self, row: usize) -> Option<&str> {
+        Some(&self.words[(*self.values.get(row)?)? as usize])
     }
 
     /// Class names, sorted, and a class for each image. If all labels are numbers, they are the classes and there are
     /// no names; otherwise every label is a name. `origin` gives the location of an image's label.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError::BadLabel`] or [`DataError::FractionalLabel`] if all labels are numbers, and one is no class.
     pub(crate) fn classes(
-        mut self,
+        self,
         origin: impl Fn(usize) -> String,
     ) -> Result<(Vec<String>, Vec<Option<u32>>), DataError> {
-        if self.names.is_empty() {
-            let class = |(row, stated): (usize, &Stated)| match stated {
-                Stated::Index(index) => class_of(Some(*index), 0).map_err(|(label, expected)| {
-                    DataError::BadLabel { origin: origin(row), label, expected }
-                }),
-                Stated::Absent | Stated::Name(_) => Ok(None),
+        let meanings: Vec<Written> = self.words.iter().map(|word| written(word)).collect();
+        if !meanings.contains(&Written::Word) {
+            let class = |(row, word): (usize, &Option<u32>)| {
+                let Some(word) = word.map(|word| word as usize) else { return Ok(None) };
+                numbered(&self.words[word], meanings[word], || origin(row))
             };
             let labels = self.values.iter().enumerate().map(class).collect::<Result<_, _>>()?;
             return Ok((Vec::new(), labels));
         }
-        for row in 0..self.values.len() {
-            if let Stated::Index(index) = self.values[row] {
-                self.values[row] = Stated::Name(self.intern(&index.to_string()));
-            }
-        }
-        let mut sorted: Vec<usize> = (0..self.names.len()).collect();
-        sorted.sort_by(|&a, &b| self.names[a].cmp(&self.names[b]));
+        let mut sorted: Vec<usize> = (0..self.words.len()).collect();
+        sorted.sort_by(|&a, &b| self.words[a].cmp(&self.words[b]));
         let mut rank = vec![0; sorted.len()];
-        for (class, &name) in sorted.iter().enumerate() {
-            rank[name] = class as u32;
+        for (class, &word) in sorted.iter().enumerate() {
+            rank[word] = class as u32;
         }
-        let label = |stated: &Stated| match stated {
-            Stated::Name(name) => Some(rank[*name]),
-            Stated::Absent | Stated::Index(_) => None,
-        };
-        let labels = self.values.iter().map(label).collect();
-        Ok((sorted.iter().map(|&name| self.names[name].clone()).collect(), labels))
+        let labels = self.values.iter().map(|word| word.map(|word| rank[word as usize])).collect();
+        Ok((sorted.into_iter().map(|word| self.words[word].clone()).collect(), labels))
     }
 
-    fn intern(&mut self, name: &str) -> usize {
-        if let Some(&at) = self.by_name.get(name) {
+    fn intern(&mut self, word: &str) -> u32 {
+        if let Some(&at) = self.by_word.get(word) {
             return at;
         }
-        self.names.push(name.to_string());
-        self.by_name.insert(name.to_string(), self.names.len() - 1);
-        self.names.len() - 1
+        let at = self.words.len() as u32;
+        self.words.push(word.to_string());
+        self.by_word.insert(word.to_string(), at);
+        at
+    }
+}
+
+/// The class that is written as the number `label`, which means `meaning`.
+pub(crate) fn numbered(
+    label: &str,
+    meaning: Written,
+    origin: impl Fn() -> String,
+) -> Result<Option<u32>, DataError> {
+    match meaning {
+        Written::Whole(index) => class_of(Some(index), 0).map_err(|(label, expected)| DataError::BadLabel {
+            origin: origin(),
+            label,
+            expected,
+        }),
+        Written::Fraction => Err(DataError::FractionalLabel { origin: origin(), label: label.to_string() }),
+        Written::Gap | Written::Word => Ok(None),
     }
 }
 
@@ -95,9 +103,17 @@ mod tests {
     }
 
     #[test]
+    fn floats_are_indices_if_they_are_whole() {
+        let got = classes(&[Some("10.0"), Some("2.00e+0"), Some("nan"), Some("2"), Some("-1.0")]).unwrap();
+        assert_eq!(got, (vec![], vec![Some(10), Some(2), None, Some(2), None]));
+        let error = classes(&[Some("1.0"), Some("2.5")]).unwrap_err().to_string();
+        assert!(error.contains("row 1: label 2.5 is not a whole number"), "{error}");
+    }
+
+    #[test]
     fn words_are_names_in_sorted_order_and_make_numbers_names() {
-        let (names, labels) = classes(&[Some("dog"), Some("cat"), None, Some("dog"), Some("9")]).unwrap();
-        assert_eq!(names, ["9", "cat", "dog"]);
+        let (names, labels) = classes(&[Some("dog"), Some("cat"), None, Some("dog"), Some("09")]).unwrap();
+        assert_eq!(names, ["09", "cat", "dog"]);
         assert_eq!(labels, [Some(2), Some(1), None, Some(2), Some(0)]);
     }
 }

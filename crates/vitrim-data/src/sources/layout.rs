@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::braces;
 use super::folder::{has_image_extension, name_of, subfolders};
 use super::list::ListKind;
+use super::metadata::{splits_of_table, table_kind};
 use super::split_names::{STREAM, WHOLE, canonical, is_known, rank, split_in_name};
 use super::tar::{Input, is_compressed, is_pipe};
 use crate::error::DataError;
@@ -30,6 +31,8 @@ pub(crate) enum DatasetLayout {
     Tar(Shards),
     /// A list of image files.
     List(String, PathBuf, ListKind),
+    /// Hugging Face's metadata table, and its splits, each with the folder of its rows.
+    Table(Vec<(String, Option<String>)>, PathBuf, ListKind),
     /// Streams of tar shards.
     Stream(Vec<Input>),
     /// Scenes: a split's name and its seeds.
@@ -60,7 +63,7 @@ impl FileKind {
 }
 
 impl DatasetLayout {
-    /// Detects the kind from file names alone; opens no file.
+    /// Detects the kind from file names alone; opens no file but metadata tables.
     pub(crate) fn detect(root: &Path) -> Result<Self, DataError> {
         if root == Path::new(SCENES_PATH) {
             return Ok(Self::Scenes(SPLITS.map(|(name, seeds)| (name.into(), seeds)).to_vec()));
@@ -77,6 +80,9 @@ impl DatasetLayout {
         };
         if is_pipe(&kind) {
             return Ok(Self::Stream(vec![Input::Pipe(root.to_path_buf())]));
+        }
+        if let Some(kind) = table_kind(root).filter(|_| kind.is_file()) {
+            return Ok(Self::Table(splits_of_table(root, kind)?, root.to_path_buf(), kind));
         }
         if !kind.is_dir() {
             return Self::of_files(vec![root.to_path_buf()])
@@ -145,6 +151,7 @@ impl DatasetLayout {
                 splits.iter().map(|(name, _)| name.clone()).collect()
             }
             Self::List(name, ..) => vec![name.clone()],
+            Self::Table(splits, ..) => splits.iter().map(|(name, _)| name.clone()).collect(),
             Self::Stream(_) => vec![STREAM.into()],
             Self::Scenes(splits) => splits.iter().map(|(name, _)| name.clone()).collect(),
         }
@@ -209,7 +216,8 @@ fn files_in(folder: &Path, kind: FileKind) -> Result<Vec<PathBuf>, DataError> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(|cause| DataError::io(folder, cause))? {
         let path = entry.map_err(|cause| DataError::io(folder, cause))?.path();
-        if FileKind::of(&path) == Some(kind) && path.is_file() && !name_of(&path).starts_with('.') {
+        let is_shard = FileKind::of(&path) == Some(kind) && path.is_file() && table_kind(&path).is_none();
+        if is_shard && !name_of(&path).starts_with('.') {
             files.push(path);
         }
     }

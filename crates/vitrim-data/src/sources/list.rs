@@ -1,20 +1,25 @@
-//! Lists of image files: one path per line, or CSV or JSON lines with a path and a label.
+//! Lists of image files: one path per line, or CSV, JSON lines or parquet with a path and a label.
 //!
 //! Relative paths are relative to the folder of the list.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use serde_json::Value;
 
 use super::folder::has_image_extension;
+use super::parquet::{PathTable, read_paths};
 use crate::error::{DataError, one_line};
-use crate::labels::{LABEL_FIELDS, StatedLabels, label_in, word};
+use crate::labels::{LABEL_FIELDS, StatedLabels, Written, label_in, word, written};
 
 /// Columns and fields that hold a path, the most reliable first.
 const PATH_FIELDS: [&str; 8] =
     ["path", "file", "file_name", "filename", "filepath", "file_path", "image", "image_path"];
+
+/// The fields of Hugging Face's metadata tables: as above, but `file_name` first.
+const METADATA_PATH_FIELDS: [&str; 8] =
+    ["file_name", "path", "file", "filename", "filepath", "file_path", "image", "image_path"];
 
 /// The images of a list, in its order.
 #[derive(Debug)]
@@ -37,6 +42,8 @@ pub(crate) enum ListKind {
         delimiter: u8,
     },
     JsonLines,
+    /// A parquet file with a column of paths instead of images.
+    Parquet,
 }
 
 impl ListKind {
@@ -55,29 +62,73 @@ impl ListKind {
 /// Reads the list at `path`. Only the first of the files is checked for existence, which is enough to detect a wrong
 /// folder; a single missing file is one bad image.
 pub(crate) fn index(path: &Path, kind: ListKind) -> Result<ListIndex, DataError> {
-    let mut found = Found::default();
-    let file = BufReader::new(File::open(path).map_err(|cause| DataError::io(path, cause))?);
-    let read = match kind {
-        ListKind::Text => found.read_lines(file),
-        ListKind::Table { delimiter } => found.read_table(file, delimiter),
-        ListKind::JsonLines => found.read_json(file),
-    };
-    read.map_err(|what| DataError::List { path: path.to_path_buf(), what })?;
-    let Some(first) = found.paths.first() else {
-        let what = "names no image; give a path a line, or a table with columns path and label".into();
-        return Err(DataError::List { path: path.to_path_buf(), what });
-    };
-    if !folder_of(path).join(first).is_file() {
-        let what = format!(
-            "its first image, {}, is not there; paths are relative to the list's folder",
-            first.display()
-        );
-        return Err(DataError::List { path: path.to_path_buf(), what });
+    let found = read(path, kind, &PATH_FIELDS)?;
+    found.index(path)
+}
+
+/// Reads the rows in `folder` (all, if it is absent) of Hugging Face's metadata table at `path`; otherwise as [`index`].
+/// Its classes are those of all rows, so that each split has the same.
+pub(crate) fn index_table(path: &Path, kind: ListKind, folder: Option<&str>) -> Result<ListIndex, DataError> {
+    let mut found = read(path, kind, &METADATA_PATH_FIELDS)?.index(path)?;
+    if let Some(folder) = folder {
+        let kept: Vec<bool> = found.paths.iter().map(|path| first_folder(path) == Some(folder)).collect();
+        let mut rows = kept.iter();
+        found.paths.retain(|_| rows.next() == Some(&true));
+        let mut rows = kept.iter();
+        found.labels.retain(|_| rows.next() == Some(&true));
     }
-    let lines = found.lines;
-    let origin = |row: usize| format!("{}, line {}", path.display(), lines.get(row).copied().unwrap_or(0));
-    let (class_names, labels) = found.labels.classes(origin)?;
-    Ok(ListIndex { paths: found.paths, class_names, labels })
+    Ok(found)
+}
+
+/// The rows of Hugging Face's metadata table at `path`; `None` if it has no column of paths, and belongs to something
+/// else.
+pub(super) fn read_metadata(path: &Path, kind: ListKind) -> Result<Option<Found>, DataError> {
+    match read(path, kind, &METADATA_PATH_FIELDS) {
+        Ok(found) => Ok(Some(found)),
+        Err(DataError::NoPaths { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The first folder of a relative path.
+pub(super) fn first_folder(path: &Path) -> Option<&str> {
+    let mut parts = path.components().filter(|part| *part != Component::CurDir);
+    let Some(Component::Normal(first)) = parts.next() else { return None };
+    parts.next().and_then(|_| first.to_str())
+}
+
+fn read(path: &Path, kind: ListKind, fields: &[&str]) -> Result<Found, DataError> {
+    let mut found = Found::default();
+    let open = || File::open(path).map(BufReader::new).map_err(|cause| DataError::io(path, cause));
+    let read = match kind {
+        ListKind::Text => found.read_lines(open()?),
+        ListKind::Table { delimiter } => found.read_table(open()?, delimiter, fields),
+        ListKind::JsonLines => found.read_json(open()?, fields),
+        ListKind::Parquet => match read_paths(path, fields)? {
+            Some(table) => found.read_parquet(table),
+            None => {
+                Err(Unread::NoPaths(format!("has no column of paths; expected one of {}", fields.join(", "))))
+            }
+        },
+    };
+    read.map_err(|error| match error {
+        Unread::NoPaths(what) => DataError::NoPaths { path: path.to_path_buf(), what },
+        Unread::Other(what) => DataError::List { path: path.to_path_buf(), what },
+    })?;
+    Ok(found)
+}
+
+/// Why a list cannot be read.
+enum Unread {
+    /// It has no paths.
+    NoPaths(String),
+    Other(String),
+}
+
+impl From<String> for Unread {
+    fn from(what: String) -> Self {
+        Self::Other(what)
+    }
 }
 
 /// The folder to which the paths of the list at `path` are relative.
@@ -85,12 +136,21 @@ pub(crate) fn folder_of(path: &Path) -> PathBuf {
     path.parent().map(Path::to_path_buf).unwrap_or_default()
 }
 
+fn is_number(label: &str) -> bool {
+    matches!(written(label), Written::Whole(_) | Written::Fraction)
+}
+
+/// The rows of a list.
 #[derive(Default)]
-struct Found {
-    paths: Vec<PathBuf>,
-    labels: StatedLabels,
-    /// Line number of each path, from 1.
+pub(super) struct Found {
+    /// Paths as written.
+    pub(super) paths: Vec<PathBuf>,
+    /// One label for each path.
+    pub(super) labels: StatedLabels,
+    /// Line or row of each path, from 1.
     lines: Vec<u64>,
+    /// Whether there is a column or a field of labels.
+    pub(super) labelled: bool,
 }
 
 impl Found {
@@ -100,14 +160,41 @@ impl Found {
         self.lines.push(line);
     }
 
-    fn read_lines(&mut self, file: impl BufRead) -> Result<(), String> {
+    /// Where row `row` of the list at `path` is.
+    pub(super) fn origin(&self, path: &Path, row: usize) -> String {
+        origin(path, &self.lines, row)
+    }
+
+    /// The line of row `row`.
+    pub(super) fn line(&self, row: usize) -> u64 {
+        self.lines.get(row).copied().unwrap_or(0)
+    }
+
+    fn index(self, path: &Path) -> Result<ListIndex, DataError> {
+        let Some(first) = self.paths.first() else {
+            let what = "names no image; give a path a line, or a table with columns path and label".into();
+            return Err(DataError::List { path: path.to_path_buf(), what });
+        };
+        if !folder_of(path).join(first).is_file() {
+            let what = format!(
+                "its first image, {}, is not there; paths are relative to the list's folder",
+                first.display()
+            );
+            return Err(DataError::List { path: path.to_path_buf(), what });
+        }
+        let lines = self.lines;
+        let (class_names, labels) = self.labels.classes(|row| origin(path, &lines, row))?;
+        Ok(ListIndex { paths: self.paths, class_names, labels })
+    }
+
+    fn read_lines(&mut self, file: impl BufRead) -> Result<(), Unread> {
         for (number, line) in (1..).zip(file.lines()) {
             let line = line.map_err(|error| format!("line {number}: {error}"))?;
             let line = line.trim();
             match line.rsplit_once([' ', '\t']) {
                 // A name may contain spaces: only a number after an image's extension is a label.
                 Some((path, label))
-                    if label.parse::<i64>().is_ok() && has_image_extension(Path::new(path.trim_end())) =>
+                    if is_number(label) && has_image_extension(Path::new(path.trim_end())) =>
                 {
                     self.push(number, path.trim_end(), Some(label));
                 }
@@ -118,21 +205,22 @@ impl Found {
         Ok(())
     }
 
-    fn read_table(&mut self, file: impl BufRead, delimiter: u8) -> Result<(), String> {
+    fn read_table(&mut self, file: impl BufRead, delimiter: u8, fields: &[&str]) -> Result<(), Unread> {
         let mut reader =
             csv::ReaderBuilder::new().delimiter(delimiter).trim(csv::Trim::All).from_reader(file);
         let header = reader.headers().map_err(one_line)?.clone();
         let column = |names: &[&str]| {
             names.iter().find_map(|name| header.iter().position(|field| field.eq_ignore_ascii_case(name)))
         };
-        let Some(path) = column(&PATH_FIELDS) else {
+        let Some(path) = column(fields) else {
             let found = header.iter().collect::<Vec<_>>().join(", ");
-            return Err(format!(
+            return Err(Unread::NoPaths(format!(
                 "its first line names no column of paths; expected one of {}, found: {found}",
-                PATH_FIELDS.join(", ")
-            ));
+                fields.join(", ")
+            )));
         };
         let label = column(&LABEL_FIELDS);
+        self.labelled = label.is_some();
         let mut record = csv::StringRecord::new();
         while reader.read_record(&mut record).map_err(one_line)? {
             let line = record.position().map_or(0, csv::Position::line);
@@ -140,13 +228,13 @@ impl Found {
                 Some(path) if !path.is_empty() => {
                     self.push(line, path, label.and_then(|label| record.get(label)));
                 }
-                _ => return Err(format!("line {line} has no path; add it or remove the line")),
+                _ => return Err(format!("line {line} has no path; add it or remove the line").into()),
             }
         }
         Ok(())
     }
 
-    fn read_json(&mut self, file: impl BufRead) -> Result<(), String> {
+    fn read_json(&mut self, file: impl BufRead, fields: &[&str]) -> Result<(), Unread> {
         for (number, line) in (1..).zip(file.lines()) {
             let line = line.map_err(|error| format!("line {number}: {error}"))?;
             if line.trim().is_empty() {
@@ -154,12 +242,31 @@ impl Found {
             }
             let object: Value = serde_json::from_str(&line)
                 .map_err(|error| format!("line {number} is not a JSON object ({})", one_line(error)))?;
-            let path = PATH_FIELDS.iter().find_map(|field| word(object.get(field)?));
+            let path = fields.iter().find_map(|field| word(object.get(field)?));
             let Some(path) = path else {
-                return Err(format!("line {number} has no path; expected one of {}", PATH_FIELDS.join(", ")));
+                let what = format!("line {number} has no path; expected one of {}", fields.join(", "));
+                return Err(if self.paths.is_empty() { Unread::NoPaths(what) } else { what.into() });
             };
-            self.push(number, &path, label_in(&object).as_deref());
+            let label = label_in(&object);
+            self.labelled |= label.is_some();
+            self.push(number, &path, label.as_deref());
         }
         Ok(())
     }
+
+    fn read_parquet(&mut self, table: PathTable) -> Result<(), Unread> {
+        self.labelled = table.labelled;
+        for (number, (path, label)) in (1..).zip(table.rows) {
+            if path.is_empty() {
+                return Err(format!("row {number} has no path; add it or remove the row").into());
+            }
+            self.push(number, &path, label.as_deref());
+        }
+        Ok(())
+    }
+}
+
+/// Where row `row` of the list at `path` is, whose rows are at `lines`.
+fn origin(path: &Path, lines: &[u64], row: usize) -> String {
+    format!("{}, line {}", path.display(), lines.get(row).copied().unwrap_or(0))
 }

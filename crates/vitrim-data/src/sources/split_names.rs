@@ -26,7 +26,7 @@ const KNOWN: [KnownSplit; 3] = [
 ];
 
 /// The known split with the spelling `text`.
-fn known(text: &str) -> Option<&'static str> {
+pub(super) fn known(text: &str) -> Option<&'static str> {
     let lower = text.to_lowercase();
     KNOWN.iter().find(|split| split.spellings.contains(&lower.as_str())).map(|split| split.name)
 }

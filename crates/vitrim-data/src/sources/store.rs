@@ -44,6 +44,11 @@ pub(crate) enum Payload {
 }
 
 impl Store {
+    /// Whether the data set gives numbers to its classes itself; otherwise they are in the order of their names.
+    pub(crate) fn numbers_its_classes(&self) -> bool {
+        matches!(self, Self::Parquet(_) | Self::Memory(_) | Self::Scenes { .. })
+    }
+
     /// A short name of `row`: its path below the split, its path in a list, `file.parquet#row`, or
     /// `shard.tar/member`.
     pub(crate) fn name_of_row(&self, row: usize) -> String {

@@ -88,8 +88,8 @@ fn columns_that_are_missing_or_of_the_wrong_type() {
         message.contains("no image column") && message.contains("text (BYTE_ARRAY), label (INT64)"),
         "{message}"
     );
-    let message = empty("b.parquet", "message m { required binary image; required double label; }");
-    assert!(message.contains("column `label` is DOUBLE"), "{message}");
+    let message = empty("b.parquet", "message m { required binary image; required boolean label; }");
+    assert!(message.contains("column `label` is BOOLEAN"), "{message}");
     assert!(empty("c.parquet", FLAT_SCHEMA).contains("holds no images"));
 }
 

@@ -70,6 +70,35 @@ fn tables_and_json_lines_have_labels() {
 }
 
 #[test]
+fn whole_floats_are_class_numbers() {
+    let photos = |end: &str| (0..3).map(|i| format!("photos/{i}.png{end}\n")).collect::<String>();
+    for (name, text) in [
+        ("a.csv", "path,label\nphotos/0.png,10.0\nphotos/1.png,\nphotos/2.png,2.0\n".to_string()),
+        ("a.csv", "path,label\nphotos/0.png,1.00e+01\nphotos/1.png,nan\nphotos/2.png,2.00e+00\n".to_string()),
+        ("a.tsv", "path\tlabel\nphotos/0.png\t10\nphotos/1.png\tNaN\nphotos/2.png\t2.0\n".to_string()),
+        (
+            "a.jsonl",
+            "{\"path\": \"photos/0.png\", \"label\": 10.0}\n{\"path\": \"photos/1.png\", \"label\": null}\n\
+             {\"path\": \"photos/2.png\", \"label\": 2.0}\n"
+                .to_string(),
+        ),
+        ("a.txt", photos(" 2.0").replacen("2.0", "10.0", 1).replace("1.png 2.0", "1.png")),
+    ] {
+        let (_dir, list) = listed(name, &text);
+        let dataset = Dataset::open(&list, None).unwrap();
+        assert_eq!(labels(&dataset), [Some(10), None, Some(2)], "{name}: {text}");
+        assert!(dataset.class_names().is_empty(), "{name}");
+    }
+    for (name, text) in [
+        ("a.csv", "path,label\nphotos/0.png,1.0\nphotos/1.png,2.5\n"),
+        ("a.txt", "photos/0.png 1\nphotos/1.png 2.5\n"),
+    ] {
+        let (_dir, list) = listed(name, text);
+        assert!(refusal(&list).contains("label 2.5 is not a whole number"), "{name}");
+    }
+}
+
+#[test]
 fn a_missing_file_is_one_bad_image() {
     let (_dir, list) = listed("images.txt", "photos/0.png\nphotos/nine.png\nphotos/2.png\n");
     let dataset = Dataset::open(&list, None).unwrap();

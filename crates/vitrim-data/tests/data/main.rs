@@ -7,6 +7,7 @@ mod errors;
 mod fixtures;
 mod lists;
 mod loading;
+mod metadata;
 mod partition;
 mod processors;
 mod relabel;

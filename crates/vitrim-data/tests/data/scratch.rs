@@ -6,10 +6,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use parquet::basic::{Compression, ZstdLevel};
-use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
+use parquet::column::writer::ColumnWriter;
+use parquet::data_type::{ByteArray, ByteArrayType};
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
-use parquet::file::writer::SerializedFileWriter;
+use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::parser::parse_message_type;
 use vitrim_data::image::{ImageFormat, Rgb, RgbImage};
 use vitrim_data::{Batch, Dataset, Interpolation, Loader, LoaderOptions, Order, Preprocess, Transform};
@@ -39,10 +40,11 @@ pub fn rows(count: u32) -> Vec<Row> {
     (0..count).map(|i| (Some(png(i)), Some(i64::from(i % 3)))).collect()
 }
 
-/// Writes `rows` under `schema` ([`SCHEMA`] or [`FLAT_SCHEMA`]), `group` rows to a row group.
+/// Writes `rows` under `schema` ([`SCHEMA`], also with labels of another kind, or [`FLAT_SCHEMA`]), `group` rows to a row
+/// group.
 pub fn write_parquet(path: &Path, schema: &str, footer: Option<&str>, rows: &[Row], group: usize) {
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-    let nested = schema == SCHEMA;
+    let nested = schema != FLAT_SCHEMA;
     let footer = footer.map(|json| vec![KeyValue::new("huggingface".into(), json.to_string())]);
     let properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::default()))
@@ -68,11 +70,45 @@ pub fn write_parquet(path: &Path, schema: &str, footer: Option<&str>, rows: &[Ro
         }
         let labels: Vec<i64> = rows.iter().filter_map(|r| r.1).collect();
         let present: Vec<i16> = rows.iter().map(|r| r.1.is_some().into()).collect();
-        let mut column = groups.next_column().unwrap().unwrap();
-        column.typed::<Int64Type>().write_batch(&labels, nested.then_some(&present[..]), None).unwrap();
-        column.close().unwrap();
+        write_numbers(&mut groups, &labels, nested.then_some(&present[..]));
         groups.close().unwrap();
     }
+    writer.close().unwrap();
+}
+
+/// Writes the next column, of numbers of any kind; `present` tells which rows have one.
+fn write_numbers(groups: &mut SerializedRowGroupWriter<'_, File>, numbers: &[i64], present: Option<&[i16]>) {
+    let mut column = groups.next_column().unwrap().unwrap();
+    let written = match column.untyped() {
+        ColumnWriter::Int64ColumnWriter(writer) => writer.write_batch(numbers, present, None),
+        ColumnWriter::DoubleColumnWriter(writer) => {
+            let numbers: Vec<f64> = numbers.iter().map(|number| *number as f64).collect();
+            writer.write_batch(&numbers, present, None)
+        }
+        ColumnWriter::FloatColumnWriter(writer) => {
+            let numbers: Vec<f32> = numbers.iter().map(|number| *number as f32).collect();
+            writer.write_batch(&numbers, present, None)
+        }
+        _ => panic!("no column of numbers"),
+    };
+    written.unwrap();
+    column.close().unwrap();
+}
+
+/// Writes a table of paths and class numbers, as `kind` (`int64`, `double`), to the parquet file at `path`.
+pub fn write_path_table(path: &Path, kind: &str, rows: &[(&str, i64)]) {
+    let schema = format!("message m {{ required binary file_name (UTF8); required {kind} label; }}");
+    let schema = Arc::new(parse_message_type(&schema).unwrap());
+    let file = File::create(path).unwrap();
+    let mut writer = SerializedFileWriter::new(file, schema, Arc::default()).unwrap();
+    let mut groups = writer.next_row_group().unwrap();
+    let names: Vec<ByteArray> = rows.iter().map(|(name, _)| ByteArray::from(*name)).collect();
+    let mut column = groups.next_column().unwrap().unwrap();
+    column.typed::<ByteArrayType>().write_batch(&names, None, None).unwrap();
+    column.close().unwrap();
+    let labels: Vec<i64> = rows.iter().map(|(_, label)| *label).collect();
+    write_numbers(&mut groups, &labels, None);
+    groups.close().unwrap();
     writer.close().unwrap();
 }
 

@@ -2,11 +2,14 @@
 
 use std::io::Write;
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::scratch::{indices, load, members, png, small_transform, tar, write_shards};
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use vitrim_data::{Batch, Dataset, LabelMap, Loader, LoaderOptions, OnBadImage, Order, Shares, Subset};
+use vitrim_data::{
+    BackboneClasses, Batch, Dataset, LabelOrder, Loader, LoaderOptions, OnBadImage, Order, Shares, Subset,
+};
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
@@ -129,11 +132,23 @@ fn labels_are_numbers_or_words_in_cls_or_json() {
         Loader::new(dataset, Order::Sequential, &small_transform(), options).unwrap().next().unwrap()
     };
     assert!(first(&streamed).unwrap_err().to_string().contains("without knowing the backbone's classes"));
-    let known = streamed.relabelled(&LabelMap::of_backbone(["cat", "cow", "dog"], 3)).unwrap();
+    let backbone = |count, names: &[&'static str], order| {
+        streamed.labelled_for(&Arc::new(BackboneClasses::new(count, names.iter().copied())), order).unwrap()
+    };
+    let known = backbone(3, &["cat", "cow", "dog"], None);
     assert_eq!(first(&known).unwrap().labels, [Some(2), Some(0), None]);
-    let unknown = streamed.relabelled(&LabelMap::of_backbone(["cat"], 1)).unwrap();
-    let error = first(&unknown).unwrap_err().to_string();
-    assert!(error.contains("x/1.jpg: class `dog` is not in the label map"), "{error}");
+    assert!(known.label_notes().is_empty());
+    let spelled = backbone(3, &["Cat", "cow", "dog"], None);
+    assert_eq!(first(&spelled).unwrap().labels, [Some(2), Some(0), None]);
+    assert!(spelled.label_notes()[0].contains("`cat`"), "{:?}", spelled.label_notes());
+    for (dataset, words) in [
+        (backbone(2, &["cat", "dogs"], None), "x/1.jpg: class `dog` (nearest: `dogs`) is not among"),
+        (backbone(2, &["cat", "dog"], Some(LabelOrder::Number)), "label `dog` is a word"),
+        (backbone(2, &["cat", "dog"], Some(LabelOrder::Index)), "class `dog` has not one number"),
+    ] {
+        let error = first(&dataset).unwrap_err().to_string();
+        assert!(error.contains(words) && !error.contains('\n'), "{error}");
+    }
 
     let numbers =
         [member("1.png", &png(1)), member("1.cls", b"12"), member("2.png", &png(2)), member("2.cls", b"-1")];
@@ -143,10 +158,99 @@ fn labels_are_numbers_or_words_in_cls_or_json() {
     assert_eq!((labels(&dataset), dataset.class_names().len()), (vec![Some(12), None], 0));
     let streamed = Dataset::open(&gz, None).unwrap();
     assert_eq!(first(&streamed).unwrap().labels, [Some(12), None]);
-    let too_few = streamed.relabelled(&LabelMap::of_backbone([], 12)).unwrap();
-    assert!(first(&too_few).unwrap_err().to_string().contains("class `12`"));
-    let enough = streamed.relabelled(&LabelMap::of_backbone([], 13)).unwrap();
-    assert_eq!(first(&enough).unwrap().labels, [Some(12), None]);
+    let of_backbone = |count, names: &[&'static str]| {
+        let backbone = BackboneClasses::new(count, names.iter().copied());
+        first(&streamed.labelled_for(&Arc::new(backbone), None).unwrap())
+    };
+    let too_few = of_backbone(12, &[]).unwrap_err().to_string();
+    assert!(too_few.contains("1.png: label 12 is out of range; expected 0 to 11"), "{too_few}");
+    assert_eq!(of_backbone(13, &[]).unwrap().labels, [Some(12), None]);
+    // A number is a class by its index, also where classes are called by numbers.
+    assert_eq!(of_backbone(13, &["12", "11", "10"]).unwrap().labels, [Some(12), None]);
+}
+
+/// The members of `stems`, images and labels (the stem's first digit), in the order that `order` makes of both.
+fn apart(order: impl Fn(&[String], &[String]) -> Vec<String>) -> Vec<(String, Vec<u8>)> {
+    let stems: Vec<String> = (0..9).map(|i| format!("set/{}{}", i / 3, i % 3)).collect();
+    let named = |end: &str| stems.iter().map(|stem| format!("{stem}{end}")).collect::<Vec<_>>();
+    let member = |name: String| {
+        let class = name.as_bytes()[4] - b'0';
+        let data = if name.ends_with(".cls") { vec![b'0' + class] } else { png(class.into()) };
+        (name, data)
+    };
+    order(&named(".png"), &named(".cls")).into_iter().map(member).collect()
+}
+
+#[test]
+fn members_that_lie_apart_are_joined_in_a_file_and_refused_in_a_stream() {
+    let every =
+        |names: &[String], first: usize| names[first..].iter().step_by(2).cloned().collect::<Vec<_>>();
+    let dir = tempfile::tempdir().unwrap();
+    let (path, gz) = (dir.path().join("a.tar"), dir.path().join("a.tar.gz"));
+    for (what, members, first) in [
+        ("images first", apart(|images, labels| [images, labels].concat()), "set/00"),
+        ("labels first", apart(|images, labels| [labels, images].concat()), "set/00"),
+        (
+            "mixed",
+            apart(|images, labels| {
+                [every(images, 0), every(labels, 1), every(images, 1), every(labels, 0)].concat()
+            }),
+            "set/01",
+        ),
+    ] {
+        std::fs::write(&path, tar(&members)).unwrap();
+        let dataset = Dataset::open(&path, None).unwrap();
+        assert_eq!(dataset.len(), 9, "{what}");
+        for index in 0..9 {
+            let class = dataset.name(index).as_bytes()["a.tar/set/".len()] - b'0';
+            assert_eq!(dataset.label(index), Some(class.into()), "{what}: {}", dataset.name(index));
+            assert_eq!(dataset.image(index).unwrap().get_pixel(0, 0)[0], class, "{what}");
+        }
+        std::fs::write(&gz, gzip(&tar(&members))).unwrap();
+        let streamed = Dataset::open(&gz, None).unwrap();
+        let loader = Loader::new(&streamed, Order::Sequential, &small_transform(), LoaderOptions::default());
+        let error = loader.unwrap().last().unwrap().unwrap_err().to_string();
+        assert!(
+            error.contains(&format!("a.tar.gz: the members of sample {first} lie apart")),
+            "{what}: {error}"
+        );
+    }
+    // Copies of whole samples are samples of their own, as in shards that were concatenated.
+    let twice = [members(0..3), members(0..3)].concat();
+    std::fs::write(&path, tar(&twice)).unwrap();
+    std::fs::write(&gz, gzip(&tar(&twice))).unwrap();
+    let dataset = Dataset::open(&path, None).unwrap();
+    assert_eq!((0..6).map(|i| dataset.label(i)).collect::<Vec<_>>(), [0, 1, 2, 0, 1, 2].map(Some));
+    assert_eq!(sequential(&Dataset::open(&gz, None).unwrap()).iter().map(Batch::len).sum::<usize>(), 6);
+    // A second label for a labelled image is a contradiction.
+    let mut changed = members(0..3);
+    changed.push(("000.cls".to_string(), b"2".to_vec()));
+    std::fs::write(&path, tar(&changed)).unwrap();
+    let error = Dataset::open(&path, None).unwrap_err().to_string();
+    assert!(error.contains("a.tar, sample 000: has two labels that lie apart, 0 and 2"), "{error}");
+}
+
+#[test]
+fn labels_of_shards_may_be_whole_floats() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.tar");
+    let member = |name: &str, data: &[u8]| (name.to_string(), data.to_vec());
+    let mut all = vec![
+        member("1.png", &png(1)),
+        member("1.cls", b"10.0\n"),
+        member("2.png", &png(2)),
+        member("2.json", br#"{"label": 2.0}"#),
+    ];
+    std::fs::write(&path, tar(&all)).unwrap();
+    let dataset = Dataset::open(&path, None).unwrap();
+    assert_eq!((dataset.label(0), dataset.label(1)), (Some(10), Some(2)));
+    let gz = dir.path().join("a.tar.gz");
+    std::fs::write(&gz, gzip(&tar(&all))).unwrap();
+    assert_eq!(sequential(&Dataset::open(&gz, None).unwrap())[0].labels, [Some(10), Some(2)]);
+    all[1].1 = b"1.5".to_vec();
+    std::fs::write(&path, tar(&all)).unwrap();
+    let error = Dataset::open(&path, None).unwrap_err().to_string();
+    assert!(error.contains("a.tar, 1.png: label 1.5 is not a whole number"), "{error}");
 }
 
 #[test]

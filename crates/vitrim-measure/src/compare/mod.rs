@@ -136,6 +136,9 @@ pub struct Comparison {
     pub images: usize,
     /// Whether answers were judged by labels; otherwise by the dense model.
     pub labelled: bool,
+    /// What was guessed of the labels; see [`Dataset::label_notes`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub label_notes: Vec<String>,
     /// Top-1 of the dense model, percent.
     pub dense_top1: f64,
     /// MACs of the dense model per image, in units of 1e9.
@@ -283,6 +286,7 @@ pub(crate) fn compare(
         dtype: loaded.model.weights().precision(),
         images,
         labelled,
+        label_notes: compared.images.label_notes(),
         dense_top1: dense.top1,
         dense_gmacs: cost::dense_macs(&loaded.spec) as f64 / 1e9,
         methods,

@@ -1,12 +1,13 @@
 //! How a data set is read: how its images are decoded, and to which classes its labels refer.
 //!
 //! A backbone knows classes by index. A data set may name them instead, in its own order: a part of ImageNet, whose
-//! folders are synsets, or photographs in folders named like the backbone's classes. If all names of a data set are
-//! known, its labels are converted to the backbone's; otherwise a label map gives the correspondence.
+//! folders are synsets, or photographs in folders named like the backbone's classes. Its classes are found by name, by
+//! the numbers in their names, in a given order, or by a label map.
 
 use std::path::Path;
+use std::sync::Arc;
 
-use vitrim_data::{Dataset, Decoding, LabelMap, imagenet_synsets};
+use vitrim_data::{BackboneClasses, Dataset, Decoding, LabelMap, LabelOrder, imagenet_synsets};
 
 use crate::error::{MeasureError, Result};
 use crate::model::Loaded;
@@ -27,8 +28,8 @@ enum Labels {
     /// The data set's own.
     #[default]
     Own,
-    /// The given number of classes of the backbone, if this map has all names of the data set.
-    Known(LabelMap, usize),
+    /// The backbone's, by name, by number or in this order.
+    OfBackbone(Arc<BackboneClasses>, Option<LabelOrder>),
     /// The classes in this map.
     Mapped(LabelMap),
     /// Labels are ignored: the backbone has no classes.
@@ -41,12 +42,21 @@ impl Reading {
         Reading { decoding, labels: Labels::Own }
     }
 
-    /// Decodes by `decoding`, and converts labels to the classes of `loaded`: by the file `map` ([`LabelMap::open`]),
-    /// or by the backbone's class names and ImageNet's synsets if the data set has only such names.
+    /// Decodes by `decoding`, and converts labels to the classes of `loaded`: by the file `map` ([`LabelMap::open`]), in
+    /// the order `order`, or by the backbone's class names, ImageNet's synsets, and numbers in names.
     ///
     /// # Errors
-    /// If `map` cannot be read, or has classes that the backbone lacks.
-    pub fn for_backbone(decoding: Decoding, map: Option<&Path>, loaded: &Loaded) -> Result<Self> {
+    /// If `map` cannot be read, or has classes that the backbone lacks, or if `order` is given, too.
+    pub fn for_backbone(
+        decoding: Decoding,
+        map: Option<&Path>,
+        order: Option<LabelOrder>,
+        loaded: &Loaded,
+    ) -> Result<Self> {
+        if map.is_some() && order.is_some() {
+            let reason = "--label-map and --label-order exclude each other; give one of them";
+            return Err(MeasureError::Setting(reason.to_owned()));
+        }
         let classes = loaded.spec.num_classes;
         let labels = match map {
             Some(path) if classes == 0 => {
@@ -72,15 +82,14 @@ impl Reading {
             }
             None => {
                 // A class without a name is an empty one: no folder is called so.
-                let named = |names: &[Option<String>]| {
-                    LabelMap::of_backbone(
-                        names.iter().map(|name| name.as_deref().unwrap_or_default()),
-                        classes,
-                    )
-                };
-                let own = named(&loaded.class_names).or(named(&loaded.class_descriptions));
+                fn words(names: &[Option<String>]) -> impl Iterator<Item = &str> {
+                    names.iter().map(|name| name.as_deref().unwrap_or_default())
+                }
                 let synsets = if classes == IMAGENET_CLASSES { imagenet_synsets() } else { Vec::new() };
-                Labels::Known(own.or(LabelMap::of_backbone(synsets, classes)), classes)
+                let backbone = BackboneClasses::new(classes, words(&loaded.class_names))
+                    .also_called(words(&loaded.class_descriptions))
+                    .also_called(synsets);
+                Labels::OfBackbone(Arc::new(backbone), order)
             }
         };
         Ok(Reading { decoding, labels })
@@ -89,45 +98,14 @@ impl Reading {
     /// `dataset`, read in this way.
     ///
     /// # Errors
-    /// If a label map lacks the class of an image.
+    /// If a label map lacks the class of an image, or it is not known which classes the data set's are.
     pub fn of(&self, dataset: &Dataset) -> Result<Dataset> {
         let dataset = dataset.decoded_by(self.decoding);
         match &self.labels {
+            Labels::Own => Ok(dataset),
             Labels::Ignored => Ok(dataset.unlabelled()),
             Labels::Mapped(map) => Ok(dataset.relabelled(map)?),
-            Labels::Known(map, classes)
-                if dataset.is_stream() || names_are_known(map, *classes, dataset.class_names()) =>
-            {
-                Ok(dataset.relabelled(map)?)
-            }
-            Labels::Known(..) | Labels::Own => Ok(dataset),
+            Labels::OfBackbone(backbone, order) => Ok(dataset.labelled_for(backbone, *order)?),
         }
-    }
-}
-
-/// Whether `map` has all of `names`, and they are not just the backbone's `classes` in order, which need no map.
-fn names_are_known(map: &LabelMap, classes: usize, names: &[String]) -> bool {
-    let is_class = |(class, name): (u32, &String)| map.of_name(name) == Some(Some(class));
-    let in_order = names.len() == classes && (0..).zip(names).all(is_class);
-    !names.is_empty() && names.iter().all(|name| map.of_name(name).is_some()) && !in_order
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn names(names: &[&str]) -> Vec<String> {
-        names.iter().map(|name| (*name).to_owned()).collect()
-    }
-
-    #[test]
-    fn labels_change_only_where_every_name_is_known_in_another_order() {
-        let map =
-            LabelMap::of_backbone(["tench", "goldfish"], 2).or(LabelMap::of_backbone(imagenet_synsets(), 2));
-        let known = |given: &[&str]| names_are_known(&map, 2, &names(given));
-        assert!(known(&["goldfish", "tench"]) && known(&["n15075141"]));
-        assert!(known(&["tench"]), "the first of two classes is no whole order");
-        assert!(!known(&["tench", "goldfish"]), "they are themselves");
-        assert!(!known(&["goldfish", "unicorn"]) && !known(&[]));
     }
 }

@@ -120,12 +120,18 @@ impl CalibrateRequest {
         Err(MeasureError::Policy { path: self.policy.clone(), reason })
     }
 
-    /// Calibrates `policy`, which was read from the requested folder, on `loaded`, and writes it back.
+    /// Calibrates `policy`, which was read from the requested folder, on `loaded`, and writes it back. Returns the
+    /// choice, and what was guessed of the labels ([`Dataset::label_notes`]).
     ///
     /// # Errors
     /// If the folder cannot be written, images cannot be read, or the work was asked to stop: the folder is then
     /// unchanged.
-    pub fn run(&self, loaded: &Loaded, policy: &mut Policy, listener: &mut Listener<'_>) -> Result<Choice> {
+    pub fn run(
+        &self,
+        loaded: &Loaded,
+        policy: &mut Policy,
+        listener: &mut Listener<'_>,
+    ) -> Result<(Choice, Vec<String>)> {
         self.check_folder()?;
         let before = || record(policy, &self.policy).map(|record| record.max_drop).ok();
         let given = allowed(&loaded.spec, self.loss.max_drop, self.loss.max_drift)?;
@@ -146,13 +152,14 @@ impl CalibrateRequest {
             confidence: self.confidence,
             pass,
         };
-        calibrate_policy(
+        let choice = calibrate_policy(
             loaded,
             (policy, &self.policy),
             (&parts.path(), &split, &dataset),
             &options,
             listener,
-        )
+        )?;
+        Ok((choice, dataset.label_notes()))
     }
 }
 

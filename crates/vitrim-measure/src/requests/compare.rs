@@ -9,7 +9,7 @@ use vitrim_data::Dataset;
 use vitrim_prune::Method;
 use vitrim_vit::Precision;
 
-use super::{DatasetArgs, Request, SizeArgs, as_text, named_images, note_reading};
+use super::{DatasetArgs, Request, SizeArgs, as_text, named_images, note_labels, note_reading};
 use crate::compare::{CompareOptions, Compared, Comparison, Contender, POLICY, Study, compare};
 use crate::error::{MeasureError, Result};
 use crate::model::Loaded;
@@ -190,6 +190,9 @@ impl CompareRequest {
         let parts = self.reading.open(&self.data, loaded)?;
         let (images, split) = named_images(loaded, &parts, self.split.as_deref(), listener)?;
         let sweep: Dataset = parts.named(&self.sweep_split, &mut listener.steps("hashing images"))?;
+        if sweep.label_notes() != images.label_notes() {
+            note_labels([&sweep], listener);
+        }
         if images.is_stream() {
             let reason =
                 "is read front to back, but compare makes many passes; save it to files, decompressed (.tar)";

@@ -1,9 +1,10 @@
 //! How images and their labels are read, and at which input size.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use vitrim_data::{Dataset, Decoding, OnBadImage};
+use vitrim_data::{Dataset, Decoding, LabelOrder, OnBadImage};
 use vitrim_vit::Precision;
 
 use super::as_text;
@@ -95,10 +96,15 @@ pub struct DatasetArgs {
     #[serde(flatten)]
     pub images: ImageArgs,
     /// Which of the backbone's classes each class of the data set is: JSON, CSV, or its class names, one a line
-    /// [default: by name where the backbone's names or ImageNet's synsets are known, else in order].
+    /// [default: by name where the backbone's names or ImageNet's synsets are known, else by number or in order].
     #[cfg_attr(feature = "clap", arg(long, value_name = "FILE"))]
     #[serde(serialize_with = "as_text::path_option")]
     pub label_map: Option<PathBuf>,
+    /// How class names that the backbone does not know are its classes: own (the data set's order; of folders, that of
+    /// their names as text), number (the order of the numbers in the names), or index (the number is the class, from 0).
+    #[cfg_attr(feature = "clap", arg(long, value_name = "ORDER", conflicts_with = "label_map"))]
+    #[serde(serialize_with = "as_text::display_option")]
+    pub label_order: Option<LabelOrder>,
 }
 
 impl DatasetArgs {
@@ -107,7 +113,8 @@ impl DatasetArgs {
     /// # Errors
     /// As [`DataParts::of`] and [`Reading::for_backbone`].
     pub fn open(&self, path: &Path, loaded: &Loaded) -> Result<DataParts> {
-        let reading = Reading::for_backbone(self.images.decoding(), self.label_map.as_deref(), loaded)?;
+        let (decoding, map) = (self.images.decoding(), self.label_map.as_deref());
+        let reading = Reading::for_backbone(decoding, map, self.label_order, loaded)?;
         Ok(DataParts::of(path)?.read_as(reading))
     }
 }
@@ -126,11 +133,23 @@ pub fn named_images(
     let split = split.unwrap_or(name(parts.final_part()));
     let dataset = parts.named(split, &mut listener.steps("hashing images"))?;
     loaded.check_classes(&parts.path(), &dataset)?;
+    note_labels([&dataset], listener);
     Ok((dataset, split.to_owned()))
 }
 
-/// Reports the decoding rate of `dataset` and the images that were left out.
+/// Reports what was guessed of the labels of `parts` of a data set, each guess once.
+pub fn note_labels<'a>(parts: impl IntoIterator<Item = &'a Dataset>, listener: &mut Listener<'_>) {
+    let notes: BTreeSet<String> = parts.into_iter().flat_map(Dataset::label_notes).collect();
+    for note in notes {
+        listener.note(&format!("labels: {note}"));
+    }
+}
+
+/// Reports the decoding rate of `dataset`, the images that were left out, and what was guessed of a stream's labels.
 pub fn note_reading(dataset: &Dataset, listener: &mut Listener<'_>) {
+    if dataset.is_stream() {
+        note_labels([dataset], listener);
+    }
     let bad = dataset.bad_images();
     for error in bad.first() {
         listener.note(&format!("left out: {error}"));

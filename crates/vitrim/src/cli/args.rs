@@ -125,7 +125,7 @@ pub struct InfoArgs {
 
 #[cfg(test)]
 mod tests {
-    use vitrim_data::OnBadImage;
+    use vitrim_data::{LabelOrder, OnBadImage};
     use vitrim_measure::requests::{KeepArgs, LossArgs, PolicyArgs, Request};
     use vitrim_measure::statistics::Confidence;
     use vitrim_prune::Method;
@@ -187,7 +187,9 @@ mod tests {
         {
             assert!(line.contains(flag), "no {flag} in {line}");
         }
-        round_trip!(Eval, EvalRequest { no_speed: true, keep: vec![0.7, 0.5], ..plain });
+        let mut other = EvalRequest { no_speed: true, keep: vec![0.7, 0.5], ..plain };
+        other.reading.label_order = Some(LabelOrder::Number);
+        round_trip!(Eval, other);
 
         let plain = CompareRequest { model: model.clone(), data: data.clone(), ..CompareRequest::default() };
         round_trip!(Compare, plain.clone());

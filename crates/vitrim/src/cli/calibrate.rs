@@ -22,8 +22,8 @@ pub fn run(app: &App, request: &CalibrateRequest) -> anyhow::Result<ExitCode> {
     match app.follow(stop, |listener| request.run(&loaded, &mut policy, listener)) {
         Err(MeasureError::Interrupted) => Ok(as_it_was(folder)),
         Err(error) => Err(error.into()),
-        Ok(choice) => {
-            print(app, folder, &policy, &choice)?;
+        Ok((choice, label_notes)) => {
+            print(app, folder, &policy, &choice, &label_notes)?;
             Ok(ExitCode::SUCCESS)
         }
     }
@@ -35,13 +35,22 @@ pub fn as_it_was(folder: &Path) -> ExitCode {
     interrupted(&format!("interrupted: {folder} is as it was; run the same command again to calibrate it"))
 }
 
-/// Prints the measured front and the choice.
-pub fn print(app: &App, folder: &Path, policy: &Policy, choice: &Choice) -> anyhow::Result<()> {
+/// Prints the measured front and the choice; JSON has `label_notes`, too.
+pub fn print(
+    app: &App,
+    folder: &Path,
+    policy: &Policy,
+    choice: &Choice,
+    label_notes: &[String],
+) -> anyhow::Result<()> {
     let read_out = policy.read_out.to_string();
     if app.global.json {
-        return print::json(
-            &json!({ "policy": folder, "read_out": read_out, "calibration": policy.calibration }),
-        );
+        return print::json(&json!({
+            "policy": folder,
+            "read_out": read_out,
+            "label_notes": label_notes,
+            "calibration": policy.calibration
+        }));
     }
     let record = record(policy, folder)?;
     let row = |point: &vitrim_measure::front::FrontPoint| -> anyhow::Result<Vec<String>> {

@@ -44,9 +44,11 @@ pub fn run(app: &App, request: &FinetuneRequest) -> anyhow::Result<ExitCode> {
 }
 
 fn tell(app: &App, tuned: &Finetuned) -> anyhow::Result<()> {
-    let Finetuned { model, policy, held_out: best, .. } = tuned;
+    let Finetuned { model, policy, held_out: best, label_notes, .. } = tuned;
     if app.global.json {
-        return print::json(&json!({ "model": model, "policy": policy, "held_out": best }));
+        return print::json(
+            &json!({ "model": model, "policy": policy, "held_out": best, "label_notes": label_notes }),
+        );
     }
     if let Some(best) = best {
         let cost = format!("{:.1} % of the dense MACs", 100.0 * best.cost);

@@ -2,17 +2,18 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::anyhow;
 use serde_json::{Value, json};
 use vitrim::overlay;
 use vitrim::requests::PretrainRequest;
 use vitrim::training::open_run_of_steps;
-use vitrim_data::{Preprocess, Transform};
+use vitrim_data::{BackboneClasses, Preprocess, Transform};
 use vitrim_measure::Listener;
 use vitrim_measure::model::{open_checkpoint, preprocess};
 use vitrim_measure::progress::Event;
-use vitrim_measure::requests::note_reading;
+use vitrim_measure::requests::{note_labels, note_reading};
 use vitrim_train::pretrain::{Pretraining, pretrain, steps_done};
 use vitrim_train::{Outcome, RunFolder};
 use vitrim_vit::{Checkpoint, VitSpec};
@@ -41,6 +42,12 @@ pub fn run(app: &App, request: &PretrainRequest) -> anyhow::Result<ExitCode> {
     let all = parts.named(&request.run.split, &mut hashing)?;
     let (train, removed) = all.without(&parts.held_out(Some(&held_out), &mut hashing)?, &mut hashing)?;
     drop(hashing);
+    // The classes are those of the training images: a held-out split may lack one, or name another.
+    let names = train.class_names();
+    let classes = BackboneClasses::new(names.len(), names.iter().map(String::as_str));
+    let held_out =
+        if names.is_empty() { held_out } else { held_out.labelled_for(&Arc::new(classes), None)? };
+    note_labels([&train, &held_out], &mut listener);
     let init = request.init.as_deref().map(|init| open_checkpoint(init, None)).transpose()?;
     let side = config.model.img_size;
     let preprocess = match &init {

@@ -38,10 +38,13 @@ pub fn run(app: &App, request: &TrainRequest) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn tell(app: &App, Trained { policy_folder, policy, choice, .. }: &Trained) -> anyhow::Result<()> {
+fn tell(app: &App, trained: &Trained) -> anyhow::Result<()> {
+    let Trained { policy_folder, policy, choice, label_notes, .. } = trained;
     match choice {
-        Some(choice) => print(app, policy_folder, policy, choice),
-        None if app.global.json => print::json(&json!({ "policy": policy_folder, "calibration": null })),
+        Some(choice) => print(app, policy_folder, policy, choice, label_notes),
+        None if app.global.json => {
+            print::json(&json!({ "policy": policy_folder, "label_notes": label_notes, "calibration": null }))
+        }
         None => print::line(&format!("policy: {}, not calibrated", policy_folder.display())),
     }
 }

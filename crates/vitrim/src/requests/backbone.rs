@@ -7,7 +7,7 @@ use vitrim_hub::{Kind, local};
 use vitrim_measure::model::{Loaded, open_checkpoint};
 use vitrim_measure::progress::{Event, Listener};
 use vitrim_measure::requests::{
-    DatasetArgs, ImageArgs, KeepArgs, PolicyArgs, Request, as_text, note_reading,
+    DatasetArgs, ImageArgs, KeepArgs, PolicyArgs, Request, as_text, note_labels, note_reading,
 };
 use vitrim_measure::seen::SeenImages;
 use vitrim_prune::Policy;
@@ -220,6 +220,8 @@ pub struct Finetuned {
     pub policy: Option<PathBuf>,
     /// Figures of the written weights on held-out images.
     pub held_out: Option<HeldOut>,
+    /// What was guessed of the labels; see [`vitrim_data::Dataset::label_notes`].
+    pub label_notes: Vec<String>,
 }
 
 impl FinetuneRequest {
@@ -262,6 +264,7 @@ impl FinetuneRequest {
         let splits = Splits { train: &self.run.split, calibration: Some(&self.run.held_out_split) };
         let found = RunImages::open(loaded, &parts, splits, &mut listener.steps("hashing images"))?;
         let held_out = found.calibration.as_ref().expect("asked for");
+        note_labels([&found.train, held_out], listener);
         let (out, steps) = (&self.out, config.steps());
         let folder = RunFolder::open(out)?;
         if let Some(line) = open_run_of_steps(&folder, &overlay::to_toml(config)?, steps_done(out)?, steps)? {
@@ -308,6 +311,12 @@ impl FinetuneRequest {
             };
             record_training(folder, before, &found.train, listener)?;
         }
-        Ok(Finetuned { folder: out.clone(), model: out.join("model"), policy: policy_folder, held_out: best })
+        Ok(Finetuned {
+            folder: out.clone(),
+            model: out.join("model"),
+            policy: policy_folder,
+            held_out: best,
+            label_notes: found.train.label_notes(),
+        })
     }
 }

@@ -9,7 +9,7 @@ use vitrim_measure::model::{Loaded, open_policy};
 use vitrim_measure::passes::{BATCH, PassOptions};
 use vitrim_measure::progress::{Event, Listener};
 use vitrim_measure::requests::{
-    DatasetArgs, LossArgs, Request, SizeArgs, as_text, calibrate_folder, note_reading,
+    DatasetArgs, LossArgs, Request, SizeArgs, as_text, calibrate_folder, note_labels, note_reading,
 };
 use vitrim_measure::seen::SeenImages;
 use vitrim_measure::statistics::Confidence;
@@ -134,6 +134,8 @@ pub struct Trained {
     pub updates: usize,
     /// The choice of the calibration; `None` if the policy was left uncalibrated.
     pub choice: Option<Choice>,
+    /// What was guessed of the labels; see [`vitrim_data::Dataset::label_notes`].
+    pub label_notes: Vec<String>,
 }
 
 impl TrainRequest {
@@ -184,6 +186,7 @@ impl TrainRequest {
         let calibration = (!self.no_calibrate).then_some(self.calibration_split.as_str());
         let splits = Splits { train: &self.split, calibration };
         let images = RunImages::open(loaded, &parts, splits, &mut listener.steps("hashing images"))?;
+        note_labels(std::iter::once(&images.train).chain(&images.calibration), listener);
         listener.note(&images.describe(self.calibration_images));
         let out = self.out_folder(model);
         let folder = RunFolder::open(&out)?;
@@ -230,7 +233,8 @@ impl TrainRequest {
                 calibrate_folder(loaded, &policy_folder, held_out, &options, listener)?;
             (policy, choice) = (calibrated, Some(chosen));
         }
-        Ok(Trained { folder: out, policy_folder, policy, updates: config.updates, choice })
+        let label_notes = images.train.label_notes();
+        Ok(Trained { folder: out, policy_folder, policy, updates: config.updates, choice, label_notes })
     }
 }
 

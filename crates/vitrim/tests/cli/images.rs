@@ -165,6 +165,47 @@ fn names_and_maps_find_the_backbones_classes() {
 }
 
 #[test]
+fn what_is_guessed_of_labels_is_said_and_two_readings_are_refused() {
+    let scratch = world();
+    let eval = |more: &[&str]| scratch.run(&[&EVAL[..], more].concat());
+    let folder = eval(&["--data", "data"]);
+    assert_eq!(folder.json()[0]["label_notes"], json!([]));
+    let words = ["--data", "lists/test-words.csv"];
+    let guessed = eval(&words);
+    let notes = guessed.json()[0]["label_notes"].clone();
+    assert!(notes[0].as_str().unwrap().contains("`grass` as class 0 to `sky` as class 2"), "{notes}");
+    assert!(guessed.stderr().contains("labels: the backbone does not know"), "{}", guessed.stderr());
+    let own = eval(&[&words[..], &["--label-order", "own"]].concat());
+    assert_eq!(
+        (measured(&own.json()[0]), &own.json()[0]["label_notes"]),
+        (measured(&guessed.json()[0]), &json!([]))
+    );
+    let both = ["--label-order", "own", "--label-map", "lists/map.json", "--quiet"];
+    assert!(!eval(&[&words[..], &both].concat()).0.status.success());
+
+    let rename = |from: &str, to: &str| {
+        fs::rename(scratch.path(&format!("data/test/{from}")), scratch.path(&format!("data/test/{to}")))
+            .unwrap();
+    };
+    rename("green", "gren");
+    eval(&["--data", "data", "--quiet"]).refused(&["data: class `gren` (nearest: `green`)", "the other 2"]);
+    rename("gren", "GREEN");
+    let spelled = eval(&["--data", "data"]);
+    assert_eq!(measured(&spelled.json()[0]), measured(&folder.json()[0]));
+    assert!(spelled.stderr().contains("`GREEN` is `green`"), "{}", spelled.stderr());
+    for (from, to) in [("blue", "class_9"), ("GREEN", "class_10"), ("red", "class_11")] {
+        rename(from, to);
+    }
+    eval(&["--data", "data", "--quiet"]).refused(&[
+        "two orders",
+        "--label-order own",
+        "--label-order number",
+    ]);
+    let by_number = eval(&["--data", "data", "--label-order", "number"]);
+    assert_eq!(measured(&by_number.json()[0]), measured(&folder.json()[0]));
+}
+
+#[test]
 fn bad_images_are_counted_and_named_by_every_command() {
     let scratch = world();
     let data = ["--data", "lists/test-bad.txt"];

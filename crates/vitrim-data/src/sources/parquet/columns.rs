@@ -75,7 +75,9 @@ impl HfFeatures {
         let Some(index) = found else { return Ok(None) };
         let column = &columns[index];
         match column.physical_type() {
-            Type::INT32 | Type::INT64 if column.max_rep_level() == 0 => Ok(Some(index)),
+            Type::INT32 | Type::INT64 | Type::FLOAT | Type::DOUBLE if column.max_rep_level() == 0 => {
+                Ok(Some(index))
+            }
             _ => Err(DataError::LabelColumn {
                 path: path.to_path_buf(),
                 column: column.path().string(),

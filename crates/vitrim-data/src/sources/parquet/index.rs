@@ -3,13 +3,13 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use ::parquet::file::metadata::ParquetMetaDataReader;
+use ::parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 
 use super::columns::HfFeatures;
 use super::file::{ParquetFile, RowGroup};
-use super::rows::{GroupReader, read_integers};
+use super::rows::{GroupReader, read_words};
 use crate::error::{DataError, one_line};
-use crate::labels::class_of;
+use crate::labels::{Written, class_of, written};
 use crate::sources::folder::name_of;
 
 /// The parquet files of one split, opened.
@@ -23,6 +23,34 @@ pub(crate) struct ParquetIndex {
     pub class_names: Vec<String>,
     /// One label for each row.
     pub labels: Vec<Option<u32>>,
+}
+
+/// The footer of the parquet file at `path`.
+pub(super) fn footer(path: &Path) -> Result<ParquetMetaData, DataError> {
+    let opened = File::open(path).map_err(|cause| DataError::io(path, cause))?;
+    ParquetMetaDataReader::new()
+        .parse_and_finish(&opened)
+        .map_err(|error| DataError::NotParquet { path: path.to_path_buf(), reason: one_line(error) })
+}
+
+/// The class among `classes` (0: their number is unknown) that a column of numbers states as `label`.
+fn class_of_word(
+    label: Option<&str>,
+    classes: usize,
+    origin: impl Fn() -> String,
+) -> Result<Option<u32>, DataError> {
+    let index = match label.map(|label| (label, written(label))) {
+        Some((_, Written::Whole(index))) => Some(index),
+        Some((label, Written::Fraction | Written::Word)) => {
+            return Err(DataError::FractionalLabel { origin: origin(), label: label.to_string() });
+        }
+        Some((_, Written::Gap)) | None => None,
+    };
+    class_of(index, classes).map_err(|(label, expected)| DataError::BadLabel {
+        origin: origin(),
+        label,
+        expected,
+    })
 }
 
 impl ParquetIndex {
@@ -66,10 +94,7 @@ impl ParquetIndex {
     }
 
     fn add_file(&mut self, path: &Path) -> Result<(), DataError> {
-        let opened = File::open(path).map_err(|cause| DataError::io(path, cause))?;
-        let metadata = ParquetMetaDataReader::new()
-            .parse_and_finish(&opened)
-            .map_err(|error| DataError::NotParquet { path: path.to_path_buf(), reason: one_line(error) })?;
+        let metadata = footer(path)?;
         let features = HfFeatures::of(&metadata);
         let image_column = features.image_column(path, &metadata)?;
         let label_column = features.label_column(path, &metadata)?;
@@ -90,17 +115,10 @@ impl ParquetIndex {
             match label_column {
                 None => self.labels.extend(std::iter::repeat_n(None, group.rows)),
                 Some(column) => {
-                    let stored = read_integers(&file, &group, column)?;
+                    let stored = read_words(&file, &group, column)?;
                     for (offset, label) in stored.into_iter().enumerate() {
-                        let class =
-                            class_of(label, self.class_names.len()).map_err(|(label, expected)| {
-                                DataError::BadLabel {
-                                    origin: file.origin(group.first_row + offset),
-                                    label,
-                                    expected,
-                                }
-                            })?;
-                        self.labels.push(class);
+                        let origin = || file.origin(group.first_row + offset);
+                        self.labels.push(class_of_word(label.as_deref(), self.class_names.len(), origin)?);
                     }
                 }
             }
@@ -122,5 +140,23 @@ impl ParquetIndex {
             Some(_) => {}
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_floats_are_classes_and_others_are_refused() {
+        let class = |label| class_of_word(label, 3, || "x.parquet, row 4".into());
+        assert_eq!((class(Some("2.0")).unwrap(), class(Some("1")).unwrap()), (Some(2), Some(1)));
+        assert_eq!((class(Some("NaN")).unwrap(), class(None).unwrap()), (None, None));
+        for (label, words) in
+            [("1.5", "label 1.5 is not a whole number"), ("inf", "label inf"), ("3", "0 to 2")]
+        {
+            let error = class(Some(label)).unwrap_err().to_string();
+            assert!(error.starts_with("x.parquet, row 4: ") && error.contains(words), "{error}");
+        }
     }
 }

@@ -4,6 +4,8 @@ mod columns;
 mod file;
 mod index;
 mod rows;
+mod table;
 
 pub(crate) use file::RowGroup;
 pub(crate) use index::ParquetIndex;
+pub(super) use table::{PathTable, has_paths, read_paths};

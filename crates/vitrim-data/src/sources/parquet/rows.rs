@@ -3,8 +3,11 @@
 use std::fs::File;
 use std::sync::Arc;
 
+use ::parquet::basic::Type;
 use ::parquet::column::reader::ColumnReaderImpl;
-use ::parquet::data_type::{ByteArray, ByteArrayType, DataType, Int32Type, Int64Type};
+use ::parquet::data_type::{
+    BoolType, ByteArray, ByteArrayType, DataType, DoubleType, FloatType, Int32Type, Int64Type,
+};
 use ::parquet::errors::ParquetError;
 use ::parquet::file::properties::ReaderProperties;
 use ::parquet::file::reader::RowGroupReader;
@@ -35,18 +38,42 @@ impl<'a> GroupReader<'a> {
     }
 }
 
-/// All values of an integer column in one row group; nulls are `None`.
-pub(super) fn read_integers(
+/// All values of a column of numbers, truth values or text in one row group, as words; nulls are `None`.
+pub(super) fn read_words(
     file: &ParquetFile,
     group: &RowGroup,
     column: usize,
-) -> Result<Vec<Option<i64>>, DataError> {
-    let stored = file.metadata.row_group(group.number).column(column).column_type();
-    if stored == ::parquet::basic::Type::INT32 {
-        let values = Column::<Int32Type>::open(file, group, column)?.read(group.rows)?;
-        Ok(values.into_iter().map(|value| value.map(i64::from)).collect())
-    } else {
-        Column::<Int64Type>::open(file, group, column)?.read(group.rows)
+) -> Result<Vec<Option<String>>, DataError> {
+    fn words<T: DataType>(
+        file: &ParquetFile,
+        group: &RowGroup,
+        column: usize,
+        word: impl Fn(T::T) -> String,
+    ) -> Result<Vec<Option<String>>, DataError> {
+        let values = Column::<T>::open(file, group, column)?.read(group.rows)?;
+        Ok(values.into_iter().map(|value| value.map(&word)).collect())
+    }
+    let described = file.metadata.file_metadata().schema_descr().column(column);
+    match described.physical_type() {
+        _ if described.max_rep_level() > 0 => Err(no_label(file, column)),
+        Type::INT32 => words::<Int32Type>(file, group, column, |number| number.to_string()),
+        Type::INT64 => words::<Int64Type>(file, group, column, |number| number.to_string()),
+        Type::FLOAT => words::<FloatType>(file, group, column, |number| number.to_string()),
+        Type::DOUBLE => words::<DoubleType>(file, group, column, |number| number.to_string()),
+        Type::BOOLEAN => words::<BoolType>(file, group, column, |truth| truth.to_string()),
+        Type::BYTE_ARRAY => words::<ByteArrayType>(file, group, column, |text| {
+            String::from_utf8_lossy(text.data()).into_owned()
+        }),
+        _ => Err(no_label(file, column)),
+    }
+}
+
+fn no_label(file: &ParquetFile, column: usize) -> DataError {
+    let described = file.metadata.file_metadata().schema_descr().column(column);
+    DataError::LabelColumn {
+        path: file.path.clone(),
+        column: described.path().string(),
+        found: described.physical_type().to_string(),
     }
 }
 

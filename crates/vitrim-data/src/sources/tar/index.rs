@@ -1,5 +1,6 @@
 //! Tar shards as files: one pass over the headers, then random access to the images.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -97,10 +98,10 @@ fn for_each_sample(
     let len = file.metadata().map_err(|cause| DataError::io(path, cause))?.len();
     let mut archive = tar::Archive::new(file);
     let mut current: Option<Sample<ByteRange>> = None;
-    let mut end_sample = |sample: Option<Sample<ByteRange>>| {
-        if let Some(whole) = sample.and_then(Sample::whole) {
-            sink(&whole.name, whole.image, whole.label.as_deref());
-        }
+    let mut samples = Samples::default();
+    let twice = |key: &str, (one, other): (String, String)| DataError::Correspondence {
+        origin: format!("{}, sample {key}", path.display()),
+        what: format!("has two labels that lie apart, {one} and {other}; remove one"),
     };
     let mut end = 0;
     for entry in archive.entries_with_seek().map_err(damaged)? {
@@ -117,8 +118,10 @@ fn for_each_sample(
         }
         let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
         let Some((key, role)) = key_and_role(&name) else { continue };
-        if current.as_ref().is_none_or(|sample| sample.key != key) {
-            end_sample(current.replace(Sample::new(key)));
+        if current.as_ref().is_none_or(|sample| sample.key != key)
+            && let Some(sample) = current.replace(Sample::new(key))
+        {
+            samples.add(sample, twice)?;
         }
         let Some(sample) = &mut current else { continue };
         match role {
@@ -135,6 +138,43 @@ fn for_each_sample(
         let reason = format!("it ends at {len} bytes, without the empty blocks that end an archive");
         return Err(DataError::DamagedTar { origin, reason });
     }
-    end_sample(current);
+    if let Some(sample) = current {
+        samples.add(sample, twice)?;
+    }
+    for whole in samples.all.into_iter().filter_map(Sample::whole) {
+        sink(&whole.name, whole.image, whole.label.as_deref());
+    }
     Ok(())
+}
+
+/// The samples of a shard, in order of their first members.
+#[derive(Default)]
+struct Samples {
+    all: Vec<Sample<ByteRange>>,
+    /// The last sample of each key.
+    last: HashMap<String, usize>,
+}
+
+impl Samples {
+    /// Adds `sample`, or its members to an earlier sample of which they are parts; `twice` makes the error of two
+    /// labels.
+    fn add(
+        &mut self,
+        sample: Sample<ByteRange>,
+        twice: impl Fn(&str, (String, String)) -> DataError,
+    ) -> Result<(), DataError> {
+        if sample.parts().are_none() {
+            return Ok(());
+        }
+        let key = sample.key.clone();
+        let another = match self.last.get(&key) {
+            Some(&at) => self.all[at].join(sample).map_err(|labels| twice(&key, labels))?,
+            None => Some(sample),
+        };
+        if let Some(sample) = another {
+            self.last.insert(key, self.all.len());
+            self.all.push(sample);
+        }
+        Ok(())
+    }
 }

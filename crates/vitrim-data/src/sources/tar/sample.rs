@@ -1,4 +1,5 @@
-//! Samples of a tar shard: consecutive members whose names are the same up to the first dot.
+//! Samples of a tar shard: members whose names are the same up to the first dot. They are neighbours in what
+//! WebDataset's tools write, and may lie apart in what `tar` writes.
 //! Source: the WebDataset format (github.com/webdataset/webdataset).
 
 use std::io;
@@ -35,6 +36,32 @@ pub(super) struct Sample<I> {
     label: Option<(Role, String)>,
 }
 
+/// Which members of a sample have been met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Parts {
+    /// Whether there is an image, and its extension is exactly that of an image.
+    image: Option<bool>,
+    label: bool,
+}
+
+impl Parts {
+    /// Whether there is neither an image nor a label.
+    pub(super) fn are_none(self) -> bool {
+        self.image.is_none() && !self.label
+    }
+
+    /// Whether these and `later`, which has the same key and lies apart, are parts of one sample. Samples of
+    /// concatenated shards, which may have the same keys, are not.
+    pub(super) fn belong_with(self, later: Self) -> bool {
+        match (self.image, later.image) {
+            (Some(exact), Some(later_exact)) => exact != later_exact,
+            (Some(_), None) => later.label,
+            (None, Some(_)) => self.label && !later.label,
+            (None, None) => false,
+        }
+    }
+}
+
 /// A sample that has an image.
 #[derive(Debug, PartialEq)]
 pub(super) struct Whole<I> {
@@ -66,6 +93,39 @@ impl<I> Sample<I> {
         if let Some(label) = label.filter(|_| wanted) {
             self.label = Some((role, label));
         }
+    }
+
+    /// Adds the members of `later`, which has the same key and lies apart. Gives it back if it is another sample: both
+    /// have an image of one name, or images that are equally reliable and as many labels.
+    ///
+    /// # Errors
+    ///
+    /// The two labels, if they differ.
+    pub(super) fn join(&mut self, later: Self) -> Result<Option<Self>, (String, String)> {
+        if let (Some((exact, name, _)), Some((later_exact, later_name, _))) = (&self.image, &later.image) {
+            let as_many_labels = self.label.is_some() == later.label.is_some();
+            if name == later_name || (exact == later_exact && as_many_labels) {
+                return Ok(Some(later));
+            }
+        }
+        match (&self.label, later.label) {
+            (Some((role, label)), Some((later_role, later_label))) if *role == later_role => {
+                if *label != later_label {
+                    return Err((label.clone(), later_label));
+                }
+            }
+            (None | Some((Role::Json, _)), Some(label)) => self.label = Some(label),
+            _ => {}
+        }
+        if let Some((exact, name, image)) = later.image {
+            self.take_image(exact, &name, image);
+        }
+        Ok(None)
+    }
+
+    /// What the sample has.
+    pub(super) fn parts(&self) -> Parts {
+        Parts { image: self.image.as_ref().map(|(exact, ..)| *exact), label: self.label.is_some() }
     }
 
     pub(super) fn whole(self) -> Option<Whole<I>> {
@@ -119,6 +179,45 @@ mod tests {
             assert_eq!(key_and_role(name), Some((key.to_string(), role)), "{name}");
         }
         assert_eq!(key_and_role("dir/._x.jpg"), None);
+    }
+
+    /// A sample with the image `name`, if any, at `place`, and the label `label`, if any.
+    fn sample(name: &str, place: u32, label: &str) -> Sample<u32> {
+        let mut sample = Sample::new("a".into());
+        if let Some((_, Role::Image { exact })) = key_and_role(name) {
+            sample.take_image(exact, name, place);
+        }
+        if !label.is_empty() {
+            sample.take_label(Role::Class, label);
+        }
+        sample
+    }
+
+    #[test]
+    fn members_that_lie_apart_are_joined_and_whole_samples_are_not() {
+        let joined = |mut first: Sample<u32>, later| match first.join(later).unwrap() {
+            Some(_) => None,
+            None => first.whole().map(|whole| (whole.image, whole.label.unwrap_or_default())),
+        };
+        let as_one = |image, label: &str| Some((image, label.to_string()));
+        assert_eq!(joined(sample("a.png", 1, ""), sample("", 0, "7")), as_one(1, "7"));
+        assert_eq!(joined(sample("", 0, "7"), sample("a.png", 2, "")), as_one(2, "7"));
+        assert_eq!(joined(sample("a.mask.png", 1, ""), sample("a.jpg", 2, "7")), as_one(2, "7"));
+        assert_eq!(joined(sample("a.jpg", 1, "7"), sample("a.mask.png", 2, "7")), as_one(1, "7"));
+        assert_eq!(joined(sample("a.jpg", 1, "7"), sample("a.jpg", 2, "8")), None, "a later copy");
+        assert_eq!(joined(sample("a.jpg", 1, "7"), sample("a.png", 2, "8")), None);
+        let two = sample("a.jpg", 1, "7").join(sample("", 0, "8")).unwrap_err();
+        assert_eq!(two, ("7".to_string(), "8".to_string()));
+        assert!(sample("a.jpg", 1, "7").join(sample("", 0, "7")).unwrap().is_none());
+
+        let apart = |first: &Sample<u32>, later: &Sample<u32>| first.parts().belong_with(later.parts());
+        assert!(
+            apart(&sample("a.png", 1, ""), &sample("", 0, "7"))
+                && apart(&sample("", 0, "7"), &sample("a.png", 1, ""))
+        );
+        assert!(apart(&sample("a.jpg", 1, "7"), &sample("a.mask.png", 2, "")));
+        assert!(!apart(&sample("a.jpg", 1, "7"), &sample("a.jpg", 2, "8")), "the same key in another shard");
+        assert!(sample("", 0, "").parts().are_none() && !sample("", 0, "7").parts().are_none());
     }
 
     #[test]

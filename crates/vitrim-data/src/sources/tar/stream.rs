@@ -1,7 +1,9 @@
 //! Streams of tar shards: pipes and compressed files.
 
 use std::cell::Cell;
+use std::collections::HashMap;
 use std::fs::File;
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -10,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use flate2::bufread::MultiGzDecoder;
 
-use super::sample::{BLOCK, Role, Sample, Whole, damaged, key_and_role};
+use super::sample::{BLOCK, Parts, Role, Sample, Whole, damaged, key_and_role};
 use crate::decoding::too_long;
 use crate::error::DataError;
 use crate::limits::{MAX_ENCODED_BYTES, MAX_LABEL_BYTES};
@@ -122,9 +124,14 @@ fn read_archive(input: &Input, sink: &mut Streamed<'_>) -> Result<bool, DataErro
     // `cat a.tar b.tar` leaves the final zeros of the first archive in the middle.
     archive.set_ignore_zeros(true);
     let mut current: Option<Sample<Result<Arc<[u8]>, DataError>>> = None;
-    let mut end_sample = |sample: Option<Sample<_>>| match sample.and_then(Sample::whole) {
-        Some(Whole { name, image, label }) => sink(name, label, image),
-        None => Ok(true),
+    let mut met = MetKeys::default();
+    let mut end_sample = |sample: Option<Sample<_>>| {
+        let Some(sample) = sample else { return Ok(true) };
+        met.add(&sample, &origin)?;
+        match sample.whole() {
+            Some(Whole { name, image, label }) => sink(name, label, image),
+            None => Ok(true),
+        }
     };
     for entry in archive.entries().map_err(damaged)? {
         let mut entry = entry.map_err(damaged)?;
@@ -161,6 +168,33 @@ fn read_archive(input: &Input, sink: &mut Streamed<'_>) -> Result<bool, DataErro
         return Err(DataError::DamagedTar { origin, reason });
     }
     end_sample(current)
+}
+
+/// The keys of the samples so far, as hashes, and their parts.
+#[derive(Default)]
+struct MetKeys {
+    parts: HashMap<u64, Parts>,
+    hasher: RandomState,
+}
+
+impl MetKeys {
+    /// Adds `sample` of the stream `origin`.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError::Apart`] if an earlier sample lacks what this one has.
+    fn add<I>(&mut self, sample: &Sample<I>, origin: &str) -> Result<(), DataError> {
+        let parts = sample.parts();
+        if parts.are_none() {
+            return Ok(());
+        }
+        match self.parts.insert(self.hasher.hash_one(&sample.key), parts) {
+            Some(before) if before.belong_with(parts) => {
+                Err(DataError::Apart { origin: origin.to_string(), key: sample.key.clone() })
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// A reader that counts the zero bytes at the end of what it has returned.
