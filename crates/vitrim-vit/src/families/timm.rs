@@ -355,10 +355,10 @@ pub(super) fn describe(config: &Value, mut draft: Draft, class: &Class) -> Resul
     if let Some(given) = stated("global_pool") {
         draft.spec.pooling.pool = pool("global_pool", given)?;
     }
-    if present(cfg, "fixed_input_size") == Some(&Value::Bool(true)) {
-        if let Some(Value::Array(size)) = present(cfg, "input_size") {
-            draft.spec.img_size = pair("input_size", &size.iter().skip(1).cloned().collect())?;
-        }
+    if present(cfg, "fixed_input_size") == Some(&Value::Bool(true))
+        && let Some(Value::Array(size)) = present(cfg, "input_size")
+    {
+        draft.spec.img_size = pair("input_size", &size.iter().skip(1).cloned().collect())?;
     }
     let empty = Map::new();
     let arguments = match present(config, "model_args") {

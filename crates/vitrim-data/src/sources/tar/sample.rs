@@ -109,10 +109,10 @@ impl<I> Sample<I> {
             }
         }
         match (&self.label, later.label) {
-            (Some((role, label)), Some((later_role, later_label))) if *role == later_role => {
-                if *label != later_label {
-                    return Err((label.clone(), later_label));
-                }
+            (Some((role, label)), Some((later_role, later_label)))
+                if *role == later_role && *label != later_label =>
+            {
+                return Err((label.clone(), later_label));
             }
             (None | Some((Role::Json, _)), Some(label)) => self.label = Some(label),
             _ => {}
