@@ -1,7 +1,7 @@
 //! The classes of a backbone, and how names are looked up among them.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
 
 use super::spelling::spelling;
 
@@ -78,6 +78,14 @@ impl BackboneClasses {
     /// Whether the names of the classes are known, or of some of them.
     pub(super) fn are_named(&self) -> bool {
         !self.names.is_empty()
+    }
+
+    /// The only class without a name; `None` if there is none, or several.
+    pub(super) fn unnamed(&self) -> Option<u32> {
+        let named: BTreeSet<u32> = self.names.iter().map(|(_, class)| *class).collect();
+        let mut unnamed = (0..self.count as u32).filter(|class| !named.contains(class));
+        let only = unnamed.next()?;
+        if unnamed.next().is_some() { None } else { Some(only) }
     }
 
     /// The class that is called `name`.

@@ -87,14 +87,14 @@ impl<'a> OwnClasses<'a> {
     /// The correspondence by name; `None` if no name is known.
     fn by_name(&self, backbone: &BackboneClasses) -> Result<Option<Correspondence>, String> {
         let mut classes = vec![None; self.names.len()];
-        let (mut left, mut respelled) = (Vec::new(), Vec::new());
+        let (mut left, mut guessed) = (Vec::new(), Vec::new());
         // The first name of each of the backbone's classes, and whether it is spelled as there.
         let mut taken = HashMap::<u32, (&str, bool)>::new();
         for (at, name) in self.used() {
             let (class, exact) = match backbone.find(name) {
                 Known::Exactly(class) => (class, true),
                 Known::Spelled(class, known) => {
-                    respelled.push(format!("`{name}` is `{known}`"));
+                    guessed.push(format!("`{name}` is `{known}`"));
                     (class, false)
                 }
                 Known::Twice(..) | Known::Not => {
@@ -114,17 +114,28 @@ impl<'a> OwnClasses<'a> {
         }
         let known = classes.iter().flatten().count();
         let twice = |name: &&str| matches!(backbone.find(name), Known::Twice(..));
+        // The only class without a name has the only name without a class.
+        if let ([name], Some(unnamed)) = (left.as_slice(), backbone.unnamed())
+            && known + 1 == backbone.count()
+            && self.names.len() == backbone.count()
+            && !twice(name)
+            && !taken.contains_key(&unnamed)
+            && let Some(at) = self.names.iter().position(|own| own == name)
+        {
+            classes[at] = Some(unnamed);
+            guessed.push(format!("`{name}` is class {unnamed}, which alone has no name"));
+            left.clear();
+        }
         if known == 0 && !left.iter().any(twice) {
             return Ok(None);
         }
         let in_place = |(at, class): (usize, &Option<u32>)| class.is_none_or(|class| class as usize == at);
         let in_order = self.names.len() == backbone.count() && classes.iter().enumerate().all(in_place);
-        let note = match (left.is_empty(), respelled.is_empty()) {
+        let note = match (left.is_empty(), guessed.is_empty()) {
             (true, true) => None,
-            (true, false) => Some(format!(
-                "class names are spelled otherwise than the backbone's: {}",
-                first_of(respelled.into_iter())
-            )),
+            (true, false) => {
+                Some(format!("class names are not exactly the backbone's: {}", first_of(guessed.into_iter())))
+            }
             // The data set's own numbers are the backbone's wherever the name is known.
             (false, _) if self.numbered && in_order => Some(format!(
                 "{}; the data set's numbers are taken, which are the backbone's for the known names",
@@ -333,6 +344,15 @@ mod tests {
         assert!(refused.contains("the other 2") && refused.contains("--label-map"), "{refused}");
         let refused = refusal(&["ant", "b", "c", "d", "e"], &backbone);
         assert!(refused.contains("classes `b`, `c`, `d` and 1 more are not among"), "{refused}");
+        // By elimination: one class has no name, and one name no class.
+        let gap = BackboneClasses::new(3, ["zebra", "", "moth"]);
+        let (classes, note) = folders(&["ant", "moth", "zebra"], &gap);
+        assert!(
+            classes == some(&[1, 2, 0]) && note.contains("`ant` is class 1, which alone has no name"),
+            "{note}"
+        );
+        assert!(refusal(&["ant", "moth"], &gap).contains("`ant` is not among"));
+        assert!(refusal(&["ant", "bee", "zebra"], &gap).contains("classes `ant`, `bee` are not among"));
         let twice = BackboneClasses::new(3, ["crane", "ant", "crane"]);
         assert!(refusal(&["ant", "crane", "moth"], &twice).contains("`crane` (class 0 or 2?)"));
         // Numbers that the data set gives to its classes are right where the names are known.
