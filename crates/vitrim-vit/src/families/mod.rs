@@ -19,12 +19,17 @@
 //! 5. Add small checkpoints to `scripts/make_fixtures.py`, and their names to `tests/fixtures.rs` here and to
 //!    `tests/burn_vit.rs` and `tests/layouts.rs` of `vitrim-train`.
 
+mod aimv2;
+mod clip;
 mod deit;
 mod deit3;
 mod description;
 mod dinov2;
+mod dinov3;
+mod eva;
 mod family;
 mod fields;
+mod siglip;
 mod timm;
 mod transformers;
 mod vit;
@@ -40,7 +45,18 @@ use timm::Draft;
 pub use timm::{Live, TimmArgument};
 
 /// All families. A name or class belongs to the first family that recognises it.
-static FAMILIES: &[Family] = &[vit::FAMILY, deit::FAMILY, deit3::FAMILY, dinov2::FAMILY];
+static FAMILIES: &[Family] = &[
+    vit::FAMILY,
+    deit::FAMILY,
+    deit3::FAMILY,
+    dinov2::FAMILY,
+    dinov3::FAMILY,
+    clip::FAMILY,
+    siglip::FAMILY,
+    eva::EVA02,
+    eva::PE_CORE,
+    aimv2::FAMILY,
+];
 
 /// The checkpoint that `config` describes, with weights in `files`; `processor` is transformers'
 /// `preprocessor_config.json`.
@@ -72,6 +88,8 @@ pub(crate) fn resize(config: &mut Value, size: [usize; 2]) {
     if config.get("architecture").is_some() {
         config["model_args"]["img_size"] = json!(size);
     } else {
+        let towers = config.get("vision_config").is_some();
+        let config = if towers { &mut config["vision_config"] } else { config };
         config["image_size"] = if size[0] == size[1] { json!(size[0]) } else { json!(size) };
     }
 }
@@ -170,8 +188,9 @@ mod tests {
     fn others_are_refused_with_the_list() {
         for name in [
             "resnet50",
-            "vit_base_patch16_siglip_224",
-            "vit_base_patch16_clip_224.openai",
+            "vit_base_patch16_siglip_na",
+            "eva02_base_patch16_clip_224",
+            "convnext_tiny",
             "vit_tiny_patch14_dinov2",
             "vit_huge_patch14_reg4_dinov2",
             "deit3_small_distilled_patch16_224",
