@@ -303,17 +303,28 @@ fn joining_is_merging_by_size() {
 
 #[test]
 fn equal_tokens_may_be_merged_under_proportional_attention() {
-    let spec = small(true, false, Pool::Token, [2, 2]);
-    let model = CpuBackbone::new(&spec, &tensors(&spec, 3)).unwrap();
-    let mut state = model.embed(PixelBatch::new(&pixels(&spec, 1, 4), 1)).unwrap();
-    let d = spec.dim;
-    state.packed.tokens.copy_within(2 * d..3 * d, 3 * d);
-    let pair = vec![vec![(0, 1.0)], vec![(1, 1.0)], vec![(2, 0.5), (3, 0.5)], vec![(4, 1.0)]];
+    // Pooling by attention and by mean counts the merged token twice, too.
+    let [_, siglip, ..] = &kinds([2, 2])[..] else { panic!("several kinds") };
+    for spec in
+        [small(true, false, Pool::Token, [2, 2]), small(false, false, Pool::Avg, [2, 2]), siglip.clone()]
+    {
+        equal_tokens_may_be_merged(&spec);
+    }
+}
+
+fn equal_tokens_may_be_merged(spec: &VitSpec) {
+    let model = CpuBackbone::new(spec, &tensors(spec, 3)).unwrap();
+    let mut state = model.embed(PixelBatch::new(&pixels(spec, 1, 4), 1)).unwrap();
+    let (d, n) = (spec.dim, spec.num_tokens());
+    state.packed.tokens.copy_within((n - 3) * d..(n - 2) * d, (n - 2) * d);
+    let mut pair: Vec<Vec<(usize, f32)>> = (0..n).map(|row| vec![(row, 1.0)]).collect();
+    pair[n - 3] = vec![(n - 3, 0.5), (n - 2, 0.5)];
+    pair.remove(n - 2);
     let merge = Reduction::merge(&state.packed.offsets, &[pair]);
     let logits = |reduction: Option<Reduction>| {
         let mut state = state.clone();
         reduction.iter().for_each(|reduction| model.reduce(&mut state, reduction).unwrap());
-        model.advance(&mut state, Site::end(&spec), Taps::NONE).unwrap();
+        model.advance(&mut state, Site::end(spec), Taps::NONE).unwrap();
         model.finish(&state, Want::Logits).unwrap().values
     };
     let apart = logits(None);

@@ -29,6 +29,7 @@ mod dinov3;
 mod eva;
 mod family;
 mod fields;
+mod missing;
 mod siglip;
 mod timm;
 mod transformers;
@@ -144,7 +145,12 @@ fn timm_family(name: &str) -> Result<(Draft, &'static timm::Names)> {
 
 /// The error for an unsupported `architecture`.
 fn unsupported(architecture: &str) -> VitError {
-    VitError::UnsupportedArchitecture { name: architecture.to_owned(), supported: supported() }
+    let missing = missing::missing(architecture).map(|missing| format!(": it needs {missing}"));
+    VitError::UnsupportedArchitecture {
+        name: architecture.to_owned(),
+        missing: missing.unwrap_or_default(),
+        supported: supported(),
+    }
 }
 
 /// The supported architectures, for the error message.
@@ -206,16 +212,44 @@ mod tests {
     }
 
     #[test]
+    fn what_is_missing_is_said() {
+        for (name, missing) in [
+            ("convnext_tiny.fb_in22k", "convolutions"),
+            ("swin_tiny_patch4_window7_224", "attention within windows"),
+            ("beit_base_patch16_224", "a relative position bias"),
+            ("beitv2_base_patch16_224", "a relative position bias"),
+            ("hiera_tiny_224", "pooling between stages"),
+            ("vit_base_patch16_rope_mixed_224", "learned for each block and head"),
+            ("naflexvit_base_patch16_siglip", "several sizes in one batch"),
+            ("Siglip2VisionModel", "NaFlex"),
+            ("eva02_large_patch14_clip_336", "a norm of attention's output"),
+            ("Swinv2ForImageClassification", "attention within windows"),
+        ] {
+            let error = unsupported(name).to_string();
+            let begins = error.starts_with(&format!("unsupported architecture '{name}': it needs "));
+            assert!(begins && error.contains(missing), "{error}");
+        }
+        let error = VitSpec::from_timm_name("vit_base_patch16_rope_mixed_224").unwrap_err();
+        assert!(error.to_string().contains("it needs rotary frequencies"), "{error}");
+        assert!(unsupported("mine").to_string().starts_with("unsupported architecture 'mine'; supported: "));
+    }
+
+    #[test]
     fn the_list_is_that_of_the_families() {
         let list = supported();
         for part in [
             "timm's vit_{tiny,small,base,large,huge,giant,gigantic}_patch*_*, ",
             "deit_{tiny,small,base}[_distilled]_patch*_*, ",
             "deit3_{small,medium,base,large,huge}_patch*_*, ",
-            "vit_{small,base,large,giant}_patch*[_reg4]_dinov2; ",
-            "transformers' ViTModel, ViTForImageClassification, DeiTModel, ",
+            "vit_{small,base,large,giant}_patch*[_reg4]_dinov2, ",
+            "vit_{tiny,small,small_plus,base,large,huge_plus,7b}_patch*_dinov3[_qkvb], ",
+            "vit_pe_core_{tiny,small,base,large,gigantic}_patch*_*; ",
+            "transformers' ViTModel, ViTForImageClassification, ",
+            ", DeiTModel, ",
             "DeiTForImageClassificationWithTeacher, ",
-            ", Dinov2WithRegistersForImageClassification",
+            ", Dinov2WithRegistersForImageClassification, ",
+            ", CLIPModel, ",
+            ", SiglipVisionModel, ",
         ] {
             assert!(list.contains(part), "no '{part}' in {list}");
         }
