@@ -34,6 +34,17 @@ emulate processor="arrow_lake":
         cargo test --release -p vitrim-kernels --lib --target x86_64-unknown-linux-gnu -- --test-threads 1 \
         --skip peak --skip gradient --skip long_
 
+# One fuzz target of fuzz/fuzz_targets for so many seconds, from the seeds in fuzz/seeds. Needs a nightly toolchain and cargo-fuzz.
+# Without a sanitizer: the crates it reaches forbid unsafe code, and an allocator refuses what is too large.
+fuzz target seconds="600":
+    mkdir -p fuzz/corpus/{{target}}
+    cd fuzz && nice -n 19 cargo +nightly fuzz run --sanitizer none {{target}} corpus/{{target}} seeds/{{target}} -- \
+        -max_total_time={{seconds}} -rss_limit_mb=4096 -timeout=20
+
+# The kernels' scalar level under Miri, which knows undefined behaviour but none of the wider instruction sets.
+miri:
+    VITRIM_SIMD=scalar PROPTEST_CASES=2 MIRIFLAGS="-Zmiri-disable-isolation" cargo +nightly miri test -p vitrim-kernels --lib
+
 bench *args:
     cargo run --release -- bench {{args}}
 

@@ -4,6 +4,10 @@
 pub const MAX_SIDE: u32 = 16_384;
 /// Largest size of a decoded image, bytes, including the coefficients that a progressive JPEG keeps during decoding.
 pub const MAX_DECODED_BYTES: u64 = 512 << 20;
+/// Most pixels of a backbone's input, and of what it is cut from if the image is a square: 4096 x 4096.
+pub(crate) const MAX_INPUT_PIXELS: u64 = 1 << 24;
+/// Most pixels of an image after the resize; the ends of a longer one are cut off before: 768 MiB.
+pub(crate) const MAX_RESIZED_PIXELS: u64 = 1 << 28;
 /// Largest size of an encoded image, bytes.
 pub const MAX_ENCODED_BYTES: u64 = 256 << 20;
 /// Largest size of a tar member with a label (`.cls`, `.json`), bytes.

@@ -13,6 +13,12 @@ const IMAGES: [&str; 8] = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "t
 /// Extensions of files with labels.
 const LABELS: [&str; 3] = ["csv", "jsonl", "json"];
 
+/// Ends of names of files of weights.
+const WEIGHTS: [&str; 5] = [".pth", ".pt", ".ckpt", ".pth.tar", ".safetensors"];
+/// Beginnings of names of what a training script saves beside the weights.
+const NOT_WEIGHTS: [&str; 6] =
+    ["optimizer", "scheduler", "rng_state", "random_states", "training_args", "scaler"];
+
 /// The files to fetch, and what to open afterwards.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Selection {
@@ -76,11 +82,16 @@ fn model<'a>(names: &[&'a str]) -> Result<Vec<&'a str>, &'static str> {
         files.push(index);
         files.extend(here().filter(|name| name.starts_with("pytorch_model-") && name.ends_with(".bin")));
     } else {
-        let pickles: Vec<&str> = here().filter(|name| name.ends_with(".pth")).collect();
-        let [pickle] = pickles.as_slice() else {
-            return Err("model.safetensors (nor an index of shards, pytorch_model.bin or a single .pth)");
+        let holds = |name: &&str| WEIGHTS.iter().any(|end| name.ends_with(end));
+        let trains = |name: &&str| NOT_WEIGHTS.iter().any(|start| name.starts_with(start));
+        let found: Vec<&str> = here().filter(|name| holds(name) && !trains(name)).collect();
+        let [weights] = found.as_slice() else {
+            return Err(
+                "model.safetensors (nor an index of shards, pytorch_model.bin or a single .pth, .pt, .ckpt, \
+                        .pth.tar or .safetensors)",
+            );
         };
-        files.push(pickle);
+        files.push(weights);
     }
     Ok(files)
 }
@@ -164,6 +175,9 @@ mod tests {
         let index = ["config.json", "pytorch_model.bin.index.json"];
         assert_eq!(of(&[&pickles[..], &index].concat()), [&index[..], &pickles].concat());
         assert_eq!(of(&["config.json", "deit.pth", "old/deit.pth"]), ["config.json", "deit.pth"]);
+        for weights in ["model_best.pth.tar", "last.ckpt", "checkpoint.pt", "vit.safetensors"] {
+            assert_eq!(of(&["config.json", "optimizer.pt", weights]), ["config.json", weights]);
+        }
         let sub =
             selected("hf://a/b/sub", Kind::Model, &["sub/config.json", "sub/model.safetensors"]).unwrap();
         assert_eq!((sub.files.len(), sub.root.as_str()), (2, "sub"));

@@ -187,7 +187,7 @@ pub fn answer(
     Ok(answers)
 }
 
-fn top_classes(logits: &[f32], names: &[String], top_k: usize) -> Vec<ClassProbability> {
+fn top_classes(logits: &[f32], names: &[Option<String>], top_k: usize) -> Vec<ClassProbability> {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let weights: Vec<f64> = logits.iter().map(|z| f64::from(z - max).exp()).collect();
     let sum: f64 = weights.iter().sum();
@@ -196,7 +196,7 @@ fn top_classes(logits: &[f32], names: &[String], top_k: usize) -> Vec<ClassProba
     let best = order.into_iter().take(top_k);
     best.map(|class| ClassProbability {
         class,
-        name: names.get(class).cloned(),
+        name: names.get(class).cloned().flatten(),
         probability: weights[class] / sum,
     })
     .collect()
@@ -208,7 +208,7 @@ mod tests {
 
     #[test]
     fn classes_are_ranked_with_their_probabilities() {
-        let names = ["a".to_owned(), "b".to_owned()];
+        let names = ["a", "b"].map(|name| Some(name.to_owned()));
         let top = top_classes(&[0.0, 3f32.ln(), -1e9], &names, 2);
         assert_eq!((top[0].class, top[1].class), (1, 0));
         assert_eq!(top[0].name.as_deref(), Some("b"));

@@ -19,6 +19,7 @@
 
 pub mod divergence;
 mod handmade;
+pub mod limits;
 pub mod policy;
 mod pruner;
 mod ranking;

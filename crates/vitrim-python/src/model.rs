@@ -330,9 +330,9 @@ impl Model {
         self.loaded.spec.num_classes
     }
 
-    /// The name of each class; empty if the checkpoint has none.
+    /// The name of each class, None for a class without one; empty if the checkpoint has none.
     #[getter]
-    fn class_names(&self) -> Vec<String> {
+    fn class_names(&self) -> Vec<Option<String>> {
         self.loaded.class_names.clone()
     }
 

@@ -129,8 +129,11 @@ fn pictured(
 /// The caption of `example`.
 fn caption(loaded: &Loaded, dataset: &Dataset, example: &Example) -> String {
     let name = |class: usize| {
-        let names = if loaded.class_names.is_empty() { dataset.class_names() } else { &loaded.class_names };
-        names.get(class).cloned().unwrap_or_else(|| format!("class {class}"))
+        let named = match loaded.class_names.is_empty() {
+            true => dataset.class_names().get(class).cloned(),
+            false => loaded.class_names.get(class).cloned().flatten(),
+        };
+        named.unwrap_or_else(|| format!("class {class}"))
     };
     let mut caption = dataset.name(example.index);
     if let Some(label) = dataset.label(example.index) {

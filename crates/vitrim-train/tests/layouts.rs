@@ -74,7 +74,7 @@ fn weights_are_written_as_they_were_stored() {
         assert_eq!(print(&again.tensors), print(&weights), "{name}");
         assert_ne!(print(&weights), print(&checkpoint.tensors), "{name}: nothing was changed");
         assert_eq!(stored(to.path()), stored(&folder), "{name}");
-        assert_eq!(again.class_names(), checkpoint.class_names(), "{name}");
+        assert_eq!(again.classes, checkpoint.classes, "{name}");
         assert_eq!(again.preprocessor_config, checkpoint.preprocessor_config, "{name}");
     }
 }

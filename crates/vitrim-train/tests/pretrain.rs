@@ -85,7 +85,7 @@ fn an_interrupted_run_goes_on_bit_for_bit() {
 
     let checkpoint = Checkpoint::open(&whole.path().join("model")).unwrap();
     assert_eq!(checkpoint.spec, config.spec(10).unwrap());
-    assert_eq!(checkpoint.class_names()[1], "ring");
+    assert_eq!(checkpoint.classes.names[1].as_deref(), Some("ring"));
     checkpoint.into_backbone(Precision::F32).unwrap();
 }
 

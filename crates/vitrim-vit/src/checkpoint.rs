@@ -6,20 +6,14 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 use vitrim_kernels::Precision;
 
+use crate::classes::ClassNames;
 use crate::error::{Result, VitError};
 use crate::executor::CpuBackbone;
-use crate::families::{Description, describe, resize};
+use crate::families::{self, Description, describe, resize};
 use crate::spec::VitSpec;
 use crate::tensors::{NamedTensor, StoredPositions, Tensors};
-use crate::weight_files::WeightFiles;
-
-/// File names of weights on the Hub, in the order in which they are looked for.
-const WEIGHTS: [&str; 4] = [
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-];
+use crate::text;
+use crate::weight_files::{WeightFiles, find_weights};
 
 /// An opened checkpoint. The geometry is read and checked against the weights; tensors are read on demand.
 pub struct Checkpoint {
@@ -31,11 +25,15 @@ pub struct Checkpoint {
     pub tensors: Tensors,
     /// The library's `config.json`, for the input size in use.
     pub config: Value,
-    /// timm's `pretrained_cfg`: how images are preprocessed; an empty object if there is none.
+    /// timm's `pretrained_cfg`, or the whole of its older flat configuration: how images are preprocessed; an empty object
+    /// if there is none.
     pub pretrained_cfg: Value,
     /// transformers' `preprocessor_config.json`, the counterpart of timm's `pretrained_cfg`.
     pub preprocessor_config: Option<Value>,
-    class_names: Vec<String>,
+    /// The names of the classes.
+    pub classes: ClassNames,
+    /// What was chosen among several readings, one sentence each.
+    pub notes: Vec<String>,
 }
 
 impl Checkpoint {
@@ -53,7 +51,7 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::open`], or if the patches do not tile the size.
     pub fn open_at(path: &Path, img_size: Option<[usize; 2]>) -> Result<Self> {
-        let weights = find_weights(path)?;
+        let (weights, passed_over) = find_weights(path)?;
         let beside = weights.with_file_name("config.json");
         let mut config = match read_json(&beside)? {
             Some(config) => config,
@@ -61,12 +59,18 @@ impl Checkpoint {
         };
         let bad = |reason: String| VitError::Config { path: beside.clone(), reason };
         let preprocessor_config = read_json(&weights.with_file_name("preprocessor_config.json"))?;
-        let files = WeightFiles::open(&weights)?;
-        let described = describe(&config, &files, preprocessor_config.as_ref()).map_err(|e| match e {
+        let mut files = WeightFiles::open(&weights)?;
+        let described = describe(&config, preprocessor_config.as_ref()).map_err(|e| match e {
             VitError::Geometry(reason) => bad(reason),
             other => other,
         })?;
-        let Description { spec, names, class_names, bicubic, usual_size } = described;
+        let Description { spec, names, classes, bicubic, usual_size } = described;
+        files.unwrap(&names.known(&spec))?;
+        let names = names.resolve(&spec, &files);
+        let noted = |file: &Path, note: &String| format!("{}: {note}", file.display());
+        let mut notes: Vec<String> =
+            passed_over.iter().chain(files.notes()).map(|note| noted(&weights, note)).collect();
+        notes.extend(classes.note.iter().map(|note| noted(&beside, note)));
         let size = img_size.or(usual_size).unwrap_or(spec.img_size);
         let stored = spec.grid();
         let spec = spec.at_size(size)?;
@@ -83,7 +87,7 @@ impl Checkpoint {
         let tensors = Tensors::stored(files, names, positions);
         tensors.check(&spec)?;
         let pretrained_cfg =
-            config.get("pretrained_cfg").cloned().unwrap_or_else(|| Value::Object(Map::new()));
+            families::pretrained_cfg(&config).cloned().unwrap_or_else(|| Value::Object(Map::new()));
         Ok(Checkpoint {
             path: path.to_owned(),
             spec,
@@ -91,7 +95,8 @@ impl Checkpoint {
             config,
             pretrained_cfg,
             preprocessor_config,
-            class_names,
+            classes,
+            notes,
         })
     }
 
@@ -111,39 +116,6 @@ impl Checkpoint {
     /// If one of `tensors` is missing or has the wrong shape, or the other stored tensors cannot be read.
     pub fn in_its_layout(&self, tensors: &Tensors) -> Result<Vec<NamedTensor>> {
         self.tensors.translate(&self.spec, tensors)
-    }
-
-    /// The name of each class, from timm's `label_names` or transformers' `id2label`; empty if there are no names.
-    pub fn class_names(&self) -> Vec<String> {
-        self.class_names.clone()
-    }
-}
-
-/// The file of weights, or the index of its shards, at `path`.
-fn find_weights(path: &Path) -> Result<PathBuf> {
-    let missing = |reason: String| VitError::NotACheckpoint { path: path.to_owned(), reason };
-    if path.is_file() {
-        return Ok(path.to_owned());
-    }
-    if !path.is_dir() {
-        let reason = "no such folder; give the folder that holds config.json and model.safetensors";
-        return Err(missing(reason.into()));
-    }
-    if let Some(found) = WEIGHTS.iter().map(|name| path.join(name)).find(|file| file.is_file()) {
-        return Ok(found);
-    }
-    let entries =
-        std::fs::read_dir(path).map_err(|source| VitError::Read { path: path.to_owned(), source })?;
-    let pickles = entries.filter_map(|entry| entry.ok().map(|entry| entry.path())).filter(|file| {
-        file.extension().and_then(|e| e.to_str()).is_some_and(|e| matches!(e, "pth" | "pt" | "bin"))
-    });
-    match pickles.collect::<Vec<_>>().as_slice() {
-        [only] => Ok(only.clone()),
-        [] => Err(missing(
-            "it holds no model.safetensors, model.safetensors.index.json, pytorch_model.bin or .pth file"
-                .into(),
-        )),
-        several => Err(missing(format!("it holds {} files of weights; name one of them", several.len()))),
     }
 }
 
@@ -168,13 +140,5 @@ fn config_by_name(path: &Path, weights: &Path) -> Result<Value> {
 
 /// The JSON value in `path`; `None` if there is no such file.
 fn read_json(path: &Path) -> Result<Option<Value>> {
-    if !path.is_file() {
-        return Ok(None);
-    }
-    let text =
-        std::fs::read_to_string(path).map_err(|source| VitError::Read { path: path.to_owned(), source })?;
-    let parsed = serde_json::from_str(&text);
-    parsed
-        .map(Some)
-        .map_err(|e| VitError::Config { path: path.to_owned(), reason: format!("not valid JSON: {e}") })
+    if path.is_file() { text::read_json(path).map(Some) } else { Ok(None) }
 }

@@ -63,6 +63,49 @@ pub enum VitError {
         /// The parser's message.
         reason: String,
     },
+    /// The file stands for one that Git LFS stores elsewhere.
+    #[error(
+        "{path} is a Git LFS pointer, not the file itself; fetch it (`git lfs pull` in its repository), or download it"
+    )]
+    LfsPointer {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file is of another kind than weights.
+    #[error("{path} is {what}; vitrim reads weights from safetensors files and from what torch.save writes")]
+    NotWeights {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        what: String,
+    },
+    /// A tensor has values that no trained backbone has.
+    #[error(
+        "{path}: tensor '{name}' has {strange} values of {count} that are NaN or infinite; give a checkpoint from before training diverged"
+    )]
+    NotFinite {
+        /// The weights file.
+        path: PathBuf,
+        /// The tensor's name.
+        name: String,
+        /// Number of such values.
+        strange: usize,
+        /// Number of all values.
+        count: usize,
+    },
+    /// Two stored tensors may be the same tensor of the backbone.
+    #[error(
+        "{path}: '{}' and '{}' may both be tensor '{name}'; save the state_dict of the one model that you want",
+        stored[0], stored[1]
+    )]
+    SameTensor {
+        /// The weights file.
+        path: PathBuf,
+        /// The tensor's name.
+        name: String,
+        /// The names in the file.
+        stored: [String; 2],
+    },
     /// A tensor that the geometry needs is missing.
     #[error(
         "{path} has no tensor '{name}' of shape {expected:?}; the checkpoint does not match its config.json"

@@ -9,6 +9,7 @@
 //! * [`Tensors`]: the weights by timm's names, read from files on demand, or random.
 //! * [`Backbone`]: the interface that the game, the pruners and the executors share.
 //! * [`CpuBackbone`]: a session of the CPU executor, in f32, bf16 or 8 bits; sessions share [`CpuWeights`].
+//! * [`limits`]: what a checkpoint may state.
 //! * [`cost`]: MACs of the forward pass actually run.
 //!
 //! ```
@@ -23,10 +24,12 @@
 
 mod backbone;
 mod checkpoint;
+mod classes;
 pub mod cost;
 mod error;
 mod executor;
 pub mod families;
+pub mod limits;
 mod names;
 mod packed;
 mod places;
@@ -35,10 +38,12 @@ mod profile;
 mod spec;
 mod state;
 mod tensors;
+mod text;
 mod weight_files;
 
 pub use backbone::{At, Backbone, Output, PixelBatch, Site, Taps, View, Want};
 pub use checkpoint::Checkpoint;
+pub use classes::ClassNames;
 pub use error::{Result, VitError};
 pub use executor::{CpuBackbone, CpuWeights, SessionOptions, Threads};
 pub use packed::{Origin, PackedBatch, Reduction};
@@ -50,5 +55,6 @@ pub use spec::{
 };
 pub use state::HostState;
 pub use tensors::{NamedTensor, Tensors};
+pub use text::is_lfs_pointer;
 pub use vitrim_kernels::{AttentionTaps, Precision};
 pub use weight_files::WeightFiles;

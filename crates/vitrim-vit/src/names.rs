@@ -3,7 +3,7 @@
 //! A table is read in both directions. Loading looks our tensors up under the library's names; fine-tuned weights are
 //! written back under them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use crate::spec::VitSpec;
 use crate::weight_files::WeightFiles;
@@ -31,6 +31,7 @@ pub(crate) enum Stored {
 pub(crate) type NameRow = (&'static str, &'static [Stored]);
 
 /// The tensor names of a library's class. A tensor without a row is stored under our name, unchanged.
+#[derive(Clone, Copy)]
 pub(crate) struct NameTable {
     /// Prefix that the names of all `rows` may have (if the class is part of another): empty, or `vit.`.
     pub prefix: &'static str,
@@ -44,15 +45,28 @@ pub(crate) struct NameTable {
 }
 
 impl NameTable {
+    /// All names under which the library may store tensors of `spec`.
+    pub fn known(&self, spec: &VitSpec) -> HashSet<String> {
+        let mut known = HashSet::new();
+        for prefix in ["", self.prefix] {
+            known.extend(self.ignored.iter().map(|name| format!("{prefix}{name}")));
+            for (ours, _) in spec.tensor_shapes() {
+                match self.find(prefix, &ours) {
+                    Some(ways) => known.extend(ways.iter().flat_map(StoredAs::names).cloned()),
+                    None => drop(known.insert(ours)),
+                }
+            }
+        }
+        known
+    }
+
     /// The names of the tensors of `spec` in `files`.
     pub fn resolve(&self, spec: &VitSpec, files: &WeightFiles) -> StoredNames {
         let prefixed = !self.prefix.is_empty() && files.names().any(|name| name.starts_with(self.prefix));
         let prefix = if prefixed { self.prefix } else { "" };
         let mut parts = BTreeMap::new();
         for (ours, _) in spec.tensor_shapes() {
-            let below = self.rows.iter().copied().flatten();
-            let ways = find(below, prefix, &ours).or_else(|| find(self.heads.iter(), "", &ours));
-            let Some(mut ways) = ways else { continue };
+            let Some(mut ways) = self.find(prefix, &ours) else { continue };
             let there = |way: &StoredAs| way.names().iter().all(|name| files.shape(name).is_some());
             let way = ways.iter().position(there).unwrap_or(0);
             parts.insert(ours, ways.swap_remove(way));
@@ -70,6 +84,12 @@ impl NameTable {
             }
         }
         StoredNames { parts, ignored }
+    }
+
+    /// The ways to store our tensor `ours`, with full names; `None` if it is stored under our name.
+    fn find(&self, prefix: &str, ours: &str) -> Option<Vec<StoredAs>> {
+        let below = self.rows.iter().copied().flatten();
+        find(below, prefix, ours).or_else(|| find(self.heads.iter(), "", ours))
     }
 }
 

@@ -9,6 +9,7 @@ use image::{RgbImage, imageops};
 
 use super::preprocess::{CropMode, Interpolation, Preprocess};
 use crate::error::DataError;
+use crate::limits::MAX_RESIZED_PIXELS;
 
 /// The aspect ratio above which the ends of an image are cut off before the resize instead of after it: otherwise a
 /// strip of 1 x 16,384 pixels would be enlarged to gigabytes, of which the crop keeps the middle.
@@ -84,7 +85,10 @@ impl Transform {
     pub fn cropped(&self, rgb: &RgbImage) -> RgbImage {
         let [_, height, width] = self.preprocess.input_size.map(|side| side as u32);
         let source = (rgb.height(), rgb.width());
-        let longest = source.0.min(source.1).saturating_mul(MAX_RATIO);
+        let [scale_h, scale_w] = self.preprocess.resized();
+        let affordable = MAX_RESIZED_PIXELS / (scale_h * scale_w) as u64;
+        let ratio = MAX_RATIO.min(u32::try_from(affordable).unwrap_or(MAX_RATIO)).max(1);
+        let longest = source.0.min(source.1).saturating_mul(ratio);
         let grows = self.preprocess.crop_mode == CropMode::Center;
         if grows && source.0.max(source.1) > longest {
             return self.cropped(&center_crop(rgb, source.0.min(longest), source.1.min(longest)));
@@ -98,9 +102,7 @@ impl Transform {
 
     /// (height, width) after the resize, for an image of (height, width) `source`.
     fn resized_size(&self, source: (u32, u32)) -> (u32, u32) {
-        let [_, height, width] = self.preprocess.input_size;
-        let scale = |side: usize| (side as f64 / self.preprocess.crop_pct).floor().max(1.0);
-        let (scale_h, scale_w) = (scale(height), scale(width));
+        let [scale_h, scale_w] = self.preprocess.resized();
         if self.preprocess.crop_mode == CropMode::Squash {
             return (scale_h as u32, scale_w as u32);
         }

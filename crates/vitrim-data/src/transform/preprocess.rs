@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::DataError;
-use crate::limits::MAX_SIDE;
+use crate::limits::{MAX_INPUT_PIXELS, MAX_SIDE};
 
 /// Preprocessing parameters. Field names and defaults are timm's (`timm.data.resolve_data_config`).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -90,6 +90,12 @@ impl Preprocess {
         Ok(parsed)
     }
 
+    /// Height and width that an image of the input's ratio is resized to, before the central crop.
+    pub(crate) fn resized(&self) -> [f64; 2] {
+        let [_, height, width] = self.input_size;
+        [height, width].map(|side| (side as f64 / self.crop_pct).floor().max(1.0))
+    }
+
     /// Checks that all numbers are valid.
     ///
     /// # Errors
@@ -111,6 +117,16 @@ impl Preprocess {
             return Err(invalid(format!(
                 "crop_pct is {}; give a share from 0.1 to 10, such as 0.9",
                 self.crop_pct
+            )));
+        }
+        let resized = self.resized();
+        if resized.iter().any(|side| *side > f64::from(MAX_SIDE))
+            || resized[0] * resized[1] > MAX_INPUT_PIXELS as f64
+        {
+            return Err(invalid(format!(
+                "input_size {height} x {width} at crop_pct {} is cut from {} x {} pixels; at most {MAX_INPUT_PIXELS} \
+                 pixels are supported",
+                self.crop_pct, resized[0], resized[1]
             )));
         }
         if !self.mean.iter().all(|mean| mean.is_finite()) {
@@ -163,6 +179,8 @@ mod tests {
             (json!({"input_size": [3, 0, 28]}), "0 x 28"),
             (json!({"interpolation": "lanczos"}), "lanczos"),
             (json!({"std": [0.5, 0.0, 0.5]}), "std"),
+            (json!({"input_size": [3, 4096, 4096], "crop_pct": 0.1}), "40960 x 40960"),
+            (json!({"input_size": [3, 16384, 16384], "crop_pct": 1.0}), "16777216 pixels"),
             (json!({"mean": [0.5]}), "length"),
             (json!({"crop_pct": -1.0}), "crop_pct"),
         ] {

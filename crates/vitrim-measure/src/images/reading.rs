@@ -71,7 +71,14 @@ impl Reading {
                 Labels::Mapped(map)
             }
             None => {
-                let own = LabelMap::of_backbone(loaded.class_names.iter().map(String::as_str), classes);
+                // A class without a name is an empty one: no folder is called so.
+                let named = |names: &[Option<String>]| {
+                    LabelMap::of_backbone(
+                        names.iter().map(|name| name.as_deref().unwrap_or_default()),
+                        classes,
+                    )
+                };
+                let own = named(&loaded.class_names).or(named(&loaded.class_descriptions));
                 let synsets = if classes == IMAGENET_CLASSES { imagenet_synsets() } else { Vec::new() };
                 Labels::Known(own.or(LabelMap::of_backbone(synsets, classes)), classes)
             }

@@ -23,6 +23,17 @@ pub struct Info {
     pub dense_gmacs: f64,
     /// Costs at keep ratios.
     pub profiles: Vec<ProfileCost>,
+    /// What was chosen among several readings of the checkpoint; left out of the JSON if there is nothing.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+}
+
+impl Info {
+    /// With the notes of the checkpoint that was opened.
+    #[must_use]
+    pub fn with_notes(self, notes: Vec<String>) -> Self {
+        Info { notes, ..self }
+    }
 }
 
 /// The cost of one keep ratio: the same share of the survivors stays at each default stage.
@@ -58,5 +69,6 @@ pub fn info(spec: &VitSpec, keep_ratios: &[f64]) -> Info {
         profiles: keep_ratios.iter().map(profile).collect(),
         default_stages: stages,
         spec: spec.clone(),
+        notes: Vec::new(),
     }
 }

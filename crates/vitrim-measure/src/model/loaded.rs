@@ -40,8 +40,12 @@ pub struct Loaded {
     pub id: BackboneId,
     /// Preprocessing: from an image to pixels.
     pub transform: Transform,
-    /// The name of each class; empty if the checkpoint has none.
-    pub class_names: Vec<String>,
+    /// The name of each class, `None` for a class without one; empty if the checkpoint has none.
+    pub class_names: Vec<Option<String>>,
+    /// Other words for the classes, like `class_names`.
+    pub class_descriptions: Vec<Option<String>>,
+    /// What was chosen among several readings of the checkpoint, one sentence each.
+    pub notes: Vec<String>,
 }
 
 impl Loaded {
@@ -66,7 +70,9 @@ impl Loaded {
             origin: path.display().to_string(),
             id,
             transform: transform(&spec, preprocess(&checkpoint)?)?,
-            class_names: checkpoint.class_names(),
+            class_names: checkpoint.classes.names.clone(),
+            class_descriptions: checkpoint.classes.descriptions.clone(),
+            notes: checkpoint.notes.clone(),
             model: checkpoint.into_backbone(precision)?,
             spec,
         };
@@ -91,6 +97,8 @@ impl Loaded {
             id: BackboneId::of(&spec, &tensors)?,
             transform: transform(&spec, Preprocess::default())?,
             class_names: Vec::new(),
+            class_descriptions: Vec::new(),
+            notes: Vec::new(),
             model: CpuBackbone::in_precision(&spec, &tensors, precision)?,
             spec,
         })
@@ -139,7 +147,7 @@ pub fn open_checkpoint(path: &Path, img_size: Option<[usize; 2]>) -> Result<Chec
 }
 
 /// The checkpoint's preprocessing, at the stored size: that of transformers' image processor if there is one,
-/// otherwise that of timm's `pretrained_cfg`, in which every missing field has a default.
+/// otherwise that of timm's `pretrained_cfg` or older flat configuration, in which every missing field has a default.
 ///
 /// # Errors
 /// If it asks for an unsupported operation.
@@ -148,8 +156,9 @@ pub fn preprocess(checkpoint: &Checkpoint) -> Result<Preprocess> {
         Some(processor) => ("preprocessor_config.json", Preprocess::from_processor(processor)),
         None => ("config.json", Preprocess::from_pretrained_cfg(&checkpoint.pretrained_cfg)),
     };
+    let beside = |path: &Path| if path.is_file() { path.with_file_name(file) } else { path.join(file) };
     read.map_err(|error| MeasureError::Part {
-        data: checkpoint.path.join(file).display().to_string(),
+        data: beside(&checkpoint.path).display().to_string(),
         reason: error.to_string(),
     })
 }

@@ -5,8 +5,9 @@ use std::path::Path;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 use vitrim_durable::Pair;
-use vitrim_vit::{Tensors, VitSpec};
+use vitrim_vit::{Tensors, VitError, VitSpec, is_lfs_pointer};
 
+use crate::limits::{MAX_HEADER_BYTES, MAX_HIDDEN_LAYERS, MAX_WEIGHT_BYTES, MAX_WIDTH};
 use crate::policy::actor::{Departure, Observation, PerceptronSpec, PerceptronWeights};
 use crate::policy::read_out::ReadOut;
 use crate::pruner::{PruneError, Result};
@@ -17,13 +18,6 @@ const HEADER: &str = "policy.json";
 const WEIGHTS: &str = "policy.safetensors";
 /// Version of the folder's layout that this code writes and reads.
 const VERSION: u32 = 1;
-
-/// Largest layer width, backbone depth and image side that a policy may state; beyond it, the file is damaged or
-/// hostile.
-const MAX_WIDTH: usize = 1 << 16;
-
-/// Largest number of hidden layers of an actor.
-const MAX_HIDDEN_LAYERS: usize = 16;
 
 /// The backbone that a policy belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,7 +57,7 @@ impl BackboneId {
 impl std::fmt::Display for BackboneId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let [height, width] = self.img_size;
-        let short = &self.fingerprint[..self.fingerprint.len().min(8)];
+        let short: String = self.fingerprint.chars().take(8).collect();
         write!(
             f,
             "{} at {height}x{width}, {} blocks of {}, weights {short}",
@@ -149,7 +143,8 @@ impl Policy {
     /// Reads a folder that [`Policy::save`] wrote.
     ///
     /// # Errors
-    /// If the folder is missing, damaged, or of a version that this code does not read.
+    /// If the folder is missing, damaged, or of a version that this code does not read; or if it states what could not
+    /// run or be held ([`limits`](crate::limits)).
     pub fn load(folder: &Path) -> Result<Self> {
         let json_path = folder.join(HEADER);
         let weights_path = folder.join(WEIGHTS);
@@ -157,9 +152,21 @@ impl Policy {
         if !json_path.is_file() {
             return Err(bad(folder, "no policy here: give the folder that holds policy.json".into()));
         }
+        for (path, limit) in [(&json_path, MAX_HEADER_BYTES), (&weights_path, MAX_WEIGHT_BYTES)] {
+            let Ok(file) = std::fs::metadata(path) else { continue };
+            if !file.is_file() || file.len() > limit {
+                return Err(bad(
+                    path,
+                    format!("is no file of at most {limit} bytes, and so not of a policy"),
+                ));
+            }
+        }
         let (json, bytes) = files(folder).read()?;
-        let value: serde_json::Value =
-            serde_json::from_slice(&json).map_err(|e| bad(&json_path, format!("not valid JSON: {e}")))?;
+        if is_lfs_pointer(&json) {
+            return Err(VitError::LfsPointer { path: json_path }.into());
+        }
+        let value: serde_json::Value = serde_json::from_slice(unmarked(&json))
+            .map_err(|e| bad(&json_path, format!("not valid JSON: {e}")))?;
         if value.get("version").and_then(serde_json::Value::as_u64) != Some(u64::from(VERSION)) {
             let found = value.get("version").map_or("none".to_owned(), ToString::to_string);
             return Err(bad(
@@ -170,6 +177,9 @@ impl Policy {
         let header: Header =
             serde_json::from_value(value).map_err(|e| bad(&json_path, format!("not a policy: {e}")))?;
         let bytes = bytes.ok_or_else(|| {
+            if std::fs::read(&weights_path).is_ok_and(|bytes| is_lfs_pointer(&bytes)) {
+                return VitError::LfsPointer { path: weights_path.clone() }.into();
+            }
             let reason =
                 "damaged, or not the weights that policy.json was written with; copy the whole folder again";
             bad(&weights_path, reason.into())
@@ -241,7 +251,7 @@ fn check_parts(header: &Header) -> Result<(), String> {
     }
     let depth = backbone.depth;
     if stages.is_empty() || stages.windows(2).any(|w| w[0] >= w[1]) || stages.iter().any(|l| *l >= depth) {
-        return Err(format!("stages {stages:?} do not ascend below {depth} blocks"));
+        return Err(format!("its {} stages do not ascend below {depth} blocks", stages.len()));
     }
     let merges = *departure == Departure::Merge;
     let pair = observation.pair || observation.pair_tokens;
@@ -272,14 +282,24 @@ fn deserialize_weights(bytes: &[u8], actor: &PerceptronSpec) -> Result<Perceptro
         let view = view.ok_or_else(|| format!("no f32 tensor '{name}' of shape {shape:?}"))?;
         let floats = view.data().chunks_exact(4);
         *values = floats.map(|b| f32::from_le_bytes(b.try_into().expect("four bytes"))).collect();
+        if values.iter().any(|value| !value.is_finite()) {
+            return Err(format!(
+                "tensor '{name}' has values that are NaN or infinite; train the policy again"
+            ));
+        }
     }
     Ok(weights)
+}
+
+/// `text` without a byte order mark, which some editors write.
+fn unmarked(text: &[u8]) -> &[u8] {
+    text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)
 }
 
 /// The folder's two files; a reader never finds one new and one old.
 fn files(folder: &Path) -> Pair {
     Pair::new(folder, HEADER, WEIGHTS, |header, weights| {
-        let header: Option<serde_json::Value> = serde_json::from_slice(header).ok();
+        let header: Option<serde_json::Value> = serde_json::from_slice(unmarked(header)).ok();
         header.is_some_and(|header| header["weights_hash"] == hash(weights))
     })
 }

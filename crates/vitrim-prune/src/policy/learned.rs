@@ -125,6 +125,7 @@ impl LearnedPruner {
         view: &View<'_>,
         read_out: Option<(&mut [bool], &[ImageKey])>,
     ) -> Result<Decision> {
+        self.check(stage, view)?;
         let keys = match self.departure {
             Departure::Drop => None,
             Departure::Merge => Some(view.keys.ok_or_else(|| {
@@ -156,6 +157,27 @@ impl LearnedPruner {
             WORKSPACE.with_borrow_mut(|workspace| self.decide_one(stage, view, keys, image, workspace));
         });
         Ok(decision)
+    }
+
+    /// Checks that the actor fits `view` at `stage`: a policy that was read from a file may be for another backbone.
+    fn check(&self, stage: usize, view: &View<'_>) -> Result<()> {
+        let actor = self.actor.spec();
+        let fits = |one_hot: usize, inputs: usize| one_hot == 0 || one_hot == inputs;
+        if actor.dim == view.dim
+            && fits(actor.positions, self.spec.num_patches())
+            && fits(actor.stages, self.stages.len())
+            && stage < self.stages.len()
+        {
+            return Ok(());
+        }
+        Err(PruneError::Setting(format!(
+            "the policy is for tokens of width {} and {} places, not for this backbone ({} and {}); give the backbone it \
+             was trained for",
+            actor.dim,
+            actor.positions,
+            view.dim,
+            self.spec.num_patches()
+        )))
     }
 
     fn decide_one(

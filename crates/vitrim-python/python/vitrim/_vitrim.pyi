@@ -184,8 +184,8 @@ class Model:
     def num_classes(self) -> int:
         """Number of classes; 0 without a head."""
     @property
-    def class_names(self) -> list[str]:
-        """The name of each class; empty if the checkpoint has none."""
+    def class_names(self) -> list[str | None]:
+        """The name of each class, None for a class without one; empty if the checkpoint has none."""
     @property
     def dtype(self) -> Dtype:
         """Data type of the backbone's arithmetic."""

@@ -1,15 +1,15 @@
 //! A checkpoint's description: the result of reading a library's configuration.
 
-use crate::names::StoredNames;
+use crate::classes::ClassNames;
+use crate::names::NameTable;
 use crate::positions::Bicubic;
 use crate::spec::VitSpec;
 
 /// The description of a checkpoint in a library's configuration.
 pub(crate) struct Description {
     pub spec: VitSpec,
-    pub names: StoredNames,
-    /// Class names by index; empty if there are none.
-    pub class_names: Vec<String>,
+    pub names: NameTable,
+    pub classes: ClassNames,
     /// How the library resamples position embeddings.
     pub bicubic: Bicubic,
     /// The input size in use, if it differs from the size that the positions are for.

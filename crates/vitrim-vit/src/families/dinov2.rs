@@ -125,6 +125,7 @@ const SWIGLU: [NameRow; 2] = [
     ),
 ];
 
+/// Each second way is the name in the memory of transformers 5.
 const BODY: [NameRow; 13] = [
     ("patch_embed.proj", &[Stored::As("embeddings.patch_embeddings.projection")]),
     ("cls_token", &[Stored::As("embeddings.cls_token")]),
@@ -133,13 +134,26 @@ const BODY: [NameRow; 13] = [
     ("blocks.{l}.norm1", &[Stored::As("encoder.layer.{l}.norm1")]),
     (
         "blocks.{l}.attn.qkv",
-        &[Stored::Stacked(&[
-            "encoder.layer.{l}.attention.attention.query",
-            "encoder.layer.{l}.attention.attention.key",
-            "encoder.layer.{l}.attention.attention.value",
-        ])],
+        &[
+            Stored::Stacked(&[
+                "encoder.layer.{l}.attention.attention.query",
+                "encoder.layer.{l}.attention.attention.key",
+                "encoder.layer.{l}.attention.attention.value",
+            ]),
+            Stored::Stacked(&[
+                "encoder.layer.{l}.attention.q_proj",
+                "encoder.layer.{l}.attention.k_proj",
+                "encoder.layer.{l}.attention.v_proj",
+            ]),
+        ],
     ),
-    ("blocks.{l}.attn.proj", &[Stored::As("encoder.layer.{l}.attention.output.dense")]),
+    (
+        "blocks.{l}.attn.proj",
+        &[
+            Stored::As("encoder.layer.{l}.attention.output.dense"),
+            Stored::As("encoder.layer.{l}.attention.o_proj"),
+        ],
+    ),
     ("blocks.{l}.ls1.gamma", &[Stored::As("encoder.layer.{l}.layer_scale1.lambda1")]),
     ("blocks.{l}.norm2", &[Stored::As("encoder.layer.{l}.norm2")]),
     ("blocks.{l}.mlp.fc1", &[Stored::As("encoder.layer.{l}.mlp.fc1")]),

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::error::{Result, VitError};
+use crate::limits::MAX_SHOWN;
 
 /// The value of `key` as a count; `default` if it is absent or null.
 pub(super) fn count_or(config: &Value, key: &str, default: usize) -> Result<usize> {
@@ -25,29 +26,44 @@ pub(super) fn flag_or(config: &Value, key: &str, default: bool) -> Result<bool> 
 }
 
 /// The value of `key`, unless it is absent or null.
-pub(super) fn present<'v>(config: &'v Value, key: &str) -> Option<&'v Value> {
+pub(crate) fn present<'v>(config: &'v Value, key: &str) -> Option<&'v Value> {
     config.get(key).filter(|value| !value.is_null())
+}
+
+/// Largest magnitude of a number that is no count: ratios and epsilons are far below.
+const MAX_NUMBER: f64 = 1e6;
+
+/// `value` for an error, cut off if it is long.
+pub(super) fn shown(value: &Value) -> String {
+    let text = value.to_string();
+    match text.char_indices().nth(MAX_SHOWN) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text,
+    }
 }
 
 pub(super) fn count(key: &str, value: &Value) -> Result<usize> {
     let number = value.as_u64().and_then(|n| usize::try_from(n).ok()).filter(|n| *n < 1 << 24);
-    number.ok_or_else(|| wrong(format!("{key} must be a count, not {value}")))
+    number.ok_or_else(|| wrong(format!("{key} must be a count, not {}", shown(value))))
 }
 
 pub(super) fn pair(key: &str, value: &Value) -> Result<[usize; 2]> {
     match value.as_array().map(Vec::as_slice) {
         None => count(key, value).map(|side| [side, side]),
         Some([height, width]) => Ok([count(key, height)?, count(key, width)?]),
-        Some(_) => Err(wrong(format!("{key} must be a number or [height, width], not {value}"))),
+        Some(_) => Err(wrong(format!("{key} must be a number or [height, width], not {}", shown(value)))),
     }
 }
 
 pub(super) fn number(key: &str, value: &Value) -> Result<f64> {
-    value.as_f64().ok_or_else(|| wrong(format!("{key} must be a number, not {value}")))
+    value
+        .as_f64()
+        .filter(|n| n.abs() <= MAX_NUMBER)
+        .ok_or_else(|| wrong(format!("{key} must be a number, not {}", shown(value))))
 }
 
 pub(super) fn flag(key: &str, value: &Value) -> Result<bool> {
-    value.as_bool().ok_or_else(|| wrong(format!("{key} must be true or false, not {value}")))
+    value.as_bool().ok_or_else(|| wrong(format!("{key} must be true or false, not {}", shown(value))))
 }
 
 /// The side of square patches, pixels; an error if they are not square.

@@ -38,10 +38,11 @@ mod vit;
 use serde_json::{Value, json};
 
 use crate::error::{Result, VitError};
+use crate::limits::MAX_SHOWN;
 use crate::spec::VitSpec;
-use crate::weight_files::WeightFiles;
 pub(crate) use description::Description;
 use family::Family;
+pub(crate) use fields::present;
 use timm::Draft;
 pub use timm::{Live, TimmArgument};
 
@@ -59,29 +60,32 @@ static FAMILIES: &[Family] = &[
     aimv2::FAMILY,
 ];
 
-/// The checkpoint that `config` describes, with weights in `files`; `processor` is transformers'
-/// `preprocessor_config.json`.
+/// The checkpoint that `config` describes; `processor` is transformers' `preprocessor_config.json`.
 ///
 /// # Errors
 /// If the architecture is not supported, or a field of `config` has an invalid value.
-pub(crate) fn describe(
-    config: &Value,
-    files: &WeightFiles,
-    processor: Option<&Value>,
-) -> Result<Description> {
+pub(crate) fn describe(config: &Value, processor: Option<&Value>) -> Result<Description> {
     match config.get("architecture").and_then(Value::as_str) {
         Some(name) => {
             let (draft, names) = timm_family(name)?;
-            timm::describe(config, draft, names.class, files)
+            timm::describe(config, draft, names.class)
         }
         None => {
             let name = transformers::class_name(config)?;
             let classes = FAMILIES.iter().flat_map(|family| family.transformers);
             let known = classes.filter_map(|class| Some((class, class.task(name)?))).next();
             let (class, task) = known.ok_or_else(|| unsupported(name))?;
-            transformers::describe(config, class, task, files, processor)
+            transformers::describe(config, class, task, processor)
         }
     }
+}
+
+/// The part of a timm configuration that says how images are preprocessed; `None` for transformers, and where there is
+/// none. In timm's first form of `config.json`, everything is one flat object (`_parse_model_cfg` of
+/// `timm/models/_hub.py`).
+pub(crate) fn pretrained_cfg(config: &Value) -> Option<&Value> {
+    config.get("architecture")?;
+    Some(present(config, "pretrained_cfg").unwrap_or(config))
 }
 
 /// Sets the input size in a library's configuration to `size` (height, width), pixels.
@@ -147,7 +151,7 @@ fn timm_family(name: &str) -> Result<(Draft, &'static timm::Names)> {
 fn unsupported(architecture: &str) -> VitError {
     let missing = missing::missing(architecture).map(|missing| format!(": it needs {missing}"));
     VitError::UnsupportedArchitecture {
-        name: architecture.to_owned(),
+        name: architecture.chars().take(MAX_SHOWN).collect(),
         missing: missing.unwrap_or_default(),
         supported: supported(),
     }

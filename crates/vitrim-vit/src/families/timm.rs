@@ -6,7 +6,9 @@
 use serde_json::{Map, Value};
 
 use super::description::Description;
-use super::fields::{count, flag, number, pair, square, wrong};
+use super::fields::{count, flag, number, pair, present, shown, square, wrong};
+use super::pretrained_cfg;
+use crate::classes::ClassNames;
 use crate::error::{Result, VitError};
 use crate::names::{NameRow, NameTable, Stored};
 use crate::positions::Bicubic;
@@ -14,7 +16,6 @@ use crate::spec::{
     AttentionPool, AttentionSpec, Embedding, EmbeddingNorm, MlpActivation, MlpSpec, NormSpec, Pool, Pooling,
     Positions, VitSpec,
 };
-use crate::weight_files::WeightFiles;
 
 /// A family's names in timm.
 pub(super) struct Names {
@@ -369,7 +370,7 @@ fn pool(named: &str, value: &Value) -> Result<Pool> {
     let known = [Pool::Token, Pool::Avg, Pool::Map];
     let known = known.into_iter().find(|pool| pool.timm_name() == value.as_str());
     known.ok_or_else(|| {
-        wrong(format!("{named} {value} is not supported; vitrim runs 'token', 'avg' and 'map'"))
+        wrong(format!("{named} {} is not supported; vitrim runs 'token', 'avg' and 'map'", shown(value)))
     })
 }
 
@@ -382,35 +383,36 @@ fn fixed(named: &str, value: &Value, words: &[&str]) -> Result<()> {
 }
 
 pub(super) fn not_supported(named: &str, value: &Value) -> VitError {
-    wrong(format!("{named} = {value} is not supported"))
+    wrong(format!("{named} = {} is not supported", shown(value)))
 }
 
-/// A checkpoint in timm's description: `draft` is the geometry of its architecture's name, `files` hold its weights.
-pub(super) fn describe(
-    config: &Value,
-    mut draft: Draft,
-    class: &Class,
-    files: &WeightFiles,
-) -> Result<Description> {
-    if let Some(classes) = config.get("num_classes") {
+/// A checkpoint in timm's description: `draft` is the geometry of its architecture's name. What is at the root of
+/// `config` goes before what is in its `pretrained_cfg`.
+pub(super) fn describe(config: &Value, mut draft: Draft, class: &Class) -> Result<Description> {
+    let cfg = pretrained_cfg(config).unwrap_or(config);
+    let stated = |key: &str| present(config, key).or_else(|| present(cfg, key));
+    if let Some(classes) = stated("num_classes") {
         draft.spec.num_classes = count("num_classes", classes)?;
     }
-    if let Some(given) = config.get("global_pool") {
+    if let Some(given) = stated("global_pool") {
         draft.spec.pooling.pool = pool("global_pool", given)?;
     }
+    if present(cfg, "fixed_input_size") == Some(&Value::Bool(true)) {
+        if let Some(Value::Array(size)) = present(cfg, "input_size") {
+            draft.spec.img_size = pair("input_size", &size.iter().skip(1).cloned().collect())?;
+        }
+    }
     let empty = Map::new();
-    for (name, value) in config.get("model_args").and_then(Value::as_object).unwrap_or(&empty) {
+    let arguments = match present(config, "model_args") {
+        None => &empty,
+        Some(given) => given.as_object().ok_or_else(|| wrong("model_args must be an object".into()))?,
+    };
+    for (name, value) in arguments {
         draft.apply(class, name, value)?;
     }
     let spec = draft.finish()?;
-    let labels =
-        config.get("pretrained_cfg").and_then(|cfg| cfg.get("label_names")).and_then(Value::as_array);
-    let labels = labels.map(|names| names.iter().filter_map(Value::as_str).map(str::to_owned).collect());
-    Ok(Description {
-        names: class.names.resolve(&spec, files),
-        spec,
-        class_names: labels.unwrap_or_default(),
-        bicubic: Bicubic::Antialiased,
-        usual_size: None,
-    })
+    // Older files call them `labels`.
+    let names = ["label_names", "labels"].into_iter().find_map(stated);
+    let classes = ClassNames::from_timm(names, stated("label_descriptions"), spec.num_classes)?;
+    Ok(Description { names: class.names, spec, classes, bicubic: Bicubic::Antialiased, usual_size: None })
 }

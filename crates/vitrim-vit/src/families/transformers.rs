@@ -4,13 +4,13 @@ use serde_json::Value;
 
 use super::description::Description;
 use super::fields::{count, count_or, flag_or, number_or, pair_or, present, square, wrong};
+use crate::classes::{ClassNames, class_count};
 use crate::error::Result;
 use crate::names::NameTable;
 use crate::positions::Bicubic;
 use crate::spec::{
     AttentionSpec, Embedding, MlpActivation, MlpSpec, NormSpec, Pool, Pooling, Positions, VitSpec,
 };
-use crate::weight_files::WeightFiles;
 
 /// A transformers model, with all its tasks.
 pub(super) struct Class {
@@ -67,20 +67,19 @@ impl Class {
     }
 }
 
-/// A checkpoint of class `class`, with weights in `files`; `processor` is its `preprocessor_config.json`.
+/// A checkpoint of class `class`; `processor` is its `preprocessor_config.json`.
 pub(super) fn describe(
     config: &Value,
     class: &Class,
     task: Task,
-    files: &WeightFiles,
     processor: Option<&Value>,
 ) -> Result<Description> {
     let spec = (class.geometry)(config, task)?;
     spec.check()?;
     Ok(Description {
-        names: (class.names)(&spec).resolve(&spec, files),
+        names: (class.names)(&spec),
+        classes: ClassNames::from_transformers(config, spec.num_classes)?,
         spec,
-        class_names: labels(config).filter(|names| !are_numbers(names)).unwrap_or_default(),
         bicubic: class.bicubic,
         usual_size: processor.filter(|_| class.sized_by_processor).and_then(crop_size),
     })
@@ -95,10 +94,10 @@ pub(super) fn plain(config: &Value, task: Task, patch: usize) -> Result<VitSpec>
     let dim = count_or(config, "hidden_size", 768)?;
     let num_classes = match task {
         Task::Model | Task::VisionModel | Task::VisionModelWithProjection => 0,
-        Task::Classification | Task::ClassificationWithTeacher => match labels(config) {
-            Some(names) => names.len(),
-            None => count_or(config, "num_labels", 2)?,
-        },
+        Task::Classification | Task::ClassificationWithTeacher => {
+            let named = class_count(config);
+            named.map_or_else(|| count_or(config, "num_labels", 2), Ok)?
+        }
     };
     Ok(VitSpec {
         architecture: class_name(config)?.to_owned(),
@@ -157,18 +156,6 @@ pub(super) fn class_name(config: &Value) -> Result<&str> {
                 .into(),
         )
     })
-}
-
-/// The class names of `id2label`, by index; `None` if it is absent, or has gaps.
-fn labels(config: &Value) -> Option<Vec<String>> {
-    let labels = present(config, "id2label")?.as_object()?;
-    let name = |i: usize| labels.get(&i.to_string()).and_then(Value::as_str).map(str::to_owned);
-    (0..labels.len()).map(name).collect()
-}
-
-/// Whether the names are the placeholders that transformers writes when classes have no names.
-fn are_numbers(names: &[String]) -> bool {
-    names.iter().enumerate().all(|(i, name)| *name == format!("LABEL_{i}"))
 }
 
 /// Height and width of an image processor's output; `None` if it does not say.

@@ -96,22 +96,43 @@ const NAMES: NameTable = NameTable {
 /// Tensors that inference does not need: the mask token of pre-training, and a tanh layer over the class token.
 pub(super) const IGNORED: [&str; 3] = ["embeddings.mask_token", "pooler.dense.weight", "pooler.dense.bias"];
 
+/// Each row's second way is the name in the memory of transformers 5, which a `state_dict` that is saved as it is has;
+/// `save_pretrained` writes the first (`conversion_mapping.py`).
 pub(super) const BODY: [NameRow; 10] = [
     ("patch_embed.proj", &[Stored::As("embeddings.patch_embeddings.projection")]),
     ("cls_token", &[Stored::As("embeddings.cls_token")]),
     ("pos_embed", &[Stored::As("embeddings.position_embeddings")]),
-    ("blocks.{l}.norm1", &[Stored::As("encoder.layer.{l}.layernorm_before")]),
+    (
+        "blocks.{l}.norm1",
+        &[Stored::As("encoder.layer.{l}.layernorm_before"), Stored::As("layers.{l}.layernorm_before")],
+    ),
     (
         "blocks.{l}.attn.qkv",
-        &[Stored::Stacked(&[
-            "encoder.layer.{l}.attention.attention.query",
-            "encoder.layer.{l}.attention.attention.key",
-            "encoder.layer.{l}.attention.attention.value",
-        ])],
+        &[
+            Stored::Stacked(&[
+                "encoder.layer.{l}.attention.attention.query",
+                "encoder.layer.{l}.attention.attention.key",
+                "encoder.layer.{l}.attention.attention.value",
+            ]),
+            Stored::Stacked(&[
+                "layers.{l}.attention.q_proj",
+                "layers.{l}.attention.k_proj",
+                "layers.{l}.attention.v_proj",
+            ]),
+        ],
     ),
-    ("blocks.{l}.attn.proj", &[Stored::As("encoder.layer.{l}.attention.output.dense")]),
-    ("blocks.{l}.norm2", &[Stored::As("encoder.layer.{l}.layernorm_after")]),
-    ("blocks.{l}.mlp.fc1", &[Stored::As("encoder.layer.{l}.intermediate.dense")]),
-    ("blocks.{l}.mlp.fc2", &[Stored::As("encoder.layer.{l}.output.dense")]),
+    (
+        "blocks.{l}.attn.proj",
+        &[Stored::As("encoder.layer.{l}.attention.output.dense"), Stored::As("layers.{l}.attention.o_proj")],
+    ),
+    (
+        "blocks.{l}.norm2",
+        &[Stored::As("encoder.layer.{l}.layernorm_after"), Stored::As("layers.{l}.layernorm_after")],
+    ),
+    (
+        "blocks.{l}.mlp.fc1",
+        &[Stored::As("encoder.layer.{l}.intermediate.dense"), Stored::As("layers.{l}.mlp.fc1")],
+    ),
+    ("blocks.{l}.mlp.fc2", &[Stored::As("encoder.layer.{l}.output.dense"), Stored::As("layers.{l}.mlp.fc2")]),
     ("norm", &[Stored::As("layernorm")]),
 ];

@@ -6,13 +6,14 @@ mod shapes;
 use serde::Serialize;
 
 use crate::error::{Result, VitError};
+use crate::limits::{
+    MAX_CLASSES, MAX_DEPTH, MAX_DIM, MAX_MLP, MAX_PARAMETERS, MAX_PIXELS, MAX_REGISTERS, MAX_SIDE,
+    MAX_TOKEN_VALUES, MAX_TOKENS,
+};
 pub use parts::{
     AttentionPool, AttentionSpec, ChannelPairs, Coordinates, Embedding, EmbeddingNorm, MlpActivation,
     MlpSpec, NormSpec, Pool, Pooling, Positions, Rope,
 };
-
-/// Largest side of an image, pixels.
-const MAX_SIDE: usize = 1 << 14;
 
 /// A plain Vision Transformer: everything that determines its shapes and arithmetic. It is serialised as one flat
 /// object.
@@ -72,7 +73,9 @@ impl VitSpec {
                  give multiples of {patch} up to {MAX_SIDE}"
             )));
         }
-        Ok(self.with_img_size(size))
+        let spec = self.with_img_size(size);
+        spec.check_limits().map_err(VitError::Input)?;
+        Ok(spec)
     }
 
     /// Rows and columns of the patch grid.
@@ -137,6 +140,36 @@ impl VitSpec {
         stages
     }
 
+    /// Checks that no number or product exceeds its limit ([`limits`](crate::limits)), so that sizes cannot overflow.
+    ///
+    /// # Errors
+    /// The number and its limit.
+    fn check_limits(&self) -> Result<(), String> {
+        let [height, width] = self.img_size;
+        // Each factor is checked before its product is computed.
+        let within = |what: &str, value: usize, limit: usize| match value <= limit {
+            true => Ok(()),
+            false => Err(format!("{what} {value} is above the limit of {limit}")),
+        };
+        for side in self.img_size {
+            within("image side", side, MAX_SIDE)?;
+        }
+        within("patch size", self.patch_size, MAX_SIDE)?;
+        within("pixels of an image:", height * width, MAX_PIXELS)?;
+        within("width", self.dim, MAX_DIM)?;
+        within("depth", self.depth, MAX_DEPTH)?;
+        within("MLP width", self.mlp.hidden, MAX_MLP)?;
+        let pool = self.pooling.attention.and_then(|pool| pool.mlp);
+        within("MLP width of the attention pool", pool.map_or(0, |mlp| mlp.hidden), MAX_MLP)?;
+        within("width of the projection", self.pooling.projection.unwrap_or(0), MAX_MLP)?;
+        within("number of classes", self.num_classes, MAX_CLASSES)?;
+        within("number of register tokens", self.embedding.reg_tokens, MAX_REGISTERS)?;
+        let tokens = self.num_tokens();
+        within("tokens of an image:", tokens, MAX_TOKENS)?;
+        within("values of an image's tokens:", tokens * self.dim, MAX_TOKEN_VALUES)?;
+        within("number of parameters", self.num_parameters(), MAX_PARAMETERS)
+    }
+
     /// Checks that the geometry is supported.
     ///
     /// # Errors
@@ -149,6 +182,10 @@ impl VitSpec {
         let heads = self.attention.heads;
         if heads == 0 || !self.dim.is_multiple_of(heads) {
             return fail(format!("{heads} heads do not divide {} channels", self.dim));
+        }
+        self.check_limits().map_err(VitError::Geometry)?;
+        if !(self.norm.eps.is_finite() && self.norm.eps >= 0.0) {
+            return fail(format!("the norms' epsilon is {}", self.norm.eps));
         }
         if self.num_patches() == 0 {
             return fail(format!(

@@ -4,11 +4,11 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use serde_json::json;
+use vitrim_measure::MeasureError;
 use vitrim_measure::calibrate::record;
 use vitrim_measure::front::{Choice, Verdict};
 use vitrim_measure::model::open_policy;
 use vitrim_measure::requests::CalibrateRequest;
-use vitrim_measure::{Loaded, MeasureError};
 use vitrim_prune::Policy;
 
 use super::{App, interrupt, interrupted, print};
@@ -16,7 +16,7 @@ use super::{App, interrupt, interrupted, print};
 pub fn run(app: &App, request: &CalibrateRequest) -> anyhow::Result<ExitCode> {
     request.check_folder()?;
     let stop = interrupt::listen()?;
-    let loaded = Loaded::open_in(&request.model, request.size.opening(request.dtype))?;
+    let loaded = app.open(&request.model, request.size.opening(request.dtype))?;
     let folder = &request.policy;
     let mut policy = open_policy(folder, &loaded)?;
     match app.follow(stop, |listener| request.run(&loaded, &mut policy, listener)) {

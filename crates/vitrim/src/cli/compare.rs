@@ -2,7 +2,6 @@
 
 use std::process::ExitCode;
 
-use vitrim_measure::Loaded;
 use vitrim_measure::compare::{Comparison, Interval, with_spread};
 use vitrim_measure::requests::{CompareRequest, Request};
 use vitrim_report::verbs::compare;
@@ -11,7 +10,7 @@ use super::{App, interrupt, interrupted, print};
 
 pub fn run(app: &App, request: &CompareRequest) -> anyhow::Result<ExitCode> {
     let stop = interrupt::listen()?;
-    let loaded = Loaded::open_in(&request.model, request.size.opening(request.dtype))?;
+    let loaded = app.open(&request.model, request.size.opening(request.dtype))?;
     let compared =
         app.follow(stop, |listener| compare(request, &loaded, None, &Request::command_line, listener));
     let comparison = match compared {

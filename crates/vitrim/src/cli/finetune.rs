@@ -6,7 +6,6 @@ use anyhow::anyhow;
 use serde_json::json;
 use vitrim::requests::{FinetuneRequest, Finetuned};
 use vitrim::{VitrimError, overlay};
-use vitrim_measure::Loaded;
 use vitrim_vit::Precision;
 
 use super::{App, interrupt, interrupted, print};
@@ -27,7 +26,7 @@ pub fn run(app: &App, request: &FinetuneRequest) -> anyhow::Result<ExitCode> {
         ));
     }
     let stop = interrupt::listen()?;
-    let loaded = Loaded::open_in(model, Precision::F32)?;
+    let loaded = app.open(model, Precision::F32)?;
     let tuned = app.follow(stop, |listener| -> Result<Finetuned, VitrimError> {
         let policy = request.policy.open(request.keep.keep, &loaded, listener)?;
         request.run(&loaded, policy.as_ref(), &config, listener)

@@ -15,8 +15,12 @@ use super::{App, print};
 
 pub fn run(app: &App, args: &InfoArgs) -> anyhow::Result<ExitCode> {
     let path = Path::new(&args.model);
+    let mut notes = Vec::new();
     let spec = if path.exists() || is_reference(path) {
-        open_checkpoint(path, args.size.img_size)?.spec
+        let checkpoint = open_checkpoint(path, args.size.img_size)?;
+        notes = checkpoint.notes;
+        app.say(&notes);
+        checkpoint.spec
     } else {
         let spec = VitSpec::from_timm_name(&args.model).map_err(|error| MeasureError::NoSuchModel {
             given: args.model.clone(),
@@ -27,7 +31,7 @@ pub fn run(app: &App, args: &InfoArgs) -> anyhow::Result<ExitCode> {
     if let Some(bad) = args.keep.iter().find(|keep| !(0.0..=1.0).contains(*keep)) {
         return Err(VitrimError::Setting(format!("--keep {bad} must lie between 0 and 1")).into());
     }
-    let info = info(&spec, if args.keep.is_empty() { &KEEP_RATIOS } else { &args.keep });
+    let info = info(&spec, if args.keep.is_empty() { &KEEP_RATIOS } else { &args.keep }).with_notes(notes);
     if app.global.json {
         print::json(&info)?
     } else {

@@ -20,6 +20,7 @@ mod report;
 mod train;
 mod visualize;
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
 
@@ -29,7 +30,8 @@ use args::{Command, Global};
 
 use progress::Reporter;
 use vitrim_hub::HubError;
-use vitrim_measure::Listener;
+use vitrim_measure::model::Opening;
+use vitrim_measure::{Listener, Loaded};
 
 /// Exit code after an interruption: 128 + SIGINT.
 const INTERRUPTED: u8 = 130;
@@ -69,6 +71,18 @@ struct App<'a> {
 }
 
 impl App<'_> {
+    /// Opens `model`, and says what was chosen among several readings of it.
+    fn open(&self, model: &Path, opening: impl Into<Opening>) -> anyhow::Result<Loaded> {
+        let loaded = Loaded::open_in(model, opening)?;
+        self.say(&loaded.notes);
+        Ok(loaded)
+    }
+
+    /// Prints notes on stderr.
+    fn say(&self, notes: &[String]) {
+        notes.iter().for_each(|note| self.reporter.note(&format!("note: {note}")));
+    }
+
     /// Runs `work` with its progress on stderr; `stop` ends it.
     fn follow<T>(&self, stop: &AtomicBool, work: impl FnOnce(&mut Listener<'_>) -> T) -> T {
         let mut shown = self.reporter.show();

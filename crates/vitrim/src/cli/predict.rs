@@ -17,7 +17,7 @@ use super::{App, print};
 const BATCH: usize = 16;
 
 pub fn run(app: &App, request: &PredictRequest) -> anyhow::Result<ExitCode> {
-    let loaded = Loaded::open_in(&request.model, request.size.opening(request.dtype))?;
+    let loaded = app.open(&request.model, request.size.opening(request.dtype))?;
     let policy = app.show(|listener| request.policy.open(request.keep.keep, &loaded, listener))?;
     let pruner = pruner(&loaded, policy.as_ref());
     let (patches, question) = (loaded.spec.num_patches(), request.question());

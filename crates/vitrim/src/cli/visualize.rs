@@ -3,7 +3,6 @@
 use std::process::ExitCode;
 
 use serde_json::json;
-use vitrim_measure::Loaded;
 use vitrim_measure::predict::Question;
 use vitrim_measure::requests::{VisualizeRequest, pruner};
 use vitrim_report::visualize::Pictures;
@@ -12,7 +11,7 @@ use super::predict::for_each_image;
 use super::{App, print};
 
 pub fn run(app: &App, request: &VisualizeRequest) -> anyhow::Result<ExitCode> {
-    let loaded = Loaded::open_in(&request.model, request.size.opening(request.dtype))?;
+    let loaded = app.open(&request.model, request.size.opening(request.dtype))?;
     let policy = app.show(|listener| request.policy.open(request.keep.keep, &loaded, listener))?;
     let pruner = pruner(&loaded, policy.as_ref());
     let mut pictures = Pictures::into_folder(&request.out)?;

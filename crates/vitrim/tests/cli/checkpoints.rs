@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::fixtures::{Scratch, TINY};
 
@@ -44,6 +44,70 @@ fn transformers_names_its_classes_and_another_size_is_another_grid() {
     assert!(error.stderr().contains("HEIGHTxWIDTH"), "{}", error.stderr());
 }
 
+/// timm's `label_names` at the root or in `pretrained_cfg`, a list or an object, with descriptions: one meaning.
+#[test]
+fn timm_names_its_classes_in_several_places() {
+    let scratch = Scratch::new();
+    let path = scratch.path("model/config.json");
+    let plain: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let classes = json!(["red", "green", "blue"]);
+    let top1 = |change: &dyn Fn(&mut Value)| {
+        let mut config = plain.clone();
+        config["pretrained_cfg"].as_object_mut().unwrap().remove("label_names");
+        change(&mut config);
+        fs::write(&path, config.to_string()).unwrap();
+        let eval = ["eval", "--model", "model", "--data", "data", "--json", "--no-speed"];
+        scratch.run(&eval).json()[0]["dense_top1"].clone()
+    };
+    let inside = top1(&|config| config["pretrained_cfg"]["label_names"] = classes.clone());
+    assert_ne!(inside, top1(&|_| ()), "the folders' order is another one");
+    let root = top1(&|config| config["label_names"] = classes.clone());
+    let object = top1(&|config| config["label_names"] = json!({"0": "red", "1": "green", "2": "blue"}));
+    let described = top1(&|config| {
+        config["label_names"] = json!(["n1", "n2", "n3"]);
+        config["label_descriptions"] = json!({"n1": "red", "n2": "green", "n3": "blue"});
+    });
+    assert_eq!([&root, &object, &described], [&inside; 3]);
+
+    let predict = ["predict", PHOTO, "--model", "model", "--json", "--top-k", "3"];
+    top1(&|config| config["label_names"] = json!({"0": "red", "2": "blue"}));
+    for class in scratch.run(&predict).json()[0]["classes"].as_array().unwrap() {
+        let name =
+            [json!("red"), Value::Null, json!("blue")][class["class"].as_u64().unwrap() as usize].clone();
+        assert_eq!(class["name"], name);
+    }
+    // A fine-tuned checkpoint that kept the names of more classes.
+    top1(&|config| config["label_names"] = json!(["a", "b", "c", "d"]));
+    let info = scratch.run(&["info", "--model", "model", "--json"]);
+    assert!(info.stderr().contains("note: model/config.json: label_names has 4 names"), "{}", info.stderr());
+    assert!(info.json()[0]["notes"][0].as_str().unwrap().contains("they are not used"));
+}
+
+/// timm's first form of `config.json`: everything at the root.
+#[test]
+fn a_flat_configuration_prepares_images_and_names_classes() {
+    let scratch = Scratch::new();
+    let path = scratch.path("model/config.json");
+    let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let cfg = json!({"input_size": [3, 32, 32], "crop_pct": 0.8, "interpolation": "bilinear", "mean": [0.5, 0.4, 0.3]});
+    let predict = || {
+        let predicted = scratch.run(&["predict", PHOTO, "--model", "model", "--json", "--top-k", "3"]);
+        predicted.json()[0]["classes"].clone()
+    };
+    config["pretrained_cfg"] = cfg.clone();
+    config["pretrained_cfg"]["label_names"] = json!(["a", "b", "c"]);
+    fs::write(&path, config.to_string()).unwrap();
+    let todays = predict();
+    config.as_object_mut().unwrap().remove("pretrained_cfg");
+    config.as_object_mut().unwrap().extend(cfg.as_object().unwrap().clone());
+    config["labels"] = json!(["a", "b", "c"]);
+    fs::write(&path, format!("\u{feff}{config}")).unwrap();
+    assert_eq!(predict(), todays);
+    config["mean"] = json!([0.1, 0.1, 0.1]);
+    fs::write(&path, config.to_string()).unwrap();
+    assert_ne!(predict(), todays);
+}
+
 #[test]
 fn a_backbone_without_a_head_gives_features_and_is_timed() {
     let scratch = Scratch::new();
@@ -60,7 +124,7 @@ fn a_backbone_without_a_head_gives_features_and_is_timed() {
     // The pooled feature of a headless DINOv2 is its class token.
     assert_eq!((&tokens[0]["place"], &tokens[0]["features"]), (&Value::Null, &pooled["pooled"]));
     let places: Vec<Value> = tokens[1..].iter().map(|token| token["place"].clone()).collect();
-    assert_eq!((&places[0], &places[5]), (&serde_json::json!([0, 0]), &serde_json::json!([1, 2])));
+    assert_eq!((&places[0], &places[5]), (&json!([0, 0]), &json!([1, 2])));
     let text = scratch.run(&[&predict[..], &["--features", "tokens"]].concat()).good();
     assert!(text.contains("10 tokens of 16 features") && text.contains("9 patches"), "{text}");
 

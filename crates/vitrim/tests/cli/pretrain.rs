@@ -43,7 +43,7 @@ fn a_backbone_is_trained_from_a_folder_of_images() {
     assert_eq!(log.lines().count(), 4);
     scratch.run(&["info", "--model", "pt/model"]).good();
     let classes = Loaded::open(&scratch.path("pt/model")).unwrap().class_names;
-    assert_eq!(classes, ["blue", "green", "red"]);
+    assert_eq!(classes, ["blue", "green", "red"].map(|name| Some(name.to_owned())));
     // Everything is done: the same command only says so.
     assert!(scratch.run(&args).good().starts_with("backbone: pt/model, "));
 }

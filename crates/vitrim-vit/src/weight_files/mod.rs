@@ -1,8 +1,13 @@
-//! Stored weights: safetensors files, whole or in shards, and PyTorch's pickles.
-//!
-//! A pickle cannot run code: `pytorch-reader` knows the few classes that tensors are made of, and refuses all others.
+//! Stored weights: safetensors files, whole or in shards, and what `torch.save` writes. A file is what it holds, not
+//! what it is called.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod find;
+mod kind;
+mod opcodes;
+mod pickle;
+mod wrappers;
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
@@ -10,18 +15,17 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use half::{bf16, f16};
-use pytorch_reader::{DType, PytorchReader};
 use safetensors::Dtype;
 use safetensors::tensor::Metadata;
 use serde_json::Value;
 
 use crate::error::{Result, VitError};
-
-/// Largest header, bytes, as in the safetensors crate: its JSON is read into memory.
-const MAX_HEADER: u64 = 100_000_000;
-
-/// Prefixes under which a pickle may keep its weights, the most specific first; timm looks there too.
-const NESTED: [&str; 5] = ["state_dict_ema.", "model_ema.", "state_dict.", "model.", "module."];
+use crate::limits::MAX_HEADER_BYTES;
+use crate::text::read_json;
+pub(crate) use find::find_weights;
+use kind::FileKind;
+use pickle::Pickled;
+use wrappers::{unwrapped, weights_in};
 
 /// Stored tensors by name.
 pub struct WeightFiles {
@@ -32,6 +36,9 @@ pub struct WeightFiles {
     /// reference.
     files: Vec<(PathBuf, Mutex<File>)>,
     entries: BTreeMap<String, Entry>,
+    /// Tensors beside the weights in a dictionary, which may be weights, too: see [`WeightFiles::unwrap`].
+    beside: BTreeMap<String, Entry>,
+    notes: Vec<String>,
 }
 
 struct Entry {
@@ -48,23 +55,56 @@ enum StoredAt {
     },
     Pickled {
         path: PathBuf,
-        tensor: pytorch_reader::Tensor,
+        tensor: Pickled,
     },
 }
 
 impl WeightFiles {
-    /// Opens a safetensors file, a pickle (`.pth`, `.pt`, `.bin`) or the index of several of either (`.json`).
+    /// Opens a safetensors file, a file of `torch.save`, or the index of several of either.
     ///
     /// # Errors
-    /// If a file cannot be read, or is damaged.
+    /// If a file cannot be read, is damaged, or holds no weights.
     pub fn open(path: &Path) -> Result<Self> {
-        let mut files = WeightFiles { path: path.to_owned(), files: Vec::new(), entries: BTreeMap::new() };
-        match path.extension().and_then(|e| e.to_str()) {
-            Some("json") => files.add_shards(path)?,
-            Some("pth" | "pt" | "bin") => files.add_pickle(path)?,
-            _ => files.add_safetensors(path)?,
+        let mut files = WeightFiles {
+            path: path.to_owned(),
+            files: Vec::new(),
+            entries: BTreeMap::new(),
+            beside: BTreeMap::new(),
+            notes: Vec::new(),
+        };
+        match FileKind::of(path)? {
+            FileKind::Index => files.add_shards(path)?,
+            kind => files.add(path, kind)?,
         }
         Ok(files)
+    }
+
+    /// What was chosen among several readings of the files, one sentence each.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// Takes from the tensors' names the modules around the backbone, such as `module.` and `_orig_mod.`: a name
+    /// becomes one of `known` if it can.
+    ///
+    /// # Errors
+    /// [`VitError::SameTensor`] if two tensors get one name.
+    pub(crate) fn unwrap(&mut self, known: &HashSet<String>) -> Result<()> {
+        let mut stored_as: BTreeMap<String, String> = BTreeMap::new();
+        for (name, entry) in std::mem::take(&mut self.entries) {
+            let left = unwrapped(&name, known).unwrap_or_else(|| name.clone());
+            if let Some(other) = stored_as.insert(left.clone(), name.clone()) {
+                let path = self.path.clone();
+                return Err(VitError::SameTensor { path, name: left, stored: [other, name] });
+            }
+            self.entries.insert(left, entry);
+        }
+        for (name, entry) in std::mem::take(&mut self.beside) {
+            if known.contains(&name) {
+                self.entries.entry(name).or_insert(entry);
+            }
+        }
+        Ok(())
     }
 
     /// The file, or the index of shards.
@@ -85,34 +125,29 @@ impl WeightFiles {
     /// The tensor `name` of `shape` as f32.
     ///
     /// # Errors
-    /// If the tensor is missing, has another shape or a type that is not F32, F16 or BF16, or cannot be read.
+    /// If the tensor is missing, has another shape or a type that is not F32, F16 or BF16, cannot be read, or has a
+    /// value that is NaN or infinite.
     pub fn read(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         let entry = self.expect(name, shape)?;
-        let unread = |path: &Path, dtype: String| VitError::TensorType {
-            path: path.to_owned(),
-            name: name.to_owned(),
-            dtype,
-        };
-        match &entry.at {
+        let (path, dtype, bytes) = match &entry.at {
             StoredAt::Stored { file, dtype, bytes } => {
                 let (path, file) = &self.files[*file];
                 // The lock protects the file's position, which each read sets.
                 let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
-                let bytes = read_range(&mut file, bytes.clone())
-                    .map_err(|source| VitError::Read { path: path.clone(), source })?;
-                floats(&bytes, *dtype).ok_or_else(|| unread(path, format!("{dtype:?}")))
+                (path, Ok(*dtype), read_range(&mut file, bytes.clone()))
             }
-            StoredAt::Pickled { path, tensor } => {
-                let dtype = match tensor.dtype() {
-                    DType::F32 => Dtype::F32,
-                    DType::F16 => Dtype::F16,
-                    DType::BF16 => Dtype::BF16,
-                    other => return Err(unread(path, format!("{other:?}"))),
-                };
-                let bytes = tensor.read().map_err(|source| VitError::Read { path: path.clone(), source })?;
-                floats(&bytes, dtype).ok_or_else(|| unread(path, format!("{dtype:?}")))
-            }
+            StoredAt::Pickled { path, tensor } => (path, tensor.dtype(), tensor.read()),
+        };
+        let unread = |dtype| VitError::TensorType { path: path.clone(), name: name.to_owned(), dtype };
+        let dtype = dtype.map_err(unread)?;
+        let bytes = bytes.map_err(|source| VitError::Read { path: path.clone(), source })?;
+        let values = floats(&bytes, dtype).ok_or_else(|| unread(format!("{dtype:?}")))?;
+        let strange = values.iter().filter(|value| !value.is_finite()).count();
+        if strange > 0 {
+            let (path, name, count) = (path.clone(), name.to_owned(), values.len());
+            return Err(VitError::NotFinite { path, name, strange, count });
         }
+        Ok(values)
     }
 
     /// Checks that tensor `name` exists with `shape`.
@@ -135,6 +170,16 @@ impl WeightFiles {
         }
     }
 
+    fn add(&mut self, path: &Path, kind: FileKind) -> Result<()> {
+        match kind {
+            FileKind::Safetensors => self.add_safetensors(path),
+            FileKind::Torch => self.add_pickle(path),
+            FileKind::Index => {
+                Err(VitError::NotWeights { path: path.to_owned(), what: "another index".into() })
+            }
+        }
+    }
+
     fn add_safetensors(&mut self, path: &Path) -> Result<()> {
         let unread = |source| VitError::Read { path: path.to_owned(), source };
         let damaged = |reason: String| VitError::Safetensors { path: path.to_owned(), reason };
@@ -147,7 +192,7 @@ impl WeightFiles {
         }
         let header = read_range(&mut file, 0..8).map_err(unread)?;
         let header = u64::from_le_bytes(header.try_into().expect("8 bytes were read"));
-        if header > MAX_HEADER {
+        if header > MAX_HEADER_BYTES {
             return Err(damaged("its header is too large".into()));
         }
         let data = 8 + header;
@@ -172,37 +217,36 @@ impl WeightFiles {
 
     fn add_pickle(&mut self, path: &Path) -> Result<()> {
         let damaged = |reason: String| VitError::Pickle { path: path.to_owned(), reason };
-        if !path.is_file() {
-            let source = std::io::Error::from(std::io::ErrorKind::NotFound);
-            return Err(VitError::Read { path: path.to_owned(), source });
-        }
-        let reader = PytorchReader::new(path).map_err(|e| damaged(e.to_string()))?;
-        let mut tensors = reader.into_tensors();
-        for nested in NESTED {
-            if tensors.keys().any(|name| name.starts_with(nested)) {
-                let inner = |(name, tensor): (String, pytorch_reader::Tensor)| {
-                    name.strip_prefix(nested).map(|name| (name.to_owned(), tensor))
-                };
-                tensors = tensors.into_iter().filter_map(inner).collect();
-            }
-        }
-        if tensors.is_empty() {
+        let length =
+            std::fs::metadata(path).map_err(|source| VitError::Read { path: path.to_owned(), source })?.len();
+        let found = weights_in(pickle::tensors(path).map_err(damaged)?);
+        if found.weights.is_empty() {
             return Err(damaged("it holds no tensors".into()));
         }
-        for (name, tensor) in tensors {
-            let shape = tensor.shape().to_vec();
-            self.entries
-                .insert(name, Entry { shape, at: StoredAt::Pickled { path: path.to_owned(), tensor } });
+        // A tensor may repeat values of the file, so that a small file states any size.
+        let bytes = found.weights.values().map(Pickled::bytes).fold(0, u64::saturating_add);
+        let largest = found.beside.values().map(Pickled::bytes).max().unwrap_or(0);
+        if bytes.max(largest) > length {
+            let bytes = bytes.max(largest);
+            return Err(damaged(format!("its tensors have {bytes} bytes, but the file has {length}")));
         }
+        if let Some((key, others)) = found.taken {
+            self.notes
+                .push(format!("weights are those under '{key}', not those under '{}'", others.join("', '")));
+        }
+        let entry = |(name, tensor): (String, Pickled)| {
+            let shape = tensor.shape().to_vec();
+            (name, Entry { shape, at: StoredAt::Pickled { path: path.to_owned(), tensor } })
+        };
+        self.entries.extend(found.weights.into_iter().map(entry));
+        self.beside.extend(found.beside.into_iter().map(entry));
         Ok(())
     }
 
     /// Adds the shards of an index as transformers writes it: `{"weight_map": {tensor: file}}`.
     fn add_shards(&mut self, path: &Path) -> Result<()> {
         let bad = |reason: String| VitError::Config { path: path.to_owned(), reason };
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| VitError::Read { path: path.to_owned(), source })?;
-        let index: Value = serde_json::from_str(&text).map_err(|e| bad(format!("not valid JSON: {e}")))?;
+        let index = read_json(path)?;
         let places = index.get("weight_map").and_then(Value::as_object);
         let places = places.ok_or_else(|| bad("no 'weight_map'; download it again".into()))?;
         let mut shards = BTreeSet::new();
@@ -213,10 +257,7 @@ impl WeightFiles {
         }
         for shard in shards {
             let file = path.with_file_name(shard);
-            match file.extension().and_then(|e| e.to_str()) {
-                Some("safetensors") => self.add_safetensors(&file)?,
-                _ => self.add_pickle(&file)?,
-            }
+            self.add(&file, FileKind::of(&file)?)?;
         }
         match places.keys().find(|name| !self.entries.contains_key(*name)) {
             None => Ok(()),
