@@ -96,7 +96,8 @@ impl Mlp {
         let hidden = match self.activation {
             MlpActivation::Gelu => gelu(hidden),
             MlpActivation::GeluTanh => {
-                let inner = hidden.clone() + hidden.clone().powi_scalar(3).mul_scalar(0.044_715);
+                let cube = hidden.clone().square() * hidden.clone();
+                let inner = hidden.clone() + cube.mul_scalar(0.044_715);
                 let slope = 2.0 * (2.0 / std::f64::consts::PI).sqrt();
                 // (1 + tanh(u)) / 2 = sigmoid(2 u)
                 hidden * sigmoid(inner.mul_scalar(slope))

@@ -158,9 +158,12 @@ impl BurnVit {
     fn embed(&self, pixels: Tensor<4>) -> Tensor<2> {
         let (batch, p, d) = (pixels.dims()[0], self.spec.patch_size, self.spec.dim);
         let [rows, columns] = self.spec.grid();
+        // The patches may leave pixels out at the end.
+        let pixels = match self.spec.embedding.cropped {
+            true => pixels.narrow(2, 0, rows * p).narrow(3, 0, columns * p),
+            false => pixels,
+        };
         let patches = pixels
-            .narrow(2, 0, rows * p)
-            .narrow(3, 0, columns * p)
             .reshape([batch, 3, rows, p, columns, p])
             .permute([0, 2, 4, 1, 3, 5]) // [B, rows, columns, 3, P, P]
             .reshape([batch * rows * columns, 3 * p * p]);
