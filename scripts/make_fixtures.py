@@ -43,6 +43,7 @@ def main():
     timm_fixtures()
     pickles()
     transformers_fixtures()
+    towers()
     processors()
     geometries()
     total = sum(f.stat().st_size for f in FIXTURES.rglob("*") if f.is_file())
@@ -186,6 +187,75 @@ def transformers_fixtures():
     processor.save_pretrained(FIXTURES / "hf_dinov2_model")
 
 
+# Towers of images and texts, and backbones with rotary position embeddings.
+
+
+def towers():
+    torch.manual_seed(1)
+    shape = dict(embed_dim=24, num_heads=3, sizes=[(24, 20)])
+    for folder, architecture, args in [
+        ("timm_clip", "vit_large_patch14_clip_quickgelu_336", {}),
+        ("timm_siglip", "vit_so400m_patch16_siglip_256", dict(num_classes=0)),
+        ("timm_dinov3_plus", "vit_small_plus_patch16_dinov3", dict(num_classes=0, img_size=(16, 20))),
+        ("timm_eva02", "eva02_base_patch14_224", {}),
+        ("timm_pe_core", "vit_pe_core_base_patch16_224", {}),
+    ]:
+        timm_tower(folder, architecture, **{**shape, **args})
+    t = transformers
+    plain = dict(intermediate_size=40, **HF)
+    clip = t.CLIPConfig(
+        vision_config=plain,
+        text_config=dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=9),
+        projection_dim=12,
+    )
+    hf_tower("hf_clip", t.CLIPModel(clip), [(24, 20)], own=(16, 16))
+    # Patches of 4 leave 2 pixels of 18 over; heads of 9 channels.
+    siglip = t.SiglipVisionConfig(**{**plain, "image_size": 18, "hidden_size": 18})
+    hf_tower("hf_siglip", t.SiglipVisionModel(siglip), [(24, 20)], own=(18, 18))
+    dinov3 = t.DINOv3ViTConfig(
+        use_gated_mlp=True, hidden_act="silu", num_register_tokens=2, mlp_bias=False, proj_bias=False, key_bias=True,
+        **plain,
+    )
+    hf_tower("hf_dinov3", t.DINOv3ViTModel(dinov3), [(24, 20)], own=(16, 16), interpolate=False)
+    ijepa = t.IJepaForImageClassification(t.IJepaConfig(**plain, **LABELS))
+    hf_tower("hf_ijepa", ijepa, [(24, 20)], own=(16, 16))
+    aimv2 = {n: v for n, v in plain.items() if n != "layer_norm_eps"}
+    aimv2 = t.Aimv2VisionModel(t.Aimv2VisionConfig(qkv_bias=True, mlp_bias=True, use_head=True, **aimv2))
+    hf_tower("hf_aimv2", aimv2, [], own=(16, 16), interpolate=False)
+
+
+def timm_tower(folder, architecture, sizes, **args):
+    args = {**SMALL, "num_classes": CLASSES, **args}
+    model = lively(timm.create_model(architecture, **args))
+    own, path = model.patch_embed.img_size, FIXTURES / folder
+    save_for_hf(model, path, model_args={**args, "img_size": list(own)}, safe_serialization=True)
+    save(path / "expected.safetensors", timm_outputs(model, *own))
+    for height, width in sizes:
+        model.set_input_size(img_size=(height, width))
+        save(path / f"expected_{height}x{width}.safetensors", timm_outputs(model, height, width))
+
+
+def hf_tower(folder, model, sizes, own, interpolate=True):
+    model, path = lively(model), FIXTURES / folder
+    model.save_pretrained(path)
+    kwargs = {"interpolate_pos_encoding": True} if interpolate else {}
+    for height, width in [own, *sizes]:
+        x = torch.randn(2, 3, height, width)
+        outputs = {"pixel_values": x}
+        with torch.no_grad():
+            if hasattr(model, "get_image_features"):
+                features = model.get_image_features(x, **kwargs)
+                outputs["image_embeds"] = getattr(features, "pooler_output", features)
+            else:
+                out = model(x, **kwargs)
+                if hasattr(out, "logits"):
+                    outputs["logits"] = out.logits
+                else:
+                    outputs["features"], outputs["pooled"] = out.last_hidden_state, out.pooler_output
+        name = "expected" if (height, width) == own else f"expected_{height}x{width}"
+        save(path / f"{name}.safetensors", outputs)
+
+
 def processors():
     """What transformers' image processors make of an image, at sizes that keep the files small."""
     import numpy as np
@@ -223,6 +293,11 @@ def geometries():
         r"|deit_(tiny|small|base)(_distilled)?_patch\d+_\d+"
         r"|deit3_(small|medium|base|large|huge)_patch\d+_\d+"
         r"|vit_(small|base|large|giant)_patch14(_reg4)?_dinov2"
+        r"|vit_(xsmall|medium|betwixt|base|large|huge|giant|gigantic)_patch\d+(_plus)?_clip(_quickgelu)?_\d+"
+        r"|vit_(base|large|so400m|giantopt)_patch\d+_siglip(_gap)?_\d+"
+        r"|vit_(tiny|small|small_plus|base|large|huge_plus|7b)_patch16_dinov3(_qkvb)?"
+        r"|eva02_(tiny|small|base|large)_patch14_\d+"
+        r"|vit_pe_core_\w+"
     )
     found = {}
     for name in timm.list_models():

@@ -10,7 +10,7 @@ use rten_gemm::{GemmExecutor, GemmInputA, GemmInputB, GemmOptions};
 use rten_tensor::NdTensorView;
 use vitrim_kernels::reference::values;
 use vitrim_kernels::{
-    Epilogue, InstructionSet, Linear, Packing, Precision, ROW_CHUNK, RowBuffer, rows_per_task,
+    Activation, Epilogue, InstructionSet, Linear, Packing, Precision, ROW_CHUNK, RowBuffer, rows_per_task,
 };
 
 /// (rows, inputs, outputs): QKV, projection, MLP in and out of DeiT-S at batch 1 and 32.
@@ -104,7 +104,7 @@ fn mlps<const THREADS: usize>(bencher: Bencher, width: usize) {
         for i in 0..BLOCKS {
             let (fc1, fc2) = &blocks[(i + thread * BLOCKS / 2) % BLOCKS];
             for x in x.chunks(chunk) {
-                fc1.apply(x, Epilogue::GeluRows(&mut hidden, Precision::F32));
+                fc1.apply(x, Epilogue::ActivateRows(Activation::Gelu, &mut hidden, Precision::F32));
                 fc2.apply(&hidden, Epilogue::Store(&mut y[..x.len()]));
             }
         }

@@ -1,5 +1,7 @@
 //! Activations and softmax, in place.
 
+use std::marker::PhantomData;
+
 use rten_simd::SimdUnaryOp;
 use rten_vecmath::Tanh;
 
@@ -7,7 +9,46 @@ use crate::InstructionSet;
 use crate::simd::vector::Vector;
 use crate::simd::{Kernel, Map, Simd};
 
+/// A function that is applied to each value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// Exact GELU, `x Phi(x)`.
+    Gelu,
+    /// GELU by the tangent: `x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))` (Hendrycks and Gimpel, 2016).
+    GeluTanh,
+    /// `x / (1 + e^(-1.702 x))`, as in OpenAI's CLIP.
+    QuickGelu,
+    /// `x / (1 + e^-x)`.
+    Silu,
+}
+
+impl Activation {
+    /// All activations.
+    pub const ALL: [Activation; 4] =
+        [Activation::Gelu, Activation::GeluTanh, Activation::QuickGelu, Activation::Silu];
+}
+
 impl InstructionSet {
+    /// `activation` of each value of `x`, to an absolute error below 2e-6 for `|x| <= 12`.
+    pub fn activate(self, activation: Activation, x: &mut [f32]) {
+        match activation {
+            Activation::Gelu => self.gelu(x),
+            Activation::GeluTanh => self.run(MapSlice::<GeluTanh>(x, PhantomData)),
+            Activation::QuickGelu => self.run(MapSlice::<QuickGelu>(x, PhantomData)),
+            Activation::Silu => self.run(MapSlice::<Silu>(x, PhantomData)),
+        }
+    }
+
+    /// SwiGLU of each row of `x: [rows, width]`, SiLU of the first half times the second, written to
+    /// `y: [rows, width / 2]`.
+    ///
+    /// # Panics
+    /// If `width` is odd, or a length does not match.
+    pub fn swiglu(self, x: &mut [f32], y: &mut [f32], width: usize) {
+        assert!(width.is_multiple_of(2) && x.len() == 2 * y.len(), "x is [rows, width], y is half as wide");
+        self.run(SwigluRows { x, y, width });
+    }
+
     /// Exact GELU `x Phi(x)`, to an absolute error below 5e-7 for `|x| <= 12`.
     pub fn gelu(self, x: &mut [f32]) {
         self.run(GeluSlice(x));
@@ -45,6 +86,36 @@ impl InstructionSet {
     }
 }
 
+/// Replaces each value of the slice by `M` of it.
+struct MapSlice<'a, M>(&'a mut [f32], PhantomData<M>);
+
+impl<M: Map> Kernel for MapSlice<'_, M> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        for x in self.0.chunks_mut(S::LANES) {
+            s.store(x, M::map(s, s.load(x)));
+        }
+    }
+}
+
+struct SwigluRows<'a> {
+    x: &'a mut [f32],
+    y: &'a mut [f32],
+    width: usize,
+}
+
+impl Kernel for SwigluRows<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let rows = self.x.chunks_exact_mut(self.width).zip(self.y.chunks_exact_mut(self.width / 2));
+        rows.for_each(|(x, y)| y.copy_from_slice(swiglu_row(s, x)));
+    }
+}
+
 struct GeluSlice<'a>(&'a mut [f32]);
 
 impl Kernel for GeluSlice<'_> {
@@ -68,6 +139,42 @@ impl Map for Gelu {
     }
 }
 
+/// GELU by the tangent, lane by lane: `x sigmoid(z)` with `z = 2 sqrt(2 / pi) (x + 0.044715 x^3)`, since
+/// `(1 + tanh(u)) / 2 = sigmoid(2 u)`.
+pub(crate) struct GeluTanh;
+
+impl Map for GeluTanh {
+    #[inline(always)]
+    fn map<S: Vector>(s: S, v: S::V) -> S::V {
+        /// 2 sqrt(2 / pi).
+        const SLOPE: f32 = 1.595_769_1;
+        let t = s.abs(v);
+        let z = s.mul(t, s.fma(s.mul(t, t), s.splat(0.044_715 * SLOPE), s.splat(SLOPE)));
+        times_sigmoid_lanes(s, v, t, z)
+    }
+}
+
+/// `x sigmoid(1.702 x)`, lane by lane.
+pub(crate) struct QuickGelu;
+
+impl Map for QuickGelu {
+    #[inline(always)]
+    fn map<S: Vector>(s: S, v: S::V) -> S::V {
+        let t = s.abs(v);
+        times_sigmoid_lanes(s, v, t, s.mul(t, s.splat(1.702)))
+    }
+}
+
+/// `x sigmoid(x)`, lane by lane.
+pub(crate) struct Silu;
+
+impl Map for Silu {
+    #[inline(always)]
+    fn map<S: Vector>(s: S, v: S::V) -> S::V {
+        silu_lanes(s, v)
+    }
+}
+
 /// SwiGLU of a row `x: [2h]`, written to the first half of the row: SiLU of the first half times the second.
 #[inline(always)]
 pub(crate) fn swiglu_row<S: Vector>(s: S, x: &mut [f32]) -> &[f32] {
@@ -78,13 +185,19 @@ pub(crate) fn swiglu_row<S: Vector>(s: S, x: &mut [f32]) -> &[f32] {
     gate
 }
 
-/// `x / (1 + e^-x)` as `max(x, 0) - |x| e / (1 + e)` with `e = e^-|x|`, to a relative error below 1e-6. `1 + e` lies
-/// between 1 and 2; its reciprocal is a linear approximation (error 1/17) and three Newton steps, each of which
-/// squares the error.
+/// `x / (1 + e^-x)`, to a relative error below 1e-6.
 #[inline(always)]
 fn silu_lanes<S: Vector>(s: S, x: S::V) -> S::V {
     let t = s.abs(x);
-    let e = exp2_lanes(s, s.mul(t, s.splat(-std::f32::consts::LOG2_E)));
+    times_sigmoid_lanes(s, x, t, t)
+}
+
+/// `x sigmoid(z)` for a `z` of the sign of `x`, given `t = |x|` and `|z|`: `max(x, 0) - |x| e / (1 + e)` with
+/// `e = e^-|z|`. `1 + e` lies between 1 and 2; its reciprocal is a linear approximation (error 1/17) and three Newton
+/// steps, each of which squares the error.
+#[inline(always)]
+fn times_sigmoid_lanes<S: Vector>(s: S, x: S::V, t: S::V, z: S::V) -> S::V {
+    let e = exp2_lanes(s, s.mul(z, s.splat(-std::f32::consts::LOG2_E)));
     let (two, d) = (s.splat(2.0), s.add(s.splat(1.0), e));
     let mut reciprocal = s.fma(d, s.splat(-8.0 / 17.0), s.splat(24.0 / 17.0));
     for _ in 0..3 {
@@ -285,6 +398,20 @@ mod tests {
                 y.clone_from(&x);
                 set.gelu(&mut y);
                 prop_assert!(reference::max_difference(&y, &reference::gelu(&x)) < 5e-7);
+                for activation in Activation::ALL {
+                    y.clone_from(&x);
+                    set.activate(activation, &mut y);
+                    let expected = reference::activation(activation, &x);
+                    prop_assert!(reference::max_difference(&y, &expected) < 2e-6, "{activation:?}");
+                }
+                let (mut wide, mut narrow) = (x.clone(), vec![0.0; x.len() / 2]);
+                wide.truncate(2 * narrow.len());
+                let expected = reference::swiglu(&wide, wide.len().max(2));
+                let width = wide.len();
+                if width > 0 {
+                    set.swiglu(&mut wide, &mut narrow, width);
+                    prop_assert!(reference::max_difference(&narrow, &expected) < 2e-5);
+                }
             }
             y.clone_from(&x);
             tanh(&mut y);

@@ -1,15 +1,18 @@
-//! LayerNorm over rows.
+//! LayerNorm and RMSNorm over rows.
 
 use crate::rows::{RowBuffer, RowsMut};
 use crate::simd::vector::Vector;
 use crate::simd::{Element, Kernel, Simd};
 use crate::{InstructionSet, Precision};
 
-/// Row-wise `(x - mean) / sqrt(var + eps) * weight + bias`, population variance.
+/// Row-wise `(x - mean) / sqrt(var + eps) * weight + bias`, population variance; or RMSNorm, in which 0 takes the place
+/// of the mean.
 pub struct LayerNorm {
     /// Scale and shift, `[D]` each.
     affine: Option<(Vec<f32>, Vec<f32>)>,
     eps: f32,
+    /// Whether the row's mean is subtracted; not in RMSNorm.
+    centred: bool,
     isa: InstructionSet,
 }
 
@@ -20,12 +23,23 @@ impl LayerNorm {
     /// If the two differ in length.
     pub fn new(weight: &[f32], bias: &[f32], eps: f32) -> Self {
         assert_eq!(weight.len(), bias.len(), "weight and bias are [D]");
-        LayerNorm { affine: Some((weight.to_vec(), bias.to_vec())), eps, isa: InstructionSet::current() }
+        LayerNorm {
+            affine: Some((weight.to_vec(), bias.to_vec())),
+            eps,
+            centred: true,
+            isa: InstructionSet::current(),
+        }
     }
 
     /// LayerNorm without scale and shift, with the current instruction set.
     pub fn plain(eps: f32) -> Self {
-        LayerNorm { affine: None, eps, isa: InstructionSet::current() }
+        LayerNorm { affine: None, eps, centred: true, isa: InstructionSet::current() }
+    }
+
+    /// RMSNorm (Zhang and Sennrich, 2019), `x / sqrt(mean(x^2) + eps) * weight`, with a learned scale `[D]`, with the
+    /// current instruction set.
+    pub fn rms(weight: &[f32], eps: f32) -> Self {
+        LayerNorm { centred: false, ..LayerNorm::new(weight, &vec![0.0; weight.len()], eps) }
     }
 
     /// Replaces the instruction set by `isa`.
@@ -66,8 +80,9 @@ impl LayerNorm {
     /// each.
     ///
     /// # Panics
-    /// If lengths differ, or are not whole rows of the scale's length.
+    /// If lengths differ, or are not whole rows of the scale's length, or it is an RMSNorm.
     pub fn backward(&self, x: &[f32], gradient: &mut [f32], dim: usize) -> (Vec<f32>, Vec<f32>) {
+        assert!(self.centred, "the gradient of LayerNorm");
         assert_eq!(x.len(), gradient.len(), "x and its gradient are [rows, D]");
         self.check(x, dim);
         let (mut weight, mut bias) = (vec![0.0; dim], vec![0.0; dim]);
@@ -185,7 +200,7 @@ impl LayerNorm {
     fn moments<S: Vector>(&self, s: S, x: &[f32], dim: usize) -> [Moments; ROWS] {
         let mut moments = [Moments::default(); ROWS];
         for (moments, x) in moments.iter_mut().zip(x.chunks_exact(dim)) {
-            moments.mean = sum(s, x) / dim as f32;
+            moments.mean = if self.centred { sum(s, x) / dim as f32 } else { 0.0 };
         }
         for (moments, x) in moments.iter_mut().zip(x.chunks_exact(dim)) {
             let variance = sum_of_squares(s, x, moments.mean) / dim as f32;
@@ -286,6 +301,9 @@ mod tests {
                 let learned = LayerNorm::new(&weight, &bias, 1e-6).with(set);
                 learned.forward(&x, &mut y, dim);
                 prop_assert!(reference::max_difference(&y, &expected) < 2e-4);
+                let mut scaled = vec![0.0; x.len()];
+                LayerNorm::rms(&weight, 1e-6).with(set).forward(&x, &mut scaled, dim);
+                prop_assert!(reference::max_difference(&scaled, &reference::rms_norm(&x, &weight, 1e-6)) < 1e-5);
                 for precision in Precision::ALL {
                     let (mut operand, mut converted) = (RowBuffer::default(), RowBuffer::default());
                     learned.forward_rows(&x, &mut operand, precision, dim);

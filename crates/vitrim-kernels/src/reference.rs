@@ -2,6 +2,8 @@
 
 use vitrim_random::SplitMix64;
 
+use crate::{Activation, ChannelPairs};
+
 /// Pseudo-random values in -1..1, a pure function of `seed` (SplitMix64).
 pub fn values(seed: u64) -> impl FnMut() -> f32 {
     let mut random = SplitMix64::new(seed);
@@ -126,6 +128,32 @@ pub fn gelu(x: &[f32]) -> Vec<f32> {
     x.iter().map(|x| f64::from(*x)).map(|x| (x * cumulative_normal(x)) as f32).collect()
 }
 
+/// The activation of each value.
+pub fn activation(activation: Activation, x: &[f32]) -> Vec<f32> {
+    let sigmoid = |v: f64| 1.0 / (1.0 + (-v).exp());
+    let of = |v: f64| match activation {
+        Activation::Gelu => v * cumulative_normal(v),
+        Activation::GeluTanh => {
+            0.5 * v * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (v + 0.044_715 * v.powi(3))).tanh())
+        }
+        Activation::QuickGelu => v * sigmoid(1.702 * v),
+        Activation::Silu => v * sigmoid(v),
+    };
+    x.iter().map(|v| of(f64::from(*v)) as f32).collect()
+}
+
+/// Row-wise RMSNorm, `x / sqrt(mean(x^2) + eps) * weight`.
+pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
+    let dim = weight.len();
+    let row = |row: &[f32]| {
+        let squares = row.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / dim as f64;
+        let scale = (squares + f64::from(eps)).sqrt().recip();
+        let scaled = row.iter().zip(weight).map(|(v, w)| (f64::from(*v) * scale * f64::from(*w)) as f32);
+        scaled.collect::<Vec<_>>()
+    };
+    x.chunks_exact(dim).flat_map(row).collect()
+}
+
 /// `Phi(x) + x phi(x)`, the derivative of [`gelu`].
 pub fn gelu_slope(x: &[f32]) -> Vec<f32> {
     let density = |x: f64| (-0.5 * x * x).exp() / (2.0 * std::f64::consts::PI).sqrt();
@@ -140,6 +168,23 @@ pub fn swiglu(x: &[f32], width: usize) -> Vec<f32> {
         gate.iter().zip(up).map(|(g, u)| (silu(f64::from(*g)) * f64::from(*u)) as f32).collect::<Vec<_>>()
     };
     x.chunks_exact(width).flat_map(row).collect()
+}
+
+/// Each head of `heads: [n, d]` rotated by `angles: [d / 2]`.
+pub fn rotate(heads: &[f32], angles: &[f32], pairs: ChannelPairs) -> Vec<f32> {
+    let (half, mut y) = (angles.len(), heads.to_vec());
+    for (x, y) in heads.chunks_exact(2 * half).zip(y.chunks_exact_mut(2 * half)) {
+        for (i, angle) in angles.iter().enumerate() {
+            let (a, b) = match pairs {
+                ChannelPairs::Halves => (i, i + half),
+                ChannelPairs::Neighbours => (2 * i, 2 * i + 1),
+            };
+            let (sin, cos) = f64::from(*angle).sin_cos();
+            y[a] = (f64::from(x[a]) * cos - f64::from(x[b]) * sin) as f32;
+            y[b] = (f64::from(x[b]) * cos + f64::from(x[a]) * sin) as f32;
+        }
+    }
+    y
 }
 
 /// Softmax over the slice.

@@ -171,10 +171,17 @@ pub fn answer(
             }
         }
         Question::Features(kind) => {
-            for (answer, features) in answers.iter_mut().zip(features(model, &state, kind)?) {
+            let (spec, lengths) = (&loaded.spec, state.packed.offsets.windows(2));
+            let each = features(model, &state, kind)?.into_iter().zip(lengths);
+            for (answer, (features, image)) in answers.iter_mut().zip(each) {
                 answer.features = Some(features);
-                // Features do not need the head.
-                answer.macs -= cost::head_macs(&loaded.spec);
+                // Features do not need the head, and those of tokens no pooling.
+                answer.macs -= cost::head_macs(spec);
+                match kind {
+                    FeatureKind::Pooled => {}
+                    FeatureKind::Tokens => answer.macs -= cost::pool_macs(spec, image[1] - image[0]),
+                    FeatureKind::Embedding => answer.macs += cost::projection_macs(spec),
+                }
             }
         }
     }

@@ -232,6 +232,23 @@ impl Model {
         Ok(array.into_any())
     }
 
+    /// Embeddings of normalised pixels in the space that images share with texts, `[B, P]`, not normalised.
+    fn embed<'py>(&self, py: Python<'py>, pixel_values: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        let pixels = pixels(pixel_values, &self.loaded.spec)?;
+        let batch = pixels.as_array().shape()[0];
+        let values = pixels.as_slice()?;
+        let embeddings = self.compute(py, |loaded, pruner| {
+            let (model, spec) = (&loaded.model, &loaded.spec);
+            if batch == 0 {
+                return Ok(Output { values: Vec::new(), width: spec.embedding_width().unwrap_or(0) });
+            }
+            let mut state = model.embed(PixelBatch::new(values, batch))?;
+            run_to_end(model, pruner, &mut state, &places(batch))?;
+            Ok(model.finish(&state, Want::Embedding)?)
+        })?;
+        rows(py, embeddings)
+    }
+
     /// Pooled features of normalised pixels; with `tokens`, features of every survivor.
     #[pyo3(signature = (pixel_values, *, tokens=false))]
     fn features<'py>(

@@ -8,11 +8,12 @@ use vitrim_prune::{KeepProfile, Method, NoPruner, Pruner, RandomPruner, run};
 use vitrim_random::SplitMix64;
 use vitrim_train::burn_vit::{BurnVit, Gated};
 use vitrim_vit::{
-    Backbone, Checkpoint, CpuBackbone, MlpActivation, PixelBatch, Pool, Pooling, Positions, Reduction, Site,
-    Taps, Tensors, VitSpec, Want,
+    AttentionPool, Backbone, ChannelPairs, Checkpoint, Coordinates, CpuBackbone, EmbeddingNorm,
+    MlpActivation, MlpSpec, PixelBatch, Pool, Pooling, Positions, Reduction, Rope, Site, Taps, Tensors,
+    VitSpec, Want,
 };
 
-const SHARED: [&str; 10] = [
+const SHARED: [&str; 30] = [
     "timm_deit",
     "timm_deit_distilled",
     "timm_deit3",
@@ -23,11 +24,46 @@ const SHARED: [&str; 10] = [
     "hf_vit",
     "hf_deit",
     "hf_dinov2",
+    "timm_clip",
+    "timm_clip_quickgelu",
+    "hf_clip_vision",
+    "hf_clip_projection",
+    "hf_clip_full",
+    "hf_clip_classes",
+    "timm_siglip",
+    "timm_siglip_classes",
+    "timm_vit_map",
+    "hf_siglip_vision",
+    "hf_siglip_classes",
+    "hf_siglip_full",
+    "timm_dinov3",
+    "timm_dinov3_qkvb",
+    "hf_dinov3",
+    "hf_ijepa",
+    "hf_vit_mae_msn",
+    "timm_eva02",
+    "timm_pe_core",
+    "hf_aimv2",
 ];
 
 /// Fixtures of the crate `vitrim-vit`.
-const OWN: [&str; 5] =
-    ["timm_swiglu_reg", "timm_rectangular", "timm_headless", "hf_deit_teacher_sharded", "hf_dinov2_reg"];
+const OWN: [&str; 15] = [
+    "timm_swiglu_reg",
+    "timm_rectangular",
+    "timm_headless",
+    "hf_deit_teacher_sharded",
+    "hf_dinov2_reg",
+    "timm_clip",
+    "timm_siglip",
+    "timm_dinov3_plus",
+    "timm_eva02",
+    "timm_pe_core",
+    "hf_clip",
+    "hf_siglip",
+    "hf_dinov3",
+    "hf_ijepa",
+    "hf_aimv2",
+];
 
 /// The folder of the shared fixture `name`, if there is a shared folder.
 fn fixture(name: &str) -> Option<PathBuf> {
@@ -76,7 +112,7 @@ fn small_specs() -> Vec<VitSpec> {
     vec![
         base.clone(),
         with(|spec| spec.embedding.distilled = true),
-        with(|spec| spec.pooling = Pooling { pool: Pool::Avg, fc_norm: true }),
+        with(|spec| spec.pooling = Pooling::plain(Pool::Avg, true)),
         with(|spec| {
             spec.pooling.pool = Pool::Avg;
             (spec.embedding.class_token, spec.attention.qkv_bias) = (false, false);
@@ -88,7 +124,42 @@ fn small_specs() -> Vec<VitSpec> {
             (spec.embedding.reg_tokens, spec.mlp.activation) = (3, MlpActivation::SwiGlu);
             spec.pooling.pool = Pool::TokenAvg;
         }),
+        // CLIP, SigLIP, DINOv3, Perception Encoder, AIMv2.
+        with(|spec| {
+            (spec.embedding.patch_bias, spec.embedding.norm) = (false, EmbeddingNorm::Tokens);
+            spec.mlp.activation = MlpActivation::QuickGelu;
+            spec.pooling = Pooling { final_norm: false, ..Pooling::plain(Pool::Avg, true) };
+        }),
+        with(|spec| {
+            (spec.embedding.class_token, spec.mlp.activation) = (false, MlpActivation::GeluTanh);
+            spec.pooling = Pooling { attention: Some(probe(false)), ..Pooling::plain(Pool::Map, false) };
+        }),
+        with(|spec| {
+            (spec.positions, spec.embedding.reg_tokens) = (Positions::None, 2);
+            spec.attention.unbiased_keys = true;
+            spec.attention.rope =
+                Some(Rope { theta: 100.0, coordinates: Coordinates::Centred, pairs: ChannelPairs::Halves });
+        }),
+        with(|spec| {
+            (spec.mlp.activation, spec.mlp.norm) = (MlpActivation::SwiGlu, true);
+            spec.pooling = Pooling { attention: Some(probe(true)), ..Pooling::plain(Pool::Map, false) };
+            spec.attention.rope = Some(Rope {
+                theta: 10_000.0,
+                coordinates: Coordinates::Cells { offset: 1.0, reference: Some([5, 6]), columns_first: true },
+                pairs: ChannelPairs::Neighbours,
+            });
+        }),
+        with(|spec| {
+            (spec.norm.rms, spec.embedding.norm) = (true, EmbeddingNorm::Patches);
+            (spec.mlp.activation, spec.mlp.bias) = (MlpActivation::Silu, false);
+            (spec.attention.qkv_bias, spec.attention.proj_bias) = (false, false);
+        }),
     ]
+}
+
+fn probe(prefix: bool) -> AttentionPool {
+    let mlp = (!prefix).then(|| MlpSpec::plain(20, MlpActivation::Gelu));
+    AttentionPool { heads: 4, prefix, query: !prefix, bias: !prefix, mlp }
 }
 
 /// Random weights large enough that attention is far from even.
@@ -118,21 +189,26 @@ fn equals_its_library(folder: &Path) {
     let expected = SafeTensors::deserialize(&bytes).unwrap();
     let values = floats(&expected, "pixel_values");
     let batch = expected.tensor("pixel_values").unwrap().shape()[0];
-    let headless = spec.num_classes == 0;
-    let answer = floats(&expected, if headless { "pooled" } else { "logits" });
 
     let vit = BurnVit::new(spec, &checkpoint.tensors, &device).unwrap();
     let x = tensor(&values, batch, spec, &device);
-    if !headless {
+    if spec.num_classes > 0 {
         let logits: Vec<f32> = vit.forward(x.clone()).try_into_vec_as().unwrap();
-        assert_close(&logits, &answer, &name);
+        assert_close(&logits, &floats(&expected, "logits"), &name);
     }
     let mut state = vit.embed(PixelBatch::new(&values, batch)).unwrap();
     vit.advance(&mut state, Site::end(spec), Taps::NONE).unwrap();
-    assert_close(&vit.finish(&state, Want::answer(spec)).unwrap().values, &answer, &name);
+    let outputs = [("logits", Want::Logits), ("pooled", Want::Pooled), ("image_embeds", Want::Embedding)];
+    for (output, want) in outputs.into_iter().filter(|(output, _)| expected.names().contains(output)) {
+        let ours = vit.finish(&state, want).unwrap().values;
+        let stored = floats(&expected, output);
+        println!("{name}: {output} {:.1e}", distance(&ours, &stored));
+        assert_close(&ours, &stored, &format!("{name}: {output}"));
+    }
     if expected.names().contains(&"features") {
         let stored = floats(&expected, "features");
         let features: Vec<f32> = vit.forward_features(x).try_into_vec_as().unwrap();
+        println!("{name}: features {:.1e}", distance(&features, &stored));
         assert_close(&features, &stored, &name);
         assert_close(&vit.finish(&state, Want::Tokens).unwrap().values, &stored, &name);
     }

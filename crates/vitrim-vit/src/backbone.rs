@@ -189,6 +189,9 @@ pub enum Want {
     Pooled,
     /// The final norm's output, `[T, D]` (timm's `forward_features`).
     Tokens,
+    /// The image embedding that is compared with those of texts, not normalised, `[B, P]`: the pooled features through
+    /// the projection (CLIP), or themselves (SigLIP, whose pooling by attention gives the embedding).
+    Embedding,
 }
 
 impl Want {
@@ -213,6 +216,11 @@ impl Want {
         }
         if self == Want::Logits && spec.num_classes == 0 {
             let reason = "this backbone has no classifier head; ask for its features (`vitrim predict --features pooled`)";
+            return Err(VitError::Input(reason.into()));
+        }
+        if self == Want::Embedding && spec.embedding_width().is_none() {
+            let reason = "this backbone has no image embedding: it has no projection to a space shared with texts; ask \
+                          for its pooled features (`vitrim predict --features pooled`)";
             return Err(VitError::Input(reason.into()));
         }
         Ok(())

@@ -74,13 +74,14 @@ impl Checkpoint {
         let size = img_size.or(usual_size).unwrap_or(spec.img_size);
         let stored = spec.grid();
         let spec = spec.at_size(size)?;
-        let positions = (spec.grid() != stored).then(|| StoredPositions {
+        let resized = spec.grid() != stored;
+        let positions = (resized && spec.position_rows() > 0).then(|| StoredPositions {
             prefix: spec.embedded_prefix(),
             from: stored,
             to: spec.grid(),
             how: bicubic,
         });
-        if positions.is_some() {
+        if resized {
             resize(&mut config, size);
         }
         let tensors = Tensors::stored(files, names, positions);

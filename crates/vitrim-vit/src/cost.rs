@@ -1,6 +1,7 @@
 //! MACs (multiply-accumulate operations) of the forward pass actually run.
 //!
-//! The matrix products are counted: patch embedding, QKV, attention scores and sums, projection, MLP, head. Norms,
+//! The matrix products are counted: patch embedding, QKV, attention scores and sums, projection, MLP, pooling by
+//! attention, head. Norms,
 //! activations and softmax are not, as in the figures of papers (DeiT-S: 4.6 G). GFLOPs are 2 x MACs / 1e9.
 
 use crate::backbone::{At, Site};
@@ -21,9 +22,23 @@ fn mlp_macs(spec: &VitSpec, tokens: usize) -> u64 {
     (tokens * spec.dim * (spec.mlp.first() + spec.mlp.hidden)) as u64
 }
 
+/// MACs of pooling `tokens` tokens of one image by attention: for each head, a score and a sum over the tokens; then the
+/// values, the projection and the MLP of one token. 0 for other pooling.
+pub fn pool_macs(spec: &VitSpec, tokens: usize) -> u64 {
+    let Some(pool) = spec.pooling.attention else { return 0 };
+    let tokens = if pool.prefix { tokens } else { tokens - spec.num_prefix_tokens() };
+    let mlp = pool.mlp.map_or(0, |mlp| mlp.first() + mlp.hidden);
+    (2 * tokens * pool.heads * spec.dim + 2 * spec.dim * spec.dim + spec.dim * mlp) as u64
+}
+
 /// MACs of the classifier of one image.
 pub fn head_macs(spec: &VitSpec) -> u64 {
     (spec.head_names().len() * spec.num_features() * spec.num_classes) as u64
+}
+
+/// MACs of the projection of one image's pooled features to its embedding; 0 without a projection.
+pub fn projection_macs(spec: &VitSpec) -> u64 {
+    (spec.pooling.projection.unwrap_or(0) * spec.num_features()) as u64
 }
 
 /// MACs of one unpruned image.
@@ -49,7 +64,10 @@ pub fn image_macs(spec: &VitSpec, trajectory: &[(Site, usize)]) -> u64 {
             };
         }
     }
-    macs
+    while let Some((_, n)) = steps.next() {
+        tokens = *n;
+    }
+    macs + pool_macs(spec, tokens)
 }
 
 /// Blocks before `site`. For a site between attention and MLP it is a fraction: attention counts by its share of the
@@ -106,6 +124,16 @@ mod tests {
         let mut headed = VitSpec { num_classes: 1000, ..spec };
         headed.pooling.pool = crate::Pool::TokenAvg;
         assert_eq!(head_macs(&headed), 2 * 1536 * 1000);
+    }
+
+    #[test]
+    fn pooling_by_attention_costs_by_the_tokens_that_are_left() {
+        let spec = VitSpec::from_timm_name("vit_base_patch16_siglip_224").unwrap();
+        let of_one = 2 * 768 * 768 + 2 * 768 * 3072;
+        assert_eq!(pool_macs(&spec, 196), 2 * 196 * 12 * 768 + of_one);
+        let last = Site::end(&spec);
+        let saved = dense_macs(&spec) - image_macs(&spec, &[(last, 96)]);
+        assert_eq!(saved, 2 * 100 * 12 * 768);
     }
 
     #[test]

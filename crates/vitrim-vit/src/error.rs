@@ -33,10 +33,12 @@ pub enum VitError {
         reason: String,
     },
     /// The architecture is none of those that vitrim runs.
-    #[error("unsupported architecture '{name}'; supported: {supported}")]
+    #[error("unsupported architecture '{name}'{missing}; supported: {supported}")]
     UnsupportedArchitecture {
         /// The architecture that was asked for.
         name: String,
+        /// What it needs that is not run, after a colon; empty if that is not known.
+        missing: String,
         /// The supported architectures.
         supported: String,
     },

@@ -50,7 +50,8 @@ pub use packed::{Origin, PackedBatch, Reduction};
 pub use places::GridPlaces;
 pub use profile::{Operation, Profile};
 pub use spec::{
-    AttentionSpec, Embedding, MlpActivation, MlpSpec, NormSpec, Pool, Pooling, Positions, VitSpec,
+    AttentionPool, AttentionSpec, ChannelPairs, Coordinates, Embedding, EmbeddingNorm, MlpActivation,
+    MlpSpec, NormSpec, Pool, Pooling, Positions, Rope, VitSpec,
 };
 pub use state::HostState;
 pub use tensors::{NamedTensor, Tensors};

@@ -15,6 +15,12 @@ pub(crate) enum Stored {
     As(&'static str),
     /// Split along the first axis (a layer's outputs), with the pieces in this order: q, k, v instead of qkv.
     Stacked(&'static [&'static str]),
+    /// Under this name, without leading axes of length 1: `[D]` instead of `[1, 1, D]`.
+    Flat(&'static str),
+    /// As the parts from the second number up to the third, of as many equal parts as the fourth says, of the stored
+    /// tensor along its first axis: PyTorch's `MultiheadAttention` stores queries, keys and values in one. Parts that
+    /// follow one another are tensors of ours that do.
+    Share(&'static str, usize, usize, usize),
 }
 
 /// Our name, and the ways in which the library stores it: the first that the file has; if it has none, the first of
@@ -33,7 +39,8 @@ pub(crate) struct NameTable {
     pub rows: &'static [&'static [NameRow]],
     /// The names that never have `prefix`.
     pub heads: &'static [NameRow],
-    /// Tensors with `prefix` that inference does not need.
+    /// Tensors with `prefix` that inference does not need. A name that ends in `*` stands for all that begin so, with or
+    /// without `prefix`.
     pub ignored: &'static [&'static str],
 }
 
@@ -45,7 +52,7 @@ impl NameTable {
             known.extend(self.ignored.iter().map(|name| format!("{prefix}{name}")));
             for (ours, _) in spec.tensor_shapes() {
                 match self.find(prefix, &ours) {
-                    Some(ways) => known.extend(ways.into_iter().flatten()),
+                    Some(ways) => known.extend(ways.iter().flat_map(StoredAs::names).cloned()),
                     None => drop(known.insert(ours)),
                 }
             }
@@ -60,26 +67,34 @@ impl NameTable {
         let mut parts = BTreeMap::new();
         for (ours, _) in spec.tensor_shapes() {
             let Some(mut ways) = self.find(prefix, &ours) else { continue };
-            let there = |way: &Vec<String>| way.iter().all(|name| files.shape(name).is_some());
+            let there = |way: &StoredAs| way.names().iter().all(|name| files.shape(name).is_some());
             let way = ways.iter().position(there).unwrap_or(0);
             parts.insert(ours, ways.swap_remove(way));
         }
-        StoredNames { parts, ignored: self.ignored.iter().map(|name| format!("{prefix}{name}")).collect() }
+        let mut ignored = BTreeSet::new();
+        for pattern in self.ignored {
+            match pattern.strip_suffix('*') {
+                Some(start) => {
+                    let begins = |name: &&str| name.strip_prefix(prefix).unwrap_or(name).starts_with(start);
+                    ignored.extend(files.names().filter(begins).map(str::to_owned));
+                }
+                None => {
+                    ignored.insert(format!("{prefix}{pattern}"));
+                }
+            }
+        }
+        StoredNames { parts, ignored }
     }
 
     /// The ways to store our tensor `ours`, with full names; `None` if it is stored under our name.
-    fn find(&self, prefix: &str, ours: &str) -> Option<Vec<Vec<String>>> {
+    fn find(&self, prefix: &str, ours: &str) -> Option<Vec<StoredAs>> {
         let below = self.rows.iter().copied().flatten();
         find(below, prefix, ours).or_else(|| find(self.heads.iter(), "", ours))
     }
 }
 
 /// The ways to store our tensor `ours`, from its first row in `rows`, with full names.
-fn find<'t>(
-    mut rows: impl Iterator<Item = &'t NameRow>,
-    prefix: &str,
-    ours: &str,
-) -> Option<Vec<Vec<String>>> {
+fn find<'t>(mut rows: impl Iterator<Item = &'t NameRow>, prefix: &str, ours: &str) -> Option<Vec<StoredAs>> {
     let block = ours.strip_prefix("blocks.").and_then(|rest| rest.split_once('.'));
     let (l, pattern) = match block {
         Some((l, rest)) => (l, format!("blocks.{{l}}.{rest}")),
@@ -97,18 +112,57 @@ fn find<'t>(
         };
         let complete = |theirs: &&str| format!("{prefix}{}{end}", theirs.replace("{l}", l));
         let way = |way: &Stored| match way {
-            Stored::As(theirs) => vec![complete(theirs)],
-            Stored::Stacked(pieces) => pieces.iter().map(complete).collect(),
+            Stored::As(theirs) => StoredAs::Parts(vec![complete(theirs)]),
+            Stored::Stacked(pieces) => StoredAs::Parts(pieces.iter().map(complete).collect()),
+            Stored::Flat(theirs) => StoredAs::Flat(complete(theirs)),
+            Stored::Share(theirs, start, end, of) => {
+                StoredAs::Share { name: complete(theirs), start: *start, end: *end, of: *of }
+            }
         };
         Some(ways.iter().map(way).collect())
     })
 }
 
+/// How a tensor of ours is stored.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum StoredAs {
+    /// As these tensors, in order along the first axis.
+    Parts(Vec<String>),
+    /// Without leading axes of length 1.
+    Flat(String),
+    /// As the parts `start..end` of `of` equal parts of a tensor along its first axis.
+    Share { name: String, start: usize, end: usize, of: usize },
+}
+
+impl StoredAs {
+    /// The names of the stored tensors.
+    pub fn names(&self) -> &[String] {
+        match self {
+            StoredAs::Parts(names) => names,
+            StoredAs::Flat(name) | StoredAs::Share { name, .. } => std::slice::from_ref(name),
+        }
+    }
+
+    /// The shape of each stored tensor, for our tensor of `shape`.
+    pub fn shape(&self, shape: &[usize]) -> Vec<usize> {
+        let mut stored = shape.to_vec();
+        match self {
+            StoredAs::Parts(names) => stored[0] /= names.len(),
+            StoredAs::Flat(_) => {
+                let leading = shape.iter().take_while(|axis| **axis == 1).count().min(shape.len() - 1);
+                stored.drain(..leading);
+            }
+            StoredAs::Share { start, end, of, .. } => stored[0] = stored[0] / (end - start) * of,
+        }
+        stored
+    }
+}
+
 /// Where each tensor of ours is stored. A tensor without an entry is stored under our name, unchanged.
 #[derive(Default)]
 pub(crate) struct StoredNames {
-    /// The stored tensors that make up one of ours, in order along the first axis.
-    pub parts: BTreeMap<String, Vec<String>>,
+    /// How each tensor of ours is stored.
+    pub parts: BTreeMap<String, StoredAs>,
     /// Stored tensors that inference does not need.
     pub ignored: BTreeSet<String>,
 }
@@ -119,17 +173,24 @@ mod tests {
 
     #[test]
     fn rows_name_tensors_and_layers_of_every_block() {
-        const ROWS: [NameRow; 3] = [
+        const ROWS: [NameRow; 4] = [
             ("blocks.{l}.attn.qkv", &[Stored::Stacked(&["layer.{l}.q", "layer.{l}.k", "layer.{l}.v"])]),
             ("blocks.{l}.ls1.gamma", &[Stored::As("layer.{l}.scale"), Stored::As("layer.{l}.gamma_1")]),
-            ("pos_embed", &[Stored::As("positions")]),
+            ("pos_embed", &[Stored::Flat("positions")]),
+            ("attn_pool.kv.bias", &[Stored::Share("in_bias", 1, 3, 3)]),
         ];
         let find = |ours| find(ROWS.iter(), "vit.", ours);
-        let qkv = ["vit.layer.11.q.bias", "vit.layer.11.k.bias", "vit.layer.11.v.bias"].map(str::to_owned);
-        assert_eq!(find("blocks.11.attn.qkv.bias"), Some(vec![qkv.to_vec()]));
-        let scale = ["vit.layer.0.scale", "vit.layer.0.gamma_1"].map(|name| vec![name.to_owned()]);
+        let parts = |names: &[&str]| StoredAs::Parts(names.iter().map(|name| (*name).to_owned()).collect());
+        let qkv = parts(&["vit.layer.11.q.bias", "vit.layer.11.k.bias", "vit.layer.11.v.bias"]);
+        assert_eq!(find("blocks.11.attn.qkv.bias"), Some(vec![qkv]));
+        let scale = ["vit.layer.0.scale", "vit.layer.0.gamma_1"].map(|name| parts(&[name]));
         assert_eq!(find("blocks.0.ls1.gamma"), Some(scale.to_vec()));
-        assert_eq!(find("pos_embed"), Some(vec![vec!["vit.positions".to_owned()]]));
+        assert_eq!(find("pos_embed"), Some(vec![StoredAs::Flat("vit.positions".to_owned())]));
+        let share = StoredAs::Share { name: "vit.in_bias".to_owned(), start: 1, end: 3, of: 3 };
+        assert_eq!(share.shape(&[8]), [12]);
+        assert_eq!(find("attn_pool.kv.bias"), Some(vec![share]));
+        assert_eq!(StoredAs::Flat(String::new()).shape(&[1, 1, 5]), [5]);
+        assert_eq!(StoredAs::Flat(String::new()).shape(&[1]), [1]);
         assert_eq!(find("blocks.0.attn.proj.bias"), None);
     }
 }

@@ -27,6 +27,11 @@ impl<'a> GridPlaces<'a> {
         self.origins.len()
     }
 
+    /// Rows and columns of the grid.
+    pub fn grid(&self) -> [usize; 2] {
+        self.grid
+    }
+
     /// Row and column of token `t`, counted from 0; `None` for a prefix token.
     pub(crate) fn get(&self, t: usize) -> Option<[usize; 2]> {
         let index = self.origins[t].grid()?;

@@ -7,7 +7,7 @@ use std::path::Path;
 use vitrim_random::SplitMix64;
 
 use crate::error::{Result, VitError};
-use crate::names::StoredNames;
+use crate::names::{StoredAs, StoredNames};
 use crate::positions::{Bicubic, resample};
 use crate::spec::VitSpec;
 use crate::weight_files::WeightFiles;
@@ -101,22 +101,28 @@ impl Tensors {
     /// # Errors
     /// If one of `tensors` is missing or has the wrong shape, or a stored tensor cannot be read.
     pub(crate) fn translate(&self, spec: &VitSpec, tensors: &Tensors) -> Result<Vec<NamedTensor>> {
-        let mut stored = Vec::new();
-        for (name, mut shape) in spec.tensor_shapes() {
+        let mut stored: Vec<NamedTensor> = Vec::new();
+        for (name, shape) in spec.tensor_shapes() {
             let values = tensors.get(&name, &shape)?;
-            let parts = match self {
+            let way = match self {
                 Tensors::Owned(_) => None,
                 Tensors::Stored(stored) => stored.names.parts.get(&name),
             };
-            let parts = parts.cloned().unwrap_or_else(|| vec![name]);
-            shape[0] /= parts.len();
-            let each = values.chunks_exact(values.len() / parts.len());
-            stored.extend(
-                parts.into_iter().zip(each).map(|(part, values)| (part, shape.clone(), values.to_vec())),
-            );
+            let way = way.cloned().unwrap_or_else(|| StoredAs::Parts(vec![name]));
+            let shape = way.shape(&shape);
+            if let StoredAs::Share { name, start: 1.., .. } = &way {
+                // The parts before it were stored before it.
+                let before = stored.iter_mut().find(|(stored, ..)| stored == name);
+                before.expect("shares are in order").2.extend_from_slice(&values);
+                continue;
+            }
+            let each = values.chunks_exact(values.len() / way.names().len());
+            let parts = way.names().iter().zip(each);
+            stored.extend(parts.map(|(part, values)| (part.clone(), shape.clone(), values.to_vec())));
         }
         if let Tensors::Stored(StoredTensors { files, names, .. }) = self {
-            for name in &names.ignored {
+            // Indices of positions are integers; the library makes them itself.
+            for name in names.ignored.iter().filter(|name| !name.ends_with("position_ids")) {
                 if let Some(shape) = files.shape(name) {
                     stored.push((name.clone(), shape.to_vec(), files.read(name, shape)?));
                 }
@@ -160,6 +166,11 @@ impl StoredTensors {
         for (stored, shape) in self.parts(name, shape) {
             values.append(&mut self.files.read(stored, &shape)?);
         }
+        if let Some(StoredAs::Share { start, end, of, .. }) = self.names.parts.get(name) {
+            let part = values.len() / of;
+            values.truncate(end * part);
+            values.drain(..start * part);
+        }
         Ok(match &self.positions {
             Some(StoredPositions { prefix, from, to, how }) if name == POSITIONS => {
                 resample(&values, *prefix, *from, *to, shape[2], *how)
@@ -195,10 +206,7 @@ impl StoredTensors {
         }
         match self.names.parts.get(name) {
             None => vec![(name, shape)],
-            Some(parts) => {
-                shape[0] /= parts.len();
-                parts.iter().map(|part| (part.as_str(), shape.clone())).collect()
-            }
+            Some(way) => way.names().iter().map(|part| (part.as_str(), way.shape(&shape))).collect(),
         }
     }
 }

@@ -5,8 +5,9 @@ mod reference;
 use proptest::prelude::*;
 use vitrim_kernels::reference::{max_difference, relative_difference, values};
 use vitrim_vit::{
-    At, AttentionSpec, Backbone, CpuBackbone, Embedding, HostState, MlpActivation, MlpSpec, NormSpec,
-    PixelBatch, Pool, Pooling, Positions, Reduction, Site, Taps, Tensors, VitSpec, Want,
+    At, AttentionPool, AttentionSpec, Backbone, ChannelPairs, Coordinates, CpuBackbone, Embedding,
+    EmbeddingNorm, HostState, MlpActivation, MlpSpec, NormSpec, PixelBatch, Pool, Pooling, Positions,
+    Reduction, Rope, Site, Taps, Tensors, VitSpec, Want,
 };
 
 fn small(class_token: bool, distilled: bool, pool: Pool, grid: [usize; 2]) -> VitSpec {
@@ -17,13 +18,13 @@ fn small(class_token: bool, distilled: bool, pool: Pool, grid: [usize; 2]) -> Vi
         dim: 24,
         depth: 4,
         num_classes: 5,
-        embedding: Embedding { class_token, distilled, reg_tokens: 0 },
+        embedding: Embedding { class_token, distilled, ..Embedding::default() },
         positions: Positions::All,
-        attention: AttentionSpec { heads: 3, qkv_bias: true, qk_norm: false },
-        mlp: MlpSpec { hidden: 40, activation: MlpActivation::Gelu },
-        norm: NormSpec { eps: 1e-6 },
+        attention: AttentionSpec::plain(3),
+        mlp: MlpSpec::plain(40, MlpActivation::Gelu),
+        norm: NormSpec::layer(1e-6),
         layer_scale: false,
-        pooling: Pooling { pool, fc_norm: pool == Pool::Avg },
+        pooling: Pooling::plain(pool, pool == Pool::Avg),
     };
     spec.check().unwrap();
     spec
@@ -38,7 +39,51 @@ fn kinds(grid: [usize; 2]) -> Vec<VitSpec> {
     both.pooling.pool = Pool::TokenAvg;
     let mut normed = plain.clone();
     (normed.attention.qk_norm, normed.attention.qkv_bias, normed.embedding.reg_tokens) = (true, false, 1);
+    let clip = VitSpec {
+        embedding: Embedding { patch_bias: false, norm: EmbeddingNorm::Tokens, ..plain.embedding },
+        mlp: MlpSpec::plain(40, MlpActivation::QuickGelu),
+        pooling: Pooling { final_norm: false, ..Pooling::plain(Pool::Avg, true) },
+        ..plain.clone()
+    };
+    let map = |prefix| AttentionPool {
+        heads: 4,
+        prefix,
+        query: !prefix,
+        bias: !prefix,
+        mlp: (!prefix).then(|| MlpSpec::plain(20, MlpActivation::GeluTanh)),
+    };
+    let siglip = VitSpec {
+        mlp: MlpSpec::plain(40, MlpActivation::GeluTanh),
+        pooling: Pooling { attention: Some(map(false)), ..Pooling::plain(Pool::Map, false) },
+        ..small(false, false, Pool::Avg, grid)
+    };
+    let rope = |coordinates, pairs| Some(Rope { theta: 100.0, coordinates, pairs });
+    let dinov3 = VitSpec {
+        positions: Positions::None,
+        attention: AttentionSpec {
+            unbiased_keys: true,
+            rope: rope(Coordinates::Centred, ChannelPairs::Halves),
+            ..plain.attention
+        },
+        ..dinov2.clone()
+    };
+    let cells = Coordinates::Cells { offset: 1.0, reference: Some([5, 6]), columns_first: true };
+    let mut eva = VitSpec { layer_scale: false, ..small(true, false, Pool::Avg, grid) };
+    (eva.mlp.activation, eva.mlp.norm) = (MlpActivation::SwiGlu, true);
+    eva.attention.rope = rope(cells, ChannelPairs::Neighbours);
+    eva.pooling = Pooling { attention: Some(map(true)), ..Pooling::plain(Pool::Map, false) };
+    let mut aimv2 = small(false, false, Pool::Avg, grid);
+    (aimv2.norm.rms, aimv2.embedding.norm) = (true, EmbeddingNorm::Patches);
+    (aimv2.attention.qkv_bias, aimv2.attention.proj_bias, aimv2.mlp.bias) = (false, false, false);
+    for spec in [&clip, &siglip, &dinov3, &eva, &aimv2] {
+        spec.check().unwrap();
+    }
     vec![
+        clip,
+        siglip,
+        dinov3,
+        eva,
+        aimv2,
         small(true, true, Pool::Token, grid),
         small(true, false, Pool::Avg, grid),
         small(false, false, Pool::Avg, grid),
@@ -95,10 +140,10 @@ fn removed(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(70))]
+    #![proptest_config(ProptestConfig::with_cases(120))]
     #[test]
     fn random_masks_and_stages(
-        kind in 0usize..7, rows in 1usize..4, columns in 1usize..4, batch in 1usize..4,
+        kind in 0usize..12, rows in 1usize..4, columns in 1usize..4, batch in 1usize..4,
         first in 0usize..4, gap in 1usize..4, keep_percent in 0u64..101, seed: u64,
     ) {
         let spec = kinds([rows, columns]).swap_remove(kind);
@@ -258,17 +303,28 @@ fn joining_is_merging_by_size() {
 
 #[test]
 fn equal_tokens_may_be_merged_under_proportional_attention() {
-    let spec = small(true, false, Pool::Token, [2, 2]);
-    let model = CpuBackbone::new(&spec, &tensors(&spec, 3)).unwrap();
-    let mut state = model.embed(PixelBatch::new(&pixels(&spec, 1, 4), 1)).unwrap();
-    let d = spec.dim;
-    state.packed.tokens.copy_within(2 * d..3 * d, 3 * d);
-    let pair = vec![vec![(0, 1.0)], vec![(1, 1.0)], vec![(2, 0.5), (3, 0.5)], vec![(4, 1.0)]];
+    // Pooling by attention and by mean counts the merged token twice, too.
+    let [_, siglip, ..] = &kinds([2, 2])[..] else { panic!("several kinds") };
+    for spec in
+        [small(true, false, Pool::Token, [2, 2]), small(false, false, Pool::Avg, [2, 2]), siglip.clone()]
+    {
+        equal_tokens_may_be_merged(&spec);
+    }
+}
+
+fn equal_tokens_may_be_merged(spec: &VitSpec) {
+    let model = CpuBackbone::new(spec, &tensors(spec, 3)).unwrap();
+    let mut state = model.embed(PixelBatch::new(&pixels(spec, 1, 4), 1)).unwrap();
+    let (d, n) = (spec.dim, spec.num_tokens());
+    state.packed.tokens.copy_within((n - 3) * d..(n - 2) * d, (n - 2) * d);
+    let mut pair: Vec<Vec<(usize, f32)>> = (0..n).map(|row| vec![(row, 1.0)]).collect();
+    pair[n - 3] = vec![(n - 3, 0.5), (n - 2, 0.5)];
+    pair.remove(n - 2);
     let merge = Reduction::merge(&state.packed.offsets, &[pair]);
     let logits = |reduction: Option<Reduction>| {
         let mut state = state.clone();
         reduction.iter().for_each(|reduction| model.reduce(&mut state, reduction).unwrap());
-        model.advance(&mut state, Site::end(&spec), Taps::NONE).unwrap();
+        model.advance(&mut state, Site::end(spec), Taps::NONE).unwrap();
         model.finish(&state, Want::Logits).unwrap().values
     };
     let apart = logits(None);

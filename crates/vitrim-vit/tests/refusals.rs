@@ -83,7 +83,7 @@ fn a_configuration_that_cannot_be_run_says_which_field() {
         ("in_chans", json!(1)),
         ("patch_size", json!([4, 2])),
         ("depth", json!("two")),
-        ("global_pool", json!("map")),
+        ("global_pool", json!("avgmax")),
     ] {
         let folder = copy("timm_distilled");
         edit(folder.path(), "config.json", |config| config["model_args"][key] = value);

@@ -11,7 +11,7 @@ const BILINEAR: u64 = 2;
 const BICUBIC: u64 = 3;
 
 impl Preprocess {
-    /// Reads the `preprocessor_config.json` of a ViT, DeiT or Bit image processor, including the forms of older
+    /// Reads the `preprocessor_config.json` of a ViT, DeiT, Bit, CLIP, SigLIP or DINOv3 image processor, including the forms of older
     /// versions of transformers. The arithmetic is that of the processors that resize with Pillow.
     ///
     /// # Errors
@@ -39,7 +39,11 @@ impl Preprocess {
             false => ([0.0; 3], [1.0; 3]),
         };
         let resized = resized(config)?;
-        let crop = match flag(config, "do_center_crop", config.get("crop_size").is_some())? {
+        let crop = match flag(
+            config,
+            "do_center_crop",
+            config.get("crop_size").is_some_and(|size| !size.is_null()),
+        )? {
             true => Some(sides(config, "crop_size")?),
             false => None,
         };
@@ -78,10 +82,10 @@ fn resized(config: &Value) -> Result<Resized, DataError> {
     if let Some(edge) = size.get("shortest_edge") {
         return Ok(Resized::ShortestEdge(side(edge, "size")?));
     }
-    // A bare number is the shorter side for DINOv2's processor, and both sides for the others.
+    // A bare number is the shorter side for the processors of DINOv2 and CLIP, and both sides for the others.
     let kind = ["image_processor_type", "feature_extractor_type"].map(|key| config.get(key)?.as_str());
-    let bit = kind.into_iter().flatten().any(|kind| kind.starts_with("Bit"));
-    if size.is_number() && bit {
+    let shorter = |kind: &str| kind.starts_with("Bit") || kind.starts_with("CLIP");
+    if size.is_number() && kind.into_iter().flatten().any(shorter) {
         return Ok(Resized::ShortestEdge(side(size, "size")?));
     }
     Ok(Resized::To(sides(config, "size")?))
@@ -157,6 +161,23 @@ mod tests {
         assert_eq!((deit.crop_mode, deit.crop_pct), (CropMode::Squash, 0.875));
         let bit = json!({"image_processor_type": "BitImageProcessor", "size": 256, "crop_size": 224});
         assert_eq!(Preprocess::from_processor(&processor(bit)).unwrap().crop_mode, CropMode::Center);
+        // The first published form for OpenAI's CLIP.
+        let clip = json!({
+            "image_processor_type": null, "feature_extractor_type": "CLIPFeatureExtractor", "size": 224,
+            "crop_size": 224, "do_center_crop": true, "resample": 3,
+        });
+        let clip = Preprocess::from_processor(&processor(clip)).unwrap();
+        assert_eq!((clip.crop_mode, clip.crop_pct), (CropMode::Center, 1.0));
+    }
+
+    #[test]
+    fn a_crop_of_null_is_no_crop() {
+        let dinov3 = json!({
+            "image_processor_type": "DINOv3ViTImageProcessorFast", "size": {"height": 224, "width": 224},
+            "crop_size": null, "do_center_crop": null,
+        });
+        let dinov3 = Preprocess::from_processor(&processor(dinov3)).unwrap();
+        assert_eq!((dinov3.crop_mode, dinov3.input_size), (CropMode::Squash, [3, 224, 224]));
     }
 
     #[test]

@@ -5,8 +5,7 @@ use std::ops::Range;
 use super::epilogue::Epilogue;
 use super::packed::{Packed, SLICE_STEPS};
 use super::panels::{Panel, Panels, Part};
-use crate::Precision;
-use crate::elementwise::{Gelu, swiglu_row};
+use crate::elementwise::{Gelu, GeluTanh, QuickGelu, Silu, swiglu_row};
 use crate::instruction_set::TILE_LINES;
 use crate::line::{self, Line, floats, halves_mut};
 use crate::rows::{RowBuffer, RowsMut};
@@ -14,6 +13,7 @@ use crate::simd::{
     Element, F32, Identity, Kernel, Map, Multiply, Prefetch, RowScale, STEPS, Scales, Simd, Sink, store_row,
 };
 use crate::word::words_mut;
+use crate::{Activation, Precision};
 
 /// Bytes of activations that fit into a 1 MiB L2 cache together with a panel of the weight.
 const ROW_BLOCK_BYTES: usize = 512 << 10;
@@ -51,15 +51,15 @@ impl Packed {
                 assert!(self.outputs().is_multiple_of(2), "pairs of outputs");
                 (Destination::Pairs(halves_mut(words_mut(y))), false)
             }
-            Epilogue::Gelu(y) => {
+            Epilogue::Activate(activation, y) => {
                 check(y);
-                (Destination::Gelu(y), false)
+                (Destination::Activated(activation, y), false)
             }
-            Epilogue::GeluRows(to, Precision::Int8) => {
+            Epilogue::ActivateRows(activation, to, Precision::Int8) => {
                 // The scale of a row is known only when the row is complete.
                 to.reset(self.isa, Precision::Int8, rows, self.outputs());
                 return self.staged(next, words, scales, to, |next, words, scales, staging, to, first| {
-                    self.multiply(next, words, scales, Epilogue::Gelu(staging));
+                    self.multiply(next, words, scales, Epilogue::Activate(activation, staging));
                     to.convert_from(self.isa, first, staging);
                 });
             }
@@ -72,9 +72,9 @@ impl Packed {
                     self.isa.run(Swiglu { x: staging, rows: to, first });
                 });
             }
-            Epilogue::GeluRows(to, precision) => {
+            Epilogue::ActivateRows(activation, to, precision) => {
                 to.reset(self.isa, precision, rows, self.outputs());
-                (Destination::GeluRows(to), false)
+                (Destination::ActivatedRows(activation, to), false)
             }
         };
         self.isa.run(Apply { layer: self, next, words, rows, scales, y, add });
@@ -132,8 +132,8 @@ enum Destination<'a> {
     Sums(&'a mut [f32]),
     /// Rounded to bf16.
     Pairs(&'a mut [u16]),
-    Gelu(&'a mut [f32]),
-    GeluRows(&'a mut RowBuffer),
+    Activated(Activation, &'a mut [f32]),
+    ActivatedRows(Activation, &'a mut RowBuffer),
 }
 
 struct Apply<'a> {
@@ -272,14 +272,34 @@ impl Apply<'_> {
                 }
             }
             Destination::Pairs(y) => store_rows::<S, _, Identity>(s, x, &mut y[start..], outputs, columns),
-            Destination::Gelu(y) => store_rows::<S, _, Gelu>(s, x, &mut y[start..], outputs, columns),
-            Destination::GeluRows(y) => match y.rows_from(row) {
-                RowsMut::F32(y) => store_rows::<S, _, Gelu>(s, x, y, outputs, columns),
-                RowsMut::WideBf16(y) => store_rows::<S, _, Gelu>(s, x, y, outputs, columns),
-                RowsMut::Bf16(y, stride) => store_rows::<S, _, Gelu>(s, x, y, stride, columns),
-                RowsMut::Int8 { .. } => unreachable!("8-bit rows are quantised once they are whole"),
+            Destination::Activated(activation, y) => {
+                store_activated::<S, _>(s, *activation, x, &mut y[start..], outputs, columns);
+            }
+            Destination::ActivatedRows(activation, y) => match (y.rows_from(row), *activation) {
+                (RowsMut::F32(y), f) => store_activated::<S, _>(s, f, x, y, outputs, columns),
+                (RowsMut::WideBf16(y), f) => store_activated::<S, _>(s, f, x, y, outputs, columns),
+                (RowsMut::Bf16(y, stride), f) => store_activated::<S, _>(s, f, x, y, stride, columns),
+                (RowsMut::Int8 { .. }, _) => unreachable!("8-bit rows are quantised once they are whole"),
             },
         }
+    }
+}
+
+/// Applies `activation` to `rows`, and stores them as [`store_rows`].
+#[inline(always)]
+fn store_activated<'a, S: Simd, T: Element>(
+    s: S,
+    activation: Activation,
+    rows: impl Iterator<Item = &'a [f32]>,
+    y: &mut [T],
+    stride: usize,
+    columns: Range<usize>,
+) {
+    match activation {
+        Activation::Gelu => store_rows::<S, _, Gelu>(s, rows, y, stride, columns),
+        Activation::GeluTanh => store_rows::<S, _, GeluTanh>(s, rows, y, stride, columns),
+        Activation::QuickGelu => store_rows::<S, _, QuickGelu>(s, rows, y, stride, columns),
+        Activation::Silu => store_rows::<S, _, Silu>(s, rows, y, stride, columns),
     }
 }
 

@@ -1,8 +1,8 @@
 //! The input of a layer, and what is done with its output.
 
-use crate::Precision;
 use crate::rows::RowBuffer;
 use crate::word::{Bf16Pair, Word, Words, WordsMut};
+use crate::{Activation, Precision};
 
 /// The rows that a layer multiplies: activations, or rows that are converted already.
 #[derive(Clone, Copy)]
@@ -34,10 +34,10 @@ pub enum Epilogue<'a> {
     StorePairs(&'a mut [Bf16Pair]),
     /// Adds the product to `y: [rows, out]`.
     Add(&'a mut [f32]),
-    /// Writes GELU of the product to `y: [rows, out]`.
-    Gelu(&'a mut [f32]),
-    /// Writes GELU of the product to the rows, in the precision of the next layer.
-    GeluRows(&'a mut RowBuffer, Precision),
+    /// Writes the activation of the product to `y: [rows, out]`.
+    Activate(Activation, &'a mut [f32]),
+    /// Writes the activation of the product to the rows, in the precision of the next layer.
+    ActivateRows(Activation, &'a mut RowBuffer, Precision),
     /// Writes SwiGLU of the product to the rows, `[rows, out / 2]`: SiLU of the first half times the second.
     SwigluRows(&'a mut RowBuffer, Precision),
 }

@@ -2,6 +2,7 @@ use proptest::prelude::*;
 
 use super::quantise::quantise;
 use super::*;
+use crate::Activation;
 use crate::reference::{self, max_difference};
 use crate::simd::dot::SHORT_MAX;
 use crate::word::{Bf16Pair, Word};
@@ -89,12 +90,15 @@ impl Case {
             layer.forward_add(&self.x, &mut y);
             let sum: Vec<f32> = expected.iter().zip(&self.y0).map(|(a, b)| a + b).collect();
             close(&y, &sum, tolerance)?;
-            let activated = reference::gelu(&expected);
-            layer.apply(&rows, Epilogue::Gelu(&mut y));
-            close(&y, &activated, 1.2 * tolerance)?;
-            for next in Precision::ALL {
+            for (activation, next) in Activation::ALL
+                .into_iter()
+                .flat_map(|activation| Precision::ALL.map(|next| (activation, next)))
+            {
+                let activated = reference::activation(activation, &expected);
+                layer.apply(&rows, Epilogue::Activate(activation, &mut y));
+                close(&y, &activated, 1.2 * tolerance + 2e-6)?;
                 let mut hidden = RowBuffer::default();
-                layer.apply(&rows, Epilogue::GeluRows(&mut hidden, next));
+                layer.apply(&rows, Epilogue::ActivateRows(activation, &mut hidden, next));
                 prop_assert_eq!((hidden.rows(), hidden.columns()), (self.rows, self.outputs));
                 prop_assert_eq!(hidden.precision(), next);
                 let mut again = RowBuffer::default();

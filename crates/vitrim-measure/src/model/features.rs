@@ -1,4 +1,4 @@
-//! Features of an image: pooled, or those of every surviving token.
+//! Features of an image: pooled, those of every surviving token, or its embedding in a space shared with texts.
 
 use std::fmt;
 
@@ -15,6 +15,8 @@ pub enum FeatureKind {
     Pooled,
     /// The features of each survivor, with its place on the patch grid.
     Tokens,
+    /// The embedding that is compared with those of texts (CLIP, SigLIP), not normalised.
+    Embedding,
 }
 
 impl fmt::Display for FeatureKind {
@@ -22,6 +24,7 @@ impl fmt::Display for FeatureKind {
         f.write_str(match self {
             FeatureKind::Pooled => "pooled",
             FeatureKind::Tokens => "tokens",
+            FeatureKind::Embedding => "embedding",
         })
     }
 }
@@ -34,6 +37,8 @@ pub enum Features {
     Pooled(Vec<f32>),
     /// Features of each token, prefix tokens first.
     Tokens(Vec<TokenFeatures>),
+    /// The embedding, `[P]`.
+    Embedding(Vec<f32>),
 }
 
 /// A surviving token.
@@ -50,7 +55,7 @@ pub struct TokenFeatures {
 /// The features of each image of `state`, which must be at the end of `model`.
 ///
 /// # Errors
-/// If an image has no token left to pool.
+/// If an image has no token left to pool, or the backbone has no embedding.
 pub fn features(
     model: &impl Backbone<State = HostState>,
     state: &HostState,
@@ -59,14 +64,16 @@ pub fn features(
     let want = match kind {
         FeatureKind::Pooled => Want::Pooled,
         FeatureKind::Tokens => Want::Tokens,
+        FeatureKind::Embedding => Want::Embedding,
     };
     let output = model.finish(state, want)?;
-    if kind == FeatureKind::Pooled {
-        return Ok(output
-            .values
-            .chunks_exact(output.width)
-            .map(|row| Features::Pooled(row.to_vec()))
-            .collect());
+    let of_image = match kind {
+        FeatureKind::Pooled => Some(Features::Pooled as fn(Vec<f32>) -> Features),
+        FeatureKind::Embedding => Some(Features::Embedding as fn(Vec<f32>) -> Features),
+        FeatureKind::Tokens => None,
+    };
+    if let Some(features) = of_image {
+        return Ok(output.values.chunks_exact(output.width).map(|row| features(row.to_vec())).collect());
     }
     let (packed, columns) = (&state.packed, model.spec().grid()[1]);
     let token = |row: usize| TokenFeatures {

@@ -13,7 +13,7 @@ pub fn spec(class_token: bool) -> VitSpec {
     (spec.attention.heads, spec.mlp.hidden) = (3, 48);
     if !class_token {
         spec.embedding.class_token = false;
-        spec.pooling = Pooling { pool: Pool::Avg, fc_norm: true };
+        spec.pooling = Pooling::plain(Pool::Avg, true);
     }
     spec.check().unwrap();
     spec

@@ -145,6 +145,12 @@ class Model:
         Raises:
             VitrimError: If a file cannot be read or decoded, naming it.
         """
+    def embed(self, pixel_values: Pixels) -> npt.NDArray[np.float32]:
+        """Embeddings [B, P] of normalised pixels in the space that images share with texts, not normalised.
+
+        Raises:
+            VitrimError: If the backbone has no such embedding (CLIP without its projection, classifiers).
+        """
     @overload
     def features(self, pixel_values: Pixels, *, tokens: Literal[False] = False) -> npt.NDArray[np.float32]:
         """Pooled features [B, D] of normalised pixels: the input of a classifier."""

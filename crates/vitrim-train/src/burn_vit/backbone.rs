@@ -160,6 +160,7 @@ impl Backbone for BurnVit {
             Want::Tokens => plain.final_tokens(x),
             Want::Logits => plain.logits(plain.pool(x, &layout)),
             Want::Pooled => plain.pool(x, &layout).features(),
+            Want::Embedding => plain.embedding(&plain.pool(x, &layout)),
         };
         let width = output.dims()[1];
         Ok(Output { values: download(output)?, width })

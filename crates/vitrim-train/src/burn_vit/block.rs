@@ -1,9 +1,9 @@
 //! One transformer block.
 
 use burn::module::{Module, Param};
-use burn::tensor::Tensor;
-use burn::tensor::activation::silu;
-use vitrim_vit::{GridPlaces, MlpActivation};
+use burn::tensor::activation::{sigmoid, silu};
+use burn::tensor::{Device, Tensor, TensorData};
+use vitrim_vit::{ChannelPairs, GridPlaces, MlpActivation, Rope};
 
 use super::token_layout::TokenLayout;
 use crate::fused::{self, gelu, softmax};
@@ -27,17 +27,25 @@ pub(super) struct Block {
 pub(super) struct Attention {
     /// Queries, keys and values, D to 3D, each head after head.
     pub qkv: Linear,
+    /// Bias of the queries, and of the values, `[D]`, where keys have none.
+    pub q_bias: Option<Param<Tensor<1>>>,
+    pub v_bias: Option<Param<Tensor<1>>>,
     /// Norm of each head's queries; `k_norm` is that of the keys.
     pub q_norm: Option<LayerNorm>,
     pub k_norm: Option<LayerNorm>,
     pub proj: Linear,
     pub heads: usize,
+    /// Rotary position embeddings of queries and keys.
+    #[module(skip)]
+    pub rope: Option<Rope>,
 }
 
 /// Two layers with an activation between.
 #[derive(Module, Debug)]
 pub(super) struct Mlp {
     pub fc1: Linear,
+    /// Norm of the inputs of `fc2`.
+    pub norm: Option<LayerNorm>,
     pub fc2: Linear,
     #[module(skip)]
     pub activation: MlpActivation,
@@ -83,14 +91,27 @@ fn scaled(y: Tensor<2>, gamma: &Option<Param<Tensor<1>>>) -> Tensor<2> {
 
 impl Mlp {
     /// `x: [T, D]` to `[T, D]`.
-    fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         let hidden = self.fc1.forward(x);
         let hidden = match self.activation {
             MlpActivation::Gelu => gelu(hidden),
+            MlpActivation::GeluTanh => {
+                let cube = hidden.clone().square() * hidden.clone();
+                let inner = hidden.clone() + cube.mul_scalar(0.044_715);
+                let slope = 2.0 * (2.0 / std::f64::consts::PI).sqrt();
+                // (1 + tanh(u)) / 2 = sigmoid(2 u)
+                hidden * sigmoid(inner.mul_scalar(slope))
+            }
+            MlpActivation::QuickGelu => hidden.clone() * sigmoid(hidden.mul_scalar(1.702)),
+            MlpActivation::Silu => silu(hidden),
             MlpActivation::SwiGlu => {
                 let half = hidden.dims()[1] / 2;
                 silu(hidden.clone().narrow(1, 0, half)) * hidden.narrow(1, half, half)
             }
+        };
+        let hidden = match &self.norm {
+            Some(norm) => norm.forward(hidden),
+            None => hidden,
         };
         self.fc2.forward(hidden)
     }
@@ -112,8 +133,9 @@ impl Attention {
     fn forward(&self, x: Tensor<2>, layout: &TokenLayout) -> (Tensor<2>, Attended) {
         let [_, dim] = x.dims();
         let head_dim = dim / self.heads;
-        let queries = self.for_scores(self.part(0, x.clone()), &self.q_norm, layout.places()); // [T, D]
-        let keys = self.for_scores(self.part(1, x.clone()), &self.k_norm, layout.places());
+        let rotations = self.rope.map(|rope| Rotations::of(&rope, layout.places(), head_dim, &x.device()));
+        let queries = self.for_scores(self.part(0, x.clone()), &self.q_norm, rotations.as_ref()); // [T, D]
+        let keys = self.for_scores(self.part(1, x.clone()), &self.k_norm, rotations.as_ref());
         let values = self.part(2, x);
         let heads = |x: &Tensor<2>| {
             let x = layout.spread(x.clone()); // [B, n, D]
@@ -145,20 +167,80 @@ impl Attention {
     fn part(&self, i: usize, x: Tensor<2>) -> Tensor<2> {
         let dim = x.dims()[1];
         let weight = self.qkv.weight.val().narrow(0, i * dim, dim);
-        fused::linear(x, weight, self.qkv.bias.as_ref().map(|bias| bias.val().narrow(0, i * dim, dim)))
+        let together = self.qkv.bias.as_ref().map(|bias| bias.val().narrow(0, i * dim, dim));
+        let own = [&self.q_bias, &None, &self.v_bias][i].as_ref().map(|bias| bias.val());
+        fused::linear(x, weight, together.or(own))
     }
 
     /// Whether scores use queries and keys without a change: [`Attention::for_scores`] returns its input.
     fn scores_plainly(&self) -> bool {
-        self.q_norm.is_none() && self.k_norm.is_none()
+        let unbiased = self.q_bias.is_none() && self.v_bias.is_none();
+        unbiased && self.q_norm.is_none() && self.k_norm.is_none() && self.rope.is_none()
     }
 
-    /// Queries or keys `x: [T, D]` of tokens at `places: [T]` as the scores use them: normed over each head, if there
-    /// is a norm. Rotary position embeddings belong here.
-    fn for_scores(&self, x: Tensor<2>, norm: &Option<LayerNorm>, places: GridPlaces<'_>) -> Tensor<2> {
+    /// Queries or keys `x: [T, D]` as the scores use them: normed over each head, if there is a norm, then rotated.
+    fn for_scores(&self, x: Tensor<2>, norm: &Option<LayerNorm>, rotations: Option<&Rotations>) -> Tensor<2> {
         let [tokens, dim] = x.dims();
-        debug_assert_eq!(tokens, places.len(), "a place for each token");
-        let Some(norm) = norm else { return x };
-        norm.forward(x.reshape([tokens * self.heads, dim / self.heads])).reshape([tokens, dim])
+        let x = match norm {
+            Some(norm) => {
+                norm.forward(x.reshape([tokens * self.heads, dim / self.heads])).reshape([tokens, dim])
+            }
+            None => x,
+        };
+        match rotations {
+            Some(rotations) => rotations.apply(x.reshape([tokens, self.heads, dim / self.heads])),
+            None => x,
+        }
+    }
+}
+
+/// Rotations of T tokens by their own places.
+struct Rotations {
+    /// Cosines and sines, `[T, 1, d / 2]`; of prefix tokens 1 and 0.
+    cosines: Tensor<3>,
+    sines: Tensor<3>,
+    pairs: ChannelPairs,
+}
+
+impl Rotations {
+    fn of(rope: &Rope, places: GridPlaces<'_>, head_dim: usize, device: &Device) -> Self {
+        let (tokens, half, grid) = (places.len(), head_dim / 2, places.grid());
+        let mut angles = Vec::with_capacity(tokens * half);
+        for place in places.iter() {
+            match place {
+                Some(place) => angles.extend(rope.angles(place, grid, head_dim)),
+                None => angles.resize(angles.len() + half, 0.0),
+            }
+        }
+        let tensor = |of: fn(f32) -> f32| {
+            let values: Vec<f32> = angles.iter().map(|angle| of(*angle)).collect();
+            Tensor::from_data(TensorData::new(values, [tokens, 1, half]), device)
+        };
+        Rotations { cosines: tensor(f32::cos), sines: tensor(f32::sin), pairs: rope.pairs }
+    }
+
+    /// `x: [T, heads, d]` rotated, `[T, heads * d]`.
+    fn apply(&self, x: Tensor<3>) -> Tensor<2> {
+        let [tokens, heads, d] = x.dims();
+        let half = d / 2;
+        let (a, b) = match self.pairs {
+            ChannelPairs::Halves => (x.clone().narrow(2, 0, half), x.narrow(2, half, half)),
+            ChannelPairs::Neighbours => {
+                let pairs = x.reshape([tokens, heads, half, 2]);
+                let side = |i: usize| pairs.clone().narrow(3, i, 1).reshape([tokens, heads, half]);
+                (side(0), side(1))
+            }
+        };
+        let (cos, sin) = (self.cosines.clone(), self.sines.clone());
+        let first = a.clone() * cos.clone() - b.clone() * sin.clone();
+        let second = b * cos + a * sin;
+        let rotated = match self.pairs {
+            ChannelPairs::Halves => Tensor::cat(vec![first, second], 2),
+            ChannelPairs::Neighbours => {
+                let pairs = [first, second].map(|side| side.reshape([tokens, heads, half, 1]));
+                Tensor::cat(pairs.to_vec(), 3).reshape([tokens, heads, d])
+            }
+        };
+        rotated.reshape([tokens, heads * d])
     }
 }

@@ -6,6 +6,7 @@
 //! ones (tokens that have left count 0 times, so that gradients reach the decisions) and packed ones (tokens are
 //! removed).
 
+mod attention_pool;
 mod backbone;
 mod block;
 mod gated;
@@ -15,8 +16,9 @@ mod weights;
 
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use vitrim_vit::{Pool, VitSpec};
+use vitrim_vit::{EmbeddingNorm, Pool, VitSpec};
 
+use attention_pool::AttentionPool;
 use block::Block;
 pub use gated::Gated;
 use token_layout::TokenLayout;
@@ -37,10 +39,15 @@ pub struct BurnVit {
     /// Register tokens, `[R, D]`.
     reg_token: Option<Param<Tensor<2>>>,
     /// Position embeddings of the prefix tokens that have one, then of the patches.
-    pos_embed: Param<Tensor<2>>,
+    pos_embed: Option<Param<Tensor<2>>>,
+    /// The norm before block 0.
+    embedding_norm: Option<LayerNorm>,
     blocks: Vec<Block>,
     /// The final norm; with `fc_norm` it comes after pooling.
-    norm: LayerNorm,
+    norm: Option<LayerNorm>,
+    attn_pool: Option<AttentionPool>,
+    /// The projection to the space shared with texts.
+    projection: Option<Linear>,
     head: Option<Linear>,
     /// Head of the distillation token.
     head_dist: Option<Linear>,
@@ -91,7 +98,7 @@ impl BurnVit {
 
     /// The device of the weights.
     pub fn device(&self) -> Device {
-        self.pos_embed.val().device()
+        self.patch_embed.weight.val().device()
     }
 
     /// Logits `[B, C]` of unpruned images, `pixels: [B, 3, H, W]`.
@@ -143,18 +150,28 @@ impl BurnVit {
     pub fn tokens_and_positions(&self) -> Vec<ParamId> {
         let tokens = [&self.cls_token, &self.dist_token, &self.reg_token];
         let tokens = tokens.into_iter().flatten().map(|token| token.id);
-        tokens.chain([self.pos_embed.id]).collect()
+        let probe = self.attn_pool.iter().map(|pool| pool.latent.id);
+        tokens.chain(self.pos_embed.iter().map(|positions| positions.id)).chain(probe).collect()
     }
 
     /// Patch embedding, prefix tokens, position embedding: `[B, 3, H, W]` to `[B * N, D]`.
     fn embed(&self, pixels: Tensor<4>) -> Tensor<2> {
         let (batch, p, d) = (pixels.dims()[0], self.spec.patch_size, self.spec.dim);
         let [rows, columns] = self.spec.grid();
+        // The patches may leave pixels out at the end.
+        let pixels = match self.spec.embedding.cropped {
+            true => pixels.narrow(2, 0, rows * p).narrow(3, 0, columns * p),
+            false => pixels,
+        };
         let patches = pixels
             .reshape([batch, 3, rows, p, columns, p])
             .permute([0, 2, 4, 1, 3, 5]) // [B, rows, columns, 3, P, P]
             .reshape([batch * rows * columns, 3 * p * p]);
-        let patches = self.patch_embed.forward(patches).reshape([batch, rows * columns, d]);
+        let mut patches = self.patch_embed.forward(patches);
+        if let (EmbeddingNorm::Patches, Some(norm)) = (self.spec.embedding.norm, &self.embedding_norm) {
+            patches = norm.forward(patches);
+        }
+        let patches = patches.reshape([batch, rows * columns, d]);
         let prefix = [&self.cls_token, &self.dist_token, &self.reg_token];
         let mut tokens: Vec<Tensor<3>> = prefix
             .into_iter()
@@ -162,32 +179,57 @@ impl BurnVit {
             .map(|token| token.val().unsqueeze::<3>().repeat_dim(0, batch))
             .collect();
         tokens.push(patches);
-        let x = Tensor::cat(tokens, 1) + self.positions().unsqueeze::<3>(); // [B, N, D]
-        x.reshape([batch * self.spec.num_tokens(), d])
+        let mut x = Tensor::cat(tokens, 1); // [B, N, D]
+        if let Some(positions) = self.positions() {
+            x = x + positions.unsqueeze::<3>();
+        }
+        let x = x.reshape([batch * self.spec.num_tokens(), d]);
+        match (self.spec.embedding.norm, &self.embedding_norm) {
+            (EmbeddingNorm::Tokens, Some(norm)) => norm.forward(x),
+            _ => x,
+        }
     }
 
-    /// Position embeddings, `[N, D]`; 0 for prefix tokens without a position.
-    fn positions(&self) -> Tensor<2> {
-        let (positions, embedded) = (self.pos_embed.val(), self.spec.embedded_prefix());
+    /// Position embeddings, `[N, D]`, 0 for prefix tokens without a position; `None` if no token has one.
+    fn positions(&self) -> Option<Tensor<2>> {
+        let (positions, embedded) = (self.pos_embed.as_ref()?.val(), self.spec.embedded_prefix());
         let without = self.spec.num_prefix_tokens() - embedded;
         if without == 0 {
-            return positions;
+            return Some(positions);
         }
         let zeros = Tensor::zeros([without, self.spec.dim], &positions.device());
         let patches = positions.clone().narrow(0, embedded, self.spec.num_patches());
         if embedded == 0 {
-            return Tensor::cat(vec![zeros, patches], 0);
+            return Some(Tensor::cat(vec![zeros, patches], 0));
         }
-        Tensor::cat(vec![positions.narrow(0, 0, embedded), zeros, patches], 0)
+        Some(Tensor::cat(vec![positions.narrow(0, 0, embedded), zeros, patches], 0))
     }
 
     fn final_tokens(&self, x: Tensor<2>) -> Tensor<2> {
-        if self.spec.pooling.fc_norm { x } else { self.norm.forward(x) }
+        if self.spec.pooling.fc_norm { x } else { self.normed(x) }
+    }
+
+    /// `x: [R, D]` after the final norm, if there is one.
+    fn normed(&self, x: Tensor<2>) -> Tensor<2> {
+        match &self.norm {
+            Some(norm) => norm.forward(x),
+            None => x,
+        }
+    }
+
+    /// The image embedding of pooled features.
+    fn embedding(&self, pooled: &Pooled) -> Tensor<2> {
+        match &self.projection {
+            Some(projection) => projection.forward(pooled.features()),
+            None => pooled.features(),
+        }
     }
 
     fn pool(&self, x: Tensor<2>, layout: &TokenLayout) -> Pooled {
         let images = layout.spread(self.final_tokens(x)); // [B, n, D]
-        let token = |i: usize| images.clone().narrow(1, i, 1).squeeze_dim::<2>(1);
+        // A norm after pooling is one of the pooled vector.
+        let normed = |x: Tensor<2>| if self.spec.pooling.fc_norm { self.normed(x) } else { x };
+        let token = |i: usize| normed(images.clone().narrow(1, i, 1).squeeze_dim::<2>(1));
         let mean = || {
             let prefix = self.spec.num_prefix_tokens();
             let patches = images.clone().narrow(1, prefix, images.dims()[1] - prefix);
@@ -195,12 +237,16 @@ impl BurnVit {
                 Some(weights) => (patches * weights.unsqueeze_dim::<3>(2)).sum_dim(1),
                 None => patches.mean_dim(1),
             };
-            let mean = mean.squeeze_dim::<2>(1);
-            if self.spec.pooling.fc_norm { self.norm.forward(mean) } else { mean }
+            normed(mean.squeeze_dim::<2>(1))
         };
         match self.spec.pooling.pool {
             Pool::Token => Pooled { main: token(0), dist: self.spec.embedding.distilled.then(|| token(1)) },
             Pool::Avg => Pooled { main: mean(), dist: None },
+            Pool::Map => {
+                let pool = self.attn_pool.as_ref().expect("a checked geometry that pools by attention");
+                let prefix = self.spec.num_prefix_tokens();
+                Pooled { main: normed(pool.forward(images.clone(), layout, prefix)), dist: None }
+            }
             Pool::TokenAvg => Pooled { main: Tensor::cat(vec![token(0), mean()], 1), dist: None },
         }
     }

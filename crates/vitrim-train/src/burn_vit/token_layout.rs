@@ -21,6 +21,8 @@ pub(super) struct TokenLayout {
     key_weights: Option<Tensor<4>>,
     /// Weights of the patch tokens in their image's mean, `[B, n - prefix]`; `None` if they are equal.
     weights: Option<Tensor<2>>,
+    /// How often each token counts when a learned query pools them, 0 for padding, `[B, n]`; `None` if all count once.
+    sizes: Option<Tensor<2>>,
 }
 
 /// Indices from `[T]` to `[B, n]` and back, for images of different lengths.
@@ -62,6 +64,7 @@ impl TokenLayout {
             key_bias: None,
             key_weights: None,
             weights: None,
+            sizes: None,
         }
     }
 
@@ -72,6 +75,7 @@ impl TokenLayout {
         let mass = sizes.clone().reshape([batch, n]).narrow(1, prefix, n0);
         let total = mass.clone().sum_dim(1).clamp_min(f32::MIN_POSITIVE);
         TokenLayout {
+            sizes: Some(sizes.clone().reshape([batch, n])),
             key_weights: Some(sizes.reshape([batch, 1, 1, n])),
             weights: Some(mass / total),
             ..TokenLayout::dense(spec, batch)
@@ -93,6 +97,14 @@ impl TokenLayout {
             mass.resize(mass.len() + longest.saturating_sub(prefix) - patches.len(), 0.0);
         }
         layout.weights = Some(shares(mass, batch, device));
+        if sizes.iter().any(|size| *size != 1.0) {
+            let mut values = Vec::with_capacity(batch * longest);
+            for (b, image) in offsets.windows(2).enumerate() {
+                values.extend_from_slice(&sizes[image[0]..image[1]]);
+                values.resize((b + 1) * longest, 0.0);
+            }
+            layout.sizes = Some(Tensor::from_data(TensorData::new(values, [batch, longest]), device));
+        }
         layout.key_bias = packed.key_bias().map(|bias| {
             let mut values = Vec::with_capacity(batch * longest);
             for (b, image) in offsets.windows(2).enumerate() {
@@ -165,6 +177,10 @@ impl TokenLayout {
 
     pub fn key_weights(&self) -> Option<Tensor<4>> {
         self.key_weights.clone()
+    }
+
+    pub fn sizes(&self) -> Option<Tensor<2>> {
+        self.sizes.clone()
     }
 
     pub fn weights(&self) -> Option<Tensor<2>> {

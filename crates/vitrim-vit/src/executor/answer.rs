@@ -11,6 +11,15 @@ impl CpuWeights {
         match want {
             Want::Tokens => Output { values: self.final_tokens(state), width: self.spec.dim },
             Want::Pooled => Output { values: mean(self.pooled(state)), width: self.spec.num_features() },
+            Want::Embedding => {
+                let pooled = mean(self.pooled(state));
+                let Some(projection) = &self.projection else {
+                    return Output { values: pooled, width: self.spec.num_features() };
+                };
+                let mut values = vec![0.0; pooled.len() / projection.inputs() * projection.outputs()];
+                projection.forward(&pooled, &mut values);
+                Output { values, width: projection.outputs() }
+            }
             Want::Logits => {
                 let width = self.spec.num_classes;
                 let logits = self.heads.iter().zip(self.pooled(state)).map(|(head, pooled)| {
@@ -25,11 +34,17 @@ impl CpuWeights {
 
     /// Final tokens `[T, D]`: normed, unless the norm comes after pooling.
     fn final_tokens(&self, state: &HostState) -> Vec<f32> {
-        let mut tokens = state.packed.tokens.clone();
-        if !self.spec.pooling.fc_norm {
-            self.norm.forward(&state.packed.tokens, &mut tokens, self.spec.dim);
+        let tokens = &state.packed.tokens;
+        if self.spec.pooling.fc_norm { tokens.clone() } else { self.normed(tokens) }
+    }
+
+    /// The rows `x: [n, D]` after the final norm, if there is one.
+    fn normed(&self, x: &[f32]) -> Vec<f32> {
+        let mut normed = x.to_vec();
+        if let Some(norm) = &self.norm {
+            norm.forward(x, &mut normed, self.spec.dim);
         }
-        tokens
+        normed
     }
 
     /// The input of each head, `[B, num_features]` per head.
@@ -40,6 +55,13 @@ impl CpuWeights {
             }
             Pool::Token => vec![self.prefix(state, 0)],
             Pool::Avg => vec![self.mean_patch(state)],
+            Pool::Map => {
+                let probe =
+                    self.probe.as_ref().expect("a checked geometry that pools by attention has its weights");
+                let pooled =
+                    probe.pool(&self.final_tokens(state), &state.packed, self.spec.num_prefix_tokens());
+                vec![if self.spec.pooling.fc_norm { self.normed(&pooled) } else { pooled }]
+            }
             Pool::TokenAvg => {
                 let d = self.spec.dim;
                 let (class, mean) = (self.prefix(state, 0), self.mean_patch(state));
@@ -55,9 +77,7 @@ impl CpuWeights {
         let starts = offsets[..offsets.len() - 1].iter();
         let raw: Vec<f32> =
             starts.flat_map(|start| &state.packed.tokens[(start + i) * d..][..d]).copied().collect();
-        let mut normed = raw.clone();
-        self.norm.forward(&raw, &mut normed, d);
-        normed
+        self.normed(&raw)
     }
 
     /// The mean of each image's patch tokens, weighted by their sizes, `[B, D]`; the norm is applied before or after
@@ -75,11 +95,7 @@ impl CpuWeights {
                 mean.iter_mut().zip(token).for_each(|(m, t)| *m += weight * t);
             }
         }
-        if spec.pooling.fc_norm {
-            let raw = pooled.clone();
-            self.norm.forward(&raw, &mut pooled, d);
-        }
-        pooled
+        if spec.pooling.fc_norm { self.normed(&pooled) } else { pooled }
     }
 }
 

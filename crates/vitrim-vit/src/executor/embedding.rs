@@ -11,7 +11,11 @@ pub(super) fn origin_embedding(spec: &VitSpec, tensors: &Tensors) -> Result<Vec<
     for (name, count) in spec.prefix_tokens() {
         rows.extend_from_slice(&tensors.get(name, &[1, count, d])?);
     }
-    let positions = tensors.get("pos_embed", &[1, embedded + spec.num_patches(), d])?;
+    if spec.position_rows() == 0 {
+        rows.resize(spec.num_tokens() * d, 0.0);
+        return Ok(rows);
+    }
+    let positions = tensors.get("pos_embed", &[1, spec.position_rows(), d])?;
     let (of_prefix, of_patches) = positions.split_at(embedded * d);
     rows.iter_mut().zip(of_prefix).for_each(|(row, position)| *row += position);
     rows.extend_from_slice(of_patches);

@@ -1,15 +1,59 @@
 //! Operations on queries and keys between the QKV layer and attention.
 
-use vitrim_kernels::LayerNorm;
+use std::sync::Arc;
+
+use vitrim_kernels::{ChannelPairs, InstructionSet, LayerNorm};
 
 use crate::error::Result;
 use crate::places::GridPlaces;
 use crate::spec::VitSpec;
 
-/// Operations on each head's queries and keys before attention: norms. Rotary position embeddings belong here.
+/// Cosines and sines of the rotary position embeddings of each place of the patch grid.
+pub(super) struct Rotations {
+    /// `[N0, head_dim / 2]` each.
+    cosines: Vec<f32>,
+    sines: Vec<f32>,
+    pairs: ChannelPairs,
+    /// Rows and columns of the grid.
+    grid: [usize; 2],
+    head_dim: usize,
+}
+
+impl Rotations {
+    /// The rotations of `spec`; `None` if it has none.
+    pub fn of(spec: &VitSpec) -> Option<Self> {
+        let (rope, grid, head_dim) = (spec.attention.rope?, spec.grid(), spec.head_dim());
+        let places = (0..grid[0]).flat_map(|row| (0..grid[1]).map(move |column| [row, column]));
+        let angles: Vec<f32> = places.flat_map(|place| rope.angles(place, grid, head_dim)).collect();
+        Some(Rotations {
+            cosines: angles.iter().map(|angle| angle.cos()).collect(),
+            sines: angles.iter().map(|angle| angle.sin()).collect(),
+            pairs: rope.pairs,
+            grid,
+            head_dim,
+        })
+    }
+
+    /// Rotates the heads of a token, `[n, head_dim]`, by its place; prefix tokens stay.
+    fn apply(&self, heads: &mut [f32], place: Option<[usize; 2]>) {
+        let Some([row, column]) = place else { return };
+        let half = self.head_dim / 2;
+        let angles = (row * self.grid[1] + column) * half..(row * self.grid[1] + column + 1) * half;
+        let (cosines, sines) = (&self.cosines[angles.clone()], &self.sines[angles]);
+        InstructionSet::current().rotate(heads, cosines, sines, self.pairs);
+    }
+
+    /// Bytes of the table.
+    pub fn bytes(&self) -> usize {
+        size_of_val(self.cosines.as_slice()) + size_of_val(self.sines.as_slice())
+    }
+}
+
+/// Operations on each head's queries and keys before attention: norms, then rotary position embeddings.
 pub(super) struct HeadSteps {
     /// Norm of the queries, and norm of the keys.
-    norms: [LayerNorm; 2],
+    norms: Option<[LayerNorm; 2]>,
+    rotations: Option<Arc<Rotations>>,
     dim: usize,
     head_dim: usize,
     /// A change by grid position, for tests.
@@ -23,12 +67,18 @@ pub(super) type ByPlace = fn(&mut [f32], Option<[usize; 2]>);
 
 impl HeadSteps {
     /// The operations of a block of `spec`, whose norms `norm` reads by name; `None` if there are none.
-    pub fn of(spec: &VitSpec, norm: impl Fn(&str) -> Result<LayerNorm>) -> Result<Option<Self>> {
-        if !spec.attention.qk_norm {
+    pub fn of(
+        spec: &VitSpec,
+        rotations: Option<Arc<Rotations>>,
+        norm: impl Fn(&str) -> Result<LayerNorm>,
+    ) -> Result<Option<Self>> {
+        if !spec.attention.qk_norm && rotations.is_none() {
             return Ok(None);
         }
+        let norms = || Ok([norm("attn.q_norm")?, norm("attn.k_norm")?]);
         Ok(Some(HeadSteps {
-            norms: [norm("attn.q_norm")?, norm("attn.k_norm")?],
+            norms: spec.attention.qk_norm.then(norms).transpose()?,
+            rotations,
             dim: spec.dim,
             head_dim: spec.head_dim(),
             #[cfg(test)]
@@ -41,10 +91,15 @@ impl HeadSteps {
     pub fn apply(&self, qkv: &mut [f32], raw: &mut Vec<f32>, places: GridPlaces<'_>) {
         debug_assert_eq!(qkv.len(), places.len() * 3 * self.dim, "a place for each row");
         for row in qkv.chunks_exact_mut(3 * self.dim) {
-            for (norm, heads) in self.norms.iter().zip(row.chunks_exact_mut(self.dim)) {
+            for (norm, heads) in self.norms.iter().flatten().zip(row.chunks_exact_mut(self.dim)) {
                 raw.clear();
                 raw.extend_from_slice(heads);
                 norm.forward(raw, heads, self.head_dim);
+            }
+        }
+        if let Some(rotations) = &self.rotations {
+            for (row, place) in qkv.chunks_exact_mut(3 * self.dim).zip(places.iter()) {
+                rotations.apply(&mut row[..2 * self.dim], place);
             }
         }
         #[cfg(test)]
@@ -55,9 +110,9 @@ impl HeadSteps {
         }
     }
 
-    /// Bytes of the weights.
+    /// Bytes of the weights, without the table of rotations, which all blocks share.
     pub fn bytes(&self) -> usize {
-        self.norms.iter().map(LayerNorm::bytes).sum()
+        self.norms.iter().flatten().map(LayerNorm::bytes).sum()
     }
 }
 

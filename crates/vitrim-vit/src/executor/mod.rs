@@ -10,6 +10,7 @@ mod embedding;
 mod heads;
 mod interruptible;
 mod part;
+mod probe;
 mod scratch;
 mod session;
 mod weights;
@@ -30,7 +31,7 @@ use crate::error::Result;
 use crate::packed::Reduction;
 use crate::places::GridPlaces;
 use crate::profile::{Operation, Profile};
-use crate::spec::{MlpActivation, VitSpec};
+use crate::spec::{EmbeddingNorm, VitSpec};
 use crate::state::HostState;
 use crate::tensors::Tensors;
 use embedding::unfold;
@@ -47,8 +48,11 @@ thread_local! {
     static ROWS: RefCell<(RowBuffer, RowBuffer)> = RefCell::default();
     /// Queries, keys and values of a chunk of rows whose queries and keys need a norm, and one row's queries or keys.
     static HEADS: RefCell<(LineBuffer, Vec<f32>)> = RefCell::default();
-    /// Unfolded patches.
-    static PATCHES: RefCell<LineBuffer> = const { RefCell::new(LineBuffer::new()) };
+    /// Unfolded patches, and embedded patches before their norm and after it.
+    static PATCHES: RefCell<(LineBuffer, Vec<f32>)> = const { RefCell::new((LineBuffer::new(), Vec::new())) };
+    /// Outputs of an MLP's first layer, and hidden rows before their norm, for MLPs with a norm.
+    static UNNORMED: RefCell<(LineBuffer, LineBuffer)> =
+        const { RefCell::new((LineBuffer::new(), LineBuffer::new())) };
 }
 
 /// A session of a Vision Transformer on the CPU: shared weights, and the state that a pass needs. Passes may run in
@@ -204,13 +208,31 @@ impl CpuWeights {
             if stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
                 return;
             }
-            PATCHES.with_borrow_mut(|patches| {
+            PATCHES.with_borrow_mut(|(patches, embedded)| {
                 let patches = patches.room(tokens.len() / d * patch);
                 let image = &pixels.data[image * image_len..(image + 1) * image_len];
                 unfold(image, self.spec.img_size, p, first, patches);
-                self.patch.apply(&patches[..], Epilogue::Add(tokens));
+                match &self.embedding_norm {
+                    Some(norm) if self.spec.embedding.norm == EmbeddingNorm::Patches => {
+                        embedded.resize(2 * tokens.len(), 0.0);
+                        let (raw, normed) = embedded.split_at_mut(tokens.len());
+                        self.patch.apply(&patches[..], Epilogue::Store(raw));
+                        norm.forward(raw, normed, d);
+                        tokens.iter_mut().zip(normed).for_each(|(token, patch)| *token += *patch);
+                    }
+                    _ => self.patch.apply(&patches[..], Epilogue::Add(tokens)),
+                }
             });
         });
+        if let (EmbeddingNorm::Tokens, Some(norm)) = (self.spec.embedding.norm, &self.embedding_norm) {
+            tokens.par_chunks_mut(rows * d).for_each(|tokens| {
+                PATCHES.with_borrow_mut(|(_, raw)| {
+                    raw.clear();
+                    raw.extend_from_slice(tokens);
+                    norm.forward(raw, tokens, d);
+                });
+            });
+        }
         HostState::embedded(&self.spec, tokens, pixels.batch)
     }
 
@@ -303,18 +325,40 @@ impl CpuWeights {
 
     /// Block `l` from its attention's residual to its end.
     fn mlp(&self, l: usize, part: &mut Part<'_>, way: &Way<'_>) {
-        let (d, block, activation) = (self.spec.dim, &self.blocks[l], self.spec.mlp.activation);
+        let (d, block, mlp) = (self.spec.dim, &self.blocks[l], &self.spec.mlp);
+        let (activation, precision) = (mlp.activation.plain(), self.precision());
         let chunk = way.chunk(part.rows()) * d;
         let count = part.tokens.len().div_ceil(chunk);
         way.profile.time(Operation::NormMlp, || {
             part.tokens.par_chunks_mut(chunk).enumerate().for_each(|(i, x)| {
                 ROWS.with_borrow_mut(|(normed, hidden)| {
-                    block.norm2.forward_rows(x, normed, self.precision(), d);
-                    let to = match activation {
-                        MlpActivation::Gelu => Epilogue::GeluRows(hidden, self.precision()),
-                        MlpActivation::SwiGlu => Epilogue::SwigluRows(hidden, self.precision()),
-                    };
-                    block.fc1.apply_prefetching(Some(&block.fc2), &*normed, to);
+                    block.norm2.forward_rows(x, normed, precision, d);
+                    match (&block.mlp_norm, activation) {
+                        (Some(norm), activation) => UNNORMED.with_borrow_mut(|(first, raw)| {
+                            let rows = x.len() / d;
+                            let first = first.room(rows * mlp.first());
+                            block.fc1.apply_prefetching(Some(&block.fc2), &*normed, Epilogue::Store(first));
+                            let raw = match activation {
+                                Some(activation) => {
+                                    InstructionSet::current().activate(activation, first);
+                                    first
+                                }
+                                None => {
+                                    let raw = raw.room(rows * mlp.hidden);
+                                    InstructionSet::current().swiglu(first, raw, mlp.first());
+                                    raw
+                                }
+                            };
+                            norm.forward_rows(raw, hidden, precision, mlp.hidden);
+                        }),
+                        (None, activation) => {
+                            let to = match activation {
+                                Some(activation) => Epilogue::ActivateRows(activation, hidden, precision),
+                                None => Epilogue::SwigluRows(hidden, precision),
+                            };
+                            block.fc1.apply_prefetching(Some(&block.fc2), &*normed, to);
+                        }
+                    }
                     let then =
                         if i + 1 < count { Some(&block.fc1) } else { self.blocks.get(l + 1).map(|b| &b.qkv) };
                     block.fc2.apply_prefetching(then, &*hidden, Epilogue::Add(x));

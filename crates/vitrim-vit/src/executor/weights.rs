@@ -1,9 +1,12 @@
 //! The weights of a backbone, packed for the processor, and everything else that passes only read.
 
+use std::sync::Arc;
+
 use vitrim_kernels::{Attention, Bf16Pair, InstructionSet, LayerNorm, Linear, Packing, Precision, Word};
 
 use super::embedding::origin_embedding;
-use super::heads::HeadSteps;
+use super::heads::{HeadSteps, Rotations};
+use super::probe::Probe;
 use crate::error::Result;
 use crate::spec::VitSpec;
 use crate::tensors::Tensors;
@@ -15,8 +18,16 @@ pub struct CpuWeights {
     pub(super) patch: Linear,
     /// Prefix tokens with their position embeddings, then the patches' position embeddings, `[N, D]`.
     pub(super) origin_embedding: Vec<f32>,
+    /// The norm before block 0.
+    pub(super) embedding_norm: Option<LayerNorm>,
+    rotations: Option<Arc<Rotations>>,
     pub(super) blocks: Vec<Block>,
-    pub(super) norm: LayerNorm,
+    /// The final norm, before or after pooling.
+    pub(super) norm: Option<LayerNorm>,
+    /// Pooling by attention.
+    pub(super) probe: Option<Probe>,
+    /// The projection of the pooled features to the space shared with texts.
+    pub(super) projection: Option<Linear>,
     pub(super) heads: Vec<Linear>,
     pub(super) attention: Attention,
     pub(super) activations: Activations,
@@ -51,6 +62,8 @@ pub(super) struct Block {
     pub proj: Linear,
     pub norm2: LayerNorm,
     pub fc1: Linear,
+    /// The norm of the inputs of `fc2`.
+    pub mlp_norm: Option<LayerNorm>,
     pub fc2: Linear,
 }
 
@@ -70,32 +83,44 @@ impl CpuWeights {
         let linear =
             |name: &str, outputs, inputs, bias| layer(name, outputs, inputs, bias, Packing::new(precision));
         // The last layer of a residual branch, with the branch's LayerScale.
-        let last = |name: &str, inputs, scale: &str| -> Result<Linear> {
+        let last = |name: &str, inputs, scale: &str, bias| -> Result<Linear> {
             let gamma = if spec.layer_scale { Some(get(&format!("{scale}.gamma"), &[d])?) } else { None };
-            layer(name, d, inputs, true, Packing { gamma: gamma.as_deref(), ..Packing::new(precision) })
+            layer(name, d, inputs, bias, Packing { gamma: gamma.as_deref(), ..Packing::new(precision) })
         };
         let norm_of = |name: &str, width: usize| -> Result<LayerNorm> {
-            let (weight, bias) =
-                (get(&format!("{name}.weight"), &[width])?, get(&format!("{name}.bias"), &[width])?);
-            Ok(LayerNorm::new(&weight, &bias, spec.norm.eps))
+            let bias = || get(&format!("{name}.bias"), &[width]);
+            let bias = (!spec.norm.rms).then(bias).transpose()?;
+            Ok(spec.norm.with(&get(&format!("{name}.weight"), &[width])?, bias.as_deref()))
         };
         let norm = |name: &str| norm_of(name, d);
 
         let p = spec.patch_size;
         let patch_weight = get("patch_embed.proj.weight", &[d, 3, p, p])?;
-        let patch_bias = get("patch_embed.proj.bias", &[d])?;
+        let patch_bias = spec.embedding.patch_bias.then(|| get("patch_embed.proj.bias", &[d])).transpose()?;
         let origin_embedding = origin_embedding(spec, tensors)?;
+        let rotations = Rotations::of(spec).map(Arc::new);
+        let qkv = |name: &str| -> Result<Linear> {
+            if !(spec.attention.qkv_bias && spec.attention.unbiased_keys) {
+                return linear(&format!("{name}.qkv"), 3 * d, d, spec.attention.qkv_bias);
+            }
+            let weight = get(&format!("{name}.qkv.weight"), &[3 * d, d])?;
+            let mut bias = get(&format!("{name}.q_bias"), &[d])?.into_owned();
+            bias.resize(2 * d, 0.0);
+            bias.extend_from_slice(&get(&format!("{name}.v_bias"), &[d])?);
+            Ok(Linear::packed(&weight, Some(&bias), 3 * d, d, Packing::new(precision)))
+        };
 
         let blocks = (0..spec.depth).map(|l| {
             let name = |part: &str| format!("blocks.{l}.{part}");
             Ok(Block {
                 norm1: norm(&name("norm1"))?,
-                qkv: linear(&name("attn.qkv"), 3 * d, d, spec.attention.qkv_bias)?,
-                heads: HeadSteps::of(spec, |part| norm_of(&name(part), spec.head_dim()))?,
-                proj: last(&name("attn.proj"), d, &name("ls1"))?,
+                qkv: qkv(&name("attn"))?,
+                heads: HeadSteps::of(spec, rotations.clone(), |part| norm_of(&name(part), spec.head_dim()))?,
+                proj: last(&name("attn.proj"), d, &name("ls1"), spec.attention.proj_bias)?,
                 norm2: norm(&name("norm2"))?,
-                fc1: linear(&name("mlp.fc1"), spec.mlp.first(), d, true)?,
-                fc2: last(&name("mlp.fc2"), spec.mlp.hidden, &name("ls2"))?,
+                fc1: linear(&name("mlp.fc1"), spec.mlp.first(), d, spec.mlp.bias)?,
+                mlp_norm: (spec.mlp.norm).then(|| norm_of(&name("mlp.norm"), spec.mlp.hidden)).transpose()?,
+                fc2: last(&name("mlp.fc2"), spec.mlp.hidden, &name("ls2"), spec.mlp.bias)?,
             })
         });
         let heads = spec.head_names().iter().map(|head| {
@@ -105,11 +130,20 @@ impl CpuWeights {
         Ok(CpuWeights {
             precision,
             activations: Activations::of(precision, InstructionSet::current(), spec.head_dim()),
-            patch: Linear::packed(&patch_weight, Some(&patch_bias), d, 3 * p * p, patch),
+            patch: Linear::packed(&patch_weight, patch_bias.as_deref(), d, 3 * p * p, patch),
             origin_embedding,
             blocks: blocks.collect::<Result<_>>()?,
-            norm: norm(spec.final_norm())?,
+            embedding_norm: spec.embedding_norm().map(norm).transpose()?,
+            norm: spec.final_norm().map(norm).transpose()?,
+            probe: spec.pooling.attention.map(|pool| Probe::read(pool, spec, tensors)).transpose()?,
+            projection: (spec.pooling.projection)
+                .map(|width| {
+                    let packing = Packing::new(Precision::F32);
+                    layer("visual_projection", width, spec.num_features(), false, packing)
+                })
+                .transpose()?,
             heads: heads.collect::<Result<_>>()?,
+            rotations,
             attention: Attention::new(spec.attention.heads, spec.head_dim(), spec.embedding.class_token),
             spec: spec.clone(),
         })
@@ -134,12 +168,16 @@ impl CpuWeights {
             let linears = [&block.qkv, &block.proj, &block.fc1, &block.fc2].map(Linear::bytes);
             let norms = [&block.norm1, &block.norm2].map(LayerNorm::bytes);
             let heads = block.heads.as_ref().map_or(0, HeadSteps::bytes);
-            linears.iter().chain(&norms).sum::<usize>() + heads
+            let mlp_norm = block.mlp_norm.as_ref().map_or(0, LayerNorm::bytes);
+            linears.iter().chain(&norms).sum::<usize>() + heads + mlp_norm
         };
         self.patch.bytes()
             + size_of_val(self.origin_embedding.as_slice())
             + self.blocks.iter().map(block).sum::<usize>()
-            + self.norm.bytes()
+            + self.norm.iter().chain(&self.embedding_norm).map(LayerNorm::bytes).sum::<usize>()
+            + self.rotations.as_ref().map_or(0, |rotations| rotations.bytes())
+            + self.probe.as_ref().map_or(0, Probe::bytes)
+            + self.projection.as_ref().map_or(0, Linear::bytes)
             + self.heads.iter().map(Linear::bytes).sum::<usize>()
     }
 }

@@ -52,14 +52,11 @@ fn named(name: &Name<'_>) -> Option<Draft> {
 
 fn geometry(config: &Value, task: Task) -> Result<VitSpec> {
     let spec = transformers::plain(config, task, 16)?;
-    let mlp = MlpSpec {
-        hidden: count_or(config, "intermediate_size", 3072)?,
-        activation: transformers::activation(config)?,
-    };
+    let mlp = MlpSpec::plain(count_or(config, "intermediate_size", 3072)?, transformers::activation(config)?);
     let distilled = task == Task::ClassificationWithTeacher;
     Ok(VitSpec {
         // Without its own head, the distillation token is a register with a position.
-        embedding: Embedding { class_token: true, distilled, reg_tokens: usize::from(!distilled) },
+        embedding: Embedding { distilled, reg_tokens: usize::from(!distilled), ..Embedding::default() },
         mlp,
         ..spec
     })

@@ -79,15 +79,15 @@ fn geometry(config: &Value, task: Task) -> Result<VitSpec> {
     let spec = transformers::plain(config, task, 14)?;
     let ratio = (spec.dim as f64 * number_or(config, "mlp_ratio", 4.0)?) as usize;
     let mlp = if flag_or(config, "use_swiglu_ffn", false)? {
-        MlpSpec { hidden: (ratio * 2 / 3).next_multiple_of(8), activation: MlpActivation::SwiGlu }
+        MlpSpec::plain((ratio * 2 / 3).next_multiple_of(8), MlpActivation::SwiGlu)
     } else {
-        MlpSpec { hidden: ratio, activation: transformers::activation(config)? }
+        MlpSpec::plain(ratio, transformers::activation(config)?)
     };
     let mut pooling = spec.pooling;
     if spec.num_classes > 0 {
         pooling.pool = Pool::TokenAvg;
     }
-    let norm = NormSpec { eps: number_or(config, "layer_norm_eps", 1e-6)? as f32 };
+    let norm = NormSpec::layer(number_or(config, "layer_norm_eps", 1e-6)? as f32);
     Ok(VitSpec { mlp, pooling, norm, layer_scale: true, ..spec })
 }
 
@@ -102,8 +102,8 @@ fn names(prefix: &'static str, spec: &VitSpec) -> NameTable {
     NameTable {
         prefix,
         rows: match spec.mlp.activation {
-            MlpActivation::Gelu => &[&BODY],
             MlpActivation::SwiGlu => &[&SWIGLU, &BODY],
+            _ => &[&BODY],
         },
         heads: &[("head", &[Stored::As("classifier")])],
         ignored: &["embeddings.mask_token"],

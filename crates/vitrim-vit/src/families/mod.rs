@@ -19,12 +19,18 @@
 //! 5. Add small checkpoints to `scripts/make_fixtures.py`, and their names to `tests/fixtures.rs` here and to
 //!    `tests/burn_vit.rs` and `tests/layouts.rs` of `vitrim-train`.
 
+mod aimv2;
+mod clip;
 mod deit;
 mod deit3;
 mod description;
 mod dinov2;
+mod dinov3;
+mod eva;
 mod family;
 mod fields;
+mod missing;
+mod siglip;
 mod timm;
 mod transformers;
 mod vit;
@@ -41,7 +47,18 @@ use timm::Draft;
 pub use timm::{Live, TimmArgument};
 
 /// All families. A name or class belongs to the first family that recognises it.
-static FAMILIES: &[Family] = &[vit::FAMILY, deit::FAMILY, deit3::FAMILY, dinov2::FAMILY];
+static FAMILIES: &[Family] = &[
+    vit::FAMILY,
+    deit::FAMILY,
+    deit3::FAMILY,
+    dinov2::FAMILY,
+    dinov3::FAMILY,
+    clip::FAMILY,
+    siglip::FAMILY,
+    eva::EVA02,
+    eva::PE_CORE,
+    aimv2::FAMILY,
+];
 
 /// The checkpoint that `config` describes; `processor` is transformers' `preprocessor_config.json`.
 ///
@@ -76,6 +93,8 @@ pub(crate) fn resize(config: &mut Value, size: [usize; 2]) {
     if config.get("architecture").is_some() {
         config["model_args"]["img_size"] = json!(size);
     } else {
+        let towers = config.get("vision_config").is_some();
+        let config = if towers { &mut config["vision_config"] } else { config };
         config["image_size"] = if size[0] == size[1] { json!(size[0]) } else { json!(size) };
     }
 }
@@ -130,8 +149,12 @@ fn timm_family(name: &str) -> Result<(Draft, &'static timm::Names)> {
 
 /// The error for an unsupported `architecture`.
 fn unsupported(architecture: &str) -> VitError {
-    let name = architecture.chars().take(MAX_SHOWN).collect();
-    VitError::UnsupportedArchitecture { name, supported: supported() }
+    let missing = missing::missing(architecture).map(|missing| format!(": it needs {missing}"));
+    VitError::UnsupportedArchitecture {
+        name: architecture.chars().take(MAX_SHOWN).collect(),
+        missing: missing.unwrap_or_default(),
+        supported: supported(),
+    }
 }
 
 /// The supported architectures, for the error message.
@@ -175,8 +198,9 @@ mod tests {
     fn others_are_refused_with_the_list() {
         for name in [
             "resnet50",
-            "vit_base_patch16_siglip_224",
-            "vit_base_patch16_clip_224.openai",
+            "vit_base_patch16_siglip_na",
+            "eva02_base_patch16_clip_224",
+            "convnext_tiny",
             "vit_tiny_patch14_dinov2",
             "vit_huge_patch14_reg4_dinov2",
             "deit3_small_distilled_patch16_224",
@@ -192,16 +216,44 @@ mod tests {
     }
 
     #[test]
+    fn what_is_missing_is_said() {
+        for (name, missing) in [
+            ("convnext_tiny.fb_in22k", "convolutions"),
+            ("swin_tiny_patch4_window7_224", "attention within windows"),
+            ("beit_base_patch16_224", "a relative position bias"),
+            ("beitv2_base_patch16_224", "a relative position bias"),
+            ("hiera_tiny_224", "pooling between stages"),
+            ("vit_base_patch16_rope_mixed_224", "learned for each block and head"),
+            ("naflexvit_base_patch16_siglip", "several sizes in one batch"),
+            ("Siglip2VisionModel", "NaFlex"),
+            ("eva02_large_patch14_clip_336", "a norm of attention's output"),
+            ("Swinv2ForImageClassification", "attention within windows"),
+        ] {
+            let error = unsupported(name).to_string();
+            let begins = error.starts_with(&format!("unsupported architecture '{name}': it needs "));
+            assert!(begins && error.contains(missing), "{error}");
+        }
+        let error = VitSpec::from_timm_name("vit_base_patch16_rope_mixed_224").unwrap_err();
+        assert!(error.to_string().contains("it needs rotary frequencies"), "{error}");
+        assert!(unsupported("mine").to_string().starts_with("unsupported architecture 'mine'; supported: "));
+    }
+
+    #[test]
     fn the_list_is_that_of_the_families() {
         let list = supported();
         for part in [
             "timm's vit_{tiny,small,base,large,huge,giant,gigantic}_patch*_*, ",
             "deit_{tiny,small,base}[_distilled]_patch*_*, ",
             "deit3_{small,medium,base,large,huge}_patch*_*, ",
-            "vit_{small,base,large,giant}_patch*[_reg4]_dinov2; ",
-            "transformers' ViTModel, ViTForImageClassification, DeiTModel, ",
+            "vit_{small,base,large,giant}_patch*[_reg4]_dinov2, ",
+            "vit_{tiny,small,small_plus,base,large,huge_plus,7b}_patch*_dinov3[_qkvb], ",
+            "vit_pe_core_{tiny,small,base,large,gigantic}_patch*_*; ",
+            "transformers' ViTModel, ViTForImageClassification, ",
+            ", DeiTModel, ",
             "DeiTForImageClassificationWithTeacher, ",
-            ", Dinov2WithRegistersForImageClassification",
+            ", Dinov2WithRegistersForImageClassification, ",
+            ", CLIPModel, ",
+            ", SiglipVisionModel, ",
         ] {
             assert!(list.contains(part), "no '{part}' in {list}");
         }

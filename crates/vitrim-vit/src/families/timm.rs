@@ -13,7 +13,8 @@ use crate::error::{Result, VitError};
 use crate::names::{NameRow, NameTable, Stored};
 use crate::positions::Bicubic;
 use crate::spec::{
-    AttentionSpec, Embedding, MlpActivation, MlpSpec, NormSpec, Pool, Pooling, Positions, VitSpec,
+    AttentionPool, AttentionSpec, Embedding, EmbeddingNorm, MlpActivation, MlpSpec, NormSpec, Pool, Pooling,
+    Positions, VitSpec,
 };
 
 /// A family's names in timm.
@@ -41,6 +42,8 @@ impl Names {
 /// A timm class that builds families: its arguments and its tensor names.
 pub(super) struct Class {
     pub arguments: &'static [TimmArgument],
+    /// Arguments that the class shares with another; those of `arguments` come first.
+    pub shared: &'static [TimmArgument],
     pub names: NameTable,
 }
 
@@ -88,9 +91,13 @@ impl<'n> Name<'n> {
 pub(super) struct Draft {
     pub spec: VitSpec,
     /// Ratio of the outputs of the MLP's first layer to the width.
-    mlp_ratio: f64,
+    pub mlp_ratio: f64,
+    /// Whether `mlp_ratio` is that of the inputs of the second layer (timm's `Eva`), and of what they are a multiple.
+    pub hidden_ratio: Option<usize>,
     /// The argument `fc_norm`, if it was given.
-    fc_norm: Option<bool>,
+    pub fc_norm: Option<bool>,
+    /// Heads, ratio of the MLP and activation of an attention pool, if they are not those of the blocks.
+    pub pool: (Option<usize>, Option<f64>, Option<MlpActivation>),
 }
 
 impl Draft {
@@ -103,30 +110,51 @@ impl Draft {
             dim: size.dim,
             depth: size.depth,
             num_classes: 1000,
-            embedding: Embedding { class_token: true, distilled: false, reg_tokens: 0 },
+            embedding: Embedding::default(),
             positions: Positions::All,
-            attention: AttentionSpec { heads: size.heads, qkv_bias: true, qk_norm: false },
-            mlp: MlpSpec { hidden: 0, activation: MlpActivation::Gelu },
-            norm: NormSpec { eps: EPSILON as f32 },
+            attention: AttentionSpec::plain(size.heads),
+            mlp: MlpSpec::plain(0, MlpActivation::Gelu),
+            norm: NormSpec::layer(1e-6),
             layer_scale: false,
-            pooling: Pooling { pool: Pool::Token, fc_norm: false },
+            pooling: Pooling::plain(Pool::Token, false),
         };
-        Draft { spec, mlp_ratio: size.mlp_ratio, fc_norm: None }
+        Draft { spec, mlp_ratio: size.mlp_ratio, hidden_ratio: None, fc_norm: None, pool: (None, None, None) }
     }
 
     /// The finished geometry, checked.
     pub fn finish(self) -> Result<VitSpec> {
-        let Draft { mut spec, mlp_ratio, fc_norm } = self;
+        let Draft { mut spec, mlp_ratio, hidden_ratio, fc_norm, pool: (heads, pool_ratio, activation) } =
+            self;
         spec.pooling.fc_norm = fc_norm.unwrap_or(spec.pooling.pool == Pool::Avg);
-        spec.mlp = MlpSpec::of_outputs((spec.dim as f64 * mlp_ratio) as usize, spec.mlp.activation);
+        let width = |ratio: f64| (spec.dim as f64 * ratio) as usize;
+        spec.pooling.attention = (spec.pooling.pool == Pool::Map).then(|| AttentionPool {
+            heads: heads.unwrap_or(spec.attention.heads),
+            prefix: hidden_ratio.is_some(),
+            query: true,
+            bias: true,
+            mlp: Some(MlpSpec::plain(
+                width(pool_ratio.unwrap_or(mlp_ratio)),
+                activation.unwrap_or(spec.mlp.activation),
+            )),
+        });
+        spec.mlp = match hidden_ratio {
+            Some(multiple) => MlpSpec { hidden: width(mlp_ratio).next_multiple_of(multiple), ..spec.mlp },
+            None => spec.mlp.of_outputs(width(mlp_ratio)),
+        };
         spec.check()?;
         Ok(spec)
+    }
+
+    /// A norm over all tokens before block 0; the patch embedding has no bias then.
+    pub fn set_pre_norm(&mut self, there: bool) {
+        self.spec.embedding.norm = if there { EmbeddingNorm::Tokens } else { EmbeddingNorm::None };
+        self.spec.embedding.patch_bias = !there;
     }
 
     /// Applies the argument `name` of `class`.
     fn apply(&mut self, class: &Class, name: &str, value: &Value) -> Result<()> {
         let named = format!("model_args.{name}");
-        let argument = class.arguments.iter().find(|argument| argument.name == name);
+        let argument = class.arguments.iter().chain(class.shared).find(|argument| argument.name == name);
         match argument.map(|argument| argument.effect) {
             Some(Effect::SetsGiven(set)) => {
                 set(&mut self.spec, !matches!(value, Value::Null | Value::Bool(false)));
@@ -170,7 +198,7 @@ pub enum Live {
 }
 
 #[derive(Clone, Copy)]
-enum Effect {
+pub(super) enum Effect {
     /// Changes the geometry, unless the value is null.
     Sets(fn(&mut Draft, &str, &Value) -> Result<()>),
     /// Changes the geometry by whether the value is given: neither null nor false.
@@ -181,28 +209,25 @@ enum Effect {
     Nothing,
 }
 
-/// Epsilon of every norm in timm's named architectures.
-const EPSILON: f64 = 1e-6;
-
 /// timm's `VisionTransformer`, of plain blocks.
-pub(super) static VISION_TRANSFORMER: Class = Class { arguments: ARGUMENTS, names: NAMES };
+pub(super) static VISION_TRANSFORMER: Class = Class { arguments: ARGUMENTS, shared: &[], names: NAMES };
 
 /// Our tensor names are timm's. Meta's DeiT-III has another name for LayerScale, and its DINOv2 has a mask token for
 /// pre-training.
 const NAMES: NameTable =
     NameTable { prefix: "", rows: &[&LAYER_SCALE], heads: &[], ignored: &["mask_token"] };
 
-const LAYER_SCALE: [NameRow; 2] = [
+pub(super) const LAYER_SCALE: [NameRow; 2] = [
     ("blocks.{l}.ls1.gamma", &[Stored::As("blocks.{l}.ls1.gamma"), Stored::As("blocks.{l}.gamma_1")]),
     ("blocks.{l}.ls2.gamma", &[Stored::As("blocks.{l}.ls2.gamma"), Stored::As("blocks.{l}.gamma_2")]),
 ];
 
-const fn argument(name: &'static str, live: Live, effect: Effect) -> TimmArgument {
+pub(super) const fn argument(name: &'static str, live: Live, effect: Effect) -> TimmArgument {
     TimmArgument { name, live, effect }
 }
 
 /// An argument that changes the geometry.
-const fn sets(
+pub(super) const fn sets(
     name: &'static str,
     live: Live,
     set: fn(&mut Draft, &str, &Value) -> Result<()>,
@@ -211,7 +236,7 @@ const fn sets(
 }
 
 /// An argument with one supported value, which a module does not keep.
-const fn only(name: &'static str, value: &'static str) -> TimmArgument {
+pub(super) const fn only(name: &'static str, value: &'static str) -> TimmArgument {
     argument(name, Live::Unknown, Effect::Only(value))
 }
 
@@ -220,7 +245,7 @@ const fn inert(name: &'static str) -> TimmArgument {
     argument(name, Live::Unknown, Effect::Nothing)
 }
 
-static ARGUMENTS: &[TimmArgument] = &[
+pub(super) static ARGUMENTS: &[TimmArgument] = &[
     sets("img_size", Live::Value("patch_embed.img_size"), |draft, named, value| {
         draft.spec.img_size = pair(named, value)?;
         Ok(())
@@ -259,11 +284,21 @@ static ARGUMENTS: &[TimmArgument] = &[
         fixed(named, value, &[built])
     }),
     sets("act_layer", Live::Class("blocks.0.mlp.act"), |draft, named, value| {
-        let built = match draft.spec.mlp.activation {
-            MlpActivation::Gelu => ["gelu", "GELU"],
-            MlpActivation::SwiGlu => ["silu", "SiLU"],
+        let named_so = match value.as_str() {
+            Some("gelu" | "GELU") => MlpActivation::Gelu,
+            Some("gelu_tanh" | "GELUTanh") => MlpActivation::GeluTanh,
+            Some("quick_gelu" | "QuickGELU") => MlpActivation::QuickGelu,
+            Some("silu" | "swish" | "SiLU") => MlpActivation::Silu,
+            _ => return Err(not_supported(named, value)),
         };
-        fixed(named, value, &built)
+        let activation = &mut draft.spec.mlp.activation;
+        match (*activation, named_so) {
+            // The activation of the gate.
+            (MlpActivation::SwiGlu, MlpActivation::Silu) => {}
+            (MlpActivation::SwiGlu, _) => return Err(not_supported(named, value)),
+            _ => *activation = named_so,
+        }
+        Ok(())
     }),
     sets("class_token", Live::Built("cls_token"), |draft, named, value| {
         draft.spec.embedding.class_token = flag(named, value)?;
@@ -295,19 +330,25 @@ static ARGUMENTS: &[TimmArgument] = &[
         Ok(())
     }),
     // Not a timm argument: an argument of timm's `norm_layer`.
-    sets("norm_eps", Live::First(&["norm.eps", "fc_norm.eps"]), |_, named, value| {
-        if (number(named, value)? - EPSILON).abs() <= 1e-9 {
-            return Ok(());
-        }
-        Err(wrong(format!(
-            "the final norm's epsilon is {value}; vitrim runs timm's LayerNorm of epsilon 1e-6"
-        )))
+    sets("norm_eps", Live::First(&["norm.eps", "fc_norm.eps"]), |draft, named, value| {
+        draft.spec.norm.eps = number(named, value)? as f32;
+        Ok(())
     }),
-    argument("pre_norm", Live::Built("norm_pre"), Effect::Only("false")),
+    sets("pre_norm", Live::Built("norm_pre"), |draft, named, value| {
+        draft.set_pre_norm(flag(named, value)?);
+        Ok(())
+    }),
     argument("pool_include_prefix", Live::First(&["pool_include_prefix"]), Effect::Only("false")),
     only("pos_embed", "\"learn\""),
-    only("final_norm", "true"),
-    only("proj_bias", "true"),
+    sets("final_norm", Live::Unknown, |draft, named, value| {
+        draft.spec.pooling.final_norm = flag(named, value)?;
+        Ok(())
+    }),
+    sets("proj_bias", Live::Unknown, |draft, named, value| {
+        let biased = flag(named, value)?;
+        (draft.spec.attention.proj_bias, draft.spec.mlp.bias) = (biased, biased);
+        Ok(())
+    }),
     only("scale_attn_norm", "false"),
     only("scale_mlp_norm", "false"),
     inert("drop_rate"),
@@ -326,9 +367,10 @@ static ARGUMENTS: &[TimmArgument] = &[
 ];
 
 fn pool(named: &str, value: &Value) -> Result<Pool> {
-    let known = [Pool::Token, Pool::Avg].into_iter().find(|pool| pool.timm_name() == value.as_str());
+    let known = [Pool::Token, Pool::Avg, Pool::Map];
+    let known = known.into_iter().find(|pool| pool.timm_name() == value.as_str());
     known.ok_or_else(|| {
-        wrong(format!("{named} {} is not supported; vitrim runs 'token' and 'avg'", shown(value)))
+        wrong(format!("{named} {} is not supported; vitrim runs 'token', 'avg' and 'map'", shown(value)))
     })
 }
 
@@ -340,7 +382,7 @@ fn fixed(named: &str, value: &Value, words: &[&str]) -> Result<()> {
     Err(not_supported(named, value))
 }
 
-fn not_supported(named: &str, value: &Value) -> VitError {
+pub(super) fn not_supported(named: &str, value: &Value) -> VitError {
     wrong(format!("{named} = {} is not supported", shown(value)))
 }
 

@@ -35,6 +35,10 @@ pub(super) enum Task {
     Classification,
     /// One head for the class token, one for the distillation token.
     ClassificationWithTeacher,
+    /// The image tower of a model of images and texts, without a head.
+    VisionModel,
+    /// The image tower with the projection to the space of images and texts.
+    VisionModelWithProjection,
 }
 
 impl Task {
@@ -44,6 +48,8 @@ impl Task {
             Task::Model => "Model",
             Task::Classification => "ForImageClassification",
             Task::ClassificationWithTeacher => "ForImageClassificationWithTeacher",
+            Task::VisionModel => "VisionModel",
+            Task::VisionModelWithProjection => "VisionModelWithProjection",
         }
     }
 }
@@ -87,7 +93,7 @@ pub(super) fn plain(config: &Value, task: Task, patch: usize) -> Result<VitSpec>
     }
     let dim = count_or(config, "hidden_size", 768)?;
     let num_classes = match task {
-        Task::Model => 0,
+        Task::Model | Task::VisionModel | Task::VisionModelWithProjection => 0,
         Task::Classification | Task::ClassificationWithTeacher => {
             let named = class_count(config);
             named.map_or_else(|| count_or(config, "num_labels", 2), Ok)?
@@ -100,25 +106,44 @@ pub(super) fn plain(config: &Value, task: Task, patch: usize) -> Result<VitSpec>
         dim,
         depth: count_or(config, "num_hidden_layers", 12)?,
         num_classes,
-        embedding: Embedding { class_token: true, distilled: false, reg_tokens: 0 },
+        embedding: Embedding::default(),
         positions: Positions::All,
         attention: AttentionSpec {
-            heads: count_or(config, "num_attention_heads", 12)?,
             qkv_bias: flag_or(config, "qkv_bias", true)?,
-            qk_norm: false,
+            ..AttentionSpec::plain(count_or(config, "num_attention_heads", 12)?)
         },
-        mlp: MlpSpec { hidden: 4 * dim, activation: MlpActivation::Gelu },
-        norm: NormSpec { eps: number_or(config, "layer_norm_eps", 1e-12)? as f32 },
+        mlp: MlpSpec::plain(4 * dim, MlpActivation::Gelu),
+        norm: NormSpec::layer(number_or(config, "layer_norm_eps", 1e-12)? as f32),
         layer_scale: false,
-        pooling: Pooling { pool: Pool::Token, fc_norm: false },
+        pooling: Pooling::plain(Pool::Token, false),
     })
+}
+
+/// The configuration of the image tower in `config`, which may be that of a model of images and texts: `vision_config`
+/// with `architectures` and the labels of the whole, and `defaults` for fields that are absent.
+pub(super) fn tower(config: &Value, defaults: &[(&str, Value)]) -> Value {
+    let mut tower = config.get("vision_config").unwrap_or(config).clone();
+    for key in ["architectures", "id2label", "num_labels"] {
+        tower[key] = config.get(key).cloned().unwrap_or(Value::Null);
+    }
+    for (key, default) in defaults {
+        if present(&tower, key).is_none() {
+            tower[*key] = default.clone();
+        }
+    }
+    tower
 }
 
 /// The activation that `hidden_act` names.
 pub(super) fn activation(config: &Value) -> Result<MlpActivation> {
     match present(config, "hidden_act").and_then(Value::as_str).unwrap_or("gelu") {
         "gelu" => Ok(MlpActivation::Gelu),
-        other => Err(wrong(format!("hidden_act '{other}' is not supported; vitrim runs 'gelu'"))),
+        "gelu_pytorch_tanh" | "gelu_new" => Ok(MlpActivation::GeluTanh),
+        "quick_gelu" => Ok(MlpActivation::QuickGelu),
+        "silu" | "swish" => Ok(MlpActivation::Silu),
+        other => Err(wrong(format!(
+            "hidden_act '{other}' is not supported; vitrim runs 'gelu', 'gelu_pytorch_tanh', 'quick_gelu' and 'silu'"
+        ))),
     }
 }
 

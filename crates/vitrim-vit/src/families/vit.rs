@@ -1,6 +1,6 @@
 //! ViT (Dosovitskiy et al., 2021, <https://arxiv.org/abs/2010.11929>), in timm's sizes and transformers' classes.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::family::Family;
 use super::fields::count_or;
@@ -9,7 +9,7 @@ use super::transformers::{self, Class, Task};
 use crate::error::Result;
 use crate::names::{NameRow, NameTable, Stored};
 use crate::positions::Bicubic;
-use crate::spec::{MlpSpec, VitSpec};
+use crate::spec::{MlpSpec, Pool, VitSpec};
 
 pub(super) const FAMILY: Family = Family {
     timm: timm::Names {
@@ -19,15 +19,37 @@ pub(super) const FAMILY: Family = Family {
         class: &timm::VISION_TRANSFORMER,
         modules: &[("VisionTransformer", "vit_tiny_patch16_224")],
     },
-    transformers: &[Class {
-        name: "ViT",
-        tasks: &[Task::Model, Task::Classification],
-        geometry,
-        names: |_| NAMES,
-        bicubic: Bicubic::Plain,
-        sized_by_processor: false,
-    }],
+    transformers: &[
+        Class {
+            name: "ViT",
+            tasks: &TASKS,
+            geometry,
+            names: |_| NAMES,
+            bicubic: Bicubic::Plain,
+            sized_by_processor: false,
+        },
+        // MSN (Assran et al., 2022, <https://arxiv.org/abs/2204.07141>).
+        Class {
+            name: "ViTMSN",
+            tasks: &TASKS,
+            geometry: msn,
+            names: |_| NAMES,
+            bicubic: Bicubic::Plain,
+            sized_by_processor: false,
+        },
+        // I-JEPA (Assran et al., 2023, <https://arxiv.org/abs/2301.08243>): no class token.
+        Class {
+            name: "IJepa",
+            tasks: &TASKS,
+            geometry: ijepa,
+            names: |_| NameTable { prefix: "ijepa.", ..NAMES },
+            bicubic: Bicubic::Plain,
+            sized_by_processor: false,
+        },
+    ],
 };
+
+const TASKS: [Task; 2] = [Task::Model, Task::Classification];
 
 const SIZES: [Size; 7] = [
     Size::new("tiny", 192, 12, 3),
@@ -48,11 +70,20 @@ fn named(name: &Name<'_>) -> Option<Draft> {
 
 fn geometry(config: &Value, task: Task) -> Result<VitSpec> {
     let spec = transformers::plain(config, task, 16)?;
-    let mlp = MlpSpec {
-        hidden: count_or(config, "intermediate_size", 3072)?,
-        activation: transformers::activation(config)?,
-    };
+    let mlp = MlpSpec::plain(count_or(config, "intermediate_size", 3072)?, transformers::activation(config)?);
     Ok(VitSpec { mlp, ..spec })
+}
+
+fn msn(config: &Value, task: Task) -> Result<VitSpec> {
+    geometry(&transformers::tower(config, &[("layer_norm_eps", json!(1e-6))]), task)
+}
+
+/// The mean of the tokens is the classifier's input, and what pools them without a classifier.
+fn ijepa(config: &Value, task: Task) -> Result<VitSpec> {
+    let mut spec = geometry(config, task)?;
+    spec.embedding.class_token = false;
+    spec.pooling.pool = Pool::Avg;
+    Ok(spec)
 }
 
 const NAMES: NameTable = NameTable {

@@ -10,7 +10,10 @@ use crate::limits::{
     MAX_CLASSES, MAX_DEPTH, MAX_DIM, MAX_MLP, MAX_PARAMETERS, MAX_PIXELS, MAX_REGISTERS, MAX_SIDE,
     MAX_TOKEN_VALUES, MAX_TOKENS,
 };
-pub use parts::{AttentionSpec, Embedding, MlpActivation, MlpSpec, NormSpec, Pool, Pooling, Positions};
+pub use parts::{
+    AttentionPool, AttentionSpec, ChannelPairs, Coordinates, Embedding, EmbeddingNorm, MlpActivation,
+    MlpSpec, NormSpec, Pool, Pooling, Positions, Rope,
+};
 
 /// A plain Vision Transformer: everything that determines its shapes and arithmetic. It is serialised as one flat
 /// object.
@@ -62,7 +65,8 @@ impl VitSpec {
     /// [`VitError::Input`] if the patches do not tile the size.
     pub fn at_size(self, size: [usize; 2]) -> Result<Self> {
         let ([height, width], patch) = (size, self.patch_size);
-        let fits = |side: &usize| (patch..=MAX_SIDE).contains(side) && side.is_multiple_of(patch);
+        let tiled = |side: &usize| side.is_multiple_of(patch) || self.embedding.cropped;
+        let fits = |side: &usize| (patch..=MAX_SIDE).contains(side) && tiled(side);
         if !size.iter().all(fits) {
             return Err(VitError::Input(format!(
                 "inputs of {height}x{width} pixels: patches of {patch} pixels do not tile them; \
@@ -95,7 +99,7 @@ impl VitSpec {
         match self.positions {
             Positions::All => self.num_prefix_tokens(),
             Positions::ClassAndPatches => usize::from(self.embedding.class_token),
-            Positions::Patches => 0,
+            Positions::Patches | Positions::None => 0,
         }
     }
 
@@ -118,9 +122,15 @@ impl VitSpec {
     /// Width of the pooled features: the number of inputs of a head.
     pub fn num_features(&self) -> usize {
         match self.pooling.pool {
-            Pool::Token | Pool::Avg => self.dim,
+            Pool::Token | Pool::Avg | Pool::Map => self.dim,
             Pool::TokenAvg => 2 * self.dim,
         }
+    }
+
+    /// Width of the image embedding that images share with texts: that of the projection or, of a backbone that pools by
+    /// attention, of the pooled features; `None` if there is none.
+    pub fn embedding_width(&self) -> Option<usize> {
+        self.pooling.projection.or((self.pooling.pool == Pool::Map).then_some(self.dim))
     }
 
     /// The default pruning stages: before blocks 3, 6 and 9 of 12; L/4, L/2 and 3L/4 of L.
@@ -149,6 +159,9 @@ impl VitSpec {
         within("width", self.dim, MAX_DIM)?;
         within("depth", self.depth, MAX_DEPTH)?;
         within("MLP width", self.mlp.hidden, MAX_MLP)?;
+        let pool = self.pooling.attention.and_then(|pool| pool.mlp);
+        within("MLP width of the attention pool", pool.map_or(0, |mlp| mlp.hidden), MAX_MLP)?;
+        within("width of the projection", self.pooling.projection.unwrap_or(0), MAX_MLP)?;
         within("number of classes", self.num_classes, MAX_CLASSES)?;
         within("number of register tokens", self.embedding.reg_tokens, MAX_REGISTERS)?;
         let tokens = self.num_tokens();
@@ -180,19 +193,38 @@ impl VitSpec {
                 self.img_size, self.patch_size
             ));
         }
-        if self.img_size.iter().any(|side| !side.is_multiple_of(self.patch_size)) {
+        let tiled = self.img_size.iter().all(|side| side.is_multiple_of(self.patch_size));
+        if !tiled && !self.embedding.cropped {
             return fail(format!(
                 "patches of {} pixels do not tile an image of {:?} pixels",
                 self.patch_size, self.img_size
             ));
         }
-        let (Pooling { pool, fc_norm }, Embedding { class_token, distilled, .. }) =
+        let (Pooling { pool, fc_norm, attention, .. }, Embedding { class_token, distilled, .. }) =
             (self.pooling, self.embedding);
-        if pool != Pool::Avg && !class_token {
+        if matches!(pool, Pool::Token | Pool::TokenAvg) && !class_token {
             return fail("global_pool 'token' needs a class token".into());
         }
         if pool == Pool::TokenAvg && fc_norm {
             return fail("a head over class token and mean has its norm before pooling".into());
+        }
+        match attention {
+            Some(AttentionPool { heads, .. }) if heads == 0 || !self.dim.is_multiple_of(heads) => {
+                return fail(format!(
+                    "{heads} heads of the attention pool do not divide {} channels",
+                    self.dim
+                ));
+            }
+            attention if attention.is_some() != (pool == Pool::Map) => {
+                return fail("global_pool 'map' has an attention pool, and no other has one".into());
+            }
+            _ => {}
+        }
+        if self.attention.rope.is_some() && !self.head_dim().is_multiple_of(4) {
+            return fail(format!(
+                "rotary position embeddings need heads of a multiple of 4 channels, not {}",
+                self.head_dim()
+            ));
         }
         if distilled && (pool != Pool::Token || !class_token) {
             return fail("a distilled backbone pools its class and distillation tokens".into());

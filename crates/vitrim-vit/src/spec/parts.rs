@@ -1,9 +1,22 @@
 //! The parts of a backbone's geometry. A difference of a new family is a variant or a field here. It is then handled
-//! in one place each of the executor, the cost model, the Burn model and the tensors' shapes.
+//! in one place each of the executor, the cost model, the Burn model and the tensors' shapes. A field that a family adds
+//! is not serialised at its default, so that the written form of other backbones stays.
 
 use serde::Serialize;
+pub use vitrim_kernels::ChannelPairs;
+use vitrim_kernels::{Activation, LayerNorm};
 
-/// The tokens at the input of block 0, besides the patches.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_true(flag: &bool) -> bool {
+    *flag
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_false(flag: &bool) -> bool {
+    !*flag
+}
+
+/// The tokens at the input of block 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Embedding {
     /// Whether there is a class token.
@@ -12,6 +25,48 @@ pub struct Embedding {
     pub distilled: bool,
     /// Register tokens, after class and distillation token.
     pub reg_tokens: usize,
+    /// Whether the patch embedding has a bias (not in CLIP).
+    #[serde(skip_serializing_if = "is_true")]
+    pub patch_bias: bool,
+    /// Whether the rows and columns of pixels at the end that patches do not tile are left out (SigLIP of patch 14 at 384
+    /// pixels).
+    #[serde(skip_serializing_if = "is_false")]
+    pub cropped: bool,
+    /// The norm before block 0.
+    #[serde(rename = "embedding_norm", skip_serializing_if = "EmbeddingNorm::is_none")]
+    pub norm: EmbeddingNorm,
+}
+
+impl Default for Embedding {
+    /// A class token, and patches with a bias.
+    fn default() -> Self {
+        Embedding {
+            class_token: true,
+            distilled: false,
+            reg_tokens: 0,
+            patch_bias: true,
+            cropped: false,
+            norm: EmbeddingNorm::None,
+        }
+    }
+}
+
+/// A norm before block 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EmbeddingNorm {
+    /// No norm.
+    None,
+    /// Over all tokens with their positions (CLIP's `pre_layrnorm`, timm's `norm_pre`).
+    Tokens,
+    /// Over the embedded patches, before their positions are added (AIMv2).
+    Patches,
+}
+
+impl EmbeddingNorm {
+    fn is_none(&self) -> bool {
+        *self == EmbeddingNorm::None
+    }
 }
 
 /// Which tokens have a learned position embedding.
@@ -24,10 +79,12 @@ pub enum Positions {
     ClassAndPatches,
     /// The patches alone (timm's `no_embed_class`: DeiT-III, DINOv2 with registers).
     Patches,
+    /// No token (DINOv3, which has rotary position embeddings).
+    None,
 }
 
 /// Multi-head self-attention.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct AttentionSpec {
     /// Number of heads; it divides the width.
     pub heads: usize,
@@ -35,6 +92,91 @@ pub struct AttentionSpec {
     pub qkv_bias: bool,
     /// Whether each head's queries and keys have a LayerNorm.
     pub qk_norm: bool,
+    /// Whether the bias of the QKV projection spares the keys: queries and values have one each (DINOv3, EVA).
+    #[serde(skip_serializing_if = "is_false")]
+    pub unbiased_keys: bool,
+    /// Whether the output projection has a bias (not in AIMv2).
+    #[serde(skip_serializing_if = "is_true")]
+    pub proj_bias: bool,
+    /// Rotary position embeddings of queries and keys.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rope: Option<Rope>,
+}
+
+impl AttentionSpec {
+    /// Attention of `heads` heads with all biases, without norms and rotary embeddings.
+    pub fn plain(heads: usize) -> Self {
+        AttentionSpec {
+            heads,
+            qkv_bias: true,
+            qk_norm: false,
+            unbiased_keys: false,
+            proj_bias: true,
+            rope: None,
+        }
+    }
+}
+
+/// Rotary position embeddings of patches on a grid (Su et al., 2021; EVA-02, Fang et al., 2023). Each head of d channels
+/// is rotated by d / 2 angles: d / 4 for one axis of the grid, then d / 4 for the other, each a multiple of the
+/// coordinate that falls geometrically from 1 to nearly 1 / theta. Prefix tokens are not rotated.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Rope {
+    /// Base of the geometric series.
+    pub theta: f32,
+    /// The coordinates that are multiplied.
+    pub coordinates: Coordinates,
+    /// The channels that are rotated together.
+    #[serde(serialize_with = "write_pairs")]
+    pub pairs: ChannelPairs,
+}
+
+fn write_pairs<S: serde::Serializer>(pairs: &ChannelPairs, to: S) -> std::result::Result<S::Ok, S::Error> {
+    to.serialize_str(match pairs {
+        ChannelPairs::Halves => "halves",
+        ChannelPairs::Neighbours => "neighbours",
+    })
+}
+
+/// The coordinates of a patch for rotary position embeddings.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Coordinates {
+    /// 2 pi times the place of the patch's centre, -1 to 1 from one edge of the image to the other; rows first
+    /// (DINOv3).
+    Centred,
+    /// Row and column, plus `offset`, scaled from the grid to the grid `reference` of pre-training if there is one; rows
+    /// first, or columns first (EVA-02, Perception Encoder).
+    Cells {
+        /// Added before scaling.
+        offset: f32,
+        /// Rows and columns of the grid of pre-training.
+        reference: Option<[usize; 2]>,
+        /// Whether the angles of the columns come before those of the rows.
+        columns_first: bool,
+    },
+}
+
+impl Rope {
+    /// The d / 2 angles of a patch at `row` and `column` of a grid of `[rows, columns]`, for heads of `head_dim`
+    /// channels.
+    pub fn angles(&self, [row, column]: [usize; 2], grid: [usize; 2], head_dim: usize) -> Vec<f32> {
+        let bands = head_dim / 4;
+        let place = [row, column];
+        let coordinate = |axis: usize| match self.coordinates {
+            Coordinates::Centred => {
+                2.0 * std::f32::consts::PI * (2.0 * ((place[axis] as f32 + 0.5) / grid[axis] as f32) - 1.0)
+            }
+            Coordinates::Cells { offset, reference, .. } => {
+                let at = place[axis] as f32 + offset;
+                reference.map_or(at, |reference| at / grid[axis] as f32 * reference[axis] as f32)
+            }
+        };
+        let columns_first = matches!(self.coordinates, Coordinates::Cells { columns_first: true, .. });
+        let axes = if columns_first { [1, 0] } else { [0, 1] };
+        let band = |i: usize| self.theta.powf(i as f32 / bands as f32).recip();
+        axes.into_iter().flat_map(|axis| (0..bands).map(move |i| coordinate(axis) * band(i))).collect()
+    }
 }
 
 /// The activation between the two layers of the MLP.
@@ -43,18 +185,34 @@ pub struct AttentionSpec {
 pub enum MlpActivation {
     /// Exact GELU.
     Gelu,
+    /// GELU by the tangent (SigLIP).
+    #[serde(rename = "gelu_tanh")]
+    GeluTanh,
+    /// `x sigmoid(1.702 x)` (OpenAI's CLIP).
+    #[serde(rename = "quick_gelu")]
+    QuickGelu,
+    /// `x sigmoid(x)`.
+    Silu,
     /// SwiGLU: SiLU of the first half of the first layer's outputs times the second half (DINOv2-g; timm's
     /// `SwiGLUPacked`).
     SwiGlu,
 }
 
 impl MlpActivation {
+    /// The function of each value; `None` for SwiGLU.
+    pub fn plain(self) -> Option<Activation> {
+        match self {
+            MlpActivation::Gelu => Some(Activation::Gelu),
+            MlpActivation::GeluTanh => Some(Activation::GeluTanh),
+            MlpActivation::QuickGelu => Some(Activation::QuickGelu),
+            MlpActivation::Silu => Some(Activation::Silu),
+            MlpActivation::SwiGlu => None,
+        }
+    }
+
     /// Whether the first layer has twice as many outputs as the second has inputs.
     pub(crate) fn is_gated(self) -> bool {
-        match self {
-            MlpActivation::Gelu => false,
-            MlpActivation::SwiGlu => true,
-        }
+        self.plain().is_none()
     }
 }
 
@@ -66,12 +224,23 @@ pub struct MlpSpec {
     pub hidden: usize,
     /// The activation between the layers.
     pub activation: MlpActivation,
+    /// Whether both layers have a bias (not in AIMv2).
+    #[serde(rename = "mlp_bias", skip_serializing_if = "is_true")]
+    pub bias: bool,
+    /// Whether the inputs of the second layer are normed (timm's `scale_mlp`: EVA-02 of size base and above).
+    #[serde(rename = "mlp_norm", skip_serializing_if = "is_false")]
+    pub norm: bool,
 }
 
 impl MlpSpec {
-    /// The MLP whose first layer has `outputs` outputs.
-    pub(crate) fn of_outputs(outputs: usize, activation: MlpActivation) -> Self {
-        MlpSpec { hidden: if activation.is_gated() { outputs / 2 } else { outputs }, activation }
+    /// The MLP with `hidden` inputs of the second layer, with biases and without a norm.
+    pub fn plain(hidden: usize, activation: MlpActivation) -> Self {
+        MlpSpec { hidden, activation, bias: true, norm: false }
+    }
+
+    /// This MLP with a first layer of `outputs` outputs.
+    pub(crate) fn of_outputs(self, outputs: usize) -> Self {
+        MlpSpec { hidden: if self.activation.is_gated() { outputs / 2 } else { outputs }, ..self }
     }
 
     /// Outputs of the first layer.
@@ -80,12 +249,30 @@ impl MlpSpec {
     }
 }
 
-/// All LayerNorms of the backbone.
+/// All norms of the backbone.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct NormSpec {
     /// Epsilon, which is added to the variance.
     #[serde(rename = "norm_eps")]
     pub eps: f32,
+    /// Whether they are RMSNorms, without mean and bias (AIMv2).
+    #[serde(rename = "rms_norm", skip_serializing_if = "is_false")]
+    pub rms: bool,
+}
+
+impl NormSpec {
+    /// LayerNorms with `eps`.
+    pub fn layer(eps: f32) -> Self {
+        NormSpec { eps, rms: false }
+    }
+
+    /// The norm with a learned `weight` and, unless it is an RMSNorm, `bias`, `[D]` each.
+    pub(crate) fn with(self, weight: &[f32], bias: Option<&[f32]>) -> LayerNorm {
+        match bias {
+            Some(bias) => LayerNorm::new(weight, bias, self.eps),
+            None => LayerNorm::rms(weight, self.eps),
+        }
+    }
 }
 
 /// The classifier's input (timm's `global_pool`).
@@ -98,6 +285,8 @@ pub enum Pool {
     Avg,
     /// The class token, then the mean of the patch tokens, `[2D]` (the linear head of transformers' DINOv2).
     TokenAvg,
+    /// The output of a learned query that attends to the tokens (SigLIP): see [`AttentionPool`].
+    Map,
 }
 
 impl Pool {
@@ -106,9 +295,26 @@ impl Pool {
         match self {
             Pool::Token => Some("token"),
             Pool::Avg => Some("avg"),
+            Pool::Map => Some("map"),
             Pool::TokenAvg => None,
         }
     }
+}
+
+/// Pooling by attention (Lee et al., 2019; Zhai et al., 2022): a learned query attends to the final tokens; its output is
+/// projected and, if there is an MLP, `y + mlp(norm(y))`. A merged token counts as often as its size says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct AttentionPool {
+    /// Number of heads; it divides the width.
+    pub heads: usize,
+    /// Whether prefix tokens are pooled, too (Perception Encoder).
+    pub prefix: bool,
+    /// Whether the learned query goes through a projection (not in AIMv2).
+    pub query: bool,
+    /// Whether the projections of query, keys and values have a bias.
+    pub bias: bool,
+    /// The MLP at the end, with its norm.
+    pub mlp: Option<MlpSpec>,
 }
 
 /// How the classifier's input is made from the final tokens.
@@ -118,4 +324,21 @@ pub struct Pooling {
     pub pool: Pool,
     /// Whether the norm comes after pooling (timm's `fc_norm`) instead of before.
     pub fc_norm: bool,
+    /// Whether there is a norm at all, before or after pooling.
+    #[serde(skip_serializing_if = "is_true")]
+    pub final_norm: bool,
+    /// The attention of [`Pool::Map`].
+    #[serde(rename = "attention_pool", skip_serializing_if = "Option::is_none")]
+    pub attention: Option<AttentionPool>,
+    /// Outputs of a projection of the pooled features to the space that images share with texts (transformers' CLIP);
+    /// `None` without.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub projection: Option<usize>,
+}
+
+impl Pooling {
+    /// Pooling of `pool` by one or several tokens, with the norm after it if `fc_norm`.
+    pub fn plain(pool: Pool, fc_norm: bool) -> Self {
+        Pooling { pool, fc_norm, final_norm: true, attention: None, projection: None }
+    }
 }

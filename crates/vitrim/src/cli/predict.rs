@@ -104,6 +104,9 @@ fn print(prediction: &Prediction, patches: usize) -> anyhow::Result<()> {
     match &prediction.features {
         None => (),
         Some(Features::Pooled(values)) => print::line(&format!("  {} features", values.len()))?,
+        Some(Features::Embedding(values)) => {
+            print::line(&format!("  an embedding of {} values", values.len()))?;
+        }
         Some(Features::Tokens(tokens)) => {
             let width = tokens.first().map_or(0, |token| token.features.len());
             print::line(&format!("  {} tokens of {width} features", tokens.len()))?;

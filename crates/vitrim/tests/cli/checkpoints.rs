@@ -190,6 +190,44 @@ fn a_backbone_without_classes_is_pruned_within_a_drift() {
         .refused(&["policy"]);
 }
 
+/// A policy is trained on each family, and fine-tuned weights are a checkpoint that opens again, text tower and all.
+#[test]
+fn towers_are_pruned_and_tuned_and_give_embeddings() {
+    let scratch = Scratch::new();
+    for (name, embedding) in [
+        ("hf_clip", Some(12)),
+        ("hf_siglip", Some(18)),
+        ("timm_siglip", Some(24)),
+        ("timm_dinov3_plus", None),
+        ("hf_dinov3", None),
+        ("hf_aimv2", Some(16)),
+    ] {
+        with_checkpoint(&scratch, name, name);
+        let (run, tuned) = (format!("run_{name}"), format!("tuned_{name}"));
+        let train = ["train", "--model", name, "--data", "data", "--updates", "2", "--no-calibrate"];
+        scratch.run(&[&train[..], &["--out", &run], &TINY].concat()).good();
+        let policy = format!("{run}/policy");
+        let pruned = ["--model", name, "--policy", &policy, "--read-out", "top-r=0.5"];
+        let predict = ["predict", PHOTO, "--json", "--features"];
+        let tokens = &scratch.run(&[&predict[..], &["tokens"], &pruned].concat()).json()[0];
+        let dense = &scratch.run(&[&predict[..], &["tokens", "--model", name]].concat()).json()[0];
+        let count = |answer: &Value| answer["tokens"].as_array().unwrap().len();
+        assert!(count(tokens) < count(dense), "{name}: {} of {}", count(tokens), count(dense));
+        assert!(tokens["gmacs"].as_f64() < dense["gmacs"].as_f64(), "{name}");
+        let tune = ["finetune", "--data", "data", "--images", "16", "--set", "batch=8", "--out", &tuned];
+        scratch.run(&[&tune[..], &pruned].concat()).good();
+        let model = format!("{tuned}/model");
+        let embed = [&predict[..], &["embedding", "--model", &model]].concat();
+        match embedding {
+            Some(width) => {
+                let answer = &scratch.run(&embed).json()[0];
+                assert_eq!(answer["embedding"].as_array().unwrap().len(), width, "{name}");
+            }
+            None => scratch.run(&embed).refused(&["no image embedding", "--features pooled"]),
+        }
+    }
+}
+
 #[test]
 fn a_policy_belongs_to_the_size_that_it_was_trained_at() {
     let scratch = Scratch::new();

@@ -1,0 +1,111 @@
+//! AIMv2 (Fini et al., 2024, <https://arxiv.org/abs/2411.14402>): RMSNorm, one right after the patch embedding; SwiGLU; no
+//! biases; pooling by a learned query without a projection.
+
+use serde_json::{Value, json};
+
+use super::family::Family;
+use super::fields::{count_or, flag_or, wrong};
+use super::timm;
+use super::transformers::{self, Class, Task};
+use super::vit;
+use crate::error::Result;
+use crate::names::{NameRow, NameTable, Stored};
+use crate::positions::Bicubic;
+use crate::spec::{
+    AttentionPool, AttentionSpec, Embedding, EmbeddingNorm, MlpActivation, MlpSpec, NormSpec, Pool, Pooling,
+    VitSpec,
+};
+
+pub(super) const FAMILY: Family = Family {
+    timm: timm::Names { patterns: &[], geometry: |_| None, modules: &[], ..vit::FAMILY.timm },
+    transformers: &[Class {
+        name: "Aimv2",
+        tasks: &[Task::VisionModel, Task::Model],
+        geometry,
+        names,
+        bicubic: Bicubic::Plain,
+        sized_by_processor: false,
+    }],
+};
+
+fn geometry(config: &Value, task: Task) -> Result<VitSpec> {
+    let defaults = [
+        ("hidden_size", json!(1024)),
+        ("num_hidden_layers", json!(24)),
+        ("num_attention_heads", json!(8)),
+        ("hidden_act", json!("silu")),
+        ("qkv_bias", json!(false)),
+        ("rms_norm_eps", json!(1e-5)),
+    ];
+    let tower = transformers::tower(config, &defaults);
+    if flag_or(&tower, "is_native", false)? {
+        return Err(wrong(
+            "is_native: positions that are computed for each image size are not supported; vitrim runs AIMv2 with a \
+             table of positions"
+                .into(),
+        ));
+    }
+    if transformers::activation(&tower)? != MlpActivation::Silu {
+        return Err(wrong("hidden_act: AIMv2's gated MLP is supported with 'silu' alone".into()));
+    }
+    let spec = transformers::plain(&tower, task, 14)?;
+    let biased = spec.attention.qkv_bias;
+    let mlp = MlpSpec {
+        bias: flag_or(&tower, "mlp_bias", false)?,
+        ..MlpSpec::plain(count_or(&tower, "intermediate_size", 2816)?, MlpActivation::SwiGlu)
+    };
+    let mut pooling = if flag_or(&tower, "use_head", true)? {
+        let heads = spec.attention.heads;
+        let pool = AttentionPool { heads, prefix: false, query: false, bias: biased, mlp: None };
+        Pooling { attention: Some(pool), ..Pooling::plain(Pool::Map, false) }
+    } else {
+        Pooling::plain(Pool::Avg, false)
+    };
+    if task == Task::Model {
+        pooling.projection = Some(count_or(config, "projection_dim", 512)?);
+    }
+    let eps = tower["rms_norm_eps"].as_f64().unwrap_or(1e-5) as f32;
+    Ok(VitSpec {
+        mlp,
+        pooling,
+        attention: AttentionSpec { proj_bias: biased, ..spec.attention },
+        norm: NormSpec { eps, rms: true },
+        embedding: Embedding { class_token: false, norm: EmbeddingNorm::Patches, ..Embedding::default() },
+        ..spec
+    })
+}
+
+fn names(_: &VitSpec) -> NameTable {
+    NameTable {
+        prefix: "vision_model.",
+        rows: &[&BODY],
+        heads: &[],
+        ignored: &["text_model.*", "text_projection.*", "logit_scale*", "embeddings.position_ids"],
+    }
+}
+
+const BODY: [NameRow; 13] = [
+    ("patch_embed.proj", &[Stored::As("embeddings.patch_embed")]),
+    ("patch_embed.norm", &[Stored::As("embeddings.rms_norm")]),
+    ("pos_embed", &[Stored::Flat("embeddings.position_embedding.weight")]),
+    ("blocks.{l}.norm1", &[Stored::As("encoder.layers.{l}.rms_norm1")]),
+    (
+        "blocks.{l}.attn.qkv",
+        &[Stored::Stacked(&[
+            "encoder.layers.{l}.attention.q_proj",
+            "encoder.layers.{l}.attention.k_proj",
+            "encoder.layers.{l}.attention.v_proj",
+        ])],
+    ),
+    ("blocks.{l}.attn.proj", &[Stored::As("encoder.layers.{l}.attention.out_proj")]),
+    ("blocks.{l}.norm2", &[Stored::As("encoder.layers.{l}.rms_norm2")]),
+    (
+        "blocks.{l}.mlp.fc1",
+        &[Stored::Stacked(&["encoder.layers.{l}.ffn.gate_proj", "encoder.layers.{l}.ffn.up_proj"])],
+    ),
+    ("blocks.{l}.mlp.fc2", &[Stored::As("encoder.layers.{l}.ffn.down_proj")]),
+    ("norm", &[Stored::As("rms_norm")]),
+    ("attn_pool.latent", &[Stored::As("head.cls_token")]),
+    ("attn_pool.kv", &[Stored::Stacked(&["head.k_proj", "head.v_proj"])]),
+    ("attn_pool.proj", &[Stored::As("head.output_proj")]),
+];

@@ -1,0 +1,247 @@
+//! timm's `Eva`: EVA-02 (Fang et al., 2023, <https://arxiv.org/abs/2303.11331>), the Perception Encoder (Bolya et al.,
+//! 2025, <https://arxiv.org/abs/2504.13181>) and DINOv3 (`dinov3.rs`): rotary position embeddings.
+
+use super::family::Family;
+use super::fields::{count, flag, number, pair};
+use super::timm::{self, Draft, Effect, Live, Name, Size, TimmArgument, not_supported, only, sets};
+use crate::names::{NameRow, NameTable, Stored};
+use crate::spec::{ChannelPairs, Coordinates, MlpActivation, Pool, Positions, Rope};
+
+pub(super) const EVA02: Family = Family {
+    timm: timm::Names {
+        patterns: &["eva02_{size}_patch*_*"],
+        sizes: &EVA02_SIZES,
+        geometry: eva02,
+        class: &EVA,
+        modules: &[],
+    },
+    transformers: &[],
+};
+
+pub(super) const PE_CORE: Family = Family {
+    timm: timm::Names {
+        patterns: &["vit_pe_core_{size}_patch*_*"],
+        sizes: &PE_SIZES,
+        geometry: pe_core,
+        class: &EVA,
+        modules: &[],
+    },
+    transformers: &[],
+};
+
+const EVA02_RATIO: f64 = 4.0 * 2.0 / 3.0;
+
+const EVA02_SIZES: [Size; 4] = [
+    Size { mlp_ratio: EVA02_RATIO, ..Size::new("tiny", 192, 12, 3) },
+    Size { mlp_ratio: EVA02_RATIO, ..Size::new("small", 384, 12, 6) },
+    Size { mlp_ratio: EVA02_RATIO, ..Size::new("base", 768, 12, 12) },
+    Size { mlp_ratio: EVA02_RATIO, ..Size::new("large", 1024, 24, 16) },
+];
+
+const PE_SIZES: [Size; 5] = [
+    Size::new("tiny", 192, 12, 3),
+    Size::new("small", 384, 12, 6),
+    Size::new("base", 768, 12, 12),
+    Size::new("large", 1024, 24, 16),
+    Size { mlp_ratio: 8960.0 / 1536.0, ..Size::new("gigantic", 1536, 50, 16) },
+];
+
+/// timm's `Eva` of `size` for square inputs of `side` pixels: queries and values have a bias, keys have none.
+pub(super) fn plain(name: &Name<'_>, size: Size, side: usize) -> Draft {
+    let mut draft = Draft::plain(name, size, side);
+    draft.hidden_ratio = Some(1);
+    draft.pool.2 = Some(MlpActivation::Gelu);
+    draft.spec.attention.unbiased_keys = true;
+    draft.spec.pooling.pool = Pool::Avg;
+    draft
+}
+
+fn eva02(name: &Name<'_>) -> Option<Draft> {
+    let (["eva02", size], [side]) = (name.before.as_slice(), name.after.as_slice()) else { return None };
+    let mut draft = plain(name, Size::find(&EVA02_SIZES, size)?, side.parse().ok()?);
+    let spec = &mut draft.spec;
+    spec.mlp.activation = MlpActivation::SwiGlu;
+    spec.mlp.norm = matches!(*size, "base" | "large");
+    spec.attention.rope = Some(Rope {
+        theta: 10_000.0,
+        coordinates: Coordinates::Cells { offset: 0.0, reference: Some([16, 16]), columns_first: false },
+        pairs: ChannelPairs::Neighbours,
+    });
+    Some(draft)
+}
+
+fn pe_core(name: &Name<'_>) -> Option<Draft> {
+    let (["vit", "pe", "core", size], [side]) = (name.before.as_slice(), name.after.as_slice()) else {
+        return None;
+    };
+    let mut draft = plain(name, Size::find(&PE_SIZES, size)?, side.parse().ok()?);
+    let gigantic = *size == "gigantic";
+    draft.set_pre_norm(true);
+    draft.pool = (Some(8), Some(4.0), Some(MlpActivation::Gelu));
+    let grid = draft.spec.grid();
+    let spec = &mut draft.spec;
+    spec.num_classes = 0;
+    spec.norm.eps = 1e-5;
+    spec.embedding.class_token = !gigantic;
+    spec.pooling.pool = Pool::Map;
+    spec.attention.unbiased_keys = false;
+    spec.attention.rope = Some(Rope {
+        theta: 10_000.0,
+        coordinates: Coordinates::Cells {
+            offset: if gigantic { 0.0 } else { 1.0 },
+            reference: Some(grid),
+            columns_first: true,
+        },
+        pairs: ChannelPairs::Neighbours,
+    });
+    Some(draft)
+}
+
+/// timm's `Eva`.
+pub(super) static EVA: timm::Class = timm::Class {
+    arguments: ARGUMENTS,
+    shared: timm::ARGUMENTS,
+    names: NameTable {
+        prefix: "",
+        rows: &[&timm::LAYER_SCALE, &ATTENTION, &GATES],
+        heads: &[],
+        ignored: &["mask_token", "rope.*"],
+    },
+};
+
+const ATTENTION: [NameRow; 3] = [
+    (
+        "blocks.{l}.attn.qkv",
+        &[
+            Stored::As("blocks.{l}.attn.qkv"),
+            Stored::Stacked(&["blocks.{l}.attn.q_proj", "blocks.{l}.attn.k_proj", "blocks.{l}.attn.v_proj"]),
+        ],
+    ),
+    (
+        "blocks.{l}.attn.q_bias",
+        &[Stored::As("blocks.{l}.attn.q_bias"), Stored::As("blocks.{l}.attn.q_proj.bias")],
+    ),
+    (
+        "blocks.{l}.attn.v_bias",
+        &[Stored::As("blocks.{l}.attn.v_bias"), Stored::As("blocks.{l}.attn.v_proj.bias")],
+    ),
+];
+
+const GATES: [NameRow; 1] = [(
+    "blocks.{l}.mlp.fc1",
+    &[Stored::As("blocks.{l}.mlp.fc1"), Stored::Stacked(&["blocks.{l}.mlp.fc1_g", "blocks.{l}.mlp.fc1_x"])],
+)];
+
+static ARGUMENTS: &[TimmArgument] = &[
+    sets("num_reg_tokens", Live::Unknown, |draft, named, value| {
+        draft.spec.embedding.reg_tokens = count(named, value)?;
+        Ok(())
+    }),
+    sets("swiglu_mlp", Live::Unknown, |draft, named, value| {
+        draft.spec.mlp.activation =
+            if flag(named, value)? { MlpActivation::SwiGlu } else { MlpActivation::Gelu };
+        Ok(())
+    }),
+    sets("swiglu_align_to", Live::Unknown, |draft, named, value| {
+        draft.hidden_ratio = Some(count(named, value)?.max(1));
+        Ok(())
+    }),
+    sets("scale_mlp", Live::Unknown, |draft, named, value| {
+        draft.spec.mlp.norm = flag(named, value)?;
+        Ok(())
+    }),
+    sets("use_abs_pos_emb", Live::Unknown, |draft, named, value| {
+        let there = flag(named, value)?;
+        if there != (draft.spec.positions != Positions::None) {
+            draft.spec.positions = if there { Positions::All } else { Positions::None };
+        }
+        Ok(())
+    }),
+    sets("use_rot_pos_emb", Live::Unknown, |draft, named, value| {
+        match (flag(named, value)?, draft.spec.attention.rope.is_some()) {
+            (false, _) => draft.spec.attention.rope = None,
+            (true, true) => {}
+            (true, false) => return Err(not_supported(named, value)),
+        }
+        Ok(())
+    }),
+    sets("rope_type", Live::Unknown, |draft, named, value| {
+        let built = match draft.spec.attention.rope.map(|rope| rope.coordinates) {
+            Some(Coordinates::Centred) => "dinov3",
+            Some(Coordinates::Cells { .. }) => "cat",
+            None => return Ok(()),
+        };
+        if value.as_str() == Some(built) { Ok(()) } else { Err(not_supported(named, value)) }
+    }),
+    sets("rope_temperature", Live::Unknown, |draft, named, value| {
+        let theta = number(named, value)? as f32;
+        draft.spec.attention.rope.iter_mut().for_each(|rope| rope.theta = theta);
+        Ok(())
+    }),
+    sets("rope_grid_offset", Live::Unknown, |draft, named, value| {
+        let given = number(named, value)? as f32;
+        if let Some(Coordinates::Cells { offset, .. }) = coordinates(draft) {
+            *offset = given;
+        }
+        Ok(())
+    }),
+    sets("rope_grid_indexing", Live::Unknown, |draft, named, value| {
+        let xy = match value.as_str() {
+            Some("ij") => false,
+            Some("xy") => true,
+            _ => return Err(not_supported(named, value)),
+        };
+        if let Some(Coordinates::Cells { columns_first, .. }) = coordinates(draft) {
+            *columns_first = xy;
+        }
+        Ok(())
+    }),
+    sets("ref_feat_shape", Live::Unknown, |draft, named, value| {
+        let grid = pair(named, value)?;
+        if let Some(Coordinates::Cells { reference, .. }) = coordinates(draft) {
+            *reference = Some(grid);
+        }
+        Ok(())
+    }),
+    sets("rope_rotate_half", Live::Unknown, |draft, named, value| {
+        let halves = flag(named, value)?;
+        match draft.spec.attention.rope.map(|rope| rope.pairs == ChannelPairs::Halves) {
+            Some(built) if built != halves => Err(not_supported(named, value)),
+            _ => Ok(()),
+        }
+    }),
+    sets("use_pre_transformer_norm", Live::Unknown, |draft, named, value| {
+        draft.set_pre_norm(flag(named, value)?);
+        Ok(())
+    }),
+    sets("use_fc_norm", Live::Unknown, |draft, named, value| {
+        draft.fc_norm = Some(flag(named, value)?);
+        Ok(())
+    }),
+    sets("attn_type", Live::Unknown, |draft, named, value| {
+        draft.spec.attention.unbiased_keys = match value.as_str() {
+            Some("eva") => true,
+            Some("rope") => false,
+            _ => return Err(not_supported(named, value)),
+        };
+        Ok(())
+    }),
+    sets("attn_pool_num_heads", Live::Unknown, |draft, named, value| {
+        draft.pool.0 = Some(count(named, value)?);
+        Ok(())
+    }),
+    sets("attn_pool_mlp_ratio", Live::Unknown, |draft, named, value| {
+        draft.pool.1 = Some(number(named, value)?);
+        Ok(())
+    }),
+    only("scale_attn_inner", "false"),
+    only("use_post_norm", "false"),
+    timm::argument("qkv_fused", Live::Unknown, Effect::Nothing),
+    timm::argument("head_init_scale", Live::Unknown, Effect::Nothing),
+    // Every Eva that is named here has a final norm, before or after pooling.
+    only("use_post_transformer_norm", "null"),
+];
+
+fn coordinates(draft: &mut Draft) -> Option<&mut Coordinates> {
+    draft.spec.attention.rope.as_mut().map(|rope| &mut rope.coordinates)
+}
