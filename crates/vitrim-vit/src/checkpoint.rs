@@ -170,8 +170,7 @@ fn read_json(path: &Path) -> Result<Option<Value>> {
     if !path.is_file() {
         return Ok(None);
     }
-    let text =
-        std::fs::read_to_string(path).map_err(|source| VitError::Read { path: path.to_owned(), source })?;
+    let text = vitrim_text::read(path).map_err(|source| VitError::Read { path: path.to_owned(), source })?;
     let parsed = serde_json::from_str(&text);
     parsed
         .map(Some)

@@ -200,8 +200,8 @@ impl WeightFiles {
     /// Adds the shards of an index as transformers writes it: `{"weight_map": {tensor: file}}`.
     fn add_shards(&mut self, path: &Path) -> Result<()> {
         let bad = |reason: String| VitError::Config { path: path.to_owned(), reason };
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| VitError::Read { path: path.to_owned(), source })?;
+        let text =
+            vitrim_text::read(path).map_err(|source| VitError::Read { path: path.to_owned(), source })?;
         let index: Value = serde_json::from_str(&text).map_err(|e| bad(format!("not valid JSON: {e}")))?;
         let places = index.get("weight_map").and_then(Value::as_object);
         let places = places.ok_or_else(|| bad("no 'weight_map'; download it again".into()))?;

@@ -2,8 +2,6 @@
 //!
 //! Relative paths are relative to the folder of the list.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -13,7 +11,7 @@ use crate::error::{DataError, one_line};
 use crate::labels::{LABEL_FIELDS, StatedLabels, label_in, word};
 
 /// Columns and fields that hold a path, the most reliable first.
-const PATH_FIELDS: [&str; 8] =
+pub(super) const PATH_FIELDS: [&str; 8] =
     ["path", "file", "file_name", "filename", "filepath", "file_path", "image", "image_path"];
 
 /// The images of a list, in its order.
@@ -56,11 +54,14 @@ impl ListKind {
 /// folder; a single missing file is one bad image.
 pub(crate) fn index(path: &Path, kind: ListKind) -> Result<ListIndex, DataError> {
     let mut found = Found::default();
-    let file = BufReader::new(File::open(path).map_err(|cause| DataError::io(path, cause))?);
+    let text = vitrim_text::read(path).map_err(|cause| DataError::io(path, cause))?;
     let read = match kind {
-        ListKind::Text => found.read_lines(file),
-        ListKind::Table { delimiter } => found.read_table(file, delimiter),
-        ListKind::JsonLines => found.read_json(file),
+        ListKind::Text => {
+            found.read_lines(&text);
+            Ok(())
+        }
+        ListKind::Table { delimiter } => found.read_table(&text, delimiter),
+        ListKind::JsonLines => found.read_json(&text),
     };
     read.map_err(|what| DataError::List { path: path.to_path_buf(), what })?;
     let Some(first) = found.paths.first() else {
@@ -100,9 +101,8 @@ impl Found {
         self.lines.push(line);
     }
 
-    fn read_lines(&mut self, file: impl BufRead) -> Result<(), String> {
-        for (number, line) in (1..).zip(file.lines()) {
-            let line = line.map_err(|error| format!("line {number}: {error}"))?;
+    fn read_lines(&mut self, text: &str) {
+        for (number, line) in (1..).zip(text.lines()) {
             let line = line.trim();
             match line.rsplit_once([' ', '\t']) {
                 // A name may contain spaces: only a number after an image's extension is a label.
@@ -115,12 +115,11 @@ impl Found {
                 _ => {}
             }
         }
-        Ok(())
     }
 
-    fn read_table(&mut self, file: impl BufRead, delimiter: u8) -> Result<(), String> {
+    fn read_table(&mut self, text: &str, delimiter: u8) -> Result<(), String> {
         let mut reader =
-            csv::ReaderBuilder::new().delimiter(delimiter).trim(csv::Trim::All).from_reader(file);
+            csv::ReaderBuilder::new().delimiter(delimiter).trim(csv::Trim::All).from_reader(text.as_bytes());
         let header = reader.headers().map_err(one_line)?.clone();
         let column = |names: &[&str]| {
             names.iter().find_map(|name| header.iter().position(|field| field.eq_ignore_ascii_case(name)))
@@ -146,13 +145,12 @@ impl Found {
         Ok(())
     }
 
-    fn read_json(&mut self, file: impl BufRead) -> Result<(), String> {
-        for (number, line) in (1..).zip(file.lines()) {
-            let line = line.map_err(|error| format!("line {number}: {error}"))?;
+    fn read_json(&mut self, text: &str) -> Result<(), String> {
+        for (number, line) in (1..).zip(text.lines()) {
             if line.trim().is_empty() {
                 continue;
             }
-            let object: Value = serde_json::from_str(&line)
+            let object: Value = serde_json::from_str(line)
                 .map_err(|error| format!("line {number} is not a JSON object ({})", one_line(error)))?;
             let path = PATH_FIELDS.iter().find_map(|field| word(object.get(field)?));
             let Some(path) = path else {

@@ -3,11 +3,13 @@
 //! [`DatasetLayout`] detects the kind of source at a path, one module indexes each kind, and a [`Store`] is an opened
 //! index: rows of encoded images with names.
 
+mod archives;
 mod braces;
 mod folder;
 mod layout;
 mod list;
 mod parquet;
+mod split_folders;
 mod split_names;
 mod store;
 mod tar;
@@ -17,6 +19,7 @@ pub use folder::list_images;
 pub(crate) use layout::DatasetLayout;
 pub(crate) use list::{folder_of, index as index_list};
 pub(crate) use parquet::{ParquetIndex, RowGroup};
+pub use split_names::known as known_split;
 pub(crate) use split_names::{STREAM, WHOLE};
 pub(crate) use store::{Payload, Store, memory_name};
 pub(crate) use tar::{StreamedRow, TarIndex, TarStream, member_origin};

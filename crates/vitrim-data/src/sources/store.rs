@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use vitrim_text::shown;
+
 use super::parquet::ParquetIndex;
 use super::tar::{TarIndex, TarStream, member_origin};
 use crate::decoding::read_encoded;
@@ -48,7 +50,7 @@ impl Store {
     /// `shard.tar/member`.
     pub(crate) fn name_of_row(&self, row: usize) -> String {
         match self {
-            Self::Files { paths, .. } => paths[row].to_string_lossy().into_owned(),
+            Self::Files { paths, .. } => shown(&paths[row]),
             Self::Parquet(parquet) => parquet.name_of_row(row),
             Self::Tar(tar) => tar.name_of_row(row),
             Self::Stream(stream) => stream.name_of_row(row),

@@ -158,8 +158,9 @@ impl Policy {
             return Err(bad(folder, "no policy here: give the folder that holds policy.json".into()));
         }
         let (json, bytes) = files(folder).read()?;
+        let text = vitrim_text::utf8(&json).map_err(|e| bad(&json_path, e.to_string()))?;
         let value: serde_json::Value =
-            serde_json::from_slice(&json).map_err(|e| bad(&json_path, format!("not valid JSON: {e}")))?;
+            serde_json::from_str(text).map_err(|e| bad(&json_path, format!("not valid JSON: {e}")))?;
         if value.get("version").and_then(serde_json::Value::as_u64) != Some(u64::from(VERSION)) {
             let found = value.get("version").map_or("none".to_owned(), ToString::to_string);
             return Err(bad(
@@ -279,7 +280,8 @@ fn deserialize_weights(bytes: &[u8], actor: &PerceptronSpec) -> Result<Perceptro
 /// The folder's two files; a reader never finds one new and one old.
 fn files(folder: &Path) -> Pair {
     Pair::new(folder, HEADER, WEIGHTS, |header, weights| {
-        let header: Option<serde_json::Value> = serde_json::from_slice(header).ok();
+        let text = vitrim_text::utf8(header).ok();
+        let header: Option<serde_json::Value> = text.and_then(|text| serde_json::from_str(text).ok());
         header.is_some_and(|header| header["weights_hash"] == hash(weights))
     })
 }

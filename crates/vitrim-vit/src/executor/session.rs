@@ -196,12 +196,17 @@ mod tests {
             let started = Instant::now();
             thread::scope(|scope| {
                 for _ in 0..8 {
-                    scope.spawn(|| pool.enter(|| spinning.during(|| thread::sleep(Duration::from_millis(20)))));
+                    scope.spawn(|| {
+                        pool.enter(|| spinning.during(|| thread::sleep(Duration::from_millis(20))))
+                    });
                 }
             });
             started.elapsed()
         });
-        assert!(rounds.any(|took| took < Duration::from_millis(130)), "no round of 80 ms took less than 130 ms");
+        assert!(
+            rounds.any(|took| took < Duration::from_millis(130)),
+            "no round of 80 ms took less than 130 ms"
+        );
     }
 
     #[test]

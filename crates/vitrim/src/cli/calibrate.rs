@@ -10,6 +10,7 @@ use vitrim_measure::model::open_policy;
 use vitrim_measure::requests::CalibrateRequest;
 use vitrim_measure::{Loaded, MeasureError};
 use vitrim_prune::Policy;
+use vitrim_text::shown;
 
 use super::{App, interrupt, interrupted, print};
 
@@ -40,7 +41,7 @@ pub fn print(app: &App, folder: &Path, policy: &Policy, choice: &Choice) -> anyh
     let read_out = policy.read_out.to_string();
     if app.global.json {
         return print::json(
-            &json!({ "policy": folder, "read_out": read_out, "calibration": policy.calibration }),
+            &json!({ "policy": shown(folder), "read_out": read_out, "calibration": policy.calibration }),
         );
     }
     let record = record(policy, folder)?;

@@ -7,6 +7,7 @@ use serde_json::json;
 use vitrim::requests::{FinetuneRequest, Finetuned};
 use vitrim::{VitrimError, overlay};
 use vitrim_measure::Loaded;
+use vitrim_text::shown;
 use vitrim_vit::Precision;
 
 use super::{App, interrupt, interrupted, print};
@@ -47,7 +48,9 @@ pub fn run(app: &App, request: &FinetuneRequest) -> anyhow::Result<ExitCode> {
 fn tell(app: &App, tuned: &Finetuned) -> anyhow::Result<()> {
     let Finetuned { model, policy, held_out: best, .. } = tuned;
     if app.global.json {
-        return print::json(&json!({ "model": model, "policy": policy, "held_out": best }));
+        return print::json(
+            &json!({ "model": shown(model), "policy": policy.as_deref().map(shown), "held_out": best }),
+        );
     }
     if let Some(best) = best {
         let cost = format!("{:.1} % of the dense MACs", 100.0 * best.cost);

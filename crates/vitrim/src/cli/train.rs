@@ -7,6 +7,7 @@ use serde_json::json;
 use vitrim::requests::{TrainRequest, Trained};
 use vitrim::{VitrimError, overlay};
 use vitrim_measure::{Loaded, MeasureError};
+use vitrim_text::shown;
 use vitrim_vit::Precision;
 
 use super::calibrate::{as_it_was, print};
@@ -41,7 +42,9 @@ pub fn run(app: &App, request: &TrainRequest) -> anyhow::Result<ExitCode> {
 fn tell(app: &App, Trained { policy_folder, policy, choice, .. }: &Trained) -> anyhow::Result<()> {
     match choice {
         Some(choice) => print(app, policy_folder, policy, choice),
-        None if app.global.json => print::json(&json!({ "policy": policy_folder, "calibration": null })),
+        None if app.global.json => {
+            print::json(&json!({ "policy": shown(policy_folder), "calibration": null }))
+        }
         None => print::line(&format!("policy: {}, not calibrated", policy_folder.display())),
     }
 }
