@@ -148,6 +148,9 @@ fn nearest(wide: u16) -> u8 {
 /// `decoded` with 8 bits a channel; `narrow` takes 16 bits to 8.
 fn to_rgb8(decoded: DynamicImage, narrow: fn(u16) -> u8) -> Result<RgbImage, String> {
     let (width, height) = (decoded.width(), decoded.height());
+    if width == 0 || height == 0 {
+        return Err("no pixels".into());
+    }
     let bytes: Vec<u8> = match &decoded {
         DynamicImage::ImageLuma16(wide) => wide.pixels().flat_map(|p| [narrow(p[0]); 3]).collect(),
         DynamicImage::ImageLumaA16(wide) => wide.pixels().flat_map(|p| [narrow(p[0]); 3]).collect(),
