@@ -22,15 +22,31 @@ pub enum DataError {
         /// The operating system's error.
         cause: io::Error,
     },
+    /// A file that is read as text is in another encoding than UTF-8, or too large.
+    #[error("{origin}: {reason}")]
+    NotText {
+        /// The file, or the archive and its member.
+        origin: String,
+        /// What it is instead, and what to do.
+        reason: String,
+    },
     /// There are no images.
     #[error(
-        "{}: holds no images; expected class folders or files ending in jpg, jpeg, png, webp, bmp, gif, tif or tiff, \
-         parquet files, or tar shards",
+        "{}: holds no images; expected class folders or files ending in jpg, jpeg, png, webp, bmp, gif, tif, tiff, \
+         ppm or pgm, parquet files, or tar shards",
         path.display()
     )]
     Empty {
         /// The folder or parquet file without images.
         path: PathBuf,
+    },
+    /// There are no images, but an archive that vitrim does not read.
+    #[error("{}: holds no images, but {archive}; unpack it, or pack its files as .tar", path.display())]
+    Packed {
+        /// The folder.
+        path: PathBuf,
+        /// The archive's name.
+        archive: String,
     },
     /// The data set has no split of the wanted name.
     #[error("{}: has no split `{wanted}`; it has: {}", path.display(), available.join(", "))]
@@ -142,6 +158,14 @@ pub enum DataError {
         /// The sample: its members' path up to the first dot.
         key: String,
     },
+    /// A member of a tar archive that holds a label and cannot be read.
+    #[error("{origin}: {what}")]
+    TarMember {
+        /// The archive and the member.
+        origin: String,
+        /// What it is instead, and what to do.
+        what: String,
+    },
     /// An operation that needs random access was asked of a stream.
     #[error(
         "{origin}: is read front to back, as a pipe is, and cannot be {wanted}; save it to files, decompressed (.tar)"
@@ -188,8 +212,8 @@ pub enum DataError {
         /// The columns of the file, with their types.
         columns: Vec<String>,
     },
-    /// The label column does not contain integers.
-    #[error("{}: column `{column}` is {found}; labels must be integers", path.display())]
+    /// The label column contains neither integers nor text, or not in all files.
+    #[error("{}: column `{column}` is {found}; labels must be integers or text", path.display())]
     LabelColumn {
         /// The file.
         path: PathBuf,
@@ -273,11 +297,15 @@ pub enum DataError {
 }
 
 impl DataError {
-    /// Turns an I/O error on `path` into "not found" or "unreadable".
+    /// Turns an I/O error on `path` into "not found", "not text" or "unreadable".
     pub(crate) fn io(path: &Path, cause: io::Error) -> Self {
         let path = path.to_path_buf();
         match cause.kind() {
             io::ErrorKind::NotFound => Self::NotFound { path },
+            // Only `vitrim_text` gives this kind.
+            io::ErrorKind::InvalidData => {
+                Self::NotText { origin: path.display().to_string(), reason: cause.to_string() }
+            }
             _ => Self::Unreadable { path, cause },
         }
     }

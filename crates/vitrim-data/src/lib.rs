@@ -2,8 +2,8 @@
 //!
 //! The types follow the data flow. A [`Dataset`] indexes folders of images, lists of files, Hugging Face parquet,
 //! WebDataset tar shards, a pipe of them, or [generated images](draw_scene), depending on the path. A [`LabelMap`] or
-//! the [`BackboneClasses`] convert its classes to a backbone's. An [`Order`] gives the order of the images. [`Decoding`] decodes JPEG, PNG,
-//! WebP, BMP, GIF and TIFF to RGB like Pillow. A [`Transform`] is timm's evaluation transform. A [`Loader`] decodes
+//! the [`BackboneClasses`] convert its classes to a backbone's. An [`Order`] gives the order of the images. [`Decoding`]
+//! decodes JPEG, PNG, WebP, BMP, GIF, TIFF and PNM to RGB like Pillow. A [`Transform`] is timm's evaluation transform. A [`Loader`] decodes
 //! on threads ahead of its consumer, and applies an [`Augment`] for training. Images are read on demand: only an
 //! index is held in memory. Splits are defined by a hash of the encoded bytes ([`Dataset::by_hash`],
 //! [`Dataset::without`]), so that training, calibration and test never share an image.
@@ -60,5 +60,5 @@ pub use limits::{MAX_DECODED_BYTES, MAX_ENCODED_BYTES, MAX_SIDE};
 pub use loader::{Batch, Loader, LoaderOptions};
 pub use order::Order;
 pub use scenes::{Bounds, SCENE_CLASSES, SCENE_SIDE, Scene, draw_scene};
-pub use sources::list_images;
+pub use sources::{known_split, list_images};
 pub use transform::{Augment, Corruption, CropMode, Interpolation, Preprocess, Transform};

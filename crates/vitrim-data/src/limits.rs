@@ -12,5 +12,7 @@ pub(crate) const MAX_RESIZED_PIXELS: u64 = 1 << 28;
 pub const MAX_ENCODED_BYTES: u64 = 256 << 20;
 /// Largest size of a tar member with a label (`.cls`, `.json`), bytes.
 pub(crate) const MAX_LABEL_BYTES: u64 = 1 << 20;
+/// Largest length of a path that a parquet file holds in place of an image, bytes.
+pub(crate) const MAX_PATH_BYTES: usize = 4096;
 /// Largest number of file names for one brace pattern.
 pub(crate) const MAX_PATTERN_NAMES: usize = 100_000;

@@ -38,13 +38,15 @@ pub enum MeasureError {
     },
     /// The classes of the data and of the backbone differ.
     #[error(
-        "{data}: has {found} classes, but the backbone ({model}) has {classes}; give the data that it was trained for, --label-map FILE, or a folder of images without class folders"
+        "{data}: has {found} classes{empty}, but the backbone ({model}) has {classes}; give the data that it was trained for, --label-map FILE, or a folder of images without class folders"
     )]
     Classes {
         /// The data set.
         data: String,
         /// Number of classes of the data set.
         found: usize,
+        /// Which of them have no images, in brackets; empty if all have some.
+        empty: String,
         /// The backbone.
         model: String,
         /// The backbone's classes.

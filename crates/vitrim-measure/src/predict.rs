@@ -12,11 +12,13 @@ use vitrim_vit::{Backbone, HostState, PixelBatch, Want, cost};
 use crate::error::Result;
 use crate::model::Loaded;
 use crate::model::features::{FeatureKind, Features, features};
+use crate::requests::as_text;
 
 /// The answer for one image.
 #[derive(Clone, Debug, Serialize)]
 pub struct Prediction {
     /// The image file, or the position of the image in a shard or a list.
+    #[serde(serialize_with = "as_text::path")]
     pub image: PathBuf,
     /// The most probable classes, best first; empty if features were requested.
     #[serde(skip_serializing_if = "Vec::is_empty")]

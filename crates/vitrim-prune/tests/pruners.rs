@@ -433,6 +433,10 @@ fn policies_survive_the_disk_and_damage_is_named() {
     std::fs::write(&weights, &good).unwrap();
     let json = folder.path().join("policy.json");
     let text = std::fs::read_to_string(&json).unwrap();
+    std::fs::write(&json, format!("\u{feff}{text}")).unwrap();
+    assert_eq!(Policy::load(folder.path()).unwrap(), policy, "as Notepad saves it");
+    std::fs::write(&json, text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>()).unwrap();
+    assert!(Policy::load(folder.path()).unwrap_err().to_string().contains("policy.json: is UTF-16 text"));
     std::fs::write(&json, text.replace("\"version\": 1", "\"version\": 99")).unwrap();
     assert!(Policy::load(folder.path()).unwrap_err().to_string().contains("version 99"));
     std::fs::write(&json, &text[..text.len() / 3]).unwrap();

@@ -18,18 +18,6 @@ pub fn is_lfs_pointer(bytes: &[u8]) -> bool {
     bytes.starts_with(LFS_POINTER)
 }
 
-/// `bytes` as text without its byte order mark, or what is wrong with it.
-fn decode(bytes: Vec<u8>) -> Result<String, String> {
-    if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
-        return Err("is UTF-16, not UTF-8; save it as UTF-8".into());
-    }
-    let text = String::from_utf8(bytes).map_err(|_| "is not UTF-8; save it as UTF-8".to_owned())?;
-    Ok(match text.strip_prefix('\u{feff}') {
-        Some(rest) => rest.to_owned(),
-        None => text,
-    })
-}
-
 /// The JSON value in the file `path`.
 ///
 /// # Errors
@@ -46,8 +34,8 @@ pub(crate) fn read_json(path: &Path) -> Result<Value> {
     if is_lfs_pointer(&bytes) {
         return Err(VitError::LfsPointer { path: path.to_owned() });
     }
-    let text = decode(bytes).map_err(bad)?;
-    serde_json::from_str(&text).map_err(|e| bad(format!("not valid JSON: {e}")))
+    let text = vitrim_text::utf8(&bytes).map_err(|error| bad(error.to_string()))?;
+    serde_json::from_str(text).map_err(|e| bad(format!("not valid JSON: {e}")))
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@
 //! ```
 
 use std::path::{Path, PathBuf};
-use std::{fmt, fs, io};
+use std::{fmt, io};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -36,6 +36,14 @@ pub enum OverlayError {
         /// The file.
         path: PathBuf,
         /// The operating system's error.
+        cause: io::Error,
+    },
+    /// The file is in another encoding than UTF-8, or too large.
+    #[error("{}: {cause}", path.display())]
+    NotText {
+        /// The file.
+        path: PathBuf,
+        /// What it is instead.
         cause: io::Error,
     },
     /// The file is not TOML.
@@ -150,8 +158,10 @@ fn not_representable(error: toml::ser::Error) -> OverlayError {
 }
 
 fn read(path: &Path) -> Result<Table, OverlayError> {
-    let text = fs::read_to_string(path)
-        .map_err(|cause| OverlayError::Unreadable { path: path.to_path_buf(), cause })?;
+    let text = vitrim_text::read(path).map_err(|cause| match cause.kind() {
+        io::ErrorKind::InvalidData => OverlayError::NotText { path: path.to_path_buf(), cause },
+        _ => OverlayError::Unreadable { path: path.to_path_buf(), cause },
+    })?;
     text.parse::<Table>().map_err(|error| {
         let at = error.span().map_or(0, |span| span.start.min(text.len()));
         OverlayError::NotToml {
@@ -290,6 +300,8 @@ fn one_line(message: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use serde::Deserialize;
 

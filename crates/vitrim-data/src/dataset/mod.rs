@@ -7,6 +7,7 @@ mod open;
 mod parting;
 mod relabel;
 
+use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
 
 pub use content::{ContentHash, ContentSet, Shares, Subset};
@@ -56,6 +57,8 @@ struct Index {
     /// One label for each row; empty for a stream.
     labels: Vec<Option<u32>>,
     store: Store,
+    /// What was guessed or left out when the files were found.
+    layout_notes: Vec<String>,
     /// One hash for each row, computed on first use.
     hashes: OnceLock<Vec<ContentHash>>,
     /// Images that loaders left out.
@@ -70,12 +73,13 @@ impl Dataset {
         class_names: Vec<String>,
         labels: Vec<Option<u32>>,
         store: Store,
+        layout_notes: Vec<String>,
     ) -> Self {
         let rows = Rows::all((!matches!(store, Store::Stream(_))).then_some(labels.len()));
         let (hashes, bad, rates) = (OnceLock::new(), BadImages::default(), DecodeTotals::default());
-        let index = Arc::new(Index { path, split, class_names, labels, store, hashes, bad, rates });
+        let index = Index { path, split, class_names, labels, store, layout_notes, hashes, bad, rates };
         Self {
-            index,
+            index: Arc::new(index),
             rows,
             relabelling: Relabelling::Own,
             label_notes: Arc::default(),
@@ -122,6 +126,12 @@ impl Dataset {
         &self.index.split
     }
 
+    /// What was guessed or left out when the data set was opened, a line each: which of two layouts was read, folders
+    /// beside the split folders, classes without images.
+    pub fn layout_notes(&self) -> &[String] {
+        &self.index.layout_notes
+    }
+
     /// The name of each class, by index; empty if the data set does not say.
     pub fn class_names(&self) -> &[String] {
         if matches!(self.relabelling, Relabelling::Own) { &self.index.class_names } else { &[] }
@@ -136,6 +146,13 @@ impl Dataset {
             _ => None,
         };
         self.label_notes.iter().cloned().chain(of_stream).collect()
+    }
+
+    /// The names of the classes that no image of the whole split has, as the data set's own labels say.
+    pub fn classes_without_images(&self) -> Vec<&str> {
+        let used: HashSet<u32> = self.index.labels.iter().flatten().copied().collect();
+        let names = (0..).zip(self.class_names());
+        names.filter(|(class, _)| !used.contains(class)).map(|(_, name)| name.as_str()).collect()
     }
 
     /// Whether at least one image has a label.

@@ -14,7 +14,7 @@ use crate::sources::{
 impl Dataset {
     /// Opens one split of the data set at `path`, which is one of:
     ///
-    /// * a folder of class folders (with or without `train`, `val` or `validation`, `test` above them), a flat
+    /// * a folder of class folders (with or without split folders above them: `train`, `Testing`, `val`, `dev`), a flat
     ///   folder of images, or one image;
     /// * Hugging Face parquet files: a folder with them in it, in its `data/` or in folders named as splits, or
     ///   one of them;
@@ -36,7 +36,8 @@ impl Dataset {
     /// message lists the existing ones), or if a file is damaged, has no images in it or a label out of range.
     pub fn open(path: impl AsRef<Path>, split: Option<&str>) -> Result<Self, DataError> {
         let path = path.as_ref();
-        let layout = DatasetLayout::detect(path)?;
+        let mut notes = Vec::new();
+        let layout = DatasetLayout::detect(path, &mut notes)?;
         let at = layout.find(path, split)?;
         let mut label_notes = Vec::new();
         let (split, class_names, labels, store) = match layout {
@@ -44,7 +45,9 @@ impl Dataset {
                 let (split, root) = splits.swap_remove(at);
                 let (found, note) = with_metadata(index_folder(&root)?, &root)?;
                 label_notes.extend(note);
-                (split, found.class_names, found.labels, Store::Files { root, paths: found.paths })
+                notes.extend(found.notes);
+                let store = Store::Files { root: found.root, paths: found.paths };
+                (split, found.class_names, found.labels, store)
             }
             DatasetLayout::Parquet(mut splits) => {
                 let (split, files) = splits.swap_remove(at);
@@ -84,7 +87,8 @@ impl Dataset {
             }
         };
         let path = path.display().to_string();
-        Ok(Self { label_notes: label_notes.into(), ..Self::whole(path, split, class_names, labels, store) })
+        let whole = Self::whole(path, split, class_names, labels, store, notes);
+        Ok(Self { label_notes: label_notes.into(), ..whole })
     }
 
     /// One split of the [scenes](crate::draw_scene), which are generated on demand: `train` with 2,000,000 (seeds
@@ -117,7 +121,7 @@ impl Dataset {
             labels.push(class);
         }
         let (path, store) = ("memory".to_string(), Store::Memory(encoded));
-        Ok(Self::whole(path, WHOLE.to_string(), class_names, labels, store))
+        Ok(Self::whole(path, WHOLE.to_string(), class_names, labels, store, Vec::new()))
     }
 
     /// The splits of the data set at `path`: `train`, `validation`, `test`, then others; `all` if it
@@ -127,7 +131,7 @@ impl Dataset {
     ///
     /// [`DataError::NotFound`] or [`DataError::Unreadable`] if the path cannot be read.
     pub fn splits(path: impl AsRef<Path>) -> Result<Vec<String>, DataError> {
-        Ok(DatasetLayout::detect(path.as_ref())?.names())
+        Ok(DatasetLayout::detect(path.as_ref(), &mut Vec::new())?.names())
     }
 
     /// Whether the file or folder at `path` holds or lists images (parquet, shards, streams and lists), and is not an
@@ -137,7 +141,7 @@ impl Dataset {
     ///
     /// As [`splits`](Self::splits), but a file of an unknown kind counts as an image.
     pub fn packs(path: impl AsRef<Path>) -> Result<bool, DataError> {
-        match DatasetLayout::detect(path.as_ref()) {
+        match DatasetLayout::detect(path.as_ref(), &mut Vec::new()) {
             Ok(layout) => Ok(!matches!(layout, DatasetLayout::Folders(_) | DatasetLayout::Scenes(_))),
             Err(DataError::UnknownKind { .. }) => Ok(false),
             Err(error) => Err(error),
@@ -150,6 +154,6 @@ impl Dataset {
     ///
     /// As [`splits`](Self::splits).
     pub fn streams(path: impl AsRef<Path>) -> Result<bool, DataError> {
-        Ok(matches!(DatasetLayout::detect(path.as_ref())?, DatasetLayout::Stream(_)))
+        Ok(matches!(DatasetLayout::detect(path.as_ref(), &mut Vec::new())?, DatasetLayout::Stream(_)))
     }
 }

@@ -12,13 +12,14 @@ use crate::error::{DataError, one_line};
 use crate::limits::{MAX_DECODED_BYTES, MAX_ENCODED_BYTES, MAX_SIDE};
 
 /// The supported formats, detected by content.
-const FORMATS: [ImageFormat; 6] = [
+const FORMATS: [ImageFormat; 7] = [
     ImageFormat::Jpeg,
     ImageFormat::Png,
     ImageFormat::WebP,
     ImageFormat::Bmp,
     ImageFormat::Gif,
     ImageFormat::Tiff,
+    ImageFormat::Pnm,
 ];
 
 /// How images are decoded.
@@ -40,7 +41,7 @@ impl Decoding {
         self.decode(&read_encoded(path)?, &path.display().to_string())
     }
 
-    /// Decodes one JPEG, PNG, WebP, BMP, GIF or TIFF image; `origin` names it in errors.
+    /// Decodes one JPEG, PNG, WebP, BMP, GIF, TIFF or PNM (`.ppm`, `.pgm`, `.pbm`) image; `origin` names it in errors.
     ///
     /// The format is detected from the content, not from a file name. Grey, palette and CMYK images become RGB; alpha
     /// is dropped; of 16 bits the high 8 are kept; of several frames or pages the first. The orientation of a TIFF is
@@ -84,7 +85,7 @@ fn decode(encoded: &[u8], exif: bool) -> Result<RgbImage, String> {
     }
     let format = image::guess_format(encoded).ok().filter(|format| FORMATS.contains(format));
     let Some(format) = format else {
-        return Err("neither JPEG, PNG, WebP, BMP, GIF nor TIFF".into());
+        return Err("neither JPEG, PNG, WebP, BMP, GIF, TIFF nor PNM".into());
     };
     let mut coefficient_bytes = 0;
     if format == ImageFormat::Jpeg {
@@ -100,7 +101,7 @@ fn decode(encoded: &[u8], exif: bool) -> Result<RgbImage, String> {
         return Err("truncated WebP".into());
     }
     match decode_within_limits(encoded, format, exif, coefficient_bytes) {
-        Ok(decoded) => to_rgb8(decoded),
+        Ok(decoded) => to_rgb8(decoded, if format == ImageFormat::Pnm { nearest } else { high }),
         Err(image::ImageError::Limits(_)) => {
             Err(format!("larger than {MAX_SIDE} pixels a side or {} MiB in memory", MAX_DECODED_BYTES >> 20))
         }
@@ -134,14 +135,29 @@ fn decode_within_limits(
     Ok(decoded)
 }
 
-fn to_rgb8(decoded: DynamicImage) -> Result<RgbImage, String> {
-    let high = |wide: u16| (wide >> 8) as u8;
+/// The high byte of 16 bits.
+fn high(wide: u16) -> u8 {
+    (wide >> 8) as u8
+}
+
+/// 16 bits scaled to 8, as Pillow does for PNM.
+fn nearest(wide: u16) -> u8 {
+    ((u32::from(wide) + 128) / 257) as u8
+}
+
+/// `decoded` with 8 bits a channel; `narrow` takes 16 bits to 8.
+fn to_rgb8(decoded: DynamicImage, narrow: fn(u16) -> u8) -> Result<RgbImage, String> {
     let (width, height) = (decoded.width(), decoded.height());
+    if width == 0 || height == 0 {
+        return Err("no pixels".into());
+    }
     let bytes: Vec<u8> = match &decoded {
-        DynamicImage::ImageLuma16(wide) => wide.pixels().flat_map(|p| [high(p[0]); 3]).collect(),
-        DynamicImage::ImageLumaA16(wide) => wide.pixels().flat_map(|p| [high(p[0]); 3]).collect(),
-        DynamicImage::ImageRgb16(wide) => wide.pixels().flat_map(|p| p.0.map(high)).collect(),
-        DynamicImage::ImageRgba16(wide) => wide.pixels().flat_map(|p| [p[0], p[1], p[2]].map(high)).collect(),
+        DynamicImage::ImageLuma16(wide) => wide.pixels().flat_map(|p| [narrow(p[0]); 3]).collect(),
+        DynamicImage::ImageLumaA16(wide) => wide.pixels().flat_map(|p| [narrow(p[0]); 3]).collect(),
+        DynamicImage::ImageRgb16(wide) => wide.pixels().flat_map(|p| p.0.map(narrow)).collect(),
+        DynamicImage::ImageRgba16(wide) => {
+            wide.pixels().flat_map(|p| [p[0], p[1], p[2]].map(narrow)).collect()
+        }
         DynamicImage::ImageRgb32F(_) | DynamicImage::ImageRgba32F(_) => {
             return Err("floating-point pixels; save it with 8 or 16 bits a channel".into());
         }
@@ -191,6 +207,19 @@ mod tests {
     }
 
     #[test]
+    fn pnm_decodes_as_pillow_does() {
+        let decoded = |file: &[u8]| decode(file, false).unwrap().into_raw();
+        assert_eq!(decoded(b"P6 2 1 255\n\x01\x02\x03\xff\xfe\xfd"), [1, 2, 3, 255, 254, 253]);
+        assert_eq!(decoded(b"P5\n# made by hand\n2 1\n255\n\x07\xf0"), [7, 7, 7, 240, 240, 240]);
+        assert_eq!(decoded(b"P3 1 1 15\n0 5 15\n"), [0, 85, 255], "values are scaled to 255");
+        assert_eq!(decoded(b"P4 9 1\n\x80\x00")[..6], [0, 0, 0, 255, 255, 255]);
+        assert_eq!(decoded(b"P6 1 1 65535\n\x00\xff\x80\x80\xff\xff"), [1, 128, 255]);
+        for cut in [&b"P6 2 1 255\n\x01\x02\x03\xff"[..], b"P6 2", b"P5 99999 99999 255\n", b"P6 0 4 255\n"] {
+            assert!(decode(cut, false).is_err(), "{cut:?}");
+        }
+    }
+
+    #[test]
     fn webp_decodes_without_loss() {
         let image = gradient(11, 5);
         let file = encoded(&DynamicImage::ImageRgb8(image.clone()), ImageFormat::WebP);
@@ -200,7 +229,7 @@ mod tests {
     #[test]
     fn what_is_no_image_is_said_to_be_none() {
         let error = Decoding::default().decode(b"hello", "notes.jpg").unwrap_err().to_string();
-        assert!(error.contains("neither JPEG, PNG, WebP, BMP, GIF nor TIFF"), "{error}");
+        assert!(error.contains("neither JPEG, PNG, WebP, BMP, GIF, TIFF nor PNM"), "{error}");
         assert!(Decoding::default().decode(b"", "empty.jpg").is_err());
     }
 }

@@ -27,10 +27,11 @@ impl LabelMap {
     ///
     /// # Errors
     ///
-    /// [`DataError::NotFound`], [`DataError::Unreadable`], or [`DataError::LabelMap`] with the reason.
+    /// [`DataError::NotFound`], [`DataError::Unreadable`], [`DataError::NotText`], or [`DataError::LabelMap`] with the
+    /// reason.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, DataError> {
         let path = path.as_ref();
-        let text = std::fs::read_to_string(path).map_err(|cause| DataError::io(path, cause))?;
+        let text = vitrim_text::read(path).map_err(|cause| DataError::io(path, cause))?;
         let extension = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
         let parsed = match extension.as_str() {
             "json" => Self::from_json(&text),

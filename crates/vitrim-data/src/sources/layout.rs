@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use super::archives::{are_left_over, foreign, note_images, note_left_over};
 use super::braces;
-use super::folder::{has_image_extension, name_of, subfolders};
+use super::folder::{count_images, has_image_extension, is_ignored, level, name_of};
 use super::list::ListKind;
 use super::metadata::{splits_of_table, table_kind};
-use super::split_names::{STREAM, WHOLE, canonical, is_known, rank, split_in_name};
+use super::split_folders::{self, SplitFolders};
+use super::split_names::{STREAM, WHOLE, canonical, known, rank, split_in_name};
 use super::tar::{Input, is_compressed, is_pipe};
 use crate::error::DataError;
 use crate::limits::MAX_PATTERN_NAMES;
@@ -63,8 +65,9 @@ impl FileKind {
 }
 
 impl DatasetLayout {
-    /// Detects the kind from file names alone; opens no file but metadata tables.
-    pub(crate) fn detect(root: &Path) -> Result<Self, DataError> {
+    /// Detects the kind from file names alone; opens no file but metadata tables. What is guessed or left out is added
+    /// to `notes`, a line each.
+    pub(crate) fn detect(root: &Path, notes: &mut Vec<String>) -> Result<Self, DataError> {
         if root == Path::new(SCENES_PATH) {
             return Ok(Self::Scenes(SPLITS.map(|(name, seeds)| (name.into(), seeds)).to_vec()));
         }
@@ -88,24 +91,58 @@ impl DatasetLayout {
             return Self::of_files(vec![root.to_path_buf()])
                 .unwrap_or_else(|| Err(DataError::UnknownKind { path: root.to_path_buf() }));
         }
+        Self::of_folder(root, notes)
+    }
+
+    /// The data set in the folder `root`. Shards are sought first; images that lie beside tar shards count if the
+    /// shards were left over when they were unpacked.
+    fn of_folder(root: &Path, notes: &mut Vec<String>) -> Result<Self, DataError> {
         if let Some(splits) = shards_below(root, FileKind::Parquet)? {
             return Ok(Self::Parquet(splits));
         }
-        if let Some(splits) = shards_below(root, FileKind::Tar)? {
-            return Ok(Self::Tar(splits));
+        let folders = split_folders::find(root)?;
+        let shards = match shards_below(root, FileKind::Tar)? {
+            Some(splits) => Some((FileKind::Tar, splits)),
+            None => {
+                shards_below(root, FileKind::CompressedTar)?.map(|splits| (FileKind::CompressedTar, splits))
+            }
+        };
+        let Some((kind, splits)) = shards else {
+            return Self::of_images(root, folders, foreign(root)?, notes);
+        };
+        let archives: Vec<PathBuf> = splits.iter().flat_map(|(_, files)| files.clone()).collect();
+        if are_left_over(root, &folders, &archives)? {
+            let names = archives.iter().map(|archive| name_of(archive)).chain(foreign(root)?).collect();
+            return Self::of_images(root, folders, names, notes);
         }
-        if let Some(splits) = shards_below(root, FileKind::CompressedTar)? {
-            let [(_, files)] = splits.as_slice() else {
-                return Err(DataError::Pattern {
-                    pattern: root.display().to_string(),
-                    what: "has compressed shards of several splits; name those of one, as in \
-                           'folder/train-{000..009}.tar.gz'"
-                        .into(),
-                });
-            };
-            return Ok(Self::Stream(files.iter().cloned().map(Input::File).collect()));
+        notes.extend(note_images(root, &archives));
+        match (kind, splits.as_slice()) {
+            (FileKind::Tar, _) => Ok(Self::Tar(splits)),
+            (_, [_]) => Ok(Self::Stream(archives.into_iter().map(Input::File).collect())),
+            _ => Err(DataError::Pattern {
+                pattern: root.display().to_string(),
+                what: "has compressed shards of several splits; name those of one, as in \
+                       'folder/train-{000..009}.tar.gz'"
+                    .into(),
+            }),
         }
-        Ok(Self::Folders(split_folders(root)?))
+    }
+
+    /// The images in `folders`; the `archives` beside them are not read.
+    fn of_images(
+        root: &Path,
+        folders: SplitFolders,
+        archives: Vec<String>,
+        notes: &mut Vec<String>,
+    ) -> Result<Self, DataError> {
+        notes.extend(folders.notes);
+        if let Some(first) = archives.first() {
+            if count_images(root, 1) == 0 {
+                return Err(DataError::Packed { path: root.to_path_buf(), archive: first.clone() });
+            }
+            notes.push(note_left_over(root, &archives));
+        }
+        Ok(Self::Folders(folders.splits))
     }
 
     /// The shards that `pattern` stands for.
@@ -136,7 +173,8 @@ impl DatasetLayout {
             (FileKind::Tar, _) => Self::Tar(by_split(files, kind)),
             (FileKind::CompressedTar, _) => Self::Stream(files.into_iter().map(Input::File).collect()),
             (FileKind::List(kind), [list]) => {
-                Self::List(split_in_name(&name_of(list)).unwrap_or(WHOLE.into()), list.clone(), kind)
+                let split = split_in_name(&name_of(list)).unwrap_or(WHOLE);
+                Self::List(split.into(), list.clone(), kind)
             }
             (FileKind::Image, [image]) => Self::Folders(vec![(WHOLE.into(), image.clone())]),
             _ => return None,
@@ -165,11 +203,13 @@ impl DatasetLayout {
             _ if matches!(self, Self::Stream(_)) => Ok(0),
             None if available.len() == 1 => Ok(0),
             None => Err(DataError::SplitNotNamed { path, available }),
-            Some(wanted) => available
-                .iter()
-                .position(|name| name == wanted)
-                .or_else(|| available.iter().position(|name| *name == canonical(wanted)))
-                .ok_or(DataError::NoSuchSplit { path, wanted: wanted.to_string(), available }),
+            Some(wanted) => {
+                let named = |wanted: &str| available.iter().position(|name| name == wanted);
+                named(wanted)
+                    .or_else(|| named(&canonical(wanted)))
+                    .or_else(|| available.iter().position(|name| name.eq_ignore_ascii_case(wanted)))
+                    .ok_or(DataError::NoSuchSplit { path, wanted: wanted.to_string(), available })
+            }
         }
     }
 }
@@ -178,7 +218,7 @@ impl DatasetLayout {
 /// whole. A parquet file without a known split in its name belongs to the split that its name begins with.
 fn split_of_file(path: &Path, kind: FileKind) -> String {
     if let Some(split) = split_in_name(&name_of(path)) {
-        return split;
+        return split.into();
     }
     let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     let is_digits = |part: &str| part.bytes().all(|b| b.is_ascii_digit());
@@ -187,21 +227,21 @@ fn split_of_file(path: &Path, kind: FileKind) -> String {
 }
 
 /// The files of `kind` in `root`, in its `data` or in its `default`, by split: by their names, or by the folders
-/// `train`, `validation` and `test` that hold them. `None` if there are none.
+/// that are called as splits and hold them. `None` if there are none.
 fn shards_below(root: &Path, kind: FileKind) -> Result<Option<Shards>, DataError> {
     for folder in [root.to_path_buf(), root.join("data"), root.join("default")] {
-        if !folder.is_dir() {
-            continue;
-        }
+        // A folder that cannot be read is named when images are sought in it.
+        let Ok(inner) = level(&folder) else { continue };
         let files = files_in(&folder, kind)?;
         if !files.is_empty() {
             return Ok(Some(by_split(files, kind)));
         }
         let mut splits = BTreeMap::<String, Vec<PathBuf>>::new();
-        for inner in subfolders(&folder)?.into_iter().filter(|inner| is_known(&name_of(inner))) {
-            let files = files_in(&inner, kind)?;
+        for (split, inner) in inner.folders.iter().filter_map(|inner| Some((known(&name_of(inner))?, inner)))
+        {
+            let files = files_in(inner, kind).unwrap_or_default();
             if !files.is_empty() {
-                splits.entry(canonical(&name_of(&inner))).or_default().extend(files);
+                splits.entry(split.to_owned()).or_default().extend(files);
             }
         }
         if !splits.is_empty() {
@@ -217,7 +257,7 @@ fn files_in(folder: &Path, kind: FileKind) -> Result<Vec<PathBuf>, DataError> {
     for entry in std::fs::read_dir(folder).map_err(|cause| DataError::io(folder, cause))? {
         let path = entry.map_err(|cause| DataError::io(folder, cause))?.path();
         let is_shard = FileKind::of(&path) == Some(kind) && path.is_file() && table_kind(&path).is_none();
-        if is_shard && !name_of(&path).starts_with('.') {
+        if is_shard && !is_ignored(&path) {
             files.push(path);
         }
     }
@@ -239,29 +279,6 @@ fn ranked(splits: BTreeMap<String, Vec<PathBuf>>) -> Shards {
     splits
 }
 
-/// The split folders in `root`, or `root` itself as the only one.
-///
-/// A folder with a split's name is a split if all its siblings have such names too, or if it holds
-/// folders itself; otherwise it is a class that happens to be called `train`.
-fn split_folders(root: &Path) -> Result<Vec<(String, PathBuf)>, DataError> {
-    let folders = subfolders(root)?;
-    let all_known = folders.iter().all(|folder| is_known(&name_of(folder)));
-    let mut splits: Vec<(String, PathBuf)> = Vec::new();
-    for folder in folders {
-        let raw = name_of(&folder);
-        if is_known(&raw) && (all_known || !subfolders(&folder)?.is_empty()) {
-            let name = canonical(&raw);
-            let taken = splits.iter().any(|(other, _)| *other == name);
-            splits.push((if taken { raw } else { name }, folder));
-        }
-    }
-    if splits.is_empty() {
-        return Ok(vec![(WHOLE.into(), root.to_path_buf())]);
-    }
-    splits.sort_by_key(|(name, _)| rank(name));
-    Ok(splits)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -276,25 +293,56 @@ mod tests {
         dir
     }
 
+    fn detect(root: &Path) -> Result<DatasetLayout, DataError> {
+        DatasetLayout::detect(root, &mut Vec::new())
+    }
+
     fn names(files: &[&str]) -> Vec<String> {
-        DatasetLayout::detect(tree(files).path()).unwrap().names()
+        detect(tree(files).path()).unwrap().names()
+    }
+
+    /// The kind of data set that a tree of files is, and the notes without the path.
+    fn kind(files: &[&str]) -> (&'static str, String) {
+        let (dir, mut notes) = (tree(files), Vec::new());
+        let kind = match DatasetLayout::detect(dir.path(), &mut notes).unwrap() {
+            DatasetLayout::Folders(_) => "folders",
+            DatasetLayout::Tar(_) => "tar",
+            DatasetLayout::Stream(_) => "stream",
+            _ => "other",
+        };
+        (kind, notes.join("; ").replace(&format!("{}: ", dir.path().display()), ""))
     }
 
     #[test]
-    fn split_folders_are_told_from_classes() {
-        assert_eq!(names(&["test/a/x.png", "val/a/x.png", "train/a/x.png"]), ["train", "validation", "test"]);
-        assert_eq!(names(&["train/a/x.png", "annotations/x.xml"]), ["train"]);
-        assert_eq!(names(&["train/x.png", "car/x.png"]), ["all"]);
-        assert_eq!(names(&["x.png"]), ["all"]);
+    fn archives_left_beside_what_they_were_unpacked_to_are_not_read() {
+        let left =
+            |names: &str| ("folders", format!("the images are read, not the archives beside them: {names}"));
+        for archive in ["ILSVRC2012_img_val.tar", "photos.tar.gz", "backup.TGZ", "train.zip", "a.7z"] {
+            assert_eq!(
+                kind(&["train/a/x.png", "train/b/x.png", "val/a/x.png", archive]),
+                left(archive),
+                "{archive}"
+            );
+            assert_eq!(kind(&["a/x.png", "b/x.png", archive]), left(archive), "{archive}");
+            assert_eq!(kind(&["1.png", "2.png", "3.png", archive]), left(archive), "{archive}");
+        }
+        assert_eq!(kind(&["photos/x.png", "photos.tar.gz"]), left("photos.tar.gz"));
+        assert_eq!(kind(&["val/a/x.png", "val/a/y.png", "val/val.tar"]), left("val.tar"));
+        let shards = |kind, first: &str| {
+            (kind, format!("the shards are read ({first}, ...), not the images beside them"))
+        };
+        assert_eq!(kind(&["s-0.tar", "s-1.tar", "assets/x.png"]), shards("tar", "s-0.tar"));
+        assert_eq!(kind(&["s-0.tar.gz", "preview.png"]), shards("stream", "s-0.tar.gz"));
+        assert_eq!(kind(&["s-0.tar", "train/notes.txt"]), ("tar", String::new()));
+        let packed = detect(tree(&["photos.zip", "README.md"]).path()).unwrap_err().to_string();
+        assert!(packed.contains("holds no images, but photos.zip"), "{packed}");
     }
 
     #[test]
     fn parquet_names_carry_the_split() {
         let files = ["data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet"];
         let dir = tree(&[files[0], files[1], "data/valid-00000-of-00001-ab12.parquet", "README.md"]);
-        let DatasetLayout::Parquet(splits) = DatasetLayout::detect(dir.path()).unwrap() else {
-            panic!("folders")
-        };
+        let DatasetLayout::Parquet(splits) = detect(dir.path()).unwrap() else { panic!("folders") };
         assert_eq!(splits[0], ("train".into(), files.iter().map(|f| dir.path().join(f)).collect()));
         assert_eq!(splits[1].0, "validation");
         for (file, split) in
@@ -307,17 +355,13 @@ mod tests {
     #[test]
     fn shards_are_found_by_name_by_folder_and_by_pattern() {
         let dir = tree(&["s-train-000.tar", "s-train-001.tar", "s-val-000.tar", "photo.jpg"]);
-        assert_eq!(DatasetLayout::detect(dir.path()).unwrap().names(), ["train", "validation"]);
+        assert_eq!(detect(dir.path()).unwrap().names(), ["train", "validation"]);
         let pattern = dir.path().join("s-train-{000..001}.tar");
-        let DatasetLayout::Tar(splits) = DatasetLayout::detect(&pattern).unwrap() else {
-            panic!("no shards")
-        };
+        let DatasetLayout::Tar(splits) = detect(&pattern).unwrap() else { panic!("no shards") };
         assert_eq!((splits.len(), splits[0].1.len()), (1, 2));
-        let missing =
-            DatasetLayout::detect(&dir.path().join("s-train-{000..002}.tar")).unwrap_err().to_string();
+        let missing = detect(&dir.path().join("s-train-{000..002}.tar")).unwrap_err().to_string();
         assert!(missing.contains("s-train-002.tar: no such file"), "{missing}");
-        let mixed =
-            DatasetLayout::detect(&dir.path().join("{s-train-000.tar,photo.jpg}")).unwrap_err().to_string();
+        let mixed = detect(&dir.path().join("{s-train-000.tar,photo.jpg}")).unwrap_err().to_string();
         assert!(mixed.contains("of several"), "{mixed}");
         assert_eq!(names(&["default/train/0000.parquet", "default/test/0000.parquet"]), ["train", "test"]);
         assert_eq!(names(&["data/training_0.parquet", "data/dev_0.parquet"]), ["train", "validation"]);
@@ -329,8 +373,7 @@ mod tests {
     #[test]
     fn a_file_is_known_by_its_extension() {
         let dir = tree(&["a.csv", "val.jsonl", "a.TXT", "a.jpeg", "a.tgz", "a.md", "a"]);
-        let names =
-            |file| DatasetLayout::detect(&dir.path().join(file)).map(|layout| layout.names().join(","));
+        let names = |file| detect(&dir.path().join(file)).map(|layout| layout.names().join(","));
         assert_eq!(
             (names("a.csv").unwrap(), names("val.jsonl").unwrap()),
             ("all".into(), "validation".into())
@@ -345,7 +388,7 @@ mod tests {
     #[test]
     fn a_missing_split_is_answered_with_those_there_are() {
         let dir = tree(&["train/a/x.png", "val/a/x.png"]);
-        let layout = DatasetLayout::detect(dir.path()).unwrap();
+        let layout = detect(dir.path()).unwrap();
         assert_eq!(layout.find(dir.path(), Some("valid")).unwrap(), 1);
         let error = layout.find(dir.path(), Some("test")).unwrap_err().to_string();
         assert!(error.contains("no split `test`; it has: train, validation"), "{error}");

@@ -2,8 +2,6 @@
 //!
 //! Relative paths are relative to the folder of the list.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader};
 use std::path::{Component, Path, PathBuf};
 
 use serde_json::Value;
@@ -14,7 +12,7 @@ use crate::error::{DataError, one_line};
 use crate::labels::{LABEL_FIELDS, StatedLabels, Written, label_in, word, written};
 
 /// Columns and fields that hold a path, the most reliable first.
-const PATH_FIELDS: [&str; 8] =
+pub(super) const PATH_FIELDS: [&str; 8] =
     ["path", "file", "file_name", "filename", "filepath", "file_path", "image", "image_path"];
 
 /// The fields of Hugging Face's metadata tables: as above, but `file_name` first.
@@ -99,11 +97,14 @@ pub(super) fn first_folder(path: &Path) -> Option<&str> {
 
 fn read(path: &Path, kind: ListKind, fields: &[&str]) -> Result<Found, DataError> {
     let mut found = Found::default();
-    let open = || File::open(path).map(BufReader::new).map_err(|cause| DataError::io(path, cause));
+    let text = || vitrim_text::read(path).map_err(|cause| DataError::io(path, cause));
     let read = match kind {
-        ListKind::Text => found.read_lines(open()?),
-        ListKind::Table { delimiter } => found.read_table(open()?, delimiter, fields),
-        ListKind::JsonLines => found.read_json(open()?, fields),
+        ListKind::Text => {
+            found.read_lines(&text()?);
+            Ok(())
+        }
+        ListKind::Table { delimiter } => found.read_table(&text()?, delimiter, fields),
+        ListKind::JsonLines => found.read_json(&text()?, fields),
         ListKind::Parquet => match read_paths(path, fields)? {
             Some(table) => found.read_parquet(table),
             None => {
@@ -187,9 +188,8 @@ impl Found {
         Ok(ListIndex { paths: self.paths, class_names, labels })
     }
 
-    fn read_lines(&mut self, file: impl BufRead) -> Result<(), Unread> {
-        for (number, line) in (1..).zip(file.lines()) {
-            let line = line.map_err(|error| format!("line {number}: {error}"))?;
+    fn read_lines(&mut self, text: &str) {
+        for (number, line) in (1..).zip(text.lines()) {
             let line = line.trim();
             match line.rsplit_once([' ', '\t']) {
                 // A name may contain spaces: only a number after an image's extension is a label.
@@ -202,12 +202,11 @@ impl Found {
                 _ => {}
             }
         }
-        Ok(())
     }
 
-    fn read_table(&mut self, file: impl BufRead, delimiter: u8, fields: &[&str]) -> Result<(), Unread> {
+    fn read_table(&mut self, text: &str, delimiter: u8, fields: &[&str]) -> Result<(), Unread> {
         let mut reader =
-            csv::ReaderBuilder::new().delimiter(delimiter).trim(csv::Trim::All).from_reader(file);
+            csv::ReaderBuilder::new().delimiter(delimiter).trim(csv::Trim::All).from_reader(text.as_bytes());
         let header = reader.headers().map_err(one_line)?.clone();
         let column = |names: &[&str]| {
             names.iter().find_map(|name| header.iter().position(|field| field.eq_ignore_ascii_case(name)))
@@ -234,13 +233,12 @@ impl Found {
         Ok(())
     }
 
-    fn read_json(&mut self, file: impl BufRead, fields: &[&str]) -> Result<(), Unread> {
-        for (number, line) in (1..).zip(file.lines()) {
-            let line = line.map_err(|error| format!("line {number}: {error}"))?;
+    fn read_json(&mut self, text: &str, fields: &[&str]) -> Result<(), Unread> {
+        for (number, line) in (1..).zip(text.lines()) {
             if line.trim().is_empty() {
                 continue;
             }
-            let object: Value = serde_json::from_str(&line)
+            let object: Value = serde_json::from_str(line)
                 .map_err(|error| format!("line {number} is not a JSON object ({})", one_line(error)))?;
             let path = fields.iter().find_map(|field| word(object.get(field)?));
             let Some(path) = path else {

@@ -1,34 +1,22 @@
 //! Names of splits: the spellings that are known, and the order in which splits are listed.
+//! Source: the keywords of the `datasets` library (`data_files.py`), which has `eval` for test.
 
 /// The only split of a data set without splits.
 pub(crate) const WHOLE: &str = "all";
 /// The only split of a stream; it has every name.
 pub(crate) const STREAM: &str = "stream";
 
-/// A split that has several spellings.
-struct KnownSplit {
-    name: &'static str,
-    /// Spellings of a folder's name or of an argument.
-    spellings: &'static [&'static str],
-    /// Further spellings that count as a word of a file's name only, as on the Hugging Face Hub.
-    in_file_names: &'static [&'static str],
-}
-
-/// The known splits, in the order in which they are listed.
-const KNOWN: [KnownSplit; 3] = [
-    KnownSplit { name: "train", spellings: &["train"], in_file_names: &["training"] },
-    KnownSplit {
-        name: "validation",
-        spellings: &["val", "valid", "validation"],
-        in_file_names: &["dev", "eval"],
-    },
-    KnownSplit { name: "test", spellings: &["test"], in_file_names: &["testing"] },
+/// The known splits, in the order in which they are listed, with their spellings, in lower case.
+const KNOWN: [(&str, &[&str]); 3] = [
+    ("train", &["train", "training"]),
+    ("validation", &["val", "valid", "validation", "dev"]),
+    ("test", &["test", "testing", "eval", "evaluation"]),
 ];
 
-/// The known split with the spelling `text`.
-pub(super) fn known(text: &str) -> Option<&'static str> {
+/// The known split that `text` spells, in any case: `train`, `validation` or `test`.
+pub fn known(text: &str) -> Option<&'static str> {
     let lower = text.to_lowercase();
-    KNOWN.iter().find(|split| split.spellings.contains(&lower.as_str())).map(|split| split.name)
+    KNOWN.iter().find(|(_, spellings)| spellings.contains(&lower.as_str())).map(|(name, _)| *name)
 }
 
 /// The name of the split with the spelling `text`; `text` itself if it is not a known spelling.
@@ -36,22 +24,66 @@ pub(super) fn canonical(text: &str) -> String {
     known(text).unwrap_or(text).to_owned()
 }
 
-/// Whether `text` spells a known split.
-pub(super) fn is_known(text: &str) -> bool {
-    known(text).is_some()
-}
-
 /// Sorts known splits first, in their order, then all others.
 pub(super) fn rank(canonical: &str) -> usize {
-    KNOWN.iter().position(|split| split.name == canonical).unwrap_or(KNOWN.len())
+    KNOWN.iter().position(|(name, _)| *name == canonical).unwrap_or(KNOWN.len())
 }
 
-/// The split that a word of the file name `name` denotes: `my-train_0001.tar`, `dev.csv`.
-pub(super) fn split_in_name(name: &str) -> Option<String> {
-    let name = name.to_lowercase();
-    name.split(|c: char| !c.is_ascii_alphanumeric()).find_map(|word| {
-        let is_word =
-            |split: &&KnownSplit| split.spellings.contains(&word) || split.in_file_names.contains(&word);
-        KNOWN.iter().find(is_word).map(|split| split.name.to_owned())
-    })
+/// The split that the first such word of `name` denotes: `my-train_0001.tar`, `dev.csv`, `val2017`, `TestImages`.
+pub(super) fn split_in_name(name: &str) -> Option<&'static str> {
+    words(name).into_iter().find_map(known)
+}
+
+/// The words of `name`: its letters, parted by all other characters, and before a capital that follows a small letter.
+fn words(name: &str) -> Vec<&str> {
+    let mut words = Vec::new();
+    for letters in name.split(|c: char| !c.is_alphabetic()) {
+        let mut start = 0;
+        let mut before = None;
+        for (at, c) in letters.char_indices() {
+            if c.is_uppercase() && before.is_some_and(char::is_lowercase) {
+                words.push(&letters[start..at]);
+                start = at;
+            }
+            before = Some(c);
+        }
+        words.push(&letters[start..]);
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_split_has_many_spellings_in_any_case() {
+        for (name, spellings) in [
+            ("train", &["train", "Train", "TRAINING", "Training"][..]),
+            ("validation", &["val", "Valid", "VALIDATION", "dev", "Dev"]),
+            ("test", &["test", "Testing", "eval", "Evaluation"]),
+        ] {
+            for spelling in spellings {
+                assert_eq!((known(spelling), canonical(spelling).as_str()), (Some(name), name), "{spelling}");
+            }
+        }
+        assert_eq!((known("trainer"), canonical("Holdout").as_str()), (None, "Holdout"));
+    }
+
+    #[test]
+    fn a_word_of_a_name_denotes_a_split() {
+        for (name, split) in [
+            ("my-train_0001.tar", Some("train")),
+            ("val2017", Some("validation")),
+            ("test_set", Some("test")),
+            ("TestImages", Some("test")),
+            ("ILSVRC2012_img_val.tar", Some("validation")),
+            ("seg_train", Some("train")),
+            ("contest", None),
+            ("0000.parquet", None),
+            ("trainstation", None),
+        ] {
+            assert_eq!(split_in_name(name), split, "{name}");
+        }
+    }
 }

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use vitrim_text::shown;
+
 use super::parquet::ParquetIndex;
 use super::tar::{TarIndex, TarStream, member_origin};
 use crate::decoding::read_encoded;
@@ -46,14 +48,18 @@ pub(crate) enum Payload {
 impl Store {
     /// Whether the data set gives numbers to its classes itself; otherwise they are in the order of their names.
     pub(crate) fn numbers_its_classes(&self) -> bool {
-        matches!(self, Self::Parquet(_) | Self::Memory(_) | Self::Scenes { .. })
+        match self {
+            Self::Parquet(parquet) => !parquet.is_worded(),
+            Self::Memory(_) | Self::Scenes { .. } => true,
+            Self::Files { .. } | Self::Tar(_) | Self::Stream(_) => false,
+        }
     }
 
     /// A short name of `row`: its path below the split, its path in a list, `file.parquet#row`, or
     /// `shard.tar/member`.
     pub(crate) fn name_of_row(&self, row: usize) -> String {
         match self {
-            Self::Files { paths, .. } => paths[row].to_string_lossy().into_owned(),
+            Self::Files { paths, .. } => shown(&paths[row]),
             Self::Parquet(parquet) => parquet.name_of_row(row),
             Self::Tar(tar) => tar.name_of_row(row),
             Self::Stream(stream) => stream.name_of_row(row),

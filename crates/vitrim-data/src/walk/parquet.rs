@@ -5,7 +5,6 @@
 //! alone exceeds both is one window, and needs the memory of its encoded images.
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use super::rows::Rows;
 use super::sink::Sink;
@@ -39,12 +38,9 @@ fn read_group(
         let count = CHUNK_ROWS.min(group.first_row + group.rows - first);
         let chunk = reader.read(count)?;
         at = first + count;
-        while let Some((index, row)) = positions.next_if(|&(_, row)| row < at) {
-            let payload = match &chunk[row - first] {
-                Some(bytes) => Payload::Encoded(Arc::from(bytes.data())),
-                None => Payload::Null,
-            };
-            if !sink(index, payload) {
+        for (row, image) in (first..).zip(chunk) {
+            let Some((index, _)) = positions.next_if(|&(_, wanted)| wanted == row) else { continue };
+            if !sink(index, image.into()) {
                 return Ok(false);
             }
         }

@@ -47,7 +47,7 @@ fn splits_have_their_sizes_and_share_no_scene() {
         seen.extend(hashes);
     }
     assert_eq!(Dataset::open("scenes", Some("val")).unwrap().split(), "validation");
-    assert!(matches!(Dataset::scenes("dev"), Err(DataError::NoSuchSplit { .. })));
+    assert!(matches!(Dataset::scenes("holdout"), Err(DataError::NoSuchSplit { .. })));
     assert!(matches!(Dataset::open("scenes", None), Err(DataError::SplitNotNamed { .. })));
     assert!(matches!(Dataset::open("./scenes", None), Err(DataError::NotFound { .. })));
 }

@@ -7,8 +7,10 @@ use std::sync::Arc;
 use crate::scratch::{indices, load, members, png, small_transform, tar, write_shards};
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use vitrim_data::image::{ImageFormat, Rgb, RgbImage};
 use vitrim_data::{
-    BackboneClasses, Batch, Dataset, LabelOrder, Loader, LoaderOptions, OnBadImage, Order, Shares, Subset,
+    BackboneClasses, Batch, Dataset, Decoding, LabelOrder, Loader, LoaderOptions, OnBadImage, Order, Shares,
+    Subset,
 };
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
@@ -349,4 +351,114 @@ fn a_stream_says_what_it_cannot_do_and_takes_a_limit() {
     drop(loader);
     // The total of all passes so far, including the one with a limit; the refused pass decoded nothing.
     assert!(dataset.decode_rate().images >= 28, "{:?}", dataset.decode_rate());
+}
+
+/// A header for a member of `size` stored bytes.
+fn header(kind: tar::EntryType, size: u64) -> tar::Header {
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_size(size);
+    header.set_mode(0o644);
+    header
+}
+
+/// A BMP of 32 x 32 pixels that is black between its bytes 512 and 3072.
+fn image_with_a_hole() -> Vec<u8> {
+    let picture = RgbImage::from_fn(32, 32, |x, y| {
+        if y > 28 || (y == 0 && x > 20) { Rgb([x as u8, 9, 200]) } else { Rgb([0; 3]) }
+    });
+    let mut file = std::io::Cursor::new(Vec::new());
+    picture.write_to(&mut file, ImageFormat::Bmp).unwrap();
+    let file = file.into_inner();
+    assert!(file.len() == 3126 && file[512..3072].iter().all(|byte| *byte == 0));
+    file
+}
+
+#[test]
+fn links_are_followed_in_a_file_and_named_in_a_stream() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut archive = tar::Builder::new(Vec::new());
+    let mut member = |name: &str, data: &[u8]| {
+        archive.append_data(&mut header(tar::EntryType::Regular, data.len() as u64), name, data).unwrap();
+    };
+    member("./a/0.png", &png(0));
+    member("./a/0.cls", b"7");
+    let mut link =
+        |name: &str, target: &str, kind| archive.append_link(&mut header(kind, 0), name, target).unwrap();
+    link("a/1.png", "./a/0.png", tar::EntryType::Link);
+    link("a/1.cls", "0.cls", tar::EntryType::Symlink);
+    link("b/2.png", "../c/later.bin", tar::EntryType::Symlink);
+    link("b/3.png", "/etc/hostname", tar::EntryType::Symlink);
+    link("b/4.png", "4.png", tar::EntryType::Symlink);
+    link("b/notes", "/nowhere", tar::EntryType::Symlink);
+    archive
+        .append_data(&mut header(tar::EntryType::Regular, png(2).len() as u64), "c/later.bin", &png(2)[..])
+        .unwrap();
+    let bytes = archive.into_inner().unwrap();
+    let path = dir.path().join("a.tar");
+    std::fs::write(&path, &bytes).unwrap();
+    let dataset = Dataset::open(&path, None).unwrap();
+    let labels: Vec<_> = (0..dataset.len()).map(|row| dataset.label(row)).collect();
+    assert_eq!(labels, [Some(7), Some(7), None, None, None]);
+    let decoded = |number| Decoding::default().decode(&png(number), "png").unwrap();
+    assert_eq!([0, 1, 2].map(|row| dataset.image(row).unwrap()), [0, 0, 2].map(decoded));
+    for (row, what) in
+        [(3, "a link to /etc/hostname, which is no file"), (4, "a link to b/4.png, which is no file")]
+    {
+        let error = dataset.image(row).unwrap_err().to_string();
+        assert!(error.contains(what), "{error}");
+    }
+
+    let gz = dir.path().join("a.tar.gz");
+    std::fs::write(&gz, gzip(&bytes)).unwrap();
+    let first = |dataset: &Dataset| {
+        let options = LoaderOptions { on_bad_image: OnBadImage::Skip, ..Default::default() };
+        Loader::new(dataset, Order::Sequential, &small_transform(), options).unwrap().next().unwrap()
+    };
+    let error = first(&Dataset::open(&gz, None).unwrap()).unwrap_err().to_string();
+    assert!(error.contains("a/1.cls: a link to a/0.cls, which cannot be followed in a stream"), "{error}");
+}
+
+#[test]
+fn sparse_members_have_their_holes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = image_with_a_hole();
+    let stored = [&whole[..512], &whole[3072..]].concat();
+    let mut sparse = header(tar::EntryType::GNUSparse, stored.len() as u64);
+    sparse.set_path("0.bmp").unwrap();
+    let gnu = sparse.as_gnu_mut().unwrap();
+    for (place, (offset, length)) in gnu.sparse.iter_mut().zip([(0, 512), (3072, 54)]) {
+        place.offset = octal(offset);
+        place.numbytes = octal(length);
+    }
+    gnu.realsize = octal(whole.len() as u64);
+    sparse.set_cksum();
+    let mut archive = tar::Builder::new(Vec::new());
+    archive.append(&sparse, &stored[..]).unwrap();
+    let data = png(1);
+    archive.append_data(&mut header(tar::EntryType::Regular, data.len() as u64), "1.png", &data[..]).unwrap();
+    archive
+        .append_pax_extensions([("GNU.sparse.major", &b"1"[..]), ("GNU.sparse.name", &b"2.png"[..])])
+        .unwrap();
+    let name = "GNUSparseFile.7/2.png";
+    archive.append_data(&mut header(tar::EntryType::Regular, data.len() as u64), name, &data[..]).unwrap();
+    let bytes = archive.into_inner().unwrap();
+    let (path, gz) = (dir.path().join("a.tar"), dir.path().join("a.tar.gz"));
+    std::fs::write(&path, &bytes).unwrap();
+    std::fs::write(&gz, gzip(&bytes)).unwrap();
+    let want = small_transform().pixels(&Decoding::default().decode(&whole, "bmp").unwrap());
+    for path in [path, gz] {
+        let dataset = Dataset::open(&path, None).unwrap();
+        let options = LoaderOptions { on_bad_image: OnBadImage::Skip, ..Default::default() };
+        let batch = &load(&dataset, Order::Sequential, options)[0];
+        assert_eq!(batch.indices, [0, 1]);
+        assert!(batch.pixels[..want.len()] == want[..], "{}", path.display());
+        let bad = dataset.bad_images().first();
+        assert!(bad[0].contains("2.png") && bad[0].contains("holes in the form of PAX"), "{bad:?}");
+    }
+}
+
+/// A number as a header has it.
+fn octal(number: u64) -> [u8; 12] {
+    format!("{number:011o}\0").into_bytes().try_into().unwrap()
 }

@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use vitrim_data::{ContentSet, Dataset, Shares, Subset};
+use vitrim_data::{ContentSet, Dataset, Shares, Subset, known_split};
 use vitrim_hub::{Kind, local};
 
 use crate::error::{MeasureError, Result};
@@ -104,7 +104,7 @@ impl DataParts {
     /// As [`DataParts::part`].
     pub fn named(&self, wanted: &str, progress: OnProgress<'_>) -> Result<Dataset> {
         match part_of_name(wanted) {
-            Some(part) if self.has(part) => self.part(part, progress),
+            Some(part) if self.has(part) && !self.has_besides(wanted) => self.part(part, progress),
             _ => self.open(wanted),
         }
     }
@@ -124,6 +124,12 @@ impl DataParts {
             }
         }
         Ok(hashes)
+    }
+
+    /// Whether `wanted` is the name of a split that stands beside the one that it would mean otherwise: `val` beside
+    /// `validation`.
+    fn has_besides(&self, wanted: &str) -> bool {
+        known_split(wanted) != Some(wanted) && self.splits.iter().any(|split| split == wanted)
     }
 
     /// A split, read as requested.
@@ -167,11 +173,11 @@ pub fn name(part: Subset) -> &'static str {
 }
 
 fn part_of_name(name: &str) -> Option<Subset> {
-    match name {
-        "train" => Some(Subset::Train),
-        "calibration" | "validation" | "val" | "valid" => Some(Subset::Calibration),
-        "test" => Some(Subset::Test),
-        _ => None,
+    match known_split(name) {
+        Some("train") => Some(Subset::Train),
+        Some("validation") => Some(Subset::Calibration),
+        Some("test") => Some(Subset::Test),
+        _ => (name == "calibration").then_some(Subset::Calibration),
     }
 }
 
@@ -194,6 +200,21 @@ mod tests {
         assert!(!parts(&["train", "validation"]).has(Subset::Test));
         assert!(!parts(&["test"]).has(Subset::Train), "nobody trains on a test split unless he says so");
         assert!(!parts(&["validation", "test"]).has(Subset::Train));
+    }
+
+    #[test]
+    fn a_part_has_many_spellings_unless_a_split_has_the_name() {
+        for (name, part) in [
+            ("Training", Some(Subset::Train)),
+            ("dev", Some(Subset::Calibration)),
+            ("calibration", Some(Subset::Calibration)),
+            ("Evaluation", Some(Subset::Test)),
+            ("holdout", None),
+        ] {
+            assert_eq!(part_of_name(name), part, "{name}");
+        }
+        let twice = parts(&["train", "validation", "val"]);
+        assert!(twice.has_besides("val") && !twice.has_besides("valid") && !twice.has_besides("validation"));
     }
 
     #[test]

@@ -134,7 +134,21 @@ impl Loaded {
         if found == classes || (named == 0 && found < classes) {
             return Ok(());
         }
-        Err(MeasureError::Classes { data: data.to_owned(), found, model: self.origin.clone(), classes })
+        let (data, empty, model) = (data.to_owned(), without_images(dataset), self.origin.clone());
+        Err(MeasureError::Classes { data, found, empty, model, classes })
+    }
+}
+
+/// The first classes of `dataset` without images, in brackets; empty if all have some.
+fn without_images(dataset: &Dataset) -> String {
+    const NAMED: usize = 3;
+    let empty = dataset.classes_without_images();
+    let more = empty.len().saturating_sub(NAMED);
+    let named = empty.into_iter().take(NAMED).collect::<Vec<_>>().join(", ");
+    match (named.is_empty(), more) {
+        (true, _) => String::new(),
+        (false, 0) => format!(" (without images: {named})"),
+        (false, more) => format!(" (without images: {named} and {more} more)"),
     }
 }
 

@@ -137,6 +137,8 @@ pub mod as_text {
     use std::fmt::Display;
     use std::path::{Path, PathBuf};
 
+    use vitrim_text::shown;
+
     use super::{Serialize, Serializer};
 
     /// A value by its `Display`.
@@ -166,12 +168,12 @@ pub mod as_text {
         serializer.collect_seq(values.iter().map(ToString::to_string))
     }
 
-    /// A path; invalid UTF-8 is replaced.
+    /// A path; bytes that are not UTF-8 are escaped, see [`shown`].
     ///
     /// # Errors
     /// Errors of the serializer.
     pub fn path<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&path.display())
+        serializer.collect_str(&shown(path))
     }
 
     /// An optional [`path`].
@@ -179,7 +181,7 @@ pub mod as_text {
     /// # Errors
     /// Errors of the serializer.
     pub fn path_option<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
-        path.as_ref().map(|path| path.display().to_string()).serialize(serializer)
+        path.as_deref().map(shown).serialize(serializer)
     }
 
     /// Several [`path`]s.
@@ -187,7 +189,7 @@ pub mod as_text {
     /// # Errors
     /// Errors of the serializer.
     pub fn paths<S: Serializer>(paths: &[PathBuf], serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(paths.iter().map(|path| path.display().to_string()))
+        serializer.collect_seq(paths.iter().map(|path| shown(path)))
     }
 }
 

@@ -133,8 +133,16 @@ pub fn named_images(
     let split = split.unwrap_or(name(parts.final_part()));
     let dataset = parts.named(split, &mut listener.steps("hashing images"))?;
     loaded.check_classes(&parts.path(), &dataset)?;
+    note_layout(&dataset, listener);
     note_labels([&dataset], listener);
     Ok((dataset, split.to_owned()))
+}
+
+/// Reports what was guessed or left out when `dataset` was opened.
+pub fn note_layout(dataset: &Dataset, listener: &mut Listener<'_>) {
+    for note in dataset.layout_notes() {
+        listener.note(&format!("note: {note}"));
+    }
 }
 
 /// Reports what was guessed of the labels of `parts` of a data set, each guess once.

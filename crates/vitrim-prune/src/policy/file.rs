@@ -171,8 +171,9 @@ impl Policy {
         if is_lfs_pointer(&json) {
             return Err(VitError::LfsPointer { path: json_path }.into());
         }
-        let value: serde_json::Value = serde_json::from_slice(unmarked(&json))
-            .map_err(|e| bad(&json_path, format!("not valid JSON: {e}")))?;
+        let text = vitrim_text::utf8(&json).map_err(|e| bad(&json_path, e.to_string()))?;
+        let value: serde_json::Value =
+            serde_json::from_str(text).map_err(|e| bad(&json_path, format!("not valid JSON: {e}")))?;
         if value.get("version").and_then(serde_json::Value::as_u64) != Some(u64::from(VERSION)) {
             let found = value.get("version").map_or("none".to_owned(), ToString::to_string);
             return Err(bad(
@@ -297,15 +298,11 @@ fn deserialize_weights(bytes: &[u8], actor: &PerceptronSpec) -> Result<Perceptro
     Ok(weights)
 }
 
-/// `text` without a byte order mark, which some editors write.
-fn unmarked(text: &[u8]) -> &[u8] {
-    text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)
-}
-
 /// The folder's two files; a reader never finds one new and one old.
 fn files(folder: &Path) -> Pair {
     Pair::new(folder, HEADER, WEIGHTS, |header, weights| {
-        let header: Option<serde_json::Value> = serde_json::from_slice(unmarked(header)).ok();
+        let text = vitrim_text::utf8(header).ok();
+        let header: Option<serde_json::Value> = text.and_then(|text| serde_json::from_str(text).ok());
         header.is_some_and(|header| header["weights_hash"] == hash(weights))
     })
 }

@@ -10,6 +10,7 @@ use vitrim_measure::front::{Choice, Verdict};
 use vitrim_measure::model::open_policy;
 use vitrim_measure::requests::CalibrateRequest;
 use vitrim_prune::Policy;
+use vitrim_text::shown;
 
 use super::{App, interrupt, interrupted, print};
 
@@ -46,7 +47,7 @@ pub fn print(
     let read_out = policy.read_out.to_string();
     if app.global.json {
         return print::json(&json!({
-            "policy": folder,
+            "policy": shown(folder),
             "read_out": read_out,
             "label_notes": label_notes,
             "calibration": policy.calibration

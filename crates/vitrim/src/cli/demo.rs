@@ -21,6 +21,7 @@ use vitrim_measure::seen::SeenImages;
 use vitrim_prune::Policy;
 use vitrim_report::gather::{About, GatherOptions, gather};
 use vitrim_report::{Findings, report};
+use vitrim_text::shown;
 use vitrim_train::{LOG_FILE, Run, RunFolder, Source, TrainConfig};
 
 use super::{App, eval, interrupt, interrupted, print};
@@ -241,7 +242,7 @@ fn print(
 ) -> anyhow::Result<()> {
     if app.global.json {
         return print::json(&json!({
-            "report": page,
+            "report": shown(page),
             "calibration": { "choice": record.choice, "certified": record.certified, "threshold": record.threshold },
             "seconds": findings.seconds,
             "evaluation": findings.evaluation,

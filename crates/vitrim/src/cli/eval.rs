@@ -24,7 +24,7 @@ pub fn run(app: &App, request: &EvalRequest) -> anyhow::Result<ExitCode> {
     let Evaluated { evaluation, dataset, data, split, read_out } = evaluated;
     if app.global.json {
         let decoding = (!request.no_speed).then(|| dataset.decode_rate());
-        let given = json!({ "model": loaded.origin, "dtype": request.dtype.to_string(), "data": data, "split": split, "read_out": read_out, "label_notes": dataset.label_notes(), "left_out": dataset.bad_images().first(), "decoding": decoding });
+        let given = json!({ "model": loaded.origin, "dtype": request.dtype.to_string(), "data": data, "split": split, "read_out": read_out, "label_notes": dataset.label_notes(), "layout_notes": dataset.layout_notes(), "left_out": dataset.bad_images().first(), "decoding": decoding });
         print::json(&merged(given, serde_json::to_value(&evaluation)?))?;
     } else {
         print(&loaded, &split, read_out.as_deref(), &evaluation)?;

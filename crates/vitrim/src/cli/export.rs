@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use serde_json::json;
 use vitrim_report::export::export;
+use vitrim_text::shown;
 
 use super::args::ExportArgs;
 use super::{App, print};
@@ -11,7 +12,7 @@ use super::{App, print};
 pub fn run(app: &App, args: &ExportArgs) -> anyhow::Result<ExitCode> {
     let files = export(&args.policy, &args.model, args.size.img_size, args.base_model.as_deref(), &args.out)?;
     if app.global.json {
-        print::json(&json!({ "folder": args.out, "files": files }))?;
+        print::json(&json!({ "folder": shown(&args.out), "files": files }))?;
     } else {
         let out = args.out.display();
         print::line(&format!("{out}: {}", files.join(", ")))?;

@@ -6,6 +6,7 @@ use anyhow::anyhow;
 use serde_json::json;
 use vitrim::requests::{FinetuneRequest, Finetuned};
 use vitrim::{VitrimError, overlay};
+use vitrim_text::shown;
 use vitrim_vit::Precision;
 
 use super::{App, interrupt, interrupted, print};
@@ -47,7 +48,7 @@ fn tell(app: &App, tuned: &Finetuned) -> anyhow::Result<()> {
     let Finetuned { model, policy, held_out: best, label_notes, .. } = tuned;
     if app.global.json {
         return print::json(
-            &json!({ "model": model, "policy": policy, "held_out": best, "label_notes": label_notes }),
+            &json!({ "model": shown(model), "policy": policy.as_deref().map(shown), "held_out": best, "label_notes": label_notes }),
         );
     }
     if let Some(best) = best {

@@ -53,7 +53,7 @@ pub fn for_each_image(
         Ok(())
     };
     for input in inputs {
-        let read = each_of(&local(input, Kind::Data)?, &mut |given| {
+        let read = each_of(app, &local(input, Kind::Data)?, &mut |given| {
             batch.push(given);
             if batch.len() < BATCH { Ok(()) } else { run(&mut batch) }
         });
@@ -71,7 +71,7 @@ pub fn for_each_image(
 }
 
 /// Calls `then` with the images at `path`: image files, or those of every split of a data set.
-fn each_of(path: &Path, then: &mut dyn FnMut(Given) -> anyhow::Result<()>) -> anyhow::Result<()> {
+fn each_of(app: &App, path: &Path, then: &mut dyn FnMut(Given) -> anyhow::Result<()>) -> anyhow::Result<()> {
     // A folder with both images and shards is read as images.
     let files = match path.is_dir() {
         true => match list_images(path) {
@@ -86,7 +86,11 @@ fn each_of(path: &Path, then: &mut dyn FnMut(Given) -> anyhow::Result<()>) -> an
     }
     for split in Dataset::splits(path)? {
         let mut taken = Ok(());
-        Dataset::open(path, Some(&split))?.unlabelled().for_each_encoded(&mut |name, bytes| {
+        let dataset = Dataset::open(path, Some(&split))?;
+        for note in dataset.layout_notes() {
+            app.reporter.note(&format!("note: {note}"));
+        }
+        dataset.unlabelled().for_each_encoded(&mut |name, bytes| {
             taken = then(Given::Encoded(name, bytes));
             taken.is_ok()
         })?;

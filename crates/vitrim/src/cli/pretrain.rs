@@ -13,7 +13,8 @@ use vitrim_data::{BackboneClasses, Preprocess, Transform};
 use vitrim_measure::Listener;
 use vitrim_measure::model::{open_checkpoint, preprocess};
 use vitrim_measure::progress::Event;
-use vitrim_measure::requests::{note_labels, note_reading};
+use vitrim_measure::requests::{note_labels, note_layout, note_reading};
+use vitrim_text::shown;
 use vitrim_train::pretrain::{Pretraining, pretrain, steps_done};
 use vitrim_train::{Outcome, RunFolder};
 use vitrim_vit::{Checkpoint, VitSpec};
@@ -35,11 +36,14 @@ pub fn run(app: &App, request: &PretrainRequest) -> anyhow::Result<ExitCode> {
     };
     let stop = interrupt::listen()?;
     let parts = request.reading.open(data)?;
-    let shown = &mut app.reporter.show();
-    let mut listener = Listener { stop, tell: &mut |event| shown.event(event) };
+    let progress = &mut app.reporter.show();
+    let mut listener = Listener { stop, tell: &mut |event| progress.event(event) };
     let mut hashing = listener.steps("hashing images");
     let held_out = parts.named(&request.run.held_out_split, &mut hashing)?;
     let all = parts.named(&request.run.split, &mut hashing)?;
+    drop(hashing);
+    note_layout(&all, &mut listener);
+    let mut hashing = listener.steps("hashing images");
     let (train, removed) = all.without(&parts.held_out(Some(&held_out), &mut hashing)?, &mut hashing)?;
     drop(hashing);
     // The classes are those of the training images: a held-out split may lack one, or name another.
@@ -108,7 +112,7 @@ pub fn run(app: &App, request: &PretrainRequest) -> anyhow::Result<ExitCode> {
     note_reading(&train, &mut listener);
     let model = out.join("model");
     if app.global.json {
-        print::json(&json!({ "model": model, "held_out_top1": best }))?;
+        print::json(&json!({ "model": shown(&model), "held_out_top1": best }))?;
     } else {
         print::line(&format!("backbone: {}, {best:.2} % top-1 on held-out images", model.display()))?;
     }

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use serde_json::json;
 use vitrim_report::report;
+use vitrim_text::shown;
 
 use super::args::ReportArgs;
 use super::{App, print};
@@ -14,7 +15,8 @@ pub fn run(app: &App, args: &ReportArgs) -> anyhow::Result<ExitCode> {
         app.reporter.note("note: nothing is evaluated yet; the report says which command adds the rest");
     }
     if app.global.json {
-        print::json(&json!({ "report": written.page, "plots": written.plots }))?;
+        let plots: Vec<String> = written.plots.iter().map(|plot| shown(plot)).collect();
+        print::json(&json!({ "report": shown(&written.page), "plots": plots }))?;
     } else {
         print::line(&written.page.display().to_string())?;
     }

@@ -7,6 +7,7 @@ use serde_json::json;
 use vitrim::requests::{TrainRequest, Trained};
 use vitrim::{VitrimError, overlay};
 use vitrim_measure::MeasureError;
+use vitrim_text::shown;
 use vitrim_vit::Precision;
 
 use super::calibrate::{as_it_was, print};
@@ -43,7 +44,8 @@ fn tell(app: &App, trained: &Trained) -> anyhow::Result<()> {
     match choice {
         Some(choice) => print(app, policy_folder, policy, choice, label_notes),
         None if app.global.json => {
-            print::json(&json!({ "policy": policy_folder, "label_notes": label_notes, "calibration": null }))
+            let policy = shown(policy_folder);
+            print::json(&json!({ "policy": policy, "label_notes": label_notes, "calibration": null }))
         }
         None => print::line(&format!("policy: {}, not calibrated", policy_folder.display())),
     }

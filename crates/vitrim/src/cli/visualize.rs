@@ -6,6 +6,7 @@ use serde_json::json;
 use vitrim_measure::predict::Question;
 use vitrim_measure::requests::{VisualizeRequest, pruner};
 use vitrim_report::visualize::Pictures;
+use vitrim_text::shown;
 
 use super::predict::for_each_image;
 use super::{App, print};
@@ -25,7 +26,7 @@ pub fn run(app: &App, request: &VisualizeRequest) -> anyhow::Result<ExitCode> {
         |seen| {
             let path = pictures.write(&loaded, seen)?;
             if app.global.json {
-                print::json(&json!({ "image": seen.prediction.image, "picture": path }))
+                print::json(&json!({ "image": shown(&seen.prediction.image), "picture": shown(&path) }))
             } else {
                 print::line(&path.display().to_string())
             }

@@ -12,6 +12,7 @@ mod fixtures;
 mod hub;
 mod images;
 mod interrupt;
+mod layouts;
 mod pretrain;
 mod refusals;
 mod report;

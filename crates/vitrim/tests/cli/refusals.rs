@@ -104,7 +104,9 @@ fn bad_images_and_data() {
         "train, validation, test",
     ]);
     fs::create_dir(scratch.path("data/test/yellow")).unwrap();
-    scratch.run(&EVAL).refused(&["data: has 4 classes", "(model) has 3"]);
+    scratch
+        .run(&EVAL)
+        .refused(&["data: has 4 classes (without images: yellow), but the backbone (model) has 3"]);
     assert_eq!(before, scratch.snapshot("run"));
 }
 

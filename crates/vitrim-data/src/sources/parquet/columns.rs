@@ -4,16 +4,36 @@
 
 use std::path::Path;
 
-use ::parquet::basic::Type;
+use ::parquet::basic::{ConvertedType, LogicalType, Type};
 use ::parquet::file::metadata::ParquetMetaData;
 use ::parquet::schema::types::ColumnDescPtr;
 use serde_json::{Map, Value};
 
 use crate::error::DataError;
 use crate::labels::LABEL_FIELDS;
+use crate::sources::list::PATH_FIELDS;
 
 /// Names of image columns, if the footer does not name the column.
 const IMAGE_COLUMNS: [&str; 8] = ["img", "image", "images", "jpg", "jpeg", "png", "webp", "image_bytes"];
+/// Names of columns that hold URLs of images.
+const URL_COLUMNS: [&str; 3] = ["url", "image_url", "img_url"];
+
+/// The leaf columns that hold a file's images; at least one of them is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ImageColumns {
+    /// Encoded images.
+    pub(super) bytes: Option<usize>,
+    /// Paths of image files, for rows without bytes.
+    pub(super) path: Option<usize>,
+}
+
+impl ImageColumns {
+    /// The column whose size is that of the images.
+    pub(super) fn main(self) -> usize {
+        self.bytes.or(self.path).unwrap_or(0)
+    }
+}
+
 /// The description of the columns by the `datasets` library; empty if it did not write the file.
 pub(super) struct HfFeatures(Map<String, Value>);
 
@@ -42,24 +62,45 @@ impl HfFeatures {
         best.chain(other).chain(usual.iter().copied())
     }
 
-    /// The leaf column that holds encoded images.
-    pub(super) fn image_column(&self, path: &Path, metadata: &ParquetMetaData) -> Result<usize, DataError> {
+    /// The leaf columns that hold the images: encoded, or else the paths of their files.
+    pub(super) fn image_columns(
+        &self,
+        path: &Path,
+        metadata: &ParquetMetaData,
+    ) -> Result<ImageColumns, DataError> {
         let columns = metadata.file_metadata().schema_descr().columns();
-        self.columns("Image", &IMAGE_COLUMNS)
-            .find_map(|name| {
-                columns.iter().position(|column| {
-                    let named = match column.path().parts() {
-                        [only] => only == name,
-                        [outer, inner] => outer == name && inner == "bytes",
-                        _ => false,
-                    };
-                    named && column.physical_type() == Type::BYTE_ARRAY && column.max_rep_level() == 0
-                })
+        let find = |name: &str, inner: Option<&str>, is_text: Option<bool>| {
+            columns.iter().position(|column| {
+                let named = match (column.path().parts(), inner) {
+                    ([only], None) => only == name,
+                    ([outer, leaf], Some(inner)) => outer == name && leaf == inner,
+                    _ => false,
+                };
+                named
+                    && column.physical_type() == Type::BYTE_ARRAY
+                    && column.max_rep_level() == 0
+                    && is_text.is_none_or(|wanted| is_text_column(column) == wanted)
             })
-            .ok_or_else(|| DataError::NoImageColumn {
-                path: path.to_path_buf(),
-                columns: columns.iter().map(describe).collect(),
-            })
+        };
+        let stored = self.columns("Image", &IMAGE_COLUMNS).find_map(|name| {
+            let nested =
+                ImageColumns { bytes: find(name, Some("bytes"), None), path: find(name, Some("path"), None) };
+            match nested.bytes {
+                Some(_) => Some(nested),
+                None => {
+                    find(name, None, Some(false)).map(|bytes| ImageColumns { bytes: Some(bytes), path: None })
+                }
+            }
+        });
+        let of_files = || {
+            let names = self.columns("Image", &IMAGE_COLUMNS).chain(PATH_FIELDS).chain(URL_COLUMNS);
+            let path = names.into_iter().find_map(|name| find(name, None, Some(true)));
+            path.map(|path| ImageColumns { bytes: None, path: Some(path) })
+        };
+        stored.or_else(of_files).ok_or_else(|| DataError::NoImageColumn {
+            path: path.to_path_buf(),
+            columns: columns.iter().map(describe).collect(),
+        })
     }
 
     /// The leaf column that holds labels, if there is one.
@@ -75,7 +116,9 @@ impl HfFeatures {
         let Some(index) = found else { return Ok(None) };
         let column = &columns[index];
         match column.physical_type() {
-            Type::INT32 | Type::INT64 | Type::FLOAT | Type::DOUBLE if column.max_rep_level() == 0 => {
+            Type::INT32 | Type::INT64 | Type::FLOAT | Type::DOUBLE | Type::BYTE_ARRAY
+                if column.max_rep_level() == 0 =>
+            {
                 Ok(Some(index))
             }
             _ => Err(DataError::LabelColumn {
@@ -93,6 +136,12 @@ impl HfFeatures {
             .map(|names| names.iter().filter_map(|name| name.as_str().map(str::to_string)).collect())
             .unwrap_or_default()
     }
+}
+
+/// Whether the values of `column` are text, and not bytes.
+fn is_text_column(column: &ColumnDescPtr) -> bool {
+    matches!(column.logical_type_ref(), Some(LogicalType::String))
+        || column.converted_type() == ConvertedType::UTF8
 }
 
 fn describe(column: &ColumnDescPtr) -> String {

@@ -3,13 +3,14 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use ::parquet::basic::Type;
 use ::parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 
 use super::columns::HfFeatures;
 use super::file::{ParquetFile, RowGroup};
-use super::rows::{GroupReader, read_words};
+use super::rows::{GroupReader, read_texts, read_words};
 use crate::error::{DataError, one_line};
-use crate::labels::{Written, class_of, written};
+use crate::labels::{StatedLabels, Written, class_of, written};
 use crate::sources::folder::name_of;
 
 /// The parquet files of one split, opened.
@@ -23,6 +24,10 @@ pub(crate) struct ParquetIndex {
     pub class_names: Vec<String>,
     /// One label for each row.
     pub labels: Vec<Option<u32>>,
+    /// Whether labels are words.
+    is_worded: bool,
+    /// The words while the files are opened, one for each row.
+    words: StatedLabels,
 }
 
 /// The footer of the parquet file at `path`.
@@ -56,15 +61,30 @@ fn class_of_word(
 impl ParquetIndex {
     /// Reads the footers and label columns of `paths`.
     pub(crate) fn open(paths: &[PathBuf]) -> Result<Self, DataError> {
-        let mut index =
-            Self { files: Vec::new(), groups: Vec::new(), class_names: Vec::new(), labels: Vec::new() };
+        let mut index = Self {
+            files: Vec::new(),
+            groups: Vec::new(),
+            class_names: Vec::new(),
+            labels: Vec::new(),
+            is_worded: false,
+            words: StatedLabels::default(),
+        };
         for path in paths {
             index.add_file(path)?;
         }
         if index.labels.is_empty() {
             return Err(DataError::Empty { path: paths.first().cloned().unwrap_or_default() });
         }
+        if index.is_worded {
+            let words = std::mem::take(&mut index.words);
+            (index.class_names, index.labels) = words.classes(|row| index.origin_of_row(row))?;
+        }
         Ok(index)
+    }
+
+    /// Whether labels are words, and the classes their sorted order.
+    pub(crate) fn is_worded(&self) -> bool {
+        self.is_worded
     }
 
     /// `file.parquet#row`, the row counted within the file.
@@ -96,12 +116,12 @@ impl ParquetIndex {
     fn add_file(&mut self, path: &Path) -> Result<(), DataError> {
         let metadata = footer(path)?;
         let features = HfFeatures::of(&metadata);
-        let image_column = features.image_column(path, &metadata)?;
+        let images = features.image_columns(path, &metadata)?;
         let label_column = features.label_column(path, &metadata)?;
         self.take_class_names(path, features.class_names())?;
+        self.take_kind_of_labels(path, label_column, &metadata)?;
 
-        let file =
-            ParquetFile { path: path.to_path_buf(), metadata, image_column, first_row: self.labels.len() };
+        let file = ParquetFile { path: path.to_path_buf(), metadata, images, first_row: self.labels.len() };
         let file_index = self.files.len();
         for number in 0..file.metadata.num_row_groups() {
             let stored = file.metadata.row_group(number);
@@ -110,10 +130,25 @@ impl ParquetIndex {
                 number,
                 first_row: self.labels.len(),
                 rows: usize::try_from(stored.num_rows()).unwrap_or(0),
-                bytes: u64::try_from(stored.column(image_column).uncompressed_size()).unwrap_or(0),
+                bytes: u64::try_from(stored.column(images.main()).uncompressed_size()).unwrap_or(0),
             };
             match label_column {
-                None => self.labels.extend(std::iter::repeat_n(None, group.rows)),
+                None => {
+                    self.labels.extend(std::iter::repeat_n(None, group.rows));
+                    (0..group.rows).for_each(|_| self.words.push(None));
+                }
+                Some(column) if self.is_worded => {
+                    for word in read_texts(&file, &group, column)? {
+                        let origin = || file.origin(self.labels.len());
+                        let text = word.as_ref().map(|word| vitrim_text::utf8(word.data())).transpose();
+                        let text = text.map_err(|error| DataError::NotText {
+                            origin: origin(),
+                            reason: format!("its label {error}"),
+                        })?;
+                        self.words.push(text);
+                        self.labels.push(None);
+                    }
+                }
                 Some(column) => {
                     let stored = read_words(&file, &group, column)?;
                     for (offset, label) in stored.into_iter().enumerate() {
@@ -125,6 +160,27 @@ impl ParquetIndex {
             self.groups.push(group);
         }
         self.files.push(file);
+        Ok(())
+    }
+
+    /// Whether the labels in the column `label_column` are words; those of all files must be, or none.
+    fn take_kind_of_labels(
+        &mut self,
+        path: &Path,
+        label_column: Option<usize>,
+        metadata: &ParquetMetaData,
+    ) -> Result<(), DataError> {
+        let Some(column) = label_column else { return Ok(()) };
+        let column = metadata.file_metadata().schema_descr().column(column);
+        let is_worded = column.physical_type() == Type::BYTE_ARRAY;
+        if !self.files.is_empty() && is_worded != self.is_worded {
+            return Err(DataError::LabelColumn {
+                path: path.to_path_buf(),
+                column: column.path().string(),
+                found: format!("{}, but not in the files before it", column.physical_type()),
+            });
+        }
+        self.is_worded = is_worded;
         Ok(())
     }
 

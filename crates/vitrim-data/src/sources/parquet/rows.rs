@@ -15,27 +15,95 @@ use ::parquet::file::serialized_reader::SerializedRowGroupReader;
 
 use super::file::{ParquetFile, RowGroup};
 use crate::error::{DataError, one_line};
+use crate::sources::store::Payload;
 
 /// Reads the images of one row group front to back. Holds one page (about 1 MiB as pyarrow writes
 /// them) at a time.
 pub(crate) struct GroupReader<'a> {
-    column: Column<'a, ByteArrayType>,
+    file: &'a ParquetFile,
+    group: RowGroup,
+    bytes: Option<Column<'a, ByteArrayType>>,
+    /// Opened for the first row without bytes.
+    paths: Option<Column<'a, ByteArrayType>>,
+    /// The next row of the data set.
+    row: usize,
+    /// Number of rows before it that `paths` has not passed.
+    path_lag: usize,
+}
+
+/// The image of a row.
+pub(crate) enum StoredImage {
+    Bytes(ByteArray),
+    /// The image is not in the column of bytes.
+    Elsewhere(Payload),
+}
+
+impl From<StoredImage> for Payload {
+    fn from(image: StoredImage) -> Self {
+        match image {
+            StoredImage::Bytes(bytes) => Self::Encoded(Arc::from(bytes.data())),
+            StoredImage::Elsewhere(payload) => payload,
+        }
+    }
 }
 
 impl<'a> GroupReader<'a> {
     pub(super) fn open(file: &'a ParquetFile, group: &RowGroup) -> Result<Self, DataError> {
-        Ok(Self { column: Column::open(file, group, file.image_column)? })
+        let bytes = file.images.bytes.map(|leaf| Column::open(file, group, leaf)).transpose()?;
+        Ok(Self { file, group: *group, bytes, paths: None, row: group.first_row, path_lag: 0 })
     }
 
     /// Skips `rows` rows; whole pages are not decompressed if their headers allow that.
     pub(crate) fn skip(&mut self, rows: usize) -> Result<(), DataError> {
-        self.column.skip(rows)
+        if let Some(bytes) = &mut self.bytes {
+            bytes.skip(rows)?;
+        }
+        self.row += rows;
+        self.path_lag += rows;
+        Ok(())
     }
 
-    /// The encoded bytes of the next `rows` rows, `None` for a null.
-    pub(crate) fn read(&mut self, rows: usize) -> Result<Vec<Option<ByteArray>>, DataError> {
-        self.column.read(rows)
+    /// The images of the next `rows` rows.
+    pub(crate) fn read(&mut self, rows: usize) -> Result<Vec<StoredImage>, DataError> {
+        let stored = match &mut self.bytes {
+            Some(bytes) => bytes.read(rows)?,
+            None => vec![None; rows],
+        };
+        let paths = match stored.iter().any(Option::is_none) {
+            true => self.read_paths(rows)?,
+            false => Vec::new(),
+        };
+        self.path_lag += if paths.is_empty() { rows } else { 0 };
+        let mut paths = paths.into_iter();
+        let images = (self.row..).zip(stored).map(|(row, bytes)| match (bytes, paths.next().flatten()) {
+            (Some(bytes), _) => StoredImage::Bytes(bytes),
+            (None, Some(path)) => StoredImage::Elsewhere(self.file.image_at(row, path.data())),
+            (None, None) => StoredImage::Elsewhere(Payload::Null),
+        });
+        let images = images.collect();
+        self.row += rows;
+        Ok(images)
     }
+
+    /// The paths of the next `rows` rows; empty if there is no such column.
+    fn read_paths(&mut self, rows: usize) -> Result<Vec<Option<ByteArray>>, DataError> {
+        let Some(leaf) = self.file.images.path else { return Ok(Vec::new()) };
+        if self.paths.is_none() {
+            self.paths = Some(Column::open(self.file, &self.group, leaf)?);
+        }
+        let Some(paths) = &mut self.paths else { return Ok(Vec::new()) };
+        paths.skip(std::mem::take(&mut self.path_lag))?;
+        paths.read(rows)
+    }
+}
+
+/// All values of a column of bytes in one row group; nulls are `None`.
+pub(super) fn read_texts(
+    file: &ParquetFile,
+    group: &RowGroup,
+    column: usize,
+) -> Result<Vec<Option<ByteArray>>, DataError> {
+    Column::<ByteArrayType>::open(file, group, column)?.read(group.rows)
 }
 
 /// All values of a column of numbers, truth values or text in one row group, as words; nulls are `None`.

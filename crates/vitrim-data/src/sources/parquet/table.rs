@@ -4,6 +4,7 @@ use std::path::Path;
 
 use ::parquet::basic::Type;
 
+use super::columns::ImageColumns;
 use super::file::{ParquetFile, RowGroup};
 use super::index::footer;
 use super::rows::read_words;
@@ -46,7 +47,12 @@ pub(in crate::sources) fn read_paths(path: &Path, fields: &[&str]) -> Result<Opt
     let (paths, labels) = (column(fields), column(&LABEL_FIELDS));
     let Some(paths) = paths else { return Ok(None) };
     let groups = metadata.num_row_groups();
-    let file = ParquetFile { path: path.to_path_buf(), metadata, image_column: paths, first_row: 0 };
+    let file = ParquetFile {
+        path: path.to_path_buf(),
+        metadata,
+        images: ImageColumns { bytes: None, path: Some(paths) },
+        first_row: 0,
+    };
     let mut rows = Vec::new();
     for number in 0..groups {
         let count = usize::try_from(file.metadata.row_group(number).num_rows()).unwrap_or(0);

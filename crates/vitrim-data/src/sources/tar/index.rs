@@ -2,10 +2,13 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use super::sample::{BLOCK, Role, Sample, damaged, key_and_role};
+use super::member::{FileMember, Form};
+use super::place::{Links, Place};
+use super::sample::{BLOCK, Role, Sample, damaged, key_and_role, label_text};
+use super::stream::member_origin;
 use crate::decoding::too_long;
 use crate::error::DataError;
 use crate::labels::StatedLabels;
@@ -28,16 +31,9 @@ pub(crate) struct TarIndex {
 struct Member {
     /// Index into [`TarIndex::shards`].
     shard: u32,
-    range: ByteRange,
+    place: Place,
     /// The member's path in the shard.
     name: Box<str>,
-}
-
-/// The place of an image's bytes in its shard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct ByteRange {
-    offset: u64,
-    bytes: u64,
 }
 
 impl TarIndex {
@@ -45,8 +41,8 @@ impl TarIndex {
     pub(crate) fn open(shards: Vec<PathBuf>) -> Result<Self, DataError> {
         let (mut members, mut labels) = (Vec::new(), StatedLabels::default());
         for (shard, path) in (0..).zip(&shards) {
-            for_each_sample(path, |name, range, label| {
-                members.push(Member { shard, range, name: name.into() });
+            for_each_sample(path, |name, place, label| {
+                members.push(Member { shard, place, name: name.into() });
                 labels.push(label);
             })?;
         }
@@ -72,51 +68,46 @@ impl TarIndex {
 
     /// The encoded image of `row`.
     pub(crate) fn read_row(&self, row: usize) -> Result<Vec<u8>, DataError> {
-        let Member { shard, range, .. } = &self.members[row];
-        if range.bytes > MAX_ENCODED_BYTES {
+        let Member { shard, place, .. } = &self.members[row];
+        if place.bytes() > MAX_ENCODED_BYTES {
             return Err(too_long(self.origin_of_row(row)));
+        }
+        if let Place::Nowhere(reason) = place {
+            return Err(DataError::bad_image(self.origin_of_row(row), reason));
         }
         let path = &self.shards[*shard as usize];
         // The shard is opened for each read: a process cannot hold thousands of files open.
-        let read = File::open(path).and_then(|mut file| {
-            file.seek(SeekFrom::Start(range.offset))?;
-            let mut encoded = vec![0; usize::try_from(range.bytes).unwrap_or(usize::MAX)];
-            file.read_exact(&mut encoded).map(|()| encoded)
-        });
-        read.map_err(|cause| DataError::io(path, cause))
+        place.read(path).map_err(|cause| DataError::io(path, cause))
     }
 }
 
-/// Calls `sink` with the image member, its byte range and the label of every sample in the shard at `path`.
-fn for_each_sample(
-    path: &Path,
-    mut sink: impl FnMut(&str, ByteRange, Option<&str>),
-) -> Result<(), DataError> {
+/// Calls `sink` with the image member, its place and the label of every sample in the shard at `path`.
+fn for_each_sample(path: &Path, mut sink: impl FnMut(&str, Place, Option<&str>)) -> Result<(), DataError> {
     let origin = path.display().to_string();
     let damaged = |error| damaged(&origin, error);
     let file = File::open(path).map_err(|cause| DataError::io(path, cause))?;
     let len = file.metadata().map_err(|cause| DataError::io(path, cause))?.len();
     let mut archive = tar::Archive::new(file);
-    let mut current: Option<Sample<ByteRange>> = None;
+    let mut current: Option<Sample<Place>> = None;
     let mut samples = Samples::default();
     let twice = |key: &str, (one, other): (String, String)| DataError::Correspondence {
         origin: format!("{}, sample {key}", path.display()),
         what: format!("has two labels that lie apart, {one} and {other}; remove one"),
     };
+    let mut links: Option<Links> = None;
     let mut end = 0;
     for entry in archive.entries_with_seek().map_err(damaged)? {
         let mut entry = entry.map_err(damaged)?;
-        let range = ByteRange { offset: entry.raw_file_position(), bytes: entry.size() };
+        let is_sparse = entry.header().entry_type().is_gnu_sparse();
+        let stored = if is_sparse { entry.header().entry_size().map_err(damaged)? } else { entry.size() };
+        let stop = entry.raw_file_position().saturating_add(stored);
         // Seeking beyond the end of a truncated file gives no error.
-        end = range.offset.saturating_add(range.bytes).next_multiple_of(BLOCK);
-        if range.offset.saturating_add(range.bytes) > len {
+        end = stop.checked_next_multiple_of(BLOCK).unwrap_or(u64::MAX);
+        if stop > len {
             let reason = format!("it ends within its last member, at {len} bytes");
             return Err(DataError::DamagedTar { origin, reason });
         }
-        if !entry.header().entry_type().is_file() {
-            continue;
-        }
-        let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+        let Some(FileMember { name, form }) = FileMember::of(&mut entry).map_err(damaged)? else { continue };
         let Some((key, role)) = key_and_role(&name) else { continue };
         if current.as_ref().is_none_or(|sample| sample.key != key)
             && let Some(sample) = current.replace(Sample::new(key))
@@ -124,12 +115,34 @@ fn for_each_sample(
             samples.add(sample, twice)?;
         }
         let Some(sample) = &mut current else { continue };
+        if role == Role::Other {
+            continue;
+        }
+        let is_link = matches!(form, Form::Link(_));
+        let place = match Place::of(&entry, form) {
+            Ok(place) => place,
+            Err(target) => match &links {
+                Some(links) => links.follow(&target),
+                None => links.insert(Links::of(path)?).follow(&target),
+            },
+        };
         match role {
-            Role::Image { exact } => sample.take_image(exact, &name, range),
-            Role::Class | Role::Json if range.bytes <= MAX_LABEL_BYTES => {
+            Role::Image { exact } => sample.take_image(exact, &name, place),
+            Role::Class | Role::Json if place.bytes() <= MAX_LABEL_BYTES => {
                 let mut text = Vec::new();
-                entry.read_to_end(&mut text).map_err(damaged)?;
-                sample.take_label(role, &String::from_utf8_lossy(&text));
+                match &place {
+                    Place::Nowhere(reason) => {
+                        let (origin, what) = (member_origin(&origin, &name), reason.to_string());
+                        return Err(DataError::TarMember { origin, what });
+                    }
+                    place if is_link => {
+                        text = place.read(path).map_err(|cause| DataError::io(path, cause))?
+                    }
+                    _ => {
+                        entry.read_to_end(&mut text).map_err(damaged)?;
+                    }
+                }
+                sample.take_label(role, label_text(&text, || member_origin(&origin, &name))?);
             }
             Role::Class | Role::Json | Role::Other => {}
         }
@@ -150,7 +163,7 @@ fn for_each_sample(
 /// The samples of a shard, in order of their first members.
 #[derive(Default)]
 struct Samples {
-    all: Vec<Sample<ByteRange>>,
+    all: Vec<Sample<Place>>,
     /// The last sample of each key.
     last: HashMap<String, usize>,
 }
@@ -160,7 +173,7 @@ impl Samples {
     /// labels.
     fn add(
         &mut self,
-        sample: Sample<ByteRange>,
+        sample: Sample<Place>,
         twice: impl Fn(&str, (String, String)) -> DataError,
     ) -> Result<(), DataError> {
         if sample.parts().are_none() {

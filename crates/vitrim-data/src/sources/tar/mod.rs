@@ -1,6 +1,8 @@
 //! WebDataset's tar shards, as files with an index and as streams.
 
 mod index;
+mod member;
+mod place;
 mod sample;
 mod stream;
 

@@ -3,12 +3,13 @@
 //! Source: the WebDataset format (github.com/webdataset/webdataset).
 
 use std::io;
+use std::path::{Component, Path};
 
 use serde_json::Value;
 
 use crate::error::{DataError, one_line};
 use crate::labels::label_in;
-use crate::sources::folder::IMAGE_EXTENSIONS;
+use crate::sources::folder::{IMAGE_EXTENSIONS, is_ignored};
 
 /// Bytes per block: members start at multiples of it, and empty blocks end the archive.
 pub(super) const BLOCK: u64 = 512;
@@ -135,15 +136,18 @@ impl<I> Sample<I> {
 }
 
 /// The sample of member `name`, and the member's role in it; `None` for hidden files, which macOS writes next to each
-/// file.
+/// file, and for what lies in hidden folders and in those of the system.
 pub(super) fn key_and_role(name: &str) -> Option<(String, Role)> {
     let file = name.rfind('/').map_or(0, |slash| slash + 1);
+    if Path::new(name)
+        .components()
+        .any(|part| matches!(part, Component::Normal(part) if is_ignored(Path::new(part))))
+    {
+        return None;
+    }
     let Some(dot) = name[file..].find('.').map(|dot| file + dot) else {
         return Some((name.to_string(), Role::Other));
     };
-    if dot == file {
-        return None;
-    }
     let extension = name[dot + 1..].to_lowercase();
     let last = extension.rsplit('.').next().unwrap_or_default();
     let role = match extension.as_str() {
@@ -154,6 +158,12 @@ pub(super) fn key_and_role(name: &str) -> Option<(String, Role)> {
         _ => Role::Other,
     };
     Some((name[..dot].to_string(), role))
+}
+
+/// The text of a member that holds a label.
+pub(super) fn label_text(bytes: &[u8], origin: impl FnOnce() -> String) -> Result<&str, DataError> {
+    vitrim_text::utf8(bytes)
+        .map_err(|error| DataError::NotText { origin: origin(), reason: error.to_string() })
 }
 
 pub(super) fn damaged(origin: &str, error: io::Error) -> DataError {
@@ -178,7 +188,10 @@ mod tests {
         ] {
             assert_eq!(key_and_role(name), Some((key.to_string(), role)), "{name}");
         }
-        assert_eq!(key_and_role("dir/._x.jpg"), None);
+        assert_eq!(key_and_role("./a.png"), Some(("./a".to_string(), image(true))));
+        for ignored in ["dir/._x.jpg", ".git/x.png", "__MACOSX/a/x.png", "a/@eaDir/x.png/SYNO.jpg"] {
+            assert_eq!(key_and_role(ignored), None, "{ignored}");
+        }
     }
 
     /// A sample with the image `name`, if any, at `place`, and the label `label`, if any.

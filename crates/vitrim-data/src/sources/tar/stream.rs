@@ -12,7 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use flate2::bufread::MultiGzDecoder;
 
-use super::sample::{BLOCK, Parts, Role, Sample, Whole, damaged, key_and_role};
+use super::member::{FileMember, Form, PAX_SPARSE};
+use super::sample::{BLOCK, Parts, Role, Sample, Whole, damaged, key_and_role, label_text};
 use crate::decoding::too_long;
 use crate::error::DataError;
 use crate::limits::{MAX_ENCODED_BYTES, MAX_LABEL_BYTES};
@@ -135,10 +136,7 @@ fn read_archive(input: &Input, sink: &mut Streamed<'_>) -> Result<bool, DataErro
     };
     for entry in archive.entries().map_err(damaged)? {
         let mut entry = entry.map_err(damaged)?;
-        if !entry.header().entry_type().is_file() {
-            continue;
-        }
-        let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+        let Some(FileMember { name, form }) = FileMember::of(&mut entry).map_err(damaged)? else { continue };
         let Some((key, role)) = key_and_role(&name) else { continue };
         if current.as_ref().is_none_or(|sample| sample.key != key)
             && !end_sample(current.replace(Sample::new(key)))?
@@ -147,19 +145,37 @@ fn read_archive(input: &Input, sink: &mut Streamed<'_>) -> Result<bool, DataErro
         }
         let Some(sample) = &mut current else { continue };
         let bytes = entry.size();
-        match role {
-            Role::Image { exact } => {
+        let unread = match form {
+            Form::Whole | Form::Sparse => None,
+            Form::PaxSparse => Some(PAX_SPARSE.to_string()),
+            Form::Link(target) => Some(format!(
+                "a link to {target}, which cannot be followed in a stream; decompress the shards (.tar), or pack them \
+                 with tar --hard-dereference --dereference"
+            )),
+        };
+        match (role, unread) {
+            (Role::Image { exact }, Some(what)) => {
+                sample.take_image(
+                    exact,
+                    &name,
+                    Err(DataError::bad_image(member_origin(&origin, &name), what)),
+                );
+            }
+            (Role::Class | Role::Json, Some(what)) => {
+                return Err(DataError::TarMember { origin: member_origin(&origin, &name), what });
+            }
+            (Role::Image { exact }, None) => {
                 let image = match bytes > MAX_ENCODED_BYTES {
                     true => Err(too_long(member_origin(&origin, &name))),
                     false => Ok(read_member(&mut entry, bytes).map_err(damaged)?.into()),
                 };
                 sample.take_image(exact, &name, image);
             }
-            Role::Class | Role::Json if bytes <= MAX_LABEL_BYTES => {
+            (Role::Class | Role::Json, None) if bytes <= MAX_LABEL_BYTES => {
                 let text = read_member(&mut entry, bytes).map_err(damaged)?;
-                sample.take_label(role, &String::from_utf8_lossy(&text));
+                sample.take_label(role, label_text(&text, || member_origin(&origin, &name))?);
             }
-            Role::Class | Role::Json | Role::Other => {}
+            (Role::Class | Role::Json | Role::Other, _) => {}
         }
     }
     // A pipe that ended between two members without the final zeros is incomplete.
