@@ -64,7 +64,7 @@ pub fn image_macs(spec: &VitSpec, trajectory: &[(Site, usize)]) -> u64 {
             };
         }
     }
-    while let Some((_, n)) = steps.next() {
+    for (_, n) in steps {
         tokens = *n;
     }
     macs + pool_macs(spec, tokens)
