@@ -147,7 +147,7 @@ impl Map for GeluTanh {
     #[inline(always)]
     fn map<S: Vector>(s: S, v: S::V) -> S::V {
         /// 2 sqrt(2 / pi).
-        const SLOPE: f32 = 1.595_769;
+        const SLOPE: f32 = 1.595_769_2;
         let t = s.abs(v);
         let z = s.mul(t, s.fma(s.mul(t, t), s.splat(0.044_715 * SLOPE), s.splat(SLOPE)));
         times_sigmoid_lanes(s, v, t, z)

@@ -9,7 +9,7 @@ use crate::pruner::{ImageKey, Pruner, Result};
 /// A pruned forward pass.
 #[derive(Clone, Debug)]
 pub struct Pruned {
-    /// The backbone's answer: logits, `[B, C]`, or pooled features if it has no head ([`Want::answer`]).
+    /// The backbone's answer: logits, `[B, C]`; without a head its embedding or pooled features ([`Want::answer`]).
     pub answer: Output,
     /// The survivors after each stage.
     pub stages: Vec<StageRecord>,

@@ -190,14 +190,19 @@ pub enum Want {
     /// The final norm's output, `[T, D]` (timm's `forward_features`).
     Tokens,
     /// The image embedding that is compared with those of texts, not normalised, `[B, P]`: the pooled features through
-    /// the projection (CLIP), or themselves (SigLIP, whose pooling by attention gives the embedding).
+    /// the projection (CLIP), or themselves (SigLIP).
     Embedding,
 }
 
 impl Want {
-    /// The answer of a backbone of geometry `spec`: logits, or pooled features if it has no head.
+    /// The answer of a backbone of geometry `spec`: logits; without a head the embedding, if there is a projection, else
+    /// the pooled features.
     pub fn answer(spec: &VitSpec) -> Self {
-        if spec.num_classes == 0 { Want::Pooled } else { Want::Logits }
+        match (spec.num_classes, spec.pooling.projection) {
+            (0, None) => Want::Pooled,
+            (0, Some(_)) => Want::Embedding,
+            _ => Want::Logits,
+        }
     }
 
     /// Checks that a state at `site`, whose images start at `offsets: [B + 1]`, can give this output.

@@ -76,7 +76,7 @@ impl Pooled {
 
 /// The output of [`BurnVit::forward_pruned`].
 pub struct PrunedOutput {
-    /// Logits, `[B, C]`; `features` of a backbone without a head.
+    /// Logits, `[B, C]`; without a head the embedding, `[B, P]`, if there is a projection, else `features`.
     pub answer: Tensor<2>,
     /// Input of a head, `[B, D]`; for a head over class token and mean, both, `[B, 2D]`.
     pub features: Tensor<2>,

@@ -39,7 +39,7 @@ impl BurnVit {
         let (x, _) = self.run(x, &mut state.site, end, &layout, queries, Taps::NONE)?;
         let pooled = self.pool(x, &layout);
         let features = pooled.features();
-        let answer = if self.head.is_some() { self.logits(pooled) } else { features.clone() };
+        let answer = if self.head.is_some() { self.logits(pooled) } else { self.embedding(&pooled) };
         Ok(PrunedOutput { answer, features })
     }
 }

@@ -27,7 +27,7 @@ pub(super) struct Samples<'a> {
 
 /// The teacher's outputs for a batch.
 pub(super) struct Dense {
-    /// Logits, `[B, C]`; `features` of a backbone without a head.
+    /// Logits, `[B, C]`; of a backbone without a head its embedding or `features`.
     pub answer: Output,
     /// Pooled features, `[B, D]` or `[B, 2D]`.
     pub features: Output,

@@ -5,6 +5,7 @@
 //! of 2 D^2 for its key and value. The values are linear, too: the weighted mean of the values is the value of the
 //! weighted mean of the tokens.
 
+use rayon::prelude::*;
 use vitrim_kernels::{InstructionSet, LayerNorm, Linear};
 
 use crate::error::Result;
@@ -80,7 +81,7 @@ impl Probe {
         let skipped = if self.pool.prefix { 0 } else { prefix };
         let head_dim = d / heads;
         let mut attended = vec![0.0; packed.batch() * d];
-        for (image, attended) in packed.offsets.windows(2).zip(attended.chunks_exact_mut(d)) {
+        attended.par_chunks_exact_mut(d).zip(packed.offsets.par_windows(2)).for_each(|(attended, image)| {
             let rows = image[0] + skipped..image[1];
             let tokens = &tokens[rows.start * d..rows.end * d];
             let mut scores = vec![0.0; rows.len() * heads];
@@ -99,7 +100,7 @@ impl Probe {
                 }
                 values.forward(&mean, &mut attended[head * head_dim..(head + 1) * head_dim]);
             }
-        }
+        });
         let mut pooled = vec![0.0; attended.len()];
         self.proj.forward(&attended, &mut pooled);
         if let Some((norm, fc1, fc2, mlp)) = &self.mlp {

@@ -51,7 +51,7 @@ fn named(name: &Name<'_>) -> Option<Draft> {
     spec.num_classes = 0;
     spec.embedding.class_token = false;
     spec.embedding.cropped = true;
-    spec.pooling.pool = pool;
+    (spec.pooling.pool, spec.pooling.contrastive) = (pool, true);
     // timm names the activation only where it came with SigLIP 2.
     let tanh = match (*size, spec.patch_size) {
         ("giantopt", _) | ("base", 32) | ("so400m", 16) => true,
@@ -77,7 +77,7 @@ fn geometry(config: &Value, task: Task) -> Result<VitSpec> {
             bias: true,
             mlp: Some(mlp),
         };
-        Pooling { attention: Some(pool), ..Pooling::plain(Pool::Map, false) }
+        Pooling { attention: Some(pool), contrastive: true, ..Pooling::plain(Pool::Map, false) }
     } else {
         Pooling::plain(Pool::Avg, false)
     };

@@ -127,10 +127,11 @@ impl VitSpec {
         }
     }
 
-    /// Width of the image embedding that images share with texts: that of the projection or, of a backbone that pools by
-    /// attention, of the pooled features; `None` if there is none.
+    /// Width of the image embedding in the space that images share with texts: that of the projection or, of SigLIP, of the
+    /// pooled features; `None` if there is none.
     pub fn embedding_width(&self) -> Option<usize> {
-        self.pooling.projection.or((self.pooling.pool == Pool::Map).then_some(self.dim))
+        let Pooling { pool, projection, contrastive, .. } = self.pooling;
+        projection.or((contrastive && pool == Pool::Map).then_some(self.dim))
     }
 
     /// The default pruning stages: before blocks 3, 6 and 9 of 12; L/4, L/2 and 3L/4 of L.

@@ -334,11 +334,14 @@ pub struct Pooling {
     /// `None` without.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub projection: Option<usize>,
+    /// Whether the output of the attention pool itself is in the space that images share with texts (SigLIP).
+    #[serde(rename = "contrastive_pool", skip_serializing_if = "is_false")]
+    pub contrastive: bool,
 }
 
 impl Pooling {
     /// Pooling of `pool` by one or several tokens, with the norm after it if `fc_norm`.
     pub fn plain(pool: Pool, fc_norm: bool) -> Self {
-        Pooling { pool, fc_norm, final_norm: true, attention: None, projection: None }
+        Pooling { pool, fc_norm, final_norm: true, attention: None, projection: None, contrastive: false }
     }
 }

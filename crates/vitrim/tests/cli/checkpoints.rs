@@ -200,7 +200,7 @@ fn towers_are_pruned_and_tuned_and_give_embeddings() {
         ("timm_siglip", Some(24)),
         ("timm_dinov3_plus", None),
         ("hf_dinov3", None),
-        ("hf_aimv2", Some(16)),
+        ("hf_aimv2", None),
     ] {
         with_checkpoint(&scratch, name, name);
         let (run, tuned) = (format!("run_{name}"), format!("tuned_{name}"));
