@@ -15,7 +15,9 @@ use vitrim_measure::requests::{
 use vitrim_measure::seen::SeenImages;
 use vitrim_measure::statistics::Confidence;
 use vitrim_prune::Policy;
-use vitrim_train::{DeviceChoice, Outcome, Run, RunEvent, RunFolder, Source, TrainConfig, UpdateLog};
+use vitrim_train::{
+    DeviceChoice, Outcome, Run, RunEvent, RunFolder, Source, TrainConfig, UpdateLog, updates_done,
+};
 
 use super::OverlayArgs;
 use crate::error::{Result, VitrimError};
@@ -192,9 +194,15 @@ impl TrainRequest {
         listener.note(&images.describe(self.calibration_images));
         let out = self.out_folder(model);
         let folder = RunFolder::open(&out)?;
+        let is_new = updates_done(&out)?.is_none();
         listener.note(&open_run(&folder, &config)?);
-        let command = format!("{}\n", self.command_line());
-        vitrim_durable::replace(&out.join(vitrim_report::COMMAND), command.as_bytes())?;
+        let keep_command = || {
+            let command = format!("{}\n", self.command_line());
+            vitrim_durable::replace(&out.join(vitrim_report::COMMAND), command.as_bytes())
+        };
+        if is_new {
+            keep_command()?;
+        }
         let on_bad_image = self.reading.images.on_bad_image;
         let source = Source {
             dataset: images.train.clone(),
@@ -212,6 +220,7 @@ impl TrainRequest {
             folder: &folder,
         };
         learn(loaded, &run, listener)?;
+        keep_command()?;
         note_reading(&images.train, listener);
 
         let policy_folder = out.join("policy");

@@ -265,10 +265,13 @@ fn the_errors_that_troubleshooting_explains_are_printed() {
     check(scratch.run(&calibrate));
     // 7. and 8. Other classes, no images, no such split.
     let images = |name: &str| scratch.path(&format!("my/images/{name}"));
+    let renamed = [("test/blue", "test/cat"), ("test/green", "test/dog"), ("test/red", "test/frog")];
+    renamed.iter().for_each(|(from, to)| fs::rename(images(from), images(to)).unwrap());
     fs::create_dir_all(images("test/white")).unwrap();
-    fs::copy(images("test/red/test00.png"), images("test/white/a.png")).unwrap();
+    fs::copy(images("test/frog/test00.png"), images("test/white/a.png")).unwrap();
     check(scratch.run(&eval));
     fs::remove_dir_all(images("test/white")).unwrap();
+    renamed.iter().for_each(|(from, to)| fs::rename(images(to), images(from)).unwrap());
     fs::rename(scratch.path("my/images"), scratch.path("my/full")).unwrap();
     fs::create_dir(scratch.path("my/images")).unwrap();
     check(scratch.run(&eval));

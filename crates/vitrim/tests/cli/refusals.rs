@@ -103,10 +103,15 @@ fn bad_images_and_data() {
         "`holdout`",
         "train, validation, test",
     ]);
+    // A class that the backbone does not have is noted while it is empty, and refused with an image.
     fs::create_dir(scratch.path("data/test/yellow")).unwrap();
+    let empty = scratch.run(&EVAL);
+    empty.good();
+    assert!(empty.stderr().contains("counted as a class without images: yellow"), "{}", empty.stderr());
+    fs::copy(scratch.path("data/test/red/test00.png"), scratch.path("data/test/yellow/a.png")).unwrap();
     scratch
         .run(&EVAL)
-        .refused(&["data: has 4 classes (without images: yellow), but the backbone (model) has 3"]);
+        .refused(&["data: class `yellow` is not among the backbone's class names", "--label-map"]);
     assert_eq!(before, scratch.snapshot("run"));
 }
 
