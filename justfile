@@ -41,6 +41,7 @@ emulate processor="arrow_lake":
         --skip peak --skip gradient --skip long_
 
 # One fuzz target of fuzz/fuzz_targets for so many seconds, from the seeds in fuzz/seeds. Needs a nightly toolchain and cargo-fuzz.
+# So far each was run for 2 s to 61 s: docs/checkpoints.md.
 # Without a sanitizer: the crates it reaches forbid unsafe code, and an allocator refuses what is too large.
 fuzz target seconds="600":
     mkdir -p fuzz/corpus/{{target}}

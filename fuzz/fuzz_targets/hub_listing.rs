@@ -1,14 +1,15 @@
 //! The Hub's answer to a request for a repository's files; the first byte says what is wanted of it. Every file that is
-//! then fetched has the same bytes.
+//! then fetched has the same bytes; downloads of files of other sizes, which are tried again after a pause, are ended.
 #![no_main]
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
+use std::ops::ControlFlow;
 use std::sync::{LazyLock, Mutex};
 
 use libfuzzer_sys::fuzz_target;
 use vitrim_fuzz::folder;
-use vitrim_hub::{Hub, Kind, Reference, Settings};
+use vitrim_hub::{DownloadEvent, Hub, Kind, Network, Reference, Settings, observe};
 
 static ANSWER: Mutex<Vec<u8>> = Mutex::new(Vec::new());
 
@@ -20,13 +21,26 @@ static HUB: LazyLock<Hub> = LazyLock::new(|| {
             let Ok(mut stream) = stream else { continue };
             let Ok(reading) = stream.try_clone() else { continue };
             // The request's header ends at an empty line.
-            BufReader::new(reading).lines().take_while(|line| line.as_ref().is_ok_and(|l| !l.is_empty())).count();
+            BufReader::new(reading)
+                .lines()
+                .take_while(|line| line.as_ref().is_ok_and(|l| !l.is_empty()))
+                .count();
             let body = ANSWER.lock().expect("no thread panics").clone();
-            let head = format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
+            let head =
+                format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
             let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&body));
         }
     });
-    Hub::new(Settings { endpoint, cache: folder().join("cache"), token: None, offline: false })
+    observe(|event| match event {
+        DownloadEvent::Begin { files, bytes: Some(bytes), .. }
+            if bytes != (files * ANSWER.lock().expect("no thread panics").len()) as u64 =>
+        {
+            ControlFlow::Break(())
+        }
+        _ => ControlFlow::Continue(()),
+    });
+    let (cache, network) = (folder().join("cache"), Network::default());
+    Hub::new(Settings { endpoint, cache, token: None, offline: None, offline_data: None, network })
 });
 
 fuzz_target!(|bytes: &[u8]| {

@@ -77,7 +77,8 @@ pub fn fixture(name: &str) -> PathBuf {
 
 /// A backbone of four blocks for 16 patches.
 pub fn small() -> VitSpec {
-    let mut spec = VitSpec::from_timm_name("vit_tiny_patch16_224").expect("timm's name").with_img_size([64, 64]);
+    let mut spec =
+        VitSpec::from_timm_name("vit_tiny_patch16_224").expect("timm's name").with_img_size([64, 64]);
     (spec.dim, spec.depth, spec.attention.heads, spec.mlp.hidden, spec.num_classes) = (16, 4, 2, 32, 3);
     spec
 }

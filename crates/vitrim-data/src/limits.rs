@@ -16,3 +16,5 @@ pub(crate) const MAX_LABEL_BYTES: u64 = 1 << 20;
 pub(crate) const MAX_PATH_BYTES: usize = 4096;
 /// Largest number of file names for one brace pattern.
 pub(crate) const MAX_PATTERN_NAMES: usize = 100_000;
+/// Most digits of a number in a brace pattern: a file name has at most so many bytes.
+pub(crate) const MAX_PATTERN_DIGITS: usize = 255;

@@ -206,7 +206,7 @@ impl Hub {
             return Ok(());
         }
         let uri = reference.to_string();
-        let bytes = wanted.iter().map(|file| file.blob.as_ref().map(|blob| blob.size)).sum();
+        let bytes = total(wanted.iter().map(|file| file.blob.as_ref().map(|blob| blob.size)));
         let (next, done) = (AtomicUsize::new(0), AtomicI64::new(0));
         let failure = Mutex::new(None);
         let failed = |error: HubError| {
@@ -247,6 +247,11 @@ impl Hub {
     }
 }
 
+/// The sum of what the Hub states as `sizes`, or the largest number if it is larger; `None` if a size is not stated.
+fn total(mut sizes: impl Iterator<Item = Option<u64>>) -> Option<u64> {
+    sizes.try_fold(0_u64, |sum, size| Some(sum.saturating_add(size?)))
+}
+
 /// A complete copy in the cache.
 struct Copy {
     place: PathBuf,
@@ -269,4 +274,16 @@ fn names(listing: &Listing) -> Vec<String> {
 fn place(cached: &CachedRepo, commit: &str, selection: &Selection) -> PathBuf {
     let snapshot = cached.snapshot(commit);
     if selection.root.is_empty() { snapshot } else { snapshot.join(&selection.root) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::total;
+
+    #[test]
+    fn sizes_that_no_disk_holds_have_a_total() {
+        assert_eq!(total([Some(u64::MAX), Some(7)].into_iter()), Some(u64::MAX));
+        assert_eq!(total([Some(2), Some(7)].into_iter()), Some(9));
+        assert_eq!(total([Some(2), None].into_iter()), None);
+    }
 }

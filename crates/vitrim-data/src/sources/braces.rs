@@ -1,6 +1,6 @@
 //! Brace patterns of shard names, as in WebDataset and the shell: `shard-{0000..0009}.tar`, `{train,val}.tar`.
 
-use crate::limits::MAX_PATTERN_NAMES;
+use crate::limits::{MAX_PATTERN_DIGITS, MAX_PATTERN_NAMES};
 
 /// Whether `text` has a brace to expand.
 pub(crate) fn is_pattern(text: &str) -> bool {
@@ -10,16 +10,20 @@ pub(crate) fn is_pattern(text: &str) -> bool {
 /// The names that match `pattern`, in order; the pattern itself if it has no braces. `None` if there are more than
 /// [`MAX_PATTERN_NAMES`].
 pub(crate) fn expand(pattern: &str) -> Option<Vec<String>> {
-    let Some((before, choices, after)) = parts(pattern) else {
-        return Some(vec![pattern.to_string()]);
-    };
-    let (middles, ends) = (choices.names()?, expand(after)?);
-    if middles.len().saturating_mul(ends.len()) > MAX_PATTERN_NAMES {
-        return None;
+    // From the left, in a loop: a pattern may have more braces than the stack has room for.
+    let (mut names, mut rest) = (vec![String::new()], pattern);
+    while let Some((before, choices, after)) = parts(rest) {
+        let middles = choices.names()?;
+        if names.len().saturating_mul(middles.len()) > MAX_PATTERN_NAMES {
+            return None;
+        }
+        let longer =
+            names.iter().flat_map(|name| middles.iter().map(move |middle| format!("{name}{before}{middle}")));
+        names = longer.collect();
+        rest = after;
     }
-    let names =
-        middles.iter().flat_map(|middle| ends.iter().map(move |end| format!("{before}{middle}{end}")));
-    Some(names.collect())
+    names.iter_mut().for_each(|name| name.push_str(rest));
+    Some(names)
 }
 
 /// The text between two braces.
@@ -58,6 +62,9 @@ fn parts(text: &str) -> Option<(&str, Choices<'_>, &str)> {
     let (first, last) = inside.split_once("..")?;
     let digits =
         if first.starts_with('0') || last.starts_with('0') { first.len().max(last.len()) } else { 1 };
+    if digits > MAX_PATTERN_DIGITS {
+        return None;
+    }
     Some((before, Choices::Range(first.parse().ok()?, last.parse().ok()?, digits), after))
 }
 
@@ -88,6 +95,14 @@ mod tests {
         for name in ["plain.tar", "a{b}.tar", "a{1..x}", "{", "}{", "{1..", "{..}"] {
             assert!(!is_pattern(name) && expand(name).unwrap() == [name], "{name}");
         }
+    }
+
+    #[test]
+    fn many_braces_and_wide_numbers_end_neither_stack_nor_format() {
+        assert_eq!(expand(&"{,}".repeat(50_000)), None);
+        assert_eq!(expand(&"{0..0}".repeat(20_000)), Some(vec!["0".repeat(20_000)]));
+        let wide = format!("{{{}..1}}", "0".repeat(70_000));
+        assert_eq!(expand(&wide), Some(vec![wide.clone()]));
     }
 
     #[test]
