@@ -237,10 +237,10 @@ impl Model {
         let pixels = pixels(pixel_values, &self.loaded.spec)?;
         let batch = pixels.as_array().shape()[0];
         let values = pixels.as_slice()?;
-        let embeddings = self.compute(py, |loaded, pruner| {
-            let (model, spec) = (&loaded.model, &loaded.spec);
+        let embeddings = self.compute(py, |model, pruner| {
             if batch == 0 {
-                return Ok(Output { values: Vec::new(), width: spec.embedding_width().unwrap_or(0) });
+                let width = model.spec().embedding_width().unwrap_or(0);
+                return Ok(Output { values: Vec::new(), width });
             }
             let mut state = model.embed(PixelBatch::new(values, batch))?;
             run_to_end(model, pruner, &mut state, &places(batch))?;
