@@ -18,3 +18,5 @@ pub(crate) const MAX_PATH_BYTES: usize = 4096;
 pub(crate) const MAX_PATTERN_NAMES: usize = 100_000;
 /// Most digits of a number in a brace pattern: a file name has at most so many bytes.
 pub(crate) const MAX_PATTERN_DIGITS: usize = 255;
+/// Most rows of the parquet files of a split: their labels take up to 1 GiB. A footer of a few bytes may state any number.
+pub(crate) const MAX_ROWS: usize = 1 << 26;

@@ -23,13 +23,18 @@ pub fn guarded<T>(
     origin: impl FnOnce() -> String,
     work: impl FnOnce() -> Result<T, DataError>,
 ) -> Result<T, DataError> {
+    caught(work).unwrap_or_else(|panic| Err(DataError::bad_image(origin(), panic)))
+}
+
+/// What `work` gives; if it panics, a message that says so. As [`guarded`], for errors of another kind.
+pub(crate) fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     let outer = GUARDED.replace(true);
     let done = catch_unwind(AssertUnwindSafe(work));
     GUARDED.set(outer);
-    done.unwrap_or_else(|panic| Err(DataError::bad_image(origin(), message_of(&*panic))))
+    done.map_err(|panic| message_of(&*panic))
 }
 
-/// Whether a panic of this thread would be caught by [`guarded`]: for panic hooks, which run before it is.
+/// Whether a panic of this thread would be caught, as by [`guarded`]: for panic hooks, which run before it is.
 pub fn is_guarded() -> bool {
     GUARDED.get()
 }

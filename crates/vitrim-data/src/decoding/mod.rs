@@ -9,6 +9,7 @@ mod truncation;
 pub use bad_images::{BadImages, OnBadImage};
 pub use decode::Decoding;
 pub(crate) use decode::{read_encoded, too_long};
+pub(crate) use guard::caught;
 pub use guard::{guarded, is_guarded};
 pub use rate::DecodeRate;
 pub(crate) use rate::DecodeTotals;

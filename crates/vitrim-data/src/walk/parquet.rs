@@ -129,15 +129,16 @@ fn windows(rows: &Rows, parquet: &ParquetIndex, seed: u64, epoch: u64) -> Vec<Ve
     let mut order: Vec<usize> = (0..parquet.groups.len()).collect();
     shuffle(&mut order, Shuffling::RowGroups, seed, epoch);
     let mut windows: Vec<Vec<RowGroup>> = Vec::new();
-    let (mut images, mut bytes) = (0, 0);
+    let (mut images, mut bytes) = (0, 0_u64);
     for group in order.into_iter().map(|g| parquet.groups[g]) {
         let kept = positions_in(rows, &group).len();
         if kept == 0 {
             continue;
         }
-        let kept_bytes = group.bytes * kept as u64 / group.rows as u64;
+        // The footer states the bytes, and may state any number.
+        let kept_bytes = group.bytes.saturating_mul(kept as u64) / group.rows as u64;
         images += kept;
-        bytes += kept_bytes;
+        bytes = bytes.saturating_add(kept_bytes);
         match windows.last_mut() {
             Some(window) if images <= WINDOW_ROWS && bytes <= WINDOW_BYTES => window.push(group),
             _ => {

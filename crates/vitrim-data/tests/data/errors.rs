@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::scratch::{
     FLAT_SCHEMA, FOOTER, Row, SCHEMA, load, png, rows, small_transform, write_folder, write_parquet,
 };
+use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
@@ -52,6 +53,40 @@ fn parquet_that_is_none_or_cut_off() {
 }
 
 #[test]
+fn a_footer_that_states_endless_rows_is_refused_before_memory_is_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("train.parquet");
+    let schema = Arc::new(parse_message_type("message m { required binary image; }").unwrap());
+    let properties = Arc::new(WriterProperties::builder().build());
+    let mut writer =
+        SerializedFileWriter::new(std::fs::File::create(&file).unwrap(), schema, properties).unwrap();
+    let mut groups = writer.next_row_group().unwrap();
+    let mut column = groups.next_column().unwrap().unwrap();
+    column.typed::<ByteArrayType>().write_batch(&vec![ByteArray::from("a"); 12_345], None, None).unwrap();
+    column.close().unwrap();
+    groups.close().unwrap();
+    writer.close().unwrap();
+    assert_eq!(Dataset::open(&file, None).unwrap().len(), 12_345);
+
+    // Thrift's variable-length numbers: 12,345 and 2^40, doubled for their sign.
+    let (rows, endless) = ([0xf2, 0xc0, 0x01], [0x80, 0x80, 0x80, 0x80, 0x80, 0x40]);
+    let whole = std::fs::read(&file).unwrap();
+    let end = whole.len() - 8;
+    let footer = end - u32::from_le_bytes(whole[end..end + 4].try_into().unwrap()) as usize;
+    let mut stated = Vec::new();
+    let mut rest = &whole[footer..end];
+    while let Some((first, after)) = rest.split_first() {
+        let is_rows = rest.starts_with(&rows);
+        stated.extend_from_slice(if is_rows { &endless } else { std::slice::from_ref(first) });
+        rest = if is_rows { &rest[rows.len()..] } else { after };
+    }
+    let length = (stated.len() as u32).to_le_bytes();
+    std::fs::write(&file, [&whole[..footer], &stated, &length, b"PAR1"].concat()).unwrap();
+    let message = refusal(&file, None);
+    assert!(message.contains("more than 67108864 rows"), "{message}");
+}
+
+#[test]
 fn damaged_pages_end_the_pass_with_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("train.parquet");
@@ -70,6 +105,39 @@ fn damaged_pages_end_the_pass_with_an_error() {
     assert!(dataset.content_hashes(&mut |_, _| {}).is_err());
     std::fs::remove_file(&file).unwrap();
     assert!(dataset.image(0).unwrap_err().to_string().contains("no such file"));
+}
+
+/// The parquet crate panics on such a page. Found by the fuzz target `parquet`.
+#[test]
+fn pages_that_refer_to_a_dictionary_that_is_not_there_are_damaged() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("train.parquet");
+    let schema = "message m { required binary image; required int64 label; }";
+    let schema = Arc::new(parse_message_type(schema).unwrap());
+    let properties = Arc::new(WriterProperties::builder().set_dictionary_enabled(false).build());
+    let mut writer =
+        SerializedFileWriter::new(std::fs::File::create(&file).unwrap(), schema, properties).unwrap();
+    let mut groups = writer.next_row_group().unwrap();
+    let mut column = groups.next_column().unwrap().unwrap();
+    column.typed::<ByteArrayType>().write_batch(&[ByteArray::from("a")], None, None).unwrap();
+    column.close().unwrap();
+    let mut column = groups.next_column().unwrap().unwrap();
+    column.typed::<Int64Type>().write_batch(&[7], None, None).unwrap();
+    column.close().unwrap();
+    groups.close().unwrap();
+    writer.close().unwrap();
+    assert_eq!(Dataset::open(&file, None).unwrap().label(0), Some(7));
+
+    // In the pages' headers: encoding plain (0), levels run-length encoded (3), doubled for their sign.
+    let mut bytes = std::fs::read(&file).unwrap();
+    let plain = [0x15, 0, 0x15, 6, 0x15, 6];
+    let pages: Vec<usize> = (0..bytes.len()).filter(|&at| bytes[at..].starts_with(&plain)).collect();
+    assert_eq!(pages.len(), 2);
+    // The encoding by a dictionary is 8.
+    pages.into_iter().for_each(|at| bytes[at + 1] = 16);
+    std::fs::write(&file, bytes).unwrap();
+    let message = refusal(&file, None);
+    assert!(message.contains("row group 0 is damaged") && message.contains("panicked"), "{message}");
 }
 
 #[test]

@@ -11,6 +11,7 @@ use super::file::{ParquetFile, RowGroup};
 use super::rows::{GroupReader, read_texts, read_words};
 use crate::error::{DataError, one_line};
 use crate::labels::{StatedLabels, Written, class_of, written};
+use crate::limits::MAX_ROWS;
 use crate::sources::folder::name_of;
 
 /// The parquet files of one split, opened.
@@ -132,6 +133,14 @@ impl ParquetIndex {
                 rows: usize::try_from(stored.num_rows()).unwrap_or(0),
                 bytes: u64::try_from(stored.column(images.main()).uncompressed_size()).unwrap_or(0),
             };
+            if group.rows > MAX_ROWS - self.labels.len() {
+                let reason = format!("more than {MAX_ROWS} rows in all");
+                return Err(DataError::DamagedParquet {
+                    path: path.to_path_buf(),
+                    row_group: number,
+                    reason,
+                });
+            }
             match label_column {
                 None => {
                     self.labels.extend(std::iter::repeat_n(None, group.rows));

@@ -14,6 +14,7 @@ use ::parquet::file::reader::RowGroupReader;
 use ::parquet::file::serialized_reader::SerializedRowGroupReader;
 
 use super::file::{ParquetFile, RowGroup};
+use crate::decoding::caught;
 use crate::error::{DataError, one_line};
 use crate::sources::store::Payload;
 
@@ -173,16 +174,16 @@ impl<'a, T: DataType> Column<'a, T> {
     }
 
     fn skip(&mut self, rows: usize) -> Result<(), DataError> {
-        let skipped = self.reader.skip_records(rows).map_err(|error| self.damaged(error))?;
+        let skipped =
+            unless_panicked(|| self.reader.skip_records(rows)).map_err(|error| self.damaged(error))?;
         self.expect(skipped, rows)
     }
 
     fn read(&mut self, rows: usize) -> Result<Vec<Option<T::T>>, DataError> {
         let (mut levels, mut values) = (Vec::new(), Vec::new());
-        let (read, ..) = self
-            .reader
-            .read_records(rows, Some(&mut levels), None, &mut values)
-            .map_err(|error| self.damaged(error))?;
+        let (read, ..) =
+            unless_panicked(|| self.reader.read_records(rows, Some(&mut levels), None, &mut values))
+                .map_err(|error| self.damaged(error))?;
         self.expect(read, rows)?;
         if self.present == 0 {
             return Ok(values.into_iter().map(Some).collect());
@@ -201,6 +202,11 @@ impl<'a, T: DataType> Column<'a, T> {
     fn damaged(&self, error: ParquetError) -> DataError {
         damaged(self.file, self.row_group, error)
     }
+}
+
+/// What `work` of the parquet crate gives. On some damaged pages it panics; its reader is not used after that.
+fn unless_panicked<T>(work: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ParquetError> {
+    caught(work).unwrap_or_else(|panic| Err(ParquetError::General(panic)))
 }
 
 fn damaged(file: &ParquetFile, row_group: usize, error: ParquetError) -> DataError {
