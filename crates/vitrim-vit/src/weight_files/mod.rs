@@ -202,7 +202,7 @@ impl WeightFiles {
         let header = read_range(&mut file, 8..data).map_err(unread)?;
         // Checks that tensors follow one another, and that their lengths match their shapes.
         let metadata: Metadata = serde_json::from_slice(&header).map_err(|e| damaged(e.to_string()))?;
-        if data.checked_add(metadata.data_len() as u64) != Some(length) {
+        if data + metadata.data_len() as u64 != length {
             return Err(damaged("its length is not what its header says".into()));
         }
         for (name, info) in metadata.tensors() {
@@ -340,11 +340,14 @@ mod tests {
     fn a_header_whose_tensor_ends_where_no_file_does_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.safetensors");
-        let header =
-            format!(r#"{{"a": {{"dtype": "U8", "shape": [{0}], "data_offsets": [0, {0}]}}}}"#, u64::MAX);
-        let file = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat();
-        std::fs::write(&path, file).unwrap();
-        let error = WeightFiles::open(&path).err().expect("it is damaged").to_string();
-        assert!(error.contains("its length is not what its header says"), "{error}");
+        // The number of bits of the first overflows; the second is just below.
+        for length in [u64::MAX, u64::MAX / 8] {
+            let header =
+                format!(r#"{{"a": {{"dtype": "U8", "shape": [{length}], "data_offsets": [0, {length}]}}}}"#);
+            let file = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat();
+            std::fs::write(&path, file).unwrap();
+            let error = WeightFiles::open(&path).err().expect("it is damaged").to_string();
+            assert!(error.contains("is not a readable safetensors file"), "{error}");
+        }
     }
 }
