@@ -118,7 +118,7 @@ pub enum DataError {
         /// The class's name, or its index if it has no name.
         class: String,
     },
-    /// Classes of the data set that cannot be told among those of the backbone, or that are stated twice.
+    /// It is not known which of the backbone's classes the data set's classes are, or an image has two labels.
     #[error("{origin}: {what}")]
     Correspondence {
         /// The data set, or an image.

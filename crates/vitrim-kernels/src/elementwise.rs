@@ -14,7 +14,7 @@ use crate::simd::{Kernel, Map, Simd};
 pub enum Activation {
     /// Exact GELU, `x Phi(x)`.
     Gelu,
-    /// GELU by the tangent: `x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))` (Hendrycks and Gimpel, 2016).
+    /// GELU in its tanh approximation: `x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))` (Hendrycks and Gimpel, 2016).
     GeluTanh,
     /// `x / (1 + e^(-1.702 x))`, as in OpenAI's CLIP.
     QuickGelu,
@@ -139,7 +139,7 @@ impl Map for Gelu {
     }
 }
 
-/// GELU by the tangent, lane by lane: `x sigmoid(z)` with `z = 2 sqrt(2 / pi) (x + 0.044715 x^3)`, since
+/// The tanh approximation of GELU, lane by lane: `x sigmoid(z)` with `z = 2 sqrt(2 / pi) (x + 0.044715 x^3)`, since
 /// `(1 + tanh(u)) / 2 = sigmoid(2 u)`.
 pub(crate) struct GeluTanh;
 

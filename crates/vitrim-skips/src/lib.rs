@@ -8,6 +8,40 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+/// The checkpoints in the folder `fixtures` of the shared folder, each with the outputs of its own library.
+pub const SHARED_FIXTURES: [&str; 30] = [
+    "timm_deit",
+    "timm_deit_distilled",
+    "timm_deit3",
+    "timm_dinov2",
+    "timm_dinov2_reg",
+    "timm_vit_avg_pool",
+    "timm_vit_qknorm",
+    "hf_vit",
+    "hf_deit",
+    "hf_dinov2",
+    "timm_clip",
+    "timm_clip_quickgelu",
+    "hf_clip_vision",
+    "hf_clip_projection",
+    "hf_clip_full",
+    "hf_clip_classes",
+    "timm_siglip",
+    "timm_siglip_classes",
+    "timm_vit_map",
+    "hf_siglip_vision",
+    "hf_siglip_classes",
+    "hf_siglip_full",
+    "timm_dinov3",
+    "timm_dinov3_qkvb",
+    "hf_dinov3",
+    "hf_ijepa",
+    "hf_vit_mae_msn",
+    "timm_eva02",
+    "timm_pe_core",
+    "hf_aimv2",
+];
+
 /// Reports that the running test is skipped, and why: what the machine lacks, and how to get it.
 ///
 /// # Panics

@@ -6,45 +6,13 @@ use burn::tensor::{Device, Tensor, TensorData};
 use safetensors::SafeTensors;
 use vitrim_prune::{KeepProfile, Method, NoPruner, Pruner, RandomPruner, run};
 use vitrim_random::SplitMix64;
+use vitrim_skips::SHARED_FIXTURES;
 use vitrim_train::burn_vit::{BurnVit, Gated};
 use vitrim_vit::{
     AttentionPool, Backbone, ChannelPairs, Checkpoint, Coordinates, CpuBackbone, EmbeddingNorm,
     MlpActivation, MlpSpec, PixelBatch, Pool, Pooling, Positions, Reduction, Rope, Site, Taps, Tensors,
     VitSpec, Want,
 };
-
-const SHARED: [&str; 30] = [
-    "timm_deit",
-    "timm_deit_distilled",
-    "timm_deit3",
-    "timm_dinov2",
-    "timm_dinov2_reg",
-    "timm_vit_avg_pool",
-    "timm_vit_qknorm",
-    "hf_vit",
-    "hf_deit",
-    "hf_dinov2",
-    "timm_clip",
-    "timm_clip_quickgelu",
-    "hf_clip_vision",
-    "hf_clip_projection",
-    "hf_clip_full",
-    "hf_clip_classes",
-    "timm_siglip",
-    "timm_siglip_classes",
-    "timm_vit_map",
-    "hf_siglip_vision",
-    "hf_siglip_classes",
-    "hf_siglip_full",
-    "timm_dinov3",
-    "timm_dinov3_qkvb",
-    "hf_dinov3",
-    "hf_ijepa",
-    "hf_vit_mae_msn",
-    "timm_eva02",
-    "timm_pe_core",
-    "hf_aimv2",
-];
 
 /// Fixtures of the crate `vitrim-vit`.
 const OWN: [&str; 15] = [
@@ -176,7 +144,7 @@ fn vivid_tensors(spec: &VitSpec) -> Tensors {
 fn equals_timm_and_transformers() {
     let own = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../vitrim-vit/tests/fixtures"));
     let own = OWN.into_iter().map(|name| own.join(name));
-    for folder in own.chain(SHARED.into_iter().filter_map(fixture)) {
+    for folder in own.chain(SHARED_FIXTURES.into_iter().filter_map(fixture)) {
         equals_its_library(&folder);
     }
 }

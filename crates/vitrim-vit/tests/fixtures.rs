@@ -8,40 +8,8 @@ use std::process::Command;
 use stored::own;
 use vitrim_kernels::InstructionSet;
 use vitrim_kernels::reference::relative_difference;
+use vitrim_skips::SHARED_FIXTURES;
 use vitrim_vit::{Backbone, Checkpoint, PixelBatch, Precision, Site, Taps, VitSpec, Want, WeightFiles};
-
-const SHARED: [&str; 30] = [
-    "timm_deit",
-    "timm_deit_distilled",
-    "timm_deit3",
-    "timm_dinov2",
-    "timm_dinov2_reg",
-    "timm_vit_avg_pool",
-    "timm_vit_qknorm",
-    "hf_vit",
-    "hf_deit",
-    "hf_dinov2",
-    "timm_clip",
-    "timm_clip_quickgelu",
-    "hf_clip_vision",
-    "hf_clip_projection",
-    "hf_clip_full",
-    "hf_clip_classes",
-    "timm_siglip",
-    "timm_siglip_classes",
-    "timm_vit_map",
-    "hf_siglip_vision",
-    "hf_siglip_classes",
-    "hf_siglip_full",
-    "timm_dinov3",
-    "timm_dinov3_qkvb",
-    "hf_dinov3",
-    "hf_ijepa",
-    "hf_vit_mae_msn",
-    "timm_eva02",
-    "timm_pe_core",
-    "hf_aimv2",
-];
 
 /// Fixtures of this repository, with the other input sizes at which they are tested.
 const OWN: [(&str, &[[usize; 2]]); 22] = [
@@ -124,7 +92,7 @@ fn agrees(folder: &Path, size: Option<[usize; 2]>, expected: &str) {
 #[test]
 fn shared_fixtures_agree() {
     let Some(shared) = shared() else { return };
-    for name in SHARED {
+    for name in SHARED_FIXTURES {
         agrees(&shared.join(name), None, "expected.safetensors");
     }
 }
@@ -154,7 +122,7 @@ fn dinov2_is_as_large_as_its_processor_says() {
 #[test]
 fn lower_precisions_stay_near() {
     let Some(shared) = shared() else { return };
-    for name in SHARED {
+    for name in SHARED_FIXTURES {
         let folder = shared.join(name);
         for (precision, most) in [(Precision::Bf16, 0.03), (Precision::Int8, 0.1)] {
             let checkpoint = Checkpoint::open(&folder).unwrap();

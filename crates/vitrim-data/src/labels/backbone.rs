@@ -142,7 +142,7 @@ mod tests {
         assert_eq!(classes.find("e\u{301}te\u{301}"), Known::Spelled(4, "été"));
         assert_eq!((classes.find("crane"), classes.find("Crane")), (Known::Twice(0, 2), Known::Twice(0, 2)));
         assert_eq!((classes.find("dog"), classes.find(""), classes.count()), (Known::Not, Known::Not, 5));
-        // Exact names part what the spelling does not.
+        // Two names with the same spelling are told apart by their exact text.
         let both = BackboneClasses::new(2, ["Polish", "polish"]);
         assert_eq!((both.find("polish"), both.find("POLISH")), (Known::Exactly(1), Known::Twice(0, 1)));
     }

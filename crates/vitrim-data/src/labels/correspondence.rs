@@ -51,7 +51,7 @@ pub(crate) fn correspond(
     }
 }
 
-/// The refusal of the classes `left`, which are not among the backbone's class names, `known` others being there.
+/// The error for the classes `left`, which the backbone does not name; it names `known` others of the data set.
 pub(super) fn unknown(left: &[&str], known: usize, backbone: &BackboneClasses) -> String {
     format!("{}; rename what is misspelled, or give --label-map FILE", not_among(left, known, backbone))
 }
@@ -114,7 +114,7 @@ impl<'a> OwnClasses<'a> {
         }
         let known = classes.iter().flatten().count();
         let twice = |name: &&str| matches!(backbone.find(name), Known::Twice(..));
-        // The only class without a name has the only name without a class.
+        // By elimination: the only name left belongs to the only class without a name.
         if let ([name], Some(unnamed)) = (left.as_slice(), backbone.unnamed())
             && known + 1 == backbone.count()
             && self.names.len() == backbone.count()
@@ -369,14 +369,14 @@ mod tests {
         let (classes, note) = folders(&strs(&names), &backbone);
         assert_eq!(classes, some(&[0, 1, 10, 11, 2, 3, 4, 5, 6, 7, 8, 9]));
         assert!(note.contains("`10` is class 10") && note.contains("it is then class 2"), "{note}");
-        // Also where the backbone has names; and not a word where the order says the same.
+        // The same if the backbone has names; no note if the order gives the same classes.
         let named = BackboneClasses::new(3, ["a", "b", "c"]);
         assert_eq!(folders(&["0", "1", "2"], &named), (None, String::new()));
         let padded = sorted(|n| format!("{n:02}"), 0..12);
         assert_eq!(folders(&strs(&padded), &backbone), (None, String::new()));
         let (classes, note) = folders(&["10", "3"], &backbone);
         assert!(classes == some(&[10, 3]) && note.contains("2 of the backbone's 12"), "{note}");
-        // A backbone whose names are numbers is asked first.
+        // The names of the backbone come first, also if they are numbers.
         let digits = BackboneClasses::new(3, ["2", "1", "0"]);
         assert_eq!(folders(&["0", "1", "2"], &digits).0, some(&[2, 1, 0]));
     }
@@ -398,7 +398,7 @@ mod tests {
             refused.contains("so that `1` is class 1") && refused.contains("--label-order index"),
             "{refused}"
         );
-        // Where both orders are the same, it is said that it is an order.
+        // If both orders agree, the note says that the order was taken.
         let padded = sorted(|n| format!("{n:02}"), 1..13);
         let (classes, note) = folders(&strs(&padded), &backbone);
         assert!(classes.is_none() && note.contains("`01` as class 0 to `12` as class 11"), "{note}");

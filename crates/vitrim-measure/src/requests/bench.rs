@@ -7,7 +7,7 @@ use serde::Serialize;
 use vitrim_prune::{KeepProfile, LearnedPruner, Method, Policy, Pruner, ReadOut, keep_shares};
 use vitrim_vit::Precision;
 
-use super::{ImageArgs, PolicyArgs, Request, SizeArgs, as_text, note_layout, note_reading};
+use super::{ImageArgs, PolicyArgs, Request, SizeArgs, as_text, note_opened, note_reading};
 use crate::error::{MeasureError, Result};
 use crate::model::Loaded;
 use crate::progress::Listener;
@@ -195,7 +195,7 @@ impl BenchRequest {
         };
         let parts = self.reading.open(data)?;
         let dataset = parts.part(parts.final_part(), &mut |_, _| ())?;
-        note_layout(&dataset, listener);
+        note_opened([&dataset], listener);
         let images = BenchImages::of(loaded, &dataset, largest, self.reading.on_bad_image)?;
         note_reading(&dataset, listener);
         Ok(images)

@@ -9,7 +9,8 @@ use vitrim_data::Dataset;
 use vitrim_prune::Method;
 use vitrim_vit::Precision;
 
-use super::{DatasetArgs, Request, SizeArgs, as_text, named_images, note_labels, note_reading};
+use super::data::note_labels;
+use super::{DatasetArgs, Request, SizeArgs, as_text, named_images, note_reading};
 use crate::compare::{CompareOptions, Compared, Comparison, Contender, POLICY, Study, compare};
 use crate::error::{MeasureError, Result};
 use crate::model::Loaded;

@@ -133,20 +133,21 @@ pub fn named_images(
     let split = split.unwrap_or(name(parts.final_part()));
     let dataset = parts.named(split, &mut listener.steps("hashing images"))?;
     loaded.check_classes(&parts.path(), &dataset)?;
-    note_layout(&dataset, listener);
-    note_labels([&dataset], listener);
+    note_opened([&dataset], listener);
     Ok((dataset, split.to_owned()))
 }
 
-/// Reports what was guessed or left out when `dataset` was opened.
-pub fn note_layout(dataset: &Dataset, listener: &mut Listener<'_>) {
-    for note in dataset.layout_notes() {
+/// Reports what was guessed or left out when `parts` of a data set were opened, each note once.
+pub fn note_opened<'a>(parts: impl IntoIterator<Item = &'a Dataset> + Clone, listener: &mut Listener<'_>) {
+    let notes: BTreeSet<&String> = parts.clone().into_iter().flat_map(Dataset::layout_notes).collect();
+    for note in notes {
         listener.note(&format!("note: {note}"));
     }
+    note_labels(parts, listener);
 }
 
 /// Reports what was guessed of the labels of `parts` of a data set, each guess once.
-pub fn note_labels<'a>(parts: impl IntoIterator<Item = &'a Dataset>, listener: &mut Listener<'_>) {
+pub(super) fn note_labels<'a>(parts: impl IntoIterator<Item = &'a Dataset>, listener: &mut Listener<'_>) {
     let notes: BTreeSet<String> = parts.into_iter().flat_map(Dataset::label_notes).collect();
     for note in notes {
         listener.note(&format!("labels: {note}"));

@@ -185,7 +185,7 @@ impl Rope {
 pub enum MlpActivation {
     /// Exact GELU.
     Gelu,
-    /// GELU by the tangent (SigLIP).
+    /// The tanh approximation of GELU (SigLIP).
     #[serde(rename = "gelu_tanh")]
     GeluTanh,
     /// `x sigmoid(1.702 x)` (OpenAI's CLIP).

@@ -13,7 +13,7 @@ use vitrim_data::{BackboneClasses, Preprocess, Transform};
 use vitrim_measure::Listener;
 use vitrim_measure::model::{open_checkpoint, preprocess};
 use vitrim_measure::progress::Event;
-use vitrim_measure::requests::{note_labels, note_layout, note_reading};
+use vitrim_measure::requests::{note_opened, note_reading};
 use vitrim_text::shown;
 use vitrim_train::pretrain::{Pretraining, pretrain, steps_done};
 use vitrim_train::{Outcome, RunFolder};
@@ -41,9 +41,6 @@ pub fn run(app: &App, request: &PretrainRequest) -> anyhow::Result<ExitCode> {
     let mut hashing = listener.steps("hashing images");
     let held_out = parts.named(&request.run.held_out_split, &mut hashing)?;
     let all = parts.named(&request.run.split, &mut hashing)?;
-    drop(hashing);
-    note_layout(&all, &mut listener);
-    let mut hashing = listener.steps("hashing images");
     let (train, removed) = all.without(&parts.held_out(Some(&held_out), &mut hashing)?, &mut hashing)?;
     drop(hashing);
     // The classes are those of the training images: a held-out split may lack one, or name another.
@@ -51,7 +48,7 @@ pub fn run(app: &App, request: &PretrainRequest) -> anyhow::Result<ExitCode> {
     let classes = BackboneClasses::new(names.len(), names.iter().map(String::as_str));
     let held_out =
         if names.is_empty() { held_out } else { held_out.labelled_for(&Arc::new(classes), None)? };
-    note_labels([&train, &held_out], &mut listener);
+    note_opened([&train, &held_out], &mut listener);
     let init = request.init.as_deref().map(|init| open_checkpoint(init, None)).transpose()?;
     let side = config.model.img_size;
     let preprocess = match &init {

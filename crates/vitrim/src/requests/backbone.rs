@@ -7,7 +7,7 @@ use vitrim_hub::{Kind, local};
 use vitrim_measure::model::{Loaded, open_checkpoint};
 use vitrim_measure::progress::{Event, Listener};
 use vitrim_measure::requests::{
-    DatasetArgs, ImageArgs, KeepArgs, PolicyArgs, Request, as_text, note_labels, note_layout, note_reading,
+    DatasetArgs, ImageArgs, KeepArgs, PolicyArgs, Request, as_text, note_opened, note_reading,
 };
 use vitrim_measure::seen::SeenImages;
 use vitrim_prune::Policy;
@@ -263,9 +263,8 @@ impl FinetuneRequest {
         let parts = self.reading.open(data, loaded)?;
         let splits = Splits { train: &self.run.split, calibration: Some(&self.run.held_out_split) };
         let found = RunImages::open(loaded, &parts, splits, &mut listener.steps("hashing images"))?;
-        note_layout(&found.train, listener);
         let held_out = found.calibration.as_ref().expect("asked for");
-        note_labels([&found.train, held_out], listener);
+        note_opened([&found.train, held_out], listener);
         let (out, steps) = (&self.out, config.steps());
         let folder = RunFolder::open(out)?;
         if let Some(line) = open_run_of_steps(&folder, &overlay::to_toml(config)?, steps_done(out)?, steps)? {

@@ -9,8 +9,7 @@ use vitrim_measure::model::{Loaded, open_policy};
 use vitrim_measure::passes::{BATCH, PassOptions};
 use vitrim_measure::progress::{Event, Listener};
 use vitrim_measure::requests::{
-    DatasetArgs, LossArgs, Request, SizeArgs, as_text, calibrate_folder, note_labels, note_layout,
-    note_reading,
+    DatasetArgs, LossArgs, Request, SizeArgs, as_text, calibrate_folder, note_opened, note_reading,
 };
 use vitrim_measure::seen::SeenImages;
 use vitrim_measure::statistics::Confidence;
@@ -189,8 +188,7 @@ impl TrainRequest {
         let calibration = (!self.no_calibrate).then_some(self.calibration_split.as_str());
         let splits = Splits { train: &self.split, calibration };
         let images = RunImages::open(loaded, &parts, splits, &mut listener.steps("hashing images"))?;
-        note_layout(&images.train, listener);
-        note_labels(std::iter::once(&images.train).chain(&images.calibration), listener);
+        note_opened(std::iter::once(&images.train).chain(&images.calibration), listener);
         listener.note(&images.describe(self.calibration_images));
         let out = self.out_folder(model);
         let folder = RunFolder::open(&out)?;

@@ -113,13 +113,11 @@ impl Work {
         files.filter(|(path, _)| lasting(path)).map(|(path, bytes)| (path, timeless(bytes))).collect()
     }
 
-    /// Checks what has to be good at any time.
+    /// Checks what has to be good at any time: a policy that existed before, and whatever there is else.
     fn check_kept(&self, scratch: &Scratch) {
-        let policies = [self.policy, Some("run/policy"), Some("ft/policy"), Some("upload")];
-        for (i, folder) in policies.into_iter().enumerate().filter_map(|(i, p)| p.map(|p| (i, p))) {
-            let folder = scratch.path(folder);
-            if i == 0 || folder.join("policy.json").is_file() {
-                Policy::load(&folder).expect("a policy is whole or absent");
+        for folder in ["run/policy", "ft/policy", "upload"] {
+            if self.policy == Some(folder) || scratch.path(folder).join("policy.json").is_file() {
+                Policy::load(&scratch.path(folder)).expect("a policy is whole or absent");
             }
         }
         for model in ["pt/model", "ft/model"] {
@@ -129,32 +127,34 @@ impl Work {
         }
     }
 
-    /// Kills the command at random moments, `VITRIM_KILLS` times, and finishes it each time.
+    /// Kills the command at random moments until `VITRIM_KILLS` kills hit it at work, and finishes it each time.
     fn survives_kills(&self, seed: u64) {
-        let kills: usize = std::env::var("VITRIM_KILLS").map_or(2, |n| n.parse().expect("VITRIM_KILLS"));
+        let wanted: usize = std::env::var("VITRIM_KILLS").map_or(2, |n| n.parse().expect("VITRIM_KILLS"));
         let (started, first) = (Instant::now(), self.scratch.copy());
         let expected = self.finish(&first);
         let took = started.elapsed().as_secs_f64();
         check_same(&self.finish(&self.scratch.copy()), &expected, "an undisturbed run");
         let mut random = StdRng::seed_from_u64(seed);
-        let mut hits = 0;
-        for _ in 0..kills {
+        let (mut hits, mut tries) = (0, 0);
+        while hits < wanted {
+            tries += 1;
+            assert!(tries <= 20 * wanted, "{:?}: {hits} of {tries} kills hit it at work", self.args);
             let scratch = self.scratch.copy();
             let mut child = self.command(&scratch).spawn().unwrap();
             std::thread::sleep(Duration::from_secs_f64(took * random.random_range(0.0..1.0)));
             child.kill().unwrap();
-            let status = child.wait().unwrap();
-            hits += usize::from(status.signal() == Some(9));
+            hits += usize::from(child.wait().unwrap().signal() == Some(9));
             self.check_kept(&scratch);
             check_same(&self.finish(&scratch), &expected, "a kill");
         }
-        println!("{}: {hits} of {kills} kills hit it at work", self.args[0]);
+        println!("{}: {hits} kills of {tries} hit it at work", self.args[0]);
     }
 
     /// Runs the command on disks that are too small by more and more, and finishes it on a large one.
     fn survives_full_disks(&self) {
-        let expected = self.finish(&self.scratch.copy());
-        let bytes: usize = self.scratch.copy_of_output(self).values().map(Vec::len).sum();
+        let first = self.scratch.copy();
+        let expected = self.finish(&first);
+        let bytes: usize = first.snapshot(self.output).values().map(Vec::len).sum();
         let mut full = 0;
         for share in [0.0, 0.2, 0.4, 0.6, 0.8, 0.95] {
             let scratch = self.scratch.copy();
@@ -172,13 +172,17 @@ impl Work {
         assert!(full > 0, "{:?}: no disk was too small", self.args);
     }
 
-    /// Makes the disk read-only while the command runs, and finishes the command when it can be written again.
+    /// Makes the disk read-only while the command runs, until it was refused twice, and finishes the command when it
+    /// can be written again.
     fn survives_read_only_disks(&self, seed: u64) {
         let (started, first) = (Instant::now(), self.scratch.copy());
         let expected = self.finish(&first);
         let took = started.elapsed().as_secs_f64();
         let mut random = StdRng::seed_from_u64(seed);
-        for _ in 0..2 {
+        let (mut refusals, mut tries) = (0, 0);
+        while refusals < 2 {
+            tries += 1;
+            assert!(tries <= 40, "{:?}: no disk became read-only in time", self.args);
             let scratch = self.scratch.copy();
             let Some(disk) = Disk::mount(&scratch.path(self.output), 1 << 18) else { return };
             let mut child = self.command(&scratch).spawn().unwrap();
@@ -187,6 +191,7 @@ impl Work {
             while !ended(&mut child) && !disk.try_set("ro") {}
             let run = Run(child.wait_with_output().unwrap());
             if !run.0.status.success() {
+                refusals += 1;
                 refused(&run, &["read-only", "Read-only"]);
             }
             self.check_kept(&scratch);
@@ -302,13 +307,6 @@ impl Scratch {
         let other = Scratch::empty();
         copy(&self.path(""), &other.path(""));
         other
-    }
-
-    /// The files of a finished run of `work`.
-    fn copy_of_output(&self, work: &Work) -> BTreeMap<PathBuf, Vec<u8>> {
-        let scratch = self.copy();
-        work.finish(&scratch);
-        scratch.snapshot(work.output)
     }
 }
 
