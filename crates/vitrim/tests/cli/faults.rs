@@ -1,9 +1,11 @@
-//! Faults: the program is killed at random moments, the disk is full, the disk becomes read-only. Afterwards what was
+//! Faults: the program is killed at random moments, the disk is full, the folder becomes read-only. Afterwards what was
 //! good is still good, and the same command ends as an undisturbed run does.
 //!
 //! `VITRIM_KILLS` is the number of kills of each command; the default is small, and `just faults` makes it 200.
 
 use std::collections::BTreeMap;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -132,7 +134,7 @@ impl Work {
         let wanted: usize = std::env::var("VITRIM_KILLS").map_or(2, |n| n.parse().expect("VITRIM_KILLS"));
         let (started, first) = (Instant::now(), self.scratch.copy());
         let expected = self.finish(&first);
-        let took = started.elapsed().as_secs_f64();
+        let mut took = started.elapsed().as_secs_f64();
         check_same(&self.finish(&self.scratch.copy()), &expected, "an undisturbed run");
         let mut random = StdRng::seed_from_u64(seed);
         let (mut hits, mut tries) = (0, 0);
@@ -140,10 +142,10 @@ impl Work {
             tries += 1;
             assert!(tries <= 20 * wanted, "{:?}: {hits} of {tries} kills hit it at work", self.args);
             let scratch = self.scratch.copy();
-            let mut child = self.command(&scratch).spawn().unwrap();
-            std::thread::sleep(Duration::from_secs_f64(took * random.random_range(0.0..1.0)));
-            child.kill().unwrap();
-            hits += usize::from(child.wait().unwrap().signal() == Some(9));
+            let mut child = Running::start(self.command(&scratch));
+            took = child.wait_at_most(took * random.random_range(0.0..1.0)).unwrap_or(took);
+            child.0.kill().unwrap();
+            hits += usize::from(child.0.wait().unwrap().signal() == Some(9));
             self.check_kept(&scratch);
             check_same(&self.finish(&scratch), &expected, "a kill");
         }
@@ -172,33 +174,101 @@ impl Work {
         assert!(full > 0, "{:?}: no disk was too small", self.args);
     }
 
-    /// Makes the disk read-only while the command runs, until it was refused twice, and finishes the command when it
-    /// can be written again.
-    fn survives_read_only_disks(&self, seed: u64) {
+    /// Takes the right to write the folder away while the command runs, until it was refused twice, and finishes the
+    /// command when the folder can be written again.
+    fn survives_read_only_folders(&self, seed: u64) {
         let (started, first) = (Instant::now(), self.scratch.copy());
         let expected = self.finish(&first);
-        let took = started.elapsed().as_secs_f64();
+        let mut took = started.elapsed().as_secs_f64();
         let mut random = StdRng::seed_from_u64(seed);
         let (mut refusals, mut tries) = (0, 0);
         while refusals < 2 {
             tries += 1;
-            assert!(tries <= 40, "{:?}: no disk became read-only in time", self.args);
+            assert!(tries <= 40, "{:?}: no folder became read-only in time", self.args);
             let scratch = self.scratch.copy();
-            let Some(disk) = Disk::mount(&scratch.path(self.output), 1 << 18) else { return };
-            let mut child = self.command(&scratch).spawn().unwrap();
-            std::thread::sleep(Duration::from_secs_f64(took * random.random_range(0.0..0.9)));
-            // The system refuses while a file is open for writing.
-            while !ended(&mut child) && !disk.try_set("ro") {}
-            let run = Run(child.wait_with_output().unwrap());
+            let output = scratch.path(self.output);
+            let Some(command) = heeding_permissions(self.command(&scratch)) else { return };
+            let mut child = Running::start(command);
+            took = child.wait_at_most(took * random.random_range(0.0..0.9)).unwrap_or(took);
+            while !child.ended() && !writable(&output, false) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            let run = Run(child.0.wait_with_output().unwrap());
             if !run.0.status.success() {
                 refusals += 1;
-                refused(&run, &["read-only", "Read-only"]);
+                refused(&run, &["Permission denied"]);
             }
             self.check_kept(&scratch);
-            disk.set("rw");
-            check_same(&self.finish(&scratch), &expected, "a read-only disk");
+            writable(&output, true);
+            check_same(&self.finish(&scratch), &expected, "a read-only folder");
         }
     }
+}
+
+/// A command at work.
+struct Running(Child, Instant);
+
+impl Running {
+    fn start(mut command: Command) -> Self {
+        Running(command.spawn().unwrap(), Instant::now())
+    }
+
+    fn ended(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_some()
+    }
+
+    /// Waits for `seconds`, or returns how long the command took if it ends before.
+    fn wait_at_most(&mut self, seconds: f64) -> Option<f64> {
+        let end = self.1 + Duration::from_secs_f64(seconds);
+        while Instant::now() < end {
+            if self.ended() {
+                return Some(self.1.elapsed().as_secs_f64());
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        None
+    }
+}
+
+/// Runs `command` so that it may not write what its user may not write: root loses the right to do so all the same.
+/// Skips the test if it cannot.
+fn heeding_permissions(command: Command) -> Option<Command> {
+    let (lost, program) = ("-dac_override,-dac_read_search", command.get_program());
+    let mut setpriv = Command::new("setpriv");
+    setpriv.args(["--inh-caps", lost, "--bounding-set", lost]);
+    let able = setpriv.arg("true").output().is_ok_and(|output| output.status.success());
+    if !able {
+        skip("no right to lose capabilities with setpriv; run as root");
+        return None;
+    }
+    let mut restricted = Command::new("setpriv");
+    restricted.args(["--inh-caps", lost, "--bounding-set", lost]).arg(program).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => restricted.env(name, value),
+            None => restricted.env_remove(name),
+        };
+    }
+    restricted.current_dir(command.get_current_dir().expect("the scratch folder"));
+    restricted.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    Some(restricted)
+}
+
+/// Gives or takes the right to write `folder` and all in it; returns whether the folder is there.
+fn writable(folder: &Path, yes: bool) -> bool {
+    let Ok(entries) = std::fs::read_dir(folder) else { return false };
+    let (of_folder, of_file) = if yes { (0o755, 0o644) } else { (0o555, 0o444) };
+    // A file may be renamed meanwhile.
+    let set = |path: &Path, mode| std::fs::set_permissions(path, Permissions::from_mode(mode)).is_ok();
+    let changed = set(folder, of_folder);
+    for path in entries.map(|entry| entry.unwrap().path()) {
+        if path.is_dir() {
+            writable(&path, yes);
+        } else {
+            set(&path, of_file);
+        }
+    }
+    changed
 }
 
 /// Whether a file is the same after every run: not locks, not TensorBoard's files, which have the time in their names,
@@ -238,10 +308,6 @@ fn refused(run: &Run, words: &[&str]) {
     assert!(words.iter().any(|word| stderr.contains(word)), "none of {words:?} in {stderr}");
 }
 
-fn ended(child: &mut Child) -> bool {
-    child.try_wait().unwrap().is_some()
-}
-
 /// A file system of its own, in memory, over a folder; unmounted when it is dropped.
 struct Disk(PathBuf);
 
@@ -270,13 +336,10 @@ impl Disk {
         Some(disk)
     }
 
-    fn try_set(&self, option: &str) -> bool {
-        let options = format!("remount,{option}");
-        Command::new("mount").args(["-o", &options]).arg(&self.0).output().unwrap().status.success()
-    }
-
     fn set(&self, option: &str) {
-        assert!(self.try_set(option), "cannot remount with {option}");
+        let options = format!("remount,{option}");
+        let mount = Command::new("mount").args(["-o", &options]).arg(&self.0).output().unwrap();
+        assert!(mount.status.success(), "cannot remount with {option}");
     }
 }
 
@@ -353,7 +416,7 @@ fn full_disks_are_refused_in_one_line_and_nothing_is_half_written() {
 }
 
 #[test]
-fn disks_that_become_read_only_are_refused_in_one_line() {
+fn folders_that_become_read_only_are_refused_in_one_line() {
     let works = [Work::train(), Work::pretrain(), Work::finetune(), Work::calibrate(), Work::compare()];
-    works.iter().for_each(|work| work.survives_read_only_disks(8));
+    works.iter().for_each(|work| work.survives_read_only_folders(8));
 }
