@@ -1,13 +1,15 @@
 //! Rollouts: sampled actions over a frozen backbone, and their results.
 //!
-//! All rollouts of an image share the blocks before the first stage. With prefix credit, the state is forked after
-//! every stage and finished without further pruning, which gives D if pruning stops there.
+//! All rollouts of an image share the blocks before the first stage. A rollout can be forked after a stage: the fork is
+//! finished without further pruning, which gives D if pruning stops there.
+
+use std::collections::HashMap;
 
 use vitrim_prune::divergence::divergences;
 use vitrim_prune::policy::{Decision, contexts};
 use vitrim_prune::{ImageKey, KeepProfile, LearnedPruner, Pruner, RandomPruner, run_from};
 use vitrim_random::uniform;
-use vitrim_vit::{Backbone, Output, PixelBatch, Reduction, Site, Taps, View, Want, cost};
+use vitrim_vit::{Backbone, Output, PixelBatch, Reduction, Site, Taps, View, VitSpec, Want, cost};
 
 use crate::error::Result;
 
@@ -18,6 +20,45 @@ pub struct Scene<'a, B: Backbone> {
     opening: B::State,
     /// Logits of the dense model, `[I, C]`; its pooled features if it has no head.
     pub dense: Output,
+    /// Dense passes run so far, an image.
+    pub passes: f64,
+}
+
+/// The dense model's answers by image. They do not change, so that only the first epoch computes them.
+#[derive(Default)]
+pub struct DenseAnswers {
+    of: HashMap<ImageKey, Box<[f32]>>,
+}
+
+impl DenseAnswers {
+    /// Largest number of values that are kept: 256 MiB.
+    const MOST: usize = 64 << 20;
+
+    /// The answers of `images`; `None` if one is not known.
+    fn get(&self, images: &[ImageKey]) -> Option<Output> {
+        let rows = images.iter().map(|key| self.of.get(key)).collect::<Option<Vec<_>>>()?;
+        let width = rows.first()?.len();
+        Some(Output { values: rows.iter().flat_map(|row| row.iter().copied()).collect(), width })
+    }
+
+    fn keep(&mut self, images: &[ImageKey], answers: &Output) {
+        for (i, key) in images.iter().enumerate() {
+            if (self.of.len() + 1) * answers.width <= Self::MOST {
+                self.of.insert(*key, answers.row(i).into());
+            }
+        }
+    }
+}
+
+/// The stages after which a rollout is forked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ForkAfter {
+    /// Every stage.
+    Every,
+    /// One stage, 0-based.
+    One(usize),
+    /// No stage.
+    None,
 }
 
 /// One rollout of all I images of an update.
@@ -25,7 +66,8 @@ pub struct Scene<'a, B: Backbone> {
 pub struct Rollout {
     /// Observations and actions of the agents, `[K]`.
     pub stages: Vec<StageSample>,
-    /// D_k of each image when pruning stops after stage k, `[K][I]`; without prefix credit, `[0][I]`.
+    /// D_k of each image when pruning stops after stage k, `[K][I]`. After a stage without a fork: that of the last fork
+    /// before, 0 before the first.
     pub divergences: Vec<Vec<f64>>,
     /// Predicted class, `[I]`; without a head, the values have no meaning.
     pub predictions: Vec<usize>,
@@ -62,15 +104,26 @@ impl StageSample {
 }
 
 impl<'a, B: Backbone> Scene<'a, B> {
-    /// Runs `pixels` to the site `first`, and a fork of the state densely to the end.
+    /// Runs `pixels` of `images` to the site `first` and, unless all their answers are `known`, a fork of the state
+    /// densely to the end.
     ///
     /// # Errors
     /// Errors of the backbone.
-    pub fn open(backbone: &'a B, pixels: PixelBatch<'_>, first: (Site, Taps)) -> Result<Self> {
+    pub fn open(
+        backbone: &'a B,
+        pixels: PixelBatch<'_>,
+        images: &[ImageKey],
+        first: (Site, Taps),
+        known: &mut DenseAnswers,
+    ) -> Result<Self> {
         let mut opening = backbone.embed(pixels)?;
         backbone.advance(&mut opening, first.0, first.1)?;
-        let dense = finish_dense(backbone, opening.clone())?;
-        Ok(Scene { backbone, opening, dense })
+        let (dense, passes) = match known.get(images) {
+            Some(dense) => (dense, share_before(backbone.spec(), first.0)),
+            None => (finish_dense(backbone, opening.clone())?, 1.0),
+        };
+        known.keep(images, &dense);
+        Ok(Scene { backbone, opening, dense, passes })
     }
 
     /// One rollout under `policy`, its actions keyed by (`key`.., image, stage, token).
@@ -78,16 +131,16 @@ impl<'a, B: Backbone> Scene<'a, B> {
     /// # Errors
     /// Errors of the backbone.
     pub fn play(
-        &self,
+        &mut self,
         policy: &LearnedPruner,
         key: [u64; 3],
         images: &[ImageKey],
-        prefix_credit: bool,
+        forks: ForkAfter,
     ) -> Result<Rollout> {
         let spec = self.backbone.spec();
         let mut state = self.opening.clone();
         let mut stages = Vec::new();
-        let mut by_stage = Vec::new();
+        let mut by_stage: Vec<Vec<f64>> = Vec::new();
         let sites = policy.sites(spec);
         for (stage, &(site, taps)) in sites.iter().enumerate() {
             self.backbone.advance(&mut state, site, taps)?;
@@ -95,23 +148,34 @@ impl<'a, B: Backbone> Scene<'a, B> {
             let (sample, reduction) =
                 sample_stage(policy, stage, &view, key, images, spec.min_patch_tokens())?;
             self.backbone.reduce(&mut state, &reduction)?;
-            if prefix_credit && stage + 1 < sites.len() {
-                let stopped = finish_dense(self.backbone, state.clone())?;
-                by_stage.push(divergences(spec, &self.dense, &stopped));
+            if stage + 1 < sites.len() {
+                let forked = match forks {
+                    ForkAfter::Every => true,
+                    ForkAfter::One(only) => only == stage,
+                    ForkAfter::None => false,
+                };
+                by_stage.push(if forked {
+                    let stopped = finish_dense(self.backbone, state.clone())?;
+                    let alive = (0..images.len()).map(|b| sample.survivors(b)).sum::<usize>() as f64
+                        / (images.len() * spec.num_patches()) as f64;
+                    self.passes += alive * (1.0 - share_before(spec, site));
+                    divergences(spec, &self.dense, &stopped)
+                } else {
+                    by_stage.last().cloned().unwrap_or_else(|| vec![0.0; images.len()])
+                });
             }
             stages.push(sample);
         }
         let answer = finish_dense(self.backbone, state)?;
-        if prefix_credit {
-            by_stage.push(divergences(spec, &self.dense, &answer));
-        }
-        let costs = (0..images.len())
+        by_stage.push(divergences(spec, &self.dense, &answer));
+        let costs: Vec<f64> = (0..images.len())
             .map(|b| {
                 let survivors: Vec<_> =
                     sites.iter().zip(&stages).map(|((site, _), s)| (*site, s.survivors(b))).collect();
                 cost::token_layer_share(spec, &survivors)
             })
             .collect();
+        self.passes += costs.iter().sum::<f64>() / images.len() as f64 - share_before(spec, sites[0].0);
         Ok(Rollout { stages, divergences: by_stage, predictions: answer.argmax(), costs })
     }
 
@@ -196,6 +260,11 @@ fn sample_stage(
     }
     let reduction = decision.reduction(view, &flags);
     Ok((sample, reduction))
+}
+
+/// The layers before `site` as a share of all: what a dense pass has done there.
+fn share_before(spec: &VitSpec, site: Site) -> f64 {
+    cost::layers_before(spec, site) / spec.depth as f64
 }
 
 fn finish_dense<B: Backbone>(backbone: &B, mut state: B::State) -> Result<Output> {
