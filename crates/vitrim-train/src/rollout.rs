@@ -14,7 +14,7 @@ use vitrim_vit::{Backbone, Output, PixelBatch, Reduction, Site, Taps, View, VitS
 use crate::error::Result;
 
 /// The frozen backbone and the images of one update, ready for rollouts.
-pub struct Scene<'a, B: Backbone> {
+pub struct RolloutStart<'a, B: Backbone> {
     backbone: &'a B,
     /// The state at the first stage's site, without pruning.
     opening: B::State,
@@ -103,7 +103,7 @@ impl StageSample {
     }
 }
 
-impl<'a, B: Backbone> Scene<'a, B> {
+impl<'a, B: Backbone> RolloutStart<'a, B> {
     /// Runs `pixels` of `images` to the site `first` and, unless all their answers are `known`, a fork of the state
     /// densely to the end.
     ///
@@ -123,7 +123,7 @@ impl<'a, B: Backbone> Scene<'a, B> {
             None => (finish_dense(backbone, opening.clone())?, 1.0),
         };
         known.keep(images, &dense);
-        Ok(Scene { backbone, opening, dense, passes })
+        Ok(RolloutStart { backbone, opening, dense, passes })
     }
 
     /// One rollout under `policy`, its actions keyed by (`key`.., image, stage, token).
@@ -278,4 +278,68 @@ fn sigmoid(x: f32) -> f32 {
 
 fn log_sigmoid(x: f32) -> f32 {
     x.min(0.0) - (-x.abs()).exp().ln_1p()
+}
+
+#[cfg(test)]
+mod tests {
+    use vitrim_prune::Policy;
+    use vitrim_prune::policy::BackboneId;
+    use vitrim_vit::{CpuBackbone, Tensors};
+
+    use super::*;
+
+    const IMAGES: [ImageKey; 3] = [5, 6, 7];
+
+    fn backbone() -> (CpuBackbone, LearnedPruner) {
+        let mut spec = VitSpec::from_timm_name("deit_tiny_patch16_224").unwrap().with_img_size([32, 32]);
+        (spec.dim, spec.depth, spec.num_classes, spec.patch_size) = (24, 4, 3, 8);
+        (spec.attention.heads, spec.mlp.hidden) = (3, 48);
+        let tensors = Tensors::random(&spec, 1);
+        let id = BackboneId::of(&spec, &tensors).unwrap();
+        let policy = Policy::untrained(&spec, id, &[1, 2, 3], &[0.7, 0.5, 0.3]);
+        (CpuBackbone::new(&spec, &tensors).unwrap(), LearnedPruner::new(&spec, &policy))
+    }
+
+    fn open<'a>(
+        backbone: &'a CpuBackbone,
+        policy: &LearnedPruner,
+        known: &mut DenseAnswers,
+    ) -> RolloutStart<'a, CpuBackbone> {
+        let pixels: Vec<f32> = (0..3 * 3 * 32 * 32).map(|i| uniform(&[3, i]) as f32).collect();
+        let first = policy.sites(backbone.spec())[0];
+        RolloutStart::open(backbone, PixelBatch::new(&pixels, 3), &IMAGES, first, known).unwrap()
+    }
+
+    #[test]
+    fn without_a_fork_d_is_that_of_the_last_fork() {
+        let (backbone, policy) = backbone();
+        let play = |forks| {
+            let mut start = open(&backbone, &policy, &mut DenseAnswers::default());
+            let rollout = start.play(&policy, [1, 2, 3], &IMAGES, forks).unwrap();
+            (rollout, start.passes)
+        };
+        let ((all, most), (one, some), (none, least)) =
+            (play(ForkAfter::Every), play(ForkAfter::One(1)), play(ForkAfter::None));
+        let d = &all.divergences;
+        assert!(d.iter().all(|of_stage| of_stage.iter().all(|d| *d > 0.0)), "{d:?}");
+        assert_eq!(one.divergences, [vec![0.0; 3], d[1].clone(), d[2].clone()]);
+        assert_eq!(none.divergences, [vec![0.0; 3], vec![0.0; 3], d[2].clone()]);
+        // The dense pass, and the rollout behind the first stage, a quarter of the depth in; forks after stages 1 and 2
+        // run the blocks that are left.
+        let cost = all.costs.iter().sum::<f64>() / 3.0;
+        assert!((least - (1.0 + cost - 0.25)).abs() < 1e-9, "{least}");
+        let alive = |k: usize| (0..3).map(|b| all.stages[k].survivors(b)).sum::<usize>() as f64 / 48.0;
+        assert!((some - least - alive(1) * 0.5).abs() < 1e-9, "{some}");
+        assert!((most - least - alive(0) * 0.75 - alive(1) * 0.5).abs() < 1e-9, "{most}");
+    }
+
+    #[test]
+    fn known_answers_are_not_computed_again() {
+        let (backbone, policy) = backbone();
+        let mut known = DenseAnswers::default();
+        let first = open(&backbone, &policy, &mut known);
+        let second = open(&backbone, &policy, &mut known);
+        assert_eq!((first.passes, second.passes), (1.0, 0.25));
+        assert_eq!((first.dense.values, first.dense.width), (second.dense.values, second.dense.width));
+    }
 }

@@ -13,7 +13,7 @@ use vitrim_prune::policy::BackboneId;
 use vitrim_vit::{Backbone, PixelBatch, Precision, Tensors};
 
 use crate::adam::NamedTensor;
-use crate::config::TrainConfig;
+use crate::config::{ActorConfig, TrainConfig};
 use crate::device::DeviceChoice;
 use crate::error::{Result, TrainError};
 use crate::run::{self, EpochPosition, Feed, Header, Outcome, Resumable, RunEvent, RunFolder, Tell};
@@ -142,8 +142,8 @@ struct Session<'a, B: Backbone> {
 }
 
 impl<B: Backbone> Session<'_, B> {
-    /// Places the gate where sampled rollouts of `batches` lose at most `actor.initial_loss`, as boldly as
-    /// `actor.initial_keep` allows: by bisection, as the loss falls with the share that stays.
+    /// Places the gate as boldly as `actor.initial_keep` and `actor.initial_loss` allow: the loss is that of sampled
+    /// rollouts of `batches`.
     fn search_gate(
         &mut self,
         probes: &[Probe],
@@ -151,34 +151,56 @@ impl<B: Backbone> Session<'_, B> {
         stop: &AtomicBool,
         tell: Tell<'_, UpdateLog>,
     ) -> Result<Outcome> {
-        let actor = &self.run.config.actor;
-        let (allowed, mut too_bold) = (actor.initial_loss, actor.initial_keep);
-        if actor.gate == 0.0 || allowed == 0.0 {
+        let ActorConfig { gate, initial_loss, initial_keep, .. } = self.run.config.actor;
+        if gate == 0.0 || initial_loss == 0.0 {
             return Ok(Outcome::Finished);
         }
-        let mut mild = MILDEST.max(too_bold);
-        for step in 0..=SEARCH_STEPS {
-            // The boldest place first: there is nothing to search if it is mild enough.
-            let keep = if step == 0 { too_bold } else { 0.5 * (too_bold + mild) };
+        let mut steps = 0;
+        let keep = boldest(initial_keep, initial_loss, |keep| {
+            steps += 1;
+            tell(RunEvent::Preparing { what: "placing the gate", done: steps, all: SEARCH_STEPS + 1 });
             self.trainer.place_gate(probes, keep);
             let mut losses = Vec::new();
             for batch in batches {
                 losses.extend(self.trainer.sampled_losses(images(batch, &batch.keys()))?);
                 if stop.load(Ordering::Relaxed) {
-                    return Ok(Outcome::Interrupted);
+                    return Ok(None);
                 }
             }
-            tell(RunEvent::Preparing { what: "placing the gate", done: step + 1, all: SEARCH_STEPS + 1 });
-            let loss = 100.0 * losses.iter().sum::<f64>() / losses.len().max(1) as f64;
-            match loss <= allowed {
-                true if step == 0 => return Ok(Outcome::Finished),
-                true => mild = keep,
-                false => too_bold = keep,
+            Ok(Some(100.0 * losses.iter().sum::<f64>() / losses.len().max(1) as f64))
+        })?;
+        Ok(match keep {
+            Some(keep) => {
+                self.trainer.place_gate(probes, keep);
+                Outcome::Finished
             }
-        }
-        self.trainer.place_gate(probes, mild);
-        Ok(Outcome::Finished)
+            None => Outcome::Interrupted,
+        })
     }
+}
+
+/// The smallest share from `least` on at which `loss`, which falls with the share, is at most `allowed`: by bisection up
+/// to the mildest share, which is the answer if none is mild enough. `None` if `loss` has no answer.
+///
+/// # Errors
+/// Errors of `loss`.
+fn boldest(
+    least: f64,
+    allowed: f64,
+    mut loss: impl FnMut(f64) -> Result<Option<f64>>,
+) -> Result<Option<f64>> {
+    let (mut too_bold, mut mild) = (least, MILDEST.max(least));
+    for step in 0..=SEARCH_STEPS {
+        // First the boldest share: if it is mild enough, there is nothing to search.
+        let keep = if step == 0 { least } else { 0.5 * (too_bold + mild) };
+        match loss(keep)? {
+            None => return Ok(None),
+            Some(loss) if loss > allowed => too_bold = keep,
+            Some(_) if step == 0 => return Ok(Some(keep)),
+            Some(_) => mild = keep,
+        }
+    }
+    Ok(Some(mild))
 }
 
 impl<B: Backbone> Resumable for Session<'_, B> {
@@ -267,4 +289,26 @@ impl<B: Backbone> Resumable for Session<'_, B> {
 
 fn images<'a>(batch: &'a Batch, keys: &'a [ImageKey]) -> Images<'a> {
     Images { pixels: PixelBatch::new(&batch.pixels, batch.len()), labels: &batch.labels, keys }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_gate_is_placed_as_boldly_as_its_loss_allows() {
+        let place = |least, allowed| {
+            let mut tried = 0;
+            let keep = boldest(least, allowed, |keep| {
+                tried += 1;
+                Ok(Some(100.0 * (1.0 - keep)))
+            });
+            (keep.unwrap().unwrap(), tried)
+        };
+        assert_eq!(place(0.6, 45.0), (0.6, 1), "the boldest share is mild enough");
+        let (keep, tried) = place(0.6, 20.0);
+        assert!((0.8..0.8 + 0.4 / 64.0).contains(&keep) && tried == 7, "{keep} after {tried}");
+        assert_eq!(place(0.6, 0.5).0, MILDEST, "none is mild enough");
+        assert_eq!(boldest(0.6, 1.0, |_| Ok(None)).unwrap(), None, "interrupted");
+    }
 }

@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::gumbel::{self, GateBatch, Objective};
 use crate::mappo::{PpoHyper, PpoStats};
 use crate::rewards::{PaperRewards, PrefixRewards};
-use crate::rollout::{ForkAfter, Rollout, Scene};
+use crate::rollout::{ForkAfter, Rollout, RolloutStart};
 
 /// Distinguishes the draw of the forked stage from those of actions.
 const FORK: u64 = 0xf0_4c;
@@ -32,7 +32,7 @@ impl<B: Backbone> Trainer<'_, B> {
     /// By reinforcement: rollouts of every image from the first stage on, their rewards, and MAPPO's update.
     pub(super) fn reinforce(
         &mut self,
-        scene: &mut Scene<'_, B>,
+        start: &mut RolloutStart<'_, B>,
         keys: &[ImageKey],
         labels: &[usize],
         hyper: &PpoHyper,
@@ -54,7 +54,7 @@ impl<B: Backbone> Trainer<'_, B> {
         let rollouts = (0..config.rollouts_per_image)
             .map(|r| {
                 let key = [config.seed, update as u64, r as u64];
-                scene.play(&self.pruner, key, keys, forks)
+                start.play(&self.pruner, key, keys, forks)
             })
             .collect::<Result<Vec<Rollout>>>()?;
 
@@ -103,7 +103,7 @@ impl<B: Backbone> Trainer<'_, B> {
     /// By gradients: every image through gates, and one step of Adam.
     pub(super) fn descend(
         &mut self,
-        scene: &Scene<'_, B>,
+        start: &RolloutStart<'_, B>,
         images: Images<'_>,
         labels: &[usize],
         hyper: &PpoHyper,
@@ -115,7 +115,7 @@ impl<B: Backbone> Trainer<'_, B> {
             false => Objective::Cost { beta, reference, softening },
         };
         let vit = self.differentiable.as_ref().expect("gates have a differentiable backbone");
-        let batch = GateBatch { pixels: images.pixels, keys: images.keys, dense: &scene.dense };
+        let batch = GateBatch { pixels: images.pixels, keys: images.keys, dense: &start.dense };
         let key = [self.config.seed, self.state.update as u64, 0];
         let shards = if self.device == Device::flex() { rayon::current_num_threads() } else { 1 };
         let descent =

@@ -22,7 +22,7 @@ use crate::error::{Result, TrainError};
 use crate::mappo::{Learner, PpoHyper};
 use crate::perceptron::orthogonal_init;
 use crate::rewards::soften;
-use crate::rollout::{DenseAnswers, ForkAfter, Scene};
+use crate::rollout::{DenseAnswers, ForkAfter, RolloutStart};
 use learning::{Played, mean};
 
 /// A smaller g_ref would make beta meaningless: random pruning then changes nothing.
@@ -141,12 +141,12 @@ impl<'a, B: Backbone> Trainer<'a, B> {
     /// # Errors
     /// Errors of the backbone.
     pub fn probe(&mut self, images: Images<'_>) -> Result<Vec<Probe>> {
-        let scene = self.open(images)?;
+        let start = self.open(images)?;
         let RewardConfig { keep_ratio, softening, .. } = self.config.reward;
         let blocks = self.policy().drop_stages();
-        let random = scene.random_divergences(keep_ratio, &blocks, self.config.seed, images.keys)?;
+        let random = start.random_divergences(keep_ratio, &blocks, self.config.seed, images.keys)?;
         let gated = self.config.actor.gate > 0.0;
-        let unlikeness = if gated { scene.unlikeness(&self.pruner)? } else { vec![Vec::new(); random.len()] };
+        let unlikeness = if gated { start.unlikeness(&self.pruner)? } else { vec![Vec::new(); random.len()] };
         let probe =
             |(divergence, unlikeness)| Probe { divergence: soften(divergence, softening), unlikeness };
         Ok(random.into_iter().zip(unlikeness).map(probe).collect())
@@ -179,13 +179,13 @@ impl<'a, B: Backbone> Trainer<'a, B> {
     /// # Errors
     /// Errors of the backbone.
     pub fn sampled_losses(&mut self, images: Images<'_>) -> Result<Vec<f64>> {
-        let mut scene = self.open(images)?;
+        let mut start = self.open(images)?;
         let key = [self.config.seed, u64::MAX, 0];
-        let rollout = scene.play(&self.pruner, key, images.keys, ForkAfter::None)?;
+        let rollout = start.play(&self.pruner, key, images.keys, ForkAfter::None)?;
         if self.backbone.spec().num_classes == 0 {
             return Ok(rollout.divergences.last().cloned().unwrap_or_default());
         }
-        let dense = scene.dense.argmax();
+        let dense = start.dense.argmax();
         Ok(dense.iter().zip(&rollout.predictions).map(|(d, p)| f64::from(u8::from(d != p))).collect())
     }
 
@@ -196,8 +196,8 @@ impl<'a, B: Backbone> Trainer<'a, B> {
     pub fn update(&mut self, images: Images<'_>) -> Result<UpdateLog> {
         let started = Instant::now();
         let spec = self.backbone.spec();
-        let mut scene = self.open(images)?;
-        let dense = scene.dense.argmax();
+        let mut start = self.open(images)?;
+        let dense = start.dense.argmax();
         let labels = labels(images.labels, &dense, spec.num_classes)?;
         let beta = self.state.constraint.beta();
         let (learning_rate, entropy) = self.config.ppo.schedule(self.state.update, self.config.updates);
@@ -212,8 +212,8 @@ impl<'a, B: Backbone> Trainer<'a, B> {
             target_kl: (self.config.ppo.target_kl > 0.0).then_some(self.config.ppo.target_kl),
         };
         let Played { parts, keep_ratio, cost, divergence, right, ppo } = match self.config.learner {
-            LearnerKind::Mappo => self.reinforce(&mut scene, images.keys, &labels, &hyper)?,
-            LearnerKind::Gumbel => self.descend(&scene, images, &labels, &hyper)?,
+            LearnerKind::Mappo => self.reinforce(&mut start, images.keys, &labels, &hyper)?,
+            LearnerKind::Gumbel => self.descend(&start, images, &labels, &hyper)?,
         };
 
         // Follow the accuracy target, and log.
@@ -231,7 +231,7 @@ impl<'a, B: Backbone> Trainer<'a, B> {
         Ok(UpdateLog {
             update: self.state.update,
             images_per_s: images.keys.len() as f64 / started.elapsed().as_secs_f64(),
-            dense_passes: scene.passes,
+            dense_passes: start.passes,
             reward: parts.accuracy + parts.efficiency,
             reward_accuracy: parts.accuracy,
             reward_efficiency: parts.efficiency,
@@ -278,9 +278,9 @@ impl<'a, B: Backbone> Trainer<'a, B> {
     }
 
     /// The images at the first stage, and what the dense model says of them.
-    fn open(&mut self, images: Images<'_>) -> Result<Scene<'a, B>> {
+    fn open(&mut self, images: Images<'_>) -> Result<RolloutStart<'a, B>> {
         let first = self.pruner.sites(self.backbone.spec())[0];
-        Scene::open(self.backbone, images.pixels, images.keys, first, &mut self.dense_answers)
+        RolloutStart::open(self.backbone, images.pixels, images.keys, first, &mut self.dense_answers)
     }
 }
 
