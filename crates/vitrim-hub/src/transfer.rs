@@ -65,6 +65,7 @@ impl Transfer<'_> {
         progress(tick, have as i64)?;
         let mut failures = 0;
         while have < *size {
+            progress(tick, 0)?;
             let broken = match self.attempt(&mut file, &mut have, &part, tick) {
                 Ok(()) if have >= *size => break,
                 Ok(()) => "the connection was closed".to_owned(),
