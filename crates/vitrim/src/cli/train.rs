@@ -8,7 +8,6 @@ use vitrim::requests::{TrainRequest, Trained};
 use vitrim::{VitrimError, overlay};
 use vitrim_measure::MeasureError;
 use vitrim_text::shown;
-use vitrim_vit::Precision;
 
 use super::calibrate::{as_it_was, print};
 use super::{App, interrupt, interrupted, print};
@@ -23,7 +22,7 @@ pub fn run(app: &App, request: &TrainRequest) -> anyhow::Result<ExitCode> {
         return Err(anyhow!("--model and --data are needed to train"));
     };
     let stop = interrupt::listen()?;
-    let loaded = app.open(model, request.size.opening(Precision::F32))?;
+    let loaded = app.open(model, request.size.opening(request.dtype))?;
     match app.follow(stop, |listener| request.run(&loaded, config, listener)) {
         Err(error @ VitrimError::Interrupted(_)) => {
             Ok(interrupted(&format!("{error}; run the same command again to go on")))

@@ -17,6 +17,7 @@ use vitrim_prune::Policy;
 use vitrim_train::{
     DeviceChoice, Outcome, Run, RunEvent, RunFolder, Source, TrainConfig, UpdateLog, updates_done,
 };
+use vitrim_vit::Precision;
 
 use super::OverlayArgs;
 use crate::error::{Result, VitrimError};
@@ -35,6 +36,10 @@ pub struct TrainRequest {
     #[cfg_attr(feature = "cli", command(flatten))]
     #[serde(flatten)]
     pub size: SizeArgs,
+    /// Data type of the backbone's arithmetic in rollouts and calibration: f32, bf16 or int8.
+    #[cfg_attr(feature = "cli", arg(long, default_value_t = Self::default().dtype, value_name = "TYPE"))]
+    #[serde(serialize_with = "as_text::display")]
+    pub dtype: Precision,
     /// Data set: class folders, a flat folder of images, a list of them, Hugging Face parquet files, tar shards, or
     /// hf://datasets/owner/name.
     #[cfg_attr(feature = "cli", arg(long, value_name = "PATH", required_unless_present = "print_config"))]
@@ -100,6 +105,7 @@ impl Default for TrainRequest {
         TrainRequest {
             model: None,
             size: SizeArgs::default(),
+            dtype: Precision::F32,
             data: None,
             out: None,
             preset: "default".to_owned(),
@@ -211,6 +217,7 @@ impl TrainRequest {
         let weights = weights(loaded, &config)?;
         let run = Run {
             id: &loaded.id,
+            precision: loaded.model.weights().precision(),
             weights: weights.as_ref(),
             config: &config,
             source: &source,
@@ -255,9 +262,7 @@ impl TrainRequest {
 pub fn learn(loaded: &Loaded, run: &Run<'_>, listener: &mut Listener<'_>) -> Result<()> {
     let (stop, updates) = (listener.stop, run.config.updates);
     let mut tell = |event: RunEvent<'_, UpdateLog>| match event {
-        RunEvent::Reference(done, all) => {
-            (listener.tell)(Event::Step { what: "measuring random pruning", done, all });
-        }
+        RunEvent::Preparing { what, done, all } => (listener.tell)(Event::Step { what, done, all }),
         RunEvent::Entry(log, all) => (listener.tell)(Event::Entry {
             unit: "update",
             done: log.update,
