@@ -39,12 +39,17 @@ pub fn run(app: &App, request: &TrainRequest) -> anyhow::Result<ExitCode> {
 }
 
 fn tell(app: &App, trained: &Trained) -> anyhow::Result<()> {
-    let Trained { policy_folder, policy, choice, label_notes, .. } = trained;
+    let Trained { policy_folder, policy, choice, notes, .. } = trained;
     match choice {
-        Some(choice) => print(app, policy_folder, policy, choice, label_notes),
+        Some(choice) => print(app, policy_folder, policy, choice, notes),
         None if app.global.json => {
             let policy = shown(policy_folder);
-            print::json(&json!({ "policy": policy, "label_notes": label_notes, "calibration": null }))
+            print::json(&json!({
+                "policy": policy,
+                "label_notes": notes.label_notes,
+                "layout_notes": notes.layout_notes,
+                "calibration": null
+            }))
         }
         None => print::line(&format!("policy: {}, not calibrated", policy_folder.display())),
     }

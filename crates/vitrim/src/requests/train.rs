@@ -9,7 +9,7 @@ use vitrim_measure::model::{Loaded, open_policy};
 use vitrim_measure::passes::{BATCH, PassOptions};
 use vitrim_measure::progress::{Event, Listener};
 use vitrim_measure::requests::{
-    DatasetArgs, LossArgs, Request, SizeArgs, as_text, calibrate_folder, note_opened, note_reading,
+    DataNotes, DatasetArgs, LossArgs, Request, SizeArgs, as_text, calibrate_folder, note_opened, note_reading,
 };
 use vitrim_measure::seen::SeenImages;
 use vitrim_measure::statistics::Confidence;
@@ -142,8 +142,8 @@ pub struct Trained {
     pub updates: usize,
     /// The choice of the calibration; `None` if the policy was left uncalibrated.
     pub choice: Option<Choice>,
-    /// What was guessed of the labels; see [`vitrim_data::Dataset::label_notes`].
-    pub label_notes: Vec<String>,
+    /// What was guessed of the images to train on and those to calibrate on.
+    pub notes: DataNotes,
 }
 
 impl TrainRequest {
@@ -249,8 +249,9 @@ impl TrainRequest {
                 calibrate_folder(loaded, &policy_folder, held_out, &options, listener)?;
             (policy, choice) = (calibrated, Some(chosen));
         }
-        let label_notes = images.train.label_notes();
-        Ok(Trained { folder: out, policy_folder, policy, updates: config.updates, choice, label_notes })
+        let parts: Vec<_> = std::iter::once(&images.train).chain(&images.calibration).collect();
+        let notes = DataNotes::of(parts);
+        Ok(Trained { folder: out, policy_folder, policy, updates: config.updates, choice, notes })
     }
 }
 
