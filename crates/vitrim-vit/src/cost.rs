@@ -33,7 +33,7 @@ pub fn pool_macs(spec: &VitSpec, tokens: usize) -> u64 {
 
 /// MACs of the classifier of one image, or of the projection that takes its place.
 pub fn head_macs(spec: &VitSpec) -> u64 {
-    (spec.head_names().len() * spec.num_features() * spec.num_classes) as u64 + projection_macs(spec)
+    (spec.head_names().len() * spec.head_inputs() * spec.num_classes) as u64 + projection_macs(spec)
 }
 
 /// MACs of the projection of one image's pooled features to its embedding; 0 without a projection.

@@ -29,6 +29,8 @@ pub struct StoredTensors {
     names: StoredNames,
     /// The grid of the stored positions, if it differs from the grid asked for.
     positions: Option<StoredPositions>,
+    /// Tensors from elsewhere, which are not in the files: a classifier made of texts.
+    added: BTreeMap<String, (Vec<usize>, Vec<f32>)>,
 }
 
 /// Position embeddings of a grid that differs from the grid asked for.
@@ -51,7 +53,7 @@ impl Tensors {
     }
 
     pub(crate) fn stored(files: WeightFiles, names: StoredNames, positions: Option<StoredPositions>) -> Self {
-        Tensors::Stored(StoredTensors { files, names, positions })
+        Tensors::Stored(StoredTensors { files, names, positions, added: BTreeMap::new() })
     }
 
     /// Random weights of `spec`'s geometry for timing and tests: normal-like with timm's scale 0.02,
@@ -72,6 +74,31 @@ impl Tensors {
             (name, (shape, tensor))
         });
         Tensors::Owned(tensors.collect())
+    }
+
+    /// With the tensor `name` of `shape` from elsewhere.
+    pub(crate) fn add(&mut self, name: &str, shape: Vec<usize>, values: Vec<f32>) {
+        let to = match self {
+            Tensors::Owned(tensors) => tensors,
+            Tensors::Stored(stored) => &mut stored.added,
+        };
+        to.insert(name.to_owned(), (shape, values));
+    }
+
+    /// With our tensor `name` under the name `to`.
+    pub(crate) fn rename(&mut self, name: &str, to: &str) {
+        match self {
+            Tensors::Owned(tensors) => {
+                if let Some(tensor) = tensors.remove(name) {
+                    tensors.insert(to.to_owned(), tensor);
+                }
+            }
+            Tensors::Stored(stored) => {
+                let parts = &mut stored.names.parts;
+                let way = parts.remove(name).unwrap_or_else(|| StoredAs::Parts(vec![name.to_owned()]));
+                parts.insert(to.to_owned(), way);
+            }
+        }
     }
 
     /// The tensor `name` as f32 values.
@@ -103,6 +130,9 @@ impl Tensors {
     pub(crate) fn translate(&self, spec: &VitSpec, tensors: &Tensors) -> Result<Vec<NamedTensor>> {
         let mut stored: Vec<NamedTensor> = Vec::new();
         for (name, shape) in spec.tensor_shapes() {
+            if matches!(self, Tensors::Stored(stored) if stored.added.contains_key(&name)) {
+                continue;
+            }
             let values = tensors.get(&name, &shape)?;
             let way = match self {
                 Tensors::Owned(_) => None,
@@ -162,6 +192,10 @@ impl Tensors {
 
 impl StoredTensors {
     fn get(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        if let Some((added, values)) = self.added.get(name) {
+            assert_eq!(added, shape, "a classifier is added together with its geometry");
+            return Ok(values.clone());
+        }
         let mut values = Vec::with_capacity(shape.iter().product());
         for (stored, shape) in self.parts(name, shape) {
             values.append(&mut self.files.read(stored, &shape)?);

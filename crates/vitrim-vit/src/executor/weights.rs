@@ -124,7 +124,7 @@ impl CpuWeights {
             })
         });
         let heads = spec.head_names().iter().map(|head| {
-            layer(head, spec.num_classes, spec.num_features(), true, Packing::new(Precision::F32))
+            layer(head, spec.num_classes, spec.head_inputs(), true, Packing::new(Precision::F32))
         });
         let patch = Packing::new(if precision == Precision::F32 { Precision::F32 } else { Precision::Bf16 });
         Ok(CpuWeights {
@@ -139,7 +139,13 @@ impl CpuWeights {
             projection: (spec.pooling.projection)
                 .map(|width| {
                     let packing = Packing::new(Precision::F32);
-                    layer("visual_projection", width, spec.num_features(), false, packing)
+                    layer(
+                        "visual_projection",
+                        width,
+                        spec.num_features(),
+                        spec.pooling.projection_bias,
+                        packing,
+                    )
                 })
                 .transpose()?,
             heads: heads.collect::<Result<_>>()?,

@@ -99,9 +99,10 @@ impl VitSpec {
         }
         if let Some(width) = self.pooling.projection {
             to.add("visual_projection.weight", &[width, self.num_features()]);
+            to.add_if(self.pooling.projection_bias, "visual_projection.bias", &[width]);
         }
         for head in self.head_names() {
-            to.add(&format!("{head}.weight"), &[self.num_classes, self.num_features()]);
+            to.add(&format!("{head}.weight"), &[self.num_classes, self.head_inputs()]);
             to.add(&format!("{head}.bias"), &[self.num_classes]);
         }
         to.shapes
