@@ -30,6 +30,8 @@ pub struct Card<'a> {
     pub model: Option<&'a str>,
     /// The input size, pixels, if it is not the checkpoint's own.
     pub img_size: Option<[usize; 2]>,
+    /// Whether the classes are described by texts.
+    pub of_texts: bool,
     /// The backbone's geometry.
     pub spec: &'a VitSpec,
 }
@@ -168,11 +170,15 @@ fn section_use(page: &mut String, card: &Card<'_>) -> std::fmt::Result {
         _ => String::new(),
     };
     let size = card.img_size.map_or(String::new(), |[height, width]| format!(" --img-size {height}x{width}"));
+    let classes = if card.of_texts { " --classes path/to/text_embeddings" } else { "" };
     writeln!(page, "## Use\n\nWith `OWNER/NAME` for this repository:\n\n```sh")?;
-    writeln!(page, "vitrim predict photo.jpg --model {model} --policy hf://OWNER/NAME{size}{dtype}")?;
     writeln!(
         page,
-        "vitrim eval --model {model} --policy hf://OWNER/NAME{size}{dtype} --data path/to/images\n```\n"
+        "vitrim predict photo.jpg --model {model} --policy hf://OWNER/NAME{classes}{size}{dtype}"
+    )?;
+    writeln!(
+        page,
+        "vitrim eval --model {model} --policy hf://OWNER/NAME{classes}{size}{dtype} --data path/to/images\n```\n"
     )
 }
 
@@ -306,6 +312,7 @@ mod tests {
             base_model,
             model: None,
             img_size: Some([160, 224]),
+            of_texts: false,
             spec,
         })
         .unwrap()

@@ -139,13 +139,20 @@ impl Tensors {
                 Tensors::Stored(stored) => stored.names.parts.get(&name),
             };
             let way = way.cloned().unwrap_or_else(|| StoredAs::Parts(vec![name]));
+            let ours = shape.clone();
             let shape = way.shape(&shape);
-            if let StoredAs::Share { name, start: 1.., .. } = &way {
-                // The parts before it were stored before it.
+            if let StoredAs::Share { name, start: start @ 1.., end, .. } = &way {
+                // The parts before it were stored before it; a part that the backbone lacks is 0 (the keys' bias).
                 let before = stored.iter_mut().find(|(stored, ..)| stored == name);
-                before.expect("shares are in order").2.extend_from_slice(&values);
+                let whole = &mut before.expect("shares are in order").2;
+                whole.resize(values.len() / (end - start) * start, 0.0);
+                whole.extend_from_slice(&values);
                 continue;
             }
+            let values = match &way {
+                StoredAs::Transposed(_) => Cow::Owned(transposed(&values, ours[1])),
+                _ => values,
+            };
             let each = values.chunks_exact(values.len() / way.names().len());
             let parts = way.names().iter().zip(each);
             stored.extend(parts.map(|(part, values)| (part.clone(), shape.clone(), values.to_vec())));
@@ -190,6 +197,11 @@ impl Tensors {
     }
 }
 
+/// The rows of `columns` values as columns.
+fn transposed(values: &[f32], columns: usize) -> Vec<f32> {
+    (0..columns).flat_map(|column| values[column..].iter().step_by(columns)).copied().collect()
+}
+
 impl StoredTensors {
     fn get(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         if let Some((added, values)) = self.added.get(name) {
@@ -204,6 +216,9 @@ impl StoredTensors {
             let part = values.len() / of;
             values.truncate(end * part);
             values.drain(..start * part);
+        }
+        if let Some(StoredAs::Transposed(_)) = self.names.parts.get(name) {
+            values = transposed(&values, shape[0]);
         }
         Ok(match &self.positions {
             Some(StoredPositions { prefix, from, to, how }) if name == POSITIONS => {

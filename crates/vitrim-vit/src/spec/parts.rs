@@ -98,6 +98,9 @@ pub struct AttentionSpec {
     /// Whether the output projection has a bias (not in AIMv2).
     #[serde(skip_serializing_if = "is_true")]
     pub proj_bias: bool,
+    /// Whether the inputs of the output projection are normed (timm's `scale_attn_inner`: EVA-02's CLIP).
+    #[serde(rename = "attn_norm", skip_serializing_if = "is_false")]
+    pub inner_norm: bool,
     /// Rotary position embeddings of queries and keys.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rope: Option<Rope>,
@@ -112,6 +115,7 @@ impl AttentionSpec {
             qk_norm: false,
             unbiased_keys: false,
             proj_bias: true,
+            inner_norm: false,
             rope: None,
         }
     }

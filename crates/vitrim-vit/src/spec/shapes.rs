@@ -74,6 +74,9 @@ impl VitSpec {
             for norm in ["attn.q_norm", "attn.k_norm"].iter().filter(|_| attention.qk_norm) {
                 to.norm(&name(norm), self.head_dim());
             }
+            if attention.inner_norm {
+                to.norm(&name("attn.norm"), d);
+            }
             to.add(&name("attn.proj.weight"), &[d, d]);
             to.add_if(attention.proj_bias, &name("attn.proj.bias"), &[d]);
             to.add_if(self.layer_scale, &name("ls1.gamma"), &[d]);

@@ -130,8 +130,25 @@ impl TextClasses {
     /// Makes a classifier of the backbone `spec` with `tensors`.
     ///
     /// # Errors
-    /// [`VitError::TextClasses`] if the backbone has no image embedding, or one of another width.
+    /// As [`TextClasses::fit`].
     pub fn classify(&self, spec: &mut VitSpec, tensors: &mut Tensors) -> Result<()> {
+        self.fit(spec)?;
+        if spec.pooling.projection_bias {
+            tensors.rename("head.weight", "visual_projection.weight");
+            tensors.rename("head.bias", "visual_projection.bias");
+        }
+        let classes = self.names.len();
+        let weights = self.embeddings.iter().map(|value| self.scale * value).collect();
+        tensors.add("head.weight", vec![classes, self.width], weights);
+        tensors.add("head.bias", vec![classes], vec![self.bias; classes]);
+        Ok(())
+    }
+
+    /// Gives the geometry `spec` the classifier.
+    ///
+    /// # Errors
+    /// [`VitError::TextClasses`] if the backbone has no image embedding, or one of another width.
+    pub fn fit(&self, spec: &mut VitSpec) -> Result<()> {
         let (bad, width) =
             (|reason: String| VitError::TextClasses { path: self.path.clone(), reason }, self.width);
         let name = spec.architecture.chars().take(MAX_SHOWN).collect::<String>();
@@ -141,8 +158,6 @@ impl TextClasses {
             None if is_contrastive(spec) && spec.num_classes == width => {
                 spec.pooling.projection = Some(width);
                 spec.pooling.projection_bias = true;
-                tensors.rename("head.weight", "visual_projection.weight");
-                tensors.rename("head.bias", "visual_projection.bias");
             }
             None if is_contrastive(spec) && spec.num_classes > 0 => {
                 return Err(bad(format!(
@@ -163,14 +178,9 @@ impl TextClasses {
                 )));
             }
         }
-        let classes = self.names.len();
-        spec.num_classes = classes;
+        spec.num_classes = self.names.len();
         spec.pooling.zero_shot = true;
-        spec.check()?;
-        let weights = self.embeddings.iter().map(|value| self.scale * value).collect();
-        tensors.add("head.weight", vec![classes, width], weights);
-        tensors.add("head.bias", vec![classes], vec![self.bias; classes]);
-        Ok(())
+        spec.check()
     }
 }
 

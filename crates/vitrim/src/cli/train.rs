@@ -23,7 +23,7 @@ pub fn run(app: &App, request: &TrainRequest) -> anyhow::Result<ExitCode> {
         return Err(anyhow!("--model and --data are needed to train"));
     };
     let stop = interrupt::listen()?;
-    let loaded = app.open(model, request.size.opening(Precision::F32))?;
+    let loaded = app.open(model, request.backbone.opening(Precision::F32))?;
     match app.follow(stop, |listener| request.run(&loaded, config, listener)) {
         Err(error @ VitrimError::Interrupted(_)) => {
             Ok(interrupted(&format!("{error}; run the same command again to go on")))

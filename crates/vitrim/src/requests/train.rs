@@ -9,7 +9,7 @@ use vitrim_measure::model::{Loaded, open_policy};
 use vitrim_measure::passes::{BATCH, PassOptions};
 use vitrim_measure::progress::{Event, Listener};
 use vitrim_measure::requests::{
-    DatasetArgs, LossArgs, Request, SizeArgs, as_text, calibrate_folder, note_opened, note_reading,
+    BackboneArgs, DatasetArgs, LossArgs, Request, as_text, calibrate_folder, note_opened, note_reading,
 };
 use vitrim_measure::seen::SeenImages;
 use vitrim_measure::statistics::Confidence;
@@ -31,10 +31,10 @@ pub struct TrainRequest {
     #[cfg_attr(feature = "cli", arg(long, value_name = "FOLDER", required_unless_present = "print_config"))]
     #[serde(serialize_with = "as_text::path_option")]
     pub model: Option<PathBuf>,
-    /// The input size.
+    /// The backbone's input size and classes.
     #[cfg_attr(feature = "cli", command(flatten))]
     #[serde(flatten)]
-    pub size: SizeArgs,
+    pub backbone: BackboneArgs,
     /// Data set: class folders, a flat folder of images, a list of them, Hugging Face parquet files, tar shards, or
     /// hf://datasets/owner/name.
     #[cfg_attr(feature = "cli", arg(long, value_name = "PATH", required_unless_present = "print_config"))]
@@ -99,7 +99,7 @@ impl Default for TrainRequest {
     fn default() -> Self {
         TrainRequest {
             model: None,
-            size: SizeArgs::default(),
+            backbone: BackboneArgs::default(),
             data: None,
             out: None,
             preset: "default".to_owned(),
