@@ -207,16 +207,22 @@ def export(name, batch, folder, weights=None):
     return path, x.numpy()
 
 
+def quantise(path):
+    """Writes the network with weights of 8 bits beside it, for ONNX Runtime's dynamic quantisation; returns the file."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    quantised = path.with_suffix(".int8.onnx")
+    quantize_dynamic(path, quantised, weight_type=QuantType.QInt8, per_channel=True)
+    return quantised
+
+
 def load_onnxruntime(args, name, batch, folder):
     if "onnxruntime" not in args.engines:
         return
     import onnxruntime
-    from onnxruntime.quantization import QuantType, quantize_dynamic
 
     path, x = export(name, batch, folder)
-    quantised = path.with_suffix(".int8.onnx")
-    quantize_dynamic(path, quantised, weight_type=QuantType.QInt8, per_channel=True)
-    for dtype, file in (("f32", path), ("int8", quantised)):
+    for dtype, file in (("f32", path), ("int8", quantise(path))):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = args.threads
         session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])

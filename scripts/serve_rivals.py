@@ -2,7 +2,7 @@
 
 The servers are `serve_litserve.py` (LitServe with OpenVINO or ONNX Runtime) and `serve_ray.py` (Ray Serve with OpenVINO). Each
 answers `POST /predict` with a JPEG as the body by the five best classes. They decode with Pillow and transform as timm does.
-`serve_bench.py` starts them and chooses the fastest of `SETTINGS` for each.
+`serve_bench.py` starts them and chooses the fastest of `settings` for each.
 """
 
 import argparse
@@ -17,11 +17,15 @@ RIVALS = {
     "litserve-onnxruntime": ("serve_litserve.py", "onnxruntime", "/health"),
     "ray-openvino": ("serve_ray.py", "openvino", "/-/healthz"),
 }
-#: Workers, threads of each, and the most images of a batch, which is formed within `BATCH_SECONDS`.
-SETTINGS = [(2, 1, 1), (2, 1, 8), (1, 2, 1), (1, 2, 8)]
+#: A batch waits for so long until it is full.
 BATCH_SECONDS = 0.005
 #: What each engine can compute in; the int8 of ONNX Runtime is a network that was quantised before.
 DTYPES = {"openvino": ("f32", "bf16"), "onnxruntime": ("f32", "int8")}
+
+
+def settings(threads):
+    """Workers, threads of each, and the most images of a batch: what is tried on so many cores."""
+    return [(threads, 1, 1), (threads, 1, 8), (1, threads, 1), (1, threads, 8)]
 
 
 def arguments(description):
