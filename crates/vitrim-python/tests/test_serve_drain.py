@@ -99,8 +99,9 @@ def test_what_does_not_load_leaves_the_old_one(
         assert 400 <= status < 500 and b"policy" in body, (status, body)
         # A backbone that the policy was not trained for.
         shutil.copytree(trained.folder / "policy", policy, dirs_exist_ok=True)
-        shutil.rmtree(model)
-        tiny_checkpoint(model, depth=3)
+        (tmp_path / "shallow").mkdir()
+        tiny_checkpoint(tmp_path / "shallow", depth=3)
+        shutil.copytree(tmp_path / "shallow", model, dirs_exist_ok=True)
         assert 400 <= server.request("POST", "/v2/repository/models/tiny/load", b"{}")[0] < 500
         assert load.wait() == {200: load.count}
         assert server.request("POST", "/predict", photo.read_bytes(), kind)[2] == before
