@@ -30,12 +30,12 @@ class Background:
         body = photo.read_bytes()
         payload = serve_load.message(server.port, "/predict", body, ["Content-Type: image/jpeg"])
         arrivals = serve_load.poisson(RATE, seconds)
-        load = serve_load.Load(server.port)
+        self.load = serve_load.Load(server.port)
 
         def work() -> None:
-            self.answers, _ = serve_load.run(load.open_loop(lambda i: (i, payload), arrivals))
+            self.answers, _ = serve_load.run(self.load.open_loop(lambda i: (i, payload), arrivals))
 
-        self.count, self.began = len(arrivals), time.perf_counter()
+        self.count = len(arrivals)
         self.thread = threading.Thread(target=work)
         self.thread.start()
 
@@ -51,8 +51,8 @@ def test_sigterm_under_load_loses_nothing(serve: Callable[..., Any], photo: Path
     with serve("--drain", "1s") as server:
         load = Background(server, photo, 4.0)
         time.sleep(1.0)
+        told = load.load.now()
         server.signal(signal.SIGTERM)
-        told = time.perf_counter() - load.began
         time.sleep(0.2)
         assert server.get("/v2/health/ready")[0] == 503
         assert server.get("/v2/health/live")[0] == 200
@@ -61,8 +61,9 @@ def test_sigterm_under_load_loses_nothing(serve: Callable[..., Any], photo: Path
     # Those that came in the drain's time are answered. Later ones are refused, by the server or by the closed port: a
     # load balancer, which has seen `ready`, sends none. None is taken and then dropped.
     assert set(statuses) <= {200, 503, UNREACHABLE}, statuses
-    in_time = [answer for answer in load.answers if answer.due < told + 0.9]
-    assert len(in_time) > 1.5 * RATE and all(answer.status == 200 for answer in in_time)
+    in_time = [answer for answer in load.answers if (answer.sent or answer.done) < told + 0.9]
+    lost = [(answer.status, answer.due - told, answer.sent - told, answer.body) for answer in in_time if answer.status != 200]
+    assert len(in_time) > RATE and not lost, lost
     print(f"SIGTERM under load: {dict(statuses)}, 0 lost of {load.count}")
 
 
