@@ -11,6 +11,7 @@ use vitrim_vit::Precision;
 
 use crate::engine::Source;
 use crate::error::{Result, ServeError};
+use crate::logging::Log;
 
 /// A length of time, written `50ms`, `2s` or `1m 30s`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,6 +126,9 @@ settings! {
     log: String, "log", "VITRIM_SERVE_LOG";
     /// How it is logged: text or json [default: text].
     log_format: LogFormat, "log-format", "VITRIM_SERVE_LOG_FORMAT";
+    /// OpenTelemetry collector that spans of requests are sent to, by OTLP over gRPC, such as http://localhost:4317 (needs a
+    /// build with the feature otel).
+    otlp_endpoint: String, "otlp-endpoint", "VITRIM_SERVE_OTLP_ENDPOINT";
 }
 
 /// A precision, as the command line spells it.
@@ -244,6 +248,15 @@ impl Settings {
             let message = error.to_string();
             bad(message.split_whitespace().collect::<Vec<_>>().join(" "))
         })
+    }
+
+    /// What is logged, and where it goes.
+    pub fn log(&self) -> Log {
+        Log {
+            filter: self.log.clone(),
+            format: self.log_format.unwrap_or_default(),
+            otlp: self.otlp_endpoint.clone(),
+        }
     }
 
     /// Checks these settings and fills in the defaults. `streams` is the number of streams, 0 for one per core; `token` is
