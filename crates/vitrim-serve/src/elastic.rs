@@ -28,7 +28,7 @@ const DWELL: f64 = 2.0;
 /// Longest such time, seconds.
 const LONGEST_DWELL: f64 = 60.0;
 /// Time constant of the measured arrival rate, seconds.
-const RATE_SECONDS: f64 = 2.0;
+const RATE_SECONDS: f64 = 5.0;
 /// Weight of a new measurement of the speed, in a moving average.
 const SPEED_WEIGHT: f64 = 0.05;
 

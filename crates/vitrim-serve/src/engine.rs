@@ -12,7 +12,7 @@ use vitrim_measure::model::{Loaded, Opening, open_policy};
 use vitrim_measure::predict::{Survivors, answered_macs};
 use vitrim_measure::statistics::Confidence;
 use vitrim_measure::{MeasureError, Result};
-use vitrim_prune::{ImageKey, LearnedPruner, NoPruner, Pruner, image_macs, run_to_end};
+use vitrim_prune::{ImageKey, LearnedPruner, NoPruner, Pruner, ReadOut, image_macs, run_to_end};
 use vitrim_vit::{Backbone, CpuBackbone, PixelBatch, SessionOptions, Threads, VitSpec, Want};
 
 use crate::points::Ladder;
@@ -50,11 +50,8 @@ impl Input {
         match self {
             Input::Crop(crop) => image_key(crop),
             Input::Pixels(values) => {
-                let mut hasher = blake3::Hasher::new();
-                values.iter().for_each(|value| {
-                    hasher.update(&value.to_le_bytes());
-                });
-                let hash = hasher.finalize();
+                let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+                let hash = blake3::hash(&bytes);
                 u64::from_le_bytes(hash.as_bytes()[..8].try_into().expect("a hash has 32 bytes"))
             }
         }
@@ -185,8 +182,7 @@ impl Engine {
                     match read_out {
                         None => Box::new(NoPruner),
                         Some(read_out) => Box::new(
-                            LearnedPruner::new(spec, &policy)
-                                .with_read_out(vitrim_prune::ReadOut::clone(read_out)),
+                            LearnedPruner::new(spec, &policy).with_read_out(ReadOut::clone(read_out)),
                         ),
                     }
                 };
@@ -235,23 +231,30 @@ impl Engine {
             Lane::Narrow(stream) => &self.narrow[stream],
             Lane::Wide => &self.wide,
         };
-        session.enter(|| self.run_here(session, self.pruners[point].as_ref(), images))
+        session.enter(|| self.run_here(session, point, images))
     }
 
     fn run_here(
         &self,
         session: &CpuBackbone,
-        pruner: &dyn Pruner,
+        point: usize,
         images: &[(&Input, Ask)],
     ) -> Result<Vec<Outcome>> {
-        let (spec, values) = (self.spec(), self.values());
-        let mut pixels = vec![0.0; images.len() * values];
-        for (room, (input, _)) in pixels.chunks_exact_mut(values).zip(images) {
-            input.write(&self.loaded.transform, room);
-        }
-        let keys: Vec<ImageKey> = images.iter().map(|(input, _)| input.key()).collect();
-        let mut state = session.embed(PixelBatch::new(&pixels, images.len()))?;
-        drop(pixels);
+        let (spec, values, pruner) = (self.spec(), self.values(), self.pruners[point].as_ref());
+        let mut state = match images {
+            [(Input::Pixels(pixels), _)] => session.embed(PixelBatch::new(pixels, 1))?,
+            images => {
+                let mut pixels = vec![0.0; images.len() * values];
+                for (room, (input, _)) in pixels.chunks_exact_mut(values).zip(images) {
+                    input.write(&self.loaded.transform, room);
+                }
+                session.embed(PixelBatch::new(&pixels, images.len()))?
+            }
+        };
+        // Only random decisions depend on the key, which is a hash of the pixels.
+        let random = matches!(self.ladder.points[point].read_out, Some(ReadOut::Sample { .. }));
+        let key = |(input, _): &(&Input, Ask)| if random { input.key() } else { 0 };
+        let keys: Vec<ImageKey> = images.iter().map(key).collect();
         let stages = run_to_end(session, pruner, &mut state, &keys)?;
         let outcome = |b: usize| Outcome {
             logits: None,

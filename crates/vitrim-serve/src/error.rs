@@ -15,7 +15,7 @@ pub enum ServeError {
         /// The model's name.
         name: String,
         /// Why.
-        source: vitrim_measure::MeasureError,
+        source: Box<vitrim_measure::MeasureError>,
     },
     /// An invalid setting.
     #[error("{0}")]

@@ -268,6 +268,9 @@ fn images(engine: &Engine, mut inputs: Vec<Tensor>, most: usize) -> Result<Vec<G
             if let Some(at) = values.iter().position(|value| !value.is_finite()) {
                 return wrong(format!("value {at} is not finite"));
             }
+            if n == 1 {
+                return Ok(vec![Given::Pixels(values)]);
+            }
             Ok(values.chunks_exact(each).map(|image| Given::Pixels(image.to_vec())).collect())
         }
         (IMAGES, "BYTES") => {

@@ -131,7 +131,7 @@ impl Repository {
                 let serves = slot.engine.load().is_some();
                 slot.set_stage(if serves { READY } else { "failed to load" });
                 tracing::error!(model = slot.name, serves_on = serves, "not loaded: {source}");
-                Err(ServeError::Model { name: slot.name.clone(), source })
+                Err(ServeError::Model { name: slot.name.clone(), source: Box::new(source) })
             }
         }
     }

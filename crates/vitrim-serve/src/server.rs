@@ -15,6 +15,7 @@ use crate::decode::Decoder;
 use crate::engine::Cores;
 use crate::error::{Result, ServeError};
 use crate::listen::{self, Connections};
+use crate::logging::{self, Log};
 use crate::metrics::Metrics;
 use crate::repository::Repository;
 use crate::scheduler::{Scheduler, Sizes};
@@ -184,7 +185,7 @@ fn of_server(error: MeasureError) -> ServeError {
 ///
 /// # Errors
 /// If it cannot start, or a model cannot be loaded at the start.
-pub fn run(config: Config) -> Result<()> {
+pub fn run(config: Config, log: &Log) -> Result<()> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(cores.clamp(2, CONNECTION_THREADS))
@@ -193,6 +194,7 @@ pub fn run(config: Config) -> Result<()> {
         .build()?;
     let (drain, limit) = (config.drain, config.shutdown);
     let ran = runtime.block_on(async {
+        let _log = logging::start(log)?;
         let (mut hangup, mut terminate, mut interrupt) = (
             signal(SignalKind::hangup())?,
             signal(SignalKind::terminate())?,

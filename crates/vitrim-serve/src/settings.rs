@@ -11,6 +11,7 @@ use vitrim_vit::Precision;
 
 use crate::engine::Source;
 use crate::error::{Result, ServeError};
+use crate::logging::Log;
 
 /// A length of time, written `50ms`, `2s` or `1m 30s`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,6 +126,9 @@ settings! {
     log: String, "log", "VITRIM_SERVE_LOG";
     /// How it is logged: text or json [default: text].
     log_format: LogFormat, "log-format", "VITRIM_SERVE_LOG_FORMAT";
+    /// OpenTelemetry collector that spans of requests are sent to, by OTLP over gRPC, such as http://localhost:4317 (needs a
+    /// build with the feature otel).
+    otlp_endpoint: String, "otlp-endpoint", "VITRIM_SERVE_OTLP_ENDPOINT";
 }
 
 /// A precision, as the command line spells it.
@@ -244,6 +248,15 @@ impl Settings {
             let message = error.to_string();
             bad(message.split_whitespace().collect::<Vec<_>>().join(" "))
         })
+    }
+
+    /// What is logged, and where it goes.
+    pub fn log(&self) -> Log {
+        Log {
+            filter: self.log.clone(),
+            format: self.log_format.unwrap_or_default(),
+            otlp: self.otlp_endpoint.clone(),
+        }
     }
 
     /// Checks these settings and fills in the defaults. `streams` is the number of streams, 0 for one per core; `token` is
@@ -396,4 +409,70 @@ fn read_token(path: &Path) -> Result<String> {
     }
     let text = vitrim_text::utf8(&bytes).map_err(|error| bad(error.to_string()))?;
     Ok(text.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(toml: &str) -> Settings {
+        toml::from_str(toml).unwrap()
+    }
+
+    fn refused(settings: Settings, words: &str) {
+        let error = settings.config(1, None).unwrap_err().to_string();
+        assert!(error.contains(words) && !error.contains('\n'), "{error}");
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_defaults_fill_the_rest() {
+        let file = settings(
+            "model = ['a=/m/a', '/m/b/']\npolicy = ['a=/p/a']\nport = 81\nqueue = 7\ntarget-p99 = '50ms'\nmax-drop = 1.0\n\
+             max-images = 99\ndtype = 'bf16'\nimg-size = '32x48'",
+        );
+        let flags = Settings { port: Some(82), ..Settings::default() };
+        let config = flags.over(file).config(3, None).unwrap();
+        assert_eq!((config.port, config.queue, config.streams, config.grpc_port), (82, 7, 3, None));
+        assert_eq!(config.max_images, 7, "never more than the queue holds");
+        assert!(config.host.is_loopback(), "nobody else reaches it unless told");
+        assert_eq!(config.target_p99, Some(Duration::from_millis(50)));
+        let [(a, first), (b, second)] = &config.models[..] else { panic!("two models") };
+        assert_eq!((a.as_str(), b.as_str()), ("a", "b"));
+        assert_eq!(first.policy.as_deref(), Some(Path::new("/p/a")));
+        assert_eq!(first.opening.img_size, Some([32, 48]));
+        assert!(first.elastic && first.max_drop == Some(1.0));
+        assert!(!second.elastic && second.max_drop.is_none(), "a model without a policy is served dense");
+    }
+
+    #[test]
+    fn models_are_called_by_their_last_part() {
+        for (given, name) in [
+            ("hf://timm/deit_tiny_patch16_224.fb_in1k", "deit_tiny_patch16_224.fb_in1k"),
+            ("hf://owner/name@v2", "name"),
+            ("/data/my model/", "my-model"),
+            ("x=/a=b", "x"),
+            ("/a=b/c", "c"),
+        ] {
+            let config =
+                Settings { model: vec![given.into()], ..Settings::default() }.config(1, None).unwrap();
+            assert_eq!(config.models[0].0, name, "{given}");
+        }
+    }
+
+    #[test]
+    fn contradictions_are_named() {
+        let one = || Settings { model: vec!["m=/m".into()], ..Settings::default() };
+        refused(Settings::default(), "--model");
+        refused(Settings { model: vec!["/a/m".into(), "/b/m".into()], ..one() }, "two models are called m");
+        refused(Settings { policy: vec!["n=/p".into()], ..one() }, "no model has this name");
+        refused(Settings { policy: vec!["/p".into(), "m=/q".into()], ..one() }, "has a policy already");
+        refused(Settings { tls_cert: Some("c".into()), ..one() }, "--tls-key");
+        refused(Settings { queue: Some(0), ..one() }, "--queue 0");
+        refused(Settings { batch_gmacs: Some(-1.0), ..one() }, "--batch-gmacs");
+        refused(Settings { token_file: Some("/no/such/file".into()), ..one() }, "/no/such/file");
+        assert!(one().config(1, Some(String::new())).is_err(), "an empty token is none");
+        for bad in ["prt = 1", "port = 'x'", "target-p99 = '50'", "img-size = '3y4'", "confidence = 2.0"] {
+            assert!(toml::from_str::<Settings>(bad).is_err(), "{bad}");
+        }
+    }
 }

@@ -96,6 +96,11 @@ pub fn headers(model: &str, engine: &Engine, served: &[Served], arrived: Instant
         ms(compute),
         ms(total)
     );
+    let span = tracing::Span::current();
+    span.record("operating_point", point.name.as_str()).record("gmacs", gmacs);
+    for (field, time) in [("decode_ms", decode), ("queue_ms", queue), ("compute_ms", compute)] {
+        span.record(field, 1e3 * time.as_secs_f64());
+    }
     let batch = served.iter().map(|image| image.batch).max().unwrap_or(0);
     let all = [
         ("x-model", model.to_owned()),

@@ -100,7 +100,15 @@ pub struct EmbeddingAnswer {
     index: usize,
     /// Its values.
     #[schema(value_type = Vec<f32>)]
-    embedding: Value,
+    embedding: Written,
+}
+
+/// The values of an embedding.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Written {
+    Numbers(Vec<f32>),
+    Text(String),
 }
 
 /// Embed images, in OpenAI's form: the embedding that is compared with those of texts, or the pooled features of a model
@@ -166,10 +174,10 @@ async fn answered(app: &Arc<App>, arrived: Arrived, request: HttpRequest<Body>) 
     let name = app.repository.slots()[index].name.clone();
     let format = request.encoding_format.unwrap_or_default();
     let embedding = |(index, served)| {
-        let values = pooled(served);
+        let values = pooled(served).to_vec();
         let embedding = match format {
-            Format::Float => json!(values),
-            Format::Base64 => json!(BASE64.encode(Values::Numbers(values.to_vec()).raw())),
+            Format::Float => Written::Numbers(values),
+            Format::Base64 => Written::Text(BASE64.encode(Values::Numbers(values).raw())),
         };
         EmbeddingAnswer { object: "embedding", index, embedding }
     };

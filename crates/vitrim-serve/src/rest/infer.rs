@@ -102,9 +102,32 @@ pub struct InferAnswer {
     /// `operating_point`, `certified_loss`, and the times, as in the headers.
     #[schema(value_type = Object)]
     parameters: Value,
-    /// Name, datatype, shape and data of each output.
-    #[schema(value_type = Vec<Object>)]
-    outputs: Vec<Value>,
+    /// The outputs.
+    outputs: Vec<OutputAnswer>,
+}
+
+/// An output.
+#[derive(Serialize, ToSchema)]
+pub struct OutputAnswer {
+    name: &'static str,
+    datatype: &'static str,
+    shape: Vec<i64>,
+    /// `binary_data_size`: its bytes behind the JSON.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    parameters: Option<Value>,
+    /// Its values, flat.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<f32>>)]
+    data: Option<WrittenData>,
+}
+
+/// The values of an output in JSON.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum WrittenData {
+    Numbers(Vec<f32>),
+    Texts(Vec<String>),
 }
 
 /// Inputs and outputs of a model.
@@ -258,18 +281,18 @@ fn written(mut head: InferAnswer, outputs: Vec<Output>, binary: &Binary) -> Resp
     let mut any = false;
     for output in outputs {
         let named = binary.outputs.iter().find(|(name, _)| name == output.name);
-        let mut described =
-            json!({ "name": output.name, "datatype": output.values.datatype(), "shape": output.shape });
+        let (name, datatype, shape) = (output.name, output.values.datatype(), output.shape);
+        let mut described = OutputAnswer { name, datatype, shape, parameters: None, data: None };
         if named.map_or(binary.usual, |(_, binary)| *binary) {
             let raw = output.values.raw();
-            described["parameters"] = json!({ "binary_data_size": raw.len() });
+            described.parameters = Some(json!({ "binary_data_size": raw.len() }));
             tail.extend(raw);
             any = true;
         } else {
-            described["data"] = match output.values {
-                Values::Numbers(values) => json!(values),
-                Values::Texts(texts) => json!(texts),
-            };
+            described.data = Some(match output.values {
+                Values::Numbers(values) => WrittenData::Numbers(values),
+                Values::Texts(texts) => WrittenData::Texts(texts),
+            });
         }
         head.outputs.push(described);
     }

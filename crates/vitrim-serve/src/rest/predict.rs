@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use axum::Json;
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Extension, FromRequest, Multipart, Query, State};
+use axum::extract::{DefaultBodyLimit, Extension, FromRequest, Multipart, Query, State};
 use axum::http::{HeaderMap, Request as HttpRequest, header};
 use axum::response::{IntoResponse, Response};
-use axum::{Json, RequestExt};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use vitrim_measure::model::features::{FeatureKind, Features};
@@ -315,7 +315,8 @@ async fn of_form(
     };
     let mut whole = HttpRequest::new(Body::from(bytes));
     *whole.headers_mut() = headers.clone();
-    let whole = whole.with_limited_body();
+    // The body was read within the server's limit.
+    DefaultBodyLimit::disable().apply(&mut whole);
     let mut form = Multipart::from_request(whole, &()).await.map_err(|error| broken(&error.body_text()))?;
     let mut images = Vec::new();
     while let Some(part) = form.next_field().await.map_err(|error| broken(&error.body_text()))? {

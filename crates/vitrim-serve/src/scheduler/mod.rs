@@ -266,6 +266,7 @@ impl Shared {
         let model = loop {
             let model = oldest(&state.queues)?;
             self.metrics[model].dropped(state.queues[model].purge(now));
+            self.metrics[model].queue.set(state.queues[model].held() as f64);
             if state.queues[model].len() > 0 {
                 break model;
             }

@@ -121,6 +121,24 @@ async fn what_nobody_waits_for_is_dropped_before_it_starts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn batches_are_cut_by_their_expected_cost() {
+    let folder = Folder::new();
+    let largest = async |settings: Settings| {
+        let running = Running::start(settings).await;
+        let form = (0..24).fold(Form::new(), |form, seed| form.part("a", Part::bytes(png(seed))));
+        let answer = running.client.post(running.url("/predict")).multipart(form).send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+        let gmacs: f64 = answer.headers()["x-gmacs"].to_str().unwrap().parse().unwrap();
+        (answer.headers()["x-batch-images"].to_str().unwrap().parse::<usize>().unwrap(), gmacs / 24.0)
+    };
+    let (_, gmacs) = largest(folder.settings()).await;
+    let (images, _) = largest(Settings { batch_gmacs: Some(2.5 * gmacs), ..folder.settings() }).await;
+    assert!((1..=2).contains(&images), "{images} images in a batch of at most 2.5 images' cost");
+    let (images, _) = largest(Settings { batch_gmacs: Some(0.1 * gmacs), ..folder.settings() }).await;
+    assert_eq!(images, 1, "an image that costs more than the budget runs alone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn slow_clients_are_let_go() {
     let folder = Folder::new();
     let short = Some(Span(Duration::from_millis(300)));

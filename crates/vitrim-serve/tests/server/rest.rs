@@ -30,6 +30,11 @@ fn predicted(folder: &Folder, seed: u32, threshold: Option<f64>, question: Quest
     answers.pop().unwrap()
 }
 
+/// What a client reads of `value`: f32 are written with their own digits, and read as f64.
+fn as_read(value: &impl serde::Serialize) -> Value {
+    serde_json::from_str(&serde_json::to_string(value).unwrap()).unwrap()
+}
+
 fn probabilities(image: &Value) -> Vec<(u64, f64)> {
     let classes = image["classes"].as_array().unwrap();
     classes.iter().map(|c| (c["class"].as_u64().unwrap(), c["probability"].as_f64().unwrap())).collect()
@@ -66,8 +71,26 @@ async fn answers_are_those_of_predict_whatever_they_were_batched_with() {
     assert_eq!(status, 200, "{body}");
     let wanted = predicted(&folder, 3, Some(0.5), Question::Features(FeatureKind::Tokens));
     let Some(Features::Tokens(tokens)) = &wanted.features else { panic!("tokens were asked for") };
-    assert_eq!(body["images"][0]["tokens"], serde_json::to_value(tokens).unwrap());
+    assert_eq!(body["images"][0]["tokens"], as_read(tokens));
     assert_eq!(body["images"][0]["gmacs"], wanted.macs as f64 / 1e9);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn random_decisions_are_those_of_predict() {
+    let folder = Folder::new();
+    let loaded = Loaded::open(&folder.model).unwrap();
+    let mut policy = open_policy(&folder.policy, &loaded).unwrap();
+    (policy.read_out, policy.calibration) = (ReadOut::Sample { seed: 5 }, None);
+    policy.save(&folder.policy).unwrap();
+    let running = Running::start(folder.pruned()).await;
+    let pruner = LearnedPruner::new(&loaded.spec, &policy);
+    for seed in 0..4 {
+        let crop = loaded.transform.cropped(&picture(seed));
+        let wanted = answer(&loaded, &loaded.model, &pruner, &[&crop], Question::Classes(5)).unwrap();
+        let (_, body) = running.post("/predict?survivors=true", png(seed)).await;
+        assert_eq!(probabilities(&body["images"][0]), expected(&wanted[0]));
+        assert_eq!(body["images"][0]["stages"], serde_json::to_value(&wanted[0].stages).unwrap());
+    }
 }
 
 /// Runs all at the same time.
@@ -113,6 +136,12 @@ async fn a_form_has_many_images_and_headers_say_what_they_took() {
         assert!(header(name).parse::<f64>().unwrap() >= 0.0);
     }
     assert_eq!(body["model"], "m");
+    // Uncompressed photographs have megabytes.
+    let mut file = std::io::Cursor::new(Vec::new());
+    vitrim_data::RgbImage::new(1024, 1024).write_to(&mut file, vitrim_data::image::ImageFormat::Bmp).unwrap();
+    let form = Form::new().part("a", Part::bytes(file.into_inner()));
+    let large = running.client.post(running.url("/predict")).multipart(form).send().await.unwrap();
+    assert_eq!(large.status(), 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -226,7 +255,7 @@ async fn embeddings_come_in_openais_form() {
     let (status, body) = running.post_json("/v1/embeddings", &body).await;
     assert_eq!(status, 200, "{body}");
     assert_eq!(body["data"][1]["index"], 1);
-    assert_eq!(body["data"][0]["embedding"], json!(wanted));
+    assert_eq!(body["data"][0]["embedding"], as_read(&wanted));
     let body = json!({"input": BASE64.encode(png(5)), "encoding_format": "base64"});
     let (_, body) = running.post_json("/v1/embeddings", &body).await;
     let raw = BASE64.decode(body["data"][0]["embedding"].as_str().unwrap()).unwrap();

@@ -13,9 +13,11 @@ const TOKEN: &str = "VITRIM_SERVE_TOKEN";
 pub fn run(app: &App, args: &ServeArgs) -> anyhow::Result<ExitCode> {
     let file = args.config.as_deref().map(Settings::read).transpose()?.unwrap_or_default();
     let settings = args.settings.clone().over(file);
-    let quiet = app.global.quiet.then_some("warn");
-    vitrim_serve::logging::start(settings.log.as_deref().or(quiet), settings.log_format.unwrap_or_default())?;
+    let mut log = settings.log();
+    if app.global.quiet && log.filter.is_none() {
+        log.filter = Some("warn".to_owned());
+    }
     let config = settings.config(app.global.threads, std::env::var(TOKEN).ok())?;
-    vitrim_serve::run(config)?;
+    vitrim_serve::run(config, &log)?;
     Ok(ExitCode::SUCCESS)
 }
