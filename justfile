@@ -117,3 +117,15 @@ compare *args:
 # The optimised binary that a release ships.
 dist:
     cargo build --profile dist -p vitrim
+
+# `vitrim serve` under load, beside `bench --streams`, LitServe and Ray Serve, which it installs into .peers; half an hour a model.
+# Needs an idle machine.
+serve-bench model photos *args:
+    cargo build --release --workspace --bin vitrim
+    python3 scripts/serve_bench.py --model {{model}} --photos {{photos}} {{args}}
+
+# Random requests for so many seconds; prints the slope of the server's memory.
+serve-soak seconds="3600" *args:
+    cargo build --release --workspace --bin vitrim
+    python3 scripts/serve_soak.py --seconds {{seconds}} --model scenes=crates/vitrim/assets/backbone \
+        --model tiny=../shared/models/deit_tiny_patch16_224 {{args}}
