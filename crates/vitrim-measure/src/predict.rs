@@ -39,6 +39,9 @@ pub struct ClassProbability {
     pub class: usize,
     /// Its name, if the checkpoint has one.
     pub name: Option<String>,
+    /// Whether the checkpoint has no names, and ImageNet-1k's is assumed.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub name_assumed: bool,
     /// Softmax probability.
     pub probability: f64,
 }
@@ -169,7 +172,11 @@ pub fn answer(
         Question::Classes(top_k) => {
             let logits = model.finish(&state, Want::Logits)?;
             for (b, answer) in answers.iter_mut().enumerate() {
-                answer.classes = top_classes(logits.row(b), &loaded.class_names, top_k);
+                answer.classes = top_classes(logits.row(b), top_k);
+                for class in &mut answer.classes {
+                    class.name = loaded.class_name(class.class);
+                    class.name_assumed = loaded.assumes_names();
+                }
             }
         }
         Question::Features(kind) => {
@@ -190,7 +197,8 @@ pub fn answer(
     Ok(answers)
 }
 
-fn top_classes(logits: &[f32], names: &[Option<String>], top_k: usize) -> Vec<ClassProbability> {
+/// The `top_k` most probable classes, without their names.
+fn top_classes(logits: &[f32], top_k: usize) -> Vec<ClassProbability> {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let weights: Vec<f64> = logits.iter().map(|z| f64::from(z - max).exp()).collect();
     let sum: f64 = weights.iter().sum();
@@ -199,7 +207,8 @@ fn top_classes(logits: &[f32], names: &[Option<String>], top_k: usize) -> Vec<Cl
     let best = order.into_iter().take(top_k);
     best.map(|class| ClassProbability {
         class,
-        name: names.get(class).cloned().flatten(),
+        name: None,
+        name_assumed: false,
         probability: weights[class] / sum,
     })
     .collect()
@@ -211,12 +220,9 @@ mod tests {
 
     #[test]
     fn classes_are_ranked_with_their_probabilities() {
-        let names = ["a", "b"].map(|name| Some(name.to_owned()));
-        let top = top_classes(&[0.0, 3f32.ln(), -1e9], &names, 2);
+        let top = top_classes(&[0.0, 3f32.ln(), -1e9], 2);
         assert_eq!((top[0].class, top[1].class), (1, 0));
-        assert_eq!(top[0].name.as_deref(), Some("b"));
         assert!((top[0].probability - 0.75).abs() < 1e-6);
-        assert_eq!(top_classes(&[1.0; 3], &names, 9).len(), 3);
-        assert_eq!(top_classes(&[1.0; 3], &names, 9)[2].name, None);
+        assert_eq!(top_classes(&[1.0; 3], 9).len(), 3);
     }
 }
