@@ -82,6 +82,8 @@ settings! {
     dtype: Dtype, "dtype", "VITRIM_SERVE_DTYPE";
     /// Input size, a side in pixels, or HEIGHTxWIDTH [default: the checkpoint's].
     img_size: Size, "img-size", "VITRIM_SERVE_IMG_SIZE";
+    /// Text embeddings that make a classifier of an image tower, as for `vitrim predict`.
+    classes: PathBuf, "classes", "VITRIM_SERVE_CLASSES";
     /// Largest drop of top-1 that is served, pp; certified by the policy's calibration record.
     max_drop: f64, "max-drop", "VITRIM_SERVE_MAX_DROP";
     /// Largest drift of features that is served, percent (backbones without a classifier).
@@ -350,6 +352,7 @@ impl Settings {
                 opening: Opening {
                     precision: self.dtype.map_or(Precision::F32, |dtype| dtype.0),
                     img_size: self.img_size.map(|size| size.0),
+                    classes: self.classes.clone(),
                 },
                 max_drop: self.max_drop,
                 max_drift: self.max_drift,
