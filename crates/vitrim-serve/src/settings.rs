@@ -105,6 +105,8 @@ settings! {
     timeout: Span, "timeout", "VITRIM_SERVE_TIMEOUT";
     /// Largest body of a request, MiB [default: 32].
     max_body: usize, "max-body", "VITRIM_SERVE_MAX_BODY";
+    /// Most MiB of bodies that are being received at the same time; a request that would exceed it gets 429 [default: 512].
+    max_receiving: usize, "max-receiving", "VITRIM_SERVE_MAX_RECEIVING";
     /// Most images of a request [default: 64].
     max_images: usize, "max-images", "VITRIM_SERVE_MAX_IMAGES";
     /// Most pixels of an image, 1e6 [default: 64].
@@ -214,6 +216,8 @@ pub struct Config {
     pub timeout: Duration,
     /// Largest body of a request, bytes.
     pub max_body: usize,
+    /// Most bytes of bodies that are being received at the same time.
+    pub max_receiving: usize,
     /// Most images of a request.
     pub max_images: usize,
     /// Most pixels of an image.
@@ -315,6 +319,8 @@ impl Settings {
             batch_gmacs: self.batch_gmacs,
             timeout: span(self.timeout, 30),
             max_body: positive(self.max_body.unwrap_or(32), "max-body")?.saturating_mul(1 << 20),
+            max_receiving: positive(self.max_receiving.unwrap_or(512), "max-receiving")?
+                .saturating_mul(1 << 20),
             max_images: positive(self.max_images.unwrap_or(64), "max-images")?.min(queue),
             max_pixels: self.max_megapixels.unwrap_or(64).saturating_mul(1_000_000),
             header_timeout: span(self.header_timeout, 30),
