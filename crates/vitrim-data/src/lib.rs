@@ -51,11 +51,11 @@ mod transform;
 mod walk;
 
 pub use dataset::{ContentHash, ContentSet, Dataset, Shares, Subset};
-pub use decoding::{BadImages, DecodeRate, Decoding, OnBadImage, guarded, is_guarded};
+pub use decoding::{BadImages, DecodeRate, Decoding, FORMATS, OnBadImage, guarded, is_guarded};
 pub use error::DataError;
 pub use image::{self, RgbImage};
 pub use key::image_key;
-pub use labels::{BackboneClasses, LabelMap, LabelOrder, imagenet_synsets};
+pub use labels::{BackboneClasses, LabelMap, LabelOrder, imagenet_names, imagenet_synsets};
 pub use limits::{MAX_DECODED_BYTES, MAX_ENCODED_BYTES, MAX_SIDE};
 pub use loader::{Batch, Loader, LoaderOptions};
 pub use order::Order;

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use rayon::prelude::*;
 use serde::Serialize;
 use vitrim_data::{DataError, Decoding, RgbImage, Transform, guarded, image_key};
-use vitrim_prune::{Pruner, StageRecord, image_macs, run_to_end};
-use vitrim_vit::{Backbone, HostState, PixelBatch, Want, cost};
+use vitrim_prune::{Pruner, StageRecord, block_macs, image_macs, run_blocks};
+use vitrim_vit::{Backbone, HostState, PixelBatch, VitSpec, Want, cost};
 
 use crate::error::Result;
 use crate::model::Loaded;
-use crate::model::features::{FeatureKind, Features, features};
+use crate::model::features::{FeatureKind, Features, block_features, features};
 use crate::requests::as_text;
 
 /// The answer for one image.
@@ -39,6 +39,9 @@ pub struct ClassProbability {
     pub class: usize,
     /// Its name, if the checkpoint has one.
     pub name: Option<String>,
+    /// Whether the checkpoint has no names, and ImageNet-1k's is assumed.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub name_assumed: bool,
     /// Softmax probability.
     pub probability: f64,
 }
@@ -50,6 +53,13 @@ pub struct Survivors {
     pub block: usize,
     /// Row-major grid positions.
     pub positions: Vec<usize>,
+}
+
+impl Survivors {
+    /// The survivors of image `b` of a batch at `stage`.
+    pub fn of(stage: &StageRecord, b: usize) -> Self {
+        Survivors { block: stage.site.block, positions: stage.grid_positions(b) }
+    }
 }
 
 /// An image as the model sees it, with the model's answer.
@@ -67,6 +77,8 @@ pub enum Question {
     Classes(usize),
     /// Features, which a backbone without a head also has.
     Features(FeatureKind),
+    /// The patch tokens after the first so many blocks: see [`block_features`].
+    Blocks(usize),
 }
 
 /// The model's answer for one image.
@@ -153,23 +165,31 @@ pub fn answer(
     let pixels: Vec<f32> = crops.par_iter().flat_map_iter(|crop| loaded.transform.normalized(crop)).collect();
     let batch = crops.len();
     let mut state = model.embed(PixelBatch::new(&pixels, batch))?;
-    let stages = run_to_end(model, pruner, &mut state, &keys)?;
-    let survivors = |stage: &StageRecord, b: usize| Survivors {
-        block: stage.site.block,
-        positions: stage.grid_positions(b),
+    let blocks = match question {
+        Question::Blocks(blocks) => blocks,
+        Question::Classes(_) | Question::Features(_) => loaded.spec.depth,
     };
+    let stages = run_blocks(model, pruner, &mut state, &keys, blocks)?;
     let answer = |b: usize| Answer {
         classes: Vec::new(),
         features: None,
-        stages: stages.iter().map(|stage| survivors(stage, b)).collect(),
-        macs: image_macs(model, pruner, &stages, b),
+        stages: stages.iter().map(|stage| Survivors::of(stage, b)).collect(),
+        macs: match question {
+            Question::Blocks(blocks) => block_macs(model, pruner, &stages, b, blocks),
+            Question::Classes(_) | Question::Features(_) => image_macs(model, pruner, &stages, b),
+        },
     };
     let mut answers: Vec<Answer> = (0..batch).map(answer).collect();
     match question {
         Question::Classes(top_k) => {
             let logits = model.finish(&state, Want::Logits)?;
             for (b, answer) in answers.iter_mut().enumerate() {
-                answer.classes = top_classes(logits.row(b), &loaded.class_names, top_k);
+                answer.classes = top_classes(loaded, logits.row(b), top_k);
+            }
+        }
+        Question::Blocks(_) => {
+            for (answer, features) in answers.iter_mut().zip(block_features(&loaded.spec, &state)) {
+                answer.features = Some(features);
             }
         }
         Question::Features(kind) => {
@@ -177,20 +197,36 @@ pub fn answer(
             let each = features(model, &state, kind)?.into_iter().zip(lengths);
             for (answer, (features, image)) in answers.iter_mut().zip(each) {
                 answer.features = Some(features);
-                // Features do not need the head, and those of tokens no pooling.
-                answer.macs -= cost::head_macs(spec);
-                match kind {
-                    FeatureKind::Pooled => {}
-                    FeatureKind::Tokens => answer.macs -= cost::pool_macs(spec, image[1] - image[0]),
-                    FeatureKind::Embedding => answer.macs += cost::projection_macs(spec),
-                }
+                answer.macs = answered_macs(spec, answer.macs, kind, image[1] - image[0]);
             }
         }
     }
     Ok(answers)
 }
 
-fn top_classes(logits: &[f32], names: &[Option<String>], top_k: usize) -> Vec<ClassProbability> {
+/// MACs of an image for which features were computed and no logits, from the `macs` with the head; `tokens` are left of
+/// it, prefix tokens included. Features do not need the head, and those of tokens no pooling.
+pub fn answered_macs(spec: &VitSpec, macs: u64, kind: FeatureKind, tokens: usize) -> u64 {
+    let macs = macs - cost::head_macs(spec);
+    match kind {
+        FeatureKind::Pooled => macs,
+        FeatureKind::Tokens => macs - cost::pool_macs(spec, tokens),
+        FeatureKind::Embedding => macs + cost::projection_macs(spec),
+    }
+}
+
+/// The `top_k` most probable classes of `loaded` by `logits: [C]`, best first, with their names.
+pub fn top_classes(loaded: &Loaded, logits: &[f32], top_k: usize) -> Vec<ClassProbability> {
+    let mut classes = ranked(logits, top_k);
+    for class in &mut classes {
+        class.name = loaded.class_name(class.class);
+        class.name_assumed = loaded.assumes_names();
+    }
+    classes
+}
+
+/// The `top_k` most probable classes, without their names.
+fn ranked(logits: &[f32], top_k: usize) -> Vec<ClassProbability> {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let weights: Vec<f64> = logits.iter().map(|z| f64::from(z - max).exp()).collect();
     let sum: f64 = weights.iter().sum();
@@ -199,7 +235,8 @@ fn top_classes(logits: &[f32], names: &[Option<String>], top_k: usize) -> Vec<Cl
     let best = order.into_iter().take(top_k);
     best.map(|class| ClassProbability {
         class,
-        name: names.get(class).cloned().flatten(),
+        name: None,
+        name_assumed: false,
         probability: weights[class] / sum,
     })
     .collect()
@@ -211,12 +248,9 @@ mod tests {
 
     #[test]
     fn classes_are_ranked_with_their_probabilities() {
-        let names = ["a", "b"].map(|name| Some(name.to_owned()));
-        let top = top_classes(&[0.0, 3f32.ln(), -1e9], &names, 2);
+        let top = ranked(&[0.0, 3f32.ln(), -1e9], 2);
         assert_eq!((top[0].class, top[1].class), (1, 0));
-        assert_eq!(top[0].name.as_deref(), Some("b"));
         assert!((top[0].probability - 0.75).abs() < 1e-6);
-        assert_eq!(top_classes(&[1.0; 3], &names, 9).len(), 3);
-        assert_eq!(top_classes(&[1.0; 3], &names, 9)[2].name, None);
+        assert_eq!(ranked(&[1.0; 3], 9).len(), 3);
     }
 }

@@ -4,11 +4,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Serialize;
-use vitrim_prune::{KeepProfile, LearnedPruner, Method, Policy, Pruner, ReadOut, keep_shares};
+use vitrim_prune::{FIT_IMAGES, KeepProfile, LearnedPruner, Method, Policy, Pruner, ReadOut, keep_shares};
 use vitrim_vit::Precision;
 
-use super::{ImageArgs, PolicyArgs, Request, SizeArgs, as_text, note_opened, note_reading};
+use super::{BackboneArgs, ImageArgs, PolicyArgs, Request, as_text, note_opened, note_reading};
 use crate::error::{MeasureError, Result};
+use crate::fits::Fits;
 use crate::model::Loaded;
 use crate::progress::Listener;
 use crate::speed::bench::{BenchModel, BenchOptions, BenchReport, bench};
@@ -24,10 +25,10 @@ pub struct BenchRequest {
     /// Checkpoint folder, hf://owner/name, or a timm name (random weights), such as deit_small_patch16_224.
     #[cfg_attr(feature = "clap", arg(long, value_name = "MODEL"))]
     pub model: String,
-    /// The input size.
+    /// The backbone's input size and classes.
     #[cfg_attr(feature = "clap", command(flatten))]
     #[serde(flatten)]
-    pub size: SizeArgs,
+    pub backbone: BackboneArgs,
     /// Data type of the backbone's arithmetic: any of f32, bf16 and int8.
     #[cfg_attr(
         feature = "clap",
@@ -114,7 +115,7 @@ impl Default for BenchRequest {
     fn default() -> Self {
         BenchRequest {
             model: String::new(),
-            size: SizeArgs::default(),
+            backbone: BackboneArgs::default(),
             dtype: vec![Precision::F32],
             policy: PolicyArgs::default(),
             data: None,
@@ -150,11 +151,11 @@ impl BenchRequest {
         }
         let (mut models, mut method, mut trained) = (Vec::new(), String::new(), None);
         for dtype in &self.dtype {
-            let loaded = Loaded::open_or_random(&self.model, self.size.opening(*dtype))?;
+            let loaded = Loaded::open_or_random(&self.model, self.backbone.opening(*dtype))?;
             if models.is_empty() {
                 trained = self.policy.open(None, &loaded, listener)?;
             }
-            let (pruner, named) = self.pruner(&loaded, trained.clone())?;
+            let (pruner, named) = self.pruner(&loaded, trained.clone(), listener)?;
             method = named;
             models.push(BenchModel { loaded, pruner });
         }
@@ -171,7 +172,8 @@ impl BenchRequest {
             profile: self.profile,
             ragged,
         };
-        let images = self.images(&first.loaded, &options, listener)?;
+        let largest = options.batches.iter().copied().max().unwrap_or(1);
+        let images = self.images(&first.loaded, largest, listener)?;
         let (mut done, sizes) = (0, options.batches.len());
         let mut timing = listener.steps("timing");
         bench(&models, method, &images, &options, &mut |_| {
@@ -180,13 +182,8 @@ impl BenchRequest {
         })
     }
 
-    fn images(
-        &self,
-        loaded: &Loaded,
-        options: &BenchOptions,
-        listener: &mut Listener<'_>,
-    ) -> Result<BenchImages> {
-        let largest = options.batches.iter().copied().max().unwrap_or(1);
+    /// Images, enough for batches of `largest`.
+    fn images(&self, loaded: &Loaded, largest: usize, listener: &mut Listener<'_>) -> Result<BenchImages> {
         let Some(data) = &self.data else {
             if self.policy.policy.is_some() && self.keep.is_empty() {
                 listener.note("note: this policy decides by the image; --data times it on real ones");
@@ -213,13 +210,23 @@ impl BenchRequest {
         Ok((stages, keep))
     }
 
-    /// The pruner to time, and its name.
-    fn pruner(&self, loaded: &Loaded, policy: Option<Policy>) -> Result<(Box<dyn Pruner>, String)> {
+    /// The pruner to time, and its name; a method that needs images is fitted to those that are timed.
+    fn pruner(
+        &self,
+        loaded: &Loaded,
+        policy: Option<Policy>,
+        listener: &mut Listener<'_>,
+    ) -> Result<(Box<dyn Pruner>, String)> {
         let (stages, keep) = self.keep_profile(loaded, policy.as_ref())?;
         let top_r = ReadOut::TopR { keep: keep.clone() };
         if self.method != Method::Policy {
             let named = format!("{} {}", self.method, top_r);
-            return Ok((self.method.at_shares(&loaded.spec, &stages, &keep)?, named));
+            let mut fits = Fits::default();
+            if self.method.needs_images(&loaded.spec) {
+                let images = self.images(loaded, FIT_IMAGES, listener)?;
+                fits.add_on(self.method, loaded, images.batch())?;
+            }
+            return Ok((fits.at_shares(self.method, loaded, &stages, &keep)?, named));
         }
         KeepProfile::new(&loaded.spec, &stages, &keep)?;
         let (mut policy, what) = match policy {

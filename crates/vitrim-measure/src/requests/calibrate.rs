@@ -8,7 +8,7 @@ use vitrim_hub::is_reference;
 use vitrim_prune::Policy;
 use vitrim_vit::Precision;
 
-use super::{DataNotes, DatasetArgs, Request, SizeArgs, as_text, named_images, note_reading};
+use super::{BackboneArgs, DataNotes, DatasetArgs, Request, as_text, named_images, note_reading};
 use crate::calibrate::{Calibrated, CalibrationOptions, MAX_LOSS, allowed, calibrate, grid, record};
 use crate::error::{MeasureError, Result};
 use crate::front::Choice;
@@ -41,10 +41,10 @@ pub struct CalibrateRequest {
     #[cfg_attr(feature = "clap", arg(long, value_name = "FOLDER"))]
     #[serde(serialize_with = "as_text::path")]
     pub model: PathBuf,
-    /// The input size.
+    /// The backbone's input size and classes.
     #[cfg_attr(feature = "clap", command(flatten))]
     #[serde(flatten)]
-    pub size: SizeArgs,
+    pub backbone: BackboneArgs,
     /// Data type of the backbone's arithmetic: f32, bf16 or int8.
     #[cfg_attr(feature = "clap", arg(long, default_value_t = Self::default().dtype, value_name = "TYPE"))]
     #[serde(serialize_with = "as_text::display")]
@@ -89,7 +89,7 @@ impl Default for CalibrateRequest {
     fn default() -> Self {
         CalibrateRequest {
             model: PathBuf::new(),
-            size: SizeArgs::default(),
+            backbone: BackboneArgs::default(),
             dtype: Precision::F32,
             policy: PathBuf::new(),
             data: PathBuf::new(),

@@ -1,4 +1,4 @@
-//! How images and their labels are read, and at which input size.
+//! How images and their labels are read, and how the backbone is opened.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -13,21 +13,25 @@ use crate::images::{DataParts, Reading, name};
 use crate::model::{Loaded, Opening};
 use crate::progress::Listener;
 
-/// The backbone's input size.
+/// The backbone's input size and classes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[cfg_attr(feature = "clap", derive(clap::Args))]
-pub struct SizeArgs {
+pub struct BackboneArgs {
     /// Input size, pixels: a side, or HEIGHTxWIDTH; position embeddings are resampled as the checkpoint's own library
     /// does [default: the checkpoint's size].
     #[cfg_attr(feature = "clap", arg(long, value_name = "SIZE", value_parser = parse_size))]
     #[serde(serialize_with = "size")]
     pub img_size: Option<[usize; 2]>,
+    /// Text embeddings of classes, safetensors or npz, with which an image tower (CLIP, SigLIP) becomes a classifier.
+    #[cfg_attr(feature = "clap", arg(long, value_name = "FILE"))]
+    #[serde(serialize_with = "as_text::path_option")]
+    pub classes: Option<PathBuf>,
 }
 
-impl SizeArgs {
-    /// Opens a backbone at this size, in `precision`.
+impl BackboneArgs {
+    /// Opens a backbone at this size, with these classes, in `precision`.
     pub fn opening(&self, precision: Precision) -> Opening {
-        Opening { precision, img_size: self.img_size }
+        Opening { precision, img_size: self.img_size, classes: self.classes.clone() }
     }
 }
 

@@ -50,7 +50,8 @@ thread_local! {
     static HEADS: RefCell<(LineBuffer, Vec<f32>)> = RefCell::default();
     /// Unfolded patches, and embedded patches before their norm and after it.
     static PATCHES: RefCell<(LineBuffer, Vec<f32>)> = const { RefCell::new((LineBuffer::new(), Vec::new())) };
-    /// Outputs of an MLP's first layer, and hidden rows before their norm, for MLPs with a norm.
+    /// Outputs of an MLP's first layer, and hidden rows before their norm, for MLPs with a norm; outputs of attention before
+    /// theirs.
     static UNNORMED: RefCell<(LineBuffer, LineBuffer)> =
         const { RefCell::new((LineBuffer::new(), LineBuffer::new())) };
 }
@@ -161,6 +162,7 @@ impl CpuBackbone {
             let tap = |wanted: bool, width: usize| wanted.then(|| vec![0.0; total * width]);
             state.taps = AttentionTaps {
                 cls_attention: tap(taps.cls_attention, 1),
+                received_attention: tap(taps.received_attention, 1),
                 keys: tap(taps.keys, self.spec().head_dim()),
                 value_norm: tap(taps.value_norm, 1),
             };
@@ -172,6 +174,7 @@ impl CpuBackbone {
             places: GridPlaces::new(&packed.origins, self.spec().grid()),
             key_bias: key_bias.as_deref(),
             cls_attention: state.taps.cls_attention.as_deref_mut(),
+            received_attention: state.taps.received_attention.as_deref_mut(),
             keys: state.taps.keys.as_deref_mut(),
             value_norm: state.taps.value_norm.as_deref_mut(),
         };
@@ -300,11 +303,18 @@ impl CpuWeights {
         // Taps are taken from the last attention before the target.
         let last = way.to <= Site::input_of(l + 1);
         way.profile.time(Operation::Attention, || {
-            let options = AttentionOptions {
-                key_bias: part.key_bias,
-                cls_attention: part.cls_attention.as_deref_mut().filter(|_| last),
-                threads: way.threads,
-            };
+            let (key_bias, threads) = (part.key_bias, way.threads);
+            let received = part.received_attention.as_deref_mut().filter(|_| last);
+            let mut cls_attention = part.cls_attention.as_deref_mut().filter(|_| last);
+            if received.is_some() && cls_attention.is_some() {
+                // A pass gives one of the two. Both are wanted only where several pruners share a start.
+                let cls_attention = cls_attention.take();
+                let options = AttentionOptions { key_bias, cls_attention, threads, of_all_queries: false };
+                self.attention.forward(qkv, part.offsets, attended, options);
+            }
+            let of_all_queries = received.is_some();
+            let cls_attention = received.or(cls_attention);
+            let options = AttentionOptions { key_bias, cls_attention, threads, of_all_queries };
             self.attention.forward(qkv, part.offsets, attended, options);
             if let Some(keys) = part.keys.as_deref_mut().filter(|_| last) {
                 self.attention.mean_keys(qkv, keys);
@@ -318,7 +328,19 @@ impl CpuWeights {
         way.profile.time(Operation::Projection, || {
             chunks.for_each(|(i, (x, attended))| {
                 let then = if i + 1 < count { &block.proj } else { &block.fc1 };
-                block.proj.apply_prefetching(Some(then), attended, Epilogue::Add(x));
+                match &block.attn_norm {
+                    None => block.proj.apply_prefetching(Some(then), attended, Epilogue::Add(x)),
+                    Some(norm) => ROWS.with_borrow_mut(|(normed, _)| {
+                        UNNORMED.with_borrow_mut(|(raw, _)| {
+                            let raw = raw.room(x.len());
+                            let values =
+                                attended.iter().flat_map(|word| word.values().into_iter().take(O::VALUES));
+                            raw.iter_mut().zip(values).for_each(|(raw, value)| *raw = value);
+                            norm.forward_rows(raw, normed, self.precision(), d);
+                        });
+                        block.proj.apply_prefetching(Some(then), &*normed, Epilogue::Add(x));
+                    }),
+                }
             });
         });
     }

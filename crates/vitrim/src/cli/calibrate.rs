@@ -17,7 +17,7 @@ use super::{App, interrupt, interrupted, print};
 pub fn run(app: &App, request: &CalibrateRequest) -> anyhow::Result<ExitCode> {
     request.check_folder()?;
     let stop = interrupt::listen()?;
-    let loaded = app.open(&request.model, request.size.opening(request.dtype))?;
+    let loaded = app.open(&request.model, request.backbone.opening(request.dtype))?;
     let folder = &request.policy;
     let mut policy = open_policy(folder, &loaded)?;
     match app.follow(stop, |listener| request.run(&loaded, &mut policy, listener)) {

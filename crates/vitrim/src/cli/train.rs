@@ -22,7 +22,7 @@ pub fn run(app: &App, request: &TrainRequest) -> anyhow::Result<ExitCode> {
         return Err(anyhow!("--model and --data are needed to train"));
     };
     let stop = interrupt::listen()?;
-    let loaded = app.open(model, request.size.opening(request.dtype))?;
+    let loaded = app.open(model, request.backbone.opening(request.dtype))?;
     match app.follow(stop, |listener| request.run(&loaded, config, listener)) {
         Err(error @ VitrimError::Interrupted(_)) => {
             Ok(interrupted(&format!("{error}; run the same command again to go on")))

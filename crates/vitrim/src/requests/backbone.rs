@@ -254,6 +254,12 @@ impl FinetuneRequest {
         let Some(data) = &self.data else {
             return Err(VitrimError::Setting("--model and --data are needed to train".into()));
         };
+        if let Some(classes) = &loaded.text_classes {
+            return Err(VitrimError::Setting(format!(
+                "{}: fine-tuning trains the image tower, not a classifier of texts; load it without classes",
+                classes.path.display()
+            )));
+        }
         let checkpoint = open_checkpoint(Path::new(&loaded.origin), None)?;
         if checkpoint.spec.img_size != loaded.spec.img_size {
             return Err(VitrimError::Setting(format!(
