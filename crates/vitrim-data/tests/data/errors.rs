@@ -12,7 +12,7 @@ use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
-use vitrim_data::{Dataset, Decoding, Loader, LoaderOptions, OnBadImage, Order};
+use vitrim_data::{Dataset, Decoding, Loader, LoaderOptions, Order};
 
 /// The message of an open that must fail: one line that names the path.
 fn refusal(path: &Path, split: Option<&str>) -> String {
@@ -197,8 +197,9 @@ fn a_file_that_changes_while_it_is_read_is_named() {
                     .unwrap();
             assert!(dataset.image(40).is_ok());
             change();
-            let skipping = LoaderOptions { on_bad_image: OnBadImage::Skip, ..LoaderOptions::default() };
-            let later = Loader::new(&dataset, Order::Sequential, &small_transform(), skipping).unwrap();
+            let later =
+                Loader::new(&dataset, Order::Sequential, &small_transform(), LoaderOptions::default())
+                    .unwrap();
             let error = later.collect::<Result<Vec<_>, _>>().unwrap_err().to_string();
             let expected = format!("{}: has changed since it was opened; wait until", file.display());
             assert!(error.starts_with(&expected) && !error.contains('\n'), "{error}");
