@@ -28,7 +28,7 @@ lint:
 # The kernels' unsafe code under valgrind, which knows AVX2 but not AVX-512: two minutes.
 valgrind:
     PROPTEST_CASES=3 CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="valgrind --error-exitcode=9 -q" \
-        cargo test --release -p vitrim-kernels --lib -- --test-threads 1
+        cargo test --release -p vitrim-kernels --features proptest/std --lib -- --test-threads 1
 
 # The kernels' tests on a processor that this machine is not, emulated by Bochs: arrow_lake has AVX-VNNI, tigerlake AVX-512 with
 # VNNI, sapphire_rapids BF16, too. A quarter of an hour each. Left out: what needs a clock, and what takes longer than all the rest.
@@ -38,7 +38,7 @@ emulate processor="arrow_lake":
     test -d .emulator || (python3 -m venv .emulator && .emulator/bin/pip install --quiet bochscpu-python)
     PROPTEST_CASES=2 CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=static" \
         CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="$PWD/.emulator/bin/python $PWD/scripts/emulate.py {{processor}}" \
-        cargo test --release -p vitrim-kernels --lib --target x86_64-unknown-linux-gnu -- --test-threads 1 \
+        cargo test --release -p vitrim-kernels --features proptest/std --lib --target x86_64-unknown-linux-gnu -- --test-threads 1 \
         --skip peak --skip gradient --skip long_
 
 # One fuzz target of fuzz/fuzz_targets for so many seconds, from the seeds in fuzz/seeds. Needs a nightly toolchain and cargo-fuzz.
@@ -49,9 +49,11 @@ fuzz target seconds="600":
     cd fuzz && nice -n 19 cargo +nightly fuzz run --sanitizer none {{target}} corpus/{{target}} seeds/{{target}} -- \
         -max_total_time={{seconds}} -rss_limit_mb=4096 -timeout=20
 
-# The kernels' scalar level under Miri, which knows undefined behaviour but none of the wider instruction sets.
-miri:
-    VITRIM_SIMD=scalar PROPTEST_CASES=2 MIRIFLAGS="-Zmiri-disable-isolation" cargo +nightly miri test -p vitrim-kernels --lib
+# The kernels' scalar level under Miri, which knows undefined behaviour but none of the wider instruction sets. Without
+# `proptest/std`, PROPTEST_CASES is not read, and each property is tried 256 times.
+miri *args:
+    VITRIM_SIMD=scalar PROPTEST_CASES=2 MIRIFLAGS="-Zmiri-disable-isolation" \
+        cargo +nightly miri test -p vitrim-kernels --features proptest/std --lib {{args}}
 
 bench *args:
     cargo run --release -- bench {{args}}

@@ -140,6 +140,8 @@ impl Running {
     pub async fn listen(settings: Settings) -> Self {
         let server = Server::listen(settings.config(2, None).unwrap()).await.unwrap();
         // No answer takes as long, on however slow a machine.
+        // vitrim-hub's features of reqwest leave the choice of the cryptography to the program; another test may have made it.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let client = Client::builder().timeout(Duration::from_secs(120)).build().unwrap();
         Running { server, client }
     }
