@@ -125,8 +125,8 @@ impl VitSpec {
 pub struct TimmModule {
     /// The architecture to start from if the module does not name its own.
     pub unnamed: &'static str,
-    /// The arguments of its class.
-    pub arguments: &'static [TimmArgument],
+    /// The arguments of its class; of several with one name, the first counts.
+    pub arguments: Vec<&'static TimmArgument>,
 }
 
 /// What to read from a module that is an instance of the Python classes `classes`, the most derived first; `None` if
@@ -134,7 +134,14 @@ pub struct TimmModule {
 pub fn timm_module<'c>(classes: impl IntoIterator<Item = &'c str>) -> Option<TimmModule> {
     let known = |class: &str| {
         let (names, (_, unnamed)) = timm_modules().find(|(_, (known, _))| *known == class)?;
-        Some(TimmModule { unnamed, arguments: names.class.arguments })
+        let mut arguments: Vec<&TimmArgument> = names.class.arguments.iter().collect();
+        let own = arguments.len();
+        for argument in names.class.shared {
+            if arguments[..own].iter().all(|known| known.name != argument.name) {
+                arguments.push(argument);
+            }
+        }
+        Some(TimmModule { unnamed, arguments })
     };
     classes.into_iter().find_map(known)
 }
