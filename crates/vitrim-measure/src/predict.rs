@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 use vitrim_data::{DataError, Decoding, RgbImage, Transform, guarded, image_key};
 use vitrim_prune::{Pruner, StageRecord, block_macs, image_macs, run_blocks};
-use vitrim_vit::{Backbone, HostState, PixelBatch, Want, cost};
+use vitrim_vit::{Backbone, HostState, PixelBatch, VitSpec, Want, cost};
 
 use crate::error::Result;
 use crate::model::Loaded;
@@ -50,6 +50,13 @@ pub struct Survivors {
     pub block: usize,
     /// Row-major grid positions.
     pub positions: Vec<usize>,
+}
+
+impl Survivors {
+    /// The survivors of image `b` of a batch at `stage`.
+    pub fn of(stage: &StageRecord, b: usize) -> Self {
+        Survivors { block: stage.site.block, positions: stage.grid_positions(b) }
+    }
 }
 
 /// An image as the model sees it, with the model's answer.
@@ -160,14 +167,10 @@ pub fn answer(
         Question::Classes(_) | Question::Features(_) => loaded.spec.depth,
     };
     let stages = run_blocks(model, pruner, &mut state, &keys, blocks)?;
-    let survivors = |stage: &StageRecord, b: usize| Survivors {
-        block: stage.site.block,
-        positions: stage.grid_positions(b),
-    };
     let answer = |b: usize| Answer {
         classes: Vec::new(),
         features: None,
-        stages: stages.iter().map(|stage| survivors(stage, b)).collect(),
+        stages: stages.iter().map(|stage| Survivors::of(stage, b)).collect(),
         macs: match question {
             Question::Blocks(blocks) => block_macs(model, pruner, &stages, b, blocks),
             Question::Classes(_) | Question::Features(_) => image_macs(model, pruner, &stages, b),
@@ -191,20 +194,26 @@ pub fn answer(
             let each = features(model, &state, kind)?.into_iter().zip(lengths);
             for (answer, (features, image)) in answers.iter_mut().zip(each) {
                 answer.features = Some(features);
-                // Features do not need the head, and those of tokens no pooling.
-                answer.macs -= cost::head_macs(spec);
-                match kind {
-                    FeatureKind::Pooled => {}
-                    FeatureKind::Tokens => answer.macs -= cost::pool_macs(spec, image[1] - image[0]),
-                    FeatureKind::Embedding => answer.macs += cost::projection_macs(spec),
-                }
+                answer.macs = answered_macs(spec, answer.macs, kind, image[1] - image[0]);
             }
         }
     }
     Ok(answers)
 }
 
-fn top_classes(logits: &[f32], names: &[Option<String>], top_k: usize) -> Vec<ClassProbability> {
+/// MACs of an image for which features were computed and no logits, from the `macs` with the head; `tokens` are left of
+/// it, prefix tokens included. Features do not need the head, and those of tokens no pooling.
+pub fn answered_macs(spec: &VitSpec, macs: u64, kind: FeatureKind, tokens: usize) -> u64 {
+    let macs = macs - cost::head_macs(spec);
+    match kind {
+        FeatureKind::Pooled => macs,
+        FeatureKind::Tokens => macs - cost::pool_macs(spec, tokens),
+        FeatureKind::Embedding => macs + cost::projection_macs(spec),
+    }
+}
+
+/// The `top_k` most probable classes of `logits: [C]`, best first; `names: [C]`, or empty.
+pub fn top_classes(logits: &[f32], names: &[Option<String>], top_k: usize) -> Vec<ClassProbability> {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let weights: Vec<f64> = logits.iter().map(|z| f64::from(z - max).exp()).collect();
     let sum: f64 = weights.iter().sum();

@@ -10,6 +10,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 use rayon::prelude::*;
 use serde_json::Value;
+use vitrim_hub::Kind;
 use vitrim_kernels::InstructionSet;
 use vitrim_measure::model::Opening;
 use vitrim_measure::model::features::blocks_up_to;
@@ -21,6 +22,7 @@ use vitrim_text::shown;
 use vitrim_vit::{Backbone, Interruptible, Output, PackedBatch, PixelBatch, Precision, Want, cost};
 
 use crate::answers::{Prediction, Tokens};
+use crate::downloads::fetch;
 use crate::images::images;
 use crate::interruptible::computed;
 use crate::lasting::{in_memory, lasting};
@@ -64,6 +66,7 @@ pub fn load(
 ) -> PyResult<Model> {
     InstructionSet::from_env().map_err(refused)?;
     let precision: Precision = dtype.parse().map_err(refused)?;
+    fetch(py, &model, Kind::Model)?;
     let (pool, opening) = (shared_pool()?, Opening { precision, img_size, classes: classes.clone() });
     let mut loaded = py.detach(|| pool.install(|| Loaded::open_in(&model, opening))).map_err(from_library)?;
     let place = if origin.is_none() { Some(lasting(&model)?) } else { None };

@@ -15,7 +15,7 @@ use crate::weight_files::WeightFiles;
 /// The named weights of a backbone.
 pub enum Tensors {
     /// In files; tensors are read on demand.
-    Stored(StoredTensors),
+    Stored(Box<StoredTensors>),
     /// In memory: shape and values by name.
     Owned(BTreeMap<String, (Vec<usize>, Vec<f32>)>),
 }
@@ -53,7 +53,7 @@ impl Tensors {
     }
 
     pub(crate) fn stored(files: WeightFiles, names: StoredNames, positions: Option<StoredPositions>) -> Self {
-        Tensors::Stored(StoredTensors { files, names, positions, added: BTreeMap::new() })
+        Tensors::Stored(Box::new(StoredTensors { files, names, positions, added: BTreeMap::new() }))
     }
 
     /// Random weights of `spec`'s geometry for timing and tests: normal-like with timm's scale 0.02,
@@ -157,7 +157,8 @@ impl Tensors {
             let parts = way.names().iter().zip(each);
             stored.extend(parts.map(|(part, values)| (part.clone(), shape.clone(), values.to_vec())));
         }
-        if let Tensors::Stored(StoredTensors { files, names, .. }) = self {
+        if let Tensors::Stored(source) = self {
+            let StoredTensors { files, names, .. } = &**source;
             // Indices of positions are integers; the library makes them itself.
             for name in names.ignored.iter().filter(|name| !name.ends_with("position_ids")) {
                 if let Some(shape) = files.shape(name) {

@@ -162,8 +162,9 @@ pub(crate) fn describe(log: &UpdateLog) -> String {
     };
     let ppo = log.ppo.map(|ppo| format!(", KL {:.4}, entropy {:.3}", ppo.approx_kl, ppo.entropy));
     format!(
-        "{:.1} images/s, keep {}, cost {:.3}, {drop}{}",
+        "{:.1} images/s, {:.1} dense passes an image, keep {}, cost {:.3}, {drop}{}",
         log.images_per_s,
+        log.dense_passes,
         keep.join(" "),
         log.cost,
         ppo.unwrap_or_default(),

@@ -262,6 +262,8 @@ def train(
     calibration_images: Optional[int],
     device: Optional[str],
     on_bad_image: Optional[str],
+    label_map: Optional[PathOrStr],
+    label_order: Optional[str],
     teller: Teller,
 ) -> dict[str, Any]: ...
 def finetune(
@@ -276,6 +278,8 @@ def finetune(
     device: Optional[str],
     weights: Optional[str],
     on_bad_image: Optional[str],
+    label_map: Optional[PathOrStr],
+    label_order: Optional[str],
     teller: Teller,
 ) -> dict[str, Any]: ...
 def evaluate(
@@ -289,6 +293,8 @@ def evaluate(
     speed: Optional[float],
     batch: Optional[int],
     on_bad_image: Optional[str],
+    label_map: Optional[PathOrStr],
+    label_order: Optional[str],
     report: Optional[PathOrStr],
     teller: Teller,
 ) -> dict[str, Any]: ...
@@ -302,6 +308,8 @@ def calibrate(
     split: Optional[str],
     images: Optional[int],
     on_bad_image: Optional[str],
+    label_map: Optional[PathOrStr],
+    label_order: Optional[str],
     teller: Teller,
 ) -> dict[str, Any]: ...
 def compare(
@@ -323,6 +331,8 @@ def compare(
     speed: Optional[float],
     batch: Optional[int],
     on_bad_image: Optional[str],
+    label_map: Optional[PathOrStr],
+    label_order: Optional[str],
     teller: Teller,
 ) -> dict[str, Any]: ...
 def report(run: PathOrStr) -> str: ...

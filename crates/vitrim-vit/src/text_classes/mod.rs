@@ -51,6 +51,9 @@ pub struct TextClasses {
 /// An array of a file: its shape and its values, row-major.
 type Array = (Vec<usize>, Vec<f32>);
 
+/// The arrays of a file by name, and the class names that it holds.
+type Arrays = (Vec<(String, Array)>, Option<Vec<String>>);
+
 impl TextClasses {
     /// Reads a safetensors or npz file with text embeddings `[C, P]`, or `[C, n, P]` for the mean of n prompts a class,
     /// under any name; `logit_scale`, the factor of cosines; `logit_bias`, unless it is 0; and the classes' `names`: a
@@ -217,7 +220,7 @@ pub(crate) fn unit(row: &mut [f32]) -> bool {
 }
 
 /// The arrays of a safetensors file, and the names in its header.
-fn safetensors(path: &Path) -> Result<(Vec<(String, Array)>, Option<Vec<String>>)> {
+fn safetensors(path: &Path) -> Result<Arrays> {
     let bad = |reason: String| VitError::TextClasses { path: path.to_owned(), reason };
     let mut first = [0];
     let read = File::open(path).and_then(|mut file| file.read(&mut first));

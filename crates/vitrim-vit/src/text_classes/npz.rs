@@ -8,7 +8,7 @@ use std::path::Path;
 use half::f16;
 use zip::ZipArchive;
 
-use super::{Array, NAMES, limited};
+use super::{Arrays, NAMES, limited};
 use crate::error::{Result, VitError};
 use crate::limits::MAX_CLASSES;
 
@@ -41,7 +41,7 @@ impl Npz {
     ///
     /// # Errors
     /// If an array is damaged, too large, or of another type.
-    pub fn read(&mut self) -> Result<(Vec<(String, Array)>, Option<Vec<String>>), String> {
+    pub fn read(&mut self) -> Result<Arrays, String> {
         let (mut arrays, mut names) = (Vec::new(), None);
         for index in 0..self.0.len() {
             let mut entry = self.0.by_index(index).map_err(|error| format!("damaged npz file: {error}"))?;

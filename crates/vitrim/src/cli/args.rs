@@ -8,6 +8,7 @@ use vitrim_measure::requests::{
     BackboneArgs, BenchRequest, CalibrateRequest, CompareRequest, EvalRequest, PredictRequest,
     VisualizeRequest,
 };
+use vitrim_serve::Settings;
 
 /// Makes Vision Transformers faster by learning which tokens of each image to throw away.
 #[derive(Debug, Parser)]
@@ -61,6 +62,8 @@ pub enum Command {
     Bench(BenchRequest),
     /// Show a backbone's geometry and the savings of pruning.
     Info(InfoArgs),
+    /// Serve models over REST and gRPC.
+    Serve(Box<ServeArgs>),
 }
 
 impl Args {
@@ -81,10 +84,20 @@ impl Args {
             | Command::Visualize(_)
             | Command::Report(_)
             | Command::Export(_)
-            | Command::Info(_) => {}
+            | Command::Info(_)
+            | Command::Serve(_) => {}
         }
         self
     }
+}
+
+#[derive(Debug, clap::Args)]
+pub struct ServeArgs {
+    /// TOML file with any of the settings below, by the names of their flags; flags and variables win.
+    #[arg(long, env = "VITRIM_SERVE_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub settings: Settings,
 }
 
 #[derive(Debug, clap::Args)]

@@ -63,6 +63,9 @@ fn print(info: &Info) -> anyhow::Result<()> {
     for (name, value) in lines {
         print::line(&format!("{name:<13} {value}"))?;
     }
+    for note in &info.notes {
+        print::line(&format!("{:<13} {note}", "note"))?;
+    }
     print::line("")?;
     let row = |profile: &vitrim_measure::model::info::ProfileCost| {
         vec![

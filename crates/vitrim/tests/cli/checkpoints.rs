@@ -82,6 +82,8 @@ fn timm_names_its_classes_in_several_places() {
     let info = scratch.run(&["info", "--model", "model", "--json"]);
     assert!(info.stderr().contains("note: model/config.json: label_names has 4 names"), "{}", info.stderr());
     assert!(info.json()[0]["notes"][0].as_str().unwrap().contains("they are not used"));
+    let text = scratch.run(&["info", "--model", "model"]).stdout();
+    assert!(text.contains("\nnote          model/config.json: label_names has 4 names"), "{text}");
 }
 
 /// timm's first form of `config.json`: everything at the root.
