@@ -283,6 +283,16 @@ mod tests {
         let distilled = asked(&["VisionTransformerDistilled", "VisionTransformer", "Module"]);
         assert_eq!(distilled, Some("deit_tiny_distilled_patch16_224"));
         assert_eq!(asked(&["ResNet", "Module"]), None);
-        assert_eq!(timm_classes(), ["VisionTransformer", "VisionTransformerDistilled"]);
+        assert_eq!(timm_classes(), ["VisionTransformer", "VisionTransformerDistilled", "Eva"]);
+    }
+
+    /// What an `Eva` keeps elsewhere than a `VisionTransformer` is asked once, there.
+    #[test]
+    fn an_argument_of_a_live_module_is_asked_once() {
+        let names: Vec<&str> =
+            timm_module(["Eva"]).unwrap().arguments.iter().map(|asked| asked.name).collect();
+        let distinct: std::collections::BTreeSet<&&str> = names.iter().collect();
+        assert_eq!(distinct.len(), names.len(), "{names:?}");
+        assert!(distinct.contains(&"rope_type") && distinct.contains(&"img_size"), "{names:?}");
     }
 }
