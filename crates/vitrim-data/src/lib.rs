@@ -55,7 +55,7 @@ pub use decoding::{BadImages, DecodeRate, Decoding, FORMATS, OnBadImage, guarded
 pub use error::DataError;
 pub use image::{self, RgbImage};
 pub use key::image_key;
-pub use labels::{BackboneClasses, LabelMap, LabelOrder, imagenet_synsets};
+pub use labels::{BackboneClasses, LabelMap, LabelOrder, imagenet_names, imagenet_synsets};
 pub use limits::{MAX_DECODED_BYTES, MAX_ENCODED_BYTES, MAX_SIDE};
 pub use loader::{Batch, Loader, LoaderOptions};
 pub use order::Order;

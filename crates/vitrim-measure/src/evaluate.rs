@@ -8,6 +8,7 @@ use vitrim_prune::{ImageKey, LearnedPruner, Method, Policy, Pruner};
 use vitrim_vit::{Output, cost};
 
 use crate::error::{MeasureError, Result};
+use crate::fits::Fits;
 use crate::front::Measure;
 use crate::metrics::CostSpread;
 use crate::model::Loaded;
@@ -36,6 +37,18 @@ pub struct EvalOptions {
     pub profile: Option<(Vec<usize>, Vec<f64>)>,
     /// Seconds to measure each method's images/s for at each batch size; `None` to skip the measurement.
     pub speed: Option<f64>,
+    /// Images that methods are fitted to; without them, methods that need images are refused.
+    pub fit_images: Option<Dataset>,
+}
+
+impl EvalOptions {
+    /// The fits of the methods.
+    ///
+    /// # Errors
+    /// As [`Fits::of`].
+    pub fn fits(&self, loaded: &Loaded) -> Result<Fits> {
+        Fits::of(&self.methods, loaded, self.fit_images.as_ref(), self.pass.on_bad_image)
+    }
 }
 
 /// The measured figures.
@@ -179,9 +192,9 @@ pub fn evaluate(
         _ => options.profile.clone(),
     };
     if let Some((stages, keep)) = profile {
-        let mut hand = Vec::new();
+        let (mut hand, fits) = (Vec::new(), options.fits(loaded)?);
         for &method in options.methods.iter().filter(|m| **m != Method::Policy && m.can_act(&stages)) {
-            let pruner = method.at_shares(&loaded.spec, &stages, &keep)?;
+            let pruner = fits.at_shares(method, loaded, &stages, &keep)?;
             hand.push((method, MeasuredPruner::new(pruner, &loaded.spec)));
         }
         second_pass(loaded, dataset, &mut hand, &dense, options, progress)?;

@@ -6,6 +6,7 @@ use vitrim_data::{Dataset, Order};
 use vitrim_prune::{LearnedPruner, Method, Policy, Pruner, ReadOut};
 
 use crate::error::{MeasureError, Result};
+use crate::fits::Fits;
 use crate::front::{Front, FrontPoint};
 use crate::model::Loaded;
 use crate::passes::{MeasuredPruner, Pass, PassOptions, each_batch, start};
@@ -27,7 +28,7 @@ pub struct MethodFront {
 }
 
 /// Measures `policy` at thresholds of `front`, and those of `methods` that can act at its stages at the keep ratios
-/// of `front` there.
+/// of `front` there, by `fits` if they are fitted.
 ///
 /// # Errors
 /// If images cannot be read, there are none, or the work was asked to stop.
@@ -36,7 +37,7 @@ pub fn method_fronts(
     policy: &Policy,
     front: &Front,
     dataset: &Dataset,
-    methods: &[Method],
+    (methods, fits): (&[Method], &Fits),
     options: &PassOptions,
     progress: &mut Progress<'_>,
 ) -> Result<Vec<MethodFront>> {
@@ -50,7 +51,7 @@ pub fn method_fronts(
         let threshold = ReadOut::Threshold { threshold: point.setting };
         let pruner: Box<dyn Pruner> = match method {
             Method::Policy => Box::new(LearnedPruner::new(spec, policy).with_read_out(threshold)),
-            method => method.at_shares(spec, &drop_stages, &point.keep_ratio)?,
+            method => fits.at_shares(method, loaded, &drop_stages, &point.keep_ratio)?,
         };
         under_test.push((method, point.setting, MeasuredPruner::new(pruner, spec)));
     }

@@ -16,6 +16,7 @@ pub mod compare;
 pub mod error;
 pub mod evaluate;
 pub mod examples;
+pub mod fits;
 pub mod front;
 pub mod fronts;
 pub mod images;

@@ -39,6 +39,9 @@ pub struct ClassProbability {
     pub class: usize,
     /// Its name, if the checkpoint has one.
     pub name: Option<String>,
+    /// Whether the checkpoint has no names, and ImageNet-1k's is assumed.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub name_assumed: bool,
     /// Softmax probability.
     pub probability: f64,
 }
@@ -181,7 +184,7 @@ pub fn answer(
         Question::Classes(top_k) => {
             let logits = model.finish(&state, Want::Logits)?;
             for (b, answer) in answers.iter_mut().enumerate() {
-                answer.classes = top_classes(logits.row(b), &loaded.class_names, top_k);
+                answer.classes = top_classes(loaded, logits.row(b), top_k);
             }
         }
         Question::Blocks(_) => {
@@ -212,8 +215,18 @@ pub fn answered_macs(spec: &VitSpec, macs: u64, kind: FeatureKind, tokens: usize
     }
 }
 
-/// The `top_k` most probable classes of `logits: [C]`, best first; `names: [C]`, or empty.
-pub fn top_classes(logits: &[f32], names: &[Option<String>], top_k: usize) -> Vec<ClassProbability> {
+/// The `top_k` most probable classes of `loaded` by `logits: [C]`, best first, with their names.
+pub fn top_classes(loaded: &Loaded, logits: &[f32], top_k: usize) -> Vec<ClassProbability> {
+    let mut classes = ranked(logits, top_k);
+    for class in &mut classes {
+        class.name = loaded.class_name(class.class);
+        class.name_assumed = loaded.assumes_names();
+    }
+    classes
+}
+
+/// The `top_k` most probable classes, without their names.
+fn ranked(logits: &[f32], top_k: usize) -> Vec<ClassProbability> {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let weights: Vec<f64> = logits.iter().map(|z| f64::from(z - max).exp()).collect();
     let sum: f64 = weights.iter().sum();
@@ -222,7 +235,8 @@ pub fn top_classes(logits: &[f32], names: &[Option<String>], top_k: usize) -> Ve
     let best = order.into_iter().take(top_k);
     best.map(|class| ClassProbability {
         class,
-        name: names.get(class).cloned().flatten(),
+        name: None,
+        name_assumed: false,
         probability: weights[class] / sum,
     })
     .collect()
@@ -234,12 +248,9 @@ mod tests {
 
     #[test]
     fn classes_are_ranked_with_their_probabilities() {
-        let names = ["a", "b"].map(|name| Some(name.to_owned()));
-        let top = top_classes(&[0.0, 3f32.ln(), -1e9], &names, 2);
+        let top = ranked(&[0.0, 3f32.ln(), -1e9], 2);
         assert_eq!((top[0].class, top[1].class), (1, 0));
-        assert_eq!(top[0].name.as_deref(), Some("b"));
         assert!((top[0].probability - 0.75).abs() < 1e-6);
-        assert_eq!(top_classes(&[1.0; 3], &names, 9).len(), 3);
-        assert_eq!(top_classes(&[1.0; 3], &names, 9)[2].name, None);
+        assert_eq!(ranked(&[1.0; 3], 9).len(), 3);
     }
 }

@@ -25,7 +25,9 @@ mod pruner;
 mod ranking;
 mod run;
 
-pub use handmade::{KeepProfile, Method, NoPruner, RandomPruner, keep_shares, parse_hand_made};
+pub use handmade::{
+    FIT_IMAGES, Fit, KeepProfile, Method, NoPruner, RandomPruner, keep_shares, parse_hand_made,
+};
 pub use policy::{LearnedPruner, Policy, ReadOut};
 pub use pruner::{ImageKey, PruneError, Pruner, Result};
 pub use run::{

@@ -10,7 +10,7 @@ use vitrim_vit::Origin;
 pub struct ClassProbability {
     /// Its index.
     class_index: usize,
-    /// Its name; None if the checkpoint does not have one.
+    /// Its name; None if the checkpoint does not have one. ImageNet-1k's if it has no names and 1,000 classes.
     name: Option<String>,
     /// Softmax probability, 0 to 1.
     probability: f64,

@@ -42,7 +42,7 @@ type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Drawn = Result<(), Box<dyn Error>>;
 
 /// The style of a series.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Style {
     colour: RGBColor,
     /// Dash and gap, in pixels.
@@ -50,7 +50,7 @@ pub struct Style {
     marker: Marker,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 enum Marker {
     Circle,
     Square,
@@ -58,7 +58,7 @@ enum Marker {
 }
 
 impl Style {
-    /// The style of the `i`-th series; styles repeat from the ninth on.
+    /// The style of the `i`-th series. Colours repeat from the ninth on, with other markers and dashes; styles from the 25th.
     pub fn of(i: usize) -> Style {
         const fn style(colour: (u8, u8, u8), dash: Option<(f64, f64)>, marker: Marker) -> Style {
             Style { colour: RGBColor(colour.0, colour.1, colour.2), dash, marker }
@@ -73,7 +73,9 @@ impl Style {
             style((85, 85, 85), Some((2.0, 4.0)), Marker::Circle),
             style((0, 0, 0), Some((8.0, 2.0)), Marker::Square),
         ];
-        STYLES[i % STYLES.len()]
+        let (first, again) = (STYLES[i % STYLES.len()], i / STYLES.len());
+        let shifted = STYLES[(i + again) % STYLES.len()];
+        Style { dash: shifted.dash, marker: shifted.marker, ..first }
     }
 }
 
@@ -353,6 +355,14 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn two_dozen_series_can_be_told_apart() {
+        let styles: Vec<Style> = (0..24).map(Style::of).collect();
+        for (i, style) in styles.iter().enumerate() {
+            assert!(!styles[..i].contains(style), "series {i}");
+        }
+    }
 
     #[test]
     fn words_in_a_chart_are_escaped() {

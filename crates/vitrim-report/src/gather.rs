@@ -69,8 +69,9 @@ pub fn gather(
     let (evaluation, details) =
         listener.follow("evaluating", |progress| evaluate(loaded, dataset, Some(policy), eval, progress))?;
     let first = eval.pass.first(options.front_images);
+    let fits = eval.fits(loaded)?;
     let fronts = listener.follow("measuring fronts", |progress| {
-        method_fronts(loaded, policy, front, dataset, &eval.methods, &first, progress)
+        method_fronts(loaded, policy, front, dataset, (&eval.methods, &fits), &first, progress)
     })?;
     let seen = if *seen == SeenImages::default() {
         None
@@ -129,9 +130,10 @@ fn pictured(
 /// The caption of `example`.
 fn caption(loaded: &Loaded, dataset: &Dataset, example: &Example) -> String {
     let name = |class: usize| {
+        let of_data = || dataset.class_names().get(class).cloned();
         let named = match loaded.class_names.is_empty() {
-            true => dataset.class_names().get(class).cloned(),
-            false => loaded.class_names.get(class).cloned().flatten(),
+            true => of_data().or_else(|| loaded.class_name(class)),
+            false => loaded.class_name(class),
         };
         named.unwrap_or_else(|| format!("class {class}"))
     };

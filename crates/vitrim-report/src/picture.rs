@@ -1,4 +1,4 @@
-//! Pictures of a pruner's decisions: the image, and one panel per stage in which pruned patches are faded.
+//! Pictures of a pruner's decisions: the image, and one panel per stage in which pruned patches are faded and hatched.
 
 use image::imageops::{self, FilterType};
 use image::{Rgb, RgbImage};
@@ -15,7 +15,12 @@ const PANELS_A_ROW: usize = 6;
 const FONT: RasterHeight = RasterHeight::Size16;
 const WEIGHT: FontWeight = FontWeight::Regular;
 
+/// A patch has one diagonal line, whose width is this part of the patch's.
+const HATCH: u32 = 12;
+
 const PAPER: Rgb<u8> = Rgb([255, 255, 255]);
+/// Colour of the diagonal lines, which no grey photo has.
+const PRUNED: Rgb<u8> = Rgb([214, 64, 159]);
 const INK: Rgb<u8> = Rgb([51, 51, 51]);
 
 /// A picture that cannot be drawn.
@@ -64,7 +69,7 @@ pub fn captions(kept: &[Vec<usize>], patches: usize) -> Vec<String> {
     std::iter::once(format!("dense: {patches} patches")).chain(stages).collect()
 }
 
-/// The image, and next to it the image after each stage, with pruned patches faded to grey.
+/// The image, and next to it the image after each stage, with pruned patches faded to grey and crossed by a coloured line.
 ///
 /// `image`: the crop that the model sees, `[H, W, 3]`; `patch_size`: in pixels of that crop; `kept`:
 /// grid positions (row-major) that survive each stage, `[K][survivors]`; `captions`: one line under
@@ -143,15 +148,21 @@ impl Grid {
     }
 }
 
-/// A pale grey copy of the image with thin white lines between its patches of `patch` pixels, so that a pruned patch
-/// cannot be confused with a kept patch that is pale and grey.
+/// A pale grey copy of the image with thin white lines between its patches of `patch` pixels and a coloured diagonal line
+/// through each, so that a pruned patch cannot be confused with a kept one that is pale and grey, as all are in a grey
+/// photo of fog.
 fn fade(image: &RgbImage, patch: u32) -> RgbImage {
     let mut faded = image.clone();
+    let line = (patch / HATCH).max(1);
     for (x, y, pixel) in faded.enumerate_pixels_mut() {
         let [r, g, b] = pixel.0.map(u32::from);
         let grey = (299 * r + 587 * g + 114 * b) / 1000;
-        *pixel =
-            if x % patch == 0 || y % patch == 0 { PAPER } else { Rgb([(176 + 48 * grey / 255) as u8; 3]) };
+        let pale = Rgb([(176 + 48 * grey / 255) as u8; 3]);
+        *pixel = match (x % patch, y % patch) {
+            (0, _) | (_, 0) => PAPER,
+            (x, y) if (x + y) % patch < line => PRUNED,
+            _ => pale,
+        };
     }
     faded
 }
@@ -209,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn kept_patches_keep_their_colours_and_pruned_ones_turn_pale_and_grey() {
+    fn kept_patches_keep_their_colours_and_pruned_ones_turn_pale_and_are_crossed() {
         let image = gradient(224, 224);
         let kept = vec![vec![0, 17]];
         let picture = kept_tokens(&image, 16, &kept, &captions(&kept, 196)).unwrap();
@@ -222,8 +233,37 @@ mod tests {
                 if position == 0 || position == 17 {
                     assert_eq!([r, g, b], image.get_pixel(x, y).0);
                 } else {
-                    assert!(r == g && g == b && r >= 150, "{x} {y}");
+                    let crossed = [r, g, b] == PRUNED.0;
+                    assert!(crossed || r == g && g == b && r >= 150, "{x} {y}");
                 }
+            }
+        }
+    }
+
+    /// In grey photos, pale ones among them, a pruned patch has a colour and a kept one has none.
+    #[test]
+    fn pruned_patches_differ_from_kept_ones_in_grey_photos() {
+        for (size, patch_size) in [(224, 16), (32, 4), (224, 14)] {
+            let image = RgbImage::from_fn(size, size, |x, y| Rgb([(176 + (x + 3 * y) % 48) as u8; 3]));
+            let columns = (size / patch_size) as usize;
+            let kept = vec![(0..columns * columns).filter(|position| position % 3 == 0).collect::<Vec<_>>()];
+            let picture =
+                kept_tokens(&image, patch_size, &kept, &captions(&kept, columns * columns)).unwrap();
+            let factor = 224 / size;
+            let (left, patch) = (GAP + 224 + GAP, factor * patch_size);
+            for position in 0..columns * columns {
+                let (row, column) = ((position / columns) as u32, (position % columns) as u32);
+                let pixels = (0..patch).flat_map(|y| (0..patch).map(move |x| (x, y)));
+                let coloured = pixels
+                    .filter(|(x, y)| {
+                        let (x, y) = (left + column * patch + x, GAP + row * patch + y);
+                        let Rgb([r, g, b]) = *picture.get_pixel(x, y);
+                        r != g || g != b
+                    })
+                    .count();
+                let least = if position % 3 == 0 { 0 } else { patch as usize - 1 };
+                assert!(coloured >= least, "patch {position} of {size}: {coloured}");
+                assert!(position % 3 != 0 || coloured == 0, "patch {position} is kept");
             }
         }
     }

@@ -7,16 +7,19 @@ use vitrim_data::Dataset;
 use vitrim_measure::calibrate::{calibrated_on, record};
 use vitrim_measure::compare::{Comparison, Contender};
 use vitrim_measure::evaluate::{EvalOptions, Evaluation, evaluate as measure};
+use vitrim_measure::images::DataParts;
 use vitrim_measure::model::Loaded;
 use vitrim_measure::progress::Listener;
 use vitrim_measure::requests::{CompareRequest, EvalRequest, named_images, note_reading};
 use vitrim_measure::seen::SeenImages;
-use vitrim_prune::{Policy, keep_shares};
+use vitrim_prune::{FIT_IMAGES, Policy, keep_shares};
 
 use crate::error::Result;
 use crate::gather::{About, GatherOptions, gather};
 use crate::{compared, report};
 
+/// Part of a data set that methods are fitted to.
+const CALIBRATION: &str = "calibration";
 /// Number of images for a report's fronts.
 const FRONT_IMAGES: usize = 2_000;
 
@@ -79,6 +82,7 @@ pub fn evaluate(
         hand_made_images: None,
         profile,
         speed: request.speed(),
+        fit_images: fit_images(request, loaded, &parts, &split, listener)?,
     };
     let evaluation = match (&request.report, policy) {
         (Some(run), Some((policy, folder))) => {
@@ -113,6 +117,28 @@ pub fn evaluate(
     note_reading(&dataset, listener);
     let read_out = policy.map(|(policy, _)| policy.read_out.to_string());
     Ok(Evaluated { evaluation, dataset, data, split, read_out })
+}
+
+/// The images that the methods of `request` are fitted to, if one needs images: the calibration part, or what is evaluated
+/// (`split`) if there is no such part.
+fn fit_images(
+    request: &EvalRequest,
+    loaded: &Loaded,
+    parts: &DataParts,
+    split: &str,
+    listener: &mut Listener<'_>,
+) -> Result<Option<Dataset>> {
+    let Some(method) = request.methods.iter().find(|method| method.needs_images(&loaded.spec)) else {
+        return Ok(None);
+    };
+    let found = parts.named(CALIBRATION, &mut listener.steps("hashing images"));
+    let (images, part) = match found {
+        Ok(images) => (images, CALIBRATION),
+        Err(_) => (parts.named(split, &mut listener.steps("hashing images"))?, split),
+    };
+    let same = if part == split { "; only others give a fair figure" } else { "" };
+    listener.note(&format!("note: {method} is fitted to the first {FIT_IMAGES} images of {part}{same}"));
+    Ok(Some(images))
 }
 
 /// Runs `request` on `loaded`, comparing also `own` if that is given, and writes the page; `command` gives the

@@ -188,7 +188,7 @@ fn equals_its_library(folder: &Path) {
 /// Gates of 0 and 1 give the same result as removal, whether tokens are dropped or merged.
 #[test]
 fn gated_equals_removed() {
-    let taps = Taps { cls_attention: true, keys: true, value_norm: true };
+    let taps = Taps::ALL;
     let (batch, stages) = (3, [0, 1, 2]);
     for (seed, (spec, merge)) in
         small_specs().into_iter().flat_map(|spec| [(spec.clone(), false), (spec, true)]).enumerate()
@@ -212,6 +212,8 @@ fn gated_equals_removed() {
             assert_close(seen.keys.unwrap(), view.keys.unwrap(), "keys");
             assert_close(seen.value_norm.unwrap(), view.value_norm.unwrap(), "value norms");
             assert_close(seen.cls_attention.unwrap(), view.cls_attention.unwrap(), "attention");
+            let received = [seen, view].map(|view| view.received_attention.unwrap());
+            assert_close(received[0], received[1], "received attention");
 
             // The first patch token of each image stays, and every leaving token merges into it.
             let mut into: Vec<usize> = (0..view.total()).collect();
@@ -292,7 +294,7 @@ fn gates_have_the_gradient_of_leaving() {
 /// A drop at one site, a merge at another, and all taps: the Burn and the CPU backbone agree.
 #[test]
 fn both_backbones_agree() {
-    let all = Taps { cls_attention: true, keys: true, value_norm: true };
+    let all = Taps::ALL;
     for (spec, proportional) in
         small_specs().into_iter().flat_map(|spec| [(spec.clone(), false), (spec, true)])
     {
@@ -313,9 +315,12 @@ fn both_backbones_agree() {
             let (x, y) = (burn.view(&a).unwrap(), cpu.view(&b).unwrap());
             assert_eq!((x.site, x.offsets, x.origins, x.sizes), (y.site, y.offsets, y.origins, y.sizes));
             assert_close(x.tokens, y.tokens, "tokens");
-            for (got, want) in
-                [(x.cls_attention, y.cls_attention), (x.keys, y.keys), (x.value_norm, y.value_norm)]
-            {
+            for (got, want) in [
+                (x.cls_attention, y.cls_attention),
+                (x.received_attention, y.received_attention),
+                (x.keys, y.keys),
+                (x.value_norm, y.value_norm),
+            ] {
                 assert_eq!(got.is_some(), want.is_some(), "{site}");
                 if let (Some(got), Some(want)) = (got, want) {
                     assert_close(got, want, "tap");

@@ -72,6 +72,8 @@ pub struct Taps {
     /// Mean over heads of the class token's attention row, `[T]`. Without a class token: the mean
     /// attention that each token receives from all tokens of its image.
     pub cls_attention: bool,
+    /// Mean over heads and queries of the attention that each token receives, `[T]` (MCTF spares tokens by it).
+    pub received_attention: bool,
     /// Mean over heads of the keys, `[T, D / heads]` (ToMe matches tokens by it).
     pub keys: bool,
     /// Euclidean norm of each token's value vector over all heads, `[T]` (ATS weights scores by it).
@@ -80,14 +82,19 @@ pub struct Taps {
 
 impl Taps {
     /// Nothing but the tokens.
-    pub const NONE: Taps = Taps { cls_attention: false, keys: false, value_norm: false };
+    pub const NONE: Taps =
+        Taps { cls_attention: false, received_attention: false, keys: false, value_norm: false };
     /// The class token's attention.
-    pub const CLS_ATTENTION: Taps = Taps { cls_attention: true, keys: false, value_norm: false };
+    pub const CLS_ATTENTION: Taps = Taps { cls_attention: true, ..Taps::NONE };
+    /// All of them.
+    pub const ALL: Taps =
+        Taps { cls_attention: true, received_attention: true, keys: true, value_norm: true };
 
     /// The taps in either of the two.
     pub fn or(self, other: Taps) -> Taps {
         Taps {
             cls_attention: self.cls_attention || other.cls_attention,
+            received_attention: self.received_attention || other.received_attention,
             keys: self.keys || other.keys,
             value_norm: self.value_norm || other.value_norm,
         }
@@ -146,6 +153,8 @@ pub struct View<'s> {
     pub sizes: &'s [f32],
     /// See [`Taps::cls_attention`].
     pub cls_attention: Option<&'s [f32]>,
+    /// See [`Taps::received_attention`].
+    pub received_attention: Option<&'s [f32]>,
     /// See [`Taps::keys`].
     pub keys: Option<&'s [f32]>,
     /// See [`Taps::value_norm`].

@@ -116,6 +116,9 @@ impl PackedBatch {
                 self.sizes = sizes;
             }
         }
+        if let Some(sizes) = &reduction.sizes {
+            self.sizes.clone_from(sizes);
+        }
         self.offsets.clone_from(&reduction.offsets);
         self.proportional |= reduction.proportional;
         Ok(())
@@ -123,13 +126,15 @@ impl PackedBatch {
 }
 
 /// The rows of the next packed batch. Output row i is a weighted sum of source rows of its image; a single source of
-/// weight 1 is kept unchanged. Sizes add up, and the first source gives the origin.
+/// weight 1 is kept unchanged. Sizes add up unless others are given, and the first source gives the origin.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Reduction {
     before: Vec<usize>,
     offsets: Vec<usize>,
     sources: Sources,
     proportional: bool,
+    /// Size of each output row, if it is not the sum of its sources', `[T]`.
+    sizes: Option<Vec<f32>>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -159,6 +164,7 @@ impl Reduction {
             offsets: after,
             sources: Sources::Keep(rows),
             proportional: false,
+            sizes: None,
         }
     }
 
@@ -186,6 +192,7 @@ impl Reduction {
             offsets: after,
             sources: Sources::Merge { starts, rows, weights },
             proportional: false,
+            sizes: None,
         }
     }
 
@@ -227,12 +234,22 @@ impl Reduction {
             offsets: after,
             sources: Sources::Merge { starts, rows, weights },
             proportional: false,
+            sizes: None,
         }
     }
 
     /// From here on, attention counts a key as often as its size says (ToMe's proportional attention).
     pub fn with_proportional_attention(self) -> Self {
         Reduction { proportional: true, ..self }
+    }
+
+    /// The output rows have these positive `sizes: [T]`, not the sums of their sources'.
+    ///
+    /// # Panics
+    /// If the length of `sizes` is not the number of output rows.
+    pub fn with_sizes(self, sizes: Vec<f32>) -> Self {
+        assert_eq!(sizes.len(), self.offsets[self.offsets.len() - 1], "one size a row");
+        Reduction { sizes: Some(sizes), ..self }
     }
 
     /// Index of the first output row of each image, `[B + 1]`.

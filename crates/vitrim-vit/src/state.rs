@@ -39,6 +39,7 @@ impl HostState {
             origins: &self.packed.origins,
             sizes: &self.packed.sizes,
             cls_attention: self.taps.cls_attention.as_deref(),
+            received_attention: self.taps.received_attention.as_deref(),
             keys: self.taps.keys.as_deref(),
             value_norm: self.taps.value_norm.as_deref(),
         }

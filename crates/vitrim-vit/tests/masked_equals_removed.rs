@@ -206,7 +206,6 @@ proptest! {
 /// those that it has alone, with budgets and sizes that differ between images.
 #[test]
 fn images_of_a_batch_do_not_see_each_other() {
-    const TAPS: Taps = Taps { cls_attention: true, keys: true, value_norm: true };
     let batch = 5;
     // Image b merges its first b + 1 pairs of patch tokens; attention then counts sizes.
     let merged = |offsets: &[usize], prefix: usize, pairs: &[usize], sizes: &[f32]| {
@@ -222,7 +221,7 @@ fn images_of_a_batch_do_not_see_each_other() {
         let view = model.view(&state).unwrap();
         let reduction = merged(view.offsets, view.prefix, pairs, view.sizes);
         model.reduce(&mut state, &reduction).unwrap();
-        model.advance(&mut state, Site::after_attention_of(3), TAPS).unwrap();
+        model.advance(&mut state, Site::after_attention_of(3), Taps::ALL).unwrap();
         state
     };
     for (i, spec) in kinds([4, 4]).into_iter().enumerate() {
@@ -246,7 +245,8 @@ fn images_of_a_batch_do_not_see_each_other() {
             same(&together.packed.tokens, &alone.packed.tokens);
             let taps = |state: &HostState| {
                 let taps = state.taps.clone();
-                [taps.cls_attention.unwrap(), taps.keys.unwrap(), taps.value_norm.unwrap()]
+                let received = taps.received_attention.unwrap();
+                [taps.cls_attention.unwrap(), received, taps.keys.unwrap(), taps.value_norm.unwrap()]
             };
             taps(&together).iter().zip(taps(&alone)).for_each(|(all, one)| same(all, &one));
         }

@@ -1,4 +1,4 @@
-//! ImageNet-1k's classes as its folders and shards name them: WordNet synsets.
+//! ImageNet-1k's classes: WordNet synsets, as its folders and shards name them, and their words.
 
 /// The 1,000 synsets in the order of the classes, which is that of sorted names: `n01440764` is class 0.
 /// Source: the ILSVRC-2012 folder names, as timm lists them.
@@ -9,6 +9,17 @@ pub fn imagenet_synsets() -> Vec<&'static str> {
     SYNSETS.lines().collect()
 }
 
+/// The words of the 1,000 synsets, one line a class, in the order of the classes.
+/// Source: WordNet's lemmas of each synset (Princeton University; WordNet's licence), as timm lists them in
+/// `imagenet_synset_to_lemma.txt` (Apache-2.0).
+const NAMES: &str = include_str!("../../assets/imagenet_names.txt");
+
+/// ImageNet-1k's class names, such as "tench, Tinca tinca"; a class's index is its position. Two classes have the same
+/// name, "missile".
+pub fn imagenet_names() -> Vec<&'static str> {
+    NAMES.lines().collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -17,6 +28,10 @@ mod tests {
     fn a_thousand_in_the_order_of_names() {
         let synsets = imagenet_synsets();
         assert_eq!((synsets.len(), synsets[0], synsets[999]), (1000, "n01440764", "n15075141"));
+        let names = imagenet_names();
+        assert_eq!((names.len(), names[0], names[8]), (1000, "tench, Tinca tinca", "hen"));
+        assert_eq!(names[999], "toilet tissue, toilet paper, bathroom tissue");
+        assert!(names.iter().all(|name| !name.is_empty() && *name == name.trim()));
         assert!(synsets.is_sorted() && synsets.iter().all(|name| name.len() == 9 && name.starts_with('n')));
     }
 }

@@ -16,7 +16,7 @@ pub use backbone::BackboneClasses;
 pub(crate) use class::class_of;
 pub(crate) use correspondence::{OwnClasses, correspond};
 pub(crate) use fields::{LABEL_FIELDS, label_in, word};
-pub use imagenet::imagenet_synsets;
+pub use imagenet::{imagenet_names, imagenet_synsets};
 pub use map::LabelMap;
 pub(crate) use number::{Written, written};
 pub use order::LabelOrder;

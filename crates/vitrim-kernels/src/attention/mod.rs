@@ -27,6 +27,8 @@ pub struct Attention {
 pub struct AttentionTaps {
     /// Mean over heads of the class token's attention (or of the attention that each token receives), `[T]`.
     pub cls_attention: Option<Vec<f32>>,
+    /// Mean over heads and queries of the attention that each token receives, `[T]`.
+    pub received_attention: Option<Vec<f32>>,
     /// Mean over heads of the keys, `[T, head_dim]`.
     pub keys: Option<Vec<f32>>,
     /// Norm of the values over all heads, `[T]`.
@@ -40,6 +42,8 @@ pub struct AttentionOptions<'a> {
     pub key_bias: Option<&'a [f32]>,
     /// Output for [`AttentionTaps::cls_attention`], `[T]`.
     pub cls_attention: Option<&'a mut [f32]>,
+    /// Whether the output above is [`AttentionTaps::received_attention`] also if there is a class token.
+    pub of_all_queries: bool,
     /// Number of threads that are free for this call, including the calling one; 0 means 1. If there are more threads
     /// than heads, or the last heads would leave some threads idle, the queries of a head are split.
     pub threads: usize,
@@ -47,7 +51,7 @@ pub struct AttentionOptions<'a> {
 
 impl Default for AttentionOptions<'_> {
     fn default() -> Self {
-        AttentionOptions { key_bias: None, cls_attention: None, threads: 1 }
+        AttentionOptions { key_bias: None, cls_attention: None, of_all_queries: false, threads: 1 }
     }
 }
 
@@ -85,7 +89,8 @@ impl Attention {
         options: AttentionOptions<'_>,
     ) {
         let (dim, d) = (self.dim(), self.head_dim);
-        let AttentionOptions { key_bias, cls_attention, threads } = options;
+        let AttentionOptions { key_bias, cls_attention, of_all_queries, threads } = options;
+        let class_token = self.class_token && !of_all_queries;
         assert!(offsets.is_sorted(), "offsets ascend");
         let base = offsets[0];
         let total = offsets[offsets.len() - 1] - base;
@@ -98,7 +103,7 @@ impl Attention {
         // One task per image, head and share of the head's queries, by number: a list of tasks would be allocated for
         // each block.
         let (heads, images) = (self.heads, offsets.len() - 1);
-        let whole = cls_attention.is_some() && !self.class_token;
+        let whole = cls_attention.is_some() && !class_token;
         let shares = if whole { 1 } else { shares(images * heads, threads) };
         let places = Places::new(out, &mut received);
         (0..images * heads * shares).into_par_iter().for_each(|task| {
@@ -131,7 +136,7 @@ impl Attention {
                     key_bias: key_bias.map(|bias| &bias[start..start + n]),
                     out,
                     tap,
-                    class_token: self.class_token,
+                    class_token,
                     scratch,
                 };
                 self.isa.run(head);
@@ -293,6 +298,7 @@ mod tests {
                 AttentionOptions {
                     key_bias: self.biased.then_some(&self.bias),
                     cls_attention: Some(&mut tap),
+                    of_all_queries: false,
                     threads,
                 },
             );
@@ -376,6 +382,25 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// With a class token, the attention that tokens receive is the same as without.
+    #[test]
+    fn received_attention_is_over_all_queries() {
+        let (heads, d, offsets) = (2, 8, [0, 5, 12]);
+        let qkv: Vec<f32> = (0..12 * 3 * heads * d).map(|i| (i as f32 * 0.61).sin()).collect();
+        let tapped = |class_token: bool, of_all_queries: bool, threads: usize| {
+            let (mut out, mut tap) = (vec![0.0f32; 12 * heads * d], vec![0.0; 12]);
+            let cls_attention = Some(&mut tap[..]);
+            let options = AttentionOptions { key_bias: None, cls_attention, of_all_queries, threads };
+            Attention::new(heads, d, class_token).forward(&qkv, &offsets, &mut out, options);
+            (out, tap)
+        };
+        let (out, received) = tapped(false, false, 1);
+        assert_eq!(tapped(true, true, 1), (out.clone(), received.clone()));
+        assert_eq!(tapped(true, true, 4), (out, received.clone()), "queries are not split");
+        assert_ne!(tapped(true, false, 1).1, received);
+        assert!((received[..5].iter().sum::<f32>() - 1.0).abs() < 1e-5);
     }
 
     proptest! {

@@ -1,12 +1,12 @@
 //! Runs images through the dense model and many pruned ones.
 
 use vitrim_data::{Dataset, Order};
-use vitrim_prune::{KeepProfile, LearnedPruner, Method, Policy, Pruned, Pruner, ReadOut};
+use vitrim_prune::{KeepProfile, LearnedPruner, Method, Pruned, Pruner, ReadOut};
 use vitrim_vit::{VitSpec, cost};
 
 use super::CompareOptions;
 use super::outcome::Outcome;
-use super::setting::{Setting, Subject, Variant};
+use super::setting::{Basis, Setting, Subject, Variant};
 use crate::error::{MeasureError, Result};
 use crate::model::Loaded;
 use crate::passes::{Pass, PassBatch, PassOptions, each_batch, start};
@@ -37,10 +37,10 @@ enum Runner {
 }
 
 /// Runs the first `limit` images of `dataset` through the dense model and through `subject` at each of `settings`.
-/// `policy` is the policy that `subject` is or studies, if any.
+/// `basis` has the policy that `subject` is or studies, or the fit of the method.
 pub fn measure(
     loaded: &Loaded,
-    policy: Option<&Policy>,
+    basis: Basis<'_>,
     (dataset, limit): (&Dataset, Option<usize>),
     (subject, settings): (&Subject, Vec<Setting>),
     options: &CompareOptions,
@@ -48,7 +48,7 @@ pub fn measure(
 ) -> Result<Measured> {
     let spec = &loaded.spec;
     let runners: Vec<Runner> =
-        settings.iter().map(|setting| Runner::new(subject, setting, spec, policy)).collect::<Result<_>>()?;
+        settings.iter().map(|setting| Runner::new(subject, setting, spec, basis)).collect::<Result<_>>()?;
     let mut outcomes: Vec<Outcome> = settings.into_iter().map(Outcome::new).collect();
     let (mut dense, mut labelled) = (Outcome::new(Setting::Dense), true);
     let (mut confidences, mut object_sizes) = (Vec::new(), Vec::new());
@@ -90,11 +90,11 @@ fn max_probability(logits: &[f32]) -> f32 {
 }
 
 impl Runner {
-    fn new(subject: &Subject, setting: &Setting, spec: &VitSpec, policy: Option<&Policy>) -> Result<Self> {
-        match (subject, setting, policy) {
-            (Subject::Method(method), _, _) => Ok(Runner::Alone(setting.pruner(*method, spec, policy)?)),
+    fn new(subject: &Subject, setting: &Setting, spec: &VitSpec, basis: Basis<'_>) -> Result<Self> {
+        match (subject, setting, basis.policy) {
+            (Subject::Method(method), _, _) => Ok(Runner::Alone(setting.pruner(*method, spec, basis)?)),
             (Subject::Learned { .. } | Subject::Studied { variant: Variant::FixedBudgets, .. }, _, _) => {
-                Ok(Runner::Alone(setting.pruner(Method::Policy, spec, policy)?))
+                Ok(Runner::Alone(setting.pruner(Method::Policy, spec, basis)?))
             }
             (
                 Subject::Studied { variant: Variant::Selection(method), .. },

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use vitrim_data::{ContentHash, Dataset};
 use vitrim_durable::FolderLock;
 use vitrim_hub::{self as hub, local};
-use vitrim_prune::{Policy, ReadOut};
+use vitrim_prune::{FIT_IMAGES, Fit, Policy, ReadOut};
 use vitrim_vit::{Precision, cost};
 
 pub use analysis::{
@@ -33,10 +33,11 @@ use measure::{Measured, measure};
 pub use outcome::Mean;
 use outcome::Outcome;
 pub use setting::Study;
-use setting::{Setting, Subject, Variant, swept};
+use setting::{Basis, Setting, Subject, Variant, swept};
 
 use crate::calibrate::{Calibration, grid, record};
 use crate::error::{MeasureError, Result};
+use crate::fits::Fits;
 use crate::model::Loaded;
 use crate::model::open_policy;
 use crate::passes::PassOptions;
@@ -50,7 +51,7 @@ const FRONT_POINTS: usize = 12;
 /// Batch size of the speed measurement.
 const SPEED_BATCH: usize = 32;
 /// Version of the format in the folder.
-const VERSION: u32 = 4;
+const VERSION: u32 = 5;
 
 /// How to compare.
 #[derive(Clone, Debug)]
@@ -209,6 +210,7 @@ pub(crate) fn compare(
         contenders.iter().map(Contender::record).collect::<Result<_>>()?;
 
     let mut all: Vec<(Subject, Measured)> = Vec::new();
+    let mut fits = Fits::default();
     for subject in subjects(options, contenders) {
         let path = folder.join(format!("{subject}.json"));
         let place = match subject {
@@ -224,14 +226,15 @@ pub(crate) fn compare(
             all.push((subject, measured));
             continue;
         }
+        let basis = Basis { policy, fit: fit(&mut fits, &subject, compared, options, listener)? };
         let settings = match subject {
             Subject::Method(_) | Subject::Learned { .. } => {
                 let method = if let Subject::Method(method) = subject { method } else { Method::Policy };
-                let settings = swept(method, &loaded.spec, policy, &thresholds(record));
+                let settings = swept(method, &loaded.spec, basis, &thresholds(record));
                 listener.note(&format!("{subject}: sweeping {} settings", settings.len()));
                 let images = (compared.sweep, Some(options.sweep_images));
                 let swept = listener.follow("comparing", |progress| {
-                    measure(loaded, policy, images, (&subject, settings), options, progress)
+                    measure(loaded, basis, images, (&subject, settings), options, progress)
                 })?;
                 front(&swept, options)
             }
@@ -242,7 +245,7 @@ pub(crate) fn compare(
                 let images = (compared.sweep, Some(options.sweep_images));
                 let leader = Subject::Learned { name: POLICY.to_owned(), seed, place };
                 let swept = listener.follow("comparing", |progress| {
-                    measure(loaded, policy, images, (&leader, settings), options, progress)
+                    measure(loaded, basis, images, (&leader, settings), options, progress)
                 })?;
                 let budgets = |outcome: &Outcome| Setting::TopR(outcome.keep_ratios(&loaded.spec));
                 swept.outcomes.iter().map(budgets).collect()
@@ -251,7 +254,7 @@ pub(crate) fn compare(
         listener.note(&format!("{subject}: measuring {} settings", settings.len()));
         let images = (compared.images, options.pass.images);
         let measured = listener.follow("comparing", |progress| {
-            measure(loaded, policy, images, (&subject, settings), options, progress)
+            measure(loaded, basis, images, (&subject, settings), options, progress)
         })?;
         let text = serde_json::to_vec(&Kept { identity, measured: measured.clone() });
         vitrim_durable::replace(&path, &text.expect("figures are plain data"))?;
@@ -274,9 +277,10 @@ pub(crate) fn compare(
                 Subject::Studied { .. } => continue,
             };
             let policy = contenders.get(place).map(|contender| &contender.policy);
+            let basis = Basis { policy, fit: fit(&mut fits, subject, compared, options, listener)? };
             listener.note(&format!("{subject}: measuring images/s"));
             for (outcome, point) in measured.outcomes.iter().zip(&mut figures.points) {
-                let pruner = outcome.setting.pruner(method, &loaded.spec, policy)?;
+                let pruner = outcome.setting.pruner(method, &loaded.spec, basis)?;
                 let speed = SpeedOptions { rounds: 5, time, batches: usize::MAX };
                 let speed = speed_up(&loaded.model, pruner.as_ref(), pixels.pixels(), SPEED_BATCH, speed)?;
                 point.speed_up = Some(speed.speed_up);
@@ -297,6 +301,24 @@ pub(crate) fn compare(
         at_cost,
         at_drop,
     })
+}
+
+/// The fit of `subject`, made once, to the first images of the sweep; `None` if it is not a fitted method.
+fn fit<'f>(
+    fits: &'f mut Fits,
+    subject: &Subject,
+    compared: Compared<'_>,
+    options: &CompareOptions,
+    listener: &mut Listener<'_>,
+) -> Result<Option<&'f Fit>> {
+    let Subject::Method(method) = subject else { return Ok(None) };
+    if method.is_fitted() && fits.get(*method).is_none() {
+        if method.needs_images(&compared.loaded.spec) {
+            listener.note(&format!("{subject}: fitting to {FIT_IMAGES} images of the sweep"));
+        }
+        fits.add(*method, compared.loaded, compared.sweep, options.pass.on_bad_image)?;
+    }
+    Ok(fits.get(*method))
 }
 
 /// Checks that no rival has the name of another subject, or a name that cannot be a file name.

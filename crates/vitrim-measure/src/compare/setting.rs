@@ -4,15 +4,15 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
-use vitrim_prune::{LearnedPruner, Policy, Pruner, ReadOut};
+use vitrim_prune::{Fit, LearnedPruner, Policy, Pruner, ReadOut};
 use vitrim_prune::{Method, keep_shares};
-use vitrim_vit::VitSpec;
+use vitrim_vit::{VitSpec, cost};
 
 use crate::error::{MeasureError, Result};
 
 /// Keep ratios of the sweep; after stage k, the k-th power of the ratio is left.
 const KEEP: [f64; 11] = [0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2];
-/// Number of settings of `tome` in the sweep.
+/// Number of settings in the sweep of a method that acts in every block.
 const MERGES: usize = 14;
 
 /// The subject of a comparison: a method, or a study of the policy.
@@ -150,8 +150,10 @@ pub enum Setting {
         /// Shares of N0, `[K]`.
         keep: Vec<f64>,
     },
-    /// Tokens merged in each block.
+    /// Tokens removed per block, distributed over the blocks in the method's way.
     Merged(usize),
+    /// The cost that a fitted method is asked for, as a share of the dense MACs.
+    Cost(f64),
 }
 
 impl fmt::Display for Setting {
@@ -163,6 +165,7 @@ impl fmt::Display for Setting {
             Setting::Sampled(seed) => write!(f, "sample={seed}"),
             Setting::TopR(keep) => f.write_str(&ReadOut::TopR { keep: keep.clone() }.to_string()),
             Setting::Merged(r) => write!(f, "r={r}"),
+            Setting::Cost(cost) => write!(f, "cost={cost:.3}"),
             Setting::Profile { stages, keep } => write!(
                 f,
                 "stages={} keep={}",
@@ -180,7 +183,7 @@ impl Setting {
             Setting::Threshold(threshold) => Some(ReadOut::Threshold { threshold: *threshold }),
             Setting::Sampled(seed) => Some(ReadOut::Sample { seed: *seed }),
             Setting::TopR(keep) => Some(ReadOut::TopR { keep: keep.clone() }),
-            Setting::Dense | Setting::Profile { .. } | Setting::Merged(_) => None,
+            Setting::Dense | Setting::Profile { .. } | Setting::Merged(_) | Setting::Cost(_) => None,
         }
     }
 
@@ -188,11 +191,16 @@ impl Setting {
     ///
     /// # Errors
     /// If the method does not have this kind of setting.
-    pub fn pruner(&self, method: Method, spec: &VitSpec, policy: Option<&Policy>) -> Result<Box<dyn Pruner>> {
-        if let (Some(read_out), Method::Policy, Some(policy)) = (self.read_out(), method, policy) {
+    pub fn pruner(&self, method: Method, spec: &VitSpec, basis: Basis<'_>) -> Result<Box<dyn Pruner>> {
+        if let (Some(read_out), Method::Policy, Some(policy)) = (self.read_out(), method, basis.policy) {
             return Ok(Box::new(LearnedPruner::new(spec, policy).with_read_out(read_out)));
         }
         match self {
+            Setting::Cost(share) if method.is_fitted() => {
+                let fit =
+                    basis.fit.ok_or_else(|| MeasureError::Setting(format!("{method} is not fitted")))?;
+                Ok(fit.at_cost((share * cost::dense_macs(spec) as f64) as u64))
+            }
             Setting::Merged(r) if method.in_every_block() => Ok(method.merging(spec, *r)?),
             Setting::Profile { stages, keep } => Ok(method.at_shares(spec, stages, keep)?),
             _ => Err(MeasureError::Setting(format!("{method} has no setting '{self}'"))),
@@ -200,10 +208,25 @@ impl Setting {
     }
 }
 
+/// What pruners of a method are made from.
+#[derive(Clone, Copy, Default)]
+pub struct Basis<'a> {
+    /// The policy, or the one that is studied.
+    pub policy: Option<&'a Policy>,
+    /// The method's fit, if it is fitted.
+    pub fit: Option<&'a Fit>,
+}
+
 /// The settings of `method` that are swept on calibration images. The hand-made methods get the default stages, those
 /// of the policy, and single and early ones, each with the same ratios; `thresholds` are the policy's, unless its
 /// read-out is `sample`.
-pub fn swept(method: Method, spec: &VitSpec, policy: Option<&Policy>, thresholds: &[f64]) -> Vec<Setting> {
+pub fn swept(method: Method, spec: &VitSpec, basis: Basis<'_>, thresholds: &[f64]) -> Vec<Setting> {
+    let policy = basis.policy;
+    if let Some(fit) = basis.fit {
+        let least = fit.least_macs() / cost::dense_macs(spec) as f64;
+        let cost = |i: usize| least + (1.0 - least) * i as f64 / MERGES as f64;
+        return (0..MERGES).map(|i| Setting::Cost(cost(i))).collect();
+    }
     match (method, policy.map(|policy| &policy.read_out)) {
         (Method::Policy, Some(ReadOut::Sample { seed })) => vec![Setting::Sampled(*seed)],
         (Method::Policy, _) => thresholds.iter().map(|threshold| Setting::Threshold(*threshold)).collect(),
@@ -246,22 +269,34 @@ fn stage_sets(depth: usize, of_policy: Option<&[usize]>) -> Vec<Vec<usize>> {
 
 #[cfg(test)]
 mod tests {
+    use vitrim_vit::{CpuBackbone, PixelBatch, Tensors};
+
     use super::*;
 
     #[test]
     fn every_method_is_swept_with_settings_that_it_takes() {
-        let spec = VitSpec::from_timm_name("deit_tiny_patch16_224").unwrap().with_img_size([64, 64]);
+        let mut spec = VitSpec::from_timm_name("deit_tiny_patch16_224").unwrap().with_img_size([64, 64]);
+        (spec.dim, spec.mlp.hidden, spec.depth, spec.num_classes) = (24, 48, 4, 5);
+        let model = CpuBackbone::new(&spec, &Tensors::random(&spec, 1)).unwrap();
+        let values: Vec<f32> = (0..2 * 3 * 64 * 64).map(|i| (i as f32 * 0.37).sin()).collect();
+        let nothing = Basis::default();
         for method in Method::all().filter(|method| *method != Method::Policy) {
-            let settings = swept(method, &spec, None, &[]);
+            let fit = method.is_fitted().then(|| method.fit(&model, PixelBatch::new(&values, 2)).unwrap());
+            let basis = Basis { fit: fit.as_ref(), ..nothing };
+            let settings = swept(method, &spec, basis, &[]);
             assert!(settings.len() >= 2, "{method}");
             for setting in settings {
                 setting
-                    .pruner(method, &spec, None)
+                    .pruner(method, &spec, basis)
                     .unwrap_or_else(|error| panic!("{method} {setting}: {error}"));
             }
         }
-        assert!(Setting::Merged(3).pruner("random".parse().unwrap(), &spec, None).is_err());
-        assert!(Setting::Threshold(0.5).pruner(Method::Policy, &spec, None).is_err(), "without a policy");
+        assert!(Setting::Merged(3).pruner("random".parse().unwrap(), &spec, nothing).is_err());
+        assert!(Setting::Threshold(0.5).pruner(Method::Policy, &spec, nothing).is_err(), "without a policy");
+        assert!(
+            Setting::Cost(0.5).pruner("dtome".parse().unwrap(), &spec, nothing).is_err(),
+            "without a fit"
+        );
     }
 
     #[test]

@@ -10,10 +10,7 @@ use std::sync::Arc;
 use vitrim_data::{BackboneClasses, Dataset, Decoding, LabelMap, LabelOrder, imagenet_synsets};
 
 use crate::error::{MeasureError, Result};
-use crate::model::Loaded;
-
-/// Number of classes of ImageNet-1k, and of the backbones that were trained on it.
-const IMAGENET_CLASSES: usize = 1_000;
+use crate::model::{IMAGENET_CLASSES, Loaded};
 
 /// How a data set is read. The default decodes like torchvision and keeps the data set's own labels.
 #[derive(Clone, Debug, Default)]

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use vitrim_data::{Dataset, Preprocess, Transform};
+use vitrim_data::{Dataset, Preprocess, Transform, imagenet_names};
 use vitrim_hub::{Kind, is_reference, local};
 use vitrim_kernels::memory::return_freed_memory;
 use vitrim_prune::policy::BackboneId;
@@ -89,7 +89,33 @@ pub struct Loaded {
     pub notes: Vec<String>,
 }
 
+/// Number of ImageNet-1k's classes.
+pub const IMAGENET_CLASSES: usize = 1000;
+
 impl Loaded {
+    /// Whether class names must be assumed: the checkpoint lists none, and has as many classes as ImageNet-1k.
+    pub fn assumes_names(&self) -> bool {
+        self.class_names.is_empty() && self.spec.num_classes == IMAGENET_CLASSES
+    }
+
+    /// What to say of assumed class names; `None` if none are assumed.
+    pub fn assumption(&self) -> Option<String> {
+        self.assumes_names().then(|| {
+            format!(
+                "{} lists no class names and has {IMAGENET_CLASSES} classes: ImageNet-1k's names are assumed",
+                self.origin
+            )
+        })
+    }
+
+    /// The name of class `class` for people: the checkpoint's, or ImageNet-1k's if names must be assumed.
+    pub fn class_name(&self, class: usize) -> Option<String> {
+        if self.assumes_names() {
+            return imagenet_names().get(class).map(|name| (*name).to_owned());
+        }
+        self.class_names.get(class).cloned().flatten()
+    }
+
     /// Opens a checkpoint, or an `hf://` reference to one, to run in f32.
     ///
     /// # Errors
@@ -224,4 +250,23 @@ pub fn preprocess(checkpoint: &Checkpoint) -> Result<Preprocess> {
 fn transform(spec: &VitSpec, preprocess: Preprocess) -> Result<Transform> {
     let [height, width] = spec.img_size;
     Ok(Transform::new(Preprocess { input_size: [3, height, width], ..preprocess })?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn imagenets_names_are_assumed_of_a_thousand_unnamed_classes() {
+        let mut loaded = Loaded::random("deit_tiny_patch16_224", Precision::F32).unwrap();
+        assert_eq!(loaded.class_name(8).as_deref(), Some("hen"));
+        assert_eq!(loaded.class_name(1000), None);
+        assert!(loaded.assumption().unwrap().contains("ImageNet-1k's names are assumed"));
+        loaded.class_names = vec![None; 1000];
+        loaded.class_names[8] = Some("my hen".to_owned());
+        assert_eq!((loaded.class_name(8), loaded.class_name(9)), (Some("my hen".to_owned()), None));
+        assert_eq!(loaded.assumption(), None, "the checkpoint names its classes");
+        (loaded.class_names, loaded.spec.num_classes) = (Vec::new(), 10);
+        assert_eq!((loaded.class_name(8), loaded.assumption()), (None, None), "not ImageNet-1k's classes");
+    }
 }

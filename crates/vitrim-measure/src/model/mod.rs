@@ -6,5 +6,5 @@ pub mod info;
 mod loaded;
 mod policy;
 
-pub use loaded::{Loaded, Opening, open_checkpoint, preprocess};
+pub use loaded::{IMAGENET_CLASSES, Loaded, Opening, open_checkpoint, preprocess};
 pub use policy::open_policy;

@@ -4,11 +4,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Serialize;
-use vitrim_prune::{KeepProfile, LearnedPruner, Method, Policy, Pruner, ReadOut, keep_shares};
+use vitrim_prune::{FIT_IMAGES, KeepProfile, LearnedPruner, Method, Policy, Pruner, ReadOut, keep_shares};
 use vitrim_vit::Precision;
 
 use super::{BackboneArgs, ImageArgs, PolicyArgs, Request, as_text, note_opened, note_reading};
 use crate::error::{MeasureError, Result};
+use crate::fits::Fits;
 use crate::model::Loaded;
 use crate::progress::Listener;
 use crate::speed::bench::{BenchModel, BenchOptions, BenchReport, bench};
@@ -154,7 +155,7 @@ impl BenchRequest {
             if models.is_empty() {
                 trained = self.policy.open(None, &loaded, listener)?;
             }
-            let (pruner, named) = self.pruner(&loaded, trained.clone())?;
+            let (pruner, named) = self.pruner(&loaded, trained.clone(), listener)?;
             method = named;
             models.push(BenchModel { loaded, pruner });
         }
@@ -171,7 +172,8 @@ impl BenchRequest {
             profile: self.profile,
             ragged,
         };
-        let images = self.images(&first.loaded, &options, listener)?;
+        let largest = options.batches.iter().copied().max().unwrap_or(1);
+        let images = self.images(&first.loaded, largest, listener)?;
         let (mut done, sizes) = (0, options.batches.len());
         let mut timing = listener.steps("timing");
         bench(&models, method, &images, &options, &mut |_| {
@@ -180,13 +182,8 @@ impl BenchRequest {
         })
     }
 
-    fn images(
-        &self,
-        loaded: &Loaded,
-        options: &BenchOptions,
-        listener: &mut Listener<'_>,
-    ) -> Result<BenchImages> {
-        let largest = options.batches.iter().copied().max().unwrap_or(1);
+    /// Images, enough for batches of `largest`.
+    fn images(&self, loaded: &Loaded, largest: usize, listener: &mut Listener<'_>) -> Result<BenchImages> {
         let Some(data) = &self.data else {
             if self.policy.policy.is_some() && self.keep.is_empty() {
                 listener.note("note: this policy decides by the image; --data times it on real ones");
@@ -213,13 +210,23 @@ impl BenchRequest {
         Ok((stages, keep))
     }
 
-    /// The pruner to time, and its name.
-    fn pruner(&self, loaded: &Loaded, policy: Option<Policy>) -> Result<(Box<dyn Pruner>, String)> {
+    /// The pruner to time, and its name; a method that needs images is fitted to those that are timed.
+    fn pruner(
+        &self,
+        loaded: &Loaded,
+        policy: Option<Policy>,
+        listener: &mut Listener<'_>,
+    ) -> Result<(Box<dyn Pruner>, String)> {
         let (stages, keep) = self.keep_profile(loaded, policy.as_ref())?;
         let top_r = ReadOut::TopR { keep: keep.clone() };
         if self.method != Method::Policy {
             let named = format!("{} {}", self.method, top_r);
-            return Ok((self.method.at_shares(&loaded.spec, &stages, &keep)?, named));
+            let mut fits = Fits::default();
+            if self.method.needs_images(&loaded.spec) {
+                let images = self.images(loaded, FIT_IMAGES, listener)?;
+                fits.add_on(self.method, loaded, images.batch())?;
+            }
+            return Ok((fits.at_shares(self.method, loaded, &stages, &keep)?, named));
         }
         KeepProfile::new(&loaded.spec, &stages, &keep)?;
         let (mut policy, what) = match policy {

@@ -19,5 +19,5 @@ pub use command::{CommandLine, Request, as_text};
 pub use compare::CompareRequest;
 pub use data::{BackboneArgs, DataNotes, DatasetArgs, ImageArgs, named_images, note_opened, note_reading};
 pub use eval::EvalRequest;
-pub use policy::{KeepArgs, PolicyArgs, pruner};
+pub use policy::{KeepArgs, PolicyArgs};
 pub use predict::{PredictRequest, VisualizeRequest};

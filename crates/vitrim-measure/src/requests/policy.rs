@@ -1,15 +1,15 @@
 //! A policy with its settings.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use vitrim_prune::{LearnedPruner, NoPruner, Policy, Pruner, ReadOut};
+use vitrim_prune::{LearnedPruner, Method, NoPruner, Policy, Pruner, ReadOut, parse_hand_made};
 
 use super::as_text;
 use crate::calibrate::{
     allowed, choose_cost_from_record, choose_from_record, describe_point, gmacs_at_keep, uncertified_dtype,
 };
-use crate::error::Result;
+use crate::error::{MeasureError, Result};
 use crate::model::{Loaded, open_policy};
 use crate::progress::Listener;
 use crate::statistics::Confidence;
@@ -18,7 +18,8 @@ use crate::statistics::Confidence;
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[cfg_attr(feature = "clap", derive(clap::Args))]
 pub struct PolicyArgs {
-    /// Policy folder, or hf://owner/name; without one, the dense model runs.
+    /// Policy folder, or hf://owner/name; without one, the dense model runs. `predict` and `visualize` also take a hand-made
+    /// method with its keep ratio, as in tome:0.7.
     #[cfg_attr(feature = "clap", arg(long, value_name = "FOLDER"))]
     #[serde(serialize_with = "as_text::path_option")]
     pub policy: Option<PathBuf>,
@@ -121,12 +122,34 @@ impl PolicyArgs {
         }
         Ok(Some(policy))
     }
-}
 
-/// `policy` as a pruner; without one, the dense model.
-pub fn pruner(loaded: &Loaded, policy: Option<&Policy>) -> Box<dyn Pruner> {
-    match policy {
-        Some(policy) => Box::new(LearnedPruner::new(&loaded.spec, policy)),
-        None => Box::new(NoPruner),
+    /// The pruner of single images: the policy, as [`PolicyArgs::open`] reads it, a hand-made method that is named with its
+    /// keep ratio, as in `tome:0.7`, or none.
+    ///
+    /// # Errors
+    /// As [`PolicyArgs::open`], or if the method cannot be made for `loaded`.
+    pub fn pruner(
+        &self,
+        keep: Option<f64>,
+        loaded: &Loaded,
+        listener: &mut Listener<'_>,
+    ) -> Result<Box<dyn Pruner>> {
+        if let Some(text) = self.policy.as_deref().filter(|path| !path.exists()).and_then(Path::to_str)
+            && Method::all().any(|method| text.split(':').next() == Some(method.name()))
+        {
+            let dialled = [self.max_drop, self.max_drift, self.gmacs, keep];
+            if self.read_out.is_some() || self.confidence.is_some() || dialled.iter().any(Option::is_some) {
+                return Err(MeasureError::Setting(format!(
+                    "{text} is a hand-made method, which has no read-out, calibration record or other cost; give its keep ratio \
+                     behind the colon"
+                )));
+            }
+            let (method, stages, keep) = parse_hand_made(text, &loaded.spec)?;
+            return Ok(method.at_shares(&loaded.spec, &stages, &keep)?);
+        }
+        Ok(match self.open(keep, loaded, listener)? {
+            Some(policy) => Box::new(LearnedPruner::new(&loaded.spec, &policy)),
+            None => Box::new(NoPruner),
+        })
     }
 }

@@ -3,6 +3,7 @@
 use vitrim_data::{Dataset, Loader, LoaderOptions, OnBadImage, Order};
 use vitrim_prune::ImageKey;
 use vitrim_random::uniform;
+use vitrim_vit::PixelBatch;
 
 use crate::error::{MeasureError, Result};
 use crate::model::Loaded;
@@ -35,6 +36,11 @@ impl BenchImages {
             data.extend_from_slice(&one[..shift]);
         }
         BenchImages { data, keys: (0..count as u64).collect() }
+    }
+
+    /// All images, in one batch.
+    pub fn batch(&self) -> PixelBatch<'_> {
+        PixelBatch::new(&self.data, self.keys.len())
     }
 
     /// All images.

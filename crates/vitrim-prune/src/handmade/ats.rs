@@ -24,7 +24,7 @@ struct AtsPruner {
 
 impl Pruner for AtsPruner {
     fn sites(&self, _: &VitSpec) -> Vec<(Site, Taps)> {
-        let taps = Taps { cls_attention: true, keys: false, value_norm: true };
+        let taps = Taps { value_norm: true, ..Taps::CLS_ATTENTION };
         self.profile.stages.iter().map(|block| (Site::after_attention_of(*block), taps)).collect()
     }
 

@@ -5,22 +5,37 @@
 //! # How to add one
 //!
 //! Write a file beside the others: a struct that implements [`Pruner`](crate::Pruner), and a constant `METHOD` that says what
-//! it is called, what it does, and how it is made for a [`KeepProfile`] (or, if it acts in every block, for a number of tokens
-//! or a cost). Name the file in this one, and `METHOD` in [`registry`]'s list. The command line, Python, the sweeps and
+//! it is called, what it does, and how it is made: for a [`KeepProfile`]; if it acts in every block, for the number of tokens that
+//! each block removes; if its numbers are fitted to the backbone, by a [`Fit`]. Name the file in this one, and `METHOD` in [`registry`]'s list. The command line, Python, the sweeps and
 //! studies of `compare`, and the reports' charts find it there. `similarity.rs` is the shortest example; the tests of
 //! `registry` run every method on the list.
 
+mod atc;
 mod ats;
 mod cls_attention;
+mod clustering;
+mod cosines;
 mod dense;
+mod diffrate;
+mod diffrate_schedules;
+mod dtome;
 mod evit;
+mod fit;
+mod groups;
 mod keep_profile;
+mod mctf;
+mod pitome;
 mod random;
+#[cfg(test)]
+mod random_states;
 mod registry;
+mod schedule;
 mod similarity;
+mod tofu;
 mod tome;
 
 pub use dense::NoPruner;
+pub use fit::{FIT_IMAGES, Fit};
 pub use keep_profile::KeepProfile;
 pub use random::RandomPruner;
 use registry::{Acts, HandMade};

@@ -3,13 +3,17 @@
 use std::fmt;
 use std::str::FromStr;
 
-use vitrim_vit::VitSpec;
+use vitrim_vit::{CpuBackbone, PixelBatch, VitSpec};
 
-use super::{KeepProfile, ats, cls_attention, evit, random, similarity, tome};
+use super::fit::Fit;
+use super::schedule::Schedule;
+use super::{
+    KeepProfile, atc, ats, cls_attention, diffrate, dtome, evit, mctf, pitome, random, similarity, tofu, tome,
+};
 use crate::pruner::{PruneError, Pruner, Result};
 
 /// The hand-made methods, in the order of tables.
-static HAND_MADE: [HandMade; 7] = [
+static HAND_MADE: [HandMade; 17] = [
     random::METHOD,
     cls_attention::METHOD,
     evit::METHOD,
@@ -17,6 +21,16 @@ static HAND_MADE: [HandMade; 7] = [
     similarity::METHOD,
     tome::METHOD,
     tome::PLAIN,
+    dtome::METHOD,
+    pitome::METHOD,
+    pitome::PLAIN,
+    tofu::METHOD,
+    atc::AVERAGE,
+    atc::SINGLE,
+    atc::COMPLETE,
+    mctf::METHOD,
+    diffrate::METHOD,
+    diffrate::SEARCHED,
 ];
 
 /// A hand-made method, as its file describes it.
@@ -38,12 +52,19 @@ pub struct HandMade {
 pub(super) enum Acts {
     /// At the stages of a profile.
     AtStages(fn(KeepProfile) -> Box<dyn Pruner>),
-    /// In every block.
+    /// In every block, where it removes given numbers of tokens.
     InEveryBlock {
-        /// Merges the given number of tokens in each block.
-        merging: fn(&VitSpec, usize) -> Box<dyn Pruner>,
-        /// The schedule nearest to the given MACs per image, scoring included.
-        at_cost: fn(&VitSpec, u64) -> Box<dyn Pruner>,
+        /// How tokens are distributed over the blocks.
+        schedule: Schedule,
+        /// Removes the given number of tokens in each block, `[L]`.
+        make: fn(&VitSpec, Vec<usize>) -> Box<dyn Pruner>,
+    },
+    /// In every block, by numbers that are fitted to the backbone.
+    Fitted {
+        /// The fit that its authors published for the backbone, if they did.
+        published: fn(&VitSpec) -> Option<Fit>,
+        /// The fit to unlabelled images.
+        on_images: fn(&CpuBackbone, PixelBatch<'_>) -> Result<Fit>,
     },
 }
 
@@ -91,9 +112,41 @@ impl Method {
         matches!(self, Method::HandMade(method) if method.keeps_budgets)
     }
 
-    /// Whether the method acts in every block, and not at stages.
+    /// Whether the method removes given numbers of tokens in every block ([`Method::merging`]), and does not act at stages.
     pub fn in_every_block(self) -> bool {
         matches!(self, Method::HandMade(HandMade { acts: Acts::InEveryBlock { .. }, .. }))
+    }
+
+    /// Whether the method has numbers that are fitted to the backbone ([`Method::fit`]).
+    pub fn is_fitted(self) -> bool {
+        matches!(self, Method::HandMade(HandMade { acts: Acts::Fitted { .. }, .. }))
+    }
+
+    /// Whether the method's numbers for `spec` must be found on images.
+    pub fn needs_images(self, spec: &VitSpec) -> bool {
+        match self {
+            Method::HandMade(HandMade { acts: Acts::Fitted { published, .. }, .. }) => {
+                published(spec).is_none()
+            }
+            _ => false,
+        }
+    }
+
+    /// The method's numbers for `model`: the published ones, else those that are found on the unlabelled images `pixels`.
+    ///
+    /// # Errors
+    /// If the method is not fitted, there are no images, or the pixels do not fit the backbone.
+    pub fn fit(self, model: &CpuBackbone, pixels: PixelBatch<'_>) -> Result<Fit> {
+        let Acts::Fitted { published, on_images } = self.hand_made()?.acts else {
+            return Err(PruneError::Setting(format!("{self} is not fitted to images")));
+        };
+        match published(vitrim_vit::Backbone::spec(model)) {
+            Some(fit) => Ok(fit),
+            None if pixels.batch == 0 => {
+                Err(PruneError::Setting(format!("{self} is fitted to images, and there are none")))
+            }
+            None => on_images(model, pixels),
+        }
     }
 
     /// The method at a keep profile: `keep[k]` of N0 before block `stages[k]`.
@@ -107,7 +160,8 @@ impl Method {
     /// The method at `profile`; a method that acts in every block gets the schedule that costs the same.
     ///
     /// # Errors
-    /// If the method cannot act at the stages of `profile`, or is the policy, which has no profile.
+    /// If the method cannot act at the stages of `profile`, needs images to be fitted to, or is the policy, which has no
+    /// profile.
     pub fn at_profile(self, spec: &VitSpec, profile: KeepProfile) -> Result<Box<dyn Pruner>> {
         let method = self.hand_made()?;
         if !self.can_act(&profile.stages) {
@@ -116,19 +170,32 @@ impl Method {
         }
         Ok(match method.acts {
             Acts::AtStages(make) => make(profile),
-            Acts::InEveryBlock { at_cost, .. } => at_cost(spec, profile.macs(spec, 0)),
+            Acts::InEveryBlock { schedule, make } => schedule.at_cost(spec, profile.macs(spec, 0), make),
+            Acts::Fitted { published, .. } => match published(spec) {
+                Some(fit) => fit.at_cost(profile.macs(spec, 0)),
+                None => {
+                    return Err(PruneError::Setting(format!(
+                        "{self} must be fitted to images, which are not at hand here; eval, compare and bench fit it"
+                    )));
+                }
+            },
         })
     }
 
-    /// The method, merging `r` tokens in each block.
+    /// The method, removing `r` tokens per block, which it distributes over the blocks in its own way.
     ///
     /// # Errors
     /// If the method does not act in every block.
     pub fn merging(self, spec: &VitSpec, r: usize) -> Result<Box<dyn Pruner>> {
         match self.hand_made()?.acts {
-            Acts::InEveryBlock { merging, .. } => Ok(merging(spec, r)),
+            Acts::InEveryBlock { schedule, make } => {
+                Ok(make(spec, schedule.removed(spec, r.saturating_mul(spec.depth))))
+            }
             Acts::AtStages(_) => {
                 Err(PruneError::Setting(format!("{self} acts at stages, not in every block")))
+            }
+            Acts::Fitted { .. } => {
+                Err(PruneError::Setting(format!("{self} is fitted to a cost, and takes no number of tokens")))
             }
         }
     }
@@ -275,7 +342,15 @@ mod tests {
         let pixels = PixelBatch::new(&values, 2);
         for method in Method::all().filter(|method| *method != Method::Policy) {
             for stages in [[0, 2], [1, 3]] {
-                let made = method.at_shares(&spec, &stages, &[0.75, 0.25]);
+                let profile = KeepProfile::new(&spec, &stages, &[0.75, 0.25]).unwrap();
+                let made = match method.needs_images(&spec) {
+                    true => {
+                        let refusal = method.at_profile(&spec, profile.clone()).err().unwrap().to_string();
+                        assert!(refusal.contains("must be fitted to images"), "{refusal}");
+                        Ok(method.fit(&model, pixels).unwrap().at_cost(profile.macs(&spec, 0)))
+                    }
+                    false => method.at_profile(&spec, profile),
+                };
                 assert_eq!(made.is_ok(), method.can_act(&stages), "{method} at {stages:?}");
                 let Ok(pruner) = made else { continue };
                 let out = run(&model, pruner.as_ref(), pixels, &[3, 4]).unwrap();
@@ -287,9 +362,18 @@ mod tests {
             if let Ok(pruner) = method.merging(&spec, 2) {
                 let out = run(&model, pruner.as_ref(), pixels, &[3, 4]).unwrap();
                 let left: Vec<usize> = out.stages.iter().map(|stage| stage.patch_tokens(0)).collect();
-                assert_eq!(left, [14, 12, 10, 8], "{method}");
+                let last = left[left.len() - 1];
+                assert!(left.windows(2).all(|w| w[0] >= w[1]), "{method}: {left:?}");
+                assert!((8..=10).contains(&last), "about 2 per block leave; {method}: {left:?}");
+                assert!(!method.name().starts_with("tome") || left == [14, 12, 10, 8], "{method}: {left:?}");
             }
         }
         assert!(Method::Policy.merging(&spec, 2).is_err());
+        assert!(Method::Policy.fit(&model, pixels).is_err());
+        let none = PixelBatch::new(&[], 0);
+        for method in Method::all().filter(|method| method.needs_images(&spec)) {
+            let refusal = method.fit(&model, none).err().unwrap().to_string();
+            assert!(refusal.contains("there are none"), "{refusal}");
+        }
     }
 }

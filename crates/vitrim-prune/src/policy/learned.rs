@@ -214,7 +214,7 @@ impl Pruner for LearnedPruner {
         let taps = Taps {
             cls_attention: self.observation.cls_attention || self.observation.pair_tokens,
             keys: self.departure == Departure::Merge,
-            value_norm: false,
+            ..Taps::NONE
         };
         self.stages.iter().map(|&block| (self.departure.site(block), taps)).collect()
     }

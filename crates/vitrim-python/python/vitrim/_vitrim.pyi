@@ -44,7 +44,7 @@ class ClassProbability:
         """Its index."""
     @property
     def name(self) -> Optional[str]:
-        """Its name; None if the checkpoint does not have one."""
+        """Its name; None if the checkpoint does not have one. ImageNet-1k's if it has no names and 1,000 classes."""
     @property
     def probability(self) -> float:
         """Softmax probability, 0 to 1."""

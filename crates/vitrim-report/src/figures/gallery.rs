@@ -40,7 +40,7 @@ pub fn of_group(run: &Path, findings: &Findings, group: Group) -> Result<Option<
     };
     let caption = format!(
         "{name} images: {} of {} of the {} split, {place}. First what the model sees, then what each stage keeps; \
-         patches that left are grey: dropped, or merged into one that is like them.",
+         patches that left are grey with a line through them: dropped, or merged into one that is like them.",
         panels.len(),
         grouped(findings.evaluation.images),
         findings.split

@@ -89,6 +89,8 @@ pub struct ClassAnswer {
     class: usize,
     /// Its name, if the checkpoint has one.
     name: Option<String>,
+    /// Whether the name is ImageNet-1k's, which is assumed of a checkpoint with 1,000 classes without names.
+    name_assumed: bool,
     /// Softmax probability.
     probability: f64,
 }
@@ -170,11 +172,7 @@ pub async fn predict(
     let (engine, top_k) = (&done.engine, done.parameters.top_k.unwrap_or(TOP_K));
     let image = |(name, served): (&String, &Served)| ImageClasses {
         image: name.clone(),
-        classes: top_classes(
-            served.outcome.logits.as_deref().unwrap_or_default(),
-            &engine.loaded.class_names,
-            top_k,
-        ),
+        classes: top_classes(&engine.loaded, served.outcome.logits.as_deref().unwrap_or_default(), top_k),
         spent: spent(engine, served, done.parameters.survivors),
     };
     let images = done.names.iter().zip(&done.served).map(image).collect();

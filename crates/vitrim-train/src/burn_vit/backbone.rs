@@ -58,7 +58,7 @@ impl BurnVit {
     }
 
     /// The requested `taps` of an attention over the T tokens of `layout`. `queries() : [B, n]` says which positions
-    /// are tokens of the image; it is used if there is no class token.
+    /// are tokens of the image; it is used for the mean over queries.
     fn tap(
         &self,
         attended: Attended,
@@ -70,18 +70,23 @@ impl BurnVit {
         let (t, heads, d) = (keys.dims()[0], self.spec.attention.heads, self.spec.head_dim());
         let keys = taps.keys.then(|| download(keys.reshape([t, heads, d]).mean_dim(1)));
         let value_norm = taps.value_norm.then(|| download(values.square().sum_dim(1).sqrt()));
+        let mean = || probabilities.clone().mean_dim(1).squeeze_dim::<3>(1); // [B, n, n]
+        let received_attention = taps.received_attention.then(|| {
+            // Padding shows other rows as queries; the mean is over the image's own tokens.
+            let row = mean_over_queries(mean(), &queries());
+            download(layout.gather(row.swap_dims(1, 2)))
+        });
         let cls_attention = taps.cls_attention.then(|| {
-            let mean = probabilities.mean_dim(1).squeeze_dim::<3>(1); // [B, n, n]
             let row = if self.spec.embedding.class_token {
-                mean.narrow(1, 0, 1)
+                mean().narrow(1, 0, 1)
             } else {
-                // Padding shows other rows as queries; the mean is over the image's own tokens.
-                mean_over_queries(mean, &queries())
+                mean_over_queries(mean(), &queries())
             };
             download(layout.gather(row.swap_dims(1, 2)))
         });
         Ok(AttentionTaps {
             cls_attention: cls_attention.transpose()?,
+            received_attention: received_attention.transpose()?,
             keys: keys.transpose()?,
             value_norm: value_norm.transpose()?,
         })

@@ -88,6 +88,7 @@ impl<'a> Gated<'a> {
         };
         let taps = AttentionTaps {
             cls_attention: of_rows(&self.taps.cls_attention),
+            received_attention: of_rows(&self.taps.received_attention),
             keys: of_rows(&self.taps.keys),
             value_norm: of_rows(&self.taps.value_norm),
         };

@@ -162,6 +162,7 @@ impl CpuBackbone {
             let tap = |wanted: bool, width: usize| wanted.then(|| vec![0.0; total * width]);
             state.taps = AttentionTaps {
                 cls_attention: tap(taps.cls_attention, 1),
+                received_attention: tap(taps.received_attention, 1),
                 keys: tap(taps.keys, self.spec().head_dim()),
                 value_norm: tap(taps.value_norm, 1),
             };
@@ -173,6 +174,7 @@ impl CpuBackbone {
             places: GridPlaces::new(&packed.origins, self.spec().grid()),
             key_bias: key_bias.as_deref(),
             cls_attention: state.taps.cls_attention.as_deref_mut(),
+            received_attention: state.taps.received_attention.as_deref_mut(),
             keys: state.taps.keys.as_deref_mut(),
             value_norm: state.taps.value_norm.as_deref_mut(),
         };
@@ -301,11 +303,18 @@ impl CpuWeights {
         // Taps are taken from the last attention before the target.
         let last = way.to <= Site::input_of(l + 1);
         way.profile.time(Operation::Attention, || {
-            let options = AttentionOptions {
-                key_bias: part.key_bias,
-                cls_attention: part.cls_attention.as_deref_mut().filter(|_| last),
-                threads: way.threads,
-            };
+            let (key_bias, threads) = (part.key_bias, way.threads);
+            let received = part.received_attention.as_deref_mut().filter(|_| last);
+            let mut cls_attention = part.cls_attention.as_deref_mut().filter(|_| last);
+            if received.is_some() && cls_attention.is_some() {
+                // A pass gives one of the two. Both are wanted only where several pruners share a start.
+                let cls_attention = cls_attention.take();
+                let options = AttentionOptions { key_bias, cls_attention, threads, of_all_queries: false };
+                self.attention.forward(qkv, part.offsets, attended, options);
+            }
+            let of_all_queries = received.is_some();
+            let cls_attention = received.or(cls_attention);
+            let options = AttentionOptions { key_bias, cls_attention, threads, of_all_queries };
             self.attention.forward(qkv, part.offsets, attended, options);
             if let Some(keys) = part.keys.as_deref_mut().filter(|_| last) {
                 self.attention.mean_keys(qkv, keys);

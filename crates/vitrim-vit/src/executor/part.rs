@@ -25,8 +25,10 @@ pub(super) struct Part<'a> {
     pub places: GridPlaces<'a>,
     /// Bias of each key's scores, `[t]`; `None` without sizes.
     pub key_bias: Option<&'a [f32]>,
-    /// Outputs of the last attention: class attention `[t]`, keys `[t, head_dim]` and value norms `[t]`.
+    /// Outputs of the last attention: class attention `[t]`, received attention `[t]`, keys `[t, head_dim]` and value norms
+    /// `[t]`.
     pub cls_attention: Option<&'a mut [f32]>,
+    pub received_attention: Option<&'a mut [f32]>,
     pub keys: Option<&'a mut [f32]>,
     pub value_norm: Option<&'a mut [f32]>,
 }
@@ -48,6 +50,8 @@ impl Part<'_> {
         let (tokens, other_tokens) = self.tokens.split_at_mut(row * dim);
         let (key_bias, other_bias) = self.key_bias.map(|bias| bias.split_at(row)).unzip();
         let (cls_attention, other_attention) = self.cls_attention.map(|tap| tap.split_at_mut(row)).unzip();
+        let (received_attention, other_received) =
+            self.received_attention.map(|tap| tap.split_at_mut(row)).unzip();
         let (keys, other_keys) = self.keys.map(|tap| tap.split_at_mut(row * head_dim)).unzip();
         let (value_norm, other_norm) = self.value_norm.map(|tap| tap.split_at_mut(row)).unzip();
         [
@@ -57,6 +61,7 @@ impl Part<'_> {
                 places: self.places.rows(0..row),
                 key_bias,
                 cls_attention,
+                received_attention,
                 keys,
                 value_norm,
             },
@@ -66,6 +71,7 @@ impl Part<'_> {
                 places: self.places.rows(row..self.places.len()),
                 key_bias: other_bias,
                 cls_attention: other_attention,
+                received_attention: other_received,
                 keys: other_keys,
                 value_norm: other_norm,
             },

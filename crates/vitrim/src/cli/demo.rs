@@ -127,6 +127,7 @@ fn show(app: &App, request: &DemoRequest, stop: &AtomicBool) -> anyhow::Result<(
             hand_made_images: Some(size.hand_made),
             profile: None,
             speed: Some(size.speed_seconds),
+            fit_images: None,
         },
         front_images: size.front,
     };

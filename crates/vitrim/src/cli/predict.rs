@@ -8,7 +8,7 @@ use vitrim_hub::{Kind, local};
 use vitrim_measure::Loaded;
 use vitrim_measure::model::features::Features;
 use vitrim_measure::predict::{Given, Prediction, Question, Seen, predict};
-use vitrim_measure::requests::{ImageArgs, PredictRequest, pruner};
+use vitrim_measure::requests::{ImageArgs, PredictRequest};
 use vitrim_prune::Pruner;
 
 use super::{App, print};
@@ -18,9 +18,11 @@ const BATCH: usize = 16;
 
 pub fn run(app: &App, request: &PredictRequest) -> anyhow::Result<ExitCode> {
     let loaded = app.open(&request.model, request.backbone.opening(request.dtype))?;
-    let policy = app.show(|listener| request.policy.open(request.keep.keep, &loaded, listener))?;
-    let pruner = pruner(&loaded, policy.as_ref());
+    let pruner = app.show(|listener| request.policy.pruner(request.keep.keep, &loaded, listener))?;
     let (patches, question) = (loaded.spec.num_patches(), request.question(loaded.spec.depth)?);
+    if let (Question::Classes(_), Some(assumption)) = (question, loaded.assumption()) {
+        app.reporter.note(&format!("note: {assumption}"));
+    }
     for_each_image(app, &loaded, pruner.as_ref(), &request.images, question, &request.reading, |seen| {
         if app.global.json { print::json(&seen.prediction) } else { print(&seen.prediction, patches) }
     })?;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use serde_json::json;
 use vitrim_measure::predict::Question;
-use vitrim_measure::requests::{VisualizeRequest, pruner};
+use vitrim_measure::requests::VisualizeRequest;
 use vitrim_report::visualize::Pictures;
 use vitrim_text::shown;
 
@@ -13,8 +13,7 @@ use super::{App, print};
 
 pub fn run(app: &App, request: &VisualizeRequest) -> anyhow::Result<ExitCode> {
     let loaded = app.open(&request.model, request.backbone.opening(request.dtype))?;
-    let policy = app.show(|listener| request.policy.open(request.keep.keep, &loaded, listener))?;
-    let pruner = pruner(&loaded, policy.as_ref());
+    let pruner = app.show(|listener| request.policy.pruner(request.keep.keep, &loaded, listener))?;
     let mut pictures = Pictures::into_folder(&request.out)?;
     for_each_image(
         app,

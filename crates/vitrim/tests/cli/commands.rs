@@ -164,6 +164,14 @@ fn predicts_and_draws(scratch: &Scratch) {
             prediction["stages"].as_array().unwrap().iter().map(|s| s["positions"].as_array().unwrap().len());
         assert_eq!(survivors.collect::<Vec<_>>(), [8, 4, 2]);
     }
+    let hand_made = ["predict", "data/test/red/test00.png", "--model", "model", "--policy"];
+    let left = &scratch.run(&[&hand_made[..], &["evit:0.5", "--json"]].concat()).json()[0]["stages"];
+    assert_eq!(left[0]["positions"].as_array().unwrap().len(), 9, "half, and the fused one: {left}");
+    let unfitted = scratch.run(&[&hand_made[..], &["dtome:0.5"]].concat());
+    unfitted.refused(&["dtome must be fitted to images"]);
+    scratch
+        .run(&[&hand_made[..], &["tome:0.5", "--read-out", "sample"]].concat())
+        .refused(&["tome:0.5 is a hand-made method"]);
     let text = scratch.run(&["predict", "data/test/red/test00.png", "--model", "model"]).good();
     assert!(text.contains("data/test/red/test00.png") && text.contains("16 patches; "), "{text}");
 

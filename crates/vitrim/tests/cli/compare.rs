@@ -3,8 +3,26 @@
 use crate::browser::Browser;
 use crate::fixtures::{Scratch, TINY};
 
-const METHODS: [&str; 8] =
-    ["policy", "random", "cls-attention", "evit", "ats", "similarity", "tome", "tome-plain"];
+const METHODS: [&str; 18] = [
+    "policy",
+    "random",
+    "cls-attention",
+    "evit",
+    "ats",
+    "similarity",
+    "tome",
+    "tome-plain",
+    "dtome",
+    "pitome",
+    "pitome-plain",
+    "tofu",
+    "atc",
+    "atc-single",
+    "atc-complete",
+    "mctf",
+    "diffrate",
+    "diffrate-search",
+];
 const STUDIES: [&str; 4] = [
     "policy-fixed-budgets",
     "policy-budgets-random",
@@ -180,11 +198,13 @@ fn speed_is_measured_beside_the_dense_model() {
         "--data",
         "data",
         "--methods",
-        "tome",
+        "tome,dtome",
         "--report",
         "cmp",
         "--json",
     ]);
+    assert!(run.stderr().contains("dtome: fitting to 64 images of the sweep"), "{}", run.stderr());
+    assert!(run.json()[0]["methods"][1]["points"][0]["speed_up"].as_f64().unwrap() > 0.0);
     let point = &run.json()[0]["methods"][0]["points"][0];
     assert!(point["speed_up"].as_f64().unwrap() > 0.0, "{point}");
     let none = scratch.run(&["compare", "--model", "model", "--data", "data", "--methods", "policy"]);
