@@ -15,6 +15,7 @@ use vitrim_kernels::InstructionSet;
 use vitrim_measure::model::Opening;
 use vitrim_measure::model::features::blocks_up_to;
 use vitrim_measure::predict::{Question, answer};
+use vitrim_measure::requests::BackboneArgs;
 use vitrim_measure::{Loaded, MeasureError};
 use vitrim_prune::{ImageKey, Pruner, run_blocks, run_to_end};
 use vitrim_text::shown;
@@ -89,6 +90,11 @@ impl Model {
     /// The backbone.
     pub fn loaded(&self) -> &Loaded {
         &self.loaded
+    }
+
+    /// How the backbone was opened.
+    pub fn backbone(&self) -> BackboneArgs {
+        BackboneArgs { img_size: self.img_size, classes: self.classes.clone() }
     }
 
     /// The Python statements that make this `model`, in its current state.

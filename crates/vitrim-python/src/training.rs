@@ -62,6 +62,7 @@ pub fn train<'py>(
     let defaults = TrainRequest::default();
     let request = TrainRequest {
         model: Some(name),
+        backbone: model.backbone(),
         data: Some(data),
         out,
         preset: preset.unwrap_or_else(|| defaults.preset.clone()),

@@ -43,6 +43,12 @@ def module(name: str, **changes: Any) -> Any:
         ("vit_base_patch16_clip_quickgelu_224", {}),
         ("vit_base_patch16_siglip_224", {}),
         ("vit_so400m_patch16_siglip_gap_256", {}),
+        ("eva02_tiny_patch14_224", dict(img_size=70)),
+        ("eva02_base_patch14_224", dict(img_size=70, num_classes=0)),
+        ("eva02_base_patch16_clip_224", {}),
+        ("vit_small_patch16_dinov3", dict(num_classes=0)),
+        ("vit_small_plus_patch16_dinov3_qkvb", dict(img_size=(64, 80))),
+        ("vit_pe_core_base_patch16_224", dict(embed_dim=96, num_heads=3)),
     ],
 )
 def test_a_live_module_gives_its_own_logits(name: str, changes: dict[str, Any]) -> None:
@@ -72,6 +78,15 @@ def test_a_compiled_or_wrapped_module_is_the_module_inside(wrap: str) -> None:
     expected, model = vitrim.from_timm(plain), vitrim.from_timm(live)
     assert np.array_equal(model(pixels), expected(pixels)) and model.fingerprint == expected.fingerprint
     assert model.origin == "timm:deit_tiny_distilled_patch16_224"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [dict(rope_type="mixed", use_rot_pos_emb=True), dict(use_post_norm=True), dict(rope_type="cat", rope_rotate_half=True)],
+)
+def test_what_is_not_run_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises((vitrim.VitrimError, TypeError), match="not supported"):
+        vitrim.from_timm(module("eva02_tiny_patch14_224", img_size=70, **changes))
 
 
 def test_plain_ones_are_never_refused() -> None:

@@ -51,6 +51,47 @@ fn an_unsupported_architecture_is_named_with_the_list() {
     }
 }
 
+/// What such a backbone needs is said before its tensors are looked at, so that it is never run as another one.
+#[test]
+fn what_an_unsupported_architecture_needs_is_said() {
+    let timm = |name: &str| json!({"architecture": name, "num_classes": 5});
+    let transformers = |class: &str| json!({"architectures": [class], "hidden_size": 16});
+    let open_clip = |vision: Value| json!({"model_cfg": {"embed_dim": 12, "vision_cfg": vision}});
+    let mixed = json!({"architecture": "eva02_tiny_patch14_224", "model_args": {"rope_type": "mixed"}});
+    for (config, words) in [
+        (timm("convnext_tiny.fb_in22k"), ["'convnext_tiny.fb_in22k'", "it needs convolutions"]),
+        (transformers("ConvNextV2ForImageClassification"), ["ConvNextV2", "it needs convolutions"]),
+        (timm("swin_tiny_patch4_window7_224"), ["swin_tiny", "attention within windows"]),
+        (transformers("Swinv2Model"), ["Swinv2Model", "attention within windows"]),
+        (timm("beitv2_base_patch16_224"), ["beitv2_base", "a relative position bias"]),
+        (transformers("BeitForImageClassification"), ["BeitFor", "a relative position bias"]),
+        (transformers("Data2VecVisionModel"), ["Data2VecVision", "a relative position bias"]),
+        (timm("naflexvit_base_patch16_siglip"), ["naflexvit_base", "images of several sizes in one batch"]),
+        (transformers("Siglip2Model"), ["Siglip2Model", "NaFlex"]),
+        (timm("hiera_base_224"), ["hiera_base", "pooling between stages"]),
+        (transformers("HieraForImageClassification"), ["Hiera", "pooling between stages"]),
+        (timm("vit_base_patch16_rope_mixed_224"), ["rope_mixed", "learned for each block and head"]),
+        (mixed, ["rope_type", "\"mixed\" is not supported"]),
+        (timm("eva02_enormous_patch14_clip_224"), ["eva02_enormous", "norms after the residual branches"]),
+        (open_clip(json!({"layers": [3, 4, 6, 3], "width": 64})), ["a ResNet", "convolutions"]),
+        (open_clip(json!({"timm_model_name": "convnext_base"})), ["convnext_base", "it needs convolutions"]),
+        (open_clip(json!({"attentional_pool": true})), ["attentional_pool", "is not supported"]),
+        (
+            open_clip(json!({"timm_model_name": "vit_base_patch16_224", "timm_proj": "mlp"})),
+            ["timm_proj 'mlp'", "linear"],
+        ),
+    ] {
+        let folder = copy("hf_vit");
+        if config.get("model_cfg").is_some() {
+            fs::remove_file(folder.path().join("config.json")).unwrap();
+            fs::write(folder.path().join("open_clip_config.json"), config.to_string()).unwrap();
+        } else {
+            fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+        }
+        refused(folder.path(), &words);
+    }
+}
+
 #[test]
 fn a_missing_surplus_or_misshapen_tensor_is_named() {
     let folder = copy("timm_distilled");

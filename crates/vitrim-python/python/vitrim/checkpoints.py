@@ -82,7 +82,7 @@ def from_timm(
     dtype: Dtype = "f32",
     threads: Optional[int] = None,
 ) -> Model:
-    """Opens a live timm ``VisionTransformer``: its current weights, its geometry and its preprocessing.
+    """Opens a live timm ``VisionTransformer`` or ``Eva``: its current weights, its geometry and its preprocessing.
 
     It may be compiled (``torch.compile``) or wrapped (``DataParallel``), as a whole or in parts. The weights are
     copied; training the module further does not change the model. The other arguments are those of :func:`load`.
@@ -143,8 +143,10 @@ def timm_config(module: Any) -> dict[str, Any]:
 def _answer(module: Any, how: str, paths: list[str]) -> Any:
     """The value of an argument of `module`, read from the attributes `paths` in the way `how`."""
     if how == "first":
-        found = (_attribute(module, path, required=False) for path in paths)
+        found = (_optional(module, path) for path in paths)
         return next((value for value in found if value is not None), None)
+    if how == "any":
+        return any(_is_built(_optional(module, path)) for path in paths)
     values = [_attribute(module, path, required=how != "built") for path in paths]
     if how == "value":
         return values[0]
@@ -153,10 +155,22 @@ def _answer(module: Any, how: str, paths: list[str]) -> Any:
     if how == "class":
         return type(values[0]).__name__
     if how == "built":
-        # timm's ``Identity`` means that nothing was built.
-        return type(values[0]).__name__ not in ("Identity", "NoneType")
+        return _is_built(values[0])
     assert how == "ratio", how
     return _ratio(values[0], values[1])
+
+
+def _is_built(value: Any) -> bool:
+    """Whether `value` is something: timm's ``Identity`` means that nothing was built."""
+    return type(value).__name__ not in ("Identity", "NoneType")
+
+
+def _optional(module: Any, path: str) -> Any:
+    """The attribute at `path`; None if a step is missing."""
+    try:
+        return _attribute(module, path, required=True)
+    except TypeError:
+        return None
 
 
 def _attribute(module: Any, path: str, required: bool) -> Any:

@@ -14,7 +14,7 @@ pub(super) const EVA02: Family = Family {
         sizes: &EVA02_SIZES,
         geometry: eva02,
         class: &EVA,
-        modules: &[],
+        modules: &[("Eva", "eva02_tiny_patch14_224")],
     },
     transformers: &[],
 };
@@ -158,31 +158,40 @@ pub(super) const GATES: [NameRow; 3] = [
 ];
 
 static ARGUMENTS: &[TimmArgument] = &[
-    sets("num_reg_tokens", Live::Unknown, |draft, named, value| {
+    sets("num_reg_tokens", Live::First(&["reg_token.shape.1"]), |draft, named, value| {
         draft.spec.embedding.reg_tokens = count(named, value)?;
         Ok(())
     }),
-    sets("swiglu_mlp", Live::Unknown, |draft, named, value| {
-        draft.spec.mlp.activation =
-            if flag(named, value)? { MlpActivation::SwiGlu } else { MlpActivation::Gelu };
+    sets("swiglu_mlp", Live::Class("blocks.0.mlp"), |draft, named, value| {
+        let gated = match value.as_str() {
+            Some("SwiGLU" | "GluMlp") => true,
+            Some("Mlp") => false,
+            _ => flag(named, value)?,
+        };
+        let activation = &mut draft.spec.mlp.activation;
+        match (gated, *activation == MlpActivation::SwiGlu) {
+            (true, false) => *activation = MlpActivation::SwiGlu,
+            (false, true) => *activation = MlpActivation::Gelu,
+            _ => {}
+        }
         Ok(())
     }),
     sets("swiglu_align_to", Live::Unknown, |draft, named, value| {
         draft.hidden_ratio = Some(count(named, value)?.max(1));
         Ok(())
     }),
-    sets("scale_mlp", Live::Unknown, |draft, named, value| {
+    sets("scale_mlp", Live::Built("blocks.0.mlp.norm"), |draft, named, value| {
         draft.spec.mlp.norm = flag(named, value)?;
         Ok(())
     }),
-    sets("use_abs_pos_emb", Live::Unknown, |draft, named, value| {
+    sets("use_abs_pos_emb", Live::Built("pos_embed"), |draft, named, value| {
         let there = flag(named, value)?;
         if there != (draft.spec.positions != Positions::None) {
             draft.spec.positions = if there { Positions::All } else { Positions::None };
         }
         Ok(())
     }),
-    sets("use_rot_pos_emb", Live::Unknown, |draft, named, value| {
+    sets("use_rot_pos_emb", Live::Built("rope"), |draft, named, value| {
         match (flag(named, value)?, draft.spec.attention.rope.is_some()) {
             (false, _) => draft.spec.attention.rope = None,
             (true, true) => {}
@@ -190,27 +199,27 @@ static ARGUMENTS: &[TimmArgument] = &[
         }
         Ok(())
     }),
-    sets("rope_type", Live::Unknown, |draft, named, value| {
+    sets("rope_type", Live::Class("rope"), |draft, named, value| {
         let built = match draft.spec.attention.rope.map(|rope| rope.coordinates) {
-            Some(Coordinates::Centred) => "dinov3",
-            Some(Coordinates::Cells { .. }) => "cat",
+            Some(Coordinates::Centred) => ["dinov3", "RotaryEmbeddingDinoV3", "NoneType"],
+            Some(Coordinates::Cells { .. }) => ["cat", "RotaryEmbeddingCat", "NoneType"],
             None => return Ok(()),
         };
-        if value.as_str() == Some(built) { Ok(()) } else { Err(not_supported(named, value)) }
+        timm::fixed(named, value, &built)
     }),
-    sets("rope_temperature", Live::Unknown, |draft, named, value| {
+    sets("rope_temperature", Live::First(&["rope.temperature"]), |draft, named, value| {
         let theta = number(named, value)? as f32;
         draft.spec.attention.rope.iter_mut().for_each(|rope| rope.theta = theta);
         Ok(())
     }),
-    sets("rope_grid_offset", Live::Unknown, |draft, named, value| {
+    sets("rope_grid_offset", Live::First(&["rope.grid_offset"]), |draft, named, value| {
         let given = number(named, value)? as f32;
         if let Some(Coordinates::Cells { offset, .. }) = coordinates(draft) {
             *offset = given;
         }
         Ok(())
     }),
-    sets("rope_grid_indexing", Live::Unknown, |draft, named, value| {
+    sets("rope_grid_indexing", Live::First(&["rope.grid_indexing"]), |draft, named, value| {
         let xy = match value.as_str() {
             Some("ij") => false,
             Some("xy") => true,
@@ -221,14 +230,14 @@ static ARGUMENTS: &[TimmArgument] = &[
         }
         Ok(())
     }),
-    sets("ref_feat_shape", Live::Unknown, |draft, named, value| {
+    sets("ref_feat_shape", Live::First(&["rope.ref_feat_shape"]), |draft, named, value| {
         let grid = pair(named, value)?;
         if let Some(Coordinates::Cells { reference, .. }) = coordinates(draft) {
             *reference = Some(grid);
         }
         Ok(())
     }),
-    sets("rope_rotate_half", Live::Unknown, |draft, named, value| {
+    sets("rope_rotate_half", Live::First(&["blocks.0.attn.rotate_half"]), |draft, named, value| {
         let halves = flag(named, value)?;
         match draft.spec.attention.rope.map(|rope| rope.pairs == ChannelPairs::Halves) {
             Some(built) if built != halves => Err(not_supported(named, value)),
@@ -243,15 +252,15 @@ static ARGUMENTS: &[TimmArgument] = &[
         draft.fc_norm = Some(flag(named, value)?);
         Ok(())
     }),
-    sets("attn_type", Live::Unknown, |draft, named, value| {
+    sets("attn_type", Live::Class("blocks.0.attn"), |draft, named, value| {
         draft.spec.attention.unbiased_keys = match value.as_str() {
-            Some("eva") => true,
-            Some("rope") => false,
+            Some("eva" | "EvaAttention") => true,
+            Some("rope" | "AttentionRope") => false,
             _ => return Err(not_supported(named, value)),
         };
         Ok(())
     }),
-    sets("attn_pool_num_heads", Live::Unknown, |draft, named, value| {
+    sets("attn_pool_num_heads", Live::First(&["attn_pool.num_heads"]), |draft, named, value| {
         draft.pool.0 = Some(count(named, value)?);
         Ok(())
     }),
@@ -259,11 +268,32 @@ static ARGUMENTS: &[TimmArgument] = &[
         draft.pool.1 = Some(number(named, value)?);
         Ok(())
     }),
-    sets("scale_attn_inner", Live::Unknown, |draft, named, value| {
+    sets("scale_attn_inner", Live::Built("blocks.0.attn.norm"), |draft, named, value| {
         draft.spec.attention.inner_norm = flag(named, value)?;
         Ok(())
     }),
     only("use_post_norm", "false"),
+    // Not timm arguments: the class of the blocks, which a norm after the branches changes, and what a live module tells
+    // otherwise than timm's VisionTransformer does.
+    sets("block", Live::Class("blocks.0"), |_, named, value| timm::fixed(named, value, &["EvaBlock"])),
+    sets(
+        "qkv_bias",
+        Live::AnyBuilt(&["blocks.0.attn.q_bias", "blocks.0.attn.qkv.bias", "blocks.0.attn.q_proj.bias"]),
+        |draft, named, value| {
+            draft.spec.attention.qkv_bias = flag(named, value)?;
+            Ok(())
+        },
+    ),
+    sets("mlp_ratio", Live::Ratio("blocks.0.mlp.fc2.in_features", "embed_dim"), |draft, named, value| {
+        draft.mlp_ratio = number(named, value)?;
+        Ok(())
+    }),
+    timm::argument(
+        "init_values",
+        Live::Built("blocks.0.gamma_1"),
+        Effect::SetsGiven(|spec, given| spec.layer_scale = given),
+    ),
+    timm::argument("mlp_layer", Live::Unknown, Effect::Nothing),
     timm::argument("qkv_fused", Live::Unknown, Effect::Nothing),
     timm::argument("head_init_scale", Live::Unknown, Effect::Nothing),
     // Every Eva that is named here has a final norm, before or after pooling.

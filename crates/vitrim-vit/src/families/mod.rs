@@ -125,8 +125,8 @@ impl VitSpec {
 pub struct TimmModule {
     /// The architecture to start from if the module does not name its own.
     pub unnamed: &'static str,
-    /// The arguments of its class.
-    pub arguments: &'static [TimmArgument],
+    /// The arguments of its class; of several with one name, the first counts.
+    pub arguments: Vec<&'static TimmArgument>,
 }
 
 /// What to read from a module that is an instance of the Python classes `classes`, the most derived first; `None` if
@@ -134,7 +134,14 @@ pub struct TimmModule {
 pub fn timm_module<'c>(classes: impl IntoIterator<Item = &'c str>) -> Option<TimmModule> {
     let known = |class: &str| {
         let (names, (_, unnamed)) = timm_modules().find(|(_, (known, _))| *known == class)?;
-        Some(TimmModule { unnamed, arguments: names.class.arguments })
+        let mut arguments: Vec<&TimmArgument> = names.class.arguments.iter().collect();
+        let own = arguments.len();
+        for argument in names.class.shared {
+            if arguments[..own].iter().all(|known| known.name != argument.name) {
+                arguments.push(argument);
+            }
+        }
+        Some(TimmModule { unnamed, arguments })
     };
     classes.into_iter().find_map(known)
 }
@@ -276,6 +283,16 @@ mod tests {
         let distilled = asked(&["VisionTransformerDistilled", "VisionTransformer", "Module"]);
         assert_eq!(distilled, Some("deit_tiny_distilled_patch16_224"));
         assert_eq!(asked(&["ResNet", "Module"]), None);
-        assert_eq!(timm_classes(), ["VisionTransformer", "VisionTransformerDistilled"]);
+        assert_eq!(timm_classes(), ["VisionTransformer", "VisionTransformerDistilled", "Eva"]);
+    }
+
+    /// What an `Eva` keeps elsewhere than a `VisionTransformer` is asked once, there.
+    #[test]
+    fn an_argument_of_a_live_module_is_asked_once() {
+        let names: Vec<&str> =
+            timm_module(["Eva"]).unwrap().arguments.iter().map(|asked| asked.name).collect();
+        let distinct: std::collections::BTreeSet<&&str> = names.iter().collect();
+        assert_eq!(distinct.len(), names.len(), "{names:?}");
+        assert!(distinct.contains(&"rope_type") && distinct.contains(&"img_size"), "{names:?}");
     }
 }

@@ -195,6 +195,8 @@ pub enum Live {
     Class(&'static str),
     /// Whether the attribute exists, and is neither `None` nor timm's `Identity`.
     Built(&'static str),
+    /// As [`Live::Built`], of any of these attributes.
+    AnyBuilt(&'static [&'static str]),
     /// The ratio of the first attribute to the second.
     Ratio(&'static str, &'static str),
 }
@@ -383,7 +385,7 @@ pub(super) fn pool(named: &str, value: &Value) -> Result<Pool> {
 }
 
 /// Checks that `value` is one of `words`.
-fn fixed(named: &str, value: &Value, words: &[&str]) -> Result<()> {
+pub(super) fn fixed(named: &str, value: &Value, words: &[&str]) -> Result<()> {
     if value.as_str().is_some_and(|value| words.contains(&value)) {
         return Ok(());
     }

@@ -6,6 +6,8 @@
 
 mod npz;
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -220,6 +222,12 @@ pub(crate) fn unit(row: &mut [f32]) -> bool {
 /// The arrays of a safetensors file, and the names in its header.
 fn safetensors(path: &Path) -> Result<Arrays> {
     let bad = |reason: String| VitError::TextClasses { path: path.to_owned(), reason };
+    let mut first = [0];
+    let read = File::open(path).and_then(|mut file| file.read(&mut first));
+    read.map_err(|source| VitError::Read { path: path.to_owned(), source })?;
+    if first == *b"{" {
+        return Err(bad("it is JSON; give text embeddings in a safetensors or an npz file".into()));
+    }
     let files = WeightFiles::open(path)?;
     let names = files.stated(NAMES).map(|text| {
         let wrong =

@@ -108,6 +108,10 @@ fn what_a_file_lacks_is_said_in_one_line() {
             "{error}"
         );
     }
+    let json = folder.path().join("names.json");
+    std::fs::write(&json, "{\"names\": [\"cat\"]}").unwrap();
+    let error = TextClasses::open(&json).unwrap_err().to_string();
+    assert!(error.contains("names.json: it is JSON"), "{error}");
     let objects = [("t", npy("|O", "(2, 3)", &[])), ("logit_scale", npy("<f4", "()", &bytes(&[1.0])))];
     let error = TextClasses::open(&npz(folder.path(), &objects)).unwrap_err().to_string();
     assert!(error.contains("t: type '|O' is not read"), "{error}");
