@@ -19,9 +19,10 @@ import subprocess
 import sys
 import tempfile
 import time
-import venv
 import warnings
 from pathlib import Path
+
+import environment
 
 PACKAGES = ["torch", "timm", "onnx", "onnxscript", "onnxruntime", "openvino"]
 ENGINES = ["vitrim", "torch", "torch-compile", "onnxruntime", "openvino"]
@@ -33,13 +34,7 @@ OURS = [(f"vitrim {kind}{mode}", dtype) for kind in ("dense", "pruned") for mode
 
 def main():
     args = arguments()
-    python = Path(args.venv) / "bin" / "python"
-    if Path(sys.prefix).resolve() != Path(args.venv).resolve():
-        if not python.exists():
-            note(f"making {args.venv}")
-            venv.create(args.venv, with_pip=True)
-            subprocess.run([python, "-m", "pip", "install", "--quiet", *PACKAGES], check=True, stdout=sys.stderr)
-        os.execv(python, [str(python), *sys.argv])
+    environment.enter(args.venv, PACKAGES)
     warnings.filterwarnings("ignore")
     if os.getloadavg()[0] > 0.5:
         note(f"warning: the machine is not idle (load {os.getloadavg()[0]:.1f}): figures will be wrong")
@@ -188,31 +183,46 @@ def load_torch(args, name, batch):
             yield "torch-compile", dtype, batch, lambda run=run, compiled=compiled: run(compiled)
 
 
-def export(name, batch, folder):
-    """Exports `name` for batches of `batch`, unless that is done; returns the file and its input."""
+def export(name, batch, folder, weights=None):
+    """Exports `name` for batches of `batch` (`None`: of any size), unless that is done; returns the file and its input.
+
+    `weights` is a safetensors file; without it the weights are random.
+    """
     import timm
     import torch
 
-    path = folder / f"{name}-{batch}.onnx"
+    path = folder / f"{name}-{batch or 'any'}.onnx"
     timm.layers.set_fused_attn(False)
     model = timm.create_model(name, pretrained=False).eval()
     timm.layers.set_fused_attn(True)
-    x = torch.randn(batch, 3, *model.patch_embed.img_size)
+    if weights:
+        from safetensors.torch import load_file
+
+        model.load_state_dict(load_file(weights))
+    x = torch.randn(batch or 2, 3, *model.patch_embed.img_size)
     if not path.exists():
-        torch.onnx.export(model, x, str(path), dynamo=False, opset_version=17)
+        axes = {} if batch else {"x": {0: "batch"}, "y": {0: "batch"}}
+        names = {"input_names": ["x"], "output_names": ["y"], "dynamic_axes": axes}
+        torch.onnx.export(model, x, str(path), dynamo=False, opset_version=17, **names)
     return path, x.numpy()
+
+
+def quantise(path):
+    """Writes the network with weights of 8 bits beside it, for ONNX Runtime's dynamic quantisation; returns the file."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    quantised = path.with_suffix(".int8.onnx")
+    quantize_dynamic(path, quantised, weight_type=QuantType.QInt8, per_channel=True)
+    return quantised
 
 
 def load_onnxruntime(args, name, batch, folder):
     if "onnxruntime" not in args.engines:
         return
     import onnxruntime
-    from onnxruntime.quantization import QuantType, quantize_dynamic
 
     path, x = export(name, batch, folder)
-    quantised = path.with_suffix(".int8.onnx")
-    quantize_dynamic(path, quantised, weight_type=QuantType.QInt8, per_channel=True)
-    for dtype, file in (("f32", path), ("int8", quantised)):
+    for dtype, file in (("f32", path), ("int8", quantise(path))):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = args.threads
         session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])

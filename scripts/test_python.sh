@@ -6,7 +6,8 @@ cd "$(dirname "$0")/.."
 
 export VIRTUAL_ENV="$PWD/target/venv"
 python3 -m venv "$VIRTUAL_ENV"
-"$VIRTUAL_ENV/bin/pip" install --quiet maturin mypy numpy pytest pillow scikit-learn fastapi httpx "ray[data]"
+"$VIRTUAL_ENV/bin/pip" install --quiet maturin mypy numpy pytest pillow scikit-learn "ray[data]" \
+    "tritonclient[http,grpc]" grpcio-health-checking grpcio-reflection httptools uvloop
 rm -rf target/wheels
 "$VIRTUAL_ENV/bin/maturin" build --release --manifest-path crates/vitrim-python/Cargo.toml --out target/wheels
 "$VIRTUAL_ENV/bin/pip" install --quiet --force-reinstall --no-deps target/wheels/vitrim-*.whl

@@ -51,7 +51,7 @@ mod transform;
 mod walk;
 
 pub use dataset::{ContentHash, ContentSet, Dataset, Shares, Subset};
-pub use decoding::{BadImages, DecodeRate, Decoding, OnBadImage, guarded, is_guarded};
+pub use decoding::{BadImages, DecodeRate, Decoding, FORMATS, OnBadImage, guarded, is_guarded};
 pub use error::DataError;
 pub use image::{self, RgbImage};
 pub use key::image_key;

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use rayon::prelude::*;
 use serde::Serialize;
 use vitrim_data::{DataError, Decoding, RgbImage, Transform, guarded, image_key};
-use vitrim_prune::{Pruner, StageRecord, image_macs, run_to_end};
-use vitrim_vit::{Backbone, HostState, PixelBatch, Want, cost};
+use vitrim_prune::{Pruner, StageRecord, block_macs, image_macs, run_blocks};
+use vitrim_vit::{Backbone, HostState, PixelBatch, VitSpec, Want, cost};
 
 use crate::error::Result;
 use crate::model::Loaded;
-use crate::model::features::{FeatureKind, Features, features};
+use crate::model::features::{FeatureKind, Features, block_features, features};
 use crate::requests::as_text;
 
 /// The answer for one image.
@@ -55,6 +55,13 @@ pub struct Survivors {
     pub positions: Vec<usize>,
 }
 
+impl Survivors {
+    /// The survivors of image `b` of a batch at `stage`.
+    pub fn of(stage: &StageRecord, b: usize) -> Self {
+        Survivors { block: stage.site.block, positions: stage.grid_positions(b) }
+    }
+}
+
 /// An image as the model sees it, with the model's answer.
 pub struct Seen {
     /// The crop.
@@ -70,6 +77,8 @@ pub enum Question {
     Classes(usize),
     /// Features, which a backbone without a head also has.
     Features(FeatureKind),
+    /// The patch tokens after the first so many blocks: see [`block_features`].
+    Blocks(usize),
 }
 
 /// The model's answer for one image.
@@ -156,27 +165,34 @@ pub fn answer(
     let pixels: Vec<f32> = crops.par_iter().flat_map_iter(|crop| loaded.transform.normalized(crop)).collect();
     let batch = crops.len();
     let mut state = model.embed(PixelBatch::new(&pixels, batch))?;
-    let stages = run_to_end(model, pruner, &mut state, &keys)?;
-    let survivors = |stage: &StageRecord, b: usize| Survivors {
-        block: stage.site.block,
-        positions: stage.grid_positions(b),
+    let blocks = match question {
+        Question::Blocks(blocks) => blocks,
+        Question::Classes(_) | Question::Features(_) => loaded.spec.depth,
     };
+    let stages = run_blocks(model, pruner, &mut state, &keys, blocks)?;
     let answer = |b: usize| Answer {
         classes: Vec::new(),
         features: None,
-        stages: stages.iter().map(|stage| survivors(stage, b)).collect(),
-        macs: image_macs(model, pruner, &stages, b),
+        stages: stages.iter().map(|stage| Survivors::of(stage, b)).collect(),
+        macs: match question {
+            Question::Blocks(blocks) => block_macs(model, pruner, &stages, b, blocks),
+            Question::Classes(_) | Question::Features(_) => image_macs(model, pruner, &stages, b),
+        },
     };
     let mut answers: Vec<Answer> = (0..batch).map(answer).collect();
     match question {
         Question::Classes(top_k) => {
             let logits = model.finish(&state, Want::Logits)?;
             for (b, answer) in answers.iter_mut().enumerate() {
-                answer.classes = top_classes(logits.row(b), top_k);
-                for class in &mut answer.classes {
-                    class.name = loaded.class_name(class.class);
-                    class.name_assumed = loaded.assumes_names();
+                answer.classes = top_classes(logits.row(b), &loaded.class_names, top_k);
+                for class in answer.classes.iter_mut().filter(|_| loaded.assumes_names()) {
+                    (class.name, class.name_assumed) = (loaded.class_name(class.class), true);
                 }
+            }
+        }
+        Question::Blocks(_) => {
+            for (answer, features) in answers.iter_mut().zip(block_features(&loaded.spec, &state)) {
+                answer.features = Some(features);
             }
         }
         Question::Features(kind) => {
@@ -184,21 +200,26 @@ pub fn answer(
             let each = features(model, &state, kind)?.into_iter().zip(lengths);
             for (answer, (features, image)) in answers.iter_mut().zip(each) {
                 answer.features = Some(features);
-                // Features do not need the head, and those of tokens no pooling.
-                answer.macs -= cost::head_macs(spec);
-                match kind {
-                    FeatureKind::Pooled => {}
-                    FeatureKind::Tokens => answer.macs -= cost::pool_macs(spec, image[1] - image[0]),
-                    FeatureKind::Embedding => answer.macs += cost::projection_macs(spec),
-                }
+                answer.macs = answered_macs(spec, answer.macs, kind, image[1] - image[0]);
             }
         }
     }
     Ok(answers)
 }
 
-/// The `top_k` most probable classes, without their names.
-fn top_classes(logits: &[f32], top_k: usize) -> Vec<ClassProbability> {
+/// MACs of an image for which features were computed and no logits, from the `macs` with the head; `tokens` are left of
+/// it, prefix tokens included. Features do not need the head, and those of tokens no pooling.
+pub fn answered_macs(spec: &VitSpec, macs: u64, kind: FeatureKind, tokens: usize) -> u64 {
+    let macs = macs - cost::head_macs(spec);
+    match kind {
+        FeatureKind::Pooled => macs,
+        FeatureKind::Tokens => macs - cost::pool_macs(spec, tokens),
+        FeatureKind::Embedding => macs + cost::projection_macs(spec),
+    }
+}
+
+/// The `top_k` most probable classes of `logits: [C]`, best first; `names: [C]`, or empty.
+pub fn top_classes(logits: &[f32], names: &[Option<String>], top_k: usize) -> Vec<ClassProbability> {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let weights: Vec<f64> = logits.iter().map(|z| f64::from(z - max).exp()).collect();
     let sum: f64 = weights.iter().sum();
@@ -207,7 +228,7 @@ fn top_classes(logits: &[f32], top_k: usize) -> Vec<ClassProbability> {
     let best = order.into_iter().take(top_k);
     best.map(|class| ClassProbability {
         class,
-        name: None,
+        name: names.get(class).cloned().flatten(),
         name_assumed: false,
         probability: weights[class] / sum,
     })
@@ -220,9 +241,12 @@ mod tests {
 
     #[test]
     fn classes_are_ranked_with_their_probabilities() {
-        let top = top_classes(&[0.0, 3f32.ln(), -1e9], 2);
+        let names = ["a", "b"].map(|name| Some(name.to_owned()));
+        let top = top_classes(&[0.0, 3f32.ln(), -1e9], &names, 2);
         assert_eq!((top[0].class, top[1].class), (1, 0));
+        assert_eq!(top[0].name.as_deref(), Some("b"));
         assert!((top[0].probability - 0.75).abs() < 1e-6);
-        assert_eq!(top_classes(&[1.0; 3], 9).len(), 3);
+        assert_eq!(top_classes(&[1.0; 3], &names, 9).len(), 3);
+        assert_eq!(top_classes(&[1.0; 3], &names, 9)[2].name, None);
     }
 }

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
+from typing import Any, Callable, Iterator
 
 import numpy as np
 import pytest
@@ -13,6 +15,8 @@ import vitrim
 from scratch import drawn_classes, tiny_checkpoint
 
 REPOSITORY = Path(__file__).resolve().parents[3]
+# The servers and loads of the scripts that measure.
+sys.path.insert(0, str(REPOSITORY / "scripts"))
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
@@ -77,3 +81,36 @@ def photo(tmp_path: Path) -> Path:
     path = tmp_path / "photo.jpg"
     Image.fromarray(values).resize((131, 97)).save(path, quality=95)
     return path
+
+
+@pytest.fixture(scope="session")
+def binary() -> Path:
+    """The program `vitrim`, which has the server."""
+    target = Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target"))
+    path = Path(os.environ.get("VITRIM_BINARY", target / "release/vitrim"))
+    if not path.is_file():
+        pytest.skip(f"SKIPPED: no {path}; run `cargo build --release --workspace --bin vitrim`, or set VITRIM_BINARY")
+    return path
+
+
+@pytest.fixture(scope="session")
+def serve(binary: Path, tiny: Path) -> Callable[..., Any]:
+    """Makes a server of `tiny`, with more options; `with serve() as server`. It listens on `port` and on `grpc_port`."""
+    from serve_process import Server, free_port
+
+    def start(*options: object, model: object = None) -> Server:
+        port, grpc_port = free_port(), free_port()
+        command = [binary, "serve", "--model", model or f"tiny={tiny}", "--threads", 2, "--port", port]
+        # No load balancer has to be told, unless a test says otherwise.
+        server = Server([*command, "--grpc-port", grpc_port, *options], port, env={"VITRIM_SERVE_DRAIN": "0s"})
+        server.grpc_port = grpc_port
+        return server
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def server(serve: Callable[..., Any]) -> Iterator[Any]:
+    """A server of `tiny` for the tests of one file."""
+    with serve() as running:
+        yield running

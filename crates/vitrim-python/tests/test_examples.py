@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 from types import ModuleType
+from typing import Any, Callable
 
 import pytest
-from PIL import Image
 
 import vitrim
 
@@ -23,7 +23,7 @@ def example(name: str) -> ModuleType:
 
 
 def test_every_example_is_tested() -> None:
-    tested = {"sklearn_on_features", "fastapi_service", "ray_map_batches"}
+    tested = {"sklearn_on_features", "serve_client", "ray_map_batches"}
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tested
 
 
@@ -33,25 +33,19 @@ def test_scikit_learn_on_features(tiny: Path, data: Path) -> None:
     assert accuracy > 0.8, "three colours are easy to tell apart, chance is 0.33"
 
 
-def test_fastapi_service(tiny: Path, photo: Path) -> None:
-    pytest.importorskip("fastapi", reason="SKIPPED: fastapi is not installed")
-    pytest.importorskip("httpx", reason="SKIPPED: httpx is not installed")
-    from fastapi.testclient import TestClient
-
-    model = vitrim.load(tiny, "cls-attention:0.7")
-    with TestClient(example("fastapi_service").create(model)) as client:
-        kind = {"content-type": "application/octet-stream"}
-        answer = client.post("/predict", params={"top_k": 2}, content=photo.read_bytes(), headers=kind)
-        assert answer.status_code == 200, answer.text
-        with Image.open(photo) as image:
-            (direct,) = model.predict([image], top_k=2)
-        body = answer.json()
-        assert [best["class"] for best in body["classes"]] == [best.class_index for best in direct.classes]
-        assert body["classes"][0]["probability"] == pytest.approx(direct.classes[0].probability)
-        assert body["kept"] == [11, 8, 5] and body["gmacs"] == direct.gmacs
-        assert client.get("/model").json()["policy"].startswith("cls-attention")
-        refused = client.post("/predict", content=b"hello", headers=kind)
-        assert refused.status_code == 400 and "not an image" in refused.text
+def test_serve_client(serve: Callable[..., Any], tiny: Path, photo: Path, capsys: Any) -> None:
+    client = example("serve_client")
+    direct = vitrim.load(tiny).predict(photo, top_k=1)[0]
+    with serve() as server:
+        url = f"http://127.0.0.1:{server.port}"
+        client.main(url, str(photo))
+        best = direct.classes[0]
+        assert capsys.readouterr().out.startswith(f"{photo}: {best.name}, {best.probability:.0%}; ")
+        answer = client.Client(url).predict(photo.read_bytes(), top_k=2, survivors="true")
+        assert [one["class"] for one in answer["classes"]][0] == best.class_index and len(answer["classes"]) == 2
+        assert answer["gmacs"] == direct.gmacs and answer["queue_ms"] >= 0.0
+        with pytest.raises(RuntimeError, match="415: .*neither JPEG"):
+            client.Client(url).predict(b"hello")
 
 
 def test_ray_map_batches_with_two_workers(tiny: Path, data: Path) -> None:

@@ -215,6 +215,8 @@ def test_calibrate_writes_the_record(trained: vitrim.Run, tiny: Path, data: Path
     model = vitrim.load(tiny, folder)
     record = vitrim.calibrate(model, data, max_drop=5.0, confidence=0.5, split="test", progress=False)
     assert record["max_drop"] == 5.0 and record["split"] == "test" and record["front"]["images"] == 36
+    (spelling,) = record.pop("label_notes")
+    assert "`class_0` is `class 0`" in spelling and record.pop("layout_notes") == []
     assert json.loads((folder / "policy.json").read_text())["calibration"] == record
     assert model.policy.endswith(f"threshold={record['threshold']}")
     folder.rename(tmp_path / "moved")

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use vitrim_measure::calibrate::Calibration;
 use vitrim_measure::front::{FrontPoint, Measure};
-use vitrim_measure::requests::{EvalRequest, PolicyArgs, PredictRequest, Request, SizeArgs};
+use vitrim_measure::requests::{BackboneArgs, EvalRequest, PolicyArgs, PredictRequest, Request};
 use vitrim_measure::statistics::Confidence;
 use vitrim_prune::Policy;
 use vitrim_prune::policy::Departure;
@@ -32,6 +32,8 @@ pub struct Card<'a> {
     pub model: Option<&'a str>,
     /// The input size, pixels, if it is not the checkpoint's own.
     pub img_size: Option<[usize; 2]>,
+    /// Whether the classes are described by texts.
+    pub of_texts: bool,
     /// The backbone's geometry.
     pub spec: &'a VitSpec,
 }
@@ -165,20 +167,21 @@ fn section_use(page: &mut String, card: &Card<'_>) -> std::fmt::Result {
     let hub = card.base_model.map(|base| format!("hf://{base}"));
     let model = card.model.map(str::to_owned).or(hub).unwrap_or_else(|| "path/to/backbone".to_owned());
     let model = PathBuf::from(model);
-    let size = SizeArgs { img_size: card.img_size };
+    let classes = card.of_texts.then(|| "path/to/text_embeddings".into());
+    let backbone = BackboneArgs { img_size: card.img_size, classes };
     // The record certifies nothing for another precision.
     let dtype = card.calibration.map_or_else(Precision::default, |record| record.dtype);
     let policy = PolicyArgs { policy: Some("hf://OWNER/NAME".into()), ..PolicyArgs::default() };
     let predict = PredictRequest {
         images: vec!["photo.jpg".into()],
         model: model.clone(),
-        size: size.clone(),
+        backbone: backbone.clone(),
         dtype,
         policy: policy.clone(),
         ..PredictRequest::default()
     };
     let data = "path/to/images".into();
-    let eval = EvalRequest { model, size, dtype, data, policy, ..EvalRequest::default() };
+    let eval = EvalRequest { model, backbone, dtype, data, policy, ..EvalRequest::default() };
     writeln!(page, "## Use\n\nWith `OWNER/NAME` for this repository:\n\n```sh")?;
     writeln!(page, "{}\n{}\n```\n", predict.command_line(), eval.command_line())
 }
@@ -313,6 +316,7 @@ mod tests {
             base_model,
             model: None,
             img_size: Some([160, 224]),
+            of_texts: false,
             spec,
         })
         .unwrap()

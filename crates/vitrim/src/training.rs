@@ -86,7 +86,13 @@ impl RunImages {
 /// As [`open_checkpoint`].
 pub(crate) fn weights(loaded: &Loaded, config: &TrainConfig) -> Result<Option<Tensors>> {
     let needed = config.learner == LearnerKind::Gumbel;
-    let open = || Ok(open_checkpoint(Path::new(&loaded.origin), Some(loaded.spec.img_size))?.tensors);
+    let open = || {
+        let checkpoint = open_checkpoint(Path::new(&loaded.origin), Some(loaded.spec.img_size))?;
+        Ok(match &loaded.text_classes {
+            Some(classes) => checkpoint.with_classes(classes).map_err(MeasureError::from)?.tensors,
+            None => checkpoint.tensors,
+        })
+    };
     needed.then(open).transpose()
 }
 

@@ -12,7 +12,7 @@ use crate::error::{DataError, one_line};
 use crate::limits::{MAX_DECODED_BYTES, MAX_ENCODED_BYTES, MAX_SIDE};
 
 /// The supported formats, detected by content.
-const FORMATS: [ImageFormat; 7] = [
+pub const FORMATS: [ImageFormat; 7] = [
     ImageFormat::Jpeg,
     ImageFormat::Png,
     ImageFormat::WebP,

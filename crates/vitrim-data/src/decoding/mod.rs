@@ -7,7 +7,7 @@ mod rate;
 mod truncation;
 
 pub use bad_images::{BadImages, OnBadImage};
-pub use decode::Decoding;
+pub use decode::{Decoding, FORMATS};
 pub(crate) use decode::{read_encoded, too_long};
 pub(crate) use guard::caught;
 pub use guard::{guarded, is_guarded};

@@ -17,6 +17,7 @@ mod pretrain;
 mod print;
 mod progress;
 mod report;
+mod serve;
 mod train;
 mod visualize;
 
@@ -61,6 +62,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Export(args) => export::run(&app, args),
         Command::Bench(args) => bench::run(&app, args),
         Command::Info(args) => info::run(&app, args),
+        Command::Serve(args) => serve::run(&app, args),
     }
 }
 

@@ -17,9 +17,9 @@ use super::{App, print};
 const BATCH: usize = 16;
 
 pub fn run(app: &App, request: &PredictRequest) -> anyhow::Result<ExitCode> {
-    let loaded = app.open(&request.model, request.size.opening(request.dtype))?;
+    let loaded = app.open(&request.model, request.backbone.opening(request.dtype))?;
     let pruner = app.show(|listener| request.policy.pruner(request.keep.keep, &loaded, listener))?;
-    let (patches, question) = (loaded.spec.num_patches(), request.question());
+    let (patches, question) = (loaded.spec.num_patches(), request.question(loaded.spec.depth)?);
     if let (Question::Classes(_), Some(assumption)) = (question, loaded.assumption()) {
         app.reporter.note(&format!("note: {assumption}"));
     }

@@ -22,7 +22,7 @@ pub fn run(app: &App, request: &TrainRequest) -> anyhow::Result<ExitCode> {
         return Err(anyhow!("--model and --data are needed to train"));
     };
     let stop = interrupt::listen()?;
-    let loaded = app.open(model, request.size.opening(request.dtype))?;
+    let loaded = app.open(model, request.backbone.opening(request.dtype))?;
     match app.follow(stop, |listener| request.run(&loaded, config, listener)) {
         Err(error @ VitrimError::Interrupted(_)) => {
             Ok(interrupted(&format!("{error}; run the same command again to go on")))
@@ -39,12 +39,17 @@ pub fn run(app: &App, request: &TrainRequest) -> anyhow::Result<ExitCode> {
 }
 
 fn tell(app: &App, trained: &Trained) -> anyhow::Result<()> {
-    let Trained { policy_folder, policy, choice, label_notes, .. } = trained;
+    let Trained { policy_folder, policy, choice, notes, .. } = trained;
     match choice {
-        Some(choice) => print(app, policy_folder, policy, choice, label_notes),
+        Some(choice) => print(app, policy_folder, policy, choice, notes),
         None if app.global.json => {
             let policy = shown(policy_folder);
-            print::json(&json!({ "policy": policy, "label_notes": label_notes, "calibration": null }))
+            print::json(&json!({
+                "policy": policy,
+                "label_notes": notes.label_notes,
+                "layout_notes": notes.layout_notes,
+                "calibration": null
+            }))
         }
         None => print::line(&format!("policy: {}, not calibrated", policy_folder.display())),
     }

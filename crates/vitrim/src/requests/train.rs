@@ -9,7 +9,8 @@ use vitrim_measure::model::{Loaded, open_policy};
 use vitrim_measure::passes::{BATCH, PassOptions};
 use vitrim_measure::progress::{Event, Listener};
 use vitrim_measure::requests::{
-    DatasetArgs, LossArgs, Request, SizeArgs, as_text, calibrate_folder, note_opened, note_reading,
+    BackboneArgs, DataNotes, DatasetArgs, LossArgs, Request, as_text, calibrate_folder, note_opened,
+    note_reading,
 };
 use vitrim_measure::seen::SeenImages;
 use vitrim_measure::statistics::Confidence;
@@ -32,10 +33,10 @@ pub struct TrainRequest {
     #[cfg_attr(feature = "cli", arg(long, value_name = "FOLDER", required_unless_present = "print_config"))]
     #[serde(serialize_with = "as_text::path_option")]
     pub model: Option<PathBuf>,
-    /// The input size.
+    /// The backbone's input size and classes.
     #[cfg_attr(feature = "cli", command(flatten))]
     #[serde(flatten)]
-    pub size: SizeArgs,
+    pub backbone: BackboneArgs,
     /// Data type of the backbone's arithmetic in rollouts and calibration: f32, bf16 or int8.
     #[cfg_attr(feature = "cli", arg(long, default_value_t = Self::default().dtype, value_name = "TYPE"))]
     #[serde(serialize_with = "as_text::display")]
@@ -104,7 +105,7 @@ impl Default for TrainRequest {
     fn default() -> Self {
         TrainRequest {
             model: None,
-            size: SizeArgs::default(),
+            backbone: BackboneArgs::default(),
             dtype: Precision::F32,
             data: None,
             out: None,
@@ -142,8 +143,8 @@ pub struct Trained {
     pub updates: usize,
     /// The choice of the calibration; `None` if the policy was left uncalibrated.
     pub choice: Option<Choice>,
-    /// What was guessed of the labels; see [`vitrim_data::Dataset::label_notes`].
-    pub label_notes: Vec<String>,
+    /// What was guessed of the images to train on and those to calibrate on.
+    pub notes: DataNotes,
 }
 
 impl TrainRequest {
@@ -249,8 +250,9 @@ impl TrainRequest {
                 calibrate_folder(loaded, &policy_folder, held_out, &options, listener)?;
             (policy, choice) = (calibrated, Some(chosen));
         }
-        let label_notes = images.train.label_notes();
-        Ok(Trained { folder: out, policy_folder, policy, updates: config.updates, choice, label_notes })
+        let parts: Vec<_> = std::iter::once(&images.train).chain(&images.calibration).collect();
+        let notes = DataNotes::of(parts);
+        Ok(Trained { folder: out, policy_folder, policy, updates: config.updates, choice, notes })
     }
 }
 

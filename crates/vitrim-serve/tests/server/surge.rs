@@ -1,0 +1,67 @@
+//! The sliding operating point, through a server: with targets that no machine meets, or misses.
+
+use std::time::Duration;
+
+use serde_json::json;
+use vitrim_serve::Settings;
+use vitrim_serve::settings::Span;
+
+use crate::fixture::{Folder, Running, metric, png};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_misses_its_target_serves_the_cheapest_point_within_its_limit() {
+    let folder = Folder::new();
+    let target_p99 = Some(Span(Duration::from_nanos(1)));
+    let running = Running::start(Settings { target_p99, max_drop: Some(1.0), ..folder.pruned() }).await;
+    let (_, points) = running.get("/v2/models/m/operating_points").await;
+    let points = points["points"].as_array().unwrap();
+    assert_eq!(points.len(), 3, "the last certifies more than 1 pp");
+    let cheapest = points.last().unwrap();
+    assert!(cheapest["certified"]["at_most"].as_f64().unwrap() <= 1.0);
+    let (_, body) = running.post("/predict", png(1)).await;
+    assert_eq!(body["images"][0]["operating_point"], *cheapest);
+    // A request may ask for less loss, or for one point.
+    for (query, name) in [("max_drop=0", "dense"), ("max_drop=90", "threshold=0.5"), ("gmacs=9", "dense")] {
+        let (_, body) = running.post(&format!("/predict?{query}"), png(1)).await;
+        assert_eq!(body["images"][0]["operating_point"]["name"], name, "{query}");
+    }
+    let text = running.metrics().await;
+    assert_eq!(metric(&text, "vitrim_operating_point{model=\"m\"}"), 2.0);
+    let changes = "vitrim_operating_point_changes_total{model=\"m\",direction=\"cheaper\"}";
+    assert_eq!(metric(&text, changes), 1.0);
+    let certified = metric(&text, "vitrim_operating_point_certified_loss{model=\"m\"}");
+    assert!((certified - cheapest["certified"]["at_most"].as_f64().unwrap()).abs() < 1e-9);
+    let served = "vitrim_images_total{model=\"m\",operating_point=\"threshold=0.5\"}";
+    assert_eq!(metric(&text, served), 2.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_meets_its_target_serves_the_dense_model() {
+    let folder = Folder::new();
+    let target_p99 = Some(Span(Duration::from_secs(3600)));
+    let running = Running::start(Settings { target_p99, ..folder.pruned() }).await;
+    let (_, body) = running.post("/predict", png(1)).await;
+    assert_eq!(body["images"][0]["operating_point"]["name"], "dense");
+    let (_, ready) = running.get("/v2/health/ready").await;
+    assert_eq!(ready["ready"], json!(true));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_slides_without_a_certificate() {
+    let folder = Folder::new();
+    let loaded = vitrim_measure::Loaded::open(&folder.model).unwrap();
+    let mut policy = vitrim_measure::model::open_policy(&folder.policy, &loaded).unwrap();
+    policy.calibration = None;
+    policy.save(&folder.policy).unwrap();
+    let target_p99 = Some(Span(Duration::from_millis(50)));
+    let refused = Running::listen(Settings { target_p99, max_drop: Some(1.0), ..folder.pruned() }).await;
+    let error = refused.server.load().await.unwrap_err().to_string();
+    assert!(error.contains("not calibrated"), "{error}");
+    // Without a limit the policy serves as it is, and says that nothing is certified.
+    let running = Running::start(folder.pruned()).await;
+    let (_, body) = running.post("/predict", png(1)).await;
+    let point = &body["images"][0]["operating_point"];
+    assert_eq!((&point["name"], &point["certified"]), (&json!("threshold=0.5"), &json!(null)));
+    let (_, body) = running.post("/predict?max_drop=5", png(1)).await;
+    assert_eq!(body["images"][0]["operating_point"]["name"], "dense", "the only certified point");
+}
