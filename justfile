@@ -10,10 +10,11 @@ ci:
 test *args:
     cargo test --release --workspace {{args}}
 
-# The tests that need no training, with overflow checks and debug assertions.
+# The tests that need neither training nor a clock, with overflow checks and debug assertions.
 checked:
     cargo test --profile checked -p vitrim-kernels -p vitrim-vit -p vitrim-prune -p vitrim-data -p vitrim-hub \
-        -p vitrim-durable -p vitrim-random
+        -p vitrim-durable -p vitrim-random -p vitrim-text -- \
+        --skip sessions_on_one_pool --skip steps_of_several_sessions --skip a_long_pass_ends_soon
 
 # Each command that writes files is killed so many times at random moments, then run to its end; see docs/reliability.md.
 faults kills="200":

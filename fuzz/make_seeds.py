@@ -150,6 +150,14 @@ def policies():
                                         "read_out": read_out, "weights_hash": "", "calibration": None}))
 
 
+def overlays():
+    file = 'name = "mine"\nlayers = [1, 2]\n\n[optimizer]\nlearning_rate = 3e-4\nclip = 0.1\n\n[read_out]\nthreshold = 0.5\n'
+    for name, text in (("file", file), ("sets", "\0updates=3\noptimizer.warm=true\nname=drop\nlayers=[1, 2]\n"),
+                       ("both", file + "\0read_out=sample\nnote=\"a b\"\n"), ("wrong", "updtes = 3\n\0optimizer.clip=x\n"),
+                       ("dotted", 'optimizer.clip = 1\noptimizer = { warm = true }\nname = \'\'\'x\'\'\'\n')):
+        put("overlay", name, text)
+
+
 if __name__ == "__main__":
-    for make in (images, configurations, safetensors, pickles, data_sets, hub, policies):
+    for make in (images, configurations, safetensors, pickles, data_sets, hub, policies, overlays):
         make()

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes the small checkpoints that the tests open, with the outputs of the libraries that they come from.
 
-    python3 -m venv /tmp/fixtures && /tmp/fixtures/bin/pip install torch torchvision timm transformers
+    python3 -m venv /tmp/fixtures && /tmp/fixtures/bin/pip install torch torchvision timm transformers open_clip_torch
     /tmp/fixtures/bin/python scripts/make_fixtures.py
 
 Random weights of a tiny geometry. Each folder of crates/vitrim-vit/tests/fixtures holds a checkpoint as its library
@@ -17,6 +17,7 @@ import os
 import shutil
 from pathlib import Path
 
+import open_clip
 import timm
 import torch
 import transformers
@@ -44,6 +45,7 @@ def main():
     pickles()
     transformers_fixtures()
     towers()
+    published()
     processors()
     geometries()
     total = sum(f.stat().st_size for f in FIXTURES.rglob("*") if f.is_file())
@@ -256,6 +258,164 @@ def hf_tower(folder, model, sizes, own, interpolate=True):
         save(path / f"{name}.safetensors", outputs)
 
 
+# Files as the authors of the models and open_clip publish them, and zero-shot classes.
+
+
+def published():
+    torch.manual_seed(2)
+    shape = dict(embed_dim=24, num_heads=3, num_classes=0, sizes=[])
+    timm_tower("timm_eva02_clip", "eva02_base_patch16_clip_224", **{**shape, "num_classes": CLASSES, "sizes": [(24, 20)]})
+    by_its_authors("apple_aimv2", "aimv2_large_patch14_224", apple, mlp_ratio=2.6667)
+    by_its_authors("meta_dinov2_reg", "vit_giant_patch14_reg4_dinov2", meta_dinov2, mlp_ratio=None)
+    by_its_authors("meta_dinov3", "vit_small_plus_patch16_dinov3", meta_dinov3)
+    by_its_authors("meta_pe_core", "vit_pe_core_base_patch16_224", meta_pe, num_classes=7)
+
+    t = transformers
+    plain = dict(intermediate_size=40, **HF)
+    mae = lively(t.ViTMAEForPreTraining(t.ViTMAEConfig(
+        mask_ratio=0.0, decoder_hidden_size=8, decoder_num_hidden_layers=1, decoder_num_attention_heads=1,
+        decoder_intermediate_size=8, **plain,
+    )))
+    mae.save_pretrained(FIXTURES / "hf_vit_mae")
+    x = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        # The noise says in which order patches are masked: none is, and they keep their order.
+        features = mae.vit(x, noise=torch.arange(16.0).repeat(2, 1)).last_hidden_state
+    save(FIXTURES / "hf_vit_mae" / "expected.safetensors", {"pixel_values": x, "features": features})
+    zero_shot()
+
+
+def by_its_authors(folder, architecture, renamed, **args):
+    """A checkpoint of timm's with the tensors as `renamed` gives them, which timm reads as its own."""
+    timm_tower(folder, architecture, **{**dict(embed_dim=24, num_heads=3, num_classes=0, sizes=[]), **args})
+    path = FIXTURES / folder
+    config = json.loads((path / "config.json").read_text())
+    ours = load_file(path / "model.safetensors")
+    # The authors' projections have no bias, where timm's classifier has one.
+    bias = ours["head.bias"].clone() if "head.bias" in ours else 0.0
+    ours = {n: torch.zeros_like(t) if n == "head.bias" else t for n, t in ours.items()}
+    theirs = renamed(dict(ours))
+    model = timm.create_model(architecture, **{n: v for n, v in config["model_args"].items() if n != "mlp_ratio" or v})
+    module = timm.models.eva if isinstance(model, timm.models.eva.Eva) else timm.models.vision_transformer
+    with torch.no_grad():
+        if "register_tokens" in theirs:
+            # timm gives the class token's position to the class token.
+            back = module.checkpoint_filter_fn(dict(theirs), model)
+            model.load_state_dict(back)
+            save(path / "expected.safetensors", timm_outputs(model.eval(), *model.patch_embed.img_size))
+        else:
+            back = module.checkpoint_filter_fn(dict(theirs), model)
+            assert back.keys() == ours.keys(), back.keys() ^ ours.keys()
+            assert all(torch.equal(back[n], ours[n]) for n in ours)
+    if "visual.proj" in theirs:
+        # The projection gives the image embedding.
+        expected = load_file(path / "expected.safetensors")
+        expected["image_embeds"] = expected.pop("logits") - bias
+        save(path / "expected.safetensors", expected)
+    save(path / "model.safetensors", theirs)
+
+
+def swapped(tensors, swaps):
+    for ours, theirs in swaps:
+        tensors = {n.replace(ours, theirs): t for n, t in tensors.items()}
+    return tensors
+
+
+def apple(tensors):
+    tensors = swapped(tensors, [
+        ("fc1_g", "fc1"), ("fc1_x", "fc3"), ("norm1", "norm_1"), ("norm2", "norm_2"), ("blocks.", "trunk.blocks."),
+        ("patch_embed.", "preprocessor.patchifier."), ("pos_embed", "preprocessor.pos_embed"),
+    ])
+    return {"trunk.post_trunk_norm." + n[5:] if n.startswith("norm.") else n: t for n, t in tensors.items()}
+
+
+def meta_dinov2(tensors):
+    tensors = swapped(tensors, [("mlp.fc1", "mlp.w12"), ("mlp.fc2", "mlp.w3"), ("reg_token", "register_tokens")])
+    of_class = 0.2 * torch.randn(1, 1, tensors["pos_embed"].shape[2])
+    tensors["pos_embed"] = torch.cat([of_class, tensors["pos_embed"]], 1)
+    return {**tensors, "mask_token": torch.zeros(1, tensors["pos_embed"].shape[2])}
+
+
+def meta_dinov3(tensors):
+    tensors = swapped(tensors, [
+        ("gamma_1", "ls1.gamma"), ("gamma_2", "ls2.gamma"), ("reg_token", "storage_tokens"),
+        ("mlp.fc1_g", "mlp.w1"), ("mlp.fc1_x", "mlp.w2"), ("mlp.fc2", "mlp.w3"),
+    ])
+    dim = tensors["cls_token"].shape[2]
+    for l in range(SMALL["depth"]):
+        # All 0 in the distilled models, for which timm has architectures without biases.
+        tensors[f"blocks.{l}.attn.qkv.bias"] = torch.zeros(3 * dim)
+        tensors[f"blocks.{l}.attn.qkv.bias_mask"] = torch.ones(3 * dim)
+    return {**tensors, "mask_token": torch.zeros(1, dim), "rope_embed.periods": torch.ones(2)}
+
+
+def meta_pe(tensors):
+    head, dim = tensors.pop("head.weight"), tensors["cls_token"].shape[2]
+    del tensors["head.bias"]
+    for kind in ("weight", "bias"):
+        parts = [tensors.pop(f"attn_pool.{part}.{kind}") for part in ("q", "kv")]
+        tensors[f"attn_pool.attn.in_proj_{kind}"] = torch.cat(parts)
+        tensors[f"attn_pool.attn.out_proj.{kind}"] = tensors.pop(f"attn_pool.proj.{kind}")
+        tensors[f"attn_pool.layernorm.{kind}"] = tensors.pop(f"attn_pool.norm.{kind}")
+    tensors = swapped(tensors, [
+        ("attn_pool.latent", "attn_pool.probe"), ("patch_embed.proj", "conv1"), ("blocks.", "transformer.resblocks."),
+        ("norm_pre", "ln_pre"), ("norm1", "ln_1"), ("norm2", "ln_2"), ("attn.qkv.", "attn.in_proj_"),
+        ("attn.proj", "attn.out_proj"), ("mlp.fc1", "mlp.c_fc"), ("mlp.fc2", "mlp.c_proj"),
+    ])
+    tensors = {"ln_post." + n[5:] if n.startswith("norm.") else n: t for n, t in tensors.items()}
+    tensors["class_embedding"] = tensors.pop("cls_token").reshape(dim)
+    tensors["positional_embedding"] = tensors.pop("pos_embed")[0]
+    tensors = {"visual." + n: t for n, t in tensors.items()}
+    return {**tensors, "visual.proj": head.T.contiguous(), "logit_scale": torch.ones([]), "text_projection": torch.ones(2)}
+
+
+def classes_file(path, rows, model):
+    """As the scripts of docs/checkpoints.md write it."""
+    tensors = {"text_embeddings": rows, "logit_scale": model.logit_scale.exp()}
+    if getattr(model, "logit_bias", None) is not None:
+        tensors["logit_bias"] = model.logit_bias
+    tensors = {n: t.detach().clone().contiguous() for n, t in tensors.items()}
+    save_file(tensors, path, metadata={"names": json.dumps(list(NAMES.values()))})
+
+
+def zero_shot():
+    """Whole models of images and texts; logits of images among texts, as the libraries give them."""
+    t = transformers
+    tiny = dict(hidden_size=16, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, vocab_size=50)
+    ids, x = torch.randint(3, 50, (CLASSES, 6)), torch.randn(2, 3, 16, 16)
+    siglip = t.SiglipConfig(
+        vision_config=dict(intermediate_size=40, **HF),
+        text_config=dict(max_position_embeddings=6, projection_size=16, **tiny),
+    )
+    siglip, path = lively(t.SiglipModel(siglip)), FIXTURES / "hf_siglip_full"
+    siglip.save_pretrained(path)
+    with torch.no_grad():
+        out = siglip(input_ids=ids, pixel_values=x)
+        rows = siglip.get_text_features(input_ids=ids)
+    classes_file(path / "classes.safetensors", getattr(rows, "pooler_output", rows), siglip)
+    save(path / "expected.safetensors", {"pixel_values": x, "image_embeds": siglip.get_image_features(x).pooler_output.detach()})
+    save(path / "zero_shot.safetensors", {"pixel_values": x, "logits": out.logits_per_image})
+
+    config = dict(
+        embed_dim=12, quick_gelu=True,
+        vision_cfg=dict(image_size=16, layers=2, width=16, head_width=8, patch_size=4, mlp_ratio=2.0),
+        text_cfg=dict(context_length=6, vocab_size=50, width=8, heads=2, layers=1),
+    )
+    clip, path = open_clip.CLIP(**config), FIXTURES / "open_clip"
+    clip = lively(clip)
+    path.mkdir()
+    preprocess = dict(mean=[0.5] * 3, std=[0.25] * 3, interpolation="bicubic", resize_mode="squash")
+    written = {"model_cfg": config, "preprocess_cfg": preprocess}
+    (path / "open_clip_config.json").write_text(json.dumps(written, indent=2))
+    save(path / "open_clip_model.safetensors", {n: v for n, v in clip.state_dict().items() if n != "attn_mask"})
+    with torch.no_grad():
+        image, rows = clip.encode_image(x), clip.encode_text(ids)
+        logits = clip.logit_scale.exp() * torch.nn.functional.normalize(image) @ torch.nn.functional.normalize(rows).T
+    classes_file(path / "classes.safetensors", rows, clip)
+    save(path / "expected.safetensors", {"pixel_values": x, "image_embeds": image})
+    save(path / "zero_shot.safetensors", {"pixel_values": x, "logits": logits})
+
+
 def processors():
     """What transformers' image processors make of an image, at sizes that keep the files small."""
     import numpy as np
@@ -276,6 +436,13 @@ def processors():
             size={"shortest_edge": 32}, crop_size={"height": 28, "width": 28},
             image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225],
         ),
+        # AIMv2 has CLIP's.
+        "clip": transformers.CLIPImageProcessorPil(
+            size={"shortest_edge": 24}, crop_size={"height": 24, "width": 24}
+        ),
+        "siglip": transformers.SiglipImageProcessorPil(size={"height": 24, "width": 24}),
+        "siglip2": transformers.SiglipImageProcessorPil(size={"height": 24, "width": 24}, resample=2),
+        "dinov3": transformers.DINOv3ViTImageProcessor(size={"height": 24, "width": 24}),
     }
     expected = {}
     for name, processor in made.items():

@@ -200,6 +200,22 @@ pub enum DataError {
         /// The parquet reader's message.
         reason: String,
     },
+    /// A file was written while its images were read.
+    #[error("{}: has changed since it was opened; wait until it is complete, then run the same command again", path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A parquet file states or holds more than is read.
+    #[error("{}: row group {row_group} is too large: {what}; check the file, or split it", path.display())]
+    LargeParquet {
+        /// The file.
+        path: PathBuf,
+        /// The row group, counted from 0.
+        row_group: usize,
+        /// What is too large, and the limit.
+        what: String,
+    },
     /// No column of a parquet file holds encoded images.
     #[error(
         "{}: has no image column; expected an Image feature, or a column such as `image` or `img` (binary, or a struct with `bytes`), found: {}",

@@ -18,5 +18,13 @@ pub(crate) const MAX_PATH_BYTES: usize = 4096;
 pub(crate) const MAX_PATTERN_NAMES: usize = 100_000;
 /// Most digits of a number in a brace pattern: a file name has at most so many bytes.
 pub(crate) const MAX_PATTERN_DIGITS: usize = 255;
+/// Largest size of a column of labels or paths in a row group of a parquet file, bytes, not compressed.
+pub(crate) const MAX_TEXT_COLUMN_BYTES: u64 = 256 << 20;
+/// Largest size of the different words that are the labels of a split in parquet files, bytes: a dictionary of a few bytes
+/// gives any number of rows their words.
+pub(crate) const MAX_LABEL_WORD_BYTES: usize = 64 << 20;
+/// Most rows of a table of images in parquet form, and largest size of all their paths, bytes: in memory they take 2 GiB.
+pub(crate) const MAX_TABLE_ROWS: usize = 1 << 24;
+pub(crate) const MAX_TABLE_PATH_BYTES: usize = 1 << 30;
 /// Most rows of the parquet files of a split: their labels take up to 1 GiB. A footer of a few bytes may state any number.
 pub(crate) const MAX_ROWS: usize = 1 << 26;

@@ -2,10 +2,10 @@
 //! `snapshots/<commit>/<name>` link to them, `refs/<revision>` hold the commit of a branch. In addition,
 //! `listings/<commit>.json` (vitrim's own) has all files of a commit, so that a copy can be recognised as complete
 //! without the Hub.
+//!
+//! <https://huggingface.co/docs/huggingface_hub/guides/manage-cache>
 
 use std::path::{Path, PathBuf};
-
-use hf_hub::{Cache, CacheRepo};
 
 use crate::error::{Result, file_error};
 use crate::reference::Reference;
@@ -15,14 +15,11 @@ use crate::settings::Settings;
 /// A repository's folder in the cache.
 pub(crate) struct CachedRepo {
     folder: PathBuf,
-    layout: CacheRepo,
 }
 
 impl CachedRepo {
     pub(crate) fn of(reference: &Reference, settings: &Settings) -> Self {
-        let repo = reference.repo();
-        let folder = settings.cache.join(repo.folder_name());
-        CachedRepo { folder, layout: Cache::new(settings.cache.clone()).repo(repo) }
+        CachedRepo { folder: settings.cache.join(reference.folder_name()) }
     }
 
     /// The commit that `revision` named when all its files were last fetched.
@@ -41,12 +38,12 @@ impl CachedRepo {
 
     /// The folder of the snapshot, which is opened.
     pub(crate) fn snapshot(&self, commit: &str) -> PathBuf {
-        self.layout.pointer_path(commit)
+        self.folder.join("snapshots").join(commit)
     }
 
     /// The path of the bytes called `etag`.
     pub(crate) fn blob(&self, etag: &str) -> PathBuf {
-        self.layout.blob_path(etag)
+        self.folder.join("blobs").join(etag)
     }
 
     /// Whether the snapshot has `name`, with the bytes that it links to.

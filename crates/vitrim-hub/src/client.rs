@@ -1,24 +1,23 @@
-//! GET requests, with the environment's proxies and certificates. Redirects are followed here and not by `ureq`, so that
-//! each hop has its own proxy, and the token goes to no other host.
+//! GET requests, with the environment's proxies and certificates. Redirects are followed here and not by `reqwest`,
+//! which drops the token when the Hub's own host redirects to https, and cannot stop at another host for one request
+//! and follow it for the next.
 
-use std::sync::OnceLock;
+use std::error::Error;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use ureq::config::Config;
-use ureq::http::header::LOCATION;
-use ureq::http::{Response, Uri};
-use ureq::unversioned::resolver::DefaultResolver;
-use ureq::unversioned::transport::{ConnectProxyConnector, Connector, SocksConnector, TcpConnector};
-use ureq::{Agent, Body, ProxyProtocol};
+use reqwest::blocking::{Client as HttpClient, Response};
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, LOCATION};
+use reqwest::{Proxy, Url, redirect};
+use rustls::ClientConfig;
 
 use crate::error::{HubError, Result};
-use crate::forward::ForwardConnector;
 use crate::proxy::Proxies;
-use crate::tls::TlsConnector;
+use crate::tls;
 use crate::trust::Trust;
 use crate::variables::Variables;
 
-/// Timeout of a connection, and then of each read.
+/// Timeout of a connection; of an answer's header, and then of each read.
 const CONNECT: Duration = Duration::from_secs(20);
 const READ: Duration = Duration::from_secs(60);
 const MOST_REDIRECTS: usize = 10;
@@ -26,7 +25,7 @@ const MOST_REDIRECTS: usize = 10;
 /// How the Hub is reached: proxies and certificates. By default directly, with the usual certificates.
 #[derive(Clone, Default)]
 pub struct Network {
-    proxies: Proxies,
+    proxies: Arc<Proxies>,
     trust: Trust,
 }
 
@@ -36,7 +35,7 @@ impl Network {
     /// # Errors
     /// If one of them cannot be used.
     pub(crate) fn from(variables: &Variables<'_>) -> Result<Self> {
-        Ok(Network { proxies: Proxies::from(variables)?, trust: Trust::from(variables)? })
+        Ok(Network { proxies: Arc::new(Proxies::from(variables)?), trust: Trust::from(variables)? })
     }
 }
 
@@ -64,18 +63,18 @@ pub(crate) enum Failed {
 pub(crate) struct Client {
     network: Network,
     /// The host that gets the token.
-    home: Option<Uri>,
+    home: Option<Url>,
     token: Option<String>,
     /// For http; https needs certificates, which are read when they are needed.
-    plain: Agent,
-    secure: OnceLock<Agent>,
+    plain: OnceLock<HttpClient>,
+    secure: OnceLock<HttpClient>,
 }
 
 impl Client {
     /// A client that sends `token` to the host of `endpoint`.
     pub(crate) fn new(endpoint: &str, token: Option<String>, network: Network) -> Self {
         let home = endpoint.parse().ok();
-        Client { network, home, token, plain: agent(None), secure: OnceLock::new() }
+        Client { network, home, token, plain: OnceLock::new(), secure: OnceLock::new() }
     }
 
     /// The answer to GET `url` with `headers`.
@@ -85,114 +84,109 @@ impl Client {
     pub(crate) fn get(
         &self,
         url: &str,
-        headers: &[(&'static str, String)],
+        headers: &[(HeaderName, String)],
         follow: Follow,
-    ) -> Result<Response<Body>, Failed> {
-        let mut uri: Uri = url.parse().map_err(|_| Failed::Broken(format!("{url} is not an address")))?;
+    ) -> Result<Response, Failed> {
+        let mut url: Url = url.parse().map_err(|_| Failed::Broken(format!("{url} is not an address")))?;
         for _ in 0..=MOST_REDIRECTS {
-            let answer = self.once(&uri, headers)?;
+            let answer = self.once(&url, headers)?;
             let place = answer.headers().get(LOCATION).and_then(|place| place.to_str().ok());
             let Some(place) = place.filter(|_| answer.status().is_redirection()) else { return Ok(answer) };
-            let next =
-                moved(&uri, place).ok_or_else(|| Failed::Broken(format!("a redirect to `{place}`")))?;
-            if follow == Follow::SameHost && next.authority() != uri.authority() {
+            let next = url.join(place).ok().filter(|next| matches!(next.scheme(), "http" | "https"));
+            let next = next.ok_or_else(|| Failed::Broken(format!("a redirect to `{place}`")))?;
+            let same_host = (next.host_str(), next.port()) == (url.host_str(), url.port());
+            if follow == Follow::SameHost && !same_host {
                 return Ok(answer);
             }
-            uri = next;
+            url = next;
         }
         Err(Failed::Broken(format!("more than {MOST_REDIRECTS} redirects")))
     }
 
-    fn once(&self, uri: &Uri, headers: &[(&'static str, String)]) -> Result<Response<Body>, Failed> {
-        let proxy = self.network.proxies.of(uri);
-        let to_proxy = proxy.is_some_and(|named| named.proxy.protocol() == ProxyProtocol::Https);
-        let agent = match to_proxy || uri.scheme_str() == Some("https") {
-            true => self.secure().map_err(Failed::Unsent)?,
-            false => &self.plain,
-        };
-        let mut request = agent.get(uri.clone());
-        for (name, value) in headers {
-            request = request.header(*name, value);
-        }
-        if let Some(token) = self.token.as_ref().filter(|_| self.is_home(uri)) {
-            request = request.header("Authorization", format!("Bearer {token}"));
-        }
-        let request = request.config().proxy(proxy.map(|named| named.proxy.clone())).build();
-        request.call().map_err(|error| match error {
-            ureq::Error::StatusCode(status) => Failed::Status(status),
-            other => {
-                let mut reason = one_line(&other);
-                if reason.contains("certificate") {
-                    reason += &format!("; {}", self.network.trust.cure());
-                }
-                if let Some(named) = proxy {
-                    let (host, port) = (named.proxy.host(), named.proxy.port());
-                    reason += &format!(", through the proxy {host}:{port} of {}", named.variable);
-                }
-                Failed::Broken(reason)
+    fn once(&self, url: &Url, headers: &[(HeaderName, String)]) -> Result<Response, Failed> {
+        let proxy = self.network.proxies.of(url);
+        let to_proxy = proxy.is_some_and(|named| named.address.scheme() == "https");
+        let client = if to_proxy || url.scheme() == "https" { self.secure() } else { self.plain() };
+        let request = client.map_err(Failed::Unsent)?.get(url.clone()).headers(self.headers(url, headers)?);
+        let answer = request.send().map_err(|error| {
+            let mut reason = one_line(&error);
+            if reason.contains("certificate") {
+                reason += &format!("; {}", self.network.trust.cure());
             }
-        })
-    }
-
-    /// Whether `uri` is on the Hub's own host, and not less secure than the Hub's address.
-    fn is_home(&self, uri: &Uri) -> bool {
-        let Some(home) = &self.home else { return false };
-        let downgraded = home.scheme_str() == Some("https") && uri.scheme_str() != Some("https");
-        home.host() == uri.host() && !downgraded
-    }
-
-    /// The agent for https.
-    fn secure(&self) -> Result<&Agent> {
-        if let Some(agent) = self.secure.get() {
-            return Ok(agent);
+            if let Some(named) = proxy {
+                reason += &format!(", through the proxy {} of {}", named.host_and_port(), named.variable);
+            }
+            Failed::Broken(reason)
+        })?;
+        let status = answer.status();
+        if status.is_client_error() || status.is_server_error() {
+            return Err(Failed::Status(status.as_u16()));
         }
-        let tls = TlsConnector::new(self.network.trust.roots()?).map_err(|error| HubError::Tls { error })?;
-        Ok(self.secure.get_or_init(|| agent(Some(tls))))
+        Ok(answer)
     }
-}
 
-/// `error` in one line.
-pub(crate) fn one_line(error: &dyn std::error::Error) -> String {
-    error.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
-}
+    /// `given`, and the token if it goes to `url`.
+    fn headers(&self, url: &Url, given: &[(HeaderName, String)]) -> Result<HeaderMap, Failed> {
+        let bearer = self.token.as_ref().filter(|_| self.is_home(url));
+        let bearer = bearer.map(|token| (AUTHORIZATION, format!("Bearer {token}")));
+        let all = given.iter().cloned().chain(bearer).map(|(name, text)| {
+            let value = HeaderValue::from_str(&text);
+            let value = value.map_err(|_| Failed::Broken(format!("no request can hold this {name}")))?;
+            Ok((name, value))
+        });
+        all.collect()
+    }
 
-/// An agent for http, and with `tls` for https, that neither has a proxy nor follows redirects.
-fn agent(tls: Option<TlsConnector>) -> Agent {
-    let config = || -> Config {
-        Agent::config_builder()
-            .proxy(None)
-            .max_redirects(0)
-            .timeout_connect(Some(CONNECT))
-            .timeout_per_read(Some(READ))
+    /// Whether `url` is on the Hub's own host, and not less secure than the Hub's address.
+    fn is_home(&self, url: &Url) -> bool {
+        let Some(home) = &self.home else { return false };
+        let downgraded = home.scheme() == "https" && url.scheme() != "https";
+        home.host() == url.host() && !downgraded
+    }
+
+    /// The client for http.
+    fn plain(&self) -> Result<&HttpClient> {
+        self.built(&self.plain, || Ok(tls::trusting_nobody()))
+    }
+
+    /// The client for https.
+    fn secure(&self) -> Result<&HttpClient> {
+        self.built(&self.secure, || Ok(tls::trusting(self.network.trust.roots()?)))
+    }
+
+    /// The client in `place`, which is built with `config` if it is not there.
+    fn built<'a>(
+        &self,
+        place: &'a OnceLock<HttpClient>,
+        config: impl Fn() -> Result<Result<ClientConfig, String>>,
+    ) -> Result<&'a HttpClient> {
+        if let Some(client) = place.get() {
+            return Ok(client);
+        }
+        let config = config()?.map_err(|error| HubError::Tls { error })?;
+        let proxies = Arc::clone(&self.network.proxies);
+        let client = HttpClient::builder()
+            .tls_backend_preconfigured(config)
+            .proxy(Proxy::custom(move |url| proxies.of(url).map(|named| named.address.clone())))
+            .redirect(redirect::Policy::none())
+            .connect_timeout(CONNECT)
+            .timeout(READ)
+            // As curl and Python write them; some proxies compare the names as text.
+            .http1_title_case_headers()
             .user_agent(concat!("vitrim/", env!("CARGO_PKG_VERSION")))
             .build()
-    };
-    // `ureq`'s own chain, after the connector for http through a proxy.
-    let connector = ForwardConnector::new(config())
-        .chain(SocksConnector::default())
-        .chain(ConnectProxyConnector::default())
-        .chain(TcpConnector::default());
-    match tls {
-        Some(tls) => Agent::with_parts(config(), connector.chain(tls), DefaultResolver::default()),
-        None => Agent::with_parts(config(), connector, DefaultResolver::default()),
+            .map_err(|error| HubError::Tls { error: one_line(&error) })?;
+        Ok(place.get_or_init(|| client))
     }
 }
 
-/// The address `place` of a redirect from `from`.
-fn moved(from: &Uri, place: &str) -> Option<Uri> {
-    let (scheme, authority) = (from.scheme_str()?, from.authority()?);
-    let whole = if place.starts_with("http://") || place.starts_with("https://") {
-        place.to_owned()
-    } else if place.starts_with("//") {
-        format!("{scheme}:{place}")
-    } else if place.starts_with('/') {
-        format!("{scheme}://{authority}{place}")
-    } else {
-        let folder = from.path().rsplit_once('/').map_or("", |(folder, _)| folder);
-        format!("{scheme}://{authority}{folder}/{place}")
-    };
-    let whole = whole.split_once('#').map_or(whole.as_str(), |(before, _)| before);
-    whole.parse().ok()
+/// The innermost cause of `error` in one line; those around it say only that a request failed.
+pub(crate) fn one_line(error: &dyn Error) -> String {
+    let mut cause = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -200,28 +194,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_redirect_may_be_relative() {
-        let from: Uri = "https://hub.corp:8443/me/model/resolve/main/x".parse().unwrap();
-        for (place, expected) in [
-            ("http://cdn/x?y=1#z", "http://cdn/x?y=1"),
-            ("//cdn/x", "https://cdn/x"),
-            ("/api/x", "https://hub.corp:8443/api/x"),
-            ("y", "https://hub.corp:8443/me/model/resolve/main/y"),
-        ] {
-            assert_eq!(moved(&from, place).unwrap().to_string(), expected);
-        }
-    }
-
-    #[test]
     fn the_token_stays_on_the_hubs_host_and_is_not_sent_less_securely() {
         let client = Client::new("https://hub.corp", Some("hf_x".to_owned()), Network::default());
-        for (uri, home) in [
+        for (url, home) in [
             ("https://hub.corp/a", true),
             ("https://hub.corp:8443/a", true),
             ("http://hub.corp/a", false),
             ("https://cdn.hub.corp/a", false),
         ] {
-            assert_eq!(client.is_home(&uri.parse().unwrap()), home, "{uri}");
+            let headers = client.headers(&url.parse().unwrap(), &[]).unwrap();
+            assert_eq!(headers.contains_key(AUTHORIZATION), home, "{url}");
         }
+    }
+
+    #[test]
+    fn a_token_that_no_header_can_hold_is_refused() {
+        let client = Client::new("https://hub.corp", Some("hf_\nx".to_owned()), Network::default());
+        let Err(Failed::Broken(reason)) = client.headers(&"https://hub.corp".parse().unwrap(), &[]) else {
+            panic!("the token was taken")
+        };
+        assert!(reason.contains("authorization") && !reason.contains("hf_"), "{reason}");
     }
 }

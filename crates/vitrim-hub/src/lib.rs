@@ -4,10 +4,10 @@
 //! is returned unchanged. A [`Reference`] is looked up on the Hub, the files that its [`Kind`] needs are selected,
 //! and those that the cache lacks are fetched.
 //!
-//! The cache is the one of Python's `huggingface_hub` and the `hf-hub` crate (`HF_HOME`, `HF_HUB_CACHE`), and so are
-//! the token (`HF_TOKEN`, or that of a login), `HF_ENDPOINT` and `HF_HUB_OFFLINE`: see [`Settings`]. Its paths come
-//! from `hf-hub`. The requests are sent here: `hf-hub` adds a file to the cache before it can be verified, cannot
-//! request names with spaces, and knows neither the system's certificates nor `NO_PROXY`.
+//! The cache is the one of Python's `huggingface_hub` (`HF_HOME`, `HF_HUB_CACHE`), and so are the token (`HF_TOKEN`, or
+//! that of a login), `HF_ENDPOINT` and `HF_HUB_OFFLINE`: see [`Settings`]. The crate `hf-hub` is not used, because it adds
+//! a file to the cache before it can be verified, cannot request names with spaces, and knows neither the system's
+//! certificates nor `NO_PROXY`.
 //!
 //! A revision is first resolved to a commit, and all files are taken from that commit, so that a push during the
 //! download cannot mix versions. A branch's name is updated in the cache only when all files of the new commit are
@@ -25,7 +25,6 @@ mod cache;
 mod client;
 mod error;
 mod fetch;
-mod forward;
 mod kind;
 mod observe;
 mod proxy;

@@ -3,11 +3,13 @@
 
 use std::net::IpAddr;
 
-use ureq::Proxy;
-use ureq::http::Uri;
+use reqwest::Url;
 
 use crate::error::{HubError, Result};
 use crate::variables::Variables;
+
+/// The port of a SOCKS proxy if none is given (RFC 1928).
+const SOCKS_PORT: u16 = 1080;
 
 /// The proxies of the environment; none by default.
 #[derive(Clone, Default)]
@@ -21,7 +23,35 @@ pub(crate) struct Proxies {
 #[derive(Clone)]
 pub(crate) struct Named {
     pub variable: &'static str,
-    pub proxy: Proxy,
+    pub address: Url,
+}
+
+impl Named {
+    /// The proxy in `text`: an address, or host and port as curl takes them.
+    fn parse(variable: &'static str, text: &str) -> Option<Self> {
+        // What most programs call `socks5`.
+        let text =
+            text.strip_prefix("socks://").map_or_else(|| text.to_owned(), |rest| format!("socks5://{rest}"));
+        let mut address = match text.contains("://") {
+            true => Url::parse(&text).ok()?,
+            false => Url::parse(&format!("http://{text}")).ok()?,
+        };
+        match address.scheme() {
+            "http" | "https" => {}
+            "socks4" | "socks4a" | "socks5" | "socks5h" => {
+                let port = address.port().unwrap_or(SOCKS_PORT);
+                address.set_port(Some(port)).ok()?;
+            }
+            _ => return None,
+        }
+        address.has_host().then_some(Named { variable, address })
+    }
+
+    /// As in `proxy:3128`, without name and password.
+    pub(crate) fn host_and_port(&self) -> String {
+        let port = self.address.port_or_known_default().unwrap_or_default();
+        format!("{}:{port}", self.address.host_str().unwrap_or_default())
+    }
 }
 
 /// An entry of `NO_PROXY`: hosts that are asked directly.
@@ -44,8 +74,8 @@ impl Proxies {
         let first = |names: [&'static str; 2]| -> Result<Option<Named>> {
             for variable in names {
                 if let Some(address) = variables.text(variable)? {
-                    let proxy = Proxy::new(&address).map_err(|_| HubError::Proxy { variable })?;
-                    return Ok(Some(Named { variable, proxy }));
+                    let named = Named::parse(variable, &address).ok_or(HubError::Proxy { variable })?;
+                    return Ok(Some(named));
                 }
             }
             Ok(None)
@@ -66,17 +96,16 @@ impl Proxies {
         })
     }
 
-    /// The proxy for a request to `uri`.
-    pub(crate) fn of(&self, uri: &Uri) -> Option<&Named> {
-        let (proxy, usual_port) = match uri.scheme_str() {
-            Some("http") => (self.http.as_ref()?, 80),
-            Some("https") => (self.https.as_ref()?, 443),
+    /// The proxy for a request to `url`.
+    pub(crate) fn of(&self, url: &Url) -> Option<&Named> {
+        let proxy = match url.scheme() {
+            "http" => self.http.as_ref()?,
+            "https" => self.https.as_ref()?,
             _ => return None,
         };
-        let host =
-            uri.host().unwrap_or_default().trim_matches(['[', ']']).trim_end_matches('.').to_lowercase();
-        let port = uri.port_u16().unwrap_or(usual_port);
-        (!self.direct.iter().any(|direct| direct.matches(&host, port))).then_some(proxy)
+        let host = url.host_str()?.trim_matches(['[', ']']).trim_end_matches('.');
+        let port = url.port_or_known_default()?;
+        (!self.direct.iter().any(|direct| direct.matches(host, port))).then_some(proxy)
     }
 }
 
@@ -136,8 +165,8 @@ mod tests {
         Proxies::from(&Variables { find: &find, home: None })
     }
 
-    fn chosen(variables: &[(&str, &str)], uri: &str) -> Option<&'static str> {
-        proxies(variables).unwrap().of(&uri.parse().unwrap()).map(|named| named.variable)
+    fn chosen(variables: &[(&str, &str)], url: &str) -> Option<&'static str> {
+        proxies(variables).unwrap().of(&url.parse().unwrap()).map(|named| named.variable)
     }
 
     #[test]
@@ -152,8 +181,25 @@ mod tests {
         assert_eq!(chosen(&all, "https://hub"), Some("ALL_PROXY"));
         assert_eq!(chosen(&all, "http://hub"), Some("http_proxy"));
         assert_eq!(chosen(&[], "https://hub"), None);
-        let error = proxies(&[("HTTPS_PROXY", "http://me:secret@:x y")]).err().unwrap().to_string();
-        assert!(error.starts_with("HTTPS_PROXY ") && !error.contains("secret"), "{error}");
+        for wrong in ["http://me:secret@:x y", "socks5://me:secret@", "gopher://me:secret@proxy:70"] {
+            let error = proxies(&[("HTTPS_PROXY", wrong)]).err().unwrap().to_string();
+            assert!(error.starts_with("HTTPS_PROXY ") && !error.contains("secret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_scheme_and_the_port_may_be_left_out() {
+        for (given, address, shown) in [
+            ("proxy:3128", "http://proxy:3128/", "proxy:3128"),
+            ("me:secret@proxy:3128", "http://me:secret@proxy:3128/", "proxy:3128"),
+            ("https://proxy", "https://proxy/", "proxy:443"),
+            ("socks5h://proxy", "socks5h://proxy:1080", "proxy:1080"),
+            ("socks://proxy:9050", "socks5://proxy:9050", "proxy:9050"),
+            ("http://[::1]:3128", "http://[::1]:3128/", "[::1]:3128"),
+        ] {
+            let named = Named::parse("ALL_PROXY", given).unwrap();
+            assert_eq!((named.address.as_str(), named.host_and_port().as_str()), (address, shown));
+        }
     }
 
     #[test]

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::path::Path;
 
-use hf_hub::{Repo, RepoType};
 use percent_encoding::percent_decode_str;
 
 use crate::error::{HubError, Result};
@@ -124,13 +123,9 @@ impl Reference {
         is_commit.then_some(self.revision.as_str())
     }
 
-    /// The repository as a type of `hf-hub`.
-    pub(crate) fn repo(&self) -> Repo {
-        let kind = match self.repo {
-            RepoKind::Model => RepoType::Model,
-            RepoKind::Dataset => RepoType::Dataset,
-        };
-        Repo::with_revision(self.id.clone(), kind, self.revision.clone())
+    /// The name of the repository's folder in the cache, as in `models--facebook--deit-small-patch16-224`.
+    pub(crate) fn folder_name(&self) -> String {
+        format!("{}--{}", self.repo.plural(), self.id.replace('/', "--"))
     }
 }
 

@@ -1,10 +1,12 @@
 //! Requests to the Hub: the files of a revision, and a file's bytes.
 
+use std::io::Read;
+
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use reqwest::StatusCode;
+use reqwest::blocking::Response;
+use reqwest::header::{ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, RANGE};
 use serde::{Deserialize, Serialize};
-use ureq::Body;
-use ureq::http::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG};
-use ureq::http::{HeaderMap, Response, StatusCode};
 
 use crate::client::{Client, Failed, Follow, one_line};
 use crate::error::{HubError, Result};
@@ -88,12 +90,15 @@ impl<'a> Remote<'a> {
         let revision = utf8_percent_encode(revision, ESCAPED);
         let url =
             format!("{}/api/{}/{id}/revision/{revision}?blobs=true", self.settings.endpoint, repo.plural());
-        let mut response = self.client.get(&url, &[], Follow::All).map_err(|failed| self.refusal(failed))?;
-        let body = response.body_mut().with_config().limit(LONGEST_LISTING).read_json::<Info>();
-        let info = body.map_err(|error| match error {
-            ureq::Error::Json(error) => self.nonsense(&format!("no list of files ({error})")),
-            other => self.refusal(Failed::Broken(one_line(&other))),
-        })?;
+        let response = self.client.get(&url, &[], Follow::All).map_err(|failed| self.refusal(failed))?;
+        let mut listed = Vec::new();
+        let read = response.take(LONGEST_LISTING + 1).read_to_end(&mut listed);
+        read.map_err(|error| self.refusal(Failed::Broken(one_line(&error))))?;
+        if listed.len() as u64 > LONGEST_LISTING {
+            return Err(self.nonsense(&format!("a list of files of more than {LONGEST_LISTING} bytes")));
+        }
+        let info = serde_json::from_slice::<Info>(&listed);
+        let info = info.map_err(|error| self.nonsense(&format!("no list of files ({error})")))?;
         // The commit is the name of a folder in the cache.
         if info.sha.is_empty() || !info.sha.bytes().all(|b| b.is_ascii_alphanumeric()) {
             return Err(self.nonsense(&format!("`{}` as a commit", info.sha)));
@@ -119,7 +124,7 @@ impl<'a> Remote<'a> {
             return Ok(blob.clone());
         }
         let url = self.url(commit, &file.name);
-        let first = [("Range", "bytes=0-0".to_owned()), ("Accept-Encoding", "identity".to_owned())];
+        let first = [(RANGE, "bytes=0-0".to_owned()), (ACCEPT_ENCODING, "identity".to_owned())];
         let ask = |follow| self.client.get(&url, &first, follow).map_err(|failed| self.refusal(failed));
         // A redirect to another host names the bytes of a large file; that host may not.
         let answer = ask(Follow::SameHost)?;
@@ -140,10 +145,10 @@ impl<'a> Remote<'a> {
     ///
     /// # Errors
     /// As [`Client::get`].
-    pub(crate) fn read(&self, commit: &str, name: &str, from: u64) -> Result<Response<Body>, Failed> {
-        let mut headers = vec![("Accept-Encoding", "identity".to_owned())];
+    pub(crate) fn read(&self, commit: &str, name: &str, from: u64) -> Result<Response, Failed> {
+        let mut headers = vec![(ACCEPT_ENCODING, "identity".to_owned())];
         if from > 0 {
-            headers.push(("Range", format!("bytes={from}-")));
+            headers.push((RANGE, format!("bytes={from}-")));
         }
         self.client.get(&self.url(commit, name), &headers, Follow::All)
     }
@@ -195,7 +200,7 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 }
 
 /// The size of the whole file of which `answer` has one byte or all.
-fn whole_size(answer: &Response<Body>) -> Option<u64> {
+fn whole_size(answer: &Response) -> Option<u64> {
     match text(answer.headers(), CONTENT_RANGE.as_str()) {
         Some(range) => range.rsplit_once('/')?.1.parse().ok(),
         None => text(answer.headers(), CONTENT_LENGTH.as_str())?.parse().ok(),

@@ -13,6 +13,8 @@ const IMAGES: [&str; 8] = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "t
 /// Extensions of files with labels.
 const LABELS: [&str; 3] = ["csv", "jsonl", "json"];
 
+/// open_clip's names of weights.
+const OPEN_CLIP: [&str; 2] = ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"];
 /// Ends of names of files of weights.
 const WEIGHTS: [&str; 5] = [".pth", ".pt", ".ckpt", ".pth.tar", ".safetensors"];
 /// Beginnings of names of what a training script saves beside the weights.
@@ -68,7 +70,8 @@ pub(crate) fn select(kind: Kind, reference: &Reference, names: &[String]) -> Res
 /// The weights are last: if they are present, so are the other files. `Err` is the missing file.
 fn model<'a>(names: &[&'a str]) -> Result<Vec<&'a str>, &'static str> {
     let find = |wanted: &str| names.iter().copied().find(|name| *name == wanted);
-    let mut files = vec![find("config.json").ok_or("config.json")?];
+    let config = find("config.json").or_else(|| find("open_clip_config.json"));
+    let mut files = vec![config.ok_or("config.json")?];
     files.extend(find("preprocessor_config.json"));
     let here = || names.iter().copied().filter(|name| !name.contains('/'));
     if let Some(whole) = find("model.safetensors") {
@@ -81,6 +84,8 @@ fn model<'a>(names: &[&'a str]) -> Result<Vec<&'a str>, &'static str> {
     } else if let Some(index) = find("pytorch_model.bin.index.json") {
         files.push(index);
         files.extend(here().filter(|name| name.starts_with("pytorch_model-") && name.ends_with(".bin")));
+    } else if let Some(tower) = OPEN_CLIP.into_iter().find_map(find) {
+        files.push(tower);
     } else {
         let holds = |name: &&str| WEIGHTS.iter().any(|end| name.ends_with(end));
         let trains = |name: &&str| NOT_WEIGHTS.iter().any(|start| name.starts_with(start));
@@ -178,6 +183,11 @@ mod tests {
         for weights in ["model_best.pth.tar", "last.ckpt", "checkpoint.pt", "vit.safetensors"] {
             assert_eq!(of(&["config.json", "optimizer.pt", weights]), ["config.json", weights]);
         }
+        let open_clip = ["open_clip_config.json", "open_clip_model.safetensors"];
+        assert_eq!(
+            of(&[&["open_clip_pytorch_model.bin", "tokenizer.json"], &open_clip[..]].concat()),
+            open_clip
+        );
         let sub =
             selected("hf://a/b/sub", Kind::Model, &["sub/config.json", "sub/model.safetensors"]).unwrap();
         assert_eq!((sub.files.len(), sub.root.as_str()), (2, "sub"));

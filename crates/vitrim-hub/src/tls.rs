@@ -1,8 +1,7 @@
-//! TLS by rustls. Unlike `ureq`'s own connector, it accepts a certificate that the user lists even if the server shows this
-//! very certificate and it is an authority's, as `openssl req -x509` makes it by default: OpenSSL, and so Python, accepts it.
+//! TLS by rustls. Unlike rustls' own verifier, this one accepts a certificate that the user lists even if the server shows
+//! this very certificate and it is an authority's, as `openssl req -x509` makes it by default: OpenSSL, and so Python,
+//! accepts it.
 
-use std::fmt;
-use std::io::{Read, Write};
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -11,12 +10,7 @@ use rustls::crypto::ring::default_provider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{
-    CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, OtherError, RootCertStore,
-    SignatureScheme, StreamOwned,
-};
-use ureq::Error;
-use ureq::unversioned::transport::{
-    Buffers, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout, Transport, TransportAdapter,
+    CertificateError, ClientConfig, DigitallySignedStruct, OtherError, RootCertStore, SignatureScheme,
 };
 
 /// Whom a connection trusts.
@@ -28,27 +22,28 @@ pub(crate) struct Roots {
     pub listed: Vec<CertificateDer<'static>>,
 }
 
-/// Wraps connections for https in TLS. Last of a chain.
-#[derive(Debug)]
-pub(crate) struct TlsConnector {
-    config: Arc<ClientConfig>,
+/// TLS for connections that trust `roots`.
+///
+/// # Errors
+/// If there are none.
+pub(crate) fn trusting(roots: Roots) -> Result<ClientConfig, String> {
+    let provider = Arc::new(default_provider());
+    let usual = WebPkiServerVerifier::builder_with_provider(Arc::new(roots.store), Arc::clone(&provider));
+    let usual = usual.build().map_err(|error| error.to_string())?;
+    let verifier = Arc::new(Verifier { usual, listed: roots.listed });
+    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let config = config.map_err(|error| error.to_string())?;
+    Ok(config.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
 }
 
-impl TlsConnector {
-    /// A connector that trusts `roots`.
-    ///
-    /// # Errors
-    /// If there are none.
-    pub(crate) fn new(roots: Roots) -> Result<Self, String> {
-        let provider = Arc::new(default_provider());
-        let usual = WebPkiServerVerifier::builder_with_provider(Arc::new(roots.store), Arc::clone(&provider));
-        let usual = usual.build().map_err(|error| error.to_string())?;
-        let config = ClientConfig::builder_with_provider(provider);
-        let config = config.with_safe_default_protocol_versions().map_err(|error| error.to_string())?;
-        let verifier = Arc::new(Verifier { usual, listed: roots.listed });
-        let config = config.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
-        Ok(TlsConnector { config: Arc::new(config) })
-    }
+/// TLS that no server passes: for http, which needs no certificates.
+///
+/// # Errors
+/// If rustls has no version of TLS.
+pub(crate) fn trusting_nobody() -> Result<ClientConfig, String> {
+    let config = ClientConfig::builder_with_provider(Arc::new(default_provider()));
+    let config = config.with_safe_default_protocol_versions().map_err(|error| error.to_string())?;
+    Ok(config.with_root_certificates(RootCertStore::empty()).with_no_client_auth())
 }
 
 /// rustls' verifier, and after it the listed certificates.
@@ -101,68 +96,5 @@ impl ServerCertVerifier for Verifier {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.usual.supported_verify_schemes()
-    }
-}
-
-impl<In: Transport> Connector<In> for TlsConnector {
-    type Out = Either<In, Secured>;
-
-    fn connect(
-        &self,
-        details: &ConnectionDetails<'_>,
-        chained: Option<In>,
-    ) -> Result<Option<Self::Out>, Error> {
-        let Some(transport) = chained else { return Ok(None) };
-        if !details.needs_tls() || transport.is_tls() {
-            return Ok(Some(Either::A(transport)));
-        }
-        let host = details.uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
-        let name = ServerName::try_from(host).map_err(|_| Error::Tls("the server's name is not valid"))?;
-        let mut connection = ClientConnection::new(Arc::clone(&self.config), name)?;
-        let mut socket = TransportAdapter::new(transport.boxed(), details.current_time.clone());
-        socket.set_timeout(details.timeout);
-        connection.complete_io(&mut socket)?;
-        let buffers =
-            LazyBuffers::new(details.config.input_buffer_size(), details.config.output_buffer_size());
-        Ok(Some(Either::B(Secured { buffers, stream: StreamOwned::new(connection, socket) })))
-    }
-}
-
-/// A connection in TLS.
-pub(crate) struct Secured {
-    buffers: LazyBuffers,
-    stream: StreamOwned<ClientConnection, TransportAdapter>,
-}
-
-impl fmt::Debug for Secured {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Secured").finish_non_exhaustive()
-    }
-}
-
-impl Transport for Secured {
-    fn buffers(&mut self) -> &mut dyn Buffers {
-        &mut self.buffers
-    }
-
-    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
-        self.stream.get_mut().set_timeout(timeout);
-        self.stream.write_all(&self.buffers.output()[..amount])?;
-        Ok(())
-    }
-
-    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
-        self.stream.get_mut().set_timeout(timeout);
-        let count = self.stream.read(self.buffers.input_append_buf())?;
-        self.buffers.input_appended(count);
-        Ok(count > 0)
-    }
-
-    fn is_open(&mut self) -> bool {
-        self.stream.get_mut().get_mut().is_open()
-    }
-
-    fn is_tls(&self) -> bool {
-        true
     }
 }

@@ -7,10 +7,10 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Duration;
 
+use reqwest::StatusCode;
 use sha2::{Digest, Sha256};
-use ureq::http::StatusCode;
 
-use crate::client::Failed;
+use crate::client::{Failed, one_line};
 use crate::error::{HubError, Result, file_error};
 use crate::remote::{Blob, Remote};
 
@@ -65,6 +65,7 @@ impl Transfer<'_> {
         progress(tick, have as i64)?;
         let mut failures = 0;
         while have < *size {
+            progress(tick, 0)?;
             let broken = match self.attempt(&mut file, &mut have, &part, tick) {
                 Ok(()) if have >= *size => break,
                 Ok(()) => "the connection was closed".to_owned(),
@@ -90,26 +91,26 @@ impl Transfer<'_> {
     /// One request: appends the bytes to `file`, which already holds `have` bytes.
     fn attempt(&self, file: &mut File, have: &mut u64, part: &Path, tick: Tick<'_>) -> Result<(), Broken> {
         let write = |error| Broken::For(file_error("write", part)(error));
-        let response = self.remote.read(self.commit, self.name, *have).map_err(|failed| match failed {
-            Failed::Status(404) => {
-                Broken::For(self.failed("is listed, but not there (404); try again later".to_owned()))
-            }
-            Failed::Status(status) if status >= 500 || status == 429 => {
-                Broken::Now(format!("http status: {status}"))
-            }
-            Failed::Broken(reason) => Broken::Now(reason),
-            lasting => Broken::For(self.remote.refusal(lasting)),
-        })?;
+        let mut response =
+            self.remote.read(self.commit, self.name, *have).map_err(|failed| match failed {
+                Failed::Status(404) => {
+                    Broken::For(self.failed("is listed, but not there (404); try again later".to_owned()))
+                }
+                Failed::Status(status) if status >= 500 || status == 429 => {
+                    Broken::Now(format!("http status: {status}"))
+                }
+                Failed::Broken(reason) => Broken::Now(reason),
+                lasting => Broken::For(self.remote.refusal(lasting)),
+            })?;
         if *have > 0 && response.status() != StatusCode::PARTIAL_CONTENT {
             // The server cannot resume.
             file.set_len(0).map_err(write)?;
             progress(tick, -(*have as i64)).map_err(Broken::For)?;
             *have = 0;
         }
-        let mut body = response.into_body().into_reader();
         let mut buffer = vec![0; BUFFER];
         loop {
-            let count = body.read(&mut buffer).map_err(|error| Broken::Now(error.to_string()))?;
+            let count = response.read(&mut buffer).map_err(|error| Broken::Now(one_line(&error)))?;
             if count == 0 {
                 return Ok(());
             }

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use rayon::prelude::*;
 use serde::Serialize;
 use vitrim_data::{DataError, Decoding, RgbImage, Transform, guarded, image_key};
-use vitrim_prune::{Pruner, StageRecord, image_macs, run_to_end};
+use vitrim_prune::{Pruner, StageRecord, block_macs, image_macs, run_blocks};
 use vitrim_vit::{Backbone, HostState, PixelBatch, VitSpec, Want, cost};
 
 use crate::error::Result;
 use crate::model::Loaded;
-use crate::model::features::{FeatureKind, Features, features};
+use crate::model::features::{FeatureKind, Features, block_features, features};
 use crate::requests::as_text;
 
 /// The answer for one image.
@@ -74,6 +74,8 @@ pub enum Question {
     Classes(usize),
     /// Features, which a backbone without a head also has.
     Features(FeatureKind),
+    /// The patch tokens after the first so many blocks: see [`block_features`].
+    Blocks(usize),
 }
 
 /// The model's answer for one image.
@@ -160,12 +162,19 @@ pub fn answer(
     let pixels: Vec<f32> = crops.par_iter().flat_map_iter(|crop| loaded.transform.normalized(crop)).collect();
     let batch = crops.len();
     let mut state = model.embed(PixelBatch::new(&pixels, batch))?;
-    let stages = run_to_end(model, pruner, &mut state, &keys)?;
+    let blocks = match question {
+        Question::Blocks(blocks) => blocks,
+        Question::Classes(_) | Question::Features(_) => loaded.spec.depth,
+    };
+    let stages = run_blocks(model, pruner, &mut state, &keys, blocks)?;
     let answer = |b: usize| Answer {
         classes: Vec::new(),
         features: None,
         stages: stages.iter().map(|stage| Survivors::of(stage, b)).collect(),
-        macs: image_macs(model, pruner, &stages, b),
+        macs: match question {
+            Question::Blocks(blocks) => block_macs(model, pruner, &stages, b, blocks),
+            Question::Classes(_) | Question::Features(_) => image_macs(model, pruner, &stages, b),
+        },
     };
     let mut answers: Vec<Answer> = (0..batch).map(answer).collect();
     match question {
@@ -173,6 +182,11 @@ pub fn answer(
             let logits = model.finish(&state, Want::Logits)?;
             for (b, answer) in answers.iter_mut().enumerate() {
                 answer.classes = top_classes(logits.row(b), &loaded.class_names, top_k);
+            }
+        }
+        Question::Blocks(_) => {
+            for (answer, features) in answers.iter_mut().zip(block_features(&loaded.spec, &state)) {
+                answer.features = Some(features);
             }
         }
         Question::Features(kind) => {

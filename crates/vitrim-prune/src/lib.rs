@@ -28,4 +28,6 @@ mod run;
 pub use handmade::{KeepProfile, Method, NoPruner, RandomPruner, keep_shares, parse_hand_made};
 pub use policy::{LearnedPruner, Policy, ReadOut};
 pub use pruner::{ImageKey, PruneError, Pruner, Result};
-pub use run::{Pruned, StageRecord, first_site, image_macs, run, run_from, run_to_end};
+pub use run::{
+    Pruned, StageRecord, block_macs, first_site, image_macs, run, run_blocks, run_from, run_to_end,
+};

@@ -83,6 +83,22 @@ pub fn run_to_end<B: Backbone>(
     state: &mut B::State,
     images: &[ImageKey],
 ) -> Result<Vec<StageRecord>> {
+    run_blocks(backbone, pruner, state, images, backbone.spec().depth)
+}
+
+/// Like [`run_to_end`], but only the first `blocks` blocks, without the stages after them: for the tokens that a block
+/// gives.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_blocks<B: Backbone>(
+    backbone: &B,
+    pruner: &(impl Pruner + ?Sized),
+    state: &mut B::State,
+    images: &[ImageKey],
+    blocks: usize,
+) -> Result<Vec<StageRecord>> {
+    let end = Site::input_of(blocks);
     backbone.enter(|| {
         let batch = backbone.view(state)?.batch();
         if images.len() != batch {
@@ -91,7 +107,8 @@ pub fn run_to_end<B: Backbone>(
             );
         }
         let mut stages = Vec::new();
-        for (stage, (site, taps)) in pruner.sites(backbone.spec()).into_iter().enumerate() {
+        let sites = pruner.sites(backbone.spec()).into_iter().take_while(|(site, _)| *site < end);
+        for (stage, (site, taps)) in sites.enumerate() {
             backbone.advance(state, site, taps)?;
             let view = backbone.view(state)?;
             let decide = || pruner.decide(stage, &view, images);
@@ -106,7 +123,7 @@ pub fn run_to_end<B: Backbone>(
                 origins: view.origins.to_vec(),
             });
         }
-        backbone.advance(state, Site::end(backbone.spec()), Taps::NONE)?;
+        backbone.advance(state, end, Taps::NONE)?;
         Ok(stages)
     })
 }
@@ -133,6 +150,31 @@ pub fn image_macs<B: Backbone>(
     b: usize,
 ) -> u64 {
     let spec = backbone.spec();
+    let (trajectory, scoring) = trajectory(spec, pruner, stages, b);
+    cost::image_macs(spec, &trajectory) + scoring
+}
+
+/// MACs of image `b` of a batch whose first `blocks` blocks were run with `stages` ([`run_blocks`]), the pruner's own
+/// scoring included.
+pub fn block_macs<B: Backbone>(
+    backbone: &B,
+    pruner: &(impl Pruner + ?Sized),
+    stages: &[StageRecord],
+    b: usize,
+    blocks: usize,
+) -> u64 {
+    let spec = backbone.spec();
+    let (trajectory, scoring) = trajectory(spec, pruner, stages, b);
+    cost::macs_of_blocks(spec, &trajectory, blocks) + scoring
+}
+
+/// Sites and tokens of image `b` after each of `stages`, and the MACs of the pruner's own scoring.
+fn trajectory(
+    spec: &VitSpec,
+    pruner: &(impl Pruner + ?Sized),
+    stages: &[StageRecord],
+    b: usize,
+) -> (Vec<(Site, usize)>, u64) {
     let mut tokens = spec.num_tokens();
     let mut scoring = 0;
     let mut trajectory = Vec::with_capacity(stages.len());
@@ -141,5 +183,5 @@ pub fn image_macs<B: Backbone>(
         tokens = stage.offsets[b + 1] - stage.offsets[b];
         trajectory.push((stage.site, tokens));
     }
-    cost::image_macs(spec, &trajectory) + scoring
+    (trajectory, scoring)
 }

@@ -132,7 +132,7 @@ impl Prediction {
     }
 }
 
-/// Final tokens of the survivors of a batch, after the last norm, image after image.
+/// Tokens of the survivors of a batch, image after image: the final ones after the last norm, or those after a block.
 #[pyclass(frozen, get_all, module = "vitrim")]
 pub struct Tokens {
     /// Features of the tokens, float32 [T, D].
@@ -141,7 +141,9 @@ pub struct Tokens {
     offsets: Py<PyArray1<i64>>,
     /// Row-major grid position of each token, -1 for a prefix token (class, distillation, register), int64 [T].
     positions: Py<PyArray1<i64>>,
-    /// Input of a classifier, float32 [B, D].
+    /// Size of each token: more than 1 if others were merged into it, float32 [T].
+    sizes: Py<PyArray1<f32>>,
+    /// Input of a classifier, float32 [B, D]; [B, 0] for tokens after a block, which are not pooled.
     pooled: Py<PyAny>,
 }
 
@@ -152,19 +154,21 @@ impl Tokens {
         tokens: Py<PyAny>,
         offsets: &[usize],
         origins: &[Origin],
+        sizes: Vec<f32>,
         pooled: Py<PyAny>,
     ) -> Self {
         Tokens {
             tokens,
             offsets: to_int64(py, offsets).unbind(),
             positions: grid_positions(py, origins).unbind(),
+            sizes: PyArray1::from_vec(py, sizes).unbind(),
             pooled,
         }
     }
 }
 
-/// Tokens, offsets, positions and pooled features of [`Tokens`].
-type TokensParts = (Py<PyAny>, Py<PyArray1<i64>>, Py<PyArray1<i64>>, Py<PyAny>);
+/// Tokens, offsets, positions, sizes and pooled features of [`Tokens`].
+type TokensParts = (Py<PyAny>, Py<PyArray1<i64>>, Py<PyArray1<i64>>, Py<PyArray1<f32>>, Py<PyAny>);
 
 #[pymethods]
 impl Tokens {
@@ -173,9 +177,10 @@ impl Tokens {
         tokens: Py<PyAny>,
         offsets: Py<PyArray1<i64>>,
         positions: Py<PyArray1<i64>>,
+        sizes: Py<PyArray1<f32>>,
         pooled: Py<PyAny>,
     ) -> Self {
-        Tokens { tokens, offsets, positions, pooled }
+        Tokens { tokens, offsets, positions, sizes, pooled }
     }
 
     fn __getnewargs__(&self, py: Python<'_>) -> TokensParts {
@@ -183,6 +188,7 @@ impl Tokens {
             self.tokens.clone_ref(py),
             self.offsets.clone_ref(py),
             self.positions.clone_ref(py),
+            self.sizes.clone_ref(py),
             self.pooled.clone_ref(py),
         )
     }

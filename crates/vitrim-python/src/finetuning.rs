@@ -4,10 +4,12 @@ use std::path::PathBuf;
 
 use pyo3::prelude::*;
 use vitrim::requests::{BackboneRunArgs, FinetuneRequest, OverlayArgs};
+use vitrim_hub::Kind;
 use vitrim_measure::requests::PolicyArgs;
 
+use crate::downloads::fetch;
 use crate::interruptible::interruptible;
-use crate::measuring::on_bad_image;
+use crate::measuring::reading;
 use crate::model::Model;
 use crate::plain::plain;
 use crate::pruning::Pruning;
@@ -15,7 +17,9 @@ use crate::refusal::{from_library, refused};
 
 /// Fine-tunes the model under its policy; without one, the dense control.
 #[pyfunction]
-#[pyo3(signature = (model, data, *, out, config, set, split, held_out_split, device, weights, on_bad_image, teller))]
+#[pyo3(signature = (
+    model, data, *, out, config, set, split, held_out_split, device, weights, on_bad_image, label_map, label_order, teller
+))]
 #[expect(clippy::too_many_arguments, reason = "they are the command line's flags, by keyword")]
 pub fn finetune<'py>(
     py: Python<'py>,
@@ -29,8 +33,11 @@ pub fn finetune<'py>(
     device: Option<&str>,
     weights: Option<&str>,
     on_bad_image: Option<&str>,
+    label_map: Option<PathBuf>,
+    label_order: Option<&str>,
     teller: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, PyAny>> {
+    fetch(py, &data, Kind::Data)?;
     let model = model.get();
     let pruning = model.pruning();
     let (policy, folder) = match &*pruning {
@@ -44,7 +51,7 @@ pub fn finetune<'py>(
         }
     };
     let (defaults, run) = (FinetuneRequest::default(), BackboneRunArgs::default());
-    let mut request = FinetuneRequest {
+    let request = FinetuneRequest {
         model: Some(PathBuf::from(&model.loaded().origin)),
         policy: PolicyArgs { policy: folder, ..PolicyArgs::default() },
         dense: policy.is_none(),
@@ -58,10 +65,10 @@ pub fn finetune<'py>(
             held_out_split: held_out_split.unwrap_or_else(|| run.held_out_split.clone()),
             ..run
         },
+        reading: reading(on_bad_image, label_map, label_order)?,
         threads: model.threads().workers(),
         ..defaults
     };
-    request.reading.images.on_bad_image = self::on_bad_image(on_bad_image)?;
     let config = request.configuration().map_err(from_library)?;
     config.check().map_err(|reason| refused(format!("configuration: {reason}")))?;
     let threads = model.threads().for_job()?;

@@ -4,18 +4,18 @@
 //! the GIL released, and arrays or plain objects go out (`answers`, `plain`). `model` is a loaded backbone with its
 //! `threads` and its pruner (`pruning`, `python_pruner`), and can be pickled (`lasting`). `training`, `finetuning` and
 //! `measuring` are the long jobs: each fills a request of the library, and `python_call` writes the Python statement of
-//! the same request. Ctrl-C stops computations and jobs at a safe point (`interruptible`). The Python package is in
-//! `python/vitrim`.
+//! the same request. Ctrl-C stops computations and jobs at a safe point (`interruptible`), and ends
+//! downloads (`downloads`). The Python package is in `python/vitrim`.
 
 mod answers;
 mod checkpoint;
+mod downloads;
 mod finetuning;
 mod images;
 mod interruptible;
 mod lasting;
 mod measuring;
 mod model;
-mod notes;
 mod pixels;
 mod plain;
 mod pruning;
@@ -34,13 +34,13 @@ mod _vitrim {
     use crate::answers::{ClassProbability, Prediction, Survivors, Tokens};
     #[pymodule_export]
     use crate::checkpoint::{timm_questions, write_checkpoint};
+    use crate::downloads::watch;
     #[pymodule_export]
     use crate::finetuning::finetune;
     #[pymodule_export]
     use crate::measuring::{calibrate, compare, evaluate, report};
     #[pymodule_export]
     use crate::model::{Model, load};
-    use crate::notes::pass_on_notes;
     #[pymodule_export]
     use crate::refusal::VitrimError;
     #[pymodule_export]
@@ -49,7 +49,7 @@ mod _vitrim {
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
-        pass_on_notes();
+        watch();
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }
 }

@@ -7,14 +7,18 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 use serde_json::{Value, json};
 use vitrim_data::OnBadImage;
+use vitrim_hub::Kind;
 use vitrim_measure::calibrate::record;
 use vitrim_measure::compare::{Contender, POLICY};
-use vitrim_measure::requests::{CalibrateRequest, CompareRequest, EvalRequest, LossArgs, Request};
+use vitrim_measure::requests::{
+    CalibrateRequest, CompareRequest, DataNotes, DatasetArgs, EvalRequest, ImageArgs, LossArgs, Request,
+};
 use vitrim_measure::statistics::Confidence;
 use vitrim_prune::{Method, Policy};
 use vitrim_report::report as lay_out;
 use vitrim_report::verbs::{Evaluee, compare as compare_methods, evaluate as evaluate_methods};
 
+use crate::downloads::fetch;
 use crate::interruptible::interruptible;
 use crate::model::Model;
 use crate::plain::plain;
@@ -25,17 +29,24 @@ use crate::refusal::{from_library, refused};
 /// Fields of requests that the model determines, or that have other keywords in Python.
 const NO_KEYWORDS: [&str; 6] = ["model", "data", "threads", "no_speed", "speed_seconds", "rival"];
 
-/// What to do with an image that cannot be decoded; to fail by default.
+/// How images and labels are read: what to do with an image that cannot be decoded (to fail by default), and which of the
+/// backbone's classes the data set's are.
 ///
 /// # Errors
-/// For any word but "fail" and "skip".
-pub fn on_bad_image(word: Option<&str>) -> PyResult<OnBadImage> {
-    match word {
-        None => Ok(OnBadImage::default()),
-        Some("fail") => Ok(OnBadImage::Fail),
-        Some("skip") => Ok(OnBadImage::Skip),
-        Some(other) => Err(refused(format!("on_bad_image={other:?}: use \"fail\" or \"skip\""))),
-    }
+/// For any word but "fail" and "skip", or an order of labels that there is not.
+pub fn reading(
+    on_bad_image: Option<&str>,
+    label_map: Option<PathBuf>,
+    label_order: Option<&str>,
+) -> PyResult<DatasetArgs> {
+    let on_bad_image = match on_bad_image {
+        None => OnBadImage::default(),
+        Some("fail") => OnBadImage::Fail,
+        Some("skip") => OnBadImage::Skip,
+        Some(other) => return Err(refused(format!("on_bad_image={other:?}: use \"fail\" or \"skip\""))),
+    };
+    let label_order = label_order.map(str::parse).transpose().map_err(refused)?;
+    Ok(DatasetArgs { images: ImageArgs { on_bad_image, ..ImageArgs::default() }, label_map, label_order })
 }
 
 /// The confidence of a bound; by default that of the request.
@@ -80,7 +91,7 @@ fn python(
 
 /// Measures the model's policy, the dense model and the hand-made methods on a data set.
 #[pyfunction]
-#[pyo3(signature = (model, data, *, split, images, methods, keep, speed, batch, on_bad_image, report, teller))]
+#[pyo3(signature = (model, data, *, split, images, methods, keep, speed, batch, on_bad_image, label_map, label_order, report, teller))]
 #[expect(clippy::too_many_arguments, reason = "they are the command line's flags, by keyword")]
 pub fn evaluate<'py>(
     py: Python<'py>,
@@ -93,9 +104,12 @@ pub fn evaluate<'py>(
     speed: Option<f64>,
     batch: Option<usize>,
     on_bad_image: Option<&str>,
+    label_map: Option<PathBuf>,
+    label_order: Option<&str>,
     report: Option<PathBuf>,
     teller: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, PyAny>> {
+    fetch(py, &data, Kind::Data)?;
     let model = model.get();
     let threads = model.threads().for_job()?;
     let (loaded, pruning) = (model.loaded(), model.pruning());
@@ -110,11 +124,11 @@ pub fn evaluate<'py>(
         no_speed: speed.is_none(),
         speed_seconds: speed.unwrap_or(defaults.speed_seconds),
         batch: batch.unwrap_or(defaults.batch),
+        reading: reading(on_bad_image, label_map, label_order)?,
         threads: model.threads().workers(),
         report,
         ..defaults
     };
-    request.reading.images.on_bad_image = self::on_bad_image(on_bad_image)?;
     let evaluee = match &*pruning {
         Pruning::Python { .. } => {
             return Err(refused(
@@ -145,15 +159,16 @@ pub fn evaluate<'py>(
     })?;
     let figures = plain(py, &evaluated.evaluation)?;
     let (dtype, read_out) = (loaded.model.weights().precision().to_string(), evaluated.read_out);
-    let label_notes = evaluated.dataset.label_notes();
-    let about = json!({ "model": loaded.origin, "dtype": dtype, "split": evaluated.split, "read_out": read_out, "label_notes": label_notes });
+    let about =
+        json!({ "model": loaded.origin, "dtype": dtype, "split": evaluated.split, "read_out": read_out });
     figures.call_method1("update", (plain(py, &about)?,))?;
+    figures.call_method1("update", (plain(py, &DataNotes::of([&evaluated.dataset]))?,))?;
     Ok(figures)
 }
 
 /// Chooses the threshold of the model's policy so that the loss stays within a limit, and writes it into its folder.
 #[pyfunction]
-#[pyo3(signature = (model, data, *, max_drop, max_drift, confidence, split, images, on_bad_image, teller))]
+#[pyo3(signature = (model, data, *, max_drop, max_drift, confidence, split, images, on_bad_image, label_map, label_order, teller))]
 #[expect(clippy::too_many_arguments, reason = "they are the command line's flags, by keyword")]
 pub fn calibrate<'py>(
     py: Python<'py>,
@@ -165,8 +180,11 @@ pub fn calibrate<'py>(
     split: Option<String>,
     images: Option<usize>,
     on_bad_image: Option<&str>,
+    label_map: Option<PathBuf>,
+    label_order: Option<&str>,
     teller: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, PyAny>> {
+    fetch(py, &data, Kind::Data)?;
     let model = model.get();
     let threads = model.threads().for_job()?;
     let (loaded, pruning) = (model.loaded(), model.pruning());
@@ -183,7 +201,7 @@ pub fn calibrate<'py>(
         )));
     }
     let defaults = CalibrateRequest::default();
-    let mut request = CalibrateRequest {
+    let request = CalibrateRequest {
         model: PathBuf::from(&loaded.origin),
         policy: folder.clone(),
         data,
@@ -191,19 +209,20 @@ pub fn calibrate<'py>(
         confidence: self::confidence(confidence, defaults.confidence)?,
         split: split.unwrap_or_else(|| defaults.split.clone()),
         calibration_images: images.unwrap_or(defaults.calibration_images),
+        reading: reading(on_bad_image, label_map, label_order)?,
         threads: model.threads().workers(),
         ..defaults
     };
-    request.reading.images.on_bad_image = self::on_bad_image(on_bad_image)?;
     let mut policy = policy.clone();
-    let policy = interruptible(teller, |listener| {
+    let (policy, notes) = interruptible(teller, |listener| {
         threads.install(|| {
-            let (choice, _) = request.run(loaded, &mut policy, listener)?;
+            let (choice, notes) = request.run(loaded, &mut policy, listener)?;
             listener.note(&choice.to_string());
-            Ok(policy)
+            Ok((policy, notes))
         })
     })?;
     let calibration = plain(py, &record(&policy, folder).map_err(from_library)?)?;
+    calibration.call_method1("update", (plain(py, &notes)?,))?;
     let folder = folder.clone();
     model.set_pruning(py, Pruning::learned(policy, folder)?)?;
     Ok(calibration)
@@ -213,7 +232,7 @@ pub fn calibrate<'py>(
 #[pyfunction]
 #[pyo3(signature = (
     model, data, *, report, policies, rivals, split, images, sweep_split, sweep_images, methods, costs, drops, near,
-    studies, speed, batch, on_bad_image, teller
+    studies, speed, batch, on_bad_image, label_map, label_order, teller
 ))]
 #[expect(clippy::too_many_arguments, reason = "they are the command line's flags, by keyword")]
 pub fn compare<'py>(
@@ -235,8 +254,11 @@ pub fn compare<'py>(
     speed: Option<f64>,
     batch: Option<usize>,
     on_bad_image: Option<&str>,
+    label_map: Option<PathBuf>,
+    label_order: Option<&str>,
     teller: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, PyAny>> {
+    fetch(py, &data, Kind::Data)?;
     let model = model.get();
     let threads = model.threads().for_job()?;
     let (loaded, pruning): (_, Arc<Pruning>) = (model.loaded(), model.pruning());
@@ -253,7 +275,7 @@ pub fn compare<'py>(
             names.iter().map(|name| name.parse().map_err(from_library)).collect::<PyResult<_>>()?
         }
     };
-    let mut request = CompareRequest {
+    let request = CompareRequest {
         model: PathBuf::from(&loaded.origin),
         data,
         policy: policies,
@@ -270,11 +292,11 @@ pub fn compare<'py>(
         no_speed: speed.is_none(),
         speed_seconds: speed.unwrap_or(defaults.speed_seconds),
         batch: batch.unwrap_or(defaults.batch),
+        reading: reading(on_bad_image, label_map, label_order)?,
         threads: model.threads().workers(),
         report: report.unwrap_or_else(|| defaults.report.clone()),
         ..defaults
     };
-    request.reading.images.on_bad_image = self::on_bad_image(on_bad_image)?;
     let command = |taken: &CompareRequest| {
         let mut rivals = serde_json::Map::new();
         for (name, folder) in &taken.rival {

@@ -4,20 +4,24 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use numpy::{IntoPyArray, PyArray1, PyArray4, PyArrayMethods};
+use numpy::{IntoPyArray, PyArray1, PyArray2, PyArray4, PyArrayMethods};
 use pyo3::exceptions::PyUserWarning;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 use rayon::prelude::*;
 use serde_json::Value;
+use vitrim_hub::Kind;
 use vitrim_kernels::InstructionSet;
 use vitrim_measure::model::Opening;
+use vitrim_measure::model::features::blocks_up_to;
 use vitrim_measure::predict::{Question, answer};
 use vitrim_measure::{Loaded, MeasureError};
-use vitrim_prune::{ImageKey, Pruner, run_to_end};
-use vitrim_vit::{Backbone, Interruptible, Output, PixelBatch, Precision, Want, cost};
+use vitrim_prune::{ImageKey, Pruner, run_blocks, run_to_end};
+use vitrim_text::shown;
+use vitrim_vit::{Backbone, Interruptible, Output, PackedBatch, PixelBatch, Precision, Want, cost};
 
 use crate::answers::{Prediction, Tokens};
+use crate::downloads::fetch;
 use crate::images::images;
 use crate::interruptible::computed;
 use crate::lasting::{in_memory, lasting};
@@ -39,13 +43,16 @@ pub struct Model {
     threads: Threads,
     /// The requested input size, if it is not the checkpoint's own.
     img_size: Option<[usize; 2]>,
+    /// The file of text embeddings of the classes, if they are not the checkpoint's own.
+    classes: Option<PathBuf>,
     /// Where it can be loaded again from; `None` if it was made from a live timm module.
     place: Option<PathBuf>,
 }
 
 /// Opens a checkpoint folder.
 #[pyfunction]
-#[pyo3(signature = (model, policy=None, *, dtype="f32", threads=None, img_size=None, origin=None))]
+#[pyo3(signature = (model, policy=None, *, dtype="f32", threads=None, img_size=None, origin=None, classes=None))]
+#[expect(clippy::too_many_arguments, reason = "they are Python's keywords")]
 pub fn load(
     py: Python<'_>,
     model: PathBuf,
@@ -54,10 +61,12 @@ pub fn load(
     threads: Option<usize>,
     img_size: Option<[usize; 2]>,
     origin: Option<String>,
+    classes: Option<PathBuf>,
 ) -> PyResult<Model> {
     InstructionSet::from_env().map_err(refused)?;
     let precision: Precision = dtype.parse().map_err(refused)?;
-    let (pool, opening) = (shared_pool()?, Opening { precision, img_size });
+    fetch(py, &model, Kind::Model)?;
+    let (pool, opening) = (shared_pool()?, Opening { precision, img_size, classes: classes.clone() });
     let mut loaded = py.detach(|| pool.install(|| Loaded::open_in(&model, opening))).map_err(from_library)?;
     let place = if origin.is_none() { Some(lasting(&model)?) } else { None };
     if let Some(origin) = origin {
@@ -69,6 +78,7 @@ pub fn load(
         pruning: RwLock::new(Arc::new(Pruning::Dense)),
         threads: Threads::new(threads)?,
         img_size,
+        classes: classes.as_deref().map(lasting).transpose()?,
         place,
     };
     model.set_pruning(py, pruning)?;
@@ -89,6 +99,7 @@ impl Model {
             ("policy", policy),
             ("dtype", (dtype != Precision::F32).then(|| Value::from(dtype.to_string()))),
             ("threads", self.threads.own().map(Value::from)),
+            ("classes", self.loaded.text_classes.as_ref().map(|classes| Value::from(shown(&classes.path)))),
         ];
         let keywords = keywords.into_iter().filter_map(|(name, value)| Some((name, value?)));
         // A Python tuple, which JSON lacks.
@@ -131,6 +142,7 @@ impl Model {
             pruning: RwLock::new(pruning),
             threads: self.threads.alike(),
             img_size: self.img_size,
+            classes: self.classes.clone(),
             place: self.place.clone(),
         }
     }
@@ -158,6 +170,41 @@ impl Model {
             Some(raised) => Err(raised),
             None => done,
         }
+    }
+}
+
+impl Model {
+    /// The patch tokens after `block`, without the last norm and without prefix tokens.
+    fn block_tokens<'py>(
+        &self,
+        py: Python<'py>,
+        pixel_values: &Bound<'py, PyAny>,
+        block: i64,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let pixels = pixels(pixel_values, &self.loaded.spec)?;
+        let (batch, given) = (pixels.as_array().shape()[0], pixels.as_slice()?);
+        let blocks = blocks_up_to(block, self.loaded.spec.depth).map_err(from_library)?;
+        let (values, offsets, origins, sizes) = self.compute(py, |model, pruner| {
+            let (d, prefix) = (model.spec().dim, model.spec().num_prefix_tokens());
+            let (mut values, mut offsets) = (Vec::new(), vec![0]);
+            let (mut origins, mut sizes) = (Vec::new(), Vec::new());
+            if batch > 0 {
+                let mut state = model.embed(PixelBatch::new(given, batch))?;
+                run_blocks(model, pruner, &mut state, &places(batch), blocks)?;
+                for image in state.packed.offsets.windows(2) {
+                    let patches = image[0] + prefix..image[1];
+                    values.extend_from_slice(&state.packed.tokens[patches.start * d..patches.end * d]);
+                    origins.extend_from_slice(&state.packed.origins[patches.clone()]);
+                    sizes.extend_from_slice(&state.packed.sizes[patches]);
+                    offsets.push(sizes.len());
+                }
+            }
+            Ok((values, offsets, origins, sizes))
+        })?;
+        let tokens = rows(py, Output { values, width: self.loaded.spec.dim })?.unbind();
+        let pooled = PyArray2::<f32>::zeros(py, [batch, 0], false).into_any().unbind();
+        let tokens = Tokens::of(py, tokens, &offsets, &origins, sizes, pooled);
+        Ok(Bound::new(py, tokens)?.into_any())
     }
 }
 
@@ -249,14 +296,21 @@ impl Model {
         rows(py, embeddings)
     }
 
-    /// Pooled features of normalised pixels; with `tokens`, features of every survivor.
-    #[pyo3(signature = (pixel_values, *, tokens=false))]
+    /// Pooled features of normalised pixels; with `tokens`, features of every survivor, after `block` if it is given.
+    #[pyo3(signature = (pixel_values, *, tokens=false, block=None))]
     fn features<'py>(
         &self,
         py: Python<'py>,
         pixel_values: &Bound<'py, PyAny>,
         tokens: bool,
+        block: Option<i64>,
     ) -> PyResult<Bound<'py, PyAny>> {
+        if let Some(block) = block {
+            if !tokens {
+                return Err(refused("block gives features of tokens; ask for tokens=True, too"));
+            }
+            return self.block_tokens(py, pixel_values, block);
+        }
         let pixels = pixels(pixel_values, &self.loaded.spec)?;
         let batch = pixels.as_array().shape()[0];
         let values = pixels.as_slice()?;
@@ -264,21 +318,24 @@ impl Model {
             let spec = model.spec();
             let empty = |width| Output { values: Vec::new(), width };
             if batch == 0 {
-                return Ok((empty(spec.num_features()), (empty(spec.dim), vec![0], Vec::new())));
+                let none = (empty(spec.dim), vec![0], Vec::new(), Vec::new());
+                return Ok((empty(spec.num_features()), none));
             }
             let mut state = model.embed(PixelBatch::new(values, batch))?;
             run_to_end(model, pruner, &mut state, &places(batch))?;
             let pooled = model.finish(&state, Want::Pooled)?;
             let tokens = if tokens { model.finish(&state, Want::Tokens)? } else { empty(spec.dim) };
-            Ok((pooled, (tokens, state.packed.offsets, state.packed.origins)))
+            let PackedBatch { offsets, origins, sizes, .. } = state.packed;
+            Ok((pooled, (tokens, offsets, origins, sizes)))
         })?;
         let pooled = rows(py, pooled)?;
         if !tokens {
             return Ok(pooled);
         }
-        let (tokens, offsets, origins) = survivors;
+        let (tokens, offsets, origins, sizes) = survivors;
         let tokens = rows(py, tokens)?.unbind();
-        Ok(Bound::new(py, Tokens::of(py, tokens, &offsets, &origins, pooled.unbind()))?.into_any())
+        let tokens = Tokens::of(py, tokens, &offsets, &origins, sizes, pooled.unbind());
+        Ok(Bound::new(py, tokens)?.into_any())
     }
 
     /// Sets the policy to another point of its calibration record.
@@ -397,7 +454,8 @@ impl Model {
         let Some(place) = &self.place else { return Err(in_memory(py, &self.loaded.origin)) };
         let (policy, dialled) = self.pruning().lasting(py)?;
         let size = self.img_size.map(|[height, width]| (height, width));
-        let arguments = (place, policy, self.dtype(), self.threads.own(), size, dialled, self.fingerprint())
+        let (threads, fingerprint) = (self.threads.own(), self.fingerprint());
+        let arguments = (place, policy, self.dtype(), threads, size, dialled, fingerprint, &self.classes)
             .into_pyobject(py)?;
         Ok((py.import("vitrim.checkpoints")?.getattr("restored")?, arguments))
     }

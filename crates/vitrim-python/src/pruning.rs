@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use serde_json::Value;
+use vitrim_hub::Kind;
 use vitrim_measure::Loaded;
 use vitrim_measure::calibrate::{
     allowed, choose_cost_from_record, choose_from_record, describe_point, gmacs_at_keep, uncertified_dtype,
@@ -16,6 +17,7 @@ use vitrim_prune::parse_hand_made;
 use vitrim_prune::{LearnedPruner, NoPruner, Policy, Pruner};
 use vitrim_vit::{Precision, VitSpec};
 
+use crate::downloads::fetch;
 use crate::lasting::lasting;
 use crate::plain::plain;
 use crate::python_pruner::{Failure, PythonPruner};
@@ -77,6 +79,7 @@ impl Pruning {
             let (method, stages, keep) = parse_hand_made(&text, &loaded.spec).map_err(from_library)?;
             return Ok(Pruning::HandMade { method, stages, keep });
         }
+        fetch(given.py(), &folder, Kind::Policy)?;
         let policy = given.py().detach(|| open_policy(&folder, loaded)).map_err(from_library)?;
         Self::learned(policy, folder)
     }

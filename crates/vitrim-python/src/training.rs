@@ -5,11 +5,13 @@ use std::path::PathBuf;
 use pyo3::prelude::*;
 use serde::Serialize;
 use vitrim::requests::{OverlayArgs, TrainRequest};
+use vitrim_hub::Kind;
 use vitrim_measure::calibrate::{Calibration, record};
-use vitrim_measure::requests::LossArgs;
+use vitrim_measure::requests::{DataNotes, LossArgs};
 
+use crate::downloads::fetch;
 use crate::interruptible::interruptible;
-use crate::measuring::{confidence, on_bad_image};
+use crate::measuring::{confidence, reading};
 use crate::model::Model;
 use crate::plain::plain;
 use crate::refusal::{from_library, refused};
@@ -22,13 +24,15 @@ struct Finished {
     updates: usize,
     read_out: String,
     calibration: Option<Calibration>,
+    #[serde(flatten)]
+    notes: DataNotes,
 }
 
 /// Trains a policy and calibrates it.
 #[pyfunction]
 #[pyo3(signature = (
     model, data, *, out, name, preset, config, set, max_drop, max_drift, confidence, split, calibrate, calibration_split,
-    calibration_images, device, on_bad_image, teller,
+    calibration_images, device, on_bad_image, label_map, label_order, teller,
 ))]
 #[expect(clippy::too_many_arguments, reason = "they are the command line's flags, by keyword")]
 pub fn train<'py>(
@@ -49,11 +53,14 @@ pub fn train<'py>(
     calibration_images: Option<usize>,
     device: Option<&str>,
     on_bad_image: Option<&str>,
+    label_map: Option<PathBuf>,
+    label_order: Option<&str>,
     teller: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, PyAny>> {
+    fetch(py, &data, Kind::Data)?;
     let model = model.get();
     let defaults = TrainRequest::default();
-    let mut request = TrainRequest {
+    let request = TrainRequest {
         model: Some(name),
         data: Some(data),
         out,
@@ -66,10 +73,10 @@ pub fn train<'py>(
         calibration_split: calibration_split.unwrap_or_else(|| defaults.calibration_split.clone()),
         calibration_images: calibration_images.unwrap_or(defaults.calibration_images),
         no_calibrate: !calibrate,
+        reading: reading(on_bad_image, label_map, label_order)?,
         threads: model.threads().workers(),
         ..defaults
     };
-    request.reading.images.on_bad_image = self::on_bad_image(on_bad_image)?;
     let config = request.configuration().map_err(from_library)?;
     let threads = model.threads().for_job()?;
     let finished = interruptible(teller, |listener| {
@@ -87,6 +94,7 @@ pub fn train<'py>(
                     .transpose()?,
                 folder: trained.folder,
                 policy: trained.policy_folder,
+                notes: trained.notes,
             })
         })
     })?;

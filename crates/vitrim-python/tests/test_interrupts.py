@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Callable
 
@@ -74,3 +76,42 @@ def test_every_call_ends_within_a_second(call: str, model: vitrim.Model, pixels:
 def test_a_model_without_threads_of_its_own_is_interrupted_too(model: vitrim.Model, pixels: np.ndarray) -> None:
     shared = vitrim.load(model.origin)
     assert interrupted_after(lambda: [shared(pixels) for _ in range(100)]) < 1.0
+
+
+class StalledHub(BaseHTTPRequestHandler):
+    """A Hub that lists a checkpoint, sends half of its weights and then nothing until it is told to go on."""
+
+    go_on = threading.Event()
+    size = 1 << 20
+
+    def do_GET(self) -> None:
+        listed = [{"rfilename": name, "size": self.size, "blobId": name[:5]} for name in ("config.json", "model.safetensors")]
+        answer = json.dumps({"sha": "a" * 40, "siblings": listed}).encode()
+        is_listing = self.path.startswith("/api/")
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(answer) if is_listing else self.size))
+        self.end_headers()
+        self.wfile.write(answer if is_listing else b" " * (self.size // 2))
+        if not is_listing:
+            self.wfile.flush()
+            self.go_on.wait(20)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+def test_a_download_ends_and_what_came_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), StalledHub)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    assert interrupted_after(lambda: vitrim.load("hf://me/stalled")) < 1.0
+    parts = (tmp_path / "hub/models--me--stalled/blobs").glob("*.part")
+    assert {part.stat().st_size for part in parts} == {StalledHub.size // 2}
+    # The next load does not wait for the download that was given up longer than that one waits for its server.
+    StalledHub.go_on.set()
+    with pytest.raises(vitrim.VitrimError, match="broke off"):
+        vitrim.load("hf://me/stalled")
+    server.shutdown()

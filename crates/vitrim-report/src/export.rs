@@ -15,7 +15,8 @@ use crate::model_card::{Card, card};
 const CARD: &str = "README.md";
 
 /// Writes the policy in `policy`, which belongs to the backbone `model`, and its card to the folder `out`, in the
-/// layout that `hf://` fetches. `policy` and `model` may be `hf://` references. `base_model` is the backbone's owner
+/// layout that `hf://` fetches. `policy` and `model` may be `hf://` references; `opening` says how the backbone is opened.
+/// `base_model` is the backbone's owner
 /// and name on the Hub; the default is that of `model` if it is a reference. Returns the names of the files.
 ///
 /// If the policy was calibrated on a local data set, only the last part of its path is published.
@@ -26,7 +27,7 @@ const CARD: &str = "README.md";
 pub fn export(
     policy: &Path,
     model: &Path,
-    img_size: Option<[usize; 2]>,
+    opening: &Opening,
     base_model: Option<&str>,
     out: &Path,
 ) -> Result<Vec<&'static str>> {
@@ -39,7 +40,7 @@ pub fn export(
         None if is_reference(model) => Some(Reference::parse(&model.to_string_lossy(), Kind::Model)?.id),
         None => None,
     };
-    let loaded = Loaded::open_in(model, Opening { img_size, ..Opening::default() })?;
+    let loaded = Loaded::open_in(model, opening.clone())?;
     let mut exported = open_policy(policy, &loaded)?;
     let calibration = exported.calibration.is_some().then(|| record(&exported, policy)).transpose()?;
     let calibration = calibration.map(published);
@@ -54,7 +55,8 @@ pub fn export(
         calibration: calibration.as_ref().filter(|record| is_read_out_by(&exported, record)),
         base_model: base_model.as_deref(),
         model: is_reference(model).then(|| model.to_string_lossy().into_owned()).as_deref(),
-        img_size,
+        img_size: opening.img_size,
+        of_texts: opening.classes.is_some(),
         spec: &loaded.spec,
     })?;
     let [header, weights] = exported.encoded();

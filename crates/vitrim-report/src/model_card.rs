@@ -3,9 +3,11 @@
 //! The fields are those of the Hub's model cards (<https://huggingface.co/docs/hub/model-cards>).
 
 use std::fmt::Write;
+use std::path::PathBuf;
 
 use vitrim_measure::calibrate::Calibration;
 use vitrim_measure::front::{FrontPoint, Measure};
+use vitrim_measure::requests::{BackboneArgs, EvalRequest, PolicyArgs, PredictRequest, Request};
 use vitrim_measure::statistics::Confidence;
 use vitrim_prune::Policy;
 use vitrim_prune::policy::Departure;
@@ -30,6 +32,8 @@ pub struct Card<'a> {
     pub model: Option<&'a str>,
     /// The input size, pixels, if it is not the checkpoint's own.
     pub img_size: Option<[usize; 2]>,
+    /// Whether the classes are described by texts.
+    pub of_texts: bool,
     /// The backbone's geometry.
     pub spec: &'a VitSpec,
 }
@@ -162,18 +166,24 @@ fn section_figures(
 fn section_use(page: &mut String, card: &Card<'_>) -> std::fmt::Result {
     let hub = card.base_model.map(|base| format!("hf://{base}"));
     let model = card.model.map(str::to_owned).or(hub).unwrap_or_else(|| "path/to/backbone".to_owned());
+    let model = PathBuf::from(model);
+    let classes = card.of_texts.then(|| "path/to/text_embeddings".into());
+    let backbone = BackboneArgs { img_size: card.img_size, classes };
     // The record certifies nothing for another precision.
-    let dtype = match card.calibration {
-        Some(record) if record.dtype != Precision::default() => format!(" --dtype {}", record.dtype),
-        _ => String::new(),
+    let dtype = card.calibration.map_or_else(Precision::default, |record| record.dtype);
+    let policy = PolicyArgs { policy: Some("hf://OWNER/NAME".into()), ..PolicyArgs::default() };
+    let predict = PredictRequest {
+        images: vec!["photo.jpg".into()],
+        model: model.clone(),
+        backbone: backbone.clone(),
+        dtype,
+        policy: policy.clone(),
+        ..PredictRequest::default()
     };
-    let size = card.img_size.map_or(String::new(), |[height, width]| format!(" --img-size {height}x{width}"));
+    let data = "path/to/images".into();
+    let eval = EvalRequest { model, backbone, dtype, data, policy, ..EvalRequest::default() };
     writeln!(page, "## Use\n\nWith `OWNER/NAME` for this repository:\n\n```sh")?;
-    writeln!(page, "vitrim predict photo.jpg --model {model} --policy hf://OWNER/NAME{size}{dtype}")?;
-    writeln!(
-        page,
-        "vitrim eval --model {model} --policy hf://OWNER/NAME{size}{dtype} --data path/to/images\n```\n"
-    )
+    writeln!(page, "{}\n{}\n```\n", predict.command_line(), eval.command_line())
 }
 
 fn section_limits(page: &mut String, card: &Card<'_>) -> std::fmt::Result {
@@ -306,6 +316,7 @@ mod tests {
             base_model,
             model: None,
             img_size: Some([160, 224]),
+            of_texts: false,
             spec,
         })
         .unwrap()

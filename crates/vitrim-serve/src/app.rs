@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::decode::Decoder;
 use crate::engine::{Ask, Input, SharedEngine};
@@ -14,7 +14,7 @@ use crate::metrics::Metrics;
 use crate::points::Limits;
 use crate::refusal::Refusal;
 use crate::repository::Repository;
-use crate::scheduler::{Choice, Place, Reply, Scheduler, Served, Waiting, past_deadline};
+use crate::scheduler::{Choice, Dropped, Place, Reply, Scheduler, Served, Waiting, past_deadline};
 use crate::settings::Config;
 
 /// The server's state, which all connections share.
@@ -31,6 +31,8 @@ pub struct App {
     pub metrics: Metrics,
     /// BLAKE3 of the bearer token.
     pub token: Option<blake3::Hash>,
+    /// Room for bodies that are being received, KiB.
+    pub receiving: Semaphore,
     phase: AtomicU8,
     /// Told when readiness may have changed.
     changed: watch::Sender<()>,
@@ -82,7 +84,9 @@ impl App {
     ) -> Self {
         let token = config.token.as_ref().map(|token| blake3::hash(token.as_bytes()));
         let phase = AtomicU8::new(Phase::Serving as u8);
-        App { config, repository, scheduler, decoder, metrics, token, phase, changed: watch::Sender::new(()) }
+        let receiving = Semaphore::new((config.max_receiving >> 10).clamp(1, Semaphore::MAX_PERMITS));
+        let changed = watch::Sender::new(());
+        App { config, repository, scheduler, decoder, metrics, token, receiving, phase, changed }
     }
 
     /// What the server does with new requests.
@@ -228,9 +232,11 @@ impl App {
         self.decoder.spawn(move || {
             let started = Instant::now();
             if job.reply.is_closed() {
+                job.place.drop_counted(Dropped { abandoned: 1, late: 0 });
                 return;
             }
             if job.deadline <= started {
+                job.place.drop_counted(Dropped { abandoned: 0, late: 1 });
                 // Whoever gave up a moment ago is not told.
                 let _ = job.reply.send(Err(past_deadline()));
                 return;

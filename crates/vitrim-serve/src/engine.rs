@@ -153,7 +153,7 @@ impl Engine {
         stage("fetching the model");
         let folder = local(&source.model, Kind::Model)?;
         stage("opening the model");
-        let loaded = Loaded::open_in(&folder, source.opening)?;
+        let loaded = Loaded::open_in(&folder, source.opening.clone())?;
         let spec = &loaded.spec;
         let limit = allowed(spec, source.max_drop, source.max_drift)?;
         let (ladder, pruners) = match &source.policy {

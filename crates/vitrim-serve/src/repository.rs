@@ -147,6 +147,12 @@ impl Repository {
         stage("warming up");
         let (sizes, points) = (scheduler.sizes(), &engine.ladder.points);
         let speed = engine.warm_up(sizes.budget(points[0].gmacs), sizes.queue)?;
+        if engine.elastic && engine.ladder.slide == 1 {
+            tracing::warn!(
+                model = slot.name,
+                "the policy's record certifies no operating point within the limit: the dense model serves whatever the load"
+            );
+        }
         let elastic = self.target.filter(|_| engine.elastic).map(|target| {
             let costs: Vec<f64> = points[..engine.ladder.slide].iter().map(|point| point.gmacs).collect();
             let alone = points[0].gmacs * speed;

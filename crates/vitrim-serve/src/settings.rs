@@ -82,6 +82,8 @@ settings! {
     dtype: Dtype, "dtype", "VITRIM_SERVE_DTYPE";
     /// Input size, a side in pixels, or HEIGHTxWIDTH [default: the checkpoint's].
     img_size: Size, "img-size", "VITRIM_SERVE_IMG_SIZE";
+    /// Text embeddings that make a classifier of an image tower, as for `vitrim predict`.
+    classes: PathBuf, "classes", "VITRIM_SERVE_CLASSES";
     /// Largest drop of top-1 that is served, pp; certified by the policy's calibration record.
     max_drop: f64, "max-drop", "VITRIM_SERVE_MAX_DROP";
     /// Largest drift of features that is served, percent (backbones without a classifier).
@@ -99,6 +101,8 @@ settings! {
     timeout: Span, "timeout", "VITRIM_SERVE_TIMEOUT";
     /// Largest body of a request, MiB [default: 32].
     max_body: usize, "max-body", "VITRIM_SERVE_MAX_BODY";
+    /// Most MiB of bodies that are being received at the same time; a request that would exceed it gets 429 [default: 512].
+    max_receiving: usize, "max-receiving", "VITRIM_SERVE_MAX_RECEIVING";
     /// Most images of a request [default: 64].
     max_images: usize, "max-images", "VITRIM_SERVE_MAX_IMAGES";
     /// Most pixels of an image, 1e6 [default: 64].
@@ -208,6 +212,8 @@ pub struct Config {
     pub timeout: Duration,
     /// Largest body of a request, bytes.
     pub max_body: usize,
+    /// Most bytes of bodies that are being received at the same time.
+    pub max_receiving: usize,
     /// Most images of a request.
     pub max_images: usize,
     /// Most pixels of an image.
@@ -309,6 +315,8 @@ impl Settings {
             batch_gmacs: self.batch_gmacs,
             timeout: span(self.timeout, 30),
             max_body: positive(self.max_body.unwrap_or(32), "max-body")?.saturating_mul(1 << 20),
+            max_receiving: positive(self.max_receiving.unwrap_or(512), "max-receiving")?
+                .saturating_mul(1 << 20),
             max_images: positive(self.max_images.unwrap_or(64), "max-images")?.min(queue),
             max_pixels: self.max_megapixels.unwrap_or(64).saturating_mul(1_000_000),
             header_timeout: span(self.header_timeout, 30),
@@ -344,6 +352,7 @@ impl Settings {
                 opening: Opening {
                     precision: self.dtype.map_or(Precision::F32, |dtype| dtype.0),
                     img_size: self.img_size.map(|size| size.0),
+                    classes: self.classes.clone(),
                 },
                 max_drop: self.max_drop,
                 max_drift: self.max_drift,

@@ -1,23 +1,64 @@
 //! Rollouts: sampled actions over a frozen backbone, and their results.
 //!
-//! All rollouts of an image share the blocks before the first stage. With prefix credit, the state is forked after
-//! every stage and finished without further pruning, which gives D if pruning stops there.
+//! All rollouts of an image share the blocks before the first stage. A rollout can be forked after a stage: the fork is
+//! finished without further pruning, which gives D if pruning stops there.
+
+use std::collections::HashMap;
 
 use vitrim_prune::divergence::divergences;
 use vitrim_prune::policy::{Decision, contexts};
 use vitrim_prune::{ImageKey, KeepProfile, LearnedPruner, Pruner, RandomPruner, run_from};
 use vitrim_random::uniform;
-use vitrim_vit::{Backbone, Output, PixelBatch, Reduction, Site, Taps, View, Want, cost};
+use vitrim_vit::{Backbone, Output, PixelBatch, Reduction, Site, Taps, View, VitSpec, Want, cost};
 
 use crate::error::Result;
 
 /// The frozen backbone and the images of one update, ready for rollouts.
-pub struct Scene<'a, B: Backbone> {
+pub struct RolloutStart<'a, B: Backbone> {
     backbone: &'a B,
     /// The state at the first stage's site, without pruning.
     opening: B::State,
     /// Logits of the dense model, `[I, C]`; its pooled features if it has no head.
     pub dense: Output,
+    /// Dense passes run so far, an image.
+    pub passes: f64,
+}
+
+/// The dense model's answers by image. They do not change, so that only the first epoch computes them.
+#[derive(Default)]
+pub struct DenseAnswers {
+    of: HashMap<ImageKey, Box<[f32]>>,
+}
+
+impl DenseAnswers {
+    /// Largest number of values that are kept: 256 MiB.
+    const MOST: usize = 64 << 20;
+
+    /// The answers of `images`; `None` if one is not known.
+    fn get(&self, images: &[ImageKey]) -> Option<Output> {
+        let rows = images.iter().map(|key| self.of.get(key)).collect::<Option<Vec<_>>>()?;
+        let width = rows.first()?.len();
+        Some(Output { values: rows.iter().flat_map(|row| row.iter().copied()).collect(), width })
+    }
+
+    fn keep(&mut self, images: &[ImageKey], answers: &Output) {
+        for (i, key) in images.iter().enumerate() {
+            if (self.of.len() + 1) * answers.width <= Self::MOST {
+                self.of.insert(*key, answers.row(i).into());
+            }
+        }
+    }
+}
+
+/// The stages after which a rollout is forked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ForkAfter {
+    /// Every stage.
+    Every,
+    /// One stage, 0-based.
+    One(usize),
+    /// No stage.
+    None,
 }
 
 /// One rollout of all I images of an update.
@@ -25,7 +66,8 @@ pub struct Scene<'a, B: Backbone> {
 pub struct Rollout {
     /// Observations and actions of the agents, `[K]`.
     pub stages: Vec<StageSample>,
-    /// D_k of each image when pruning stops after stage k, `[K][I]`; without prefix credit, `[0][I]`.
+    /// D_k of each image when pruning stops after stage k, `[K][I]`. After a stage without a fork: that of the last fork
+    /// before, 0 before the first.
     pub divergences: Vec<Vec<f64>>,
     /// Predicted class, `[I]`; without a head, the values have no meaning.
     pub predictions: Vec<usize>,
@@ -61,16 +103,27 @@ impl StageSample {
     }
 }
 
-impl<'a, B: Backbone> Scene<'a, B> {
-    /// Runs `pixels` to the site `first`, and a fork of the state densely to the end.
+impl<'a, B: Backbone> RolloutStart<'a, B> {
+    /// Runs `pixels` of `images` to the site `first` and, unless all their answers are `known`, a fork of the state
+    /// densely to the end.
     ///
     /// # Errors
     /// Errors of the backbone.
-    pub fn open(backbone: &'a B, pixels: PixelBatch<'_>, first: (Site, Taps)) -> Result<Self> {
+    pub fn open(
+        backbone: &'a B,
+        pixels: PixelBatch<'_>,
+        images: &[ImageKey],
+        first: (Site, Taps),
+        known: &mut DenseAnswers,
+    ) -> Result<Self> {
         let mut opening = backbone.embed(pixels)?;
         backbone.advance(&mut opening, first.0, first.1)?;
-        let dense = finish_dense(backbone, opening.clone())?;
-        Ok(Scene { backbone, opening, dense })
+        let (dense, passes) = match known.get(images) {
+            Some(dense) => (dense, share_before(backbone.spec(), first.0)),
+            None => (finish_dense(backbone, opening.clone())?, 1.0),
+        };
+        known.keep(images, &dense);
+        Ok(RolloutStart { backbone, opening, dense, passes })
     }
 
     /// One rollout under `policy`, its actions keyed by (`key`.., image, stage, token).
@@ -78,16 +131,16 @@ impl<'a, B: Backbone> Scene<'a, B> {
     /// # Errors
     /// Errors of the backbone.
     pub fn play(
-        &self,
+        &mut self,
         policy: &LearnedPruner,
         key: [u64; 3],
         images: &[ImageKey],
-        prefix_credit: bool,
+        forks: ForkAfter,
     ) -> Result<Rollout> {
         let spec = self.backbone.spec();
         let mut state = self.opening.clone();
         let mut stages = Vec::new();
-        let mut by_stage = Vec::new();
+        let mut by_stage: Vec<Vec<f64>> = Vec::new();
         let sites = policy.sites(spec);
         for (stage, &(site, taps)) in sites.iter().enumerate() {
             self.backbone.advance(&mut state, site, taps)?;
@@ -95,23 +148,34 @@ impl<'a, B: Backbone> Scene<'a, B> {
             let (sample, reduction) =
                 sample_stage(policy, stage, &view, key, images, spec.min_patch_tokens())?;
             self.backbone.reduce(&mut state, &reduction)?;
-            if prefix_credit && stage + 1 < sites.len() {
-                let stopped = finish_dense(self.backbone, state.clone())?;
-                by_stage.push(divergences(spec, &self.dense, &stopped));
+            if stage + 1 < sites.len() {
+                let forked = match forks {
+                    ForkAfter::Every => true,
+                    ForkAfter::One(only) => only == stage,
+                    ForkAfter::None => false,
+                };
+                by_stage.push(if forked {
+                    let stopped = finish_dense(self.backbone, state.clone())?;
+                    let alive = (0..images.len()).map(|b| sample.survivors(b)).sum::<usize>() as f64
+                        / (images.len() * spec.num_patches()) as f64;
+                    self.passes += alive * (1.0 - share_before(spec, site));
+                    divergences(spec, &self.dense, &stopped)
+                } else {
+                    by_stage.last().cloned().unwrap_or_else(|| vec![0.0; images.len()])
+                });
             }
             stages.push(sample);
         }
         let answer = finish_dense(self.backbone, state)?;
-        if prefix_credit {
-            by_stage.push(divergences(spec, &self.dense, &answer));
-        }
-        let costs = (0..images.len())
+        by_stage.push(divergences(spec, &self.dense, &answer));
+        let costs: Vec<f64> = (0..images.len())
             .map(|b| {
                 let survivors: Vec<_> =
                     sites.iter().zip(&stages).map(|((site, _), s)| (*site, s.survivors(b))).collect();
                 cost::token_layer_share(spec, &survivors)
             })
             .collect();
+        self.passes += costs.iter().sum::<f64>() / images.len() as f64 - share_before(spec, sites[0].0);
         Ok(Rollout { stages, divergences: by_stage, predictions: answer.argmax(), costs })
     }
 
@@ -198,6 +262,11 @@ fn sample_stage(
     Ok((sample, reduction))
 }
 
+/// The layers before `site` as a share of all: what a dense pass has done there.
+fn share_before(spec: &VitSpec, site: Site) -> f64 {
+    cost::layers_before(spec, site) / spec.depth as f64
+}
+
 fn finish_dense<B: Backbone>(backbone: &B, mut state: B::State) -> Result<Output> {
     backbone.advance(&mut state, Site::end(backbone.spec()), Taps::NONE)?;
     Ok(backbone.finish(&state, Want::answer(backbone.spec()))?)
@@ -209,4 +278,68 @@ fn sigmoid(x: f32) -> f32 {
 
 fn log_sigmoid(x: f32) -> f32 {
     x.min(0.0) - (-x.abs()).exp().ln_1p()
+}
+
+#[cfg(test)]
+mod tests {
+    use vitrim_prune::Policy;
+    use vitrim_prune::policy::BackboneId;
+    use vitrim_vit::{CpuBackbone, Tensors};
+
+    use super::*;
+
+    const IMAGES: [ImageKey; 3] = [5, 6, 7];
+
+    fn backbone() -> (CpuBackbone, LearnedPruner) {
+        let mut spec = VitSpec::from_timm_name("deit_tiny_patch16_224").unwrap().with_img_size([32, 32]);
+        (spec.dim, spec.depth, spec.num_classes, spec.patch_size) = (24, 4, 3, 8);
+        (spec.attention.heads, spec.mlp.hidden) = (3, 48);
+        let tensors = Tensors::random(&spec, 1);
+        let id = BackboneId::of(&spec, &tensors).unwrap();
+        let policy = Policy::untrained(&spec, id, &[1, 2, 3], &[0.7, 0.5, 0.3]);
+        (CpuBackbone::new(&spec, &tensors).unwrap(), LearnedPruner::new(&spec, &policy))
+    }
+
+    fn open<'a>(
+        backbone: &'a CpuBackbone,
+        policy: &LearnedPruner,
+        known: &mut DenseAnswers,
+    ) -> RolloutStart<'a, CpuBackbone> {
+        let pixels: Vec<f32> = (0..3 * 3 * 32 * 32).map(|i| uniform(&[3, i]) as f32).collect();
+        let first = policy.sites(backbone.spec())[0];
+        RolloutStart::open(backbone, PixelBatch::new(&pixels, 3), &IMAGES, first, known).unwrap()
+    }
+
+    #[test]
+    fn without_a_fork_d_is_that_of_the_last_fork() {
+        let (backbone, policy) = backbone();
+        let play = |forks| {
+            let mut start = open(&backbone, &policy, &mut DenseAnswers::default());
+            let rollout = start.play(&policy, [1, 2, 3], &IMAGES, forks).unwrap();
+            (rollout, start.passes)
+        };
+        let ((all, most), (one, some), (none, least)) =
+            (play(ForkAfter::Every), play(ForkAfter::One(1)), play(ForkAfter::None));
+        let d = &all.divergences;
+        assert!(d.iter().all(|of_stage| of_stage.iter().all(|d| *d > 0.0)), "{d:?}");
+        assert_eq!(one.divergences, [vec![0.0; 3], d[1].clone(), d[2].clone()]);
+        assert_eq!(none.divergences, [vec![0.0; 3], vec![0.0; 3], d[2].clone()]);
+        // The dense pass, and the rollout behind the first stage, a quarter of the depth in; forks after stages 1 and 2
+        // run the blocks that are left.
+        let cost = all.costs.iter().sum::<f64>() / 3.0;
+        assert!((least - (1.0 + cost - 0.25)).abs() < 1e-9, "{least}");
+        let alive = |k: usize| (0..3).map(|b| all.stages[k].survivors(b)).sum::<usize>() as f64 / 48.0;
+        assert!((some - least - alive(1) * 0.5).abs() < 1e-9, "{some}");
+        assert!((most - least - alive(0) * 0.75 - alive(1) * 0.5).abs() < 1e-9, "{most}");
+    }
+
+    #[test]
+    fn known_answers_are_not_computed_again() {
+        let (backbone, policy) = backbone();
+        let mut known = DenseAnswers::default();
+        let first = open(&backbone, &policy, &mut known);
+        let second = open(&backbone, &policy, &mut known);
+        assert_eq!((first.passes, second.passes), (1.0, 0.25));
+        assert_eq!((first.dense.values, first.dense.width), (second.dense.values, second.dense.width));
+    }
 }

@@ -10,14 +10,14 @@ use serde::{Deserialize, Serialize};
 use vitrim_data::{Batch, Dataset, OnBadImage, Transform};
 use vitrim_prune::ImageKey;
 use vitrim_prune::policy::BackboneId;
-use vitrim_vit::{Backbone, PixelBatch, Tensors};
+use vitrim_vit::{Backbone, PixelBatch, Precision, Tensors};
 
 use crate::adam::NamedTensor;
-use crate::config::TrainConfig;
+use crate::config::{ActorConfig, TrainConfig};
 use crate::device::DeviceChoice;
 use crate::error::{Result, TrainError};
 use crate::run::{self, EpochPosition, Feed, Header, Outcome, Resumable, RunEvent, RunFolder, Tell};
-use crate::trainer::{Images, Trainer, TrainerState, UpdateLog};
+use crate::trainer::{Images, Probe, Trainer, TrainerState, UpdateLog};
 
 /// The images of a run.
 #[derive(Clone)]
@@ -37,6 +37,8 @@ pub struct Source {
 pub struct Run<'a> {
     /// The backbone's identity.
     pub id: &'a BackboneId,
+    /// The precision of its arithmetic.
+    pub precision: Precision,
     /// The backbone's weights, which the learner `gumbel` needs.
     pub weights: Option<&'a Tensors>,
     /// The configuration.
@@ -53,6 +55,9 @@ pub struct Run<'a> {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Saved {
     backbone: BackboneId,
+    /// Data type of the backbone's arithmetic, by name. Checkpoints without it are of runs in f32.
+    #[serde(default = "single")]
+    dtype: String,
     config: TrainConfig,
     /// Number of images of the training set, which distinguishes it from most other sets.
     images: usize,
@@ -60,6 +65,10 @@ struct Saved {
     epoch: u64,
     /// Images of the epoch that are done.
     position: usize,
+}
+
+fn single() -> String {
+    Precision::F32.to_string()
 }
 
 impl Header for Saved {
@@ -70,6 +79,8 @@ impl Header for Saved {
     fn difference(&self, other: &Self) -> Option<&'static str> {
         if self.backbone != other.backbone {
             Some("backbone")
+        } else if self.dtype != other.dtype {
+            Some("data type")
         } else if self.config != other.config {
             Some("configuration")
         } else if self.images != other.images {
@@ -114,11 +125,82 @@ pub fn updates_done(folder: &Path) -> Result<Option<usize>> {
     run::steps_done::<Saved>(folder)
 }
 
+/// Images on which the position of the gate is searched.
+const SEARCH_IMAGES: usize = 192;
+
+/// Halvings of the search.
+const SEARCH_STEPS: usize = 6;
+
+/// The mildest gate: the share of the first stage's agents that tends to stay.
+const MILDEST: f64 = 0.99;
+
 /// A trainer and its images.
 struct Session<'a, B: Backbone> {
     run: Run<'a>,
     feed: &'a Feed<'a>,
     trainer: Trainer<'a, B>,
+}
+
+impl<B: Backbone> Session<'_, B> {
+    /// Places the gate as boldly as `actor.initial_keep` and `actor.initial_loss` allow: the loss is that of sampled
+    /// rollouts of `batches`.
+    fn search_gate(
+        &mut self,
+        probes: &[Probe],
+        batches: &[Batch],
+        stop: &AtomicBool,
+        tell: Tell<'_, UpdateLog>,
+    ) -> Result<Outcome> {
+        let ActorConfig { gate, initial_loss, initial_keep, .. } = self.run.config.actor;
+        if gate == 0.0 || initial_loss == 0.0 {
+            return Ok(Outcome::Finished);
+        }
+        let mut steps = 0;
+        let keep = boldest(initial_keep, initial_loss, |keep| {
+            steps += 1;
+            tell(RunEvent::Preparing { what: "placing the gate", done: steps, all: SEARCH_STEPS + 1 });
+            self.trainer.place_gate(probes, keep);
+            let mut losses = Vec::new();
+            for batch in batches {
+                losses.extend(self.trainer.sampled_losses(images(batch, &batch.keys()))?);
+                if stop.load(Ordering::Relaxed) {
+                    return Ok(None);
+                }
+            }
+            Ok(Some(100.0 * losses.iter().sum::<f64>() / losses.len().max(1) as f64))
+        })?;
+        Ok(match keep {
+            Some(keep) => {
+                self.trainer.place_gate(probes, keep);
+                Outcome::Finished
+            }
+            None => Outcome::Interrupted,
+        })
+    }
+}
+
+/// The smallest share from `least` on at which `loss`, which falls with the share, is at most `allowed`: by bisection up
+/// to the mildest share, which is the answer if none is mild enough. `None` if `loss` has no answer.
+///
+/// # Errors
+/// Errors of `loss`.
+fn boldest(
+    least: f64,
+    allowed: f64,
+    mut loss: impl FnMut(f64) -> Result<Option<f64>>,
+) -> Result<Option<f64>> {
+    let (mut too_bold, mut mild) = (least, MILDEST.max(least));
+    for step in 0..=SEARCH_STEPS {
+        // First the boldest share: if it is mild enough, there is nothing to search.
+        let keep = if step == 0 { least } else { 0.5 * (too_bold + mild) };
+        match loss(keep)? {
+            None => return Ok(None),
+            Some(loss) if loss > allowed => too_bold = keep,
+            Some(_) if step == 0 => return Ok(Some(keep)),
+            Some(_) => mild = keep,
+        }
+    }
+    Ok(Some(mild))
 }
 
 impl<B: Backbone> Resumable for Session<'_, B> {
@@ -141,6 +223,7 @@ impl<B: Backbone> Resumable for Session<'_, B> {
     fn header(&self, at: EpochPosition) -> Saved {
         Saved {
             backbone: self.run.id.clone(),
+            dtype: self.run.precision.to_string(),
             config: self.run.config.clone(),
             images: self.run.source.dataset.len(),
             trainer: self.trainer.state().0.clone(),
@@ -158,19 +241,23 @@ impl<B: Backbone> Resumable for Session<'_, B> {
         Ok(EpochPosition { epoch: saved.epoch, done: saved.position })
     }
 
-    /// Runs the probe on the reference images.
+    /// Runs the probe on the reference images, and searches the position of the gate.
     fn prepare(&mut self, stop: &AtomicBool, tell: Tell<'_, UpdateLog>) -> Result<Outcome> {
         if !self.trainer.needs_probes() {
             return Ok(Outcome::Finished);
         }
         let wanted = self.run.config.reward.reference_images.min(self.run.source.dataset.len());
         let mut probes = Vec::with_capacity(wanted);
+        let mut searched: Vec<Batch> = Vec::new();
         for batch in self.feed.pass(u64::MAX, 0)? {
             let batch = batch?;
             let keys = batch.keys();
             probes.extend(self.trainer.probe(images(&batch, &keys))?);
             probes.truncate(wanted);
-            tell(RunEvent::Reference(probes.len(), wanted));
+            tell(RunEvent::Preparing { what: "measuring random pruning", done: probes.len(), all: wanted });
+            if searched.iter().map(Batch::len).sum::<usize>() < SEARCH_IMAGES {
+                searched.push(batch);
+            }
             if stop.load(Ordering::Relaxed) {
                 return Ok(Outcome::Interrupted);
             }
@@ -182,7 +269,7 @@ impl<B: Backbone> Resumable for Session<'_, B> {
             return Err(TrainError::NoImages);
         }
         self.trainer.begin(&probes);
-        Ok(Outcome::Finished)
+        self.search_gate(&probes, &searched, stop, tell)
     }
 
     fn step(&mut self, batch: &Batch, _since: Instant) -> Result<Option<UpdateLog>> {
@@ -202,4 +289,26 @@ impl<B: Backbone> Resumable for Session<'_, B> {
 
 fn images<'a>(batch: &'a Batch, keys: &'a [ImageKey]) -> Images<'a> {
     Images { pixels: PixelBatch::new(&batch.pixels, batch.len()), labels: &batch.labels, keys }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_gate_is_placed_as_boldly_as_its_loss_allows() {
+        let place = |least, allowed| {
+            let mut tried = 0;
+            let keep = boldest(least, allowed, |keep| {
+                tried += 1;
+                Ok(Some(100.0 * (1.0 - keep)))
+            });
+            (keep.unwrap().unwrap(), tried)
+        };
+        assert_eq!(place(0.6, 45.0), (0.6, 1), "the boldest share is mild enough");
+        let (keep, tried) = place(0.6, 20.0);
+        assert!((0.8..0.8 + 0.4 / 64.0).contains(&keep) && tried == 7, "{keep} after {tried}");
+        assert_eq!(place(0.6, 0.5).0, MILDEST, "none is mild enough");
+        assert_eq!(boldest(0.6, 1.0, |_| Ok(None)).unwrap(), None, "interrupted");
+    }
 }

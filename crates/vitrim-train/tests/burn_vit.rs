@@ -15,7 +15,7 @@ use vitrim_vit::{
 };
 
 /// Fixtures of the crate `vitrim-vit`.
-const OWN: [&str; 15] = [
+const OWN: [&str; 18] = [
     "timm_swiglu_reg",
     "timm_rectangular",
     "timm_headless",
@@ -31,6 +31,9 @@ const OWN: [&str; 15] = [
     "hf_dinov3",
     "hf_ijepa",
     "hf_aimv2",
+    "timm_eva02_clip",
+    "meta_dinov3",
+    "open_clip",
 ];
 
 /// The folder of the shared fixture `name`, if there is a shared folder.

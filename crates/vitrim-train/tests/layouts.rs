@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use vitrim_train::pretrain::{WeightType, save_as};
 use vitrim_vit::{Checkpoint, Tensors, WeightFiles};
 
-/// One of each layout: timm's own names, DeiT-III's, and transformers' four families, whole, headless, sharded and as a pickle.
-const FIXTURES: [&str; 10] = [
+/// One of each layout: timm's own names, DeiT-III's, and transformers' four families, whole, headless, sharded and as a pickle;
+/// the authors', and open_clip's.
+const FIXTURES: [&str; 17] = [
     "timm_swiglu_reg",
     "timm_rectangular",
     "timm_distilled",
@@ -18,6 +19,13 @@ const FIXTURES: [&str; 10] = [
     "hf_deit_teacher_sharded",
     "hf_dinov2_swiglu",
     "hf_dinov2_reg",
+    "timm_eva02_clip",
+    "hf_vit_mae",
+    "apple_aimv2",
+    "meta_dinov2_reg",
+    "meta_dinov3",
+    "meta_pe_core",
+    "open_clip",
 ];
 
 fn fixture(name: &str) -> PathBuf {

@@ -11,7 +11,7 @@ use vitrim_random::uniform;
 use vitrim_train::{
     DeviceChoice, Images, Outcome, Run, RunEvent, RunFolder, Source, TrainConfig, TrainError, Trainer, train,
 };
-use vitrim_vit::{Backbone, CpuBackbone, PixelBatch, Tensors, VitSpec};
+use vitrim_vit::{Backbone, CpuBackbone, PixelBatch, Precision, Tensors, VitSpec};
 
 struct Setting {
     model: CpuBackbone,
@@ -76,6 +76,7 @@ fn run(s: &Setting, folder: &Path, mut at: impl FnMut(usize, &AtomicBool)) -> Re
     let folder = &RunFolder::open(folder)?;
     let run = Run {
         id: &s.id,
+        precision: Precision::F32,
         weights: None,
         config: &s.config,
         source: &s.source,
@@ -89,13 +90,16 @@ fn run(s: &Setting, folder: &Path, mut at: impl FnMut(usize, &AtomicBool)) -> Re
     })
 }
 
-/// The log without its timings.
+/// The log without what depends on when the run was started.
 fn log(folder: &Path) -> Vec<serde_json::Value> {
     let text = fs::read_to_string(folder.join("log.jsonl")).unwrap();
     text.lines()
         .map(|line| {
             let mut entry: serde_json::Value = serde_json::from_str(line).unwrap();
-            entry.as_object_mut().unwrap().remove("images_per_s").unwrap();
+            // A resumed run computes the dense model's answers again.
+            for figure in ["images_per_s", "dense_passes"] {
+                entry.as_object_mut().unwrap().remove(figure).unwrap();
+            }
             entry
         })
         .collect()

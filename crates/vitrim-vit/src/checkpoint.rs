@@ -1,6 +1,7 @@
 //! A checkpoint in the layout of timm or transformers on the Hugging Face Hub, a folder with `config.json` and
 //! weights; or a file of weights whose name is that of a timm architecture, as Meta publishes DeiT.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
@@ -10,6 +11,7 @@ use crate::classes::ClassNames;
 use crate::error::{Result, VitError};
 use crate::executor::CpuBackbone;
 use crate::families::{self, Description, describe, resize};
+use crate::names::Dialect;
 use crate::spec::VitSpec;
 use crate::tensors::{NamedTensor, StoredPositions, Tensors};
 use crate::text;
@@ -25,6 +27,8 @@ pub struct Checkpoint {
     pub tensors: Tensors,
     /// The library's `config.json`, for the input size in use.
     pub config: Value,
+    /// The name of its file: `config.json`, or `open_clip_config.json`.
+    pub config_file: &'static str,
     /// timm's `pretrained_cfg`, or the whole of its older flat configuration: how images are preprocessed; an empty object
     /// if there is none.
     pub pretrained_cfg: Value,
@@ -52,11 +56,8 @@ impl Checkpoint {
     /// As [`Checkpoint::open`], or if the patches do not tile the size.
     pub fn open_at(path: &Path, img_size: Option<[usize; 2]>) -> Result<Self> {
         let (weights, passed_over) = find_weights(path)?;
-        let beside = weights.with_file_name("config.json");
-        let mut config = match read_json(&beside)? {
-            Some(config) => config,
-            None => config_by_name(path, &weights)?,
-        };
+        let (mut config, config_file) = config_beside(path, &weights)?;
+        let beside = weights.with_file_name(config_file);
         let bad = |reason: String| VitError::Config { path: beside.clone(), reason };
         let preprocessor_config = read_json(&weights.with_file_name("preprocessor_config.json"))?;
         let mut files = WeightFiles::open(&weights)?;
@@ -64,8 +65,15 @@ impl Checkpoint {
             VitError::Geometry(reason) => bad(reason),
             other => other,
         })?;
-        let Description { spec, names, classes, bicubic, usual_size } = described;
+        let Description { mut spec, mut names, dialects, classes, bicubic, usual_size } = described;
+        let dialect = Dialect::of(dialects, &files);
+        if let Some(dialect) = dialect {
+            names = dialect.names;
+        }
         files.unwrap(&names.known(&spec))?;
+        if let Some(dialect) = dialect {
+            (dialect.adapt)(&mut spec, &files);
+        }
         let names = names.resolve(&spec, &files);
         let noted = |file: &Path, note: &String| format!("{}: {note}", file.display());
         let mut notes: Vec<String> =
@@ -87,12 +95,13 @@ impl Checkpoint {
         let tensors = Tensors::stored(files, names, positions);
         tensors.check(&spec)?;
         let pretrained_cfg =
-            families::pretrained_cfg(&config).cloned().unwrap_or_else(|| Value::Object(Map::new()));
+            families::pretrained_cfg(&config).map_or_else(|| Value::Object(Map::new()), Cow::into_owned);
         Ok(Checkpoint {
             path: path.to_owned(),
             spec,
             tensors,
             config,
+            config_file,
             pretrained_cfg,
             preprocessor_config,
             classes,
@@ -108,6 +117,11 @@ impl Checkpoint {
         CpuBackbone::in_precision(&self.spec, &self.tensors, precision)
     }
 
+    /// The name that the library gives to the file of weights.
+    pub fn weights_file(&self) -> &'static str {
+        if self.config_file == CONFIGS[0] { "model.safetensors" } else { "open_clip_model.safetensors" }
+    }
+
     /// `tensors`, which are other weights of the same geometry, under the names and in the shapes of the checkpoint's
     /// library, together with the tensors that it stores besides them. Written next to [`Checkpoint::config`], they
     /// are a checkpoint that the library loads.
@@ -118,6 +132,20 @@ impl Checkpoint {
         self.tensors.translate(&self.spec, tensors)
     }
 }
+
+/// The configuration beside `weights` and the name of its file: `config.json`, else open_clip's, else what the name of the
+/// weights says. `path` is what was opened.
+fn config_beside(path: &Path, weights: &Path) -> Result<(Value, &'static str)> {
+    for file in CONFIGS {
+        if let Some(config) = read_json(&weights.with_file_name(file))? {
+            return Ok((config, file));
+        }
+    }
+    Ok((config_by_name(path, weights)?, CONFIGS[0]))
+}
+
+/// Names of configurations, in the order in which they are looked for.
+const CONFIGS: [&str; 2] = ["config.json", "open_clip_config.json"];
 
 /// The `config.json` of timm for a file of weights whose name is that of an architecture, with or without a hash or a
 /// tag after it, as in `deit_small_patch16_224-cd65a155.pth`.

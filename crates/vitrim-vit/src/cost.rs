@@ -33,7 +33,7 @@ pub fn pool_macs(spec: &VitSpec, tokens: usize) -> u64 {
 
 /// MACs of the classifier of one image, or of the projection that takes its place.
 pub fn head_macs(spec: &VitSpec) -> u64 {
-    (spec.head_names().len() * spec.num_features() * spec.num_classes) as u64 + projection_macs(spec)
+    (spec.head_names().len() * spec.head_inputs() * spec.num_classes) as u64 + projection_macs(spec)
 }
 
 /// MACs of the projection of one image's pooled features to its embedding; 0 without a projection.
@@ -49,10 +49,16 @@ pub fn dense_macs(spec: &VitSpec) -> u64 {
 /// MACs of one image that has `spec.num_tokens()` tokens at first (prefix tokens included), and `n` tokens from each
 /// `(site, n)` on. Sites ascend; the pruner's own scoring is not included.
 pub fn image_macs(spec: &VitSpec, trajectory: &[(Site, usize)]) -> u64 {
+    let tokens = trajectory.last().map_or(spec.num_tokens(), |(_, n)| *n);
+    macs_of_blocks(spec, trajectory, spec.depth) + pool_macs(spec, tokens) + head_macs(spec)
+}
+
+/// Like [`image_macs`], of the patch embedding and the first `blocks` blocks alone.
+pub fn macs_of_blocks(spec: &VitSpec, trajectory: &[(Site, usize)], blocks: usize) -> u64 {
     let mut steps = trajectory.iter().peekable();
     let mut tokens = spec.num_tokens();
-    let mut macs = embed_macs(spec) + head_macs(spec);
-    for block in 0..spec.depth {
+    let mut macs = embed_macs(spec);
+    for block in 0..blocks {
         for at in [At::BlockInput, At::AfterAttention] {
             let site = Site { block, at };
             while let Some((_, n)) = steps.next_if(|(s, _)| *s <= site) {
@@ -64,10 +70,7 @@ pub fn image_macs(spec: &VitSpec, trajectory: &[(Site, usize)]) -> u64 {
             };
         }
     }
-    for (_, n) in steps {
-        tokens = *n;
-    }
-    macs + pool_macs(spec, tokens)
+    macs
 }
 
 /// Blocks before `site`. For a site between attention and MLP it is a fraction: attention counts by its share of the

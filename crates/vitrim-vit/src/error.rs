@@ -152,6 +152,14 @@ pub enum VitError {
         /// The first of them by name.
         first: String,
     },
+    /// A file of text embeddings cannot be read, lacks something, or does not fit the backbone.
+    #[error("{path}: {reason}")]
+    TextClasses {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
     /// An input does not fit the backbone.
     #[error("{0}")]
     Input(String),

@@ -6,6 +6,7 @@
 //! * [`families`]: the supported backbones; from a configuration to geometry and tensor names.
 //! * [`Checkpoint`]: a backbone in the layout of timm or transformers: geometry, weights, preprocessing.
 //! * [`VitSpec`]: the geometry of a backbone, made of parts, from its configuration or from its timm name.
+//! * [`TextClasses`]: classes that texts describe, with which an image tower becomes a classifier.
 //! * [`Tensors`]: the weights by timm's names, read from files on demand, or random.
 //! * [`Backbone`]: the interface that the game, the pruners and the executors share.
 //! * [`CpuBackbone`]: a session of the CPU executor, in f32, bf16 or 8 bits; sessions share [`CpuWeights`].
@@ -39,6 +40,7 @@ mod spec;
 mod state;
 mod tensors;
 mod text;
+mod text_classes;
 mod weight_files;
 
 pub use backbone::{At, Backbone, Output, PixelBatch, Site, Taps, View, Want};
@@ -56,5 +58,6 @@ pub use spec::{
 pub use state::HostState;
 pub use tensors::{NamedTensor, Tensors};
 pub use text::is_lfs_pointer;
+pub use text_classes::TextClasses;
 pub use vitrim_kernels::{AttentionTaps, Precision};
 pub use weight_files::WeightFiles;

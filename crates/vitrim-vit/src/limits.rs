@@ -17,6 +17,10 @@ pub const MAX_DEPTH: usize = 1 << 10;
 pub const MAX_MLP: usize = 1 << 17;
 /// Most classes.
 pub const MAX_CLASSES: usize = 1 << 20;
+/// Most rows of a file of text embeddings: classes times prompts.
+pub const MAX_TEXT_ROWS: usize = 1 << 21;
+/// Most values of a file of text embeddings: 4 GiB in f32.
+pub const MAX_TEXT_VALUES: usize = 1 << 30;
 /// Most register tokens.
 pub const MAX_REGISTERS: usize = 1 << 10;
 /// Most parameters: the largest timm Vision Transformer has 1.8e9.

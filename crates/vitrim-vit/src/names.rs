@@ -17,6 +17,8 @@ pub(crate) enum Stored {
     Stacked(&'static [&'static str]),
     /// Under this name, without leading axes of length 1: `[D]` instead of `[1, 1, D]`.
     Flat(&'static str),
+    /// Under this name, with its two axes exchanged: a matrix that is applied from the right.
+    Transposed(&'static str),
     /// As the parts from the second number up to the third, of as many equal parts as the fourth says, of the stored
     /// tensor along its first axis: PyTorch's `MultiheadAttention` stores queries, keys and values in one. Parts that
     /// follow one another are tensors of ours that do.
@@ -40,8 +42,35 @@ pub(crate) struct NameTable {
     /// The names that never have `prefix`.
     pub heads: &'static [NameRow],
     /// Tensors with `prefix` that inference does not need. A name that ends in `*` stands for all that begin so, with or
-    /// without `prefix`.
+    /// without `prefix`; one that begins with `*` stands for all that end so.
     pub ignored: &'static [&'static str],
+    /// Whether every tensor of the backbone has `prefix`, those without a row too, and all other tensors are those of other
+    /// towers.
+    pub one_tower: bool,
+}
+
+/// The names in the file of another library or of the authors, for a backbone that is described in this library's way.
+pub(crate) struct Dialect {
+    /// A tensor that only such files have.
+    pub mark: &'static str,
+    pub names: NameTable,
+    /// Changes the geometry to that of the file.
+    pub adapt: fn(&mut VitSpec, &WeightFiles),
+}
+
+impl Dialect {
+    /// The first of `dialects` in which `files` are named.
+    pub fn of(dialects: &'static [Dialect], files: &WeightFiles) -> Option<&'static Self> {
+        let marked = |name: &str, mark: &str| {
+            name.strip_suffix(mark).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+        };
+        dialects.iter().find(|dialect| files.names().any(|name| marked(name, dialect.mark)))
+    }
+
+    /// Names of the same geometry.
+    pub const fn plain(mark: &'static str, names: NameTable) -> Self {
+        Dialect { mark, names, adapt: |_, _| () }
+    }
 }
 
 impl NameTable {
@@ -53,6 +82,7 @@ impl NameTable {
             for (ours, _) in spec.tensor_shapes() {
                 match self.find(prefix, &ours) {
                     Some(ways) => known.extend(ways.iter().flat_map(StoredAs::names).cloned()),
+                    None if self.one_tower => drop(known.insert(format!("{prefix}{ours}"))),
                     None => drop(known.insert(ours)),
                 }
             }
@@ -66,13 +96,27 @@ impl NameTable {
         let prefix = if prefixed { self.prefix } else { "" };
         let mut parts = BTreeMap::new();
         for (ours, _) in spec.tensor_shapes() {
-            let Some(mut ways) = self.find(prefix, &ours) else { continue };
+            let Some(mut ways) = self.find(prefix, &ours) else {
+                if self.one_tower {
+                    parts.insert(ours.clone(), StoredAs::Parts(vec![format!("{prefix}{ours}")]));
+                }
+                continue;
+            };
             let there = |way: &StoredAs| way.names().iter().all(|name| files.shape(name).is_some());
             let way = ways.iter().position(there).unwrap_or(0);
             parts.insert(ours, ways.swap_remove(way));
         }
         let mut ignored = BTreeSet::new();
+        let used: BTreeSet<&String> = parts.values().flat_map(StoredAs::names).collect();
+        if self.one_tower && !prefix.is_empty() {
+            let other = |name: &&str| !name.starts_with(prefix) && !used.contains(&(*name).to_owned());
+            ignored.extend(files.names().filter(other).map(str::to_owned));
+        }
         for pattern in self.ignored {
+            if let Some(end) = pattern.strip_prefix('*') {
+                ignored.extend(files.names().filter(|name| name.ends_with(end)).map(str::to_owned));
+                continue;
+            }
             match pattern.strip_suffix('*') {
                 Some(start) => {
                     let begins = |name: &&str| name.strip_prefix(prefix).unwrap_or(name).starts_with(start);
@@ -115,6 +159,7 @@ fn find<'t>(mut rows: impl Iterator<Item = &'t NameRow>, prefix: &str, ours: &st
             Stored::As(theirs) => StoredAs::Parts(vec![complete(theirs)]),
             Stored::Stacked(pieces) => StoredAs::Parts(pieces.iter().map(complete).collect()),
             Stored::Flat(theirs) => StoredAs::Flat(complete(theirs)),
+            Stored::Transposed(theirs) => StoredAs::Transposed(complete(theirs)),
             Stored::Share(theirs, start, end, of) => {
                 StoredAs::Share { name: complete(theirs), start: *start, end: *end, of: *of }
             }
@@ -130,6 +175,8 @@ pub(crate) enum StoredAs {
     Parts(Vec<String>),
     /// Without leading axes of length 1.
     Flat(String),
+    /// With its two axes exchanged.
+    Transposed(String),
     /// As the parts `start..end` of `of` equal parts of a tensor along its first axis.
     Share { name: String, start: usize, end: usize, of: usize },
 }
@@ -139,7 +186,9 @@ impl StoredAs {
     pub fn names(&self) -> &[String] {
         match self {
             StoredAs::Parts(names) => names,
-            StoredAs::Flat(name) | StoredAs::Share { name, .. } => std::slice::from_ref(name),
+            StoredAs::Flat(name) | StoredAs::Transposed(name) | StoredAs::Share { name, .. } => {
+                std::slice::from_ref(name)
+            }
         }
     }
 
@@ -152,6 +201,7 @@ impl StoredAs {
                 let leading = shape.iter().take_while(|axis| **axis == 1).count().min(shape.len() - 1);
                 stored.drain(..leading);
             }
+            StoredAs::Transposed(_) => stored.reverse(),
             StoredAs::Share { start, end, of, .. } => stored[0] = stored[0] / (end - start) * of,
         }
         stored

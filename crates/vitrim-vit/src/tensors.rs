@@ -29,6 +29,8 @@ pub struct StoredTensors {
     names: StoredNames,
     /// The grid of the stored positions, if it differs from the grid asked for.
     positions: Option<StoredPositions>,
+    /// Tensors from elsewhere, which are not in the files: a classifier made of texts.
+    added: BTreeMap<String, (Vec<usize>, Vec<f32>)>,
 }
 
 /// Position embeddings of a grid that differs from the grid asked for.
@@ -51,7 +53,7 @@ impl Tensors {
     }
 
     pub(crate) fn stored(files: WeightFiles, names: StoredNames, positions: Option<StoredPositions>) -> Self {
-        Tensors::Stored(StoredTensors { files, names, positions })
+        Tensors::Stored(StoredTensors { files, names, positions, added: BTreeMap::new() })
     }
 
     /// Random weights of `spec`'s geometry for timing and tests: normal-like with timm's scale 0.02,
@@ -72,6 +74,31 @@ impl Tensors {
             (name, (shape, tensor))
         });
         Tensors::Owned(tensors.collect())
+    }
+
+    /// With the tensor `name` of `shape` from elsewhere.
+    pub(crate) fn add(&mut self, name: &str, shape: Vec<usize>, values: Vec<f32>) {
+        let to = match self {
+            Tensors::Owned(tensors) => tensors,
+            Tensors::Stored(stored) => &mut stored.added,
+        };
+        to.insert(name.to_owned(), (shape, values));
+    }
+
+    /// With our tensor `name` under the name `to`.
+    pub(crate) fn rename(&mut self, name: &str, to: &str) {
+        match self {
+            Tensors::Owned(tensors) => {
+                if let Some(tensor) = tensors.remove(name) {
+                    tensors.insert(to.to_owned(), tensor);
+                }
+            }
+            Tensors::Stored(stored) => {
+                let parts = &mut stored.names.parts;
+                let way = parts.remove(name).unwrap_or_else(|| StoredAs::Parts(vec![name.to_owned()]));
+                parts.insert(to.to_owned(), way);
+            }
+        }
     }
 
     /// The tensor `name` as f32 values.
@@ -103,19 +130,29 @@ impl Tensors {
     pub(crate) fn translate(&self, spec: &VitSpec, tensors: &Tensors) -> Result<Vec<NamedTensor>> {
         let mut stored: Vec<NamedTensor> = Vec::new();
         for (name, shape) in spec.tensor_shapes() {
+            if matches!(self, Tensors::Stored(stored) if stored.added.contains_key(&name)) {
+                continue;
+            }
             let values = tensors.get(&name, &shape)?;
             let way = match self {
                 Tensors::Owned(_) => None,
                 Tensors::Stored(stored) => stored.names.parts.get(&name),
             };
             let way = way.cloned().unwrap_or_else(|| StoredAs::Parts(vec![name]));
+            let ours = shape.clone();
             let shape = way.shape(&shape);
-            if let StoredAs::Share { name, start: 1.., .. } = &way {
-                // The parts before it were stored before it.
+            if let StoredAs::Share { name, start: start @ 1.., end, .. } = &way {
+                // The parts before it were stored before it; a part that the backbone lacks is 0 (the keys' bias).
                 let before = stored.iter_mut().find(|(stored, ..)| stored == name);
-                before.expect("shares are in order").2.extend_from_slice(&values);
+                let whole = &mut before.expect("shares are in order").2;
+                whole.resize(values.len() / (end - start) * start, 0.0);
+                whole.extend_from_slice(&values);
                 continue;
             }
+            let values = match &way {
+                StoredAs::Transposed(_) => Cow::Owned(transposed(&values, ours[1])),
+                _ => values,
+            };
             let each = values.chunks_exact(values.len() / way.names().len());
             let parts = way.names().iter().zip(each);
             stored.extend(parts.map(|(part, values)| (part.clone(), shape.clone(), values.to_vec())));
@@ -160,8 +197,17 @@ impl Tensors {
     }
 }
 
+/// The rows of `columns` values as columns.
+fn transposed(values: &[f32], columns: usize) -> Vec<f32> {
+    (0..columns).flat_map(|column| values[column..].iter().step_by(columns)).copied().collect()
+}
+
 impl StoredTensors {
     fn get(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        if let Some((added, values)) = self.added.get(name) {
+            assert_eq!(added, shape, "a classifier is added together with its geometry");
+            return Ok(values.clone());
+        }
         let mut values = Vec::with_capacity(shape.iter().product());
         for (stored, shape) in self.parts(name, shape) {
             values.append(&mut self.files.read(stored, &shape)?);
@@ -170,6 +216,9 @@ impl StoredTensors {
             let part = values.len() / of;
             values.truncate(end * part);
             values.drain(..start * part);
+        }
+        if let Some(StoredAs::Transposed(_)) = self.names.parts.get(name) {
+            values = transposed(&values, shape[0]);
         }
         Ok(match &self.positions {
             Some(StoredPositions { prefix, from, to, how }) if name == POSITIONS => {

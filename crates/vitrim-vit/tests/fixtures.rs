@@ -9,10 +9,12 @@ use stored::own;
 use vitrim_kernels::InstructionSet;
 use vitrim_kernels::reference::relative_difference;
 use vitrim_skips::SHARED_FIXTURES;
-use vitrim_vit::{Backbone, Checkpoint, PixelBatch, Precision, Site, Taps, VitSpec, Want, WeightFiles};
+use vitrim_vit::{
+    Backbone, Checkpoint, PixelBatch, Precision, Site, Taps, TextClasses, VitSpec, Want, WeightFiles,
+};
 
 /// Fixtures of this repository, with the other input sizes at which they are tested.
-const OWN: [(&str, &[[usize; 2]]); 22] = [
+const OWN: [(&str, &[[usize; 2]]); 30] = [
     ("timm_swiglu_reg", &[[24, 20]]),
     ("timm_rectangular", &[]),
     ("timm_distilled", &[[24, 32], [12, 8]]),
@@ -35,6 +37,14 @@ const OWN: [(&str, &[[usize; 2]]); 22] = [
     ("hf_dinov3", &[[24, 20]]),
     ("hf_ijepa", &[[24, 20]]),
     ("hf_aimv2", &[]),
+    ("timm_eva02_clip", &[[24, 20]]),
+    ("hf_vit_mae", &[]),
+    ("hf_siglip_full", &[]),
+    ("apple_aimv2", &[]),
+    ("meta_dinov2_reg", &[]),
+    ("meta_dinov3", &[]),
+    ("meta_pe_core", &[]),
+    ("open_clip", &[]),
 ];
 
 /// A library's outputs for a batch of B images.
@@ -108,6 +118,77 @@ fn own_fixtures_agree_at_every_size() {
     }
 }
 
+/// A copy of the fixture `name` without its configurations, with `config` as its `config.json`.
+fn redescribed(name: &str, config: &serde_json::Value) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(own(name)).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|end| end != "json") {
+            std::fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
+        }
+    }
+    std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    folder
+}
+
+/// OpenAI's file is described by the name of timm's architecture; its tower is that of open_clip.
+#[test]
+fn openais_names_are_read_under_timms_architecture() {
+    let args = serde_json::json!({
+        "img_size": [16, 16], "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2, "mlp_ratio": 2.0,
+    });
+    let name = "vit_base_patch32_clip_quickgelu_224";
+    let config = serde_json::json!({"architecture": name, "num_classes": 1000, "model_args": args});
+    let folder = redescribed("open_clip", &config);
+    agrees(folder.path(), None, "expected.safetensors");
+    let spec = Checkpoint::open(folder.path()).unwrap().spec;
+    assert_eq!((spec.num_classes, spec.embedding_width()), (0, Some(12)));
+}
+
+/// A tower of timm's within open_clip, with its text tower.
+#[test]
+fn towers_within_open_clip_are_read_under_timms_architecture() {
+    let folder = tempfile::tempdir().unwrap();
+    let from = own("timm_siglip");
+    for file in ["config.json", "expected.safetensors"] {
+        std::fs::copy(from.join(file), folder.path().join(file)).unwrap();
+    }
+    let files = WeightFiles::open(&from.join("model.safetensors")).unwrap();
+    let mut tensors: Vec<(String, Vec<usize>, Vec<u8>)> = Vec::new();
+    for name in files.names() {
+        let shape = files.shape(name).unwrap().to_vec();
+        let values = files.read(name, &shape).unwrap().iter().flat_map(|value| value.to_le_bytes()).collect();
+        tensors.push((format!("visual.trunk.{name}"), shape, values));
+    }
+    tensors.push(("text.positional_embedding".into(), vec![1, 2], vec![0; 8]));
+    tensors.push(("logit_scale".into(), vec![], vec![0; 4]));
+    let views = tensors.iter().map(|(name, shape, bytes)| {
+        (name, safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes).unwrap())
+    });
+    std::fs::write(folder.path().join("model.safetensors"), safetensors::serialize(views, None).unwrap())
+        .unwrap();
+    agrees(folder.path(), None, "expected.safetensors");
+}
+
+/// Logits of images among the texts of a whole model of transformers, and of open_clip.
+#[test]
+fn zero_shot_classes_are_those_of_the_libraries() {
+    for name in ["hf_siglip_full", "open_clip"] {
+        let folder = own(name);
+        let classes = TextClasses::open(&folder.join("classes.safetensors")).unwrap();
+        let checkpoint = Checkpoint::open(&folder).unwrap().with_classes(&classes).unwrap();
+        assert_eq!(checkpoint.classes.names[3].as_deref(), Some("dog"));
+        let spec = checkpoint.spec.clone();
+        let expected = Expected::open(&folder.join("zero_shot.safetensors"), &spec);
+        let model = checkpoint.into_backbone(Precision::F32).unwrap();
+        let (want, logits) = &expected.outputs[0];
+        assert_eq!(*want, Want::Logits);
+        let ours = model.dense(PixelBatch::new(&expected.pixels, expected.batch), *want).unwrap();
+        let difference = relative_difference(&ours.values, logits);
+        assert!(difference <= 1e-4, "{name}: {difference}");
+    }
+}
+
 /// DINOv2's positions are for 518 pixels, and its processor gives 224.
 #[test]
 fn dinov2_is_as_large_as_its_processor_says() {
@@ -152,7 +233,7 @@ fn all_instruction_sets_agree() {
         let run = Command::new(std::env::current_exe().unwrap()).env("VITRIM_SIMD", name).output().unwrap();
         let output = String::from_utf8_lossy(&run.stdout);
         assert!(run.status.success(), "{name}: {output}");
-        assert!(output.contains("7 passed"), "{name}: {output}");
+        assert!(output.contains("10 passed"), "{name}: {output}");
     }
 }
 

@@ -75,7 +75,25 @@ fn kinds(grid: [usize; 2]) -> Vec<VitSpec> {
     let mut aimv2 = small(false, false, Pool::Avg, grid);
     (aimv2.norm.rms, aimv2.embedding.norm) = (true, EmbeddingNorm::Patches);
     (aimv2.attention.qkv_bias, aimv2.attention.proj_bias, aimv2.mlp.bias) = (false, false, false);
-    for spec in [&clip, &siglip, &dinov3, &eva, &aimv2] {
+    let mut eva_clip = VitSpec { pooling: plain.pooling, positions: Positions::All, ..eva.clone() };
+    (eva_clip.attention.inner_norm, eva_clip.attention.unbiased_keys) = (true, true);
+    // The widths of SigLIP so400m (72) and of CLIP H and g (80, 88), in patches of 14; an odd width.
+    let of_heads = |dim: usize, heads: usize, patch: usize| VitSpec {
+        dim,
+        patch_size: patch,
+        img_size: grid.map(|side| side * patch),
+        attention: AttentionSpec::plain(heads),
+        ..siglip.clone()
+    };
+    let (so400m, huge, odd) = (of_heads(144, 2, 14), of_heads(80, 1, 4), of_heads(36, 4, 3));
+    let mut zero_shot = clip.clone();
+    zero_shot.pooling = Pooling {
+        projection: Some(7),
+        projection_bias: true,
+        zero_shot: true,
+        ..Pooling::plain(Pool::Token, true)
+    };
+    for spec in [&clip, &siglip, &dinov3, &eva, &aimv2, &eva_clip, &so400m, &huge, &odd, &zero_shot] {
         spec.check().unwrap();
     }
     vec![
@@ -84,6 +102,11 @@ fn kinds(grid: [usize; 2]) -> Vec<VitSpec> {
         dinov3,
         eva,
         aimv2,
+        eva_clip,
+        so400m,
+        huge,
+        odd,
+        zero_shot,
         small(true, true, Pool::Token, grid),
         small(true, false, Pool::Avg, grid),
         small(false, false, Pool::Avg, grid),
@@ -143,7 +166,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(120))]
     #[test]
     fn random_masks_and_stages(
-        kind in 0usize..12, rows in 1usize..4, columns in 1usize..4, batch in 1usize..4,
+        kind in 0usize..17, rows in 1usize..4, columns in 1usize..4, batch in 1usize..4,
         first in 0usize..4, gap in 1usize..4, keep_percent in 0u64..101, seed: u64,
     ) {
         let spec = kinds([rows, columns]).swap_remove(kind);

@@ -86,7 +86,13 @@ impl RunImages {
 /// As [`open_checkpoint`].
 pub(crate) fn weights(loaded: &Loaded, config: &TrainConfig) -> Result<Option<Tensors>> {
     let needed = config.learner == LearnerKind::Gumbel;
-    let open = || Ok(open_checkpoint(Path::new(&loaded.origin), Some(loaded.spec.img_size))?.tensors);
+    let open = || {
+        let checkpoint = open_checkpoint(Path::new(&loaded.origin), Some(loaded.spec.img_size))?;
+        Ok(match &loaded.text_classes {
+            Some(classes) => checkpoint.with_classes(classes).map_err(MeasureError::from)?.tensors,
+            None => checkpoint.tensors,
+        })
+    };
     needed.then(open).transpose()
 }
 
@@ -156,8 +162,9 @@ pub(crate) fn describe(log: &UpdateLog) -> String {
     };
     let ppo = log.ppo.map(|ppo| format!(", KL {:.4}, entropy {:.3}", ppo.approx_kl, ppo.entropy));
     format!(
-        "{:.1} images/s, keep {}, cost {:.3}, {drop}{}",
+        "{:.1} images/s, {:.1} dense passes an image, keep {}, cost {:.3}, {drop}{}",
         log.images_per_s,
+        log.dense_passes,
         keep.join(" "),
         log.cost,
         ppo.unwrap_or_default(),

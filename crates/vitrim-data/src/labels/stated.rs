@@ -12,6 +12,8 @@ pub(crate) struct StatedLabels {
     /// For each image the index of its word; `None` without a label.
     values: Vec<Option<u32>>,
     words: Vec<String>,
+    /// Size of the words, bytes.
+    word_bytes: usize,
     by_word: HashMap<String, u32>,
 }
 
@@ -20,6 +22,11 @@ impl StatedLabels {
     pub(crate) fn push(&mut self, label: Option<&str>) {
         let word = label.map(str::trim).filter(|word| !word.is_empty()).map(|word| self.intern(word));
         self.values.push(word);
+    }
+
+    /// Size of the different words, bytes.
+    pub(crate) fn word_bytes(&self) -> usize {
+        self.word_bytes
     }
 
     /// The label of image `row`, as written.
@@ -62,6 +69,7 @@ impl StatedLabels {
         }
         let at = self.words.len() as u32;
         self.words.push(word.to_string());
+        self.word_bytes += word.len();
         self.by_word.insert(word.to_string(), at);
         at
     }

@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use serde_json::Value;
 
 use super::folder::has_image_extension;
-use super::parquet::{PathTable, read_paths};
+use super::parquet::each_path;
 use crate::error::{DataError, one_line};
 use crate::labels::{LABEL_FIELDS, StatedLabels, Written, label_in, word, written};
 
@@ -105,12 +105,7 @@ fn read(path: &Path, kind: ListKind, fields: &[&str]) -> Result<Found, DataError
         }
         ListKind::Table { delimiter } => found.read_table(&text()?, delimiter, fields),
         ListKind::JsonLines => found.read_json(&text()?, fields),
-        ListKind::Parquet => match read_paths(path, fields)? {
-            Some(table) => found.read_parquet(table),
-            None => {
-                Err(Unread::NoPaths(format!("has no column of paths; expected one of {}", fields.join(", "))))
-            }
-        },
+        ListKind::Parquet => found.read_parquet(path, fields)?,
     };
     read.map_err(|error| match error {
         Unread::NoPaths(what) => DataError::NoPaths { path: path.to_path_buf(), what },
@@ -252,15 +247,23 @@ impl Found {
         Ok(())
     }
 
-    fn read_parquet(&mut self, table: PathTable) -> Result<(), Unread> {
-        self.labelled = table.labelled;
-        for (number, (path, label)) in (1..).zip(table.rows) {
-            if path.is_empty() {
-                return Err(format!("row {number} has no path; add it or remove the row").into());
+    fn read_parquet(&mut self, path: &Path, fields: &[&str]) -> Result<Result<(), Unread>, DataError> {
+        let (mut number, mut without_path) = (0, None);
+        let labelled = each_path(path, fields, |image, label| {
+            number += 1;
+            if image.is_empty() {
+                without_path.get_or_insert(number);
             }
-            self.push(number, &path, label.as_deref());
-        }
-        Ok(())
+            self.push(number, &image, label);
+        })?;
+        let Some(labelled) = labelled else {
+            let what = format!("has no column of paths; expected one of {}", fields.join(", "));
+            return Ok(Err(Unread::NoPaths(what)));
+        };
+        self.labelled = labelled;
+        Ok(without_path.map_or(Ok(()), |number| {
+            Err(format!("row {number} has no path; add it or remove the row").into())
+        }))
     }
 }
 

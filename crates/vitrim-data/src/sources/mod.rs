@@ -12,6 +12,7 @@ mod metadata;
 mod parquet;
 mod split_folders;
 mod split_names;
+mod stamp;
 mod store;
 mod tar;
 

@@ -17,12 +17,12 @@ use crate::error::DataError;
 /// the data set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Corruption {
-    kind: Kind,
+    kind: Distortion,
     severity: Severity,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum Distortion {
     /// Gaussian noise on each value, standard deviation 0.06 or 0.1 of the range.
     Noise,
     /// A Gaussian blur, standard deviation 0.015 or 0.03 of the image's shorter side.
@@ -41,12 +41,12 @@ enum Severity {
     Severe,
 }
 
-const KINDS: [(&str, Kind); 5] = [
-    ("noise", Kind::Noise),
-    ("blur", Kind::Blur),
-    ("contrast", Kind::Contrast),
-    ("brightness", Kind::Brightness),
-    ("jpeg", Kind::Jpeg),
+const KINDS: [(&str, Distortion); 5] = [
+    ("noise", Distortion::Noise),
+    ("blur", Distortion::Blur),
+    ("contrast", Distortion::Contrast),
+    ("brightness", Distortion::Brightness),
+    ("jpeg", Distortion::Jpeg),
 ];
 
 impl Corruption {
@@ -64,22 +64,22 @@ impl Corruption {
     pub fn apply(&self, image: &RgbImage, index: usize) -> Result<RgbImage, DataError> {
         let pick = |mild: f32, severe: f32| if self.severity == Severity::Mild { mild } else { severe };
         match self.kind {
-            Kind::Noise => {
+            Distortion::Noise => {
                 let deviation = 255.0 * pick(0.06, 0.1);
                 let mut random = Pcg32::new(mix(index as u64), 1);
                 Ok(changed(image, |value| value + deviation * normal(&mut random)))
             }
-            Kind::Blur => {
+            Distortion::Blur => {
                 let side = image.width().min(image.height()) as f32;
                 Ok(imageops::blur(image, side * pick(0.015, 0.03)))
             }
-            Kind::Contrast => {
+            Distortion::Contrast => {
                 let values = image.as_raw();
                 let mean = values.iter().map(|v| f32::from(*v)).sum::<f32>() / values.len().max(1) as f32;
                 Ok(changed(image, |value| mean + pick(0.5, 0.25) * (value - mean)))
             }
-            Kind::Brightness => Ok(changed(image, |value| value + 255.0 * pick(0.15, 0.3))),
-            Kind::Jpeg => {
+            Distortion::Brightness => Ok(changed(image, |value| value + 255.0 * pick(0.15, 0.3))),
+            Distortion::Jpeg => {
                 let mut bytes = Vec::new();
                 let quality = pick(50.0, 15.0) as u8;
                 let encoded = JpegEncoder::new_with_quality(&mut bytes, quality).encode_image(image);

@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use crate::scratch::{
     FLAT_SCHEMA, FOOTER, Row, SCHEMA, load, png, rows, small_transform, write_folder, write_parquet,
+    write_shards,
 };
+use parquet::basic::{Compression, ZstdLevel};
 use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
-use vitrim_data::{Dataset, Decoding, Loader, LoaderOptions, Order};
+use vitrim_data::{Dataset, Decoding, Loader, LoaderOptions, OnBadImage, Order};
 
 /// The message of an open that must fail: one line that names the path.
 fn refusal(path: &Path, split: Option<&str>) -> String {
@@ -92,10 +94,10 @@ fn damaged_pages_end_the_pass_with_an_error() {
     let file = dir.path().join("train.parquet");
     write_parquet(&file, FLAT_SCHEMA, None, &rows(50), 50);
     let mut bytes = std::fs::read(&file).unwrap();
-    let dataset = Dataset::open(&file, None).unwrap();
     // The first column's first page starts after the 4 magic bytes.
     bytes[4..600].fill(0xff);
     std::fs::write(&file, &bytes).unwrap();
+    let dataset = Dataset::open(&file, None).unwrap();
     for order in [Order::Sequential, Order::Shuffled { seed: 0, epoch: 0 }] {
         let mut loader = Loader::new(&dataset, order, &small_transform(), LoaderOptions::default()).unwrap();
         let error = loader.next().unwrap().unwrap_err().to_string();
@@ -105,6 +107,121 @@ fn damaged_pages_end_the_pass_with_an_error() {
     assert!(dataset.content_hashes(&mut |_, _| {}).is_err());
     std::fs::remove_file(&file).unwrap();
     assert!(dataset.image(0).unwrap_err().to_string().contains("no such file"));
+}
+
+/// Writes one row group to the parquet file at `path`: `columns` are text, compressed to almost nothing.
+fn write_texts(path: &Path, columns: &[(&str, &dyn Fn(usize) -> String)], rows: usize) {
+    let fields = columns.iter().map(|(name, _)| format!("required binary {name} (UTF8);"));
+    let schema = format!("message m {{ {} }}", fields.collect::<String>());
+    let schema = Arc::new(parse_message_type(&schema).unwrap());
+    let properties = WriterProperties::builder()
+        .set_compression(Compression::ZSTD(ZstdLevel::default()))
+        .set_dictionary_enabled(false)
+        .build();
+    let file = std::fs::File::create(path).unwrap();
+    let mut writer = SerializedFileWriter::new(file, schema, Arc::new(properties)).unwrap();
+    let mut groups = writer.next_row_group().unwrap();
+    for (_, text) in columns {
+        let mut column = groups.next_column().unwrap().unwrap();
+        for row in 0..rows {
+            let value = [ByteArray::from(text(row).as_str())];
+            column.typed::<ByteArrayType>().write_batch(&value, None, None).unwrap();
+        }
+        column.close().unwrap();
+    }
+    groups.close().unwrap();
+    writer.close().unwrap();
+}
+
+#[test]
+fn words_that_a_small_file_expands_to_are_limited() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("train.parquet");
+    let path = |row: usize| format!("{row}.png");
+    let word = |row: usize| format!("{row}{}", "a".repeat(1 << 20));
+    let one = |_: usize| "cat".to_owned();
+    std::fs::write(dir.path().join("0.png"), png(0)).unwrap();
+    write_texts(&file, &[("image", &path), ("label", &one)], 300);
+    assert_eq!(Dataset::open(&file, None).unwrap().class_names(), ["cat"]);
+    for (rows, words) in [
+        (70, "row group 0 is too large: the words of the labels take more than 64 MiB in all"),
+        (260, "row group 0 is too large: column `label` takes more than 256 MiB"),
+    ] {
+        write_texts(&file, &[("image", &path), ("label", &word)], rows);
+        assert!(file.metadata().unwrap().len() < 1 << 20);
+        let message = refusal(&file, None);
+        assert!(message.contains(words), "{message}");
+    }
+    std::fs::remove_file(&file).unwrap();
+
+    // The same of a table of paths.
+    let table = dir.path().join("metadata.parquet");
+    for (columns, words) in [
+        (
+            [("file_name", &path as &dyn Fn(usize) -> String), ("label", &word)],
+            "its labels take more than 64 MiB",
+        ),
+        ([("file_name", &word), ("label", &one)], "a path of 1048577 bytes"),
+    ] {
+        write_texts(&table, &columns, 70);
+        let message = refusal(&table, None);
+        assert!(message.contains(words), "{message}");
+    }
+}
+
+/// A download or a copy may still be running, and places and labels are those of the file that was opened.
+#[test]
+fn a_file_that_changes_while_it_is_read_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let parquet = dir.path().join("a/train.parquet");
+    std::fs::create_dir(dir.path().join("a")).unwrap();
+    write_parquet(&parquet, FLAT_SCHEMA, None, &rows(50), 10);
+    write_shards(&dir.path().join("b"), 50, 1);
+    let tar = dir.path().join("b/shard-00.tar");
+    for file in [parquet, tar] {
+        let whole = std::fs::read(&file).unwrap();
+        let open = || Dataset::open(&file, None).unwrap();
+        let changes: [&dyn Fn(); 3] = [
+            &|| std::fs::write(&file, &whole[..whole.len() / 2]).unwrap(),
+            &|| std::fs::write(&file, [&whole[..], &whole[..]].concat()).unwrap(),
+            // As long as before: another file that has taken its place.
+            &|| {
+                let later = std::time::SystemTime::now() + std::time::Duration::from_secs(60);
+                std::fs::File::options().append(true).open(&file).unwrap().set_modified(later).unwrap();
+            },
+        ];
+        for change in changes {
+            let dataset = open();
+            let mut loader =
+                Loader::new(&dataset, Order::Sequential, &small_transform(), LoaderOptions::default())
+                    .unwrap();
+            assert!(dataset.image(40).is_ok());
+            change();
+            let skipping = LoaderOptions { on_bad_image: OnBadImage::Skip, ..LoaderOptions::default() };
+            let later = Loader::new(&dataset, Order::Sequential, &small_transform(), skipping).unwrap();
+            let error = later.collect::<Result<Vec<_>, _>>().unwrap_err().to_string();
+            let expected = format!("{}: has changed since it was opened; wait until", file.display());
+            assert!(error.starts_with(&expected) && !error.contains('\n'), "{error}");
+            assert!(dataset.image(40).unwrap_err().to_string().starts_with(&expected));
+            // One that was begun before ends in the same way, or had read all.
+            if let Some(Err(error)) = loader.find(Result::is_err) {
+                assert!(error.to_string().starts_with(&expected), "{error}");
+            }
+            std::fs::write(&file, &whole).unwrap();
+        }
+    }
+    // A list is read at once; of its images each is a file.
+    let list = dir.path().join("list.csv");
+    for name in ["0.png", "1.png"] {
+        std::fs::write(dir.path().join(name), png(1)).unwrap();
+    }
+    std::fs::write(&list, "path,label\n0.png,0\n1.png,1\n").unwrap();
+    let dataset = Dataset::open(&list, None).unwrap();
+    std::fs::write(&list, "path").unwrap();
+    std::fs::write(dir.path().join("1.png"), &png(1)[..40]).unwrap();
+    assert_eq!((dataset.len(), dataset.label(1), dataset.image(0).is_ok()), (2, Some(1), true));
+    let error = dataset.image(1).unwrap_err().to_string();
+    assert!(error.contains("1.png: cannot be decoded") && !error.contains('\n'), "{error}");
 }
 
 /// The parquet crate panics on such a page. Found by the fuzz target `parquet`.

@@ -37,6 +37,36 @@ impl Proxy {
     }
 }
 
+/// Starts a SOCKS proxy (version 5, RFC 1928, without a password) that connects to `target`, whatever host is asked for;
+/// returns its address and the hosts that were asked for, as names.
+pub fn socks(target: String) -> (String, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let hosts = Arc::new(Mutex::new(Vec::new()));
+    let noted = Arc::clone(&hosts);
+    thread::spawn(move || {
+        for client in listener.incoming() {
+            let mut client = client.unwrap();
+            // Version, count of methods, methods; then version, command, 0, 3 (a name), its length.
+            let mut greeting = [0; 2];
+            client.read_exact(&mut greeting).unwrap();
+            client.read_exact(&mut vec![0; greeting[1].into()]).unwrap();
+            client.write_all(&[5, 0]).unwrap();
+            let mut request = [0; 5];
+            client.read_exact(&mut request).unwrap();
+            assert_eq!(request[..4], [5, 1, 0, 3]);
+            let mut name_and_port = vec![0; usize::from(request[4]) + 2];
+            client.read_exact(&mut name_and_port).unwrap();
+            name_and_port.truncate(request[4].into());
+            noted.lock().unwrap().push(String::from_utf8(name_and_port).unwrap());
+            client.write_all(&[5, 0, 0, 1, 0, 0, 0, 0, 0, 0]).unwrap();
+            let server = TcpStream::connect(&target).unwrap();
+            thread::spawn(move || both_ways(client, server));
+        }
+    });
+    (address, hosts)
+}
+
 /// Passes one request on; a tunnel until it is closed.
 fn pass(mut client: TcpStream, target: &str, noted: &Mutex<Vec<String>>) {
     let mut head = Vec::new();
@@ -60,6 +90,11 @@ fn pass(mut client: TcpStream, target: &str, noted: &Mutex<Vec<String>>) {
         let request = format!("GET /{}\r\n\r\n", path.collect::<Vec<_>>().join("\r\n").trim_end());
         server.write_all(request.as_bytes()).unwrap();
     }
+    both_ways(client, server);
+}
+
+/// Passes bytes on until the server closes the connection.
+fn both_ways(mut client: TcpStream, mut server: TcpStream) {
     let (mut from_client, mut to_server) = (client.try_clone().unwrap(), server.try_clone().unwrap());
     thread::spawn(move || {
         let _ = std::io::copy(&mut from_client, &mut to_server);

@@ -1,7 +1,7 @@
 //! Which requests go through which proxy, and in what form.
 
 use crate::World;
-use crate::relay::{Proxy, secured};
+use crate::relay::{Proxy, secured, socks};
 
 /// A name that only the proxy knows.
 const HUB: &str = "http://hub.test";
@@ -59,6 +59,25 @@ fn https_goes_through_a_tunnel() {
         !heads.is_empty() && heads.iter().all(|head| head.starts_with("CONNECT hub.test:443 ")),
         "{heads:?}"
     );
+}
+
+#[test]
+fn a_socks_proxy_resolves_the_name_of_the_host() {
+    let world = World::new();
+    let (port, pem) = secured("hub.test", world.address());
+    let file = world.folder.path().join("ca.pem");
+    std::fs::write(&file, pem).unwrap();
+    for (endpoint, target) in [(HUB, world.address()), ("https://hub.test", format!("127.0.0.1:{port}"))] {
+        let (address, hosts) = socks(target);
+        world.fetched(&[
+            ("HF_ENDPOINT", endpoint),
+            ("ALL_PROXY", &format!("socks5h://{address}")),
+            ("NO_PROXY", "localhost"),
+            ("SSL_CERT_FILE", file.to_str().unwrap()),
+        ]);
+        assert_eq!(*hosts.lock().unwrap(), ["hub.test"; 3], "{endpoint}");
+        std::fs::remove_dir_all(world.folder.path().join("hub")).unwrap();
+    }
 }
 
 #[test]

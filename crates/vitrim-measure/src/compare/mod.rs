@@ -139,6 +139,9 @@ pub struct Comparison {
     /// What was guessed of the labels; see [`Dataset::label_notes`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub label_notes: Vec<String>,
+    /// Which layout was read, and what lies beside the images; see [`Dataset::layout_notes`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub layout_notes: Vec<String>,
     /// Top-1 of the dense model, percent.
     pub dense_top1: f64,
     /// MACs of the dense model per image, in units of 1e9.
@@ -287,6 +290,7 @@ pub(crate) fn compare(
         images,
         labelled,
         label_notes: compared.images.label_notes(),
+        layout_notes: compared.images.layout_notes().to_vec(),
         dense_top1: dense.top1,
         dense_gmacs: cost::dense_macs(&loaded.spec) as f64 / 1e9,
         methods,

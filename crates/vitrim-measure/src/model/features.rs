@@ -3,9 +3,9 @@
 use std::fmt;
 
 use serde::Serialize;
-use vitrim_vit::{Backbone, HostState, Want};
+use vitrim_vit::{Backbone, HostState, VitSpec, Want};
 
-use crate::error::Result;
+use crate::error::{MeasureError, Result};
 
 /// The kind of features.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,15 +75,39 @@ pub fn features(
     if let Some(features) = of_image {
         return Ok(output.values.chunks_exact(output.width).map(|row| features(row.to_vec())).collect());
     }
-    let (packed, columns) = (&state.packed, model.spec().grid()[1]);
+    Ok(of_tokens(model.spec(), state, &output.values, 0))
+}
+
+/// The patch tokens of each image of `state` as the last block that ran left them, without a norm and without prefix
+/// tokens: what models of images and texts read.
+pub fn block_features(spec: &VitSpec, state: &HostState) -> Vec<Features> {
+    of_tokens(spec, state, &state.packed.tokens, spec.num_prefix_tokens())
+}
+
+/// The rows of `values: [T, D]`, the features of all tokens of `state`, image by image, without the first `skipped` of each.
+fn of_tokens(spec: &VitSpec, state: &HostState, values: &[f32], skipped: usize) -> Vec<Features> {
+    let (packed, columns) = (&state.packed, spec.grid()[1]);
     let token = |row: usize| TokenFeatures {
         place: packed.origins[row].grid().map(|position| [position / columns, position % columns]),
         size: packed.sizes[row],
-        features: output.row(row).to_vec(),
+        features: values[row * spec.dim..(row + 1) * spec.dim].to_vec(),
     };
-    Ok(packed
-        .offsets
-        .windows(2)
-        .map(|image| Features::Tokens((image[0]..image[1]).map(token).collect()))
-        .collect())
+    let image = |image: &[usize]| Features::Tokens((image[0] + skipped..image[1]).map(token).collect());
+    packed.offsets.windows(2).map(image).collect()
+}
+
+/// The number of blocks to run of a backbone of `depth` blocks for the output of block `block`: 0-based or, if it is
+/// negative, from the end, as in timm's `forward_intermediates` and in `hidden_states` of transformers.
+///
+/// # Errors
+/// If there is no such block.
+pub fn blocks_up_to(block: i64, depth: usize) -> Result<usize> {
+    let last = depth as i64;
+    if !(-last..last).contains(&block) {
+        return Err(MeasureError::Setting(format!(
+            "block {block}: the backbone has {depth} blocks; give 0 to {}, or -{depth} to -1 from the end",
+            depth - 1
+        )));
+    }
+    Ok(block.rem_euclid(last) as usize + 1)
 }

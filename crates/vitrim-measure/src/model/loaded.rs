@@ -1,12 +1,12 @@
 //! A backbone ready to run, with its preprocessing.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use vitrim_data::{Dataset, Preprocess, Transform};
 use vitrim_hub::{Kind, is_reference, local};
 use vitrim_kernels::memory::return_freed_memory;
 use vitrim_prune::policy::BackboneId;
-use vitrim_vit::{Checkpoint, CpuBackbone, Precision, Tensors, VitError, VitSpec};
+use vitrim_vit::{Checkpoint, CpuBackbone, Precision, Tensors, TextClasses, VitError, VitSpec};
 
 use crate::error::{MeasureError, Result};
 
@@ -14,17 +14,56 @@ use crate::error::{MeasureError, Result};
 const RANDOM_WEIGHTS: u64 = 0;
 
 /// How a backbone is opened.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Opening {
     /// Data type of the arithmetic.
     pub precision: Precision,
     /// Height and width of the input, pixels; `None` for the checkpoint's own.
     pub img_size: Option<[usize; 2]>,
+    /// A file of text embeddings, which make a classifier of an image tower ([`TextClasses::open`]).
+    pub classes: Option<PathBuf>,
+}
+
+impl Opening {
+    /// The classes, if there is a file of them.
+    ///
+    /// # Errors
+    /// As [`TextClasses::open`].
+    fn text_classes(&self) -> Result<Option<TextClasses>> {
+        Ok(self.classes.as_deref().map(TextClasses::open).transpose()?)
+    }
+
+    /// The checkpoint `path`, or an `hf://` reference to one, at this size and with these classes; and the classes.
+    ///
+    /// # Errors
+    /// As [`open_checkpoint`], [`TextClasses::open`] and [`Checkpoint::with_classes`].
+    pub fn checkpoint(&self, path: &Path) -> Result<(Checkpoint, Option<TextClasses>)> {
+        let classes = self.text_classes()?;
+        let checkpoint = open_checkpoint(path, self.img_size)?;
+        let checkpoint = match &classes {
+            Some(classes) => checkpoint.with_classes(classes)?,
+            None => checkpoint,
+        };
+        Ok((checkpoint, classes))
+    }
+
+    /// The geometry of timm's `name` at this size, before the classes; and the classes.
+    ///
+    /// # Errors
+    /// If the name is not supported, or the patches do not tile the size; and as [`TextClasses::open`].
+    pub fn geometry(&self, name: &str) -> Result<(VitSpec, Option<TextClasses>)> {
+        let spec = VitSpec::from_timm_name(name)?;
+        let spec = match self.img_size {
+            Some(size) => spec.at_size(size)?,
+            None => spec,
+        };
+        Ok((spec, self.text_classes()?))
+    }
 }
 
 impl From<Precision> for Opening {
     fn from(precision: Precision) -> Self {
-        Opening { precision, img_size: None }
+        Opening { precision, ..Opening::default() }
     }
 }
 
@@ -44,6 +83,8 @@ pub struct Loaded {
     pub class_names: Vec<Option<String>>,
     /// Other words for the classes, like `class_names`.
     pub class_descriptions: Vec<Option<String>>,
+    /// The texts of which the classifier is made; `None` if it is the checkpoint's own.
+    pub text_classes: Option<TextClasses>,
     /// What was chosen among several readings of the checkpoint, one sentence each.
     pub notes: Vec<String>,
 }
@@ -62,8 +103,8 @@ impl Loaded {
     /// # Errors
     /// As [`Loaded::open`].
     pub fn open_in(path: &Path, opening: impl Into<Opening>) -> Result<Self> {
-        let Opening { precision, img_size } = opening.into();
-        let checkpoint = open_checkpoint(path, img_size)?;
+        let opening = opening.into();
+        let (checkpoint, text_classes) = opening.checkpoint(path)?;
         let spec = checkpoint.spec.clone();
         let id = BackboneId::of(&spec, &checkpoint.tensors)?;
         let loaded = Loaded {
@@ -73,7 +114,8 @@ impl Loaded {
             class_names: checkpoint.classes.names.clone(),
             class_descriptions: checkpoint.classes.descriptions.clone(),
             notes: checkpoint.notes.clone(),
-            model: checkpoint.into_backbone(precision)?,
+            text_classes,
+            model: checkpoint.into_backbone(opening.precision)?,
             spec,
         };
         return_freed_memory();
@@ -85,21 +127,22 @@ impl Loaded {
     /// # Errors
     /// If the name is not supported, or the patches do not tile the size.
     pub fn random(name: &str, opening: impl Into<Opening>) -> Result<Self> {
-        let Opening { precision, img_size } = opening.into();
-        let spec = VitSpec::from_timm_name(name)?;
-        let spec = match img_size {
-            Some(size) => spec.at_size(size)?,
-            None => spec,
-        };
-        let tensors = Tensors::random(&spec, RANDOM_WEIGHTS);
+        let opening = opening.into();
+        let (mut spec, text_classes) = opening.geometry(name)?;
+        let mut tensors = Tensors::random(&spec, RANDOM_WEIGHTS);
+        if let Some(classes) = &text_classes {
+            classes.classify(&mut spec, &mut tensors)?;
+        }
         Ok(Loaded {
             origin: format!("{name} with random weights"),
             id: BackboneId::of(&spec, &tensors)?,
             transform: transform(&spec, Preprocess::default())?,
-            class_names: Vec::new(),
+            class_names: (text_classes.iter().flat_map(|classes| &classes.names).cloned().map(Some))
+                .collect(),
             class_descriptions: Vec::new(),
-            notes: Vec::new(),
-            model: CpuBackbone::in_precision(&spec, &tensors, precision)?,
+            notes: text_classes.iter().flat_map(|classes| &classes.notes).cloned().collect(),
+            text_classes,
+            model: CpuBackbone::in_precision(&spec, &tensors, opening.precision)?,
             spec,
         })
     }

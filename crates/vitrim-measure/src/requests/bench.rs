@@ -7,7 +7,7 @@ use serde::Serialize;
 use vitrim_prune::{KeepProfile, LearnedPruner, Method, Policy, Pruner, ReadOut, keep_shares};
 use vitrim_vit::Precision;
 
-use super::{ImageArgs, PolicyArgs, Request, SizeArgs, as_text, note_opened, note_reading};
+use super::{BackboneArgs, ImageArgs, PolicyArgs, Request, as_text, note_opened, note_reading};
 use crate::error::{MeasureError, Result};
 use crate::model::Loaded;
 use crate::progress::Listener;
@@ -24,10 +24,10 @@ pub struct BenchRequest {
     /// Checkpoint folder, hf://owner/name, or a timm name (random weights), such as deit_small_patch16_224.
     #[cfg_attr(feature = "clap", arg(long, value_name = "MODEL"))]
     pub model: String,
-    /// The input size.
+    /// The backbone's input size and classes.
     #[cfg_attr(feature = "clap", command(flatten))]
     #[serde(flatten)]
-    pub size: SizeArgs,
+    pub backbone: BackboneArgs,
     /// Data type of the backbone's arithmetic: any of f32, bf16 and int8.
     #[cfg_attr(
         feature = "clap",
@@ -114,7 +114,7 @@ impl Default for BenchRequest {
     fn default() -> Self {
         BenchRequest {
             model: String::new(),
-            size: SizeArgs::default(),
+            backbone: BackboneArgs::default(),
             dtype: vec![Precision::F32],
             policy: PolicyArgs::default(),
             data: None,
@@ -150,7 +150,7 @@ impl BenchRequest {
         }
         let (mut models, mut method, mut trained) = (Vec::new(), String::new(), None);
         for dtype in &self.dtype {
-            let loaded = Loaded::open_or_random(&self.model, self.size.opening(*dtype))?;
+            let loaded = Loaded::open_or_random(&self.model, self.backbone.opening(*dtype))?;
             if models.is_empty() {
                 trained = self.policy.open(None, &loaded, listener)?;
             }

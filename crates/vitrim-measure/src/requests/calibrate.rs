@@ -8,7 +8,7 @@ use vitrim_hub::is_reference;
 use vitrim_prune::Policy;
 use vitrim_vit::Precision;
 
-use super::{DatasetArgs, Request, SizeArgs, as_text, named_images, note_reading};
+use super::{BackboneArgs, DataNotes, DatasetArgs, Request, as_text, named_images, note_reading};
 use crate::calibrate::{Calibrated, CalibrationOptions, MAX_LOSS, allowed, calibrate, grid, record};
 use crate::error::{MeasureError, Result};
 use crate::front::Choice;
@@ -41,10 +41,10 @@ pub struct CalibrateRequest {
     #[cfg_attr(feature = "clap", arg(long, value_name = "FOLDER"))]
     #[serde(serialize_with = "as_text::path")]
     pub model: PathBuf,
-    /// The input size.
+    /// The backbone's input size and classes.
     #[cfg_attr(feature = "clap", command(flatten))]
     #[serde(flatten)]
-    pub size: SizeArgs,
+    pub backbone: BackboneArgs,
     /// Data type of the backbone's arithmetic: f32, bf16 or int8.
     #[cfg_attr(feature = "clap", arg(long, default_value_t = Self::default().dtype, value_name = "TYPE"))]
     #[serde(serialize_with = "as_text::display")]
@@ -89,7 +89,7 @@ impl Default for CalibrateRequest {
     fn default() -> Self {
         CalibrateRequest {
             model: PathBuf::new(),
-            size: SizeArgs::default(),
+            backbone: BackboneArgs::default(),
             dtype: Precision::F32,
             policy: PathBuf::new(),
             data: PathBuf::new(),
@@ -121,7 +121,7 @@ impl CalibrateRequest {
     }
 
     /// Calibrates `policy`, which was read from the requested folder, on `loaded`, and writes it back. Returns the
-    /// choice, and what was guessed of the labels ([`Dataset::label_notes`]).
+    /// choice, and what was guessed of the images.
     ///
     /// # Errors
     /// If the folder cannot be written, images cannot be read, or the work was asked to stop: the folder is then
@@ -131,7 +131,7 @@ impl CalibrateRequest {
         loaded: &Loaded,
         policy: &mut Policy,
         listener: &mut Listener<'_>,
-    ) -> Result<(Choice, Vec<String>)> {
+    ) -> Result<(Choice, DataNotes)> {
         self.check_folder()?;
         let before = || record(policy, &self.policy).map(|record| record.max_drop).ok();
         let given = allowed(&loaded.spec, self.loss.max_drop, self.loss.max_drift)?;
@@ -159,7 +159,7 @@ impl CalibrateRequest {
             &options,
             listener,
         )?;
-        Ok((choice, dataset.label_notes()))
+        Ok((choice, DataNotes::of([&dataset])))
     }
 }
 

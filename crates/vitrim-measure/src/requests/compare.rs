@@ -10,7 +10,7 @@ use vitrim_prune::Method;
 use vitrim_vit::Precision;
 
 use super::data::note_labels;
-use super::{DatasetArgs, Request, SizeArgs, as_text, named_images, note_reading};
+use super::{BackboneArgs, DatasetArgs, Request, as_text, named_images, note_reading};
 use crate::compare::{CompareOptions, Compared, Comparison, Contender, POLICY, Study, compare};
 use crate::error::{MeasureError, Result};
 use crate::model::Loaded;
@@ -25,10 +25,10 @@ pub struct CompareRequest {
     #[cfg_attr(feature = "clap", arg(long, value_name = "FOLDER"))]
     #[serde(serialize_with = "as_text::path")]
     pub model: PathBuf,
-    /// The input size.
+    /// The backbone's input size and classes.
     #[cfg_attr(feature = "clap", command(flatten))]
     #[serde(flatten)]
-    pub size: SizeArgs,
+    pub backbone: BackboneArgs,
     /// Data type of the backbone's arithmetic, dense and pruned: f32, bf16 or int8.
     #[cfg_attr(feature = "clap", arg(long, default_value_t = Self::default().dtype, value_name = "TYPE"))]
     #[serde(serialize_with = "as_text::display")]
@@ -126,7 +126,7 @@ impl Default for CompareRequest {
     fn default() -> Self {
         CompareRequest {
             model: PathBuf::new(),
-            size: SizeArgs::default(),
+            backbone: BackboneArgs::default(),
             dtype: Precision::F32,
             data: PathBuf::new(),
             policy: Vec::new(),

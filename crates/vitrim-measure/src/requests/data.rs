@@ -1,9 +1,9 @@
-//! How images and their labels are read, and at which input size.
+//! How images and their labels are read, and how the backbone is opened.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use vitrim_data::{Dataset, Decoding, LabelOrder, OnBadImage};
 use vitrim_vit::Precision;
 
@@ -13,21 +13,25 @@ use crate::images::{DataParts, Reading, name};
 use crate::model::{Loaded, Opening};
 use crate::progress::Listener;
 
-/// The backbone's input size.
+/// The backbone's input size and classes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[cfg_attr(feature = "clap", derive(clap::Args))]
-pub struct SizeArgs {
+pub struct BackboneArgs {
     /// Input size, pixels: a side, or HEIGHTxWIDTH; position embeddings are resampled as the checkpoint's own library
     /// does [default: the checkpoint's size].
     #[cfg_attr(feature = "clap", arg(long, value_name = "SIZE", value_parser = parse_size))]
     #[serde(serialize_with = "size")]
     pub img_size: Option<[usize; 2]>,
+    /// Text embeddings of classes, safetensors or npz, with which an image tower (CLIP, SigLIP) becomes a classifier.
+    #[cfg_attr(feature = "clap", arg(long, value_name = "FILE"))]
+    #[serde(serialize_with = "as_text::path_option")]
+    pub classes: Option<PathBuf>,
 }
 
-impl SizeArgs {
-    /// Opens a backbone at this size, in `precision`.
+impl BackboneArgs {
+    /// Opens a backbone at this size, with these classes, in `precision`.
     pub fn opening(&self, precision: Precision) -> Opening {
-        Opening { precision, img_size: self.img_size }
+        Opening { precision, img_size: self.img_size, classes: self.classes.clone() }
     }
 }
 
@@ -119,6 +123,27 @@ impl DatasetArgs {
     }
 }
 
+/// What was guessed or left out when parts of a data set were opened, each note once.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct DataNotes {
+    /// What was guessed of the labels; see [`Dataset::label_notes`].
+    pub label_notes: Vec<String>,
+    /// Which layout was read, and what lies beside the images; see [`Dataset::layout_notes`].
+    pub layout_notes: Vec<String>,
+}
+
+impl DataNotes {
+    /// The notes of `parts`.
+    pub fn of<'a>(parts: impl IntoIterator<Item = &'a Dataset> + Clone) -> Self {
+        let labels: BTreeSet<String> = parts.clone().into_iter().flat_map(Dataset::label_notes).collect();
+        let layouts: BTreeSet<&String> = parts.into_iter().flat_map(Dataset::layout_notes).collect();
+        DataNotes {
+            label_notes: labels.into_iter().collect(),
+            layout_notes: layouts.into_iter().cloned().collect(),
+        }
+    }
+}
+
 /// The images of `parts` that `split` names (the final part, if it is `None`) and their name, checked against the
 /// classes of `loaded`.
 ///
@@ -139,17 +164,18 @@ pub fn named_images(
 
 /// Reports what was guessed or left out when `parts` of a data set were opened, each note once.
 pub fn note_opened<'a>(parts: impl IntoIterator<Item = &'a Dataset> + Clone, listener: &mut Listener<'_>) {
-    let notes: BTreeSet<&String> = parts.clone().into_iter().flat_map(Dataset::layout_notes).collect();
-    for note in notes {
+    for note in DataNotes::of(parts.clone()).layout_notes {
         listener.note(&format!("note: {note}"));
     }
     note_labels(parts, listener);
 }
 
 /// Reports what was guessed of the labels of `parts` of a data set, each guess once.
-pub(super) fn note_labels<'a>(parts: impl IntoIterator<Item = &'a Dataset>, listener: &mut Listener<'_>) {
-    let notes: BTreeSet<String> = parts.into_iter().flat_map(Dataset::label_notes).collect();
-    for note in notes {
+pub(super) fn note_labels<'a>(
+    parts: impl IntoIterator<Item = &'a Dataset> + Clone,
+    listener: &mut Listener<'_>,
+) {
+    for note in DataNotes::of(parts).label_notes {
         listener.note(&format!("labels: {note}"));
     }
 }

@@ -7,7 +7,7 @@ use vitrim_data::Corruption;
 use vitrim_prune::Method;
 use vitrim_vit::Precision;
 
-use super::{DatasetArgs, PolicyArgs, Request, SizeArgs, as_text};
+use super::{BackboneArgs, DatasetArgs, PolicyArgs, Request, as_text};
 use crate::error::{MeasureError, Result};
 use crate::passes::{BATCH, PassOptions};
 
@@ -19,10 +19,10 @@ pub struct EvalRequest {
     #[cfg_attr(feature = "clap", arg(long, value_name = "FOLDER"))]
     #[serde(serialize_with = "as_text::path")]
     pub model: PathBuf,
-    /// The input size.
+    /// The backbone's input size and classes.
     #[cfg_attr(feature = "clap", command(flatten))]
     #[serde(flatten)]
-    pub size: SizeArgs,
+    pub backbone: BackboneArgs,
     /// Data type of the backbone's arithmetic: f32, bf16 or int8.
     #[cfg_attr(feature = "clap", arg(long, default_value_t = Self::default().dtype, value_name = "TYPE"))]
     #[serde(serialize_with = "as_text::display")]
@@ -95,7 +95,7 @@ impl Default for EvalRequest {
     fn default() -> Self {
         EvalRequest {
             model: PathBuf::new(),
-            size: SizeArgs::default(),
+            backbone: BackboneArgs::default(),
             dtype: Precision::F32,
             data: PathBuf::new(),
             policy: PolicyArgs::default(),

@@ -17,7 +17,7 @@ pub use bench::BenchRequest;
 pub use calibrate::{CalibrateRequest, LossArgs, calibrate_folder};
 pub use command::{CommandLine, Request, as_text};
 pub use compare::CompareRequest;
-pub use data::{DatasetArgs, ImageArgs, SizeArgs, named_images, note_opened, note_reading};
+pub use data::{BackboneArgs, DataNotes, DatasetArgs, ImageArgs, named_images, note_opened, note_reading};
 pub use eval::EvalRequest;
 pub use policy::{KeepArgs, PolicyArgs, pruner};
 pub use predict::{PredictRequest, VisualizeRequest};

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use serde::Serialize;
 use vitrim_vit::Precision;
 
-use super::{ImageArgs, KeepArgs, PolicyArgs, Request, SizeArgs, as_text};
-use crate::model::features::FeatureKind;
+use super::{BackboneArgs, ImageArgs, KeepArgs, PolicyArgs, Request, as_text};
+use crate::error::{MeasureError, Result};
+use crate::model::features::{FeatureKind, blocks_up_to};
 use crate::predict::Question;
 
 /// Which images to classify, or to take features of.
@@ -21,10 +22,10 @@ pub struct PredictRequest {
     #[cfg_attr(feature = "clap", arg(long, value_name = "FOLDER"))]
     #[serde(serialize_with = "as_text::path")]
     pub model: PathBuf,
-    /// The input size.
+    /// The backbone's input size and classes.
     #[cfg_attr(feature = "clap", command(flatten))]
     #[serde(flatten)]
-    pub size: SizeArgs,
+    pub backbone: BackboneArgs,
     /// Data type of the backbone's arithmetic: f32, bf16 or int8.
     #[cfg_attr(feature = "clap", arg(long, default_value_t = Self::default().dtype, value_name = "TYPE"))]
     #[serde(serialize_with = "as_text::display")]
@@ -44,6 +45,13 @@ pub struct PredictRequest {
     #[cfg_attr(feature = "clap", arg(long, value_enum, value_name = "KIND", conflicts_with = "top_k"))]
     #[serde(serialize_with = "as_text::display_option")]
     pub features: Option<FeatureKind>,
+    /// With --features tokens: the patch tokens after this block, from 0 or, if negative, from the end, without the last
+    /// norm; -2 is what LLaVA-like models read.
+    #[cfg_attr(
+        feature = "clap",
+        arg(long, value_name = "BLOCK", allow_negative_numbers = true, requires = "features")
+    )]
+    pub block: Option<i64>,
     /// How images are read.
     #[cfg_attr(feature = "clap", command(flatten))]
     #[serde(flatten)]
@@ -55,12 +63,13 @@ impl Default for PredictRequest {
         PredictRequest {
             images: Vec::new(),
             model: PathBuf::new(),
-            size: SizeArgs::default(),
+            backbone: BackboneArgs::default(),
             dtype: Precision::F32,
             policy: PolicyArgs::default(),
             keep: KeepArgs::default(),
             top_k: 5,
             features: None,
+            block: None,
             reading: ImageArgs::default(),
         }
     }
@@ -72,11 +81,18 @@ impl Request for PredictRequest {
 }
 
 impl PredictRequest {
-    /// What to compute for each image.
-    pub fn question(&self) -> Question {
-        match self.features {
-            Some(kind) => Question::Features(kind),
-            None => Question::Classes(self.top_k),
+    /// What to compute for each image, with a backbone of `depth` blocks.
+    ///
+    /// # Errors
+    /// If `block` is none of the backbone's blocks, or other features than those of tokens are asked for.
+    pub fn question(&self, depth: usize) -> Result<Question> {
+        match (self.features, self.block) {
+            (Some(FeatureKind::Tokens), Some(block)) => Ok(Question::Blocks(blocks_up_to(block, depth)?)),
+            (Some(kind), Some(block)) => Err(MeasureError::Setting(format!(
+                "--block {block}: {kind} features are those of the last block; --features tokens gives those of others"
+            ))),
+            (Some(kind), None) => Ok(Question::Features(kind)),
+            (None, _) => Ok(Question::Classes(self.top_k)),
         }
     }
 }
@@ -93,10 +109,10 @@ pub struct VisualizeRequest {
     #[cfg_attr(feature = "clap", arg(long, value_name = "FOLDER"))]
     #[serde(serialize_with = "as_text::path")]
     pub model: PathBuf,
-    /// The input size.
+    /// The backbone's input size and classes.
     #[cfg_attr(feature = "clap", command(flatten))]
     #[serde(flatten)]
-    pub size: SizeArgs,
+    pub backbone: BackboneArgs,
     /// Data type of the backbone's arithmetic: f32, bf16 or int8.
     #[cfg_attr(feature = "clap", arg(long, default_value_t = Self::default().dtype, value_name = "TYPE"))]
     #[serde(serialize_with = "as_text::display")]

@@ -86,13 +86,14 @@ class Prediction:
 
 @final
 class Tokens:
-    """Final tokens of the survivors of a batch, after the last norm, image after image."""
+    """Tokens of the survivors of a batch, image after image: the final ones after the last norm, or those after a block."""
 
     def __new__(
         cls,
         tokens: npt.NDArray[np.float32],
         offsets: npt.NDArray[np.int64],
         positions: npt.NDArray[np.int64],
+        sizes: npt.NDArray[np.float32],
         pooled: npt.NDArray[np.float32],
     ) -> Tokens: ...
     @property
@@ -105,8 +106,11 @@ class Tokens:
     def positions(self) -> npt.NDArray[np.int64]:
         """Row-major grid position of each token, -1 for a prefix token (class, distillation, register), [T]."""
     @property
+    def sizes(self) -> npt.NDArray[np.float32]:
+        """Size of each token: more than 1 if others were merged into it, [T]."""
+    @property
     def pooled(self) -> npt.NDArray[np.float32]:
-        """Input of a classifier, [B, D]."""
+        """Input of a classifier, [B, D]; [B, 0] for tokens after a block, which are not pooled."""
 
 @final
 class Model:
@@ -155,8 +159,15 @@ class Model:
     def features(self, pixel_values: Pixels, *, tokens: Literal[False] = False) -> npt.NDArray[np.float32]:
         """Pooled features [B, D] of normalised pixels: the input of a classifier."""
     @overload
-    def features(self, pixel_values: Pixels, *, tokens: Literal[True]) -> Tokens:
-        """Features of every survivor, with their grid positions."""
+    def features(self, pixel_values: Pixels, *, tokens: Literal[True], block: Optional[int] = None) -> Tokens:
+        """Features of every survivor, with their grid positions and sizes.
+
+        Args:
+            pixel_values: Normalised pixels.
+            tokens: Features of tokens.
+            block: The tokens after this block instead of the final ones, from 0 or, if negative, from the end: without the
+                last norm and without prefix tokens. -2 is what LLaVA-like models read.
+        """
     def dial(
         self,
         *,
@@ -229,6 +240,7 @@ def load(
     threads: Optional[int] = None,
     img_size: Optional[tuple[int, int]] = None,
     origin: Optional[str] = None,
+    classes: Optional[PathOrStr] = None,
 ) -> Model: ...
 def timm_questions(classes: Sequence[str]) -> tuple[str, list[tuple[str, str, list[str]]]]: ...
 def write_checkpoint(folder: PathOrStr, config: str, tensors: Sequence[tuple[str, npt.NDArray[np.float32]]]) -> None: ...
@@ -250,6 +262,8 @@ def train(
     calibration_images: Optional[int],
     device: Optional[str],
     on_bad_image: Optional[str],
+    label_map: Optional[PathOrStr],
+    label_order: Optional[str],
     teller: Teller,
 ) -> dict[str, Any]: ...
 def finetune(
@@ -264,6 +278,8 @@ def finetune(
     device: Optional[str],
     weights: Optional[str],
     on_bad_image: Optional[str],
+    label_map: Optional[PathOrStr],
+    label_order: Optional[str],
     teller: Teller,
 ) -> dict[str, Any]: ...
 def evaluate(
@@ -277,6 +293,8 @@ def evaluate(
     speed: Optional[float],
     batch: Optional[int],
     on_bad_image: Optional[str],
+    label_map: Optional[PathOrStr],
+    label_order: Optional[str],
     report: Optional[PathOrStr],
     teller: Teller,
 ) -> dict[str, Any]: ...
@@ -290,6 +308,8 @@ def calibrate(
     split: Optional[str],
     images: Optional[int],
     on_bad_image: Optional[str],
+    label_map: Optional[PathOrStr],
+    label_order: Optional[str],
     teller: Teller,
 ) -> dict[str, Any]: ...
 def compare(
@@ -311,6 +331,8 @@ def compare(
     speed: Optional[float],
     batch: Optional[int],
     on_bad_image: Optional[str],
+    label_map: Optional[PathOrStr],
+    label_order: Optional[str],
     teller: Teller,
 ) -> dict[str, Any]: ...
 def report(run: PathOrStr) -> str: ...

@@ -26,6 +26,7 @@ def load(
     dtype: Dtype = "f32",
     threads: Optional[int] = None,
     img_size: Union[int, tuple[int, int], None] = None,
+    classes: Union[str, os.PathLike[str], None] = None,
 ) -> Model:
     """Opens a checkpoint folder, with a pruner.
 
@@ -40,12 +41,14 @@ def load(
         threads: Size of this model's own thread pool; the process's threads, one per core, if left out.
         img_size: Another input size than the checkpoint's, pixels: a side, or height and width; position embeddings are
             resampled as the checkpoint's own library does.
+        classes: File of text embeddings (safetensors or npz) with names and a scale, with which an image tower (CLIP,
+            SigLIP) becomes a classifier.
 
     Raises:
         VitrimError: If the checkpoint or the policy cannot be read, or do not fit.
     """
     size = (img_size, img_size) if isinstance(img_size, int) else img_size
-    return _vitrim.load(model, policy, dtype=dtype, threads=threads, img_size=size)
+    return _vitrim.load(model, policy, dtype=dtype, threads=threads, img_size=size, classes=classes)
 
 
 def restored(
@@ -56,13 +59,14 @@ def restored(
     img_size: Optional[tuple[int, int]],
     dialled: dict[str, Any],
     fingerprint: str,
+    classes: Optional[str] = None,
 ) -> Model:
     """A pickled model, loaded again from where it came, with the same policy and settings.
 
     Raises:
         VitrimError: If it cannot be loaded, or has other weights than when it was pickled.
     """
-    model = _vitrim.load(place, policy, dtype=dtype, threads=threads, img_size=img_size)
+    model = _vitrim.load(place, policy, dtype=dtype, threads=threads, img_size=img_size, classes=classes)
     if model.fingerprint != fingerprint:
         raise _vitrim.VitrimError(
             f"{place}: has other weights than when the model was pickled; load it with vitrim.load and pickle it again"

@@ -12,7 +12,7 @@ from vitrim.progress import Teller
 
 if TYPE_CHECKING:
     from vitrim import Model
-    from vitrim.training import OnBadImage
+    from vitrim.training import LabelOrder, OnBadImage
 
     PathOrStr = Union[str, os.PathLike[str]]
 
@@ -28,6 +28,8 @@ def evaluate(
     speed: Optional[float] = None,
     batch: Optional[int] = None,
     on_bad_image: Optional[OnBadImage] = None,
+    label_map: Optional[PathOrStr] = None,
+    label_order: Optional[LabelOrder] = None,
     report: Optional[PathOrStr] = None,
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -44,11 +46,16 @@ def evaluate(
         speed: Seconds to measure each method's images/s for; not measured if left out.
         batch: Images per batch; 64 if left out.
         on_bad_image: What to do with an image that cannot be decoded; ``"fail"`` if left out.
+        label_map: File that says which of the backbone's classes each class of the data set is: JSON, CSV, or its class
+            names, one a line. If left out: by name, else by number or in order.
+        label_order: How class names that the backbone does not know are its classes: ``"own"`` (the data set's order),
+            ``"number"`` (the order of the numbers in the names) or ``"index"`` (the number is the class, from 0).
         report: Run folder to write a report of these figures into; needs a calibrated policy.
         progress: Whether to write progress to ``sys.stderr``.
 
     Returns:
-        The figures, under the names that ``vitrim eval --json`` has.
+        The figures, under the names that ``vitrim eval --json`` has; among them ``label_notes`` and ``layout_notes``, what
+        was guessed of the labels and of the data set's layout.
     """
     return _vitrim.evaluate(
         model,
@@ -60,6 +67,8 @@ def evaluate(
         speed=speed,
         batch=batch,
         on_bad_image=on_bad_image,
+        label_map=label_map,
+        label_order=label_order,
         report=report,
         teller=Teller(progress),
     )
@@ -75,6 +84,8 @@ def calibrate(
     split: Optional[str] = None,
     images: Optional[int] = None,
     on_bad_image: Optional[OnBadImage] = None,
+    label_map: Optional[PathOrStr] = None,
+    label_order: Optional[LabelOrder] = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Chooses the threshold that keeps the drop within a limit on held-out images: ``vitrim calibrate``.
@@ -89,10 +100,15 @@ def calibrate(
         confidence: Confidence of the bound on the loss; 0.5 takes the measured value; 0.9 if left out.
         split: Images to calibrate on, ``images`` at most; the first 10,000 of ``"calibration"`` if left out.
         on_bad_image: What to do with an image that cannot be decoded; ``"fail"`` if left out.
+        label_map: File that says which of the backbone's classes each class of the data set is: JSON, CSV, or its class
+            names, one a line. If left out: by name, else by number or in order.
+        label_order: How class names that the backbone does not know are its classes: ``"own"`` (the data set's order),
+            ``"number"`` (the order of the numbers in the names) or ``"index"`` (the number is the class, from 0).
         progress: Whether to write progress to ``sys.stderr``.
 
     Returns:
-        The calibration record, as ``policy.json`` has it.
+        The calibration record, as ``policy.json`` has it, with ``label_notes`` and ``layout_notes``: what was guessed of the
+        labels and of the data set's layout.
     """
     return _vitrim.calibrate(
         model,
@@ -103,6 +119,8 @@ def calibrate(
         split=split,
         images=images,
         on_bad_image=on_bad_image,
+        label_map=label_map,
+        label_order=label_order,
         teller=Teller(progress),
     )
 
@@ -126,6 +144,8 @@ def compare(
     speed: Optional[float] = None,
     batch: Optional[int] = None,
     on_bad_image: Optional[OnBadImage] = None,
+    label_map: Optional[PathOrStr] = None,
+    label_order: Optional[LabelOrder] = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Compares whole fronts of methods, and methods at the same cost and the same drop: ``vitrim compare``.
@@ -150,10 +170,15 @@ def compare(
         speed: Seconds to measure each setting's images/s for; not at all if left out.
         batch: Images per batch; 64 if left out.
         on_bad_image: What to do with an image that cannot be decoded; ``"fail"`` if left out.
+        label_map: File that says which of the backbone's classes each class of the data set is: JSON, CSV, or its class
+            names, one a line. If left out: by name, else by number or in order.
+        label_order: How class names that the backbone does not know are its classes: ``"own"`` (the data set's order),
+            ``"number"`` (the order of the numbers in the names) or ``"index"`` (the number is the class, from 0).
         progress: Whether to write progress to ``sys.stderr``.
 
     Returns:
-        The figures, under the names that ``vitrim compare --json`` has.
+        The figures, under the names that ``vitrim compare --json`` has; among them ``label_notes`` and ``layout_notes``, if
+        something was guessed.
     """
     given = rivals or {}
     several = {name: [value] if isinstance(value, (str, os.PathLike)) else value for name, value in given.items()}
@@ -175,6 +200,8 @@ def compare(
         speed=speed,
         batch=batch,
         on_bad_image=on_bad_image,
+        label_map=label_map,
+        label_order=label_order,
         teller=Teller(progress),
     )
 

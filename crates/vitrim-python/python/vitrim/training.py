@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     PathOrStr = Union[str, os.PathLike[str]]
     OnBadImage = Literal["fail", "skip"]
+    LabelOrder = Literal["own", "number", "index"]
 
 
 def _log(folder: Path) -> list[dict[str, Any]]:
@@ -38,6 +39,10 @@ class Run:
     read_out: str
     #: The calibration record: what was measured and chosen; None for an uncalibrated policy.
     calibration: Optional[dict[str, Any]]
+    #: What was guessed of the labels, a sentence each.
+    label_notes: list[str]
+    #: Which layout of the data set was read, and what lies beside the images, a line each.
+    layout_notes: list[str]
 
     @property
     def log(self) -> list[dict[str, Any]]:
@@ -57,6 +62,10 @@ class TunedRun:
     policy: Optional[Path]
     #: The written weights on held-out images, as ``vitrim finetune --json`` has them.
     held_out: dict[str, Any]
+    #: What was guessed of the labels, a sentence each.
+    label_notes: list[str]
+    #: Which layout of the data set was read, and what lies beside the images, a line each.
+    layout_notes: list[str]
 
     @property
     def log(self) -> list[dict[str, Any]]:
@@ -80,6 +89,8 @@ def train(
     calibration_images: Optional[int] = None,
     device: Optional[Literal["cpu", "gpu"]] = None,
     on_bad_image: Optional[OnBadImage] = None,
+    label_map: Optional[PathOrStr] = None,
+    label_order: Optional[LabelOrder] = None,
     threads: Optional[int] = None,
     progress: bool = True,
     callback: Optional[Callable[[dict[str, Any]], object]] = None,
@@ -106,6 +117,10 @@ def train(
             ``"calibration"`` if left out.
         device: Device that computes the gradients; the CPU if left out.
         on_bad_image: What to do with an image that cannot be decoded; ``"fail"`` if left out.
+        label_map: File that says which of the backbone's classes each class of the data set is: JSON, CSV, or its class
+            names, one a line. If left out: by name, else by number or in order.
+        label_order: How class names that the backbone does not know are its classes: ``"own"`` (the data set's order),
+            ``"number"`` (the order of the numbers in the names) or ``"index"`` (the number is the class, from 0).
         threads: Threads of a model that is given as a folder.
         progress: Whether to write progress to ``sys.stderr``.
         callback: Called after every update with its figures (those of ``log.jsonl``, and ``updates``).
@@ -135,6 +150,8 @@ def train(
         calibration_images=calibration_images,
         device=device,
         on_bad_image=on_bad_image,
+        label_map=label_map,
+        label_order=label_order,
         teller=Teller(progress, callback),
     )
     return Run(
@@ -143,6 +160,8 @@ def train(
         updates=finished["updates"],
         read_out=finished["read_out"],
         calibration=finished["calibration"],
+        label_notes=finished["label_notes"],
+        layout_notes=finished["layout_notes"],
     )
 
 
@@ -157,6 +176,8 @@ def finetune(
     device: Optional[Literal["cpu", "gpu"]] = None,
     weights: Optional[Literal["f32", "bf16"]] = None,
     on_bad_image: Optional[OnBadImage] = None,
+    label_map: Optional[PathOrStr] = None,
+    label_order: Optional[LabelOrder] = None,
     progress: bool = True,
     callback: Optional[Callable[[dict[str, Any]], object]] = None,
     **overrides: Any,
@@ -177,6 +198,10 @@ def finetune(
         device: Device that computes the gradients; the CPU if left out.
         weights: Type of the written weights; f32 if left out.
         on_bad_image: What to do with an image that cannot be decoded; ``"fail"`` if left out.
+        label_map: File that says which of the backbone's classes each class of the data set is: JSON, CSV, or its class
+            names, one a line. If left out: by name, else by number or in order.
+        label_order: How class names that the backbone does not know are its classes: ``"own"`` (the data set's order),
+            ``"number"`` (the order of the numbers in the names) or ``"index"`` (the number is the class, from 0).
         progress: Whether to write progress to ``sys.stderr``.
         callback: Called with every entry's figures (those of ``log.jsonl``, and ``steps``).
         **overrides: Keys of the configuration, ``images=100_000`` or ``augment={"crop_padding": 4}``: they override the
@@ -197,6 +222,8 @@ def finetune(
         device=device,
         weights=weights,
         on_bad_image=on_bad_image,
+        label_map=label_map,
+        label_order=label_order,
         teller=Teller(progress, callback),
     )
     return TunedRun(
@@ -204,6 +231,8 @@ def finetune(
         model=Path(finished["model"]),
         policy=None if finished["policy"] is None else Path(finished["policy"]),
         held_out=finished["held_out"],
+        label_notes=finished["label_notes"],
+        layout_notes=finished["layout_notes"],
     )
 
 

@@ -16,7 +16,7 @@ const LEFTOVER: Duration = Duration::from_secs(1);
 /// The whole body.
 ///
 /// # Errors
-/// 413 if it is too long, 408 if it does not arrive in time, 422 if it breaks off.
+/// 413 if it is too long, 429 if too much is being received already, 408 if it does not arrive in time, 422 if it breaks off.
 pub async fn read(app: &App, headers: &HeaderMap, body: Body) -> Result<Bytes, Refusal> {
     let limit = app.config.max_body;
     let too_large = || {
@@ -30,6 +30,18 @@ pub async fn read(app: &App, headers: &HeaderMap, body: Body) -> Result<Bytes, R
     if stated.is_some_and(|stated| stated > limit) {
         return Err(too_large());
     }
+    // Until it is here, a body of unknown length may be as long as any.
+    let room = u32::try_from(stated.unwrap_or(limit).div_ceil(1 << 10)).unwrap_or(u32::MAX);
+    let Ok(_room) = app.receiving.try_acquire_many(room) else {
+        discard(app, body).await;
+        return Err(Refusal::Busy(
+            format!(
+                "bodies of {} MiB are being received already (--max-receiving); try again later",
+                app.config.max_receiving >> 20
+            ),
+            Duration::from_secs(1),
+        ));
+    };
     let whole = Limited::new(body, limit).collect();
     match tokio::time::timeout(app.config.body_timeout, whole).await {
         Err(_) => Err(Refusal::Slow(format!(

@@ -182,6 +182,11 @@ pub struct Place {
 }
 
 impl Place {
+    /// Gives the place back for an image that was `dropped` before it was queued.
+    pub fn drop_counted(self, dropped: Dropped) {
+        self.scheduler.shared.metrics[self.model].dropped(dropped);
+    }
+
     /// Puts `image` into the queue.
     pub fn fill(mut self, image: Waiting) {
         self.given_back = false;

@@ -33,6 +33,8 @@ pub(super) struct Attention {
     /// Norm of each head's queries; `k_norm` is that of the keys.
     pub q_norm: Option<LayerNorm>,
     pub k_norm: Option<LayerNorm>,
+    /// Norm of the inputs of `proj`.
+    pub inner_norm: Option<LayerNorm>,
     pub proj: Linear,
     pub heads: usize,
     /// Rotary position embeddings of queries and keys.
@@ -123,7 +125,7 @@ impl Attention {
     fn answer(&self, x: Tensor<2>, layout: &TokenLayout) -> Tensor<2> {
         match layout.uniform() {
             Some(tokens) if self.scores_plainly() && fused::here(&x) => {
-                self.proj.forward(fused::attention(self.qkv.forward(x), self.heads, tokens))
+                self.project(fused::attention(self.qkv.forward(x), self.heads, tokens))
             }
             _ => self.forward(x, layout).0,
         }
@@ -159,7 +161,16 @@ impl Attention {
             probabilities = weighted.clone() / weighted.sum_dim(3);
         }
         let y = probabilities.clone().matmul(v).swap_dims(1, 2).reshape([batch, n, dim]);
-        (self.proj.forward(layout.gather(y)), Attended { keys, values, probabilities })
+        (self.project(layout.gather(y)), Attended { keys, values, probabilities })
+    }
+
+    /// The output projection of `x: [T, D]`, with its norm.
+    fn project(&self, x: Tensor<2>) -> Tensor<2> {
+        let x = match &self.inner_norm {
+            Some(norm) => norm.forward(x),
+            None => x,
+        };
+        self.proj.forward(x)
     }
 
     /// Queries (0), keys (1) or values (2) of `x: [T, D]`, `[T, D]`. Each is a product of its own: the gradient of

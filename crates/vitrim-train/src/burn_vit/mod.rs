@@ -252,7 +252,15 @@ impl BurnVit {
     }
 
     fn logits(&self, pooled: Pooled) -> Tensor<2> {
-        let logits = self.head.as_ref().expect("a backbone with a head").forward(pooled.main);
+        let inputs = if self.spec.pooling.zero_shot {
+            let embedding = self.embedding(&pooled);
+            let length = embedding.clone().square().sum_dim(1).sqrt();
+            // An embedding of 0 is like no text.
+            embedding / length.clamp_min(f32::MIN_POSITIVE)
+        } else {
+            pooled.main
+        };
+        let logits = self.head.as_ref().expect("a backbone with a head").forward(inputs);
         match (&self.head_dist, pooled.dist) {
             (Some(head), Some(dist)) => (logits + head.forward(dist)).div_scalar(2.0),
             _ => logits,

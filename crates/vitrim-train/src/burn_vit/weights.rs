@@ -88,6 +88,9 @@ impl Attention {
             v_bias: bias("v_bias")?,
             q_norm: head_norm("q_norm")?,
             k_norm: head_norm("k_norm")?,
+            inner_norm: (spec.attention.inner_norm)
+                .then(|| from.norm(&format!("{name}.norm"), d))
+                .transpose()?,
             proj: from.linear(&format!("{name}.proj"), d, d, spec.attention.proj_bias)?,
             heads: spec.attention.heads,
             rope: spec.attention.rope,
@@ -101,7 +104,7 @@ impl Attention {
                 to.insert(format!("{name}.{part}"), numbers(bias));
             }
         }
-        for (part, norm) in [("q_norm", &self.q_norm), ("k_norm", &self.k_norm)] {
+        for (part, norm) in [("q_norm", &self.q_norm), ("k_norm", &self.k_norm), ("norm", &self.inner_norm)] {
             if let Some(norm) = norm {
                 norm.write(&format!("{name}.{part}"), to);
             }
@@ -211,7 +214,7 @@ impl BurnVit {
         };
         let head = |name: &str| {
             let wanted = spec.head_names().contains(&name);
-            wanted.then(|| from.linear(name, spec.num_features(), c, true)).transpose()
+            wanted.then(|| from.linear(name, spec.head_inputs(), c, true)).transpose()
         };
         Ok(BurnVit {
             patch_embed: Linear {
@@ -233,7 +236,10 @@ impl BurnVit {
             norm: spec.final_norm().map(|norm| from.norm(norm, d)).transpose()?,
             attn_pool: spec.pooling.attention.map(|pool| AttentionPool::read(&from, pool)).transpose()?,
             projection: (spec.pooling.projection)
-                .map(|width| from.linear("visual_projection", spec.num_features(), width, false))
+                .map(|width| {
+                    let biased = spec.pooling.projection_bias;
+                    from.linear("visual_projection", spec.num_features(), width, biased)
+                })
                 .transpose()?,
             head: head("head")?,
             head_dist: head("head_dist")?,

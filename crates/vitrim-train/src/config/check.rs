@@ -93,6 +93,7 @@ impl TrainConfig {
             ("advantage.lambda", self.advantage.lambda, 0.0, 1.0),
             ("actor.initial_keep", self.actor.initial_keep, 0.01, 0.99),
             ("actor.gate", self.actor.gate, 0.0, 100.0),
+            ("actor.initial_loss", self.actor.initial_loss, 0.0, 100.0),
             ("ppo.learning_rate", self.ppo.learning_rate, 0.0, 1.0),
             ("ppo.clip", self.ppo.clip, 1e-6, 1.0),
         ])

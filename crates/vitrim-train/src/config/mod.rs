@@ -70,6 +70,23 @@ pub enum RewardKind {
     Ratio,
 }
 
+/// Where a rollout is forked and finished without further pruning (`prefix`).
+///
+/// D_k, the divergence when pruning stops after stage k, does not depend on what is decided later. It is a baseline for
+/// the later stages: with more forks the credit has less variance, and each costs up to a dense pass.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Forks {
+    /// After every stage: complete-prefix credit.
+    #[default]
+    EveryStage,
+    /// After one stage, drawn for each update. The stages after it are paid for what D gains from there on, the others
+    /// for the final D.
+    OneStage,
+    /// Nowhere: every stage is paid for the final D, and the image's other rollouts are the baseline.
+    Nowhere,
+}
+
 /// Rewards.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -84,6 +101,9 @@ pub struct RewardConfig {
     pub softening: f64,
     /// `prefix`: number of training images over which g_ref is averaged.
     pub reference_images: usize,
+    /// `prefix`: where rollouts are forked.
+    #[serde(default)]
+    pub forks: Forks,
 }
 
 /// The baseline of advantages.
@@ -143,6 +163,10 @@ pub struct ActorConfig {
     /// The gate: slope, at the start, of the logit of p_keep over the dissimilarity of an agent and its partner (the
     /// first scalar of [`Observation::pair`]); 0 for no gate. The shortcut's weights hold it.
     pub gate: f64,
+    /// With a `gate`: the loss at which training starts, in percent of changed answers (or drift) of sampled rollouts.
+    /// The gate is placed by a search on training images, between `initial_keep` and 1; 0 for no search.
+    #[serde(default)]
+    pub initial_loss: f64,
 }
 
 /// The centralised critic; it always sees the embedding, the class token (or mean) and the position.

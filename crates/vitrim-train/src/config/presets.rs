@@ -3,7 +3,7 @@
 use vitrim_prune::policy::{Departure, Nonlinearity, Observation};
 
 use super::{
-    ActorConfig, AdvantageConfig, Baseline, ConstraintConfig, CriticConfig, LearnerKind, PpoConfig,
+    ActorConfig, AdvantageConfig, Baseline, ConstraintConfig, CriticConfig, Forks, LearnerKind, PpoConfig,
     RewardConfig, RewardKind, Scaling, TrainConfig,
 };
 
@@ -23,7 +23,7 @@ impl TrainConfig {
         }
     }
 
-    /// Agents that merge; rent, complete-prefix credit, several rollouts per image (docs/architecture.md).
+    /// Agents that merge; rent, credit for the final D, several rollouts per image (docs/architecture.md).
     pub fn default_preset() -> Self {
         TrainConfig {
             updates: 300,
@@ -40,6 +40,7 @@ impl TrainConfig {
                 keep_ratio: 0.7,
                 softening: 0.1,
                 reference_images: 512,
+                forks: Forks::Nowhere,
             },
             advantage: AdvantageConfig {
                 gamma: 1.0,
@@ -64,6 +65,7 @@ impl TrainConfig {
                 head_gain: 0.01,
                 initial_keep: 0.6,
                 gate: 4.0,
+                initial_loss: 5.0,
             },
             critic: CriticConfig {
                 layer_norm: true,
@@ -100,7 +102,7 @@ impl TrainConfig {
         let default = Self::default_preset();
         TrainConfig {
             departure: Departure::Drop,
-            reward: RewardConfig { softening: 0.0, ..default.reward },
+            reward: RewardConfig { softening: 0.0, forks: Forks::EveryStage, ..default.reward },
             actor: ActorConfig {
                 observation: Observation {
                     position: true,
@@ -113,6 +115,7 @@ impl TrainConfig {
                 shortcut: false,
                 initial_keep: 0.9,
                 gate: 0.0,
+                initial_loss: 0.0,
                 ..default.actor
             },
             critic: CriticConfig { hidden: vec![64, 64], ..default.critic },
@@ -181,6 +184,7 @@ impl TrainConfig {
                 head_gain: 0.01,
                 initial_keep: 0.5,
                 gate: 0.0,
+                initial_loss: 0.0,
             },
             critic: CriticConfig {
                 layer_norm: false,

@@ -183,7 +183,7 @@ pub fn save_backbone(
     // The weights are last: a folder that has them is complete.
     let config = serde_json::to_string_pretty(&config).expect("plain data");
     replace(&folder.join("config.json"), (config + "\n").as_bytes())?;
-    save_weights(folder, &named.collect::<Result<Vec<_>>>()?, weight_type)
+    save_weights(&folder.join("model.safetensors"), &named.collect::<Result<Vec<_>>>()?, weight_type)
 }
 
 /// Writes `tensors`, which are other weights for the geometry of `checkpoint`, into `folder` in the layout of the
@@ -203,12 +203,12 @@ pub fn save_as(
     if let Some(processor) = &checkpoint.preprocessor_config {
         replace(&folder.join("preprocessor_config.json"), json(processor).as_bytes())?;
     }
-    replace(&folder.join("config.json"), json(&checkpoint.config).as_bytes())?;
-    save_weights(folder, &checkpoint.in_its_layout(tensors)?, weight_type)
+    replace(&folder.join(checkpoint.config_file), json(&checkpoint.config).as_bytes())?;
+    save_weights(&folder.join(checkpoint.weights_file()), &checkpoint.in_its_layout(tensors)?, weight_type)
 }
 
-/// Writes `model.safetensors` into `folder`.
-fn save_weights(folder: &Path, tensors: &[NamedTensor], weight_type: WeightType) -> Result<()> {
+/// Writes `tensors` to the safetensors file `path`.
+fn save_weights(path: &Path, tensors: &[NamedTensor], weight_type: WeightType) -> Result<()> {
     let bytes = |values: &[f32]| match weight_type {
         WeightType::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>(),
         WeightType::Bf16 => values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect(),
@@ -223,7 +223,7 @@ fn save_weights(folder: &Path, tensors: &[NamedTensor], weight_type: WeightType)
     });
     let metadata = [("format".to_owned(), "pt".to_owned())];
     let file = safetensors::serialize(views, Some(metadata.into())).expect("the names are distinct");
-    Ok(replace(&folder.join("model.safetensors"), &file)?)
+    Ok(replace(path, &file)?)
 }
 
 /// The shortest decimal number for an f32: 0.485, not 0.48500001430511475.

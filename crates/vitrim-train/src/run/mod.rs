@@ -38,8 +38,15 @@ pub enum Outcome {
 
 /// An event of a run whose log entries are `E`.
 pub enum RunEvent<'a, E> {
-    /// Reference images are measured before the first step: images done, images in all.
-    Reference(usize, usize),
+    /// Work before the first step.
+    Preparing {
+        /// What is done.
+        what: &'static str,
+        /// Images or steps that are done.
+        done: usize,
+        /// Images or steps in all.
+        all: usize,
+    },
     /// An entry was logged; the second value is the number of steps of the whole run.
     Entry(&'a E, usize),
 }

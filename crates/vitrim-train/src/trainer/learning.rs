@@ -2,16 +2,20 @@
 
 use burn::tensor::Device;
 use vitrim_prune::ImageKey;
+use vitrim_random::uniform;
 use vitrim_vit::Backbone;
 
 use super::{Images, Trainer};
 use crate::assemble::{Assembly, Game, RewardParts};
-use crate::config::{RewardConfig, RewardKind};
+use crate::config::{Forks, RewardConfig, RewardKind};
 use crate::error::Result;
 use crate::gumbel::{self, GateBatch, Objective};
 use crate::mappo::{PpoHyper, PpoStats};
 use crate::rewards::{PaperRewards, PrefixRewards};
-use crate::rollout::{Rollout, Scene};
+use crate::rollout::{ForkAfter, Rollout, RolloutStart};
+
+/// Distinguishes the draw of the forked stage from those of actions.
+const FORK: u64 = 0xf0_4c;
 
 /// The results of an update's images.
 pub(super) struct Played {
@@ -28,7 +32,7 @@ impl<B: Backbone> Trainer<'_, B> {
     /// By reinforcement: rollouts of every image from the first stage on, their rewards, and MAPPO's update.
     pub(super) fn reinforce(
         &mut self,
-        scene: &Scene<'_, B>,
+        start: &mut RolloutStart<'_, B>,
         keys: &[ImageKey],
         labels: &[usize],
         hyper: &PpoHyper,
@@ -37,11 +41,20 @@ impl<B: Backbone> Trainer<'_, B> {
         let update = self.state.update;
 
         // Collect.
-        let prefix_credit = config.reward.kind == RewardKind::Prefix;
+        let prefix = config.reward.kind == RewardKind::Prefix;
+        let forks = match config.reward.forks {
+            _ if !prefix || self.sites.len() < 2 => ForkAfter::None,
+            Forks::EveryStage => ForkAfter::Every,
+            Forks::Nowhere => ForkAfter::None,
+            Forks::OneStage => {
+                let drawn = uniform(&[config.seed, update as u64, FORK]);
+                ForkAfter::One((drawn * (self.sites.len() - 1) as f64) as usize)
+            }
+        };
         let rollouts = (0..config.rollouts_per_image)
             .map(|r| {
                 let key = [config.seed, update as u64, r as u64];
-                scene.play(&self.pruner, key, keys, prefix_credit)
+                start.play(&self.pruner, key, keys, forks)
             })
             .collect::<Result<Vec<Rollout>>>()?;
 
@@ -52,7 +65,7 @@ impl<B: Backbone> Trainer<'_, B> {
             .collect();
         let num_patches = spec.num_patches();
         let RewardConfig { prize, keep_ratio, softening, .. } = config.reward;
-        let game = match prefix_credit {
+        let game = match prefix {
             false => Game::Paper(PaperRewards::new(prize, keep_ratio, num_patches)),
             true => {
                 let (beta, reference) = (self.state.constraint.beta(), self.state.reference);
@@ -79,7 +92,7 @@ impl<B: Backbone> Trainer<'_, B> {
             parts,
             keep_ratio: keep_ratios(&rollouts, num_patches),
             cost: mean(rollouts.iter().flat_map(|r| r.costs.iter().copied())),
-            divergence: prefix_credit.then(|| {
+            divergence: prefix.then(|| {
                 mean(rollouts.iter().flat_map(|r| r.divergences.last().into_iter().flatten().copied()))
             }),
             right: mean(correct.iter().flatten().map(|&right| f64::from(u8::from(right)))),
@@ -90,7 +103,7 @@ impl<B: Backbone> Trainer<'_, B> {
     /// By gradients: every image through gates, and one step of Adam.
     pub(super) fn descend(
         &mut self,
-        scene: &Scene<'_, B>,
+        start: &RolloutStart<'_, B>,
         images: Images<'_>,
         labels: &[usize],
         hyper: &PpoHyper,
@@ -102,7 +115,7 @@ impl<B: Backbone> Trainer<'_, B> {
             false => Objective::Cost { beta, reference, softening },
         };
         let vit = self.differentiable.as_ref().expect("gates have a differentiable backbone");
-        let batch = GateBatch { pixels: images.pixels, keys: images.keys, dense: &scene.dense };
+        let batch = GateBatch { pixels: images.pixels, keys: images.keys, dense: &start.dense };
         let key = [self.config.seed, self.state.update as u64, 0];
         let shards = if self.device == Device::flex() { rayon::current_num_threads() } else { 1 };
         let descent =

@@ -10,7 +10,7 @@ use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use vitrim_prune::policy::{BackboneId, PerceptronSpec, PerceptronWeights};
 use vitrim_prune::{ImageKey, LearnedPruner, Policy, Pruner, ReadOut};
-use vitrim_vit::{Backbone, PixelBatch, Site, Taps, Tensors, VitSpec};
+use vitrim_vit::{Backbone, PixelBatch, Site, Tensors, VitSpec};
 
 pub use update_log::UpdateLog;
 
@@ -22,7 +22,7 @@ use crate::error::{Result, TrainError};
 use crate::mappo::{Learner, PpoHyper};
 use crate::perceptron::orthogonal_init;
 use crate::rewards::soften;
-use crate::rollout::Scene;
+use crate::rollout::{DenseAnswers, ForkAfter, RolloutStart};
 use learning::{Played, mean};
 
 /// A smaller g_ref would make beta meaningless: random pruning then changes nothing.
@@ -78,6 +78,7 @@ pub struct Trainer<'a, B: Backbone> {
     /// The actor of the last update, ready to run.
     pruner: LearnedPruner,
     state: TrainerState,
+    dense_answers: DenseAnswers,
 }
 
 impl<'a, B: Backbone> Trainer<'a, B> {
@@ -120,6 +121,7 @@ impl<'a, B: Backbone> Trainer<'a, B> {
                 constraint: Constraint::new(&config.constraint),
             },
             config: config.clone(),
+            dense_answers: DenseAnswers::default(),
         })
     }
 
@@ -138,30 +140,53 @@ impl<'a, B: Backbone> Trainer<'a, B> {
     ///
     /// # Errors
     /// Errors of the backbone.
-    pub fn probe(&self, images: Images<'_>) -> Result<Vec<Probe>> {
-        let scene = Scene::open(self.backbone, images.pixels, self.first_site())?;
+    pub fn probe(&mut self, images: Images<'_>) -> Result<Vec<Probe>> {
+        let start = self.open(images)?;
         let RewardConfig { keep_ratio, softening, .. } = self.config.reward;
         let blocks = self.policy().drop_stages();
-        let random = scene.random_divergences(keep_ratio, &blocks, self.config.seed, images.keys)?;
+        let random = start.random_divergences(keep_ratio, &blocks, self.config.seed, images.keys)?;
         let gated = self.config.actor.gate > 0.0;
-        let unlikeness = if gated { scene.unlikeness(&self.pruner)? } else { vec![Vec::new(); random.len()] };
+        let unlikeness = if gated { start.unlikeness(&self.pruner)? } else { vec![Vec::new(); random.len()] };
         let probe =
             |(divergence, unlikeness)| Probe { divergence: soften(divergence, softening), unlikeness };
         Ok(random.into_iter().zip(unlikeness).map(probe).collect())
     }
 
-    /// Sets g_ref, and the position of a new actor's gate, from the `probes` of the reference images.
+    /// Sets g_ref, and the position of a new actor's gate by its share (`actor.initial_keep`), from the `probes` of the
+    /// reference images.
     pub fn begin(&mut self, probes: &[Probe]) {
         self.state.reference = mean(probes.iter().map(|probe| probe.divergence)).max(LEAST_REFERENCE);
+        self.place_gate(probes, self.config.actor.initial_keep);
+    }
+
+    /// Starts the actor anew with a gate at which a share of `keep` of the first stage's agents of the `probes` tends to
+    /// stay; without a gate, or agents, it stays as it is.
+    pub fn place_gate(&mut self, probes: &[Probe], keep: f64) {
         let mut unlikeness: Vec<f32> =
             probes.iter().flat_map(|probe| probe.unlikeness.iter().copied()).collect();
         if !unlikeness.is_empty() {
             unlikeness.sort_by(f32::total_cmp);
-            let leaving = (1.0 - self.config.actor.initial_keep) * unlikeness.len() as f64;
+            let leaving = (1.0 - keep) * unlikeness.len() as f64;
             let at = unlikeness[(leaving as usize).min(unlikeness.len() - 1)];
             self.learner = fresh(&self.config, self.backbone.spec(), Some(at), &self.device);
             self.refresh();
         }
+    }
+
+    /// What one sampled rollout of each image loses: 1 if its answer differs from the dense model's, otherwise 0; for a
+    /// backbone without classes, the drift 1 - cos.
+    ///
+    /// # Errors
+    /// Errors of the backbone.
+    pub fn sampled_losses(&mut self, images: Images<'_>) -> Result<Vec<f64>> {
+        let mut start = self.open(images)?;
+        let key = [self.config.seed, u64::MAX, 0];
+        let rollout = start.play(&self.pruner, key, images.keys, ForkAfter::None)?;
+        if self.backbone.spec().num_classes == 0 {
+            return Ok(rollout.divergences.last().cloned().unwrap_or_default());
+        }
+        let dense = start.dense.argmax();
+        Ok(dense.iter().zip(&rollout.predictions).map(|(d, p)| f64::from(u8::from(d != p))).collect())
     }
 
     /// Plays `images`, learns from them, and returns the metrics.
@@ -171,8 +196,8 @@ impl<'a, B: Backbone> Trainer<'a, B> {
     pub fn update(&mut self, images: Images<'_>) -> Result<UpdateLog> {
         let started = Instant::now();
         let spec = self.backbone.spec();
-        let scene = Scene::open(self.backbone, images.pixels, self.first_site())?;
-        let dense = scene.dense.argmax();
+        let mut start = self.open(images)?;
+        let dense = start.dense.argmax();
         let labels = labels(images.labels, &dense, spec.num_classes)?;
         let beta = self.state.constraint.beta();
         let (learning_rate, entropy) = self.config.ppo.schedule(self.state.update, self.config.updates);
@@ -187,8 +212,8 @@ impl<'a, B: Backbone> Trainer<'a, B> {
             target_kl: (self.config.ppo.target_kl > 0.0).then_some(self.config.ppo.target_kl),
         };
         let Played { parts, keep_ratio, cost, divergence, right, ppo } = match self.config.learner {
-            LearnerKind::Mappo => self.reinforce(&scene, images.keys, &labels, &hyper)?,
-            LearnerKind::Gumbel => self.descend(&scene, images, &labels, &hyper)?,
+            LearnerKind::Mappo => self.reinforce(&mut start, images.keys, &labels, &hyper)?,
+            LearnerKind::Gumbel => self.descend(&start, images, &labels, &hyper)?,
         };
 
         // Follow the accuracy target, and log.
@@ -206,6 +231,7 @@ impl<'a, B: Backbone> Trainer<'a, B> {
         Ok(UpdateLog {
             update: self.state.update,
             images_per_s: images.keys.len() as f64 / started.elapsed().as_secs_f64(),
+            dense_passes: start.passes,
             reward: parts.accuracy + parts.efficiency,
             reward_accuracy: parts.accuracy,
             reward_efficiency: parts.efficiency,
@@ -251,8 +277,10 @@ impl<'a, B: Backbone> Trainer<'a, B> {
         self.pruner = LearnedPruner::new(self.backbone.spec(), &self.policy());
     }
 
-    fn first_site(&self) -> (Site, Taps) {
-        self.pruner.sites(self.backbone.spec())[0]
+    /// The images at the first stage, and what the dense model says of them.
+    fn open(&mut self, images: Images<'_>) -> Result<RolloutStart<'a, B>> {
+        let first = self.pruner.sites(self.backbone.spec())[0];
+        RolloutStart::open(self.backbone, images.pixels, images.keys, first, &mut self.dense_answers)
     }
 }
 

@@ -11,6 +11,9 @@ pub struct UpdateLog {
     pub update: usize,
     /// Images per second, including all their rollouts and the update of the networks.
     pub images_per_s: f64,
+    /// Token-layers of the backbone that this update ran an image, in dense passes: opening, dense answer where it was
+    /// not known, rollouts and forks; without the networks' own updates.
+    pub dense_passes: f64,
     /// Mean reward of an agent's life.
     pub reward: f64,
     /// The part of `reward` for accuracy (`paper`: prize; `prefix`: price of divergence).

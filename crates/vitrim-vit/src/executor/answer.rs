@@ -4,6 +4,7 @@ use super::weights::CpuWeights;
 use crate::backbone::{Output, Want};
 use crate::spec::Pool;
 use crate::state::HostState;
+use crate::text_classes::unit;
 
 impl CpuWeights {
     /// The output `want` of a state at the end of the last block.
@@ -11,25 +12,33 @@ impl CpuWeights {
         match want {
             Want::Tokens => Output { values: self.final_tokens(state), width: self.spec.dim },
             Want::Pooled => Output { values: mean(self.pooled(state)), width: self.spec.num_features() },
-            Want::Embedding => {
-                let pooled = mean(self.pooled(state));
-                let Some(projection) = &self.projection else {
-                    return Output { values: pooled, width: self.spec.num_features() };
-                };
-                let mut values = vec![0.0; pooled.len() / projection.inputs() * projection.outputs()];
-                projection.forward(&pooled, &mut values);
-                Output { values, width: projection.outputs() }
-            }
+            Want::Embedding => self.embedding(state),
             Want::Logits => {
                 let width = self.spec.num_classes;
-                let logits = self.heads.iter().zip(self.pooled(state)).map(|(head, pooled)| {
-                    let mut logits = vec![0.0; pooled.len() / head.inputs() * width];
-                    head.forward(&pooled, &mut logits);
+                let inputs = if self.spec.pooling.zero_shot {
+                    vec![unit_rows(self.embedding(state))]
+                } else {
+                    self.pooled(state)
+                };
+                let logits = self.heads.iter().zip(inputs).map(|(head, inputs)| {
+                    let mut logits = vec![0.0; inputs.len() / head.inputs() * width];
+                    head.forward(&inputs, &mut logits);
                     logits
                 });
                 Output { values: mean(logits.collect()), width }
             }
         }
+    }
+
+    /// The image embeddings, `[B, P]`, not normalised.
+    fn embedding(&self, state: &HostState) -> Output {
+        let pooled = mean(self.pooled(state));
+        let Some(projection) = &self.projection else {
+            return Output { values: pooled, width: self.spec.num_features() };
+        };
+        let mut values = vec![0.0; pooled.len() / projection.inputs() * projection.outputs()];
+        projection.forward(&pooled, &mut values);
+        Output { values, width: projection.outputs() }
     }
 
     /// Final tokens `[T, D]`: normed, unless the norm comes after pooling.
@@ -97,6 +106,16 @@ impl CpuWeights {
         }
         if spec.pooling.fc_norm { self.normed(&pooled) } else { pooled }
     }
+}
+
+/// The rows, each scaled to length 1.
+fn unit_rows(output: Output) -> Vec<f32> {
+    let Output { mut values, width } = output;
+    for row in values.chunks_exact_mut(width) {
+        // An embedding of 0 is like no text.
+        unit(row);
+    }
+    values
 }
 
 /// Mean of vectors of equal length.

@@ -50,7 +50,8 @@ thread_local! {
     static HEADS: RefCell<(LineBuffer, Vec<f32>)> = RefCell::default();
     /// Unfolded patches, and embedded patches before their norm and after it.
     static PATCHES: RefCell<(LineBuffer, Vec<f32>)> = const { RefCell::new((LineBuffer::new(), Vec::new())) };
-    /// Outputs of an MLP's first layer, and hidden rows before their norm, for MLPs with a norm.
+    /// Outputs of an MLP's first layer, and hidden rows before their norm, for MLPs with a norm; outputs of attention before
+    /// theirs.
     static UNNORMED: RefCell<(LineBuffer, LineBuffer)> =
         const { RefCell::new((LineBuffer::new(), LineBuffer::new())) };
 }
@@ -318,7 +319,19 @@ impl CpuWeights {
         way.profile.time(Operation::Projection, || {
             chunks.for_each(|(i, (x, attended))| {
                 let then = if i + 1 < count { &block.proj } else { &block.fc1 };
-                block.proj.apply_prefetching(Some(then), attended, Epilogue::Add(x));
+                match &block.attn_norm {
+                    None => block.proj.apply_prefetching(Some(then), attended, Epilogue::Add(x)),
+                    Some(norm) => ROWS.with_borrow_mut(|(normed, _)| {
+                        UNNORMED.with_borrow_mut(|(raw, _)| {
+                            let raw = raw.room(x.len());
+                            let values =
+                                attended.iter().flat_map(|word| word.values().into_iter().take(O::VALUES));
+                            raw.iter_mut().zip(values).for_each(|(raw, value)| *raw = value);
+                            norm.forward_rows(raw, normed, self.precision(), d);
+                        });
+                        block.proj.apply_prefetching(Some(then), &*normed, Epilogue::Add(x));
+                    }),
+                }
             });
         });
     }

@@ -58,6 +58,8 @@ pub(super) struct Block {
     pub qkv: Linear,
     /// Operations on queries and keys before attention; `None` if there are none.
     pub heads: Option<HeadSteps>,
+    /// The norm of the inputs of `proj`.
+    pub attn_norm: Option<LayerNorm>,
     /// Attention's projection. LayerScale is folded into its weights, as into those of `fc2`.
     pub proj: Linear,
     pub norm2: LayerNorm,
@@ -116,6 +118,7 @@ impl CpuWeights {
                 norm1: norm(&name("norm1"))?,
                 qkv: qkv(&name("attn"))?,
                 heads: HeadSteps::of(spec, rotations.clone(), |part| norm_of(&name(part), spec.head_dim()))?,
+                attn_norm: (spec.attention.inner_norm).then(|| norm(&name("attn.norm"))).transpose()?,
                 proj: last(&name("attn.proj"), d, &name("ls1"), spec.attention.proj_bias)?,
                 norm2: norm(&name("norm2"))?,
                 fc1: linear(&name("mlp.fc1"), spec.mlp.first(), d, spec.mlp.bias)?,
@@ -124,12 +127,16 @@ impl CpuWeights {
             })
         });
         let heads = spec.head_names().iter().map(|head| {
-            layer(head, spec.num_classes, spec.num_features(), true, Packing::new(Precision::F32))
+            layer(head, spec.num_classes, spec.head_inputs(), true, Packing::new(Precision::F32))
         });
         let patch = Packing::new(if precision == Precision::F32 { Precision::F32 } else { Precision::Bf16 });
         Ok(CpuWeights {
             precision,
-            activations: Activations::of(precision, InstructionSet::current(), spec.head_dim()),
+            activations: match Activations::of(precision, InstructionSet::current(), spec.head_dim()) {
+                // A norm reads f32.
+                Activations::Pairs if spec.attention.inner_norm => Activations::PairsToF32,
+                activations => activations,
+            },
             patch: Linear::packed(&patch_weight, patch_bias.as_deref(), d, 3 * p * p, patch),
             origin_embedding,
             blocks: blocks.collect::<Result<_>>()?,
@@ -139,7 +146,13 @@ impl CpuWeights {
             projection: (spec.pooling.projection)
                 .map(|width| {
                     let packing = Packing::new(Precision::F32);
-                    layer("visual_projection", width, spec.num_features(), false, packing)
+                    layer(
+                        "visual_projection",
+                        width,
+                        spec.num_features(),
+                        spec.pooling.projection_bias,
+                        packing,
+                    )
                 })
                 .transpose()?,
             heads: heads.collect::<Result<_>>()?,
@@ -168,8 +181,8 @@ impl CpuWeights {
             let linears = [&block.qkv, &block.proj, &block.fc1, &block.fc2].map(Linear::bytes);
             let norms = [&block.norm1, &block.norm2].map(LayerNorm::bytes);
             let heads = block.heads.as_ref().map_or(0, HeadSteps::bytes);
-            let mlp_norm = block.mlp_norm.as_ref().map_or(0, LayerNorm::bytes);
-            linears.iter().chain(&norms).sum::<usize>() + heads + mlp_norm
+            let inner = block.attn_norm.iter().chain(&block.mlp_norm).map(LayerNorm::bytes).sum::<usize>();
+            linears.iter().chain(&norms).sum::<usize>() + heads + inner
         };
         self.patch.bytes()
             + size_of_val(self.origin_embedding.as_slice())

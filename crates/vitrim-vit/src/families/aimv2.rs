@@ -5,9 +5,8 @@ use serde_json::{Value, json};
 
 use super::family::Family;
 use super::fields::{count_or, flag_or, wrong};
-use super::timm;
+use super::timm::{self, Draft, Name, Size};
 use super::transformers::{self, Class, Task};
-use super::vit;
 use crate::error::Result;
 use crate::names::{NameRow, NameTable, Stored};
 use crate::positions::Bicubic;
@@ -17,7 +16,13 @@ use crate::spec::{
 };
 
 pub(super) const FAMILY: Family = Family {
-    timm: timm::Names { patterns: &[], geometry: |_| None, modules: &[], ..vit::FAMILY.timm },
+    timm: timm::Names {
+        patterns: &["aimv2_{size}_patch*_*"],
+        sizes: &SIZES,
+        geometry: named,
+        class: &timm::VISION_TRANSFORMER,
+        modules: &[],
+    },
     transformers: &[Class {
         name: "Aimv2",
         tasks: &[Task::VisionModel, Task::Model],
@@ -27,6 +32,31 @@ pub(super) const FAMILY: Family = Family {
         sized_by_processor: false,
     }],
 };
+
+const SIZES: [Size; 4] = [
+    Size { mlp_ratio: 2.75, ..Size::new("large", 1024, 24, 8) },
+    Size { mlp_ratio: 2.6667, ..Size::new("huge", 1536, 24, 12) },
+    Size { mlp_ratio: 2.75, ..Size::new("1b", 2048, 24, 16) },
+    Size { mlp_ratio: 2.6667, ..Size::new("3b", 3072, 24, 24) },
+];
+
+/// timm's, without the attention pool.
+fn named(name: &Name<'_>) -> Option<Draft> {
+    let (["aimv2", size], [side]) = (name.before.as_slice(), name.after.as_slice()) else { return None };
+    let mut draft = Draft::plain(name, Size::find(&SIZES, size)?, side.parse().ok()?);
+    draft.fc_norm = Some(false);
+    draft.hidden_ratio = Some(1);
+    let spec = &mut draft.spec;
+    spec.num_classes = 0;
+    spec.embedding.class_token = false;
+    spec.embedding.norm = EmbeddingNorm::Patches;
+    spec.pooling.pool = Pool::Avg;
+    spec.norm = NormSpec { eps: 1e-5, rms: true };
+    spec.mlp.activation = MlpActivation::SwiGlu;
+    spec.attention.qkv_bias = false;
+    (spec.attention.proj_bias, spec.mlp.bias) = (false, false);
+    Some(draft)
+}
 
 fn geometry(config: &Value, task: Task) -> Result<VitSpec> {
     let defaults = [
@@ -81,6 +111,7 @@ fn names(_: &VitSpec) -> NameTable {
         rows: &[&BODY],
         heads: &[],
         ignored: &["text_model.*", "text_projection.*", "logit_scale*", "embeddings.position_ids"],
+        one_tower: false,
     }
 }
 

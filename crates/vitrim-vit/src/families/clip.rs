@@ -71,7 +71,7 @@ fn geometry(config: &Value, task: Task) -> Result<VitSpec> {
         Task::VisionModelWithProjection => {
             pooling.projection = Some(count_or(&tower, "projection_dim", 512)?);
         }
-        Task::VisionModel | Task::ClassificationWithTeacher => {}
+        Task::PreTraining | Task::VisionModel | Task::ClassificationWithTeacher => {}
     }
     let embedding = Embedding { patch_bias: false, norm: EmbeddingNorm::Tokens, ..Embedding::default() };
     Ok(VitSpec { mlp, pooling, embedding, ..spec })
@@ -83,6 +83,7 @@ fn names(spec: &VitSpec) -> NameTable {
         rows: &[&BODY, &LAYERS],
         heads: &[("head", &[Stored::As("classifier")])],
         ignored: if spec.pooling.final_norm { &TEXT } else { &TEXT_AND_NORM },
+        one_tower: false,
     }
 }
 

@@ -29,6 +29,7 @@ pub(super) const FAMILY: Family = Family {
             rows: &[&TOKENS, &vit::BODY],
             heads: if spec.embedding.distilled { &HEADS } else { &HEAD },
             ignored: &vit::IGNORED,
+            one_tower: false,
         },
         bicubic: Bicubic::Plain,
         sized_by_processor: false,

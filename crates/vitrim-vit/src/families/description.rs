@@ -1,7 +1,7 @@
 //! A checkpoint's description: the result of reading a library's configuration.
 
 use crate::classes::ClassNames;
-use crate::names::NameTable;
+use crate::names::{Dialect, NameTable};
 use crate::positions::Bicubic;
 use crate::spec::VitSpec;
 
@@ -9,6 +9,8 @@ use crate::spec::VitSpec;
 pub(crate) struct Description {
     pub spec: VitSpec,
     pub names: NameTable,
+    /// Other names that the tensors may have.
+    pub dialects: &'static [Dialect],
     pub classes: ClassNames,
     /// How the library resamples position embeddings.
     pub bicubic: Bicubic,

@@ -107,6 +107,7 @@ fn names(prefix: &'static str, spec: &VitSpec) -> NameTable {
         },
         heads: &[("head", &[Stored::As("classifier")])],
         ignored: &["embeddings.mask_token"],
+        one_tower: false,
     }
 }
 

@@ -120,6 +120,7 @@ const NAMES: NameTable = NameTable {
     rows: &[&BODY],
     heads: &[],
     ignored: &["embeddings.mask_token", "rope_embeddings.*"],
+    one_tower: false,
 };
 
 /// Since transformers 5, the layers may be stored under `model.`.

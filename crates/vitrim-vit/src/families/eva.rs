@@ -1,6 +1,7 @@
 //! timm's `Eva`: EVA-02 (Fang et al., 2023, <https://arxiv.org/abs/2303.11331>), the Perception Encoder (Bolya et al.,
 //! 2025, <https://arxiv.org/abs/2504.13181>) and DINOv3 (`dinov3.rs`): rotary position embeddings.
 
+use super::authors;
 use super::family::Family;
 use super::fields::{count, flag, number, pair};
 use super::timm::{self, Draft, Effect, Live, Name, Size, TimmArgument, not_supported, only, sets};
@@ -9,7 +10,7 @@ use crate::spec::{ChannelPairs, Coordinates, MlpActivation, Pool, Positions, Rop
 
 pub(super) const EVA02: Family = Family {
     timm: timm::Names {
-        patterns: &["eva02_{size}_patch*_*"],
+        patterns: &["eva02_{size}_patch*[_clip]_*"],
         sizes: &EVA02_SIZES,
         geometry: eva02,
         class: &EVA,
@@ -57,11 +58,21 @@ pub(super) fn plain(name: &Name<'_>, size: Size, side: usize) -> Draft {
 }
 
 fn eva02(name: &Name<'_>) -> Option<Draft> {
-    let (["eva02", size], [side]) = (name.before.as_slice(), name.after.as_slice()) else { return None };
+    let ["eva02", size] = name.before.as_slice() else { return None };
+    let (clip, side) = match name.after.as_slice() {
+        [side] => (false, side),
+        // EVA-02's CLIP (Sun et al., 2023, <https://arxiv.org/abs/2303.15389>).
+        ["clip", side] if matches!(*size, "base" | "large") => (true, side),
+        _ => return None,
+    };
     let mut draft = plain(name, Size::find(&EVA02_SIZES, size)?, side.parse().ok()?);
     let spec = &mut draft.spec;
     spec.mlp.activation = MlpActivation::SwiGlu;
     spec.mlp.norm = matches!(*size, "base" | "large");
+    if clip {
+        spec.attention.inner_norm = true;
+        spec.pooling.pool = Pool::Token;
+    }
     spec.attention.rope = Some(Rope {
         theta: 10_000.0,
         coordinates: Coordinates::Cells { offset: 0.0, reference: Some([16, 16]), columns_first: false },
@@ -98,18 +109,22 @@ fn pe_core(name: &Name<'_>) -> Option<Draft> {
 }
 
 /// timm's `Eva`.
-pub(super) static EVA: timm::Class = timm::Class {
-    arguments: ARGUMENTS,
-    shared: timm::ARGUMENTS,
-    names: NameTable {
-        prefix: "",
-        rows: &[&timm::LAYER_SCALE, &ATTENTION, &GATES],
-        heads: &[],
-        ignored: &["mask_token", "rope.*"],
-    },
+pub(super) static EVA: timm::Class =
+    timm::Class { arguments: ARGUMENTS, shared: timm::ARGUMENTS, names: NAMES, dialects: &authors::OF_EVA };
+
+pub(super) const NAMES: NameTable = NameTable {
+    prefix: "",
+    rows: &[&timm::LAYER_SCALE, &ATTENTION, &GATES],
+    heads: &[],
+    ignored: &["mask_token", "rope.*"],
+    one_tower: false,
 };
 
-const ATTENTION: [NameRow; 3] = [
+const ATTENTION: [NameRow; 4] = [
+    (
+        "blocks.{l}.attn.norm",
+        &[Stored::As("blocks.{l}.attn.norm"), Stored::As("blocks.{l}.attn.inner_attn_ln")],
+    ),
     (
         "blocks.{l}.attn.qkv",
         &[
@@ -127,10 +142,20 @@ const ATTENTION: [NameRow; 3] = [
     ),
 ];
 
-const GATES: [NameRow; 1] = [(
-    "blocks.{l}.mlp.fc1",
-    &[Stored::As("blocks.{l}.mlp.fc1"), Stored::Stacked(&["blocks.{l}.mlp.fc1_g", "blocks.{l}.mlp.fc1_x"])],
-)];
+/// Each last way is the authors'.
+pub(super) const GATES: [NameRow; 3] = [
+    (
+        "blocks.{l}.mlp.fc1",
+        &[
+            Stored::As("blocks.{l}.mlp.fc1"),
+            Stored::Stacked(&["blocks.{l}.mlp.fc1_g", "blocks.{l}.mlp.fc1_x"]),
+            Stored::As("blocks.{l}.mlp.w12"),
+            Stored::Stacked(&["blocks.{l}.mlp.w1", "blocks.{l}.mlp.w2"]),
+        ],
+    ),
+    ("blocks.{l}.mlp.norm", &[Stored::As("blocks.{l}.mlp.norm"), Stored::As("blocks.{l}.mlp.ffn_ln")]),
+    ("blocks.{l}.mlp.fc2", &[Stored::As("blocks.{l}.mlp.fc2"), Stored::As("blocks.{l}.mlp.w3")]),
+];
 
 static ARGUMENTS: &[TimmArgument] = &[
     sets("num_reg_tokens", Live::Unknown, |draft, named, value| {
@@ -234,7 +259,10 @@ static ARGUMENTS: &[TimmArgument] = &[
         draft.pool.1 = Some(number(named, value)?);
         Ok(())
     }),
-    only("scale_attn_inner", "false"),
+    sets("scale_attn_inner", Live::Unknown, |draft, named, value| {
+        draft.spec.attention.inner_norm = flag(named, value)?;
+        Ok(())
+    }),
     only("use_post_norm", "false"),
     timm::argument("qkv_fused", Live::Unknown, Effect::Nothing),
     timm::argument("head_init_scale", Live::Unknown, Effect::Nothing),

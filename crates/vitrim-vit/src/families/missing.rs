@@ -1,14 +1,12 @@
 //! What architectures need that vitrim does not run, for the error that names them.
 
 /// Parts of names of architectures, in lower case, and what they need. The first that a name contains counts.
-const MISSING: [(&str, &str); 24] = [
+const MISSING: [(&str, &str); 22] = [
     ("naflex", "images of several sizes in one batch"),
     ("siglip2", "NaFlex, images of several sizes in one batch (fixed sizes are SiglipModel)"),
     ("rope_mixed", "rotary frequencies that are learned for each block and head"),
     ("rope_reg", "rotary position embeddings in timm's plain geometries"),
     ("eva02_enormous", "norms after the residual branches"),
-    ("eva02_base_patch16_clip", "a norm of attention's output"),
-    ("eva02_large_patch14_clip", "a norm of attention's output"),
     ("beitv2", "a relative position bias"),
     ("beit", "a relative position bias"),
     ("data2vec", "a relative position bias"),

@@ -20,6 +20,7 @@
 //!    `tests/burn_vit.rs` and `tests/layouts.rs` of `vitrim-train`.
 
 mod aimv2;
+mod authors;
 mod clip;
 mod deit;
 mod deit3;
@@ -30,10 +31,13 @@ mod eva;
 mod family;
 mod fields;
 mod missing;
+mod open_clip;
 mod siglip;
 mod timm;
 mod transformers;
 mod vit;
+
+use std::borrow::Cow;
 
 use serde_json::{Value, json};
 
@@ -70,6 +74,7 @@ pub(crate) fn describe(config: &Value, processor: Option<&Value>) -> Result<Desc
             let (draft, names) = timm_family(name)?;
             timm::describe(config, draft, names.class)
         }
+        None if open_clip::is_config(config) => open_clip::describe(config),
         None => {
             let name = transformers::class_name(config)?;
             let classes = FAMILIES.iter().flat_map(|family| family.transformers);
@@ -83,15 +88,20 @@ pub(crate) fn describe(config: &Value, processor: Option<&Value>) -> Result<Desc
 /// The part of a timm configuration that says how images are preprocessed; `None` for transformers, and where there is
 /// none. In timm's first form of `config.json`, everything is one flat object (`_parse_model_cfg` of
 /// `timm/models/_hub.py`).
-pub(crate) fn pretrained_cfg(config: &Value) -> Option<&Value> {
+pub(crate) fn pretrained_cfg(config: &Value) -> Option<Cow<'_, Value>> {
+    if open_clip::is_config(config) {
+        return Some(Cow::Owned(open_clip::pretrained_cfg(config)));
+    }
     config.get("architecture")?;
-    Some(present(config, "pretrained_cfg").unwrap_or(config))
+    Some(Cow::Borrowed(present(config, "pretrained_cfg").unwrap_or(config)))
 }
 
 /// Sets the input size in a library's configuration to `size` (height, width), pixels.
 pub(crate) fn resize(config: &mut Value, size: [usize; 2]) {
     if config.get("architecture").is_some() {
         config["model_args"]["img_size"] = json!(size);
+    } else if open_clip::is_config(config) {
+        config["model_cfg"]["vision_cfg"]["image_size"] = json!(size);
     } else {
         let towers = config.get("vision_config").is_some();
         let config = if towers { &mut config["vision_config"] } else { config };
@@ -199,7 +209,7 @@ mod tests {
         for name in [
             "resnet50",
             "vit_base_patch16_siglip_na",
-            "eva02_base_patch16_clip_224",
+            "eva02_small_patch14_clip_224",
             "convnext_tiny",
             "vit_tiny_patch14_dinov2",
             "vit_huge_patch14_reg4_dinov2",
@@ -226,7 +236,6 @@ mod tests {
             ("vit_base_patch16_rope_mixed_224", "learned for each block and head"),
             ("naflexvit_base_patch16_siglip", "several sizes in one batch"),
             ("Siglip2VisionModel", "NaFlex"),
-            ("eva02_large_patch14_clip_336", "a norm of attention's output"),
             ("Swinv2ForImageClassification", "attention within windows"),
         ] {
             let error = unsupported(name).to_string();
@@ -247,7 +256,7 @@ mod tests {
             "deit3_{small,medium,base,large,huge}_patch*_*, ",
             "vit_{small,base,large,giant}_patch*[_reg4]_dinov2, ",
             "vit_{tiny,small,small_plus,base,large,huge_plus,7b}_patch*_dinov3[_qkvb], ",
-            "vit_pe_core_{tiny,small,base,large,gigantic}_patch*_*; ",
+            "vit_pe_core_{tiny,small,base,large,gigantic}_patch*_*, ",
             "transformers' ViTModel, ViTForImageClassification, ",
             ", DeiTModel, ",
             "DeiTForImageClassificationWithTeacher, ",

@@ -91,6 +91,7 @@ fn names(spec: &VitSpec) -> NameTable {
         rows: &[&BODY, &clip::LAYERS],
         heads: &[("head", &[Stored::As("classifier")])],
         ignored: if spec.pooling.attention.is_some() { &TEXT } else { &TEXT_AND_POOL },
+        one_tower: false,
     }
 }
 

@@ -7,10 +7,10 @@ use serde_json::{Map, Value};
 
 use super::description::Description;
 use super::fields::{count, flag, number, pair, present, shown, square, wrong};
-use super::pretrained_cfg;
+use super::{authors, eva};
 use crate::classes::ClassNames;
 use crate::error::{Result, VitError};
-use crate::names::{NameRow, NameTable, Stored};
+use crate::names::{Dialect, NameRow, NameTable, Stored};
 use crate::positions::Bicubic;
 use crate::spec::{
     AttentionPool, AttentionSpec, Embedding, EmbeddingNorm, MlpActivation, MlpSpec, NormSpec, Pool, Pooling,
@@ -45,6 +45,8 @@ pub(super) struct Class {
     /// Arguments that the class shares with another; those of `arguments` come first.
     pub shared: &'static [TimmArgument],
     pub names: NameTable,
+    /// Other names that the tensors may have.
+    pub dialects: &'static [Dialect],
 }
 
 /// One size of a family.
@@ -210,12 +212,18 @@ pub(super) enum Effect {
 }
 
 /// timm's `VisionTransformer`, of plain blocks.
-pub(super) static VISION_TRANSFORMER: Class = Class { arguments: ARGUMENTS, shared: &[], names: NAMES };
+pub(super) static VISION_TRANSFORMER: Class =
+    Class { arguments: ARGUMENTS, shared: &[], names: NAMES, dialects: &authors::OF_VISION_TRANSFORMER };
 
 /// Our tensor names are timm's. Meta's DeiT-III has another name for LayerScale, and its DINOv2 has a mask token for
 /// pre-training.
-const NAMES: NameTable =
-    NameTable { prefix: "", rows: &[&LAYER_SCALE], heads: &[], ignored: &["mask_token"] };
+pub(super) const NAMES: NameTable = NameTable {
+    prefix: "",
+    rows: &[&LAYER_SCALE, &eva::GATES],
+    heads: &[],
+    ignored: &["mask_token"],
+    one_tower: false,
+};
 
 pub(super) const LAYER_SCALE: [NameRow; 2] = [
     ("blocks.{l}.ls1.gamma", &[Stored::As("blocks.{l}.ls1.gamma"), Stored::As("blocks.{l}.gamma_1")]),
@@ -366,7 +374,7 @@ pub(super) static ARGUMENTS: &[TimmArgument] = &[
     inert("cache_dir"),
 ];
 
-fn pool(named: &str, value: &Value) -> Result<Pool> {
+pub(super) fn pool(named: &str, value: &Value) -> Result<Pool> {
     let known = [Pool::Token, Pool::Avg, Pool::Map];
     let known = known.into_iter().find(|pool| pool.timm_name() == value.as_str());
     known.ok_or_else(|| {
@@ -389,7 +397,7 @@ pub(super) fn not_supported(named: &str, value: &Value) -> VitError {
 /// A checkpoint in timm's description: `draft` is the geometry of its architecture's name. What is at the root of
 /// `config` goes before what is in its `pretrained_cfg`.
 pub(super) fn describe(config: &Value, mut draft: Draft, class: &Class) -> Result<Description> {
-    let cfg = pretrained_cfg(config).unwrap_or(config);
+    let cfg = present(config, "pretrained_cfg").unwrap_or(config);
     let stated = |key: &str| present(config, key).or_else(|| present(cfg, key));
     if let Some(classes) = stated("num_classes") {
         draft.spec.num_classes = count("num_classes", classes)?;
@@ -414,5 +422,12 @@ pub(super) fn describe(config: &Value, mut draft: Draft, class: &Class) -> Resul
     // Older files call them `labels`.
     let names = ["label_names", "labels"].into_iter().find_map(stated);
     let classes = ClassNames::from_timm(names, stated("label_descriptions"), spec.num_classes)?;
-    Ok(Description { names: class.names, spec, classes, bicubic: Bicubic::Antialiased, usual_size: None })
+    Ok(Description {
+        names: class.names,
+        dialects: class.dialects,
+        spec,
+        classes,
+        bicubic: Bicubic::Antialiased,
+        usual_size: None,
+    })
 }

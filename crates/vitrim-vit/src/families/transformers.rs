@@ -32,6 +32,8 @@ pub(super) struct Class {
 pub(super) enum Task {
     /// Without a head.
     Model,
+    /// With what only pre-training needs.
+    PreTraining,
     Classification,
     /// One head for the class token, one for the distillation token.
     ClassificationWithTeacher,
@@ -46,6 +48,7 @@ impl Task {
     fn end(self) -> &'static str {
         match self {
             Task::Model => "Model",
+            Task::PreTraining => "ForPreTraining",
             Task::Classification => "ForImageClassification",
             Task::ClassificationWithTeacher => "ForImageClassificationWithTeacher",
             Task::VisionModel => "VisionModel",
@@ -78,6 +81,7 @@ pub(super) fn describe(
     spec.check()?;
     Ok(Description {
         names: (class.names)(&spec),
+        dialects: &[],
         classes: ClassNames::from_transformers(config, spec.num_classes)?,
         spec,
         bicubic: class.bicubic,
@@ -93,7 +97,7 @@ pub(super) fn plain(config: &Value, task: Task, patch: usize) -> Result<VitSpec>
     }
     let dim = count_or(config, "hidden_size", 768)?;
     let num_classes = match task {
-        Task::Model | Task::VisionModel | Task::VisionModelWithProjection => 0,
+        Task::Model | Task::PreTraining | Task::VisionModel | Task::VisionModelWithProjection => 0,
         Task::Classification | Task::ClassificationWithTeacher => {
             let named = class_count(config);
             named.map_or_else(|| count_or(config, "num_labels", 2), Ok)?

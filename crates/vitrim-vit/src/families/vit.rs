@@ -28,6 +28,15 @@ pub(super) const FAMILY: Family = Family {
             bicubic: Bicubic::Plain,
             sized_by_processor: false,
         },
+        // MAE (He et al., 2022, <https://arxiv.org/abs/2111.06377>); all patches are seen.
+        Class {
+            name: "ViTMAE",
+            tasks: &[Task::Model, Task::PreTraining],
+            geometry,
+            names: |_| NameTable { ignored: &DECODER, ..NAMES },
+            bicubic: Bicubic::Plain,
+            sized_by_processor: false,
+        },
         // MSN (Assran et al., 2022, <https://arxiv.org/abs/2204.07141>).
         Class {
             name: "ViTMSN",
@@ -91,10 +100,14 @@ const NAMES: NameTable = NameTable {
     rows: &[&BODY],
     heads: &[("head", &[Stored::As("classifier")])],
     ignored: &IGNORED,
+    one_tower: false,
 };
 
 /// Tensors that inference does not need: the mask token of pre-training, and a tanh layer over the class token.
 pub(super) const IGNORED: [&str; 3] = ["embeddings.mask_token", "pooler.dense.weight", "pooler.dense.bias"];
+
+/// The decoder that pre-training needs, too.
+const DECODER: [&str; 2] = ["decoder.*", "embeddings.mask_token"];
 
 /// Each row's second way is the name in the memory of transformers 5, which a `state_dict` that is saved as it is has;
 /// `save_pretrained` writes the first (`conversion_mapping.py`).

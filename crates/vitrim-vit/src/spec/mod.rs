@@ -134,6 +134,12 @@ impl VitSpec {
         projection.or((contrastive && pool == Pool::Map).then_some(self.dim))
     }
 
+    /// Inputs of each classifier: the pooled features, or the image embedding.
+    pub fn head_inputs(&self) -> usize {
+        let embedding = self.embedding_width().filter(|_| self.pooling.zero_shot);
+        embedding.unwrap_or_else(|| self.num_features())
+    }
+
     /// The default pruning stages: before blocks 3, 6 and 9 of 12; L/4, L/2 and 3L/4 of L.
     pub fn default_stages(&self) -> Vec<usize> {
         let mut stages: Vec<usize> = (1..=3).map(|k| k * self.depth / 4).filter(|&l| l > 0).collect();
@@ -226,6 +232,9 @@ impl VitSpec {
                 "rotary position embeddings need heads of a multiple of 4 channels, not {}",
                 self.head_dim()
             ));
+        }
+        if self.pooling.zero_shot && (self.embedding_width().is_none() || distilled) {
+            return fail("a zero-shot classifier needs an image embedding".into());
         }
         if distilled && (pool != Pool::Token || !class_token) {
             return fail("a distilled backbone pools its class and distillation tokens".into());

@@ -98,6 +98,9 @@ pub struct AttentionSpec {
     /// Whether the output projection has a bias (not in AIMv2).
     #[serde(skip_serializing_if = "is_true")]
     pub proj_bias: bool,
+    /// Whether the inputs of the output projection are normed (timm's `scale_attn_inner`: EVA-02's CLIP).
+    #[serde(rename = "attn_norm", skip_serializing_if = "is_false")]
+    pub inner_norm: bool,
     /// Rotary position embeddings of queries and keys.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rope: Option<Rope>,
@@ -112,6 +115,7 @@ impl AttentionSpec {
             qk_norm: false,
             unbiased_keys: false,
             proj_bias: true,
+            inner_norm: false,
             rope: None,
         }
     }
@@ -334,14 +338,30 @@ pub struct Pooling {
     /// `None` without.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub projection: Option<usize>,
+    /// Whether the projection has a bias (timm's CLIP, whose projection is stored as a classifier).
+    #[serde(skip_serializing_if = "is_false")]
+    pub projection_bias: bool,
     /// Whether the output of the attention pool itself is in the space that images share with texts (SigLIP).
     #[serde(rename = "contrastive_pool", skip_serializing_if = "is_false")]
     pub contrastive: bool,
+    /// Whether the classifier reads the image embedding, scaled to length 1, instead of the pooled features: its weights
+    /// are embeddings of texts ([`TextClasses`](crate::TextClasses)).
+    #[serde(skip_serializing_if = "is_false")]
+    pub zero_shot: bool,
 }
 
 impl Pooling {
     /// Pooling of `pool` by one or several tokens, with the norm after it if `fc_norm`.
     pub fn plain(pool: Pool, fc_norm: bool) -> Self {
-        Pooling { pool, fc_norm, final_norm: true, attention: None, projection: None, contrastive: false }
+        Pooling {
+            pool,
+            fc_norm,
+            final_norm: true,
+            attention: None,
+            projection: None,
+            projection_bias: false,
+            contrastive: false,
+            zero_shot: false,
+        }
     }
 }

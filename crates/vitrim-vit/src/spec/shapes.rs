@@ -74,6 +74,9 @@ impl VitSpec {
             for norm in ["attn.q_norm", "attn.k_norm"].iter().filter(|_| attention.qk_norm) {
                 to.norm(&name(norm), self.head_dim());
             }
+            if attention.inner_norm {
+                to.norm(&name("attn.norm"), d);
+            }
             to.add(&name("attn.proj.weight"), &[d, d]);
             to.add_if(attention.proj_bias, &name("attn.proj.bias"), &[d]);
             to.add_if(self.layer_scale, &name("ls1.gamma"), &[d]);
@@ -99,9 +102,10 @@ impl VitSpec {
         }
         if let Some(width) = self.pooling.projection {
             to.add("visual_projection.weight", &[width, self.num_features()]);
+            to.add_if(self.pooling.projection_bias, "visual_projection.bias", &[width]);
         }
         for head in self.head_names() {
-            to.add(&format!("{head}.weight"), &[self.num_classes, self.num_features()]);
+            to.add(&format!("{head}.weight"), &[self.num_classes, self.head_inputs()]);
             to.add(&format!("{head}.bias"), &[self.num_classes]);
         }
         to.shapes

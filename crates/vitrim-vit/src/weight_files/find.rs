@@ -9,11 +9,13 @@ use crate::error::{Result, VitError};
 use crate::text::is_lfs_pointer;
 
 /// File names of weights on the Hub, in the order in which they are looked for.
-const WEIGHTS: [&str; 4] = [
+const WEIGHTS: [&str; 6] = [
     "model.safetensors",
     "model.safetensors.index.json",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.bin",
 ];
 
 /// What a training script saves beside the weights, by the beginnings of the names: `optimizer.pt`, `rng_state.pth`.

@@ -39,6 +39,8 @@ pub struct WeightFiles {
     /// Tensors beside the weights in a dictionary, which may be weights, too: see [`WeightFiles::unwrap`].
     beside: BTreeMap<String, Entry>,
     notes: Vec<String>,
+    /// What safetensors headers state besides tensors.
+    stated: BTreeMap<String, String>,
 }
 
 struct Entry {
@@ -71,6 +73,7 @@ impl WeightFiles {
             entries: BTreeMap::new(),
             beside: BTreeMap::new(),
             notes: Vec::new(),
+            stated: BTreeMap::new(),
         };
         match FileKind::of(path)? {
             FileKind::Index => files.add_shards(path)?,
@@ -110,6 +113,11 @@ impl WeightFiles {
     /// The file, or the index of shards.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The text that a safetensors header states under `key`, in its `__metadata__`.
+    pub fn stated(&self, key: &str) -> Option<&str> {
+        self.stated.get(key).map(String::as_str)
     }
 
     /// All names, ascending.
@@ -205,6 +213,7 @@ impl WeightFiles {
         if data + metadata.data_len() as u64 != length {
             return Err(damaged("its length is not what its header says".into()));
         }
+        self.stated.extend(metadata.metadata().clone().unwrap_or_default());
         for (name, info) in metadata.tensors() {
             let (start, end) = info.data_offsets;
             let bytes = data + start as u64..data + end as u64;

@@ -45,6 +45,7 @@ pub fn masked_logits(
             )]
         }
     };
+    let pooled = if spec.pooling.zero_shot { vec![embedding(spec, tensors, &pooled[0])] } else { pooled };
     let mut logits = vec![0.0; spec.num_classes];
     for (head, pooled) in spec.head_names().iter().zip(&pooled) {
         let weight = get(tensors, &format!("{head}.weight"), &[spec.num_classes, pooled.len()]);
@@ -53,6 +54,15 @@ pub fn masked_logits(
         logits.iter_mut().zip(out).for_each(|(l, o)| *l += o / spec.head_names().len() as f32);
     }
     logits
+}
+
+/// The image embedding of `pooled` features through their projection, scaled to length 1.
+fn embedding(spec: &VitSpec, tensors: &Tensors, pooled: &[f32]) -> Vec<f32> {
+    let width = spec.pooling.projection.unwrap();
+    let biased = spec.pooling.projection_bias;
+    let embedding = layer(tensors, "visual_projection", pooled, pooled.len(), width, biased);
+    let length = embedding.iter().map(|value| value * value).sum::<f32>().sqrt();
+    embedding.iter().map(|value| value / length).collect()
 }
 
 /// A learned query over `tokens: [n, D]`, key by key and value by value.
@@ -188,7 +198,10 @@ pub fn masked_tokens(
                 row[..2 * d].copy_from_slice(&rotated);
             }
         }
-        let attended = attention(&qkv, &alive, heads).0;
+        let mut attended = attention(&qkv, &alive, heads).0;
+        if spec.attention.inner_norm {
+            attended = norm(spec, tensors, &named("attn.norm"), &attended, d);
+        }
         add(
             &mut x,
             &scaled("ls1", layer(tensors, &named("attn.proj"), &attended, d, d, spec.attention.proj_bias)),

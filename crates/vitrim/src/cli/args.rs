@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 use vitrim::requests::{DemoRequest, FinetuneRequest, PretrainRequest, TrainRequest};
 use vitrim_measure::requests::{
-    BenchRequest, CalibrateRequest, CompareRequest, EvalRequest, PredictRequest, SizeArgs, VisualizeRequest,
+    BackboneArgs, BenchRequest, CalibrateRequest, CompareRequest, EvalRequest, PredictRequest,
+    VisualizeRequest,
 };
 use vitrim_serve::Settings;
 
@@ -115,7 +116,7 @@ pub struct ExportArgs {
     #[arg(long, value_name = "FOLDER")]
     pub model: PathBuf,
     #[command(flatten)]
-    pub size: SizeArgs,
+    pub backbone: BackboneArgs,
     /// Folder to write; it must be empty or absent.
     #[arg(long, value_name = "FOLDER")]
     pub out: PathBuf,
@@ -130,7 +131,7 @@ pub struct InfoArgs {
     #[arg(long, value_name = "MODEL")]
     pub model: String,
     #[command(flatten)]
-    pub size: SizeArgs,
+    pub backbone: BackboneArgs,
     /// Keep ratios per stage to show costs for.
     #[arg(long, value_delimiter = ',', value_name = "RATIOS")]
     pub keep: Vec<f64>,
@@ -173,12 +174,13 @@ mod tests {
             confidence: Some(Confidence::new(0.75).unwrap()),
             ..PolicyArgs::default()
         };
-        let size = SizeArgs { img_size: Some([224, 196]) };
+        let classes = Some(PathBuf::from("text embeddings.npz"));
+        let backbone = BackboneArgs { img_size: Some([224, 196]), classes };
         let (model, data) = (PathBuf::from("model"), PathBuf::from("data"));
         let plain = EvalRequest { model: model.clone(), data: data.clone(), ..EvalRequest::default() };
         assert_eq!(round_trip!(Eval, plain.clone()), "vitrim eval --model model --data data");
         let mut full = EvalRequest {
-            size: size.clone(),
+            backbone: backbone.clone(),
             dtype: Precision::Bf16,
             policy: policy.clone(),
             split: Some("-odd".into()),
@@ -207,7 +209,7 @@ mod tests {
         let plain = CompareRequest { model: model.clone(), data: data.clone(), ..CompareRequest::default() };
         round_trip!(Compare, plain.clone());
         let full = CompareRequest {
-            size: size.clone(),
+            backbone: backbone.clone(),
             dtype: Precision::Int8,
             policy: vec![awkward(), PathBuf::from("b,c")],
             rival: vec![("gumbel".into(), awkward()), ("gumbel".into(), PathBuf::from("x=y"))],
@@ -231,7 +233,7 @@ mod tests {
         };
         round_trip!(Calibrate, plain.clone());
         let loss = LossArgs { max_drop: None, max_drift: Some(2.0) };
-        let full = CalibrateRequest { loss, calibration_images: 5, split: "val".into(), size, ..plain };
+        let full = CalibrateRequest { loss, calibration_images: 5, split: "val".into(), backbone, ..plain };
         round_trip!(Calibrate, full);
 
         let bench = BenchRequest { model: "deit_small_patch16_224".into(), ..BenchRequest::default() };
@@ -255,7 +257,7 @@ mod tests {
         let predict = PredictRequest { images, model: model.clone(), ..PredictRequest::default() };
         round_trip!(Predict, PredictRequest { policy, top_k: 2, ..predict.clone() });
         let features = Some(vitrim_measure::model::features::FeatureKind::Tokens);
-        round_trip!(Predict, PredictRequest { features, ..predict.clone() });
+        round_trip!(Predict, PredictRequest { features, block: Some(-2), ..predict.clone() });
         let drawn = VisualizeRequest {
             images: predict.images,
             model: model.clone(),

@@ -8,7 +8,7 @@ use vitrim_measure::MeasureError;
 use vitrim_measure::calibrate::record;
 use vitrim_measure::front::{Choice, Verdict};
 use vitrim_measure::model::open_policy;
-use vitrim_measure::requests::CalibrateRequest;
+use vitrim_measure::requests::{CalibrateRequest, DataNotes};
 use vitrim_prune::Policy;
 use vitrim_text::shown;
 
@@ -17,14 +17,14 @@ use super::{App, interrupt, interrupted, print};
 pub fn run(app: &App, request: &CalibrateRequest) -> anyhow::Result<ExitCode> {
     request.check_folder()?;
     let stop = interrupt::listen()?;
-    let loaded = app.open(&request.model, request.size.opening(request.dtype))?;
+    let loaded = app.open(&request.model, request.backbone.opening(request.dtype))?;
     let folder = &request.policy;
     let mut policy = open_policy(folder, &loaded)?;
     match app.follow(stop, |listener| request.run(&loaded, &mut policy, listener)) {
         Err(MeasureError::Interrupted) => Ok(as_it_was(folder)),
         Err(error) => Err(error.into()),
-        Ok((choice, label_notes)) => {
-            print(app, folder, &policy, &choice, &label_notes)?;
+        Ok((choice, notes)) => {
+            print(app, folder, &policy, &choice, &notes)?;
             Ok(ExitCode::SUCCESS)
         }
     }
@@ -36,20 +36,21 @@ pub fn as_it_was(folder: &Path) -> ExitCode {
     interrupted(&format!("interrupted: {folder} is as it was; run the same command again to calibrate it"))
 }
 
-/// Prints the measured front and the choice; JSON has `label_notes`, too.
+/// Prints the measured front and the choice; JSON has the notes, too.
 pub fn print(
     app: &App,
     folder: &Path,
     policy: &Policy,
     choice: &Choice,
-    label_notes: &[String],
+    notes: &DataNotes,
 ) -> anyhow::Result<()> {
     let read_out = policy.read_out.to_string();
     if app.global.json {
         return print::json(&json!({
             "policy": shown(folder),
             "read_out": read_out,
-            "label_notes": label_notes,
+            "label_notes": notes.label_notes,
+            "layout_notes": notes.layout_notes,
             "calibration": policy.calibration
         }));
     }

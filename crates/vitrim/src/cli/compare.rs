@@ -10,7 +10,7 @@ use super::{App, interrupt, interrupted, print};
 
 pub fn run(app: &App, request: &CompareRequest) -> anyhow::Result<ExitCode> {
     let stop = interrupt::listen()?;
-    let loaded = app.open(&request.model, request.size.opening(request.dtype))?;
+    let loaded = app.open(&request.model, request.backbone.opening(request.dtype))?;
     let compared =
         app.follow(stop, |listener| compare(request, &loaded, None, &Request::command_line, listener));
     let comparison = match compared {

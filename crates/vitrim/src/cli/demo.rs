@@ -172,6 +172,7 @@ fn train(
     };
     let run = Run {
         id: &loaded.id,
+        precision: loaded.model.weights().precision(),
         weights: None,
         config,
         source: &source,

@@ -11,7 +11,7 @@ use vitrim_report::verbs::{Evaluated, Evaluee, evaluate};
 use super::{App, print};
 
 pub fn run(app: &App, request: &EvalRequest) -> anyhow::Result<ExitCode> {
-    let loaded = app.open(&request.model, request.size.opening(request.dtype))?;
+    let loaded = app.open(&request.model, request.backbone.opening(request.dtype))?;
     let keep = request.keep_of_policy()?;
     let evaluated = app.show(|listener| -> anyhow::Result<Evaluated> {
         let policy = request.policy.open(keep, &loaded, listener)?;

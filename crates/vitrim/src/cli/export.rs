@@ -5,12 +5,14 @@ use std::process::ExitCode;
 use serde_json::json;
 use vitrim_report::export::export;
 use vitrim_text::shown;
+use vitrim_vit::Precision;
 
 use super::args::ExportArgs;
 use super::{App, print};
 
 pub fn run(app: &App, args: &ExportArgs) -> anyhow::Result<ExitCode> {
-    let files = export(&args.policy, &args.model, args.size.img_size, args.base_model.as_deref(), &args.out)?;
+    let opening = args.backbone.opening(Precision::F32);
+    let files = export(&args.policy, &args.model, &opening, args.base_model.as_deref(), &args.out)?;
     if app.global.json {
         print::json(&json!({ "folder": shown(&args.out), "files": files }))?;
     } else {

@@ -45,10 +45,10 @@ pub fn run(app: &App, request: &FinetuneRequest) -> anyhow::Result<ExitCode> {
 }
 
 fn tell(app: &App, tuned: &Finetuned) -> anyhow::Result<()> {
-    let Finetuned { model, policy, held_out: best, label_notes, .. } = tuned;
+    let Finetuned { model, policy, held_out: best, notes, .. } = tuned;
     if app.global.json {
         return print::json(
-            &json!({ "model": shown(model), "policy": policy.as_deref().map(shown), "held_out": best, "label_notes": label_notes }),
+            &json!({ "model": shown(model), "policy": policy.as_deref().map(shown), "held_out": best, "label_notes": notes.label_notes, "layout_notes": notes.layout_notes }),
         );
     }
     if let Some(best) = best {

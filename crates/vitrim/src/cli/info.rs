@@ -7,27 +7,28 @@ use vitrim::VitrimError;
 use vitrim_hub::is_reference;
 use vitrim_measure::MeasureError;
 use vitrim_measure::model::info::{Info, KEEP_RATIOS, info};
-use vitrim_measure::model::open_checkpoint;
-use vitrim_vit::VitSpec;
+use vitrim_vit::{Precision, VitError};
 
 use super::args::InfoArgs;
 use super::{App, print};
 
 pub fn run(app: &App, args: &InfoArgs) -> anyhow::Result<ExitCode> {
     let path = Path::new(&args.model);
-    let mut notes = Vec::new();
-    let spec = if path.exists() || is_reference(path) {
-        let checkpoint = open_checkpoint(path, args.size.img_size)?;
-        notes = checkpoint.notes;
-        app.say(&notes);
-        checkpoint.spec
+    let opening = args.backbone.opening(Precision::F32);
+    let (spec, notes) = if path.exists() || is_reference(path) {
+        let (checkpoint, _) = opening.checkpoint(path)?;
+        (checkpoint.spec, checkpoint.notes)
     } else {
-        let spec = VitSpec::from_timm_name(&args.model).map_err(|error| MeasureError::NoSuchModel {
-            given: args.model.clone(),
-            reason: error.to_string(),
+        let (mut spec, classes) = opening.geometry(&args.model).map_err(|error| match error {
+            MeasureError::Vit(VitError::UnsupportedArchitecture { .. }) => {
+                MeasureError::NoSuchModel { given: args.model.clone(), reason: error.to_string() }
+            }
+            other => other,
         })?;
-        args.size.img_size.map_or(Ok(spec.clone()), |size| spec.at_size(size))?
+        classes.as_ref().map_or(Ok(()), |classes| classes.fit(&mut spec))?;
+        (spec, classes.map(|classes| classes.notes).unwrap_or_default())
     };
+    app.say(&notes);
     if let Some(bad) = args.keep.iter().find(|keep| !(0.0..=1.0).contains(*keep)) {
         return Err(VitrimError::Setting(format!("--keep {bad} must lie between 0 and 1")).into());
     }
@@ -61,6 +62,9 @@ fn print(info: &Info) -> anyhow::Result<()> {
     ];
     for (name, value) in lines {
         print::line(&format!("{name:<13} {value}"))?;
+    }
+    for note in &info.notes {
+        print::line(&format!("{:<13} {note}", "note"))?;
     }
     print::line("")?;
     let row = |profile: &vitrim_measure::model::info::ProfileCost| {

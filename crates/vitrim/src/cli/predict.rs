@@ -17,10 +17,10 @@ use super::{App, print};
 const BATCH: usize = 16;
 
 pub fn run(app: &App, request: &PredictRequest) -> anyhow::Result<ExitCode> {
-    let loaded = app.open(&request.model, request.size.opening(request.dtype))?;
+    let loaded = app.open(&request.model, request.backbone.opening(request.dtype))?;
     let policy = app.show(|listener| request.policy.open(request.keep.keep, &loaded, listener))?;
     let pruner = pruner(&loaded, policy.as_ref());
-    let (patches, question) = (loaded.spec.num_patches(), request.question());
+    let (patches, question) = (loaded.spec.num_patches(), request.question(loaded.spec.depth)?);
     for_each_image(app, &loaded, pruner.as_ref(), &request.images, question, &request.reading, |seen| {
         if app.global.json { print::json(&seen.prediction) } else { print(&seen.prediction, patches) }
     })?;

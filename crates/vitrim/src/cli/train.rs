@@ -8,7 +8,6 @@ use vitrim::requests::{TrainRequest, Trained};
 use vitrim::{VitrimError, overlay};
 use vitrim_measure::MeasureError;
 use vitrim_text::shown;
-use vitrim_vit::Precision;
 
 use super::calibrate::{as_it_was, print};
 use super::{App, interrupt, interrupted, print};
@@ -23,7 +22,7 @@ pub fn run(app: &App, request: &TrainRequest) -> anyhow::Result<ExitCode> {
         return Err(anyhow!("--model and --data are needed to train"));
     };
     let stop = interrupt::listen()?;
-    let loaded = app.open(model, request.size.opening(Precision::F32))?;
+    let loaded = app.open(model, request.backbone.opening(request.dtype))?;
     match app.follow(stop, |listener| request.run(&loaded, config, listener)) {
         Err(error @ VitrimError::Interrupted(_)) => {
             Ok(interrupted(&format!("{error}; run the same command again to go on")))
@@ -40,12 +39,17 @@ pub fn run(app: &App, request: &TrainRequest) -> anyhow::Result<ExitCode> {
 }
 
 fn tell(app: &App, trained: &Trained) -> anyhow::Result<()> {
-    let Trained { policy_folder, policy, choice, label_notes, .. } = trained;
+    let Trained { policy_folder, policy, choice, notes, .. } = trained;
     match choice {
-        Some(choice) => print(app, policy_folder, policy, choice, label_notes),
+        Some(choice) => print(app, policy_folder, policy, choice, notes),
         None if app.global.json => {
             let policy = shown(policy_folder);
-            print::json(&json!({ "policy": policy, "label_notes": label_notes, "calibration": null }))
+            print::json(&json!({
+                "policy": policy,
+                "label_notes": notes.label_notes,
+                "layout_notes": notes.layout_notes,
+                "calibration": null
+            }))
         }
         None => print::line(&format!("policy: {}, not calibrated", policy_folder.display())),
     }

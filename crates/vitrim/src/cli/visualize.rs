@@ -12,7 +12,7 @@ use super::predict::for_each_image;
 use super::{App, print};
 
 pub fn run(app: &App, request: &VisualizeRequest) -> anyhow::Result<ExitCode> {
-    let loaded = app.open(&request.model, request.size.opening(request.dtype))?;
+    let loaded = app.open(&request.model, request.backbone.opening(request.dtype))?;
     let policy = app.show(|listener| request.policy.open(request.keep.keep, &loaded, listener))?;
     let pruner = pruner(&loaded, policy.as_ref());
     let mut pictures = Pictures::into_folder(&request.out)?;

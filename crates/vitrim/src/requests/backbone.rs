@@ -7,7 +7,7 @@ use vitrim_hub::{Kind, local};
 use vitrim_measure::model::{Loaded, open_checkpoint};
 use vitrim_measure::progress::{Event, Listener};
 use vitrim_measure::requests::{
-    DatasetArgs, ImageArgs, KeepArgs, PolicyArgs, Request, as_text, note_opened, note_reading,
+    DataNotes, DatasetArgs, ImageArgs, KeepArgs, PolicyArgs, Request, as_text, note_opened, note_reading,
 };
 use vitrim_measure::seen::SeenImages;
 use vitrim_prune::Policy;
@@ -220,8 +220,9 @@ pub struct Finetuned {
     pub policy: Option<PathBuf>,
     /// Figures of the written weights on held-out images.
     pub held_out: Option<HeldOut>,
-    /// What was guessed of the labels; see [`vitrim_data::Dataset::label_notes`].
-    pub label_notes: Vec<String>,
+    /// What was guessed of the images to train on and the held-out ones.
+    #[serde(flatten)]
+    pub notes: DataNotes,
 }
 
 impl FinetuneRequest {
@@ -253,6 +254,12 @@ impl FinetuneRequest {
         let Some(data) = &self.data else {
             return Err(VitrimError::Setting("--model and --data are needed to train".into()));
         };
+        if let Some(classes) = &loaded.text_classes {
+            return Err(VitrimError::Setting(format!(
+                "{}: fine-tuning trains the image tower, not a classifier of texts; load it without classes",
+                classes.path.display()
+            )));
+        }
         let checkpoint = open_checkpoint(Path::new(&loaded.origin), None)?;
         if checkpoint.spec.img_size != loaded.spec.img_size {
             return Err(VitrimError::Setting(format!(
@@ -316,7 +323,7 @@ impl FinetuneRequest {
             model: out.join("model"),
             policy: policy_folder,
             held_out: best,
-            label_notes: found.train.label_notes(),
+            notes: DataNotes::of([&found.train, held_out]),
         })
     }
 }

@@ -9,7 +9,8 @@ use vitrim_measure::model::{Loaded, open_policy};
 use vitrim_measure::passes::{BATCH, PassOptions};
 use vitrim_measure::progress::{Event, Listener};
 use vitrim_measure::requests::{
-    DatasetArgs, LossArgs, Request, SizeArgs, as_text, calibrate_folder, note_opened, note_reading,
+    BackboneArgs, DataNotes, DatasetArgs, LossArgs, Request, as_text, calibrate_folder, note_opened,
+    note_reading,
 };
 use vitrim_measure::seen::SeenImages;
 use vitrim_measure::statistics::Confidence;
@@ -17,6 +18,7 @@ use vitrim_prune::Policy;
 use vitrim_train::{
     DeviceChoice, Outcome, Run, RunEvent, RunFolder, Source, TrainConfig, UpdateLog, updates_done,
 };
+use vitrim_vit::Precision;
 
 use super::OverlayArgs;
 use crate::error::{Result, VitrimError};
@@ -31,10 +33,14 @@ pub struct TrainRequest {
     #[cfg_attr(feature = "cli", arg(long, value_name = "FOLDER", required_unless_present = "print_config"))]
     #[serde(serialize_with = "as_text::path_option")]
     pub model: Option<PathBuf>,
-    /// The input size.
+    /// The backbone's input size and classes.
     #[cfg_attr(feature = "cli", command(flatten))]
     #[serde(flatten)]
-    pub size: SizeArgs,
+    pub backbone: BackboneArgs,
+    /// Data type of the backbone's arithmetic in rollouts and calibration: f32, bf16 or int8.
+    #[cfg_attr(feature = "cli", arg(long, default_value_t = Self::default().dtype, value_name = "TYPE"))]
+    #[serde(serialize_with = "as_text::display")]
+    pub dtype: Precision,
     /// Data set: class folders, a flat folder of images, a list of them, Hugging Face parquet files, tar shards, or
     /// hf://datasets/owner/name.
     #[cfg_attr(feature = "cli", arg(long, value_name = "PATH", required_unless_present = "print_config"))]
@@ -99,7 +105,8 @@ impl Default for TrainRequest {
     fn default() -> Self {
         TrainRequest {
             model: None,
-            size: SizeArgs::default(),
+            backbone: BackboneArgs::default(),
+            dtype: Precision::F32,
             data: None,
             out: None,
             preset: "default".to_owned(),
@@ -136,8 +143,8 @@ pub struct Trained {
     pub updates: usize,
     /// The choice of the calibration; `None` if the policy was left uncalibrated.
     pub choice: Option<Choice>,
-    /// What was guessed of the labels; see [`vitrim_data::Dataset::label_notes`].
-    pub label_notes: Vec<String>,
+    /// What was guessed of the images to train on and those to calibrate on.
+    pub notes: DataNotes,
 }
 
 impl TrainRequest {
@@ -211,6 +218,7 @@ impl TrainRequest {
         let weights = weights(loaded, &config)?;
         let run = Run {
             id: &loaded.id,
+            precision: loaded.model.weights().precision(),
             weights: weights.as_ref(),
             config: &config,
             source: &source,
@@ -242,8 +250,9 @@ impl TrainRequest {
                 calibrate_folder(loaded, &policy_folder, held_out, &options, listener)?;
             (policy, choice) = (calibrated, Some(chosen));
         }
-        let label_notes = images.train.label_notes();
-        Ok(Trained { folder: out, policy_folder, policy, updates: config.updates, choice, label_notes })
+        let parts: Vec<_> = std::iter::once(&images.train).chain(&images.calibration).collect();
+        let notes = DataNotes::of(parts);
+        Ok(Trained { folder: out, policy_folder, policy, updates: config.updates, choice, notes })
     }
 }
 
@@ -254,9 +263,7 @@ impl TrainRequest {
 pub fn learn(loaded: &Loaded, run: &Run<'_>, listener: &mut Listener<'_>) -> Result<()> {
     let (stop, updates) = (listener.stop, run.config.updates);
     let mut tell = |event: RunEvent<'_, UpdateLog>| match event {
-        RunEvent::Reference(done, all) => {
-            (listener.tell)(Event::Step { what: "measuring random pruning", done, all });
-        }
+        RunEvent::Preparing { what, done, all } => (listener.tell)(Event::Step { what, done, all }),
         RunEvent::Entry(log, all) => (listener.tell)(Event::Entry {
             unit: "update",
             done: log.update,

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
 
 use crate::fixtures::{Scratch, TINY};
@@ -81,6 +82,8 @@ fn timm_names_its_classes_in_several_places() {
     let info = scratch.run(&["info", "--model", "model", "--json"]);
     assert!(info.stderr().contains("note: model/config.json: label_names has 4 names"), "{}", info.stderr());
     assert!(info.json()[0]["notes"][0].as_str().unwrap().contains("they are not used"));
+    let text = scratch.run(&["info", "--model", "model"]).stdout();
+    assert!(text.contains("\nnote          model/config.json: label_names has 4 names"), "{text}");
 }
 
 /// timm's first form of `config.json`: everything at the root.
@@ -228,6 +231,154 @@ fn towers_are_pruned_and_tuned_and_give_embeddings() {
     }
 }
 
+/// Text embeddings of `width` for the classes of the images, at right angles to each other.
+fn write_classes(path: &Path, width: usize, scale: Option<f32>) {
+    let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
+    let rows: Vec<f32> = (0..3 * width).map(|i| f32::from(u8::from(i % width == i / width))).collect();
+    let (rows, scale) = (bytes(&rows), scale.map(|scale| bytes(&[scale])));
+    let mut views = vec![("text", TensorView::new(Dtype::F32, vec![3, width], &rows).unwrap())];
+    views.extend(
+        scale.iter().map(|scale| ("logit_scale", TensorView::new(Dtype::F32, vec![], scale).unwrap())),
+    );
+    let names = [("names".to_owned(), json!(["red", "green", "blue"]).to_string())];
+    fs::write(path, safetensors::serialize(views, Some(names.into())).unwrap()).unwrap();
+}
+
+/// A tower with texts is trained for, calibrated, evaluated, compared and timed like any classifier.
+#[test]
+fn texts_make_a_classifier_of_a_tower() {
+    let scratch = Scratch::new();
+    with_checkpoint(&scratch, "hf_siglip_full", "tower");
+    let (file, other) = (scratch.path("texts.safetensors"), scratch.path("other.safetensors"));
+    write_classes(&file, 16, Some(40.0));
+    write_classes(&other, 16, Some(30.0));
+    let of = ["--model", "tower", "--classes", "texts.safetensors"];
+    let run = |words: &[&str]| scratch.run(&[words, &of[..]].concat());
+
+    let dense = &run(&["predict", PHOTO, "--json"]).json()[0];
+    let names: Vec<&str> =
+        dense["classes"].as_array().unwrap().iter().map(|class| class["name"].as_str().unwrap()).collect();
+    assert_eq!(names.len(), 3);
+    // The texts are axes: the logits are 40 times the first values of the embedding at length 1.
+    let embedded = &run(&["predict", PHOTO, "--features", "embedding", "--json"]).json()[0]["embedding"];
+    let embedded: Vec<f64> = embedded.as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect();
+    let length = embedded.iter().map(|v| v * v).sum::<f64>().sqrt();
+    let weights: Vec<f64> = embedded[..3].iter().map(|v| (40.0 * v / length).exp()).collect();
+    for class in dense["classes"].as_array().unwrap() {
+        let expected = weights[class["class"].as_u64().unwrap() as usize] / weights.iter().sum::<f64>();
+        assert!((class["probability"].as_f64().unwrap() - expected).abs() < 1e-4, "{class} {expected}");
+    }
+
+    assert_eq!(run(&["info", "--json"]).json()[0]["spec"]["num_classes"], 3);
+    let train = [
+        "train",
+        "--data",
+        "data",
+        "--updates",
+        "2",
+        "--max-drop",
+        "100",
+        "--confidence",
+        "0.5",
+        "--out",
+        "zs",
+    ];
+    run(&[&train[..], &TINY].concat()).good();
+    let policy = ["--policy", "zs/policy"];
+    let calibrate =
+        ["calibrate", "--data", "data", "--split", "val", "--max-drop", "100", "--confidence", "0.5"];
+    run(&[&calibrate[..], &policy].concat()).good();
+    let eval = ["eval", "--data", "data", "--split", "test", "--no-speed", "--json", "--report", "zs"];
+    let figures = &run(&[&eval[..], &policy].concat()).json()[0];
+    assert!(figures["dense_top1"].as_f64().is_some(), "{figures}");
+    let page = fs::read_to_string(scratch.path("zs/report.html")).unwrap();
+    assert!(page.contains("--classes texts.safetensors"), "the report's command lacks the classes");
+    let compare = [
+        "compare",
+        "--data",
+        "data",
+        "--split",
+        "test",
+        "--no-speed",
+        "--no-studies",
+        "--methods",
+        "policy,random",
+    ];
+    run(&[&compare[..], &policy, &["--report", "compared"]].concat()).good();
+    run(&[&["bench", "--batch", "1", "--seconds", "0.02", "--rounds", "1"], &policy[..]].concat()).good();
+    let gumbel = [
+        "train",
+        "--data",
+        "data",
+        "--updates",
+        "2",
+        "--preset",
+        "gumbel",
+        "--no-calibrate",
+        "--out",
+        "gumbel",
+    ];
+    run(&[&gumbel[..], &TINY].concat()).good();
+
+    // Other texts are another classifier, and so is the tower without any.
+    let asked = ["predict", PHOTO, "--policy", "zs/policy", "--model", "tower"];
+    scratch
+        .run(&[&asked[..], &["--classes", "other.safetensors"]].concat())
+        .refused(&["not for this backbone"]);
+    scratch.run(&asked).refused(&["not for this backbone"]);
+    write_classes(&other, 12, Some(40.0));
+    let with_other =
+        |model: &str| scratch.run(&["predict", PHOTO, "--classes", "other.safetensors", "--model", model]);
+    with_other("tower").refused(&["other.safetensors", "width 12", "width 16"]);
+    with_other("model").refused(&["other.safetensors", "no image embedding"]);
+    write_classes(&other, 16, None);
+    with_other("tower").refused(&["no logit_scale", "exp()"]);
+    scratch.run(&["info", "--model", "tower", "--classes", "none.npz"]).refused(&["none.npz"]);
+}
+
+/// What LLaVA-like models read: the patch tokens after a block, those that a policy leaves, each with its place.
+#[test]
+fn tokens_after_a_block_are_those_of_its_input_to_the_next() {
+    let scratch = Scratch::new();
+    with_checkpoint(&scratch, "hf_clip", "clip");
+    let predict = ["predict", PHOTO, "--model", "clip", "--features", "tokens", "--json"];
+    let after = |block: &str, more: &[&str]| {
+        scratch.run(&[&predict[..], &["--block", block], more].concat()).json()[0].clone()
+    };
+    let (first, last) = (after("-2", &[]), after("-1", &[]));
+    let tokens = |answer: &Value| answer["tokens"].as_array().unwrap().clone();
+    assert_eq!((tokens(&first).len(), &first), (16, &after("0", &[])));
+    assert_eq!(last, after("1", &[]));
+    assert!(first["gmacs"].as_f64() < last["gmacs"].as_f64());
+    assert_eq!(tokens(&first)[5]["place"], json!([1, 1]));
+    // CLIP's final tokens are not normed.
+    let end = &scratch.run(&predict).json()[0];
+    assert_eq!(tokens(end)[1..], tokens(&last)[..]);
+    // A stage before the block counts, one after it does not.
+    let stage = [
+        "train",
+        "--model",
+        "clip",
+        "--data",
+        "data",
+        "--updates",
+        "2",
+        "--no-calibrate",
+        "--out",
+        "clip-run",
+    ];
+    scratch.run(&[&stage[..], &TINY].concat()).good();
+    let pruned = after("-1", &["--policy", "clip-run/policy", "--read-out", "top-r=0.5"]);
+    assert!(tokens(&pruned).len() < 16 && pruned["gmacs"].as_f64() < last["gmacs"].as_f64(), "{pruned}");
+    let left = pruned["stages"].as_array().unwrap().last().unwrap()["positions"].as_array().unwrap().len();
+    assert_eq!(tokens(&pruned).len(), left);
+    let refused = |more: &[&str], words: &[&str]| {
+        scratch.run(&[&["predict", PHOTO, "--model", "clip"], more].concat()).refused(words)
+    };
+    refused(&["--features", "tokens", "--block", "2"], &["block 2", "give 0 to 1, or -2 to -1"]);
+    refused(&["--features", "pooled", "--block", "-2"], &["--features tokens"]);
+}
+
 #[test]
 fn a_policy_belongs_to_the_size_that_it_was_trained_at() {
     let scratch = Scratch::new();
@@ -255,6 +406,8 @@ fn the_documentations_commands_run() {
     let scratch = Scratch::new();
     with_checkpoint(&scratch, "hf_dinov2_model", "dinov2-small");
     with_checkpoint(&scratch, "deit3_pth", "deit");
+    with_checkpoint(&scratch, "hf_siglip_full", "clip");
+    write_classes(&scratch.path("classes.safetensors"), 16, Some(40.0));
     fs::rename(scratch.path("model"), scratch.path("vit-base")).unwrap();
     fs::rename(scratch.path("data"), scratch.path("images")).unwrap();
     fs::copy(scratch.path("images/test/red/test00.png"), scratch.path("photo.png")).unwrap();
@@ -273,5 +426,5 @@ fn the_documentations_commands_run() {
             commands += 1;
         }
     }
-    assert_eq!(commands, 10);
+    assert_eq!(commands, 14);
 }

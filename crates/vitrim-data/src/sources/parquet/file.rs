@@ -7,6 +7,7 @@ use ::parquet::file::metadata::ParquetMetaData;
 use super::columns::ImageColumns;
 use crate::error::DataError;
 use crate::limits::MAX_PATH_BYTES;
+use crate::sources::stamp::Stamp;
 use crate::sources::store::Payload;
 
 /// A parquet file's footer and its image columns.
@@ -14,6 +15,8 @@ use crate::sources::store::Payload;
 pub(super) struct ParquetFile {
     pub(super) path: PathBuf,
     pub(super) metadata: ParquetMetaData,
+    /// Of the file whose footer this is.
+    pub(super) stamp: Stamp,
     /// The leaf columns that hold the images.
     pub(super) images: ImageColumns,
     /// The data set's row for row 0 of this file.

@@ -1,6 +1,5 @@
 //! The parquet files of one split: footers and labels are read when they are opened, images row group by row group.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use ::parquet::basic::Type;
@@ -8,11 +7,12 @@ use ::parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 
 use super::columns::HfFeatures;
 use super::file::{ParquetFile, RowGroup};
-use super::rows::{GroupReader, read_texts, read_words};
+use super::rows::{GroupReader, each_text, each_word};
 use crate::error::{DataError, one_line};
 use crate::labels::{StatedLabels, Written, class_of, written};
-use crate::limits::MAX_ROWS;
+use crate::limits::{MAX_LABEL_WORD_BYTES, MAX_ROWS};
 use crate::sources::folder::name_of;
+use crate::sources::stamp::Stamp;
 
 /// The parquet files of one split, opened.
 #[derive(Debug)]
@@ -32,11 +32,12 @@ pub(crate) struct ParquetIndex {
 }
 
 /// The footer of the parquet file at `path`.
-pub(super) fn footer(path: &Path) -> Result<ParquetMetaData, DataError> {
-    let opened = File::open(path).map_err(|cause| DataError::io(path, cause))?;
-    ParquetMetaDataReader::new()
+pub(super) fn footer(path: &Path) -> Result<(ParquetMetaData, Stamp), DataError> {
+    let (opened, stamp) = Stamp::open(path)?;
+    let footer = ParquetMetaDataReader::new()
         .parse_and_finish(&opened)
-        .map_err(|error| DataError::NotParquet { path: path.to_path_buf(), reason: one_line(error) })
+        .map_err(|error| DataError::NotParquet { path: path.to_path_buf(), reason: one_line(error) })?;
+    Ok((footer, stamp))
 }
 
 /// The class among `classes` (0: their number is unknown) that a column of numbers states as `label`.
@@ -115,14 +116,15 @@ impl ParquetIndex {
     }
 
     fn add_file(&mut self, path: &Path) -> Result<(), DataError> {
-        let metadata = footer(path)?;
+        let (metadata, stamp) = footer(path)?;
         let features = HfFeatures::of(&metadata);
         let images = features.image_columns(path, &metadata)?;
         let label_column = features.label_column(path, &metadata)?;
         self.take_class_names(path, features.class_names())?;
         self.take_kind_of_labels(path, label_column, &metadata)?;
 
-        let file = ParquetFile { path: path.to_path_buf(), metadata, images, first_row: self.labels.len() };
+        let file =
+            ParquetFile { path: path.to_path_buf(), metadata, stamp, images, first_row: self.labels.len() };
         let file_index = self.files.len();
         for number in 0..file.metadata.num_row_groups() {
             let stored = file.metadata.row_group(number);
@@ -134,12 +136,8 @@ impl ParquetIndex {
                 bytes: u64::try_from(stored.column(images.main()).uncompressed_size()).unwrap_or(0),
             };
             if group.rows > MAX_ROWS - self.labels.len() {
-                let reason = format!("more than {MAX_ROWS} rows in all");
-                return Err(DataError::DamagedParquet {
-                    path: path.to_path_buf(),
-                    row_group: number,
-                    reason,
-                });
+                let what = format!("more than {MAX_ROWS} rows in all");
+                return Err(DataError::LargeParquet { path: path.to_path_buf(), row_group: number, what });
             }
             match label_column {
                 None => {
@@ -147,23 +145,33 @@ impl ParquetIndex {
                     (0..group.rows).for_each(|_| self.words.push(None));
                 }
                 Some(column) if self.is_worded => {
-                    for word in read_texts(&file, &group, column)? {
-                        let origin = || file.origin(self.labels.len());
+                    each_text(&file, &group, column, |word| {
                         let text = word.as_ref().map(|word| vitrim_text::utf8(word.data())).transpose();
                         let text = text.map_err(|error| DataError::NotText {
-                            origin: origin(),
+                            origin: file.origin(self.labels.len()),
                             reason: format!("its label {error}"),
                         })?;
                         self.words.push(text);
                         self.labels.push(None);
-                    }
+                        if self.words.word_bytes() > MAX_LABEL_WORD_BYTES {
+                            let limit = MAX_LABEL_WORD_BYTES >> 20;
+                            let what = format!("the words of the labels take more than {limit} MiB in all");
+                            return Err(DataError::LargeParquet {
+                                path: path.to_path_buf(),
+                                row_group: number,
+                                what,
+                            });
+                        }
+                        Ok(())
+                    })?;
                 }
                 Some(column) => {
-                    let stored = read_words(&file, &group, column)?;
-                    for (offset, label) in stored.into_iter().enumerate() {
-                        let origin = || file.origin(group.first_row + offset);
-                        self.labels.push(class_of_word(label.as_deref(), self.class_names.len(), origin)?);
-                    }
+                    let classes = self.class_names.len();
+                    each_word(&file, &group, column, |label| {
+                        let row = self.labels.len();
+                        self.labels.push(class_of_word(label.as_deref(), classes, || file.origin(row))?);
+                        Ok(())
+                    })?;
                 }
             }
             self.groups.push(group);

@@ -8,4 +8,4 @@ mod table;
 
 pub(crate) use file::RowGroup;
 pub(crate) use index::ParquetIndex;
-pub(super) use table::{PathTable, has_paths, read_paths};
+pub(super) use table::{each_path, has_paths};

@@ -1,6 +1,5 @@
 //! Rows of one column of one row group, a few at a time.
 
-use std::fs::File;
 use std::sync::Arc;
 
 use ::parquet::basic::Type;
@@ -16,7 +15,11 @@ use ::parquet::file::serialized_reader::SerializedRowGroupReader;
 use super::file::{ParquetFile, RowGroup};
 use crate::decoding::caught;
 use crate::error::{DataError, one_line};
+use crate::limits::MAX_TEXT_COLUMN_BYTES;
 use crate::sources::store::Payload;
+
+/// Labels that are decoded together.
+const AT_ONCE: usize = 1 << 13;
 
 /// Reads the images of one row group front to back. Holds one page (about 1 MiB as pyarrow writes
 /// them) at a time.
@@ -98,43 +101,61 @@ impl<'a> GroupReader<'a> {
     }
 }
 
-/// All values of a column of bytes in one row group; nulls are `None`.
-pub(super) fn read_texts(
+/// Gives `take` all values of a column of bytes in one row group; nulls are `None`.
+pub(super) fn each_text(
     file: &ParquetFile,
     group: &RowGroup,
     column: usize,
-) -> Result<Vec<Option<ByteArray>>, DataError> {
-    Column::<ByteArrayType>::open(file, group, column)?.read(group.rows)
+    take: impl FnMut(Option<ByteArray>) -> Result<(), DataError>,
+) -> Result<(), DataError> {
+    check_size(file, group, column)?;
+    Column::<ByteArrayType>::open(file, group, column)?.each(group.rows, take)
 }
 
-/// All values of a column of numbers, truth values or text in one row group, as words; nulls are `None`.
-pub(super) fn read_words(
+/// Gives `take` all values of a column of numbers, truth values or text in one row group, as words; nulls are `None`.
+pub(super) fn each_word(
     file: &ParquetFile,
     group: &RowGroup,
     column: usize,
-) -> Result<Vec<Option<String>>, DataError> {
+    mut take: impl FnMut(Option<String>) -> Result<(), DataError>,
+) -> Result<(), DataError> {
     fn words<T: DataType>(
         file: &ParquetFile,
         group: &RowGroup,
         column: usize,
         word: impl Fn(T::T) -> String,
-    ) -> Result<Vec<Option<String>>, DataError> {
-        let values = Column::<T>::open(file, group, column)?.read(group.rows)?;
-        Ok(values.into_iter().map(|value| value.map(&word)).collect())
+        take: &mut dyn FnMut(Option<String>) -> Result<(), DataError>,
+    ) -> Result<(), DataError> {
+        Column::<T>::open(file, group, column)?.each(group.rows, |value| take(value.map(&word)))
     }
+    check_size(file, group, column)?;
+    let take = &mut take;
     let described = file.metadata.file_metadata().schema_descr().column(column);
     match described.physical_type() {
         _ if described.max_rep_level() > 0 => Err(no_label(file, column)),
-        Type::INT32 => words::<Int32Type>(file, group, column, |number| number.to_string()),
-        Type::INT64 => words::<Int64Type>(file, group, column, |number| number.to_string()),
-        Type::FLOAT => words::<FloatType>(file, group, column, |number| number.to_string()),
-        Type::DOUBLE => words::<DoubleType>(file, group, column, |number| number.to_string()),
-        Type::BOOLEAN => words::<BoolType>(file, group, column, |truth| truth.to_string()),
-        Type::BYTE_ARRAY => words::<ByteArrayType>(file, group, column, |text| {
-            String::from_utf8_lossy(text.data()).into_owned()
-        }),
+        Type::INT32 => words::<Int32Type>(file, group, column, |number| number.to_string(), take),
+        Type::INT64 => words::<Int64Type>(file, group, column, |number| number.to_string(), take),
+        Type::FLOAT => words::<FloatType>(file, group, column, |number| number.to_string(), take),
+        Type::DOUBLE => words::<DoubleType>(file, group, column, |number| number.to_string(), take),
+        Type::BOOLEAN => words::<BoolType>(file, group, column, |truth| truth.to_string(), take),
+        Type::BYTE_ARRAY => {
+            let text = |text: ByteArray| String::from_utf8_lossy(text.data()).into_owned();
+            words::<ByteArrayType>(file, group, column, text, take)
+        }
         _ => Err(no_label(file, column)),
     }
+}
+
+/// Refuses a column of labels or paths whose pages are too large together.
+fn check_size(file: &ParquetFile, group: &RowGroup, column: usize) -> Result<(), DataError> {
+    let stored = file.metadata.row_group(group.number).column(column);
+    let bytes = u64::try_from(stored.uncompressed_size()).unwrap_or(u64::MAX);
+    if bytes <= MAX_TEXT_COLUMN_BYTES {
+        return Ok(());
+    }
+    let limit = MAX_TEXT_COLUMN_BYTES >> 20;
+    let what = format!("column `{}` takes more than {limit} MiB", stored.column_descr().path().string());
+    Err(DataError::LargeParquet { path: file.path.clone(), row_group: group.number, what })
 }
 
 fn no_label(file: &ParquetFile, column: usize) -> DataError {
@@ -157,7 +178,7 @@ struct Column<'a, T: DataType> {
 
 impl<'a, T: DataType> Column<'a, T> {
     fn open(file: &'a ParquetFile, group: &RowGroup, column: usize) -> Result<Self, DataError> {
-        let opened = File::open(&file.path).map_err(|cause| DataError::io(&file.path, cause))?;
+        let opened = file.stamp.reopen(&file.path)?;
         let damaged = |error| damaged(file, group.number, error);
         let rows = SerializedRowGroupReader::new(
             Arc::new(opened),
@@ -177,6 +198,18 @@ impl<'a, T: DataType> Column<'a, T> {
         let skipped =
             unless_panicked(|| self.reader.skip_records(rows)).map_err(|error| self.damaged(error))?;
         self.expect(skipped, rows)
+    }
+
+    /// Gives `take` the next `rows` values, a few of which are in memory at a time.
+    fn each(
+        &mut self,
+        rows: usize,
+        mut take: impl FnMut(Option<T::T>) -> Result<(), DataError>,
+    ) -> Result<(), DataError> {
+        for first in (0..rows).step_by(AT_ONCE) {
+            self.read(AT_ONCE.min(rows - first))?.into_iter().try_for_each(&mut take)?;
+        }
+        Ok(())
     }
 
     fn read(&mut self, rows: usize) -> Result<Vec<Option<T::T>>, DataError> {

@@ -1,7 +1,6 @@
 //! Tar shards as files: one pass over the headers, then random access to the images.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -14,11 +13,12 @@ use crate::error::DataError;
 use crate::labels::StatedLabels;
 use crate::limits::{MAX_ENCODED_BYTES, MAX_LABEL_BYTES};
 use crate::sources::folder::name_of;
+use crate::sources::stamp::Stamp;
 
 /// The images of one split's shards: their places and their labels.
 #[derive(Debug)]
 pub(crate) struct TarIndex {
-    shards: Vec<PathBuf>,
+    shards: Vec<(PathBuf, Stamp)>,
     /// The images, in order of shard, then as stored.
     members: Vec<Member>,
     /// Class names, sorted; empty if labels are indices or absent.
@@ -39,16 +39,18 @@ struct Member {
 impl TarIndex {
     /// Reads the headers and labels of `shards`, no images.
     pub(crate) fn open(shards: Vec<PathBuf>) -> Result<Self, DataError> {
-        let (mut members, mut labels) = (Vec::new(), StatedLabels::default());
+        let (mut stamped, mut members, mut labels) = (Vec::new(), Vec::new(), StatedLabels::default());
         for (shard, path) in (0..).zip(&shards) {
-            for_each_sample(path, |name, place, label| {
+            let stamp = for_each_sample(path, |name, place, label| {
                 members.push(Member { shard, place, name: name.into() });
                 labels.push(label);
             })?;
+            stamped.push((path.clone(), stamp));
         }
         if members.is_empty() {
             return Err(DataError::Empty { path: shards.into_iter().next().unwrap_or_default() });
         }
+        let shards = stamped;
         let mut index = Self { shards, members, class_names: Vec::new(), labels: Vec::new() };
         (index.class_names, index.labels) = labels.classes(|row| index.origin_of_row(row))?;
         Ok(index)
@@ -57,13 +59,13 @@ impl TarIndex {
     /// `shard.tar/member`.
     pub(crate) fn name_of_row(&self, row: usize) -> String {
         let member = &self.members[row];
-        format!("{}/{}", name_of(&self.shards[member.shard as usize]), member.name)
+        format!("{}/{}", name_of(&self.shards[member.shard as usize].0), member.name)
     }
 
     /// `folder/shard.tar, member`: the location of the image.
     pub(crate) fn origin_of_row(&self, row: usize) -> String {
         let member = &self.members[row];
-        format!("{}, {}", self.shards[member.shard as usize].display(), member.name)
+        format!("{}, {}", self.shards[member.shard as usize].0.display(), member.name)
     }
 
     /// The encoded image of `row`.
@@ -75,18 +77,18 @@ impl TarIndex {
         if let Place::Nowhere(reason) = place {
             return Err(DataError::bad_image(self.origin_of_row(row), reason));
         }
-        let path = &self.shards[*shard as usize];
+        let (path, stamp) = &self.shards[*shard as usize];
         // The shard is opened for each read: a process cannot hold thousands of files open.
-        place.read(path).map_err(|cause| DataError::io(path, cause))
+        place.read(stamp.reopen(path)?).map_err(|cause| DataError::io(path, cause))
     }
 }
 
 /// Calls `sink` with the image member, its place and the label of every sample in the shard at `path`.
-fn for_each_sample(path: &Path, mut sink: impl FnMut(&str, Place, Option<&str>)) -> Result<(), DataError> {
+fn for_each_sample(path: &Path, mut sink: impl FnMut(&str, Place, Option<&str>)) -> Result<Stamp, DataError> {
     let origin = path.display().to_string();
     let damaged = |error| damaged(&origin, error);
-    let file = File::open(path).map_err(|cause| DataError::io(path, cause))?;
-    let len = file.metadata().map_err(|cause| DataError::io(path, cause))?.len();
+    let (file, stamp) = Stamp::open(path)?;
+    let len = stamp.bytes();
     let mut archive = tar::Archive::new(file);
     let mut current: Option<Sample<Place>> = None;
     let mut samples = Samples::default();
@@ -136,7 +138,7 @@ fn for_each_sample(path: &Path, mut sink: impl FnMut(&str, Place, Option<&str>))
                         return Err(DataError::TarMember { origin, what });
                     }
                     place if is_link => {
-                        text = place.read(path).map_err(|cause| DataError::io(path, cause))?
+                        text = place.read(stamp.reopen(path)?).map_err(|cause| DataError::io(path, cause))?
                     }
                     _ => {
                         entry.read_to_end(&mut text).map_err(damaged)?;
@@ -157,7 +159,7 @@ fn for_each_sample(path: &Path, mut sink: impl FnMut(&str, Place, Option<&str>))
     for whole in samples.all.into_iter().filter_map(Sample::whole) {
         sink(&whole.name, whole.image, whole.label.as_deref());
     }
-    Ok(())
+    Ok(stamp)
 }
 
 /// The samples of a shard, in order of their first members.

@@ -45,9 +45,8 @@ impl Place {
         }
     }
 
-    /// The bytes of the file in the shard at `path`; those of no file if it is nowhere.
-    pub(super) fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        let mut file = File::open(path)?;
+    /// The bytes of the file in the shard `file`; those of no file if it is nowhere.
+    pub(super) fn read(&self, mut file: File) -> io::Result<Vec<u8>> {
         match self {
             Self::Whole { offset, bytes } => {
                 file.seek(SeekFrom::Start(*offset))?;
