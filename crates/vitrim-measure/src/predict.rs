@@ -235,7 +235,7 @@ fn ranked(logits: &[f32], top_k: usize) -> Vec<ClassProbability> {
     let best = order.into_iter().take(top_k);
     best.map(|class| ClassProbability {
         class,
-        name: names.get(class).cloned().flatten(),
+        name: None,
         name_assumed: false,
         probability: weights[class] / sum,
     })
