@@ -83,6 +83,21 @@ def test_reloading_under_load_loses_nothing(serve: Callable[..., Any], photo: Pa
         assert loads(server, "failed") == 0
 
 
+def test_sigterm_does_not_wait_for_a_reload(serve: Callable[..., Any], bundled: Path) -> None:
+    # The warm-up of a reload takes seconds with such a large batch.
+    with serve("--drain", "2s", "--batch-gmacs", 15, model=f"scenes={bundled}") as server:
+        began = time.monotonic()
+        server.signal(signal.SIGHUP)
+        time.sleep(0.2)
+        server.signal(signal.SIGTERM)
+        while server.get("/v2/health/ready")[0] == 200:
+            assert time.monotonic() - began < 20
+            time.sleep(0.02)
+        noticed = time.monotonic() - began
+        assert loads(server, "loaded") == 1, f"a reload hid SIGTERM for {noticed:.1f} s"
+        assert server.process.wait(30) == 0, server.output()
+
+
 def test_what_does_not_load_leaves_the_old_one(
     serve: Callable[..., Any], trained: vitrim.Run, tiny: Path, photo: Path, tmp_path: Path
 ) -> None:

@@ -136,6 +136,9 @@ def test_hundreds_of_clients_that_stay_connected_do_not_keep_others_out(server: 
 def test_slow_headers_and_bodies_are_cut_off(serve: Callable[..., Any]) -> None:
     with serve(*SLOW) as server, others(server) as took:
         clients = [connect(server.port) for _ in range(30)]
+        # Perhaps the beginning of HTTP/2.
+        for client in clients[5:10]:
+            client.sendall(b"PRI * HTTP")
         for client in clients[10:20]:
             client.sendall(b"POST /predict HTTP/1.1\r\nX: ")
         for client in clients[20:]:
@@ -144,7 +147,7 @@ def test_slow_headers_and_bodies_are_cut_off(serve: Callable[..., Any]) -> None:
         while open_still and time.monotonic() - before < 20:
             for i in sorted(open_still):
                 try:
-                    # The first ten say nothing at all.
+                    # The first ten say nothing more.
                     clients[i].sendall(b"a" * (i >= 10))
                     clients[i].settimeout(0.001)
                     if clients[i].recv(100):

@@ -2,12 +2,12 @@
 //!
 //! The controller is a function of numbers alone (time in seconds, images that wait), so that a simulation can replay it.
 //!
-//! * **Towards cheaper points at once**, when the images that wait would take more than [`WAITING_SHARE`] of the target to
-//!   clear, or when the offered load exceeds [`FULL`] of what the streams carry at the present point: to the mildest point
+//! * **Towards cheaper points at once**, when the images that wait would take more than `WAITING_SHARE` of the target to
+//!   clear, or when the offered load exceeds `FULL` of what the streams carry at the present point: to the mildest point
 //!   at which neither holds.
-//! * **Back one point at a time**, when the next milder point would carry the load with room to spare ([`ROOMY`]) and
+//! * **Back one point at a time**, when the next milder point would carry the load with room to spare (`ROOMY`) and
 //!   nearly nothing waits, and this has held for a dwell time. The gap between the two conditions is the hysteresis.
-//! * If a step back has to be taken forward again soon, the dwell time doubles, up to [`LONGEST_DWELL`]: a load that lies
+//! * If a step back has to be taken forward again soon, the dwell time doubles, up to `LONGEST_DWELL`: a load that lies
 //!   between two points is then served at the cheaper one, and the server does not flutter.
 
 /// Share of the target that clearing what waits may take. A batch that is running, and the image's own batch, take at

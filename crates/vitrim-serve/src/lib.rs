@@ -45,6 +45,7 @@ pub mod decode;
 pub mod elastic;
 pub mod engine;
 pub mod error;
+mod first_bytes;
 pub mod grpc;
 pub mod listen;
 pub mod logging;

@@ -14,6 +14,8 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 
+use crate::first_bytes::FirstBytes;
+
 /// Pause after an error of accepting, such as too many open files.
 const PAUSE: Duration = Duration::from_millis(50);
 /// Requests of one HTTP/2 connection at the same time.
@@ -65,10 +67,10 @@ pub async fn serve(
             let _permit = permit;
             open.increment(1.0);
             match tls {
-                None => connection(&builder, stream, router, graceful).await,
+                None => connection(&builder, FirstBytes::within(limit, stream), router, graceful).await,
                 Some(tls) => {
                     if let Ok(Ok(stream)) = tokio::time::timeout(limit, tls.accept(stream)).await {
-                        connection(&builder, stream, router, graceful).await;
+                        connection(&builder, FirstBytes::within(limit, stream), router, graceful).await;
                     }
                 }
             }

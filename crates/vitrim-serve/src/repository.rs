@@ -16,7 +16,7 @@ use crate::engine::{Engine, SharedEngine, Source};
 use crate::error::{Result, ServeError};
 use crate::metrics::ModelMetrics;
 use crate::refusal::Refusal;
-use crate::scheduler::Scheduler;
+use crate::scheduler::{Scheduler, Sliding};
 
 /// One model of a server.
 pub struct Slot {
@@ -103,7 +103,7 @@ impl Repository {
         };
         let built = self.build(slot, version, scheduler, &stage);
         match built {
-            Ok((engine, elastic)) => {
+            Ok((engine, sliding)) => {
                 *loads = version;
                 let ladder = &engine.ladder;
                 let point = if engine.elastic { 0 } else { ladder.fixed };
@@ -119,7 +119,7 @@ impl Repository {
                 for note in &engine.loaded.notes {
                     tracing::info!(model = slot.name, "{note}");
                 }
-                scheduler.control(index, elastic);
+                scheduler.control(index, sliding);
                 slot.engine.store(Some(Arc::new(engine)));
                 slot.set_stage(READY);
                 slot.metrics.loaded.increment(1);
@@ -142,7 +142,7 @@ impl Repository {
         version: u64,
         scheduler: &Scheduler,
         stage: &dyn Fn(&'static str),
-    ) -> Result<(Engine, Option<Elastic>), MeasureError> {
+    ) -> Result<(Engine, Option<Sliding>), MeasureError> {
         let engine = Engine::open(&slot.source, version, scheduler.cores(), stage)?;
         stage("warming up");
         let (sizes, points) = (scheduler.sizes(), &engine.ladder.points);
@@ -153,8 +153,9 @@ impl Repository {
                 "the policy's record certifies no operating point within the limit: the dense model serves whatever the load"
             );
         }
-        let elastic = self.target.filter(|_| engine.elastic).map(|target| {
-            let costs: Vec<f64> = points[..engine.ladder.slide].iter().map(|point| point.gmacs).collect();
+        let sliding = self.target.filter(|_| engine.elastic).map(|target| {
+            let points = points[..engine.ladder.slide].to_vec();
+            let costs: Vec<f64> = points.iter().map(|point| point.gmacs).collect();
             let alone = points[0].gmacs * speed;
             if alone > BATCH_SHARE * target {
                 tracing::warn!(
@@ -164,9 +165,9 @@ impl Repository {
                     1e3 * target
                 );
             }
-            Elastic::new(costs, sizes.streams, speed, target)
+            Sliding { controller: Elastic::new(costs, sizes.streams, speed, target), points }
         });
-        Ok((engine, elastic))
+        Ok((engine, sliding))
     }
 
     /// Takes the model at `index` out of service. Images that were admitted are answered.

@@ -23,8 +23,8 @@ use crate::settings::Config;
 use crate::tls::Certificate;
 use crate::{grpc, rest};
 
-/// How often the recorder of metrics tidies up.
-const UPKEEP: Duration = Duration::from_secs(5);
+/// How often the recorder of metrics tidies up, and the controllers see the time pass.
+const UPKEEP: Duration = Duration::from_secs(1);
 /// Most threads for connections; they wait most of the time, and computing has the cores.
 const CONNECTION_THREADS: usize = 4;
 
@@ -103,12 +103,13 @@ impl Server {
             listeners.spawn(listen::serve(listener, tls, router, connections, ended));
             tokio::spawn(grpc::report(Arc::clone(&app), reporter));
         }
-        let handle = app.metrics.handle();
+        let (handle, scheduler) = (app.metrics.handle(), Arc::clone(&app.scheduler));
         tokio::spawn(async move {
             let mut interval = tokio::time::interval(UPKEEP);
             loop {
                 interval.tick().await;
                 handle.run_upkeep();
+                scheduler.tick();
             }
         });
         Ok(Server { rest: rest.1, grpc: grpc_address, app, certificate, listeners, end })
@@ -132,23 +133,8 @@ impl Server {
     }
 
     /// Loads all models and the certificate again. What cannot be loaded serves on as it was; the log says so.
-    pub async fn reload(&self) {
-        if let Some(certificate) = &self.certificate {
-            match certificate.reload() {
-                Ok(()) => tracing::info!("the certificate was read again"),
-                Err(error) => tracing::error!("the certificate is as it was: {error}"),
-            }
-        }
-        let app = Arc::clone(&self.app);
-        let all = tokio::task::spawn_blocking(move || {
-            for model in 0..app.repository.slots().len() {
-                // `load` logs why.
-                let _ = app.load(model);
-            }
-        });
-        if let Err(error) = all.await {
-            tracing::error!("a bug in vitrim while models were loaded: {error}");
-        }
+    pub fn reload(&self) -> impl Future<Output = ()> + Send + use<> {
+        reload(Arc::clone(&self.app), self.certificate.clone())
     }
 
     /// Ends: at once no longer ready; for `drain` still taking requests; then closing the ports, and answering what is in
@@ -172,6 +158,24 @@ impl Server {
         let _ = tokio::task::spawn_blocking(move || scheduler.end()).await;
         tracing::info!("ended");
         answered
+    }
+}
+
+async fn reload(app: Arc<App>, certificate: Option<Arc<Certificate>>) {
+    if let Some(certificate) = &certificate {
+        match certificate.reload() {
+            Ok(()) => tracing::info!("the certificate was read again"),
+            Err(error) => tracing::error!("the certificate is as it was: {error}"),
+        }
+    }
+    let all = tokio::task::spawn_blocking(move || {
+        for model in 0..app.repository.slots().len() {
+            // `load` logs why.
+            let _ = app.load(model);
+        }
+    });
+    if let Err(error) = all.await {
+        tracing::error!("a bug in vitrim while models were loaded: {error}");
     }
 }
 
@@ -216,7 +220,8 @@ pub fn run(config: Config, log: &Log) -> Result<()> {
                         loaded = true;
                         tracing::info!(seconds = begun.elapsed().as_secs_f64(), "ready");
                     }
-                    _ = hangup.recv(), if loaded => server.reload().await,
+                    // Beside this, so that a signal to end is heard meanwhile.
+                    _ = hangup.recv(), if loaded => drop(tokio::spawn(server.reload())),
                     _ = terminate.recv() => break drain,
                     _ = interrupt.recv() => break Duration::ZERO,
                 }

@@ -187,6 +187,18 @@ fn steady_loads_do_not_make_the_point_flutter() {
     }
 }
 
+#[test]
+fn silence_leads_back_to_the_dense_model() {
+    let recorded = Recorded::read();
+    let mut controller = recorded.controller(target(&recorded));
+    controller.arrived(0.0, CAPACITY);
+    assert_eq!(controller.choose(0.0, CAPACITY, 0.0), recorded.gmacs.len() - 1, "at once");
+    // The server lets it see every second.
+    let levels: Vec<usize> = (1..60).map(|second| controller.choose(f64::from(second), 0, 0.0)).collect();
+    assert!(levels.windows(2).all(|pair| pair[1] <= pair[0] && pair[0] - pair[1] <= 1), "{levels:?}");
+    assert_eq!(levels.last(), Some(&0), "{levels:?}");
+}
+
 /// Measures what the other tests replay: one core, one image at a time.
 #[test]
 #[ignore = "measures this machine; writes service_times.json"]

@@ -15,9 +15,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-pub use queue::{Batch, Choice, Dropped, Reply, Served, Waiting, past_deadline};
+pub use queue::{Batch, Choice, Dropped, Reply, Served, Sliding, Waiting, past_deadline};
 
-use crate::elastic::Elastic;
 use crate::engine::{Ask, Cores, Input, Lane, Outcome};
 use crate::metrics::ModelMetrics;
 use crate::refusal::Refusal;
@@ -111,8 +110,19 @@ impl Scheduler {
     }
 
     /// Sets the controller of `model`; `None`: it does not slide.
-    pub fn control(&self, model: usize, elastic: Option<Elastic>) {
-        self.shared.state().queues[model].elastic = elastic;
+    pub fn control(&self, model: usize, sliding: Option<Sliding>) {
+        self.shared.state().queues[model].sliding = sliding;
+    }
+
+    /// Lets the controllers see the time pass: while nothing arrives, they step back. To be called about every second.
+    pub fn tick(&self) {
+        let (mut state, now) = (self.shared.state(), self.shared.seconds(Instant::now()));
+        for (queue, metrics) in state.queues.iter_mut().zip(&self.shared.metrics) {
+            let waiting = queue.len();
+            if let Some(sliding) = &mut queue.sliding {
+                sliding.choose(now, waiting, 0.0, metrics);
+            }
+        }
     }
 
     /// Takes places for `images` images in the queue of `model`.
@@ -128,8 +138,8 @@ impl Scheduler {
         }
         let mut state = self.shared.state();
         let queue = &mut state.queues[model];
-        if let Some(elastic) = &mut queue.elastic {
-            elastic.arrived(self.shared.seconds(now), images);
+        if let Some(sliding) = &mut queue.sliding {
+            sliding.controller.arrived(self.shared.seconds(now), images);
         }
         if !queue.hold(images, capacity) {
             self.shared.metrics[model].dropped(queue.purge(now));
@@ -245,9 +255,9 @@ impl Shared {
                 false => state.running -= 1,
             }
             if let (Some((gmacs, seconds)), false) = (computed, wide)
-                && let Some(elastic) = &mut state.queues[model].elastic
+                && let Some(sliding) = &mut state.queues[model].sliding
             {
-                elastic.computed(gmacs, seconds);
+                sliding.controller.computed(gmacs, seconds);
             }
             let more = state.queues.iter().any(|queue| queue.len() > 0);
             drop(state);
@@ -278,21 +288,16 @@ impl Shared {
         };
         let total: usize = state.queues.iter().map(Queue::len).sum();
         let waiting = state.queues[model].len();
-        let work = |(other, queue): (usize, &Queue)| match &queue.elastic {
-            Some(elastic) if other != model => elastic.work(queue.len()),
+        let work = |(other, queue): (usize, &Queue)| match &queue.sliding {
+            Some(sliding) if other != model => sliding.controller.work(queue.len()),
             _ => 0.0,
         };
         let others: f64 = state.queues.iter().enumerate().map(work).sum();
         let queue = &mut state.queues[model];
         let mut limit = f64::INFINITY;
-        if let Some(elastic) = &mut queue.elastic {
-            let before = elastic.level();
-            let level = elastic.choose(self.seconds(now), waiting, others);
-            limit = elastic.batch_gmacs();
-            if level != before {
-                self.metrics[model].moved(before, level);
-                queue.tell(level, &self.metrics[model]);
-            }
+        if let Some(sliding) = &mut queue.sliding {
+            sliding.choose(self.seconds(now), waiting, others, &self.metrics[model]);
+            limit = sliding.controller.batch_gmacs();
         }
         let free = self.sizes.streams - state.running;
         let wide = state.running == 0 && total < self.sizes.streams;

@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 use crate::elastic::Elastic;
 use crate::engine::{Ask, Input, Outcome, SharedEngine};
 use crate::metrics::ModelMetrics;
+use crate::points::OperatingPoint;
 use crate::refusal::Refusal;
 
 /// Which operating point an image may be served at.
@@ -87,7 +88,27 @@ pub struct Queue {
     held: usize,
     waiting: VecDeque<Waiting>,
     /// The controller, if the server slides.
-    pub elastic: Option<Elastic>,
+    pub sliding: Option<Sliding>,
+}
+
+/// The controller of a model whose server slides, and the points that it slides among.
+pub struct Sliding {
+    /// The controller.
+    pub controller: Elastic,
+    /// The points, mildest first.
+    pub points: Vec<OperatingPoint>,
+}
+
+impl Sliding {
+    /// Chooses the point for what starts at time `now` ([`Elastic::choose`]), and tells `metrics` of a change.
+    pub fn choose(&mut self, now: f64, waiting: usize, others: f64, metrics: &ModelMetrics) {
+        let before = self.controller.level();
+        let level = self.controller.choose(now, waiting, others);
+        if level != before {
+            metrics.moved(before, level);
+            metrics.at(level, &self.points[level]);
+        }
+    }
 }
 
 impl Queue {
@@ -109,15 +130,6 @@ impl Queue {
     /// The cost of a dense image of the model of the image that waits longest, 1e9 MACs.
     pub fn first_dense_gmacs(&self) -> Option<f64> {
         self.waiting.front().map(|image| image.engine.ladder.points[0].gmacs)
-    }
-
-    /// Tells `metrics` that the server is at `level` of the ladder of the image that waits longest.
-    pub fn tell(&self, level: usize, metrics: &ModelMetrics) {
-        if let Some(image) = self.waiting.front() {
-            let ladder = &image.engine.ladder;
-            let level = level.min(ladder.slide - 1);
-            metrics.at(level, &ladder.points[level]);
-        }
     }
 
     /// Takes `images` places of `capacity`; `false` if there are not as many.
@@ -168,7 +180,8 @@ impl Queue {
     /// that share its model and its operating point, in their order.
     pub fn cut(&mut self, most: usize, budget: f64) -> Option<Batch> {
         let first = self.waiting.front()?;
-        let (engine, level) = (first.engine.clone(), self.elastic.as_ref().map(Elastic::level));
+        let (engine, level) =
+            (first.engine.clone(), self.sliding.as_ref().map(|sliding| sliding.controller.level()));
         let point = point_of(&engine, level, first.choice);
         let cost = engine.ladder.points[point].gmacs;
         let most = most.min((budget / cost) as usize).max(1);
