@@ -152,6 +152,8 @@ impl Loader {
                     batch.names.push(self.dataset.name(index));
                     batch.indices.push(index);
                 }
+                // What is left of a file that changes is not what was opened: that is no bad image.
+                Some(ImageOutcome::Bad(_, error @ DataError::Changed { .. })) => return Err(error),
                 Some(ImageOutcome::Bad(index, error)) if self.options.on_bad_image == OnBadImage::Skip => {
                     self.bad.add(&error);
                     self.dataset.left_out(index, &error);
