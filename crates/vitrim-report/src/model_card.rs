@@ -328,8 +328,10 @@ mod tests {
         let page = |record: &Calibration| page(&policy, &spec, Some(record), Some("timm/vit"));
         record.dtype = Precision::Bf16;
         assert!(
-            page(&record)
-                .contains("--policy hf://OWNER/NAME --img-size 160x224 --dtype bf16 --data path/to/images")
+            page(&record).contains(
+                "vitrim eval --model hf://timm/vit --img-size 160x224 --dtype bf16 --data path/to/images --policy \
+                 hf://OWNER/NAME\n"
+            )
         );
         record.dtype = Precision::F32;
         let page = page(&record);
@@ -351,7 +353,7 @@ mod tests {
             "| patch tokens kept after each stage | 0.750 0.375 0.188 |",
             "| 0.7 | 3.80 [",
             "at the input of block 3, the input of block 6, the input of block 9 it decides",
-            "--model hf://timm/vit --policy hf://OWNER/NAME",
+            "vitrim predict --model hf://timm/vit --img-size 160x224 --policy hf://OWNER/NAME photo.jpg\n",
         ] {
             assert!(page.contains(text), "no `{text}` in {page}");
         }
