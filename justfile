@@ -22,8 +22,8 @@ faults kills="200":
 
 lint:
     cargo fmt --all --check
-    cargo clippy --release --workspace --all-targets -- -D warnings
-    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+    cargo clippy --release --workspace --all-targets --all-features -- -D warnings
+    RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --all-features --no-deps
 
 # The kernels' unsafe code under valgrind, which knows AVX2 but not AVX-512: two minutes.
 valgrind:

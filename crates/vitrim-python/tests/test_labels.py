@@ -44,7 +44,7 @@ def test_an_order_and_a_map_decide_what_a_class_is(tiny: Path, unknown: Path, tm
 
     with pytest.raises(vitrim.VitrimError, match="two orders.*--label-order"):
         measured()
-    with pytest.raises(vitrim.VitrimError, match="label order"):
+    with pytest.raises(vitrim.VitrimError, match="no such order of classes"):
         measured(label_order="alphabet")
     by_number = dict(zip(FOLDERS, range(3)))
     as_text = {name: sorted(FOLDERS).index(name) for name in FOLDERS}
