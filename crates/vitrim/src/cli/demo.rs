@@ -47,7 +47,7 @@ struct Size {
 }
 
 const FULL: Size = Size {
-    updates: 60,
+    updates: 110,
     pilot: 600,
     beyond: &[0.06, 0.005],
     held_out: 20_000,
