@@ -79,7 +79,7 @@ def arguments():
     if not Path(args.vitrim).exists():
         parser.error(f"no {args.vitrim}: run `cargo build --release`, or name the binary with --vitrim")
     if "surge" in args.cases and not args.policy:
-        args.cases.remove("surge")
+        args.cases = [case for case in args.cases if case != "surge"]
         note("case surge is left out: it needs --policy")
     return args
 
@@ -352,7 +352,7 @@ class Bench:
         raise SystemExit(f"error: {server.command} does not answer:\n{server.output()}")
 
     def top1(self, server, requests):
-        """Share of the photos with a label that are classified as it says: that each server runs the same model."""
+        """Top-1 of the photos that have a label: it shows that each server runs the same model."""
         classes = self.classes(server, requests)
         labelled = [(classes[i], photo.label) for i, photo in enumerate(self.photos) if photo.label is not None]
         return sum(one == label for one, label in labelled) / len(labelled) if labelled else None

@@ -3,7 +3,7 @@
 An open loop sends each request at its arrival time, whatever became of the earlier ones. Latency is counted from the
 intended arrival, so that neither a slow server nor a slow client hides waiting. Requests are whole HTTP/1.1 messages,
 made before the load starts; answers are parsed by httptools and looked at after it has ended: the client has to be
-light, since it shares the cores with the server. `Report` says what it cost.
+light, since it shares the cores with the server. `run` returns what it took of one core.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
     python3 scripts/serve_soak.py --model tiny=my/deit --model other=my/vit --seconds 3600 --out soak.jsonl
 
 Sizes (16 to 1,500 pixels a side), formats (JPEG, PNG, WebP, GIF, BMP, TIFF), routes (one image, many, pixels, embeddings),
-models, operating points and counts of images are random; some requests are damaged, late, or from clients that vanish. Every
-answer is counted by its status; a 5xx other than 503 and 504, or a broken connection, is a failure. Memory is sampled every
+models, operating points and counts of images are random; some images are damaged, some requests allow little time, and some
+clients vanish. Every answer is counted by its status; a 5xx other than 503 and 504, or a broken connection, is a failure. Memory is sampled every
 few seconds; the first fifth of the samples, in which buffers grow to their size, does not count for the slope.
 """
 
@@ -107,7 +107,8 @@ class Requests:
         return [self.image() for _ in range(self.random.integers(1, 9))]
 
     def one(self, name):
-        query = "".join(f"&{extra}" for extra in ("max_drop=0", "survivors=true") if self.random.random() < 0.2)
+        extras = ("max_drop=0", "survivors=true", "timeout_ms=20")
+        query = "".join(f"&{extra}" for extra in extras if self.random.random() < 0.2)
         return self.message(self.port, f"/predict?model={name}{query}", self.image(), ["Content-Type: image/*"])
 
     def many(self, name):

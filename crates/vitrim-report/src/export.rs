@@ -16,8 +16,8 @@ const CARD: &str = "README.md";
 
 /// Writes the policy in `policy`, which belongs to the backbone `model`, and its card to the folder `out`, in the
 /// layout that `hf://` fetches. `policy` and `model` may be `hf://` references; `opening` says how the backbone is opened.
-/// `base_model` is the backbone's owner
-/// and name on the Hub; the default is that of `model` if it is a reference. Returns the names of the files.
+/// `base_model` is the backbone's owner and name on the Hub; the default is that of `model` if it is a reference. Returns
+/// the names of the files.
 ///
 /// If the policy was calibrated on a local data set, only the last part of its path is published.
 ///

@@ -119,8 +119,8 @@ pub fn evaluate(
     Ok(Evaluated { evaluation, dataset, data, split, read_out })
 }
 
-/// The images that the methods of `request` are fitted to, if one needs images: the calibration part, or what is evaluated
-/// (`split`) if there is no such part.
+/// The images that the methods of `request` are fitted to, if any of them needs images: the calibration part or, if there
+/// is none, the evaluated images (`split`).
 fn fit_images(
     request: &EvalRequest,
     loaded: &Loaded,
@@ -128,16 +128,19 @@ fn fit_images(
     split: &str,
     listener: &mut Listener<'_>,
 ) -> Result<Option<Dataset>> {
-    let Some(method) = request.methods.iter().find(|method| method.needs_images(&loaded.spec)) else {
+    let fitted = request.methods.iter().filter(|method| method.needs_images(&loaded.spec));
+    let fitted: Vec<&str> = fitted.map(|method| method.name()).collect();
+    if fitted.is_empty() {
         return Ok(None);
-    };
+    }
     let found = parts.named(CALIBRATION, &mut listener.steps("hashing images"));
     let (images, part) = match found {
         Ok(images) => (images, CALIBRATION),
         Err(_) => (parts.named(split, &mut listener.steps("hashing images"))?, split),
     };
-    let same = if part == split { "; only others give a fair figure" } else { "" };
-    listener.note(&format!("note: {method} is fitted to the first {FIT_IMAGES} images of {part}{same}"));
+    let same = if part == split { "; a fair figure needs other images" } else { "" };
+    let fitted = fitted.join(", ");
+    listener.note(&format!("note: fitted to the first {FIT_IMAGES} images of {part}: {fitted}{same}"));
     Ok(Some(images))
 }
 

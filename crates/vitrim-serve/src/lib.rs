@@ -27,9 +27,10 @@
 //! `x-total-time-ms` (longest), `x-batch-images`, `server-timing`. Headers of requests: `x-timeout-ms`, `x-max-drop`,
 //! `authorization: Bearer TOKEN`.
 //!
-//! Errors are `{"error": "one line"}` (OpenAI's form on `/v1/embeddings`): 401 token, 404 model or path, 408 the body is too
-//! slow, 413 too many bytes, images or pixels, 415 no image that is read, 422 anything else about the request, 429 with
-//! `Retry-After` when the queue is full, 503 with `Retry-After` while the model loads, 504 past the deadline.
+//! Errors are `{"error": "one line"}` (on `/v1/embeddings` OpenAI's form, except 401): 401 token, 404 model or path, 408 the
+//! body is too slow, 413 too many bytes, images or pixels, 415 no image that is read, 422 anything else about the request,
+//! 429 with `Retry-After` when the queue is full or too many bytes are being received, 500 a bug, 503 with `Retry-After`
+//! while the model is not loaded, 504 past the deadline.
 //!
 //! # gRPC
 //!

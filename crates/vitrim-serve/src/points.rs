@@ -69,11 +69,11 @@ impl Ladder {
         Ladder { points: vec![dense_point(spec)], slide: 1, fixed: 0 }
     }
 
-    /// The ladder of `policy` in `precision` with its calibration `record`, if it has one: certified points beyond
-    /// `max_loss` are not served by themselves, and with a `max_loss`, not at all.
+    /// The ladder of `policy` in `precision` with its calibration `record`, if it has one. With a `limit` of the loss, it
+    /// has only the points that are certified within the limit; without one, it has all of them, and the policy's own.
     ///
     /// # Errors
-    /// A line that says why `max_loss` cannot be held: nothing is certified in this precision.
+    /// A line that says why `limit` cannot be held: nothing is certified in this precision.
     pub fn of(
         spec: &VitSpec,
         policy: &Policy,
@@ -119,6 +119,7 @@ impl Ladder {
         let fixed = fixed.unwrap_or_else(|| {
             points.push(OperatingPoint {
                 name: own.to_string(),
+                // Its cost was not measured: that of the dense model stands for it.
                 gmacs: points[0].gmacs,
                 certified: None,
                 read_out: Some(own),
@@ -188,7 +189,6 @@ fn certified_points(front: &Front, confidence: Confidence) -> Vec<OperatingPoint
     for point in front.points() {
         let Ok(loss) = point.loss() else { break };
         let bound = at_most.max(loss.upper_bound(confidence));
-        // Of points with the same bound, only the cheapest is ever chosen.
         if bound <= at_most && !chosen.is_empty() {
             chosen.pop();
         }

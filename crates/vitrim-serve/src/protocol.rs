@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use serde::Serialize;
 use vitrim_measure::model::features::{FeatureKind, Features};
 
 use crate::app::{App, Given, Request};
@@ -73,8 +74,9 @@ pub struct Output {
     pub values: Values,
 }
 
-/// The values of an output.
-#[derive(Clone, Debug, PartialEq)]
+/// The values of an output; in JSON, a flat list.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
 pub enum Values {
     /// FP32, row-major.
     Numbers(Vec<f32>),

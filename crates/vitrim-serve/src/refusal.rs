@@ -5,7 +5,7 @@ use std::time::Duration;
 /// A request that is not answered.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum Refusal {
-    /// The queue has no room for the request's images: 429 with Retry-After.
+    /// No room for the request's images in the queue, or for its body: 429 with Retry-After.
     #[error("{0}")]
     Busy(String, Duration),
     /// Too many bytes, images or pixels: 413.
@@ -26,7 +26,7 @@ pub enum Refusal {
     /// The request did not arrive in time: 408.
     #[error("{0}")]
     Slow(String),
-    /// The model is not loaded, or the server ends: 503.
+    /// The model is not loaded, or the server ended before the image was computed: 503.
     #[error("{0}")]
     Unavailable(String),
     /// The deadline has passed: 504.

@@ -105,7 +105,8 @@ settings! {
     timeout: Span, "timeout", "VITRIM_SERVE_TIMEOUT";
     /// Largest body of a request, MiB [default: 32].
     max_body: usize, "max-body", "VITRIM_SERVE_MAX_BODY";
-    /// Most MiB of bodies that are being received at the same time; a request that would exceed it gets 429 [default: 512].
+    /// Most MiB of REST bodies that are being received at the same time, at least --max-body; a request that would exceed it
+    /// gets 429 [default: 512].
     max_receiving: usize, "max-receiving", "VITRIM_SERVE_MAX_RECEIVING";
     /// Most images of a request [default: 64].
     max_images: usize, "max-images", "VITRIM_SERVE_MAX_IMAGES";
@@ -113,7 +114,7 @@ settings! {
     max_megapixels: u64, "max-megapixels", "VITRIM_SERVE_MAX_MEGAPIXELS";
     /// Time for a request's head, and for which a connection may be idle [default: 30s].
     header_timeout: Span, "header-timeout", "VITRIM_SERVE_HEADER_TIMEOUT";
-    /// Time for a request's body [default: 30s].
+    /// Time for the body of a REST request [default: 30s].
     body_timeout: Span, "body-timeout", "VITRIM_SERVE_BODY_TIMEOUT";
     /// Most open connections; further ones wait to be accepted [default: 1024].
     connections: usize, "connections", "VITRIM_SERVE_CONNECTIONS";
@@ -283,6 +284,9 @@ impl Settings {
             value => Ok(value),
         };
         let queue = positive(self.queue.unwrap_or(256), "queue")?;
+        let mib =
+            |value: usize, flag: &str| Ok::<_, ServeError>(positive(value, flag)?.saturating_mul(1 << 20));
+        let max_body = mib(self.max_body.unwrap_or(32), "max-body")?;
         let tls = match (self.tls_cert, self.tls_key) {
             (None, None) => None,
             (Some(cert), Some(key)) => Some((cert, key)),
@@ -318,9 +322,9 @@ impl Settings {
             queue,
             batch_gmacs: self.batch_gmacs,
             timeout: span(self.timeout, 30),
-            max_body: positive(self.max_body.unwrap_or(32), "max-body")?.saturating_mul(1 << 20),
-            max_receiving: positive(self.max_receiving.unwrap_or(512), "max-receiving")?
-                .saturating_mul(1 << 20),
+            max_body,
+            // Or the largest body would never be received.
+            max_receiving: mib(self.max_receiving.unwrap_or(512), "max-receiving")?.max(max_body),
             max_images: positive(self.max_images.unwrap_or(64), "max-images")?.min(queue),
             max_pixels: self.max_megapixels.unwrap_or(64).saturating_mul(1_000_000),
             header_timeout: span(self.header_timeout, 30),
@@ -334,7 +338,7 @@ impl Settings {
         })
     }
 
-    /// The models with their names, each with its policy.
+    /// The models with their names, each with its policy and its classes.
     fn models(&self) -> Result<Vec<(String, Source)>> {
         if self.model.is_empty() {
             return Err(ServeError::Setting(
@@ -461,12 +465,13 @@ mod tests {
     fn flags_win_over_the_file_and_defaults_fill_the_rest() {
         let file = settings(
             "model = ['a=/m/a', '/m/b/']\npolicy = ['a=/p/a']\nclasses = ['a=/c/a.npz']\nport = 81\nqueue = 7\ntarget-p99 = '50ms'\nmax-drop = 1.0\n\
-             max-images = 99\ndtype = 'bf16'\nimg-size = '32x48'",
+             max-images = 99\nmax-body = 600\ndtype = 'bf16'\nimg-size = '32x48'",
         );
         let flags = Settings { port: Some(82), ..Settings::default() };
         let config = flags.over(file).config(3, None).unwrap();
         assert_eq!((config.port, config.queue, config.streams, config.grpc_port), (82, 7, 3, None));
         assert_eq!(config.max_images, 7, "never more than the queue holds");
+        assert_eq!(config.max_receiving, 600 << 20, "the largest body fits");
         assert!(config.host.is_loopback(), "nobody else reaches it unless told");
         assert_eq!(config.target_p99, Some(Duration::from_millis(50)));
         let [(a, first), (b, second)] = &config.models[..] else { panic!("two models") };

@@ -10,7 +10,7 @@ use vitrim_serve::elastic::Elastic;
 /// Service times of one image on one core, measured by `record` below.
 #[derive(Serialize, Deserialize)]
 struct Recorded {
-    /// What was run, and where.
+    /// What was run.
     what: String,
     /// MACs of an image at each point, 1e9, descending.
     gmacs: Vec<f64>,
@@ -199,7 +199,8 @@ fn silence_leads_back_to_the_dense_model() {
     assert_eq!(levels.last(), Some(&0), "{levels:?}");
 }
 
-/// Measures what the other tests replay: one core, one image at a time.
+/// Measures what the other tests replay: one core, one image at a time. To run it:
+/// `cargo test --release -p vitrim-serve --test simulation record -- --ignored`.
 #[test]
 #[ignore = "measures this machine; writes service_times.json"]
 fn record() {

@@ -4,6 +4,7 @@
 //! finished without further pruning, which gives D if pruning stops there.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use vitrim_prune::divergence::divergences;
 use vitrim_prune::policy::{Decision, contexts};
@@ -48,17 +49,6 @@ impl DenseAnswers {
             }
         }
     }
-}
-
-/// The stages after which a rollout is forked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ForkAfter {
-    /// Every stage.
-    Every,
-    /// One stage, 0-based.
-    One(usize),
-    /// No stage.
-    None,
 }
 
 /// One rollout of all I images of an update.
@@ -120,13 +110,17 @@ impl<'a, B: Backbone> RolloutStart<'a, B> {
         backbone.advance(&mut opening, first.0, first.1)?;
         let (dense, passes) = match known.get(images) {
             Some(dense) => (dense, share_before(backbone.spec(), first.0)),
-            None => (finish_dense(backbone, opening.clone())?, 1.0),
+            None => {
+                let dense = finish_dense(backbone, opening.clone())?;
+                known.keep(images, &dense);
+                (dense, 1.0)
+            }
         };
-        known.keep(images, &dense);
         Ok(RolloutStart { backbone, opening, dense, passes })
     }
 
-    /// One rollout under `policy`, its actions keyed by (`key`.., image, stage, token).
+    /// One rollout under `policy`, its actions keyed by (`key`.., image, stage, token), and forked after the stages
+    /// `forks`; after the last one there is nothing to fork.
     ///
     /// # Errors
     /// Errors of the backbone.
@@ -135,7 +129,7 @@ impl<'a, B: Backbone> RolloutStart<'a, B> {
         policy: &LearnedPruner,
         key: [u64; 3],
         images: &[ImageKey],
-        forks: ForkAfter,
+        forks: Range<usize>,
     ) -> Result<Rollout> {
         let spec = self.backbone.spec();
         let mut state = self.opening.clone();
@@ -149,12 +143,7 @@ impl<'a, B: Backbone> RolloutStart<'a, B> {
                 sample_stage(policy, stage, &view, key, images, spec.min_patch_tokens())?;
             self.backbone.reduce(&mut state, &reduction)?;
             if stage + 1 < sites.len() {
-                let forked = match forks {
-                    ForkAfter::Every => true,
-                    ForkAfter::One(only) => only == stage,
-                    ForkAfter::None => false,
-                };
-                by_stage.push(if forked {
+                by_stage.push(if forks.contains(&stage) {
                     let stopped = finish_dense(self.backbone, state.clone())?;
                     let alive = (0..images.len()).map(|b| sample.survivors(b)).sum::<usize>() as f64
                         / (images.len() * spec.num_patches()) as f64;
@@ -319,7 +308,7 @@ mod tests {
             (rollout, start.passes)
         };
         let ((all, most), (one, some), (none, least)) =
-            (play(ForkAfter::Every), play(ForkAfter::One(1)), play(ForkAfter::None));
+            (play(0..3), play(1..2), play(0..0));
         let d = &all.divergences;
         assert!(d.iter().all(|of_stage| of_stage.iter().all(|d| *d > 0.0)), "{d:?}");
         assert_eq!(one.divergences, [vec![0.0; 3], d[1].clone(), d[2].clone()]);

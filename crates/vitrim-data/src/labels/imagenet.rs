@@ -1,5 +1,7 @@
 //! ImageNet-1k's classes: WordNet synsets, as its folders and shards name them, and their words.
 
+use std::sync::LazyLock;
+
 /// The 1,000 synsets in the order of the classes, which is that of sorted names: `n01440764` is class 0.
 /// Source: the ILSVRC-2012 folder names, as timm lists them.
 const SYNSETS: &str = include_str!("../../assets/imagenet_synsets.txt");
@@ -16,8 +18,10 @@ const NAMES: &str = include_str!("../../assets/imagenet_names.txt");
 
 /// ImageNet-1k's class names, such as "tench, Tinca tinca"; a class's index is its position. Two classes have the same
 /// name, "missile".
-pub fn imagenet_names() -> Vec<&'static str> {
-    NAMES.lines().collect()
+pub fn imagenet_names() -> &'static [&'static str] {
+    // Asked for each class of each answer.
+    static LINES: LazyLock<Vec<&'static str>> = LazyLock::new(|| NAMES.lines().collect());
+    &LINES
 }
 
 #[cfg(test)]

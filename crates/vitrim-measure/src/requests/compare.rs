@@ -47,7 +47,7 @@ pub struct CompareRequest {
     #[cfg_attr(feature = "clap", arg(long, value_name = "NAME=FOLDER", value_parser = parse_rival))]
     #[serde(serialize_with = "rivals")]
     pub rival: Vec<(String, PathBuf)>,
-    /// Methods to compare.
+    /// Methods to compare; each is swept and measured by itself, so that fewer take less time.
     #[cfg_attr(
         feature = "clap",
         arg(long, value_delimiter = ',', default_values_t = Self::default().methods, value_name = "NAMES")

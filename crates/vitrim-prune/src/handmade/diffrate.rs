@@ -10,7 +10,7 @@ use super::diffrate_schedules::published;
 use super::fit::{Fit, FitPoint};
 use super::{Acts, HandMade};
 use crate::divergence::divergences;
-use crate::pruner::{ImageKey, PruneError, Pruner, Result};
+use crate::pruner::{ImageKey, Pruner, Result};
 use crate::ranking::rank;
 use crate::run::run_to_end;
 
@@ -181,9 +181,6 @@ fn published_fit(spec: &VitSpec) -> Option<Fit> {
 /// least divergence D on the images per MAC that it saves. A step takes some of the tokens that are left in one
 /// block, by dropping or by merging. (The authors learn all numbers at once, by gradients on labelled images.)
 fn search(model: &CpuBackbone, pixels: PixelBatch<'_>) -> Result<Fit> {
-    if pixels.batch == 0 {
-        return Err(PruneError::Setting("diffrate is fitted to images, and there are none".into()));
-    }
     model.enter(|| Search::new(model, pixels)?.run())
 }
 

@@ -113,7 +113,7 @@ fn thresholds(model: &CpuBackbone, pixels: PixelBatch<'_>, merged: usize) -> Res
     }
     let macs: u64 = (0..pixels.batch).map(|b| image_macs(model, &pruner, &stages, b)).sum();
     Ok(FitPoint {
-        macs: macs as f64 / pixels.batch.max(1) as f64,
+        macs: macs as f64 / pixels.batch as f64,
         numbers: pruner.thresholds.iter().map(|threshold| f64::from(*threshold)).collect(),
     })
 }

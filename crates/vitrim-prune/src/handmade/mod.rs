@@ -4,11 +4,11 @@
 //!
 //! # How to add one
 //!
-//! Write a file beside the others: a struct that implements [`Pruner`](crate::Pruner), and a constant `METHOD` that says what
-//! it is called, what it does, and how it is made: for a [`KeepProfile`]; if it acts in every block, for the number of tokens that
-//! each block removes; if its numbers are fitted to the backbone, by a [`Fit`]. Name the file in this one, and `METHOD` in [`registry`]'s list. The command line, Python, the sweeps and
-//! studies of `compare`, and the reports' charts find it there. `similarity.rs` is the shortest example; the tests of
-//! `registry` run every method on the list.
+//! Write a file beside the others: a struct that implements [`Pruner`](crate::Pruner), and a constant `METHOD` that says
+//! what it is called, what it does, and how it is made: from a [`KeepProfile`]; if it acts in every block, from the number
+//! of tokens that each block removes; if its numbers are fitted to the backbone, by a [`Fit`]. Name the file in this one,
+//! and `METHOD` in [`registry`]'s list. The command line, Python, the sweeps and studies of `compare`, and the reports'
+//! charts find it there. `similarity.rs` is the shortest example; the tests of `registry` run every method on the list.
 
 mod atc;
 mod ats;

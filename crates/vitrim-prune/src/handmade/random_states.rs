@@ -69,7 +69,10 @@ pub fn check(
         let rows = after.offsets[b]..after.offsets[b + 1];
         assert_eq!(rows.len(), expected.len(), "image {b}");
         for i in 0..spec.num_prefix_tokens() {
-            assert_eq!(after.sizes[rows.start + i], before.sizes[before.offsets[b] + i], "prefix token {i}");
+            let (now, then) = (rows.start + i, before.offsets[b] + i);
+            assert_eq!(after.sizes[now], before.sizes[then], "prefix token {i}");
+            let token = |tokens: &[f32], row: usize| tokens[row * spec.dim..(row + 1) * spec.dim].to_vec();
+            assert_eq!(token(&after.tokens, now), token(&before.tokens, then), "prefix token {i}");
         }
         let patches = rows.start + spec.num_prefix_tokens()..rows.end;
         for (row, token, size) in expected.iter().filter(|(row, ..)| before.origins[*row].grid().is_some()) {

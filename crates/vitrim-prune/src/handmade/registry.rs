@@ -63,7 +63,7 @@ pub(super) enum Acts {
     Fitted {
         /// The fit that its authors published for the backbone, if they did.
         published: fn(&VitSpec) -> Option<Fit>,
-        /// The fit to unlabelled images.
+        /// The fit to unlabelled images, of which there is at least one.
         on_images: fn(&CpuBackbone, PixelBatch<'_>) -> Result<Fit>,
     },
 }

@@ -36,7 +36,8 @@ pub async fn read(app: &App, headers: &HeaderMap, body: Body) -> Result<Bytes, R
         discard(app, body).await;
         return Err(Refusal::Busy(
             format!(
-                "bodies of {} MiB are being received already (--max-receiving); try again later",
+                "no room for the body: at most {} MiB of bodies are received at the same time (--max-receiving); try \
+                 again later",
                 app.config.max_receiving >> 20
             ),
             Duration::from_secs(1),

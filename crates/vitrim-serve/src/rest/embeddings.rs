@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Extension, State};
-use axum::http::{HeaderValue, Request as HttpRequest, StatusCode, header};
+use axum::http::Request as HttpRequest;
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::answer::{Allowed, headers};
-use super::{Arrived, Shared, body};
+use super::{Arrived, Shared, body, refused};
 use crate::app::{App, Given, Request};
 use crate::engine::Ask;
 use crate::protocol::{Values, pooled};
@@ -136,14 +136,9 @@ pub async fn models(State(app): Shared) -> impl IntoResponse {
 
 /// A refusal in OpenAI's form.
 fn as_openai(refusal: &Refusal) -> Response {
-    let status = StatusCode::from_u16(refusal.status()).expect("all are statuses");
-    let kind = if status.is_client_error() { "invalid_request_error" } else { "server_error" };
+    let kind = if refusal.status() < 500 { "invalid_request_error" } else { "server_error" };
     let error = json!({ "error": { "message": refusal.to_string(), "type": kind, "code": refusal.reason(), "param": null } });
-    let mut response = (status, Json(error)).into_response();
-    if let Some(seconds) = refusal.retry_after() {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-    }
-    response
+    refused(refusal, error)
 }
 
 async fn answered(app: &Arc<App>, arrived: Arrived, request: HttpRequest<Body>) -> Result<Response, Refusal> {

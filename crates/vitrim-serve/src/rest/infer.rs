@@ -119,15 +119,7 @@ pub struct OutputAnswer {
     /// Its values, flat.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Vec<f32>>)]
-    data: Option<WrittenData>,
-}
-
-/// The values of an output in JSON.
-#[derive(Serialize)]
-#[serde(untagged)]
-enum WrittenData {
-    Numbers(Vec<f32>),
-    Texts(Vec<String>),
+    data: Option<Values>,
 }
 
 /// Inputs and outputs of a model.
@@ -289,10 +281,7 @@ fn written(mut head: InferAnswer, outputs: Vec<Output>, binary: &Binary) -> Resp
             tail.extend(raw);
             any = true;
         } else {
-            described.data = Some(match output.values {
-                Values::Numbers(values) => WrittenData::Numbers(values),
-                Values::Texts(texts) => WrittenData::Texts(texts),
-            });
+            described.data = Some(output.values);
         }
         head.outputs.push(described);
     }

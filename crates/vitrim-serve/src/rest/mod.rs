@@ -18,7 +18,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use serde_json::json;
+use serde_json::{Value, json};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{NotForContentType, Predicate, SizeAbove};
@@ -123,11 +123,16 @@ fn panicked(_: Box<dyn std::any::Any + Send>) -> Response {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.status()).expect("all are statuses");
-        let mut response = (status, Json(json!({ "error": self.to_string() }))).into_response();
-        if let Some(seconds) = self.retry_after() {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-        }
-        response
+        refused(&self, json!({ "error": self.to_string() }))
     }
+}
+
+/// The answer to a request that is refused, with the JSON `body`.
+fn refused(refusal: &Refusal, body: Value) -> Response {
+    let status = StatusCode::from_u16(refusal.status()).expect("all are statuses");
+    let mut response = (status, Json(body)).into_response();
+    if let Some(seconds) = refusal.retry_after() {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
 }

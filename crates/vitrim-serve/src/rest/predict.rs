@@ -89,7 +89,8 @@ pub struct ClassAnswer {
     class: usize,
     /// Its name, if the checkpoint has one.
     name: Option<String>,
-    /// Whether the name is ImageNet-1k's, which is assumed of a checkpoint with 1,000 classes without names.
+    /// Whether the name is ImageNet-1k's, which is assumed of a checkpoint with 1,000 classes without names; absent if not.
+    #[schema(required = false)]
     name_assumed: bool,
     /// Softmax probability.
     probability: f64,

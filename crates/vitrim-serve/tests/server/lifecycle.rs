@@ -124,7 +124,7 @@ async fn the_end_answers_what_is_in_flight() {
     let (server, client) = (running.server, running.client);
     let url = format!("http://{}/predict", server.rest);
     let ready = format!("http://{}/v2/health/ready", server.rest);
-    // Twenty connections, each with a request whose body is still being sent when the end begins.
+    // Twenty requests, most of them on their way when the end begins.
     let request = |seed: u32| {
         let (client, url) = (client.clone(), url.clone());
         tokio::spawn(

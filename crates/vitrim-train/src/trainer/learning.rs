@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::gumbel::{self, GateBatch, Objective};
 use crate::mappo::{PpoHyper, PpoStats};
 use crate::rewards::{PaperRewards, PrefixRewards};
-use crate::rollout::{ForkAfter, Rollout, RolloutStart};
+use crate::rollout::{Rollout, RolloutStart};
 
 /// Distinguishes the draw of the forked stage from those of actions.
 const FORK: u64 = 0xf0_4c;
@@ -42,19 +42,20 @@ impl<B: Backbone> Trainer<'_, B> {
 
         // Collect.
         let prefix = config.reward.kind == RewardKind::Prefix;
+        // After the last stage there is nothing to fork.
+        let last = self.sites.len() - 1;
         let forks = match config.reward.forks {
-            _ if !prefix || self.sites.len() < 2 => ForkAfter::None,
-            Forks::EveryStage => ForkAfter::Every,
-            Forks::Nowhere => ForkAfter::None,
-            Forks::OneStage => {
-                let drawn = uniform(&[config.seed, update as u64, FORK]);
-                ForkAfter::One((drawn * (self.sites.len() - 1) as f64) as usize)
+            Forks::EveryStage if prefix => 0..last,
+            Forks::OneStage if prefix => {
+                let drawn = (uniform(&[config.seed, update as u64, FORK]) * last as f64) as usize;
+                drawn..drawn + 1
             }
+            _ => 0..0,
         };
         let rollouts = (0..config.rollouts_per_image)
             .map(|r| {
                 let key = [config.seed, update as u64, r as u64];
-                start.play(&self.pruner, key, keys, forks)
+                start.play(&self.pruner, key, keys, forks.clone())
             })
             .collect::<Result<Vec<Rollout>>>()?;
 

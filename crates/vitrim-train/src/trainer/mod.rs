@@ -22,7 +22,7 @@ use crate::error::{Result, TrainError};
 use crate::mappo::{Learner, PpoHyper};
 use crate::perceptron::orthogonal_init;
 use crate::rewards::soften;
-use crate::rollout::{DenseAnswers, ForkAfter, RolloutStart};
+use crate::rollout::{DenseAnswers, RolloutStart};
 use learning::{Played, mean};
 
 /// A smaller g_ref would make beta meaningless: random pruning then changes nothing.
@@ -181,7 +181,7 @@ impl<'a, B: Backbone> Trainer<'a, B> {
     pub fn sampled_losses(&mut self, images: Images<'_>) -> Result<Vec<f64>> {
         let mut start = self.open(images)?;
         let key = [self.config.seed, u64::MAX, 0];
-        let rollout = start.play(&self.pruner, key, images.keys, ForkAfter::None)?;
+        let rollout = start.play(&self.pruner, key, images.keys, 0..0)?;
         if self.backbone.spec().num_classes == 0 {
             return Ok(rollout.divergences.last().cloned().unwrap_or_default());
         }

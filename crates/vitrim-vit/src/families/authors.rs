@@ -79,7 +79,7 @@ fn projected(spec: &mut VitSpec, files: &WeightFiles) {
 pub(super) const OPENAI: NameTable =
     NameTable { prefix: "visual.", rows: &[&CLIP], heads: &[], ignored: &["rope.*"], one_tower: true };
 
-const CLIP: [NameRow; 26] = [
+const CLIP: [NameRow; 25] = [
     ("patch_embed.proj", &[Stored::As("conv1")]),
     ("cls_token", &[Stored::Flat("class_embedding")]),
     ("pos_embed", &[Stored::Flat("positional_embedding")]),
@@ -105,7 +105,6 @@ const CLIP: [NameRow; 26] = [
     ("attn_pool.mlp.fc1", &[Stored::As("attn_pool.mlp.c_fc")]),
     ("attn_pool.mlp.fc2", &[Stored::As("attn_pool.mlp.c_proj")]),
     ("visual_projection.weight", &[Stored::Transposed("proj")]),
-    ("head", &[Stored::As("head")]),
 ];
 
 const DINOV2: [NameRow; 1] = [("reg_token", &[Stored::As("register_tokens")])];

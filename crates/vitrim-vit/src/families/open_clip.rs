@@ -5,11 +5,11 @@ use serde_json::{Map, Value, json};
 
 use super::authors;
 use super::description::Description;
-use super::fields::{count, count_or, flag_or, number_or, pair_or, present, shown, wrong};
+use super::fields::{count_or, flag_or, number_or, pair_or, present, shown, wrong};
 use super::{timm, timm_family};
 use crate::classes::ClassNames;
 use crate::error::Result;
-use crate::names::Dialect;
+use crate::names::{Dialect, NameTable};
 use crate::positions::Bicubic;
 use crate::spec::{
     AttentionSpec, Embedding, EmbeddingNorm, MlpActivation, MlpSpec, NormSpec, Pool, Pooling, Positions,
@@ -18,9 +18,6 @@ use crate::spec::{
 
 /// Channels of a head unless the configuration says otherwise.
 const HEAD_WIDTH: usize = 64;
-
-/// Names of open_clip's own towers.
-static OWN: [Dialect; 0] = [];
 
 /// Whether `config` is one of open_clip's.
 pub(super) fn is_config(config: &Value) -> bool {
@@ -33,7 +30,7 @@ pub(super) fn describe(config: &Value) -> Result<Description> {
     let (vision, width) = (&model["vision_cfg"], count_or(model, "embed_dim", 512)?);
     let (spec, names, dialects) = match present(vision, "timm_model_name").and_then(Value::as_str) {
         Some(name) => of_timm(name, vision, width)?,
-        None => (own(model, vision, width)?, authors::OPENAI, OWN.as_slice()),
+        None => (own(model, vision, width)?, authors::OPENAI, &[] as &'static [Dialect]),
     };
     spec.check()?;
     Ok(Description {
@@ -46,20 +43,23 @@ pub(super) fn describe(config: &Value) -> Result<Description> {
     })
 }
 
-/// The tower of timm's `name`, whose output is projected to `width` values unless `timm_proj` is "none".
-fn of_timm(
-    name: &str,
-    vision: &Value,
-    width: usize,
-) -> Result<(VitSpec, crate::names::NameTable, &'static [Dialect])> {
+/// The tower of timm's `name`, whose output is projected to `width` values unless `timm_proj` is "none" (`TimmModel` of
+/// open_clip). A key that is missing has open_clip's default; null and "" leave the choice to timm.
+fn of_timm(name: &str, vision: &Value, width: usize) -> Result<(VitSpec, NameTable, &'static [Dialect])> {
     let (mut draft, family) = timm_family(name)?;
     draft.spec.num_classes = 0;
     draft.spec.img_size = pair_or(vision, "image_size", draft.spec.img_size[0])?;
-    match present(vision, "timm_pool").and_then(Value::as_str) {
+    let pool = vision.get("timm_pool").map_or(Some("avg"), Value::as_str);
+    let projection = vision.get("timm_proj").map_or(Some("linear"), Value::as_str);
+    if projection == Some("linear") {
+        // open_clip changes the pooling of a built tower, whose norms stay those of its own pooling.
+        draft.fc_norm = draft.fc_norm.or(Some(draft.spec.pooling.pool == Pool::Avg));
+    }
+    match pool {
         None | Some("") => {}
         Some(pool) => draft.spec.pooling.pool = timm::pool("timm_pool", &json!(pool))?,
     }
-    match present(vision, "timm_proj").and_then(Value::as_str) {
+    match projection {
         Some("none") => {}
         Some("linear") => {
             draft.spec.pooling.projection = Some(width);
@@ -86,15 +86,16 @@ fn own(model: &Value, vision: &Value, width: usize) -> Result<VitSpec> {
             "the image tower is a ResNet, which needs convolutions; vitrim runs transformers".into(),
         ));
     }
-    const OTHER: [&str; 6] = [
+    const OTHER: [&str; 7] = [
         "attentional_pool",
         "qk_norm",
         "scaled_cosine_attn",
         "scale_heads",
         "scale_attn",
         "scale_attn_inner",
+        "scale_fc",
     ];
-    for key in OTHER.into_iter().chain(["scale_fc"]) {
+    for key in OTHER {
         if present(vision, key).is_some_and(|value| *value != Value::Bool(false)) {
             return Err(wrong(format!("vision_cfg.{key} = {} is not supported", shown(&vision[key]))));
         }
@@ -117,11 +118,10 @@ fn own(model: &Value, vision: &Value, width: usize) -> Result<VitSpec> {
     };
     let eps = present(vision, "norm_kwargs").map_or(Ok(1e-5), |kwargs| number_or(kwargs, "eps", 1e-5))?;
     let norm_pre = !flag_or(vision, "no_ln_pre", false)?;
-    let patch = present(vision, "patch_size").map_or(Ok(16), |patch| count("patch_size", patch))?;
     Ok(VitSpec {
         architecture: "open_clip VisionTransformer".to_owned(),
         img_size: pair_or(vision, "image_size", 224)?,
-        patch_size: patch,
+        patch_size: count_or(vision, "patch_size", 16)?,
         dim,
         depth: count_or(vision, "layers", 12)?,
         num_classes: 0,
@@ -161,4 +161,30 @@ pub(super) fn pretrained_cfg(config: &Value) -> Value {
             _ => "center",
         },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tower_of_timms_has_open_clips_defaults() {
+        for (pool, projection, expected) in [
+            (None, None, (Pool::Avg, false, Some(24), false)),
+            (Some(json!(null)), Some(json!(null)), (Pool::Token, false, Some(24), true)),
+            (Some(json!("avg")), Some(json!("")), (Pool::Avg, true, Some(24), true)),
+            (Some(json!("token")), Some(json!("none")), (Pool::Token, false, None, false)),
+        ] {
+            let mut vision = json!({"timm_model_name": "vit_tiny_patch16_224"});
+            for (key, value) in [("timm_pool", pool), ("timm_proj", projection)] {
+                if let Some(value) = value {
+                    vision[key] = value;
+                }
+            }
+            let config = json!({"model_cfg": {"embed_dim": 24, "vision_cfg": vision}});
+            let found = describe(&config).unwrap().spec.pooling;
+            let found = (found.pool, found.fc_norm, found.projection, found.projection_bias);
+            assert_eq!(found, expected, "{config}");
+        }
+    }
 }

@@ -154,8 +154,8 @@ impl TextClasses {
     /// # Errors
     /// [`VitError::TextClasses`] if the backbone has no image embedding, or one of another width.
     pub fn fit(&self, spec: &mut VitSpec) -> Result<()> {
-        let (bad, width) =
-            (|reason: String| VitError::TextClasses { path: self.path.clone(), reason }, self.width);
+        let bad = |reason: String| VitError::TextClasses { path: self.path.clone(), reason };
+        let width = self.width;
         let name = spec.architecture.chars().take(MAX_SHOWN).collect::<String>();
         match spec.embedding_width() {
             Some(found) if found == width => {}

@@ -25,7 +25,9 @@ pub fn run(app: &App, args: &InfoArgs) -> anyhow::Result<ExitCode> {
             }
             other => other,
         })?;
-        classes.as_ref().map_or(Ok(()), |classes| classes.fit(&mut spec))?;
+        if let Some(classes) = &classes {
+            classes.fit(&mut spec)?;
+        }
         (spec, classes.map(|classes| classes.notes).unwrap_or_default())
     };
     app.say(&notes);

@@ -1,5 +1,6 @@
 //! `vitrim serve`.
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use vitrim_serve::Settings;
@@ -17,7 +18,10 @@ pub fn run(app: &App, args: &ServeArgs) -> anyhow::Result<ExitCode> {
     if app.global.quiet && log.filter.is_none() {
         log.filter = Some("warn".to_owned());
     }
-    let config = settings.config(app.global.threads, std::env::var(TOKEN).ok())?;
+    let token = std::env::var_os(TOKEN).map(OsString::into_string).transpose();
+    // To go on without a token would open the server to everyone.
+    let token = token.map_err(|_| anyhow::anyhow!("{TOKEN} is not UTF-8; give another token"))?;
+    let config = settings.config(app.global.threads, token)?;
     vitrim_serve::run(config, &log)?;
     Ok(ExitCode::SUCCESS)
 }

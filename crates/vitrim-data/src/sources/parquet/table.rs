@@ -78,7 +78,7 @@ pub(in crate::sources) fn each_path(
         each_word(&file, &group, paths, |path| {
             let path = path.unwrap_or_default();
             if path.len() > MAX_PATH_BYTES {
-                return Err(large(format!("a path of {} bytes", path.len())));
+                return Err(large(format!("a path of {} bytes, more than {MAX_PATH_BYTES}", path.len())));
             }
             bytes += path.len();
             if bytes > MAX_TABLE_PATH_BYTES {
