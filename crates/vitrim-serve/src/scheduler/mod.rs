@@ -27,14 +27,14 @@ use queue::Queue;
 pub struct Sizes {
     /// Admitted images of one model that have not started.
     pub queue: usize,
-    /// Expected cost of a batch on one stream, 1e9 MACs; `None`: that of [`BATCH_IMAGES`] dense images.
+    /// Expected cost of a batch on one stream, 1e9 MACs; `None`: that of [`BATCH_IMAGES`] dense ones.
     pub batch_gmacs: Option<f64>,
     /// Streams that compute at the same time.
     pub streams: usize,
 }
 
-/// Dense images whose cost a batch may have. Larger batches gain nothing on one core, where the weights stay in its cache while
-/// a chunk of rows passes, and answer later: an image waits for the others of its batch.
+/// Dense images whose cost a batch may have. Larger batches gain nothing on one core, where the weights stay in its cache
+/// while a chunk of rows passes, and answer later: an image waits for the others of its batch.
 pub const BATCH_IMAGES: usize = 2;
 
 impl Sizes {
