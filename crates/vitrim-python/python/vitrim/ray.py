@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Callable, Iterator, Optional
 
 import numpy as np
-import ray
+import ray  # type: ignore[import-not-found, unused-ignore]
 
 from vitrim import _vitrim
 from vitrim.checkpoints import load
@@ -279,6 +279,7 @@ def _gathering(measurers: list[Any], teller: Teller) -> Iterator[Callable[[str, 
 
 def _cpus() -> int:
     """The CPUs that Ray has given this actor; 1 elsewhere."""
-    if not ray.is_initialized() or ray.get_runtime_context().get_actor_id() is None:
+    context: Any = ray.get_runtime_context() if ray.is_initialized() else None
+    if context is None or context.get_actor_id() is None:
         return 1
-    return max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1)))
+    return max(1, int(context.get_assigned_resources().get("CPU", 1)))
