@@ -149,8 +149,7 @@ impl PolicyArgs {
     /// If it is asked for what only a policy has, or cannot be made for `loaded`.
     pub(super) fn hand_made(&self, keep: Option<f64>, loaded: &Loaded) -> Result<Option<Box<dyn Pruner>>> {
         if let Some(text) = self.policy.as_deref().filter(|path| !path.exists()).and_then(Path::to_str)
-            && Method::all()
-                .any(|method| method != Method::Policy && text.split(':').next() == Some(method.name()))
+            && Method::all().any(|method| text.split(':').next() == Some(method.name()))
         {
             let dialled = [self.max_drop, self.max_drift, self.gmacs, keep];
             if self.read_out.is_some() || self.confidence.is_some() || dialled.iter().any(Option::is_some) {
