@@ -108,6 +108,8 @@ def drawn_classes(folder: Path, *, classes: int = 3, each: int = 12, img: int = 
             place.mkdir(parents=True)
             for i in range(each):
                 values = rng.integers(0, 120, (img, img, 3), dtype=np.uint8)
-                values[..., label] += 130
+                # From the fourth class on, two channels are lighter.
+                for channel in {label % 3, (label + label // 3) % 3}:
+                    values[..., channel] += 130
                 Image.fromarray(values).save(place / f"{i}.png")
     return folder
