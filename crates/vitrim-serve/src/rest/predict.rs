@@ -259,7 +259,7 @@ async fn run(
     let (parameters, index, engine, ask, allowed) = match checked() {
         Ok(checked) => checked,
         Err(refusal) => {
-            body::discard(app, request.into_body()).await;
+            body::discard(request.into_body()).await;
             return Err(refusal);
         }
     };
@@ -290,7 +290,7 @@ async fn images(app: &Arc<App>, request: HttpRequest<Body>) -> Result<Vec<(Strin
     // curl --data-binary sends the second one if it is told nothing.
     let plain = ["application/octet-stream", "application/x-www-form-urlencoded"].contains(&essence.as_str());
     if !form && !plain && !essence.starts_with("image/") {
-        body::discard(app, request.into_body()).await;
+        body::discard(request.into_body()).await;
         return Err(Refusal::UnsupportedMedia(format!(
             "content type {essence}: send image/jpeg, image/png, image/webp, application/octet-stream or \
              multipart/form-data"

@@ -35,7 +35,7 @@ async fn each_refusal_has_its_status_and_one_line() {
         ("/predict", b"hello".to_vec(), 415, "neither JPEG"),
         ("/predict", Vec::new(), 415, "neither JPEG"),
         ("/predict", bomb, 413, "megapixels"),
-        ("/predict", vec![0; (1 << 20) + 1], 413, "1 MiB"),
+        ("/predict", vec![0; 8 << 20], 413, "1 MiB"),
         ("/predict?top_k=x", png(1), 422, "top_k"),
         ("/predict?unknown=1", png(1), 422, "unknown"),
         ("/features?kind=embedding", png(1), 422, "no projection"),
