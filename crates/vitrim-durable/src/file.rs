@@ -184,18 +184,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a");
         let created: Vec<u8> = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..4u8)
-                .map(|thread| {
-                    (
-                        thread,
-                        scope.spawn({
-                            let path = &path;
-                            move || create(path, &[thread; 1000]).unwrap()
-                        }),
-                    )
-                })
-                .collect();
-            threads.into_iter().filter_map(|(thread, done)| done.join().unwrap().then_some(thread)).collect()
+            let path = &path;
+            let threads =
+                [0, 1, 2, 3].map(|thread: u8| scope.spawn(move || create(path, &[thread; 1000]).unwrap()));
+            (0..).zip(threads).filter_map(|(thread, done)| done.join().unwrap().then_some(thread)).collect()
         });
         assert_eq!(created.len(), 1);
         assert_eq!(fs::read(&path).unwrap(), vec![created[0]; 1000]);

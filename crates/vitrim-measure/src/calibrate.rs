@@ -436,18 +436,13 @@ pub(crate) fn at_thresholds(
     let mut kept_all: Option<PrunedFigures> = None;
     let mut figures = Vec::with_capacity(thresholds.len());
     for (_, measured) in thresholds.iter().rev() {
-        let these = match kept_all.take() {
-            Some(same) => {
-                kept_all = Some(same.clone());
-                same
-            }
-            None => {
-                let pruned = batch.pruned(measured.pruner.as_ref())?;
-                let these = PrunedFigures::of(spec, batch.dense, &pruned);
-                kept_all = keeps_all(&pruned, spec.num_tokens()).then(|| these.clone());
-                these
-            }
-        };
+        if let Some(same) = &kept_all {
+            figures.push(PrunedFigures::clone(same));
+            continue;
+        }
+        let pruned = batch.pruned(measured.pruner.as_ref())?;
+        let these = PrunedFigures::of(spec, batch.dense, &pruned);
+        kept_all = keeps_all(&pruned, spec.num_tokens()).then(|| these.clone());
         figures.push(these);
     }
     figures.reverse();

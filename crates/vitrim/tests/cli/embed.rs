@@ -153,6 +153,7 @@ fn processes_that_are_killed_at_random_write_what_one_writes() {
             child.wait().unwrap();
         }
     }
+    assert!(kills > 0, "nothing was killed");
     let many = bytes("many");
     let differing: Vec<&PathBuf> = one.keys().filter(|part| many.get(*part) != one.get(*part)).collect();
     assert!(differing.is_empty() && many.len() == one.len(), "after {kills} kills: {differing:?}");
