@@ -194,8 +194,10 @@ fn lay_out(
             lives = agents.clone().map(|_| Life::default()).collect();
             alive = (0..lives.len()).collect();
         }
-        let context = experience.contexts.len() / d;
-        experience.contexts.extend_from_slice(&stage.contexts[image * d..(image + 1) * d]);
+        let (context, embedded) = (experience.contexts.len() / d, !stage.contexts.is_empty());
+        if embedded {
+            experience.contexts.extend_from_slice(&stage.contexts[image * d..(image + 1) * d]);
+        }
         let share_alive = agents.len() as f32 / spec.num_patches() as f32;
         let (survivors, others) = (stage.survivors(image), agents.len().saturating_sub(1).max(1) as f32);
         for (agent, life) in agents.clone().zip(&alive).filter(|(agent, _)| stage.free[*agent]) {
@@ -215,7 +217,9 @@ fn lay_out(
             experience.context_of.push(context as u32);
             experience.actions.push(u8::from(stage.kept[agent]));
             experience.log_probs.push(stage.log_probs[agent]);
-            experience.tokens.extend_from_slice(&stage.tokens[agent * d..(agent + 1) * d]);
+            if embedded {
+                experience.tokens.extend_from_slice(&stage.tokens[agent * d..(agent + 1) * d]);
+            }
         }
         let mut kept = stage.kept[agents].iter();
         alive.retain(|_| *kept.next().expect("one flag an agent"));

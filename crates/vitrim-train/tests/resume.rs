@@ -9,7 +9,8 @@ use vitrim_prune::policy::{BackboneId, Departure};
 use vitrim_prune::{LearnedPruner, Pruner};
 use vitrim_random::uniform;
 use vitrim_train::{
-    DeviceChoice, Images, Outcome, Run, RunEvent, RunFolder, Source, TrainConfig, TrainError, Trainer, train,
+    Aim, DeviceChoice, Ground, Images, Outcome, Run, RunEvent, RunFolder, Source, TrainConfig, TrainError,
+    Trainer, train,
 };
 use vitrim_vit::{Backbone, CpuBackbone, PixelBatch, Precision, Tensors, VitSpec};
 
@@ -74,16 +75,16 @@ fn merging() -> Setting {
 fn run(s: &Setting, folder: &Path, mut at: impl FnMut(usize, &AtomicBool)) -> Result<Outcome, TrainError> {
     let stop = AtomicBool::new(false);
     let folder = &RunFolder::open(folder)?;
+    let ground = Ground { backbone: &s.model, id: &s.id, precision: Precision::F32, source: &s.source };
     let run = Run {
-        id: &s.id,
-        precision: Precision::F32,
-        weights: None,
+        grounds: &[ground],
+        aim: Aim::OneBackbone(None),
+        start: None,
         config: &s.config,
-        source: &s.source,
         device: DeviceChoice::Cpu,
         folder,
     };
-    train(&s.model, &run, &stop, &mut |progress| {
+    train(&run, &stop, &mut |progress| {
         if let RunEvent::Entry(log, _) = progress {
             at(log.update, &stop);
         }
@@ -163,8 +164,8 @@ fn agents_start_where_the_gate_lies() {
     let pixels: Vec<f32> = (0..8 * 3 * 32 * 32).map(|i| uniform(&[3, i]) as f32).collect();
     let (pixels, keys) = (PixelBatch::new(&pixels, 8), [0, 1, 2, 3, 4, 5, 6, 7]);
     assert!(trainer.needs_probes());
-    let probes = trainer.probe(Images { pixels, labels: &[None; 8], keys: &keys }).unwrap();
-    trainer.begin(&probes);
+    let probes = trainer.probe(0, Images { pixels, labels: &[None; 8], keys: &keys }).unwrap();
+    trainer.begin(std::slice::from_ref(&probes));
 
     let pruner = LearnedPruner::new(s.model.spec(), &trainer.policy());
     let (site, taps) = pruner.sites(s.model.spec())[0];

@@ -161,8 +161,9 @@ pub(crate) fn describe(log: &UpdateLog) -> String {
         _ => format!("sampled {name} {:.2} {unit}", log.sampled_accuracy_loss),
     };
     let ppo = log.ppo.map(|ppo| format!(", KL {:.4}, entropy {:.3}", ppo.approx_kl, ppo.entropy));
+    let backbone = log.backbone.as_ref().map_or_else(String::new, |name| format!("{name}: "));
     format!(
-        "{:.1} images/s, {:.1} dense passes an image, keep {}, cost {:.3}, {drop}{}",
+        "{backbone}{:.1} images/s, {:.1} dense passes an image, keep {}, cost {:.3}, {drop}{}",
         log.images_per_s,
         log.dense_passes,
         keep.join(" "),

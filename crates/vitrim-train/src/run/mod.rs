@@ -82,17 +82,17 @@ pub(crate) trait Resumable {
     /// Steps between two log entries; the last step has one as well.
     fn log_every(&self) -> usize;
 
-    /// The header of a checkpoint of the current state, at position `at` in the images.
-    fn header(&self, at: EpochPosition) -> Self::Header;
+    /// The header of a checkpoint of the current state, at position `at` in the images of each feed.
+    fn header(&self, at: &[EpochPosition]) -> Self::Header;
 
     /// The tensors of a checkpoint.
     fn tensors(&self) -> Vec<NamedTensor>;
 
-    /// Restores the state of a checkpoint of the same run; returns its position in the images.
+    /// Restores the state of a checkpoint of the same run; returns its position in the images of each feed.
     ///
     /// # Errors
     /// If a tensor is missing or has the wrong shape.
-    fn restore(&mut self, header: Self::Header, tensors: &[NamedTensor]) -> Result<EpochPosition>;
+    fn restore(&mut self, header: Self::Header, tensors: &[NamedTensor]) -> Result<Vec<EpochPosition>>;
 
     /// Work before the first step of this call. Returns `Interrupted` if `stop` ended it early.
     ///
@@ -119,36 +119,39 @@ pub(crate) trait Resumable {
     fn publish(&mut self, folder: &Path) -> Result<()>;
 }
 
-/// Runs `learner` on `feed` in `folder` until its steps are done or `stop` is set; continues from the folder's
-/// checkpoint if there is one.
+/// Runs `learner` in `folder` until its steps are done or `stop` is set; continues from the folder's checkpoint if there
+/// is one. The steps take their images from the `feeds` by turns.
 ///
 /// # Errors
 /// If an image or file cannot be read or written, or the checkpoint belongs to another run.
 pub(crate) fn execute<L: Resumable>(
     learner: &mut L,
-    feed: &Feed<'_>,
+    feeds: &[Feed<'_>],
     folder: &RunFolder,
     stop: &AtomicBool,
     tell: Tell<'_, L::Entry>,
 ) -> Result<Outcome> {
-    let from = resume(learner, folder)?;
+    let from = resume(learner, folder, feeds.len())?;
     let mut log = RunLog::open(folder.path(), entries(learner))?;
     if learner.steps_done() < learner.steps() && learner.prepare(stop, tell)? == Outcome::Interrupted {
         return Ok(Outcome::Interrupted);
     }
-    let mut epochs = Epochs::from(feed, from)?;
+    let mut epochs =
+        feeds.iter().zip(from).map(|(feed, at)| Epochs::from(feed, at)).collect::<Result<Vec<_>>>()?;
+    let at = |epochs: &[Epochs<'_>]| epochs.iter().map(Epochs::at).collect::<Vec<_>>();
     let mut since = Instant::now();
     while learner.steps_done() < learner.steps() {
         if stop.load(Ordering::Relaxed) {
-            save(learner, folder, epochs.at())?;
+            save(learner, folder, &at(&epochs))?;
             return Ok(Outcome::Interrupted);
         }
-        let batch = epochs.next_batch()?;
+        let turn = learner.steps_done() % feeds.len();
+        let batch = epochs[turn].next_batch()?;
         let Some(entry) = learner.step(&batch, since)? else { continue };
         log.write(learner.steps_done(), L::TAG, &entry)?;
         tell(RunEvent::Entry(&entry, learner.steps()));
         if learner.is_due(&entry) {
-            save(learner, folder, epochs.at())?;
+            save(learner, folder, &at(&epochs))?;
         }
         since = Instant::now();
     }
@@ -164,13 +167,15 @@ pub(crate) fn steps_done<H: Header>(folder: &Path) -> Result<Option<usize>> {
     Ok(saved.map(|(header, _)| header.steps_done()))
 }
 
-/// Restores the folder's checkpoint if there is one; returns the position in the images to continue from.
-fn resume<L: Resumable>(learner: &mut L, folder: &RunFolder) -> Result<EpochPosition> {
+/// Restores the folder's checkpoint if there is one; returns the position in the images of each of `feeds` feeds to
+/// continue from.
+fn resume<L: Resumable>(learner: &mut L, folder: &RunFolder, feeds: usize) -> Result<Vec<EpochPosition>> {
+    let start = vec![EpochPosition::default(); feeds];
     let path = folder.path().join(checkpoint::FILE);
     let Some((header, tensors)) = checkpoint::load::<L::Header>(&path)? else {
-        return Ok(EpochPosition::default());
+        return Ok(start);
     };
-    if let Some(what) = header.difference(&learner.header(EpochPosition::default())) {
+    if let Some(what) = header.difference(&learner.header(&start)) {
         let reason =
             format!("belongs to a run with another {what}; give the same one, or another --out folder");
         return Err(TrainError::Checkpoint { path, reason });
@@ -184,7 +189,7 @@ fn entries(learner: &impl Resumable) -> usize {
     if done == learner.steps() { done.div_ceil(every) } else { done / every }
 }
 
-fn save<L: Resumable>(learner: &mut L, folder: &RunFolder, at: EpochPosition) -> Result<()> {
+fn save<L: Resumable>(learner: &mut L, folder: &RunFolder, at: &[EpochPosition]) -> Result<()> {
     learner.publish(folder.path())?;
     checkpoint::save(&folder.path().join(checkpoint::FILE), &learner.header(at), &learner.tensors())
 }

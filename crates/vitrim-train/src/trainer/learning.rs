@@ -37,13 +37,15 @@ impl<B: Backbone> Trainer<'_, B> {
         labels: &[usize],
         hyper: &PpoHyper,
     ) -> Result<Played> {
-        let (spec, config) = (self.backbone.spec(), &self.config);
-        let update = self.state.update;
+        let (turn, boards) = (self.turn(), self.boards.len());
+        let (config, board) = (&self.config, &mut self.boards[turn]);
+        let spec = board.backbone.spec();
+        let update = board.state.update;
 
         // Collect.
         let prefix = config.reward.kind == RewardKind::Prefix;
         // After the last stage there is nothing to fork.
-        let last = self.sites.len() - 1;
+        let last = board.sites.len() - 1;
         let forks = match config.reward.forks {
             Forks::EveryStage if prefix => 0..last,
             Forks::OneStage if prefix => {
@@ -55,7 +57,7 @@ impl<B: Backbone> Trainer<'_, B> {
         let rollouts = (0..config.rollouts_per_image)
             .map(|r| {
                 let key = [config.seed, update as u64, r as u64];
-                start.play(&self.pruner, key, keys, forks.clone())
+                start.play(&board.pruner, key, keys, forks.clone())
             })
             .collect::<Result<Vec<Rollout>>>()?;
 
@@ -69,21 +71,21 @@ impl<B: Backbone> Trainer<'_, B> {
         let game = match prefix {
             false => Game::Paper(PaperRewards::new(prize, keep_ratio, num_patches)),
             true => {
-                let (beta, reference) = (self.state.constraint.beta(), self.state.reference);
+                let (beta, reference) = (board.state.constraint.beta(), board.state.reference);
                 Game::Prefix(PrefixRewards { beta, reference, softening, num_patches })
             }
         };
-        let assembly = Assembly::new(&rollouts, spec, &self.sites, &config.critic, &game, &correct);
+        let assembly = Assembly::new(&rollouts, spec, &board.sites, &config.critic, &game, &correct);
 
         // Advantage.
         let parts = assembly.parts;
         if config.advantage.normalize_returns {
             let now = assembly.root_mean_square_return(&config.advantage).max(1e-6);
-            let scale = &mut self.state.return_scale;
-            *scale = if update == 0 { now } else { 0.9 * *scale + 0.1 * now };
+            let scale = &mut board.state.return_scale;
+            *scale = if update < boards { now } else { 0.9 * *scale + 0.1 * now };
         }
         let values = self.learner.values(&assembly.experience);
-        let experience = assembly.finish(&values, self.state.return_scale, &config.advantage);
+        let experience = assembly.finish(&values, board.state.return_scale, &config.advantage);
 
         // Update.
         let shuffle_seed =
@@ -110,22 +112,24 @@ impl<B: Backbone> Trainer<'_, B> {
         hyper: &PpoHyper,
     ) -> Result<Played> {
         let RewardConfig { kind, keep_ratio, softening, .. } = self.config.reward;
-        let (beta, reference) = (self.state.constraint.beta(), self.state.reference);
+        let turn = self.turn();
+        let board = &self.boards[turn];
+        let (beta, reference) = (board.state.constraint.beta(), board.state.reference);
         let objective = match kind == RewardKind::Ratio {
             true => Objective::Ratio { keep_ratio },
             false => Objective::Cost { beta, reference, softening },
         };
-        let vit = self.differentiable.as_ref().expect("gates have a differentiable backbone");
+        let vit = board.differentiable.as_ref().expect("gates have a differentiable backbone");
         let batch = GateBatch { pixels: images.pixels, keys: images.keys, dense: &start.dense };
-        let key = [self.config.seed, self.state.update as u64, 0];
+        let key = [self.config.seed, board.state.update as u64, 0];
         let shards = if self.device == Device::flex() { rayon::current_num_threads() } else { 1 };
         let descent =
-            gumbel::descend(vit, self.learner.actor(), &self.pruner, batch, objective, key, shards)?;
+            gumbel::descend(vit, self.learner.actor(), &board.pruner, batch, objective, key, shards)?;
         if let Some(gradients) = descent.gradients {
             self.learner.step_actor(gradients, hyper.actor_lr, hyper.max_grad_norm);
         }
         // In units of an agent's reward: N0 agents share the fidelity term.
-        let num_patches = self.backbone.spec().num_patches() as f64;
+        let num_patches = board.backbone.spec().num_patches() as f64;
         let all = num_patches * labels.len() as f64;
         let right = descent.predictions.iter().zip(labels).filter(|(p, l)| p == l).count() as f64;
         Ok(Played {

@@ -18,8 +18,8 @@ pub fn run(app: &App, request: &CalibrateRequest) -> anyhow::Result<ExitCode> {
     request.check_folder()?;
     let stop = interrupt::listen()?;
     let loaded = app.open(&request.model, request.backbone.opening(request.dtype))?;
-    let folder = &request.policy;
-    let mut policy = open_policy(folder, &loaded)?;
+    let folder = &request.target();
+    let mut policy = open_policy(&request.policy, &loaded)?;
     match app.follow(stop, |listener| request.run(&loaded, &mut policy, None, listener)) {
         Err(MeasureError::Interrupted) => Ok(as_it_was(folder)),
         Err(error) => Err(error.into()),
