@@ -38,6 +38,8 @@ pub struct Ground<'a, B> {
     pub backbone: &'a B,
     /// Its identity.
     pub id: &'a BackboneId,
+    /// What it is called in the log.
+    pub name: &'a str,
     /// The precision of its arithmetic.
     pub precision: Precision,
     /// The images.
@@ -157,7 +159,8 @@ pub fn train<'a, B: Backbone>(
         }
         (Aim::OneBackbone(_), _) => return Err(TrainError::Config("a policy is for one backbone".into())),
         (Aim::AnyBackbone, grounds) => {
-            let backbones = grounds.iter().map(|ground| (ground.backbone, ground.id.clone())).collect();
+            let named = |ground: &Ground<'a, B>| (ground.backbone, ground.id.clone(), ground.name.to_owned());
+            let backbones = grounds.iter().map(named).collect();
             Trainer::on_several(backbones, run.config, &device)?
         }
     };

@@ -73,6 +73,8 @@ struct Board<'a, B: Backbone> {
     /// The backbone with gradients but frozen weights, for the learner `gumbel`.
     differentiable: Option<BurnVit>,
     id: BackboneId,
+    /// What it is called in the log of a run on several.
+    name: String,
     sites: Vec<Site>,
     /// The actor of the last update, ready to run.
     pruner: LearnedPruner,
@@ -124,23 +126,23 @@ impl<'a, B: Backbone> Trainer<'a, B> {
         })
     }
 
-    /// Starts with newly initialised networks on several backbones, which the updates play by turns.
+    /// Starts with newly initialised networks on several backbones, given with their names, which the updates play by turns.
     ///
     /// # Errors
     /// [`TrainError::Config`] if `config` does not fit a backbone, or an actor that it describes does not fit all.
     pub fn on_several(
-        backbones: Vec<(&'a B, BackboneId)>,
+        backbones: Vec<(&'a B, BackboneId, String)>,
         config: &TrainConfig,
         device: &Device,
     ) -> Result<Self> {
         config.check_universal().map_err(TrainError::Config)?;
-        for (backbone, id) in &backbones {
-            let named = |reason| TrainError::Config(format!("{}: {reason}", id.architecture));
+        for (backbone, _, name) in &backbones {
+            let named = |reason| TrainError::Config(format!("{name}: {reason}"));
             config.check(backbone.spec()).map_err(named)?;
         }
-        let (first, _) = backbones.first().ok_or(TrainError::NoImages)?;
+        let (first, ..) = backbones.first().ok_or(TrainError::NoImages)?;
         let learner = fresh(config, first.spec(), None, device);
-        let board = |(backbone, id)| Board::new(backbone, id, config, &learner);
+        let board = |(backbone, id, name)| Board { name, ..Board::new(backbone, id, config, &learner) };
         Ok(Trainer {
             boards: backbones.into_iter().map(board).collect(),
             config: config.clone(),
@@ -311,7 +313,7 @@ impl<'a, B: Backbone> Trainer<'a, B> {
         self.refresh();
         Ok(UpdateLog {
             update: self.updates_done(),
-            backbone: (self.boards.len() > 1).then(|| self.boards[turn].id.architecture.clone()),
+            backbone: (self.boards.len() > 1).then(|| self.boards[turn].name.clone()),
             images_per_s: images.keys.len() as f64 / started.elapsed().as_secs_f64(),
             dense_passes: start.passes,
             reward: parts.accuracy + parts.efficiency,
@@ -350,7 +352,7 @@ impl<'a, B: Backbone> Trainer<'a, B> {
             actor,
             weights,
             read_out,
-            trained_on: self.boards.iter().map(|board| board.id.to_string()).collect(),
+            trained_on: self.boards.iter().map(|board| format!("{}: {}", board.name, board.id)).collect(),
         }
     }
 
@@ -386,6 +388,7 @@ impl<'a, B: Backbone> Board<'a, B> {
         Board {
             backbone,
             differentiable: None,
+            name: id.architecture.clone(),
             sites: pruner.sites(spec).into_iter().map(|(site, _)| site).collect(),
             pruner,
             id,

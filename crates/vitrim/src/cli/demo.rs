@@ -172,7 +172,7 @@ fn train(
         workers: request.threads,
         on_bad_image: OnBadImage::Fail,
     };
-    let grounds = [ground(loaded, &source)];
+    let grounds = [ground(loaded, &loaded.id.architecture, &source)];
     let run = Run {
         grounds: &grounds,
         aim: Aim::OneBackbone(None),

@@ -27,7 +27,7 @@ use vitrim_vit::{CpuBackbone, Precision};
 use super::OverlayArgs;
 use crate::error::{Result, VitrimError};
 use crate::overlay;
-use crate::training::{RunImages, Splits, default_out, describe, open_run, saved, weights};
+use crate::training::{RunImages, Splits, default_out, describe, name_of, open_run, saved, weights};
 
 /// What to train.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -240,7 +240,7 @@ impl TrainRequest {
         let out = self.out_folder(Some(model));
         let weights = weights(loaded, &config)?;
         let source = self.source(&images, loaded);
-        let ground = ground(loaded, &source);
+        let ground = ground(loaded, &loaded.id.architecture, &source);
         self.learn_in(&out, &config, start, &[ground], Aim::OneBackbone(weights.as_ref()), listener)?;
         note_reading(&images.train, listener);
 
@@ -289,18 +289,23 @@ impl TrainRequest {
             .map_err(|reason| VitrimError::Setting(format!("configuration: {reason}")))?;
         let (mut all, splits) =
             (Vec::new(), Splits { train: &self.split, calibration: Some(&self.calibration_split) });
-        for (loaded, (_, data)) in loaded.iter().zip(&self.with) {
+        for (loaded, (model, data)) in loaded.iter().zip(&self.with) {
             self.check(loaded, &mut config)?;
             let parts = self.reading.open(data, loaded)?;
             let images = RunImages::open(loaded, &parts, splits, &mut listener.steps("hashing images"))?;
             note_opened([&images.train], listener);
-            listener.note(&format!("{}: {}", loaded.id.architecture, images.describe(0)));
+            listener.note(&format!("{}: {} images to train on", name_of(model), images.train.len()));
             all.push(images);
         }
         let sources: Vec<Source> =
             all.iter().zip(loaded).map(|(images, loaded)| self.source(images, loaded)).collect();
-        let grounds: Vec<_> =
-            loaded.iter().zip(&sources).map(|(loaded, source)| ground(loaded, source)).collect();
+        let names: Vec<String> = self.with.iter().map(|(model, _)| name_of(model)).collect();
+        let grounds: Vec<_> = loaded
+            .iter()
+            .zip(&sources)
+            .zip(&names)
+            .map(|((loaded, source), name)| ground(loaded, name, source))
+            .collect();
         let out = self.out_folder(None);
         self.learn_in(&out, &config, start, &grounds, Aim::AnyBackbone, listener)?;
         all.iter().for_each(|images| note_reading(&images.train, listener));
@@ -400,10 +405,10 @@ struct GivenStart {
     seen: SeenImages,
 }
 
-/// `loaded` and its images, as a run takes them.
-pub fn ground<'a>(loaded: &'a Loaded, source: &'a Source) -> Ground<'a, CpuBackbone> {
+/// `loaded`, called `name`, and its images, as a run takes them.
+pub fn ground<'a>(loaded: &'a Loaded, name: &'a str, source: &'a Source) -> Ground<'a, CpuBackbone> {
     let precision = loaded.model.weights().precision();
-    Ground { backbone: &loaded.model, id: &loaded.id, precision, source }
+    Ground { backbone: &loaded.model, id: &loaded.id, name, precision, source }
 }
 
 /// Runs the remaining updates of `run`, and writes the record of the images that its policy has seen, besides those of
