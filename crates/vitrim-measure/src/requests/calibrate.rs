@@ -10,7 +10,9 @@ use vitrim_prune::policy::{UNIVERSAL, Universal};
 use vitrim_vit::Precision;
 
 use super::{BackboneArgs, DataNotes, DatasetArgs, Request, as_text, named_images, note_reading};
-use crate::calibrate::{Calibrated, CalibrationOptions, MAX_LOSS, allowed, calibrate, grid, record};
+use crate::calibrate::{
+    Calibrated, CalibrationOptions, MAX_LOSS, allowed, calibrate, coarse_grid, grid, record,
+};
 use crate::elsewhere::Elsewhere;
 use crate::error::{MeasureError, Result};
 use crate::front::Choice;
@@ -137,13 +139,18 @@ impl CalibrateRequest {
                 "the calibrated policy cannot be written there; give --out, or a copy in a folder of yours",
             );
         }
-        if self.policy == Path::new(UNIVERSAL) || Universal::is_in(&self.policy)? {
+        if self.fits_every_backbone()? {
             return refused(
                 "is for every backbone; its calibration for this one is written elsewhere: give --out, as in --out \
                  runs/quick",
             );
         }
         Ok(())
+    }
+
+    /// Whether the given policy is for every backbone.
+    fn fits_every_backbone(&self) -> Result<bool> {
+        Ok(self.policy == Path::new(UNIVERSAL) || Universal::is_in(&local(&self.policy, Kind::Policy)?)?)
     }
 
     /// Calibrates `policy`, which was read from the requested folder, on `loaded`, and writes it to the target; `elsewhere` are
@@ -174,7 +181,7 @@ impl CalibrateRequest {
             corruption: None,
         };
         let options = CalibrationOptions {
-            thresholds: grid(),
+            thresholds: if self.fits_every_backbone()? { coarse_grid() } else { grid() },
             pilot: None,
             max_loss,
             confidence: self.confidence,
