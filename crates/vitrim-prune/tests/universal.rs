@@ -71,7 +71,7 @@ fn scalars_do_not_depend_on_the_scale_of_tokens_and_keys() {
     let scaled = |values: &[f32], by: f32| values.iter().map(|value| by * value).collect::<Vec<f32>>();
     let (tokens, keys) = (scaled(view.tokens, 7.0), scaled(view.keys.unwrap(), 0.01));
     let attention = scaled(view.cls_attention.unwrap(), 0.5);
-    let larger = View { tokens: &tokens, keys: Some(&keys), cls_attention: Some(&attention), ..view.clone() };
+    let larger = View { tokens: &tokens, keys: Some(&keys), cls_attention: Some(&attention), ..view };
     let [one, other] = [&view, &larger].map(|view| pruner.decision(1, view).unwrap());
     assert!(one.scalars.iter().filter(|value| **value != 0.0).count() > one.scalars.len() / 4);
     for (a, b) in one.scalars.iter().zip(&other.scalars) {

@@ -170,16 +170,14 @@ impl Tokens {
 fn moments(values: &[f32]) -> (f32, f32) {
     let (mut sums, mut squares) = ([0.0f32; 8], [0.0f32; 8]);
     let (lanes, rest) = values.as_chunks::<8>();
-    for lane in lanes {
-        for i in 0..8 {
-            sums[i] += lane[i];
-            squares[i] += lane[i] * lane[i];
+    let mut add = |lane: &[f32]| {
+        for ((sum, square), x) in sums.iter_mut().zip(&mut squares).zip(lane) {
+            *sum += x;
+            *square += x * x;
         }
-    }
-    for (i, value) in rest.iter().enumerate() {
-        sums[i] += value;
-        squares[i] += value * value;
-    }
+    };
+    lanes.iter().for_each(|lane| add(lane));
+    add(rest);
     (sums.iter().sum(), squares.iter().sum())
 }
 
