@@ -57,7 +57,7 @@ pub use image::{self, RgbImage};
 pub use key::image_key;
 pub use labels::{BackboneClasses, LabelMap, LabelOrder, imagenet_names, imagenet_synsets};
 pub use limits::{MAX_DECODED_BYTES, MAX_ENCODED_BYTES, MAX_SIDE};
-pub use loader::{Batch, Loader, LoaderOptions};
+pub use loader::{Batch, BatchShare, Loader, LoaderOptions};
 pub use order::Order;
 pub use scenes::{Bounds, SCENE_CLASSES, SCENE_SIDE, Scene, draw_scene};
 pub use sources::{known_split, list_images};

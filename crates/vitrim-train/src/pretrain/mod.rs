@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use burn::tensor::{Device, FloatDType};
 use serde::{Deserialize, Serialize};
-use vitrim_data::{Batch, Dataset, Loader, LoaderOptions, OnBadImage, Order, Transform};
+use vitrim_data::{Batch, BatchShare, Dataset, Loader, LoaderOptions, OnBadImage, Order, Transform};
 use vitrim_vit::{Backbone, CpuBackbone, PixelBatch, Site, Taps, Tensors, Want};
 
 pub use config::{AugmentConfig, ModelConfig, PretrainConfig};
@@ -313,6 +313,7 @@ impl Pretraining<'_> {
             on_bad_image: self.on_bad_image,
             augment: None,
             corruption: None,
+            share: BatchShare::ALL,
         };
         let (mut right, mut images) = (0, 0usize);
         for batch in Loader::new(self.held_out, Order::Sequential, self.transform, options)? {
