@@ -8,15 +8,16 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use vitrim_data::{Batch, Dataset, OnBadImage, Transform};
-use vitrim_prune::ImageKey;
 use vitrim_prune::policy::BackboneId;
+use vitrim_prune::{ImageKey, Policy};
+use vitrim_ranks::Ranks;
 use vitrim_vit::{Backbone, PixelBatch, Precision, Tensors};
 
 use crate::adam::NamedTensor;
 use crate::config::{ActorConfig, TrainConfig};
 use crate::device::DeviceChoice;
 use crate::error::{Result, TrainError};
-use crate::run::{self, EpochPosition, Feed, Header, Outcome, Resumable, RunEvent, RunFolder, Tell};
+use crate::run::{self, EpochPosition, Feed, Header, Outcome, Resumable, RunEvent, RunFolder, Shared, Tell};
 use crate::trainer::{Images, Probe, Trainer, TrainerState, UpdateLog};
 
 /// The images of a run.
@@ -49,6 +50,8 @@ pub struct Run<'a> {
     pub device: DeviceChoice,
     /// The run folder.
     pub folder: &'a RunFolder,
+    /// The ranks that share the work.
+    pub ranks: &'a Ranks,
 }
 
 /// A checkpoint's header.
@@ -92,7 +95,7 @@ impl Header for Saved {
 }
 
 /// Trains in `run.folder` until `run.config.updates` are done or `stop` is set; continues from the folder's
-/// checkpoint if there is one.
+/// checkpoint if there is one. Returns the policy, which is the same on all ranks.
 ///
 /// # Errors
 /// If the configuration does not fit the backbone, an image or file cannot be read or written, or the
@@ -102,8 +105,9 @@ pub fn train<B: Backbone>(
     run: &Run<'_>,
     stop: &AtomicBool,
     progress: &mut dyn FnMut(RunEvent<'_, UpdateLog>),
-) -> Result<Outcome> {
+) -> Result<(Outcome, Policy)> {
     let trainer = Trainer::new(backbone, run.id.clone(), run.weights, run.config, &run.device.device()?)?;
+    let trainer = trainer.among(run.ranks);
     let Source { dataset, transform, workers, on_bad_image } = run.source;
     let feed = Feed {
         dataset,
@@ -113,8 +117,11 @@ pub fn train<B: Backbone>(
         batch: run.config.images_per_update,
         workers: *workers,
         on_bad_image: *on_bad_image,
+        ranks: run.ranks,
     };
-    run::execute(&mut Session { run: *run, feed: &feed, trainer }, &feed, run.folder, stop, progress)
+    let mut session = Session { run: *run, feed: &feed, trainer };
+    let outcome = run::execute(&mut session, &feed, run.folder, stop, progress)?;
+    Ok((outcome, session.trainer.policy()))
 }
 
 /// Number of updates that the run in `folder` has done; `None` if it has no checkpoint.
@@ -163,7 +170,7 @@ impl<B: Backbone> Session<'_, B> {
             let mut losses = Vec::new();
             for batch in batches {
                 losses.extend(self.trainer.sampled_losses(images(batch, &batch.keys()))?);
-                if stop.load(Ordering::Relaxed) {
+                if self.run.ranks.any(stop.load(Ordering::Relaxed))? {
                     return Ok(None);
                 }
             }
@@ -248,17 +255,18 @@ impl<B: Backbone> Resumable for Session<'_, B> {
         }
         let wanted = self.run.config.reward.reference_images.min(self.run.source.dataset.len());
         let mut probes = Vec::with_capacity(wanted);
-        let mut searched: Vec<Batch> = Vec::new();
+        let (mut searched, mut to_search) = (Vec::new(), 0);
         for batch in self.feed.pass(u64::MAX, 0)? {
-            let batch = batch?;
+            let Shared { own: batch, whole } = batch?;
             let keys = batch.keys();
             probes.extend(self.trainer.probe(images(&batch, &keys))?);
             probes.truncate(wanted);
             tell(RunEvent::Preparing { what: "measuring random pruning", done: probes.len(), all: wanted });
-            if searched.iter().map(Batch::len).sum::<usize>() < SEARCH_IMAGES {
+            if to_search < SEARCH_IMAGES {
                 searched.push(batch);
+                to_search += whole;
             }
-            if stop.load(Ordering::Relaxed) {
+            if self.run.ranks.any(stop.load(Ordering::Relaxed))? {
                 return Ok(Outcome::Interrupted);
             }
             if probes.len() == wanted {

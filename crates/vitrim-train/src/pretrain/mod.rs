@@ -16,6 +16,7 @@ use std::time::Instant;
 use burn::tensor::{Device, FloatDType};
 use serde::{Deserialize, Serialize};
 use vitrim_data::{Batch, BatchShare, Dataset, Loader, LoaderOptions, OnBadImage, Order, Transform};
+use vitrim_ranks::Ranks;
 use vitrim_vit::{Backbone, CpuBackbone, PixelBatch, Site, Taps, Tensors, Want};
 
 pub use config::{AugmentConfig, ModelConfig, PretrainConfig};
@@ -145,6 +146,7 @@ pub fn pretrain(
         batch: run.config.batch,
         workers: run.workers,
         on_bad_image: run.on_bad_image,
+        ranks: &Ranks::alone(),
     };
     let device = run.device.device()?;
     let learner = learner(run, classes, &device)?;

@@ -17,8 +17,9 @@ use std::time::Instant;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use vitrim_data::Batch;
+use vitrim_ranks::Ranks;
 
-pub(crate) use epochs::{EpochPosition, Feed};
+pub(crate) use epochs::{EpochPosition, Feed, Shared};
 pub use folder::RunFolder;
 pub use log::FILE as LOG_FILE;
 
@@ -102,7 +103,7 @@ pub(crate) trait Resumable {
         Ok(Outcome::Finished)
     }
 
-    /// Learns from `batch`. Returns a log entry if one is due: for the steps since the last entry, which started at
+    /// Learns from `batch`, this rank's share of one. Returns a log entry if one is due: for the steps since the last entry, which started at
     /// `since`.
     ///
     /// # Errors
@@ -119,11 +120,11 @@ pub(crate) trait Resumable {
     fn publish(&mut self, folder: &Path) -> Result<()>;
 }
 
-/// Runs `learner` on `feed` in `folder` until its steps are done or `stop` is set; continues from the folder's
-/// checkpoint if there is one.
+/// Runs `learner` on `feed` in `folder` until its steps are done or `stop` is set, on any rank; continues from the folder's
+/// checkpoint if there is one. Of several ranks, the first alone reads and writes the folder.
 ///
 /// # Errors
-/// If an image or file cannot be read or written, or the checkpoint belongs to another run.
+/// If an image or file cannot be read or written, the checkpoint belongs to another run, or another rank has failed.
 pub(crate) fn execute<L: Resumable>(
     learner: &mut L,
     feed: &Feed<'_>,
@@ -131,23 +132,29 @@ pub(crate) fn execute<L: Resumable>(
     stop: &AtomicBool,
     tell: Tell<'_, L::Entry>,
 ) -> Result<Outcome> {
-    let from = resume(learner, folder)?;
-    let mut log = RunLog::open(folder.path(), entries(learner))?;
+    let ranks = feed.ranks;
+    let from = resume(learner, folder, ranks)?;
+    let log = || RunLog::open(folder.path(), entries(learner));
+    let mut log = ranks.is_first().then(log).transpose()?;
     if learner.steps_done() < learner.steps() && learner.prepare(stop, tell)? == Outcome::Interrupted {
         return Ok(Outcome::Interrupted);
     }
     let mut epochs = Epochs::from(feed, from)?;
     let mut since = Instant::now();
     while learner.steps_done() < learner.steps() {
-        if stop.load(Ordering::Relaxed) {
-            save(learner, folder, epochs.at())?;
+        if ranks.any(stop.load(Ordering::Relaxed))? {
+            if ranks.is_first() {
+                save(learner, folder, epochs.at())?;
+            }
             return Ok(Outcome::Interrupted);
         }
         let batch = epochs.next_batch()?;
         let Some(entry) = learner.step(&batch, since)? else { continue };
-        log.write(learner.steps_done(), L::TAG, &entry)?;
+        if let Some(log) = &mut log {
+            log.write(learner.steps_done(), L::TAG, &entry)?;
+        }
         tell(RunEvent::Entry(&entry, learner.steps()));
-        if learner.is_due(&entry) {
+        if learner.is_due(&entry) && ranks.is_first() {
             save(learner, folder, epochs.at())?;
         }
         since = Instant::now();
@@ -160,16 +167,20 @@ pub(crate) fn execute<L: Resumable>(
 /// # Errors
 /// If its checkpoint is damaged.
 pub(crate) fn steps_done<H: Header>(folder: &Path) -> Result<Option<usize>> {
-    let saved = checkpoint::load::<H>(&folder.join(checkpoint::FILE))?;
-    Ok(saved.map(|(header, _)| header.steps_done()))
+    let path = folder.join(checkpoint::FILE);
+    let header = |bytes: Vec<u8>| checkpoint::parse::<H>(&path, &bytes).map(|(header, _)| header);
+    Ok(checkpoint::read(&path)?.map(header).transpose()?.map(|header| header.steps_done()))
 }
 
-/// Restores the folder's checkpoint if there is one; returns the position in the images to continue from.
-fn resume<L: Resumable>(learner: &mut L, folder: &RunFolder) -> Result<EpochPosition> {
+/// Restores the folder's checkpoint, as rank 0 has it, if there is one; returns the position in the images to continue
+/// from.
+fn resume<L: Resumable>(learner: &mut L, folder: &RunFolder, ranks: &Ranks) -> Result<EpochPosition> {
     let path = folder.path().join(checkpoint::FILE);
-    let Some((header, tensors)) = checkpoint::load::<L::Header>(&path)? else {
+    let read = if ranks.is_first() { checkpoint::read(&path)? } else { None };
+    let Some(bytes) = ranks.from_first(|| read)? else {
         return Ok(EpochPosition::default());
     };
+    let (header, tensors) = checkpoint::parse::<L::Header>(&path, &bytes)?;
     if let Some(what) = header.difference(&learner.header(EpochPosition::default())) {
         let reason =
             format!("belongs to a run with another {what}; give the same one, or another --out folder");

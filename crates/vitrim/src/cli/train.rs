@@ -10,7 +10,7 @@ use vitrim_measure::MeasureError;
 use vitrim_text::shown;
 
 use super::calibrate::{as_it_was, print};
-use super::{App, interrupt, interrupted, print};
+use super::{App, interrupt, print};
 
 pub fn run(app: &App, request: &TrainRequest) -> anyhow::Result<ExitCode> {
     let config = request.configuration()?;
@@ -21,18 +21,20 @@ pub fn run(app: &App, request: &TrainRequest) -> anyhow::Result<ExitCode> {
     let Some(model) = &request.model else {
         return Err(anyhow!("--model and --data are needed to train"));
     };
-    let stop = interrupt::listen()?;
+    let stop = interrupt::listen(app.ranks)?;
     let loaded = app.open(model, request.backbone.opening(request.dtype))?;
-    match app.follow(stop, |listener| request.run(&loaded, config, listener)) {
+    match app.follow(stop, |listener| request.run(&loaded, config, app.ranks, listener)) {
         Err(error @ VitrimError::Interrupted(_)) => {
-            Ok(interrupted(&format!("{error}; run the same command again to go on")))
+            Ok(app.interrupted(&format!("{error}; run the same command again to go on")))
         }
         Err(VitrimError::Measure(MeasureError::Interrupted)) => {
-            Ok(as_it_was(&request.out_folder(model).join("policy")))
+            Ok(as_it_was(app, &request.out_folder(model).join("policy")))
         }
         Err(error) => Err(error.into()),
         Ok(trained) => {
-            tell(app, &trained)?;
+            if app.ranks.is_first() {
+                tell(app, &trained)?;
+            }
             Ok(ExitCode::SUCCESS)
         }
     }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use vitrim_data::OnBadImage;
 use vitrim_measure::calibrate::{CalibrationOptions, allowed, grid};
 use vitrim_measure::front::Choice;
 use vitrim_measure::model::{Loaded, open_policy};
@@ -15,6 +16,8 @@ use vitrim_measure::requests::{
 use vitrim_measure::seen::SeenImages;
 use vitrim_measure::statistics::Confidence;
 use vitrim_prune::Policy;
+use vitrim_ranks::Ranks;
+use vitrim_train::config::LearnerKind;
 use vitrim_train::{
     DeviceChoice, Outcome, Run, RunEvent, RunFolder, Source, TrainConfig, UpdateLog, updates_done,
 };
@@ -23,7 +26,8 @@ use vitrim_vit::Precision;
 use super::OverlayArgs;
 use crate::error::{Result, VitrimError};
 use crate::overlay;
-use crate::training::{RunImages, Splits, default_out, describe, open_run, saved, weights};
+use crate::shared_passes::SharedPasses;
+use crate::training::{ALIKE, RunImages, Splits, default_out, describe, facts, open_run, saved, weights};
 
 /// What to train.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -171,7 +175,8 @@ impl TrainRequest {
         self.out.clone().unwrap_or_else(|| default_out(model, &self.preset))
     }
 
-    /// Trains a policy for `loaded` by `config`, and calibrates it. A run that was stopped continues.
+    /// Trains a policy for `loaded` by `config`, and calibrates it, as one of `ranks`, of which the first alone writes files
+    /// and has a choice. A run that was stopped continues.
     ///
     /// # Errors
     /// [`VitrimError::Interrupted`] if the training was stopped, [`vitrim_measure::MeasureError::Interrupted`] if the
@@ -180,6 +185,7 @@ impl TrainRequest {
         &self,
         loaded: &Loaded,
         mut config: TrainConfig,
+        ranks: &Ranks,
         listener: &mut Listener<'_>,
     ) -> Result<Trained> {
         let (Some(model), Some(data)) = (&self.model, &self.data) else {
@@ -197,16 +203,23 @@ impl TrainRequest {
         let images = RunImages::open(loaded, &parts, splits, &mut listener.steps("hashing images"))?;
         note_opened(std::iter::once(&images.train).chain(&images.calibration), listener);
         listener.note(&images.describe(self.calibration_images));
+        ranks.agree(&facts(loaded, &config, &images)?, ALIKE)?;
+        if config.learner == LearnerKind::Gumbel && !ranks.is_alone() {
+            let reason = "learner = \"gumbel\" is not trained by several ranks; start one process";
+            return Err(VitrimError::Setting(reason.to_owned()));
+        }
         let out = self.out_folder(model);
-        let folder = RunFolder::open(&out)?;
-        let is_new = updates_done(&out)?.is_none();
-        listener.note(&open_run(&folder, &config)?);
+        let folder = RunFolder::among(ranks, &out)?;
         let keep_command = || {
             let command = format!("{}\n", self.command_line());
             vitrim_durable::replace(&out.join(vitrim_report::COMMAND), command.as_bytes())
         };
-        if is_new {
-            keep_command()?;
+        if ranks.is_first() {
+            let is_new = updates_done(&out)?.is_none();
+            listener.note(&open_run(&folder, &config)?);
+            if is_new {
+                keep_command()?;
+            }
         }
         let on_bad_image = self.reading.images.on_bad_image;
         let source = Source {
@@ -224,14 +237,23 @@ impl TrainRequest {
             source: &source,
             device: self.device,
             folder: &folder,
+            ranks,
         };
-        learn(loaded, &run, listener)?;
-        keep_command()?;
+        let trained = learn(loaded, &run, listener)?;
         note_reading(&images.train, listener);
-
         let policy_folder = out.join("policy");
-        let (mut policy, mut choice) = (open_policy(&policy_folder, loaded)?, None);
-        if let Some(dataset) = &images.calibration {
+        let stop = listener.stop;
+        let passes = SharedPasses { ranks, loaded, policy: Some(&trained), workers: self.threads, stop };
+        // Who leaves an image out measures others in its place: then rank 0 measures alone.
+        let shared = !ranks.is_alone() && on_bad_image == OnBadImage::Fail;
+        let (mut policy, mut choice) = (trained.clone(), None);
+        if ranks.is_first() {
+            keep_command()?;
+            policy = open_policy(&policy_folder, loaded)?;
+        } else if let (Some(dataset), true) = (&images.calibration, shared) {
+            passes.serve(dataset)?;
+        }
+        if let (Some(dataset), true) = (&images.calibration, ranks.is_first()) {
             let options = CalibrationOptions {
                 thresholds: grid(),
                 pilot: None,
@@ -245,11 +267,14 @@ impl TrainRequest {
                     on_bad_image,
                     corruption: None,
                 },
-                elsewhere: None,
+                elsewhere: passes.elsewhere().filter(|_| shared),
             };
             let held_out = (&*parts.path(), &*self.calibration_split, dataset);
             let (calibrated, chosen) =
                 calibrate_folder(loaded, &policy_folder, held_out, &options, listener)?;
+            if shared {
+                passes.end()?;
+            }
             (policy, choice) = (calibrated, Some(chosen));
         }
         let parts: Vec<_> = std::iter::once(&images.train).chain(&images.calibration).collect();
@@ -258,11 +283,11 @@ impl TrainRequest {
     }
 }
 
-/// Runs the remaining updates of `run`, and writes the record of the images that its policy has seen.
+/// Runs the remaining updates of `run`, and writes the record of the images that its policy has seen. Returns the policy.
 ///
 /// # Errors
 /// [`VitrimError::Interrupted`] if it was stopped; if an image cannot be read, or a file cannot be written.
-pub fn learn(loaded: &Loaded, run: &Run<'_>, listener: &mut Listener<'_>) -> Result<()> {
+pub fn learn(loaded: &Loaded, run: &Run<'_>, listener: &mut Listener<'_>) -> Result<Policy> {
     let (stop, updates) = (listener.stop, run.config.updates);
     let mut tell = |event: RunEvent<'_, UpdateLog>| match event {
         RunEvent::Preparing { what, done, all } => (listener.tell)(Event::Step { what, done, all }),
@@ -275,10 +300,18 @@ pub fn learn(loaded: &Loaded, run: &Run<'_>, listener: &mut Listener<'_>) -> Res
             evaluated: false,
         }),
     };
-    match vitrim_train::train(&loaded.model, run, stop, &mut tell)? {
-        Outcome::Interrupted => Err(VitrimError::Interrupted(saved(run.folder.path(), updates)?)),
+    let (outcome, policy) = vitrim_train::train(&loaded.model, run, stop, &mut tell)?;
+    let folder = run.folder.path();
+    match outcome {
+        Outcome::Interrupted if run.ranks.is_first() => {
+            Err(VitrimError::Interrupted(saved(folder, updates)?))
+        }
+        Outcome::Interrupted => Err(VitrimError::Interrupted("rank 0 says what is saved".to_owned())),
         Outcome::Finished => {
-            record_training(&run.folder.path().join("policy"), None, &run.source.dataset, listener)
+            if run.ranks.is_first() {
+                record_training(&folder.join("policy"), None, &run.source.dataset, listener)?;
+            }
+            Ok(policy)
         }
     }
 }
