@@ -491,18 +491,18 @@ def processors():
     tall = image.transpose(Image.Transpose.ROTATE_90).crop((3, 0, 36, 56))
     tall.save(PROCESSORS / "tall.png")
     made = {
-        "vit": transformers.ViTImageProcessorPil(size={"height": 24, "width": 24}),
-        "deit": transformers.DeiTImageProcessorPil(
+        "vit": transformers.ViTImageProcessor(size={"height": 24, "width": 24}),
+        "deit": transformers.DeiTImageProcessor(
             size={"height": 32, "width": 32}, crop_size={"height": 28, "width": 28}
         ),
-        "dinov2": transformers.BitImageProcessorPil(
+        "dinov2": transformers.BitImageProcessor(
             size={"shortest_edge": 32}, crop_size={"height": 28, "width": 28},
             image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225],
         ),
         # AIMv2's processor, too, with other sizes.
-        "clip": transformers.CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}),
+        "clip": transformers.CLIPImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}),
         # SigLIP 2's at fixed sizes, too; both sides may differ.
-        "siglip": transformers.SiglipImageProcessorPil(size={"height": 20, "width": 28}),
+        "siglip": transformers.SiglipImageProcessor(size={"height": 20, "width": 28}),
         "dinov3": transformers.DINOv3ViTImageProcessor(size={"height": 24, "width": 24}),
     }
     expected = {}
