@@ -12,7 +12,7 @@ test *args:
 
 # The tests that need neither training nor a clock, with overflow checks and debug assertions.
 checked:
-    cargo test --profile checked -p vitrim-kernels -p vitrim-vit -p vitrim-prune -p vitrim-data -p vitrim-hub \
+    cargo test --profile checked -p vitrim-kernels -p vitrim-vit -p vitrim-prune -p vitrim-data \
         -p vitrim-durable -p vitrim-random -p vitrim-text -- \
         --skip sessions_on_one_pool --skip steps_of_several_sessions --skip a_long_pass_ends_soon
 

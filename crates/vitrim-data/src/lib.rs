@@ -50,7 +50,7 @@ mod sources;
 mod transform;
 mod walk;
 
-pub use dataset::{ContentHash, ContentSet, Dataset, Shares, Subset};
+pub use dataset::{ContentHash, ContentSet, Dataset, Excluded, Shares, Subset};
 pub use decoding::{BadImages, DecodeRate, Decoding, FORMATS, OnBadImage, guarded, is_guarded};
 pub use error::DataError;
 pub use image::{self, RgbImage};

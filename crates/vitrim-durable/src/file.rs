@@ -19,7 +19,27 @@ const PART: &str = ".part";
 /// # Errors
 /// If the file cannot be written; the old content then stays.
 pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
-    write_beside(path, bytes).and_then(|()| sync_folder(parent(path))).map_err(FileError::of("write", path))
+    let replaced = || -> io::Result<()> {
+        written_beside(path, bytes)?.into_temp_path().persist(path)?;
+        sync_folder(parent(path))
+    };
+    replaced().map_err(FileError::of("write", path))
+}
+
+/// Writes `bytes` to `path` unless there is a file already; returns whether it was written. Of several threads and processes
+/// that create one file at once, one does. A reader finds no file or all of `bytes`.
+///
+/// # Errors
+/// If the file cannot be written.
+pub fn create(path: &Path, bytes: &[u8]) -> Result<bool, FileError> {
+    let created = || -> io::Result<bool> {
+        match written_beside(path, bytes)?.into_temp_path().persist_noclobber(path) {
+            Ok(()) => sync_folder(parent(path)).map(|()| true),
+            Err(there) if there.error.kind() == ErrorKind::AlreadyExists => Ok(false),
+            Err(error) => Err(error.error),
+        }
+    };
+    created().map_err(FileError::of("write", path))
 }
 
 /// Renames `part`, which is open as `file` and completely written, to `path` on the same file system, as durably as
@@ -66,7 +86,8 @@ pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
     sync_folder(parent(to))
 }
 
-fn write_beside(path: &Path, bytes: &[u8]) -> io::Result<()> {
+/// A temporary file next to `path` with `bytes`, synced.
+fn written_beside(path: &Path, bytes: &[u8]) -> io::Result<tempfile::NamedTempFile> {
     let prefix = part_prefix(path);
     let mut builder = tempfile::Builder::new();
     builder.prefix(&prefix).suffix(PART);
@@ -76,8 +97,7 @@ fn write_beside(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut part = builder.tempfile_in(parent(path))?;
     part.write_all(bytes)?;
     part.as_file().sync_all()?;
-    part.into_temp_path().persist(path)?;
-    Ok(())
+    Ok(part)
 }
 
 fn part_prefix(path: &Path) -> OsString {
@@ -157,6 +177,21 @@ mod tests {
             }
         });
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn of_many_threads_that_create_a_file_one_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        let created: Vec<u8> = std::thread::scope(|scope| {
+            let path = &path;
+            let threads =
+                [0, 1, 2, 3].map(|thread: u8| scope.spawn(move || create(path, &[thread; 1000]).unwrap()));
+            (0..).zip(threads).filter_map(|(thread, done)| done.join().unwrap().then_some(thread)).collect()
+        });
+        assert_eq!(created.len(), 1);
+        assert_eq!(fs::read(&path).unwrap(), vec![created[0]; 1000]);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "what the others wrote is gone");
     }
 
     #[test]

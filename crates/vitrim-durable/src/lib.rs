@@ -1,7 +1,8 @@
 //! Files that are replaced atomically, and folders that one process writes at a time.
 //!
-//! [`replace`] replaces one file, [`Pair`] two that belong together, and [`FolderLock`] excludes other processes from
-//! a folder. Written files survive a crash of the process and of the machine.
+//! [`replace`] replaces one file, [`create`] writes one that is not there yet, [`Pair`] replaces two that belong together,
+//! and [`FolderLock`] excludes other processes from a folder. Written files survive a crash of the process and of the
+//! machine.
 //!
 //! ```
 //! let folder = tempfile::tempdir().expect("a temporary folder");
@@ -16,7 +17,7 @@ mod pair;
 
 use std::path::{Path, PathBuf};
 
-pub use file::{is_leftover, move_into_place, remove_leftovers, replace};
+pub use file::{create, is_leftover, move_into_place, remove_leftovers, replace};
 pub use lock::{FolderLock, LockError};
 pub use pair::Pair;
 

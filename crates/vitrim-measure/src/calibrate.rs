@@ -8,10 +8,12 @@ use vitrim_data::{Dataset, Order};
 use vitrim_prune::{KeepProfile, LearnedPruner, Policy, Pruned, ReadOut, keep_shares};
 use vitrim_vit::{Precision, VitSpec};
 
+use crate::elsewhere::{Elsewhere, MeasuredBatch, PassTask, TaskPruners};
 use crate::error::{MeasureError, Result};
 use crate::front::{Choice, Front, FrontPoint, Measure, Verdict, choose};
+use crate::metrics::PrunedFigures;
 use crate::model::Loaded;
-use crate::passes::{MeasuredPruner, Pass, PassOptions, each_batch, start};
+use crate::passes::{MeasuredPruner, Pass, PassBatch, PassOptions, each_batch, start};
 use crate::progress::Progress;
 use crate::statistics::Confidence;
 
@@ -86,6 +88,8 @@ pub struct CalibrationOptions {
     pub confidence: Confidence,
     /// Which images (of the shuffled data set), and how they are loaded.
     pub pass: PassOptions,
+    /// Other processes that measure; `None` for this one.
+    pub elsewhere: Option<Elsewhere>,
 }
 
 /// The result of a calibration.
@@ -346,7 +350,7 @@ fn between(front: &Front, at: f64, x: fn(&FrontPoint) -> f64, y: fn(&FrontPoint)
 }
 
 /// A threshold and its pruner while it is measured.
-type ThresholdUnderTest = (f64, MeasuredPruner);
+pub(crate) type ThresholdUnderTest = (f64, MeasuredPruner);
 
 /// The front of `policy` over the thresholds, and the positions of the images that it was measured on. All thresholds
 /// share the blocks before the first stage.
@@ -361,35 +365,34 @@ fn measure(
     progress: &mut Progress<'_>,
 ) -> Result<(Front, Vec<usize>)> {
     let spec = &loaded.spec;
-    let at = |threshold: f64| {
-        let pruner = LearnedPruner::new(spec, policy).with_read_out(ReadOut::Threshold { threshold });
-        (threshold, MeasuredPruner::new(Box::new(pruner), spec))
-    };
-    let mut thresholds: Vec<ThresholdUnderTest> = options.thresholds.iter().copied().map(at).collect();
-    let pass = Pass {
-        loaded,
-        dataset,
-        // Shuffled, so that a limited number is a fair sample of a data set that is sorted by class.
-        order: Order::Shuffled { seed: 0, epoch: 0 },
-        options: &options.pass,
-        start: start(thresholds.iter().map(|(_, measured)| measured.pruner.as_ref()), spec),
-        dense: None,
-    };
+    let mut thresholds = thresholds_under_test(spec, policy, &options.thresholds);
+    // Shuffled, so that a limited number is a fair sample of a data set that is sorted by class.
+    let order = Order::Shuffled { seed: 0, epoch: 0 };
     let mut indices = Vec::new();
-    each_batch(pass, progress, &mut |batch| {
-        indices.extend(&batch.images.indices);
-        // If every token stays at a threshold, the same holds for all lower ones, and they need no run.
-        let mut kept_all: Option<Pruned> = None;
-        for (_, measured) in thresholds.iter_mut().rev() {
-            let pruned = match kept_all.take() {
-                Some(pruned) => pruned,
-                None => batch.pruned(measured.pruner.as_ref())?,
-            };
-            measured.metrics.add(batch.dense, &pruned, &batch.images.labels);
-            kept_all = keeps_all(&pruned, spec.num_tokens()).then_some(pruned);
+    let mut add = |thresholds: &mut Vec<ThresholdUnderTest>, batch: &MeasuredBatch| {
+        indices.extend(&batch.indices);
+        for ((_, measured), pruned) in thresholds.iter_mut().zip(&batch.pruned) {
+            measured.metrics.add(&batch.dense, pruned, &batch.labels);
         }
-        give_up(&mut thresholds, (3.0 * options.max_loss).max(LEAST_BEYOND))
-    })?;
+        give_up(thresholds, (3.0 * options.max_loss).max(LEAST_BEYOND))
+    };
+    if let Some(elsewhere) = &options.elsewhere {
+        let pruners = TaskPruners::Thresholds(options.thresholds.clone());
+        let task = PassTask { order, batch: options.pass.batch, pruners };
+        let images = dataset.len().min(options.pass.images.unwrap_or(usize::MAX));
+        for batch in elsewhere.batches(&task, images)? {
+            add(&mut thresholds, &batch)?;
+        }
+        progress.at(images, images)?;
+    } else {
+        let start = start(thresholds.iter().map(|(_, measured)| measured.pruner.as_ref()), spec);
+        let pass = Pass { loaded, dataset, order, options: &options.pass, start, dense: None };
+        each_batch(pass, progress, &mut |batch| {
+            let pruned = at_thresholds(spec, batch, &thresholds)?;
+            // Its place in the order is of no interest here.
+            add(&mut thresholds, &MeasuredBatch::of(0, batch, pruned))
+        })?;
+    }
     let metrics = &thresholds[0].1.metrics;
     let (images, labelled) = (metrics.images(), metrics.labelled());
     if images == 0 {
@@ -405,6 +408,45 @@ fn measure(
         .collect::<Result<_>>()?;
     let front = Front::new(labelled > 0, if labelled > 0 { labelled } else { images }, points)?;
     Ok((front, indices))
+}
+
+/// The policy at each of `thresholds`, unmeasured.
+pub(crate) fn thresholds_under_test(
+    spec: &VitSpec,
+    policy: &Policy,
+    thresholds: &[f64],
+) -> Vec<ThresholdUnderTest> {
+    let at = |&threshold: &f64| {
+        let pruner = LearnedPruner::new(spec, policy).with_read_out(ReadOut::Threshold { threshold });
+        (threshold, MeasuredPruner::new(Box::new(pruner), spec))
+    };
+    thresholds.iter().map(at).collect()
+}
+
+/// The figures of `batch` at each of `thresholds`.
+///
+/// # Errors
+/// Errors of the backbone or the policy.
+pub(crate) fn at_thresholds(
+    spec: &VitSpec,
+    batch: &PassBatch<'_>,
+    thresholds: &[ThresholdUnderTest],
+) -> Result<Vec<PrunedFigures>> {
+    // If every token stays at a threshold, the same holds for all lower ones, and they need no run.
+    let mut kept_all: Option<PrunedFigures> = None;
+    let mut figures = Vec::with_capacity(thresholds.len());
+    for (_, measured) in thresholds.iter().rev() {
+        if let Some(same) = &kept_all {
+            figures.push(PrunedFigures::clone(same));
+            continue;
+        }
+        let pruned = batch.pruned(measured.pruner.as_ref())?;
+        let these = PrunedFigures::of(spec, batch.dense, &pruned);
+        kept_all = keeps_all(&pruned, spec.num_tokens()).then(|| these.clone());
+        figures.push(these);
+    }
+    figures.reverse();
+    Ok(figures)
 }
 
 /// Whether each of the images kept all of its `tokens` tokens.

@@ -7,6 +7,7 @@ use vitrim_data::{Dataset, Order};
 use vitrim_prune::{ImageKey, LearnedPruner, Method, Policy, Pruner};
 use vitrim_vit::{Output, cost};
 
+use crate::elsewhere::{Elsewhere, MeasuredBatch, PassTask, TaskPruners};
 use crate::error::{MeasureError, Result};
 use crate::fits::Fits;
 use crate::front::Measure;
@@ -39,6 +40,8 @@ pub struct EvalOptions {
     pub speed: Option<f64>,
     /// Images that methods are fitted to; without them, methods that need images are refused.
     pub fit_images: Option<Dataset>,
+    /// Other processes that measure; `None` for this one. They measure no speeds and fit no methods.
+    pub elsewhere: Option<Elsewhere>,
 }
 
 impl EvalOptions {
@@ -191,13 +194,14 @@ pub fn evaluate(
         (Some(policy), Some((_, measured))) => Some((policy.drop_stages(), measured.metrics.keep_ratio())),
         _ => options.profile.clone(),
     };
-    if let Some((stages, keep)) = profile {
+    if let Some(profile) = profile {
+        let (stages, keep) = &profile;
         let (mut hand, fits) = (Vec::new(), options.fits(loaded)?);
-        for &method in options.methods.iter().filter(|m| **m != Method::Policy && m.can_act(&stages)) {
-            let pruner = fits.at_shares(method, loaded, &stages, &keep)?;
+        for &method in options.methods.iter().filter(|m| **m != Method::Policy && m.can_act(stages)) {
+            let pruner = fits.at_shares(method, loaded, stages, keep)?;
             hand.push((method, MeasuredPruner::new(pruner, &loaded.spec)));
         }
-        second_pass(loaded, dataset, &mut hand, &dense, options, progress)?;
+        second_pass(loaded, dataset, &mut hand, &profile, &dense, options, progress)?;
         under_test.extend(hand);
     }
     under_test.retain(|(method, _)| options.methods.contains(method));
@@ -225,6 +229,14 @@ fn first_pass(
 ) -> Result<Dense> {
     let room = if options.speed.is_some() { SPEED_IMAGES } else { 0 };
     let mut dense = Dense::default();
+    if options.elsewhere.is_some() {
+        let batches = measured_elsewhere(dataset, TaskPruners::Policy, options, progress)?;
+        for batch in &batches {
+            add_measured(under_test, batch);
+            dense.count(&batch.dense, &batch.labels, &batch.indices);
+        }
+        return Ok(dense);
+    }
     let pass = pass(loaded, dataset, under_test, options, None);
     dense.bad_images = each_batch(pass, progress, &mut |batch| {
         under_test.iter_mut().try_for_each(|(_, measured)| measured.add(batch))?;
@@ -239,11 +251,21 @@ fn second_pass(
     loaded: &Loaded,
     dataset: &Dataset,
     under_test: &mut [MethodUnderTest],
+    profile: &(Vec<usize>, Vec<f64>),
     dense: &Dense,
     options: &EvalOptions,
     progress: &mut Progress<'_>,
 ) -> Result<()> {
     if under_test.is_empty() {
+        return Ok(());
+    }
+    if options.elsewhere.is_some() {
+        let (stages, keep) = profile.clone();
+        let methods = under_test.iter().map(|(method, _)| method.name().to_owned()).collect();
+        let pruners = TaskPruners::HandMade { methods, stages, keep };
+        for batch in measured_elsewhere(dataset, pruners, options, progress)? {
+            add_measured(under_test, &batch);
+        }
         return Ok(());
     }
     let mut before = 0;
@@ -261,6 +283,28 @@ fn second_pass(
     Ok(())
 }
 
+/// The figures of `pruners` on all images, measured by other processes.
+fn measured_elsewhere(
+    dataset: &Dataset,
+    pruners: TaskPruners,
+    options: &EvalOptions,
+    progress: &mut Progress<'_>,
+) -> Result<Vec<MeasuredBatch>> {
+    let elsewhere = options.elsewhere.as_ref().expect("the caller has asked");
+    let images = dataset.len().min(options.pass.images.unwrap_or(usize::MAX));
+    let task = PassTask { order: Order::Sequential, batch: options.pass.batch, pruners };
+    let batches = elsewhere.batches(&task, images)?;
+    progress.at(images, images)?;
+    Ok(batches)
+}
+
+/// Adds a batch that another process has measured.
+fn add_measured(under_test: &mut [MethodUnderTest], batch: &MeasuredBatch) {
+    for ((_, measured), pruned) in under_test.iter_mut().zip(&batch.pruned) {
+        measured.metrics.add(&batch.dense, pruned, &batch.labels);
+    }
+}
+
 fn pass<'a>(
     loaded: &'a Loaded,
     dataset: &'a Dataset,
@@ -273,15 +317,20 @@ fn pass<'a>(
 }
 
 impl Dense {
-    /// Adds a batch, and keeps its pixels as long as fewer than `room` images are kept.
-    fn add(&mut self, batch: &PassBatch<'_>, room: usize) {
-        let images = batch.images;
-        for (class, label) in batch.dense.argmax().into_iter().zip(&images.labels) {
+    /// Counts a batch: the dense model's classes, the labels and the positions of its images, `[B]` each.
+    fn count(&mut self, classes: &[usize], labels: &[Option<u32>], indices: &[usize]) {
+        for (&class, label) in classes.iter().zip(labels) {
             self.labelled += usize::from(label.is_some());
             self.right += usize::from(*label == u32::try_from(class).ok());
         }
-        self.images += images.len();
-        self.indices.extend(&images.indices);
+        self.images += indices.len();
+        self.indices.extend(indices);
+    }
+
+    /// Adds a batch, and keeps its pixels as long as fewer than `room` images are kept.
+    fn add(&mut self, batch: &PassBatch<'_>, room: usize) {
+        let images = batch.images;
+        self.count(&batch.dense.argmax(), &images.labels, &images.indices);
         let kept = room.saturating_sub(self.keys.len()).min(images.len());
         self.keys.extend(&batch.keys[..kept]);
         self.pixels.extend_from_slice(&images.pixels[..kept * (images.pixels.len() / images.len())]);

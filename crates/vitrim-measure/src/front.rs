@@ -212,6 +212,14 @@ impl Front {
         &self.points
     }
 
+    /// The smallest limit of the loss for which [`choose`] reaches the point of `setting` at `confidence`: the bound that
+    /// is certified there. `None` if there is no such point.
+    pub fn certified(&self, setting: f64, confidence: Confidence) -> Option<f64> {
+        let at = self.points.iter().position(|point| point.setting == setting)?;
+        let bounds = self.losses().into_iter().take(at + 1).map(|loss| loss.upper_bound(confidence));
+        Some(bounds.fold(0.0, f64::max))
+    }
+
     /// Each point's loss, in the order of the points.
     fn losses(&self) -> Vec<Loss> {
         let loss = |point: &FrontPoint| point.loss().expect("Front::new checked the counts");

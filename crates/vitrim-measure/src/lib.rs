@@ -5,14 +5,16 @@
 //! [`requests`] has the request of each verb, with its defaults. [`calibrate`] finds the threshold that held-out
 //! images certify, [`evaluate`] compares it with the hand-made methods, [`mod@compare`] compares whole fronts, and
 //! [`speed`] measures times. [`metrics`] counts, [`statistics`] computes bounds and intervals, and [`front`] chooses
-//! the cheapest setting. [`predict`] applies a policy to single images.
+//! the cheapest setting. [`predict`] applies a policy to single images, [`mod@embed`] to whole data sets.
 //!
 //! Every measurement is one pass over a data set ([`passes`]): the dense model and, from the same prefix, the pruned
-//! ones. This crate does not train, draw or parse a command line; with the feature `clap`, the requests implement
+//! ones. Other processes can measure its batches ([`elsewhere`]). This crate does not train, draw or parse a command line; with the feature `clap`, the requests implement
 //! clap's `Args`.
 
 pub mod calibrate;
 pub mod compare;
+pub mod elsewhere;
+pub mod embed;
 pub mod error;
 pub mod evaluate;
 pub mod examples;

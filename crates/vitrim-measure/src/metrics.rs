@@ -30,6 +30,50 @@ pub(crate) struct Metrics {
     macs: Vec<u64>,
 }
 
+/// What a pruned model did to each image of a batch.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PrunedFigures {
+    /// D of each image, `[B]`.
+    #[serde(with = "bits")]
+    divergences: Vec<f64>,
+    /// The class of each image, `[B]`; of a backbone without classes, the largest feature.
+    classes: Vec<usize>,
+    /// Number of images whose patch at each grid position is left after each stage, `[K][N0]`.
+    survivors: Vec<Vec<u32>>,
+    /// MACs of each image, `[B]`.
+    macs: Vec<u64>,
+}
+
+impl PrunedFigures {
+    /// From the answers of the dense and the pruned model, of geometry `spec`.
+    pub(crate) fn of(spec: &VitSpec, dense: &Output, pruned: &Pruned) -> Self {
+        let patches = spec.num_patches();
+        let mut survivors = vec![vec![0; patches]; pruned.stages.len()];
+        for (counts, stage) in survivors.iter_mut().zip(&pruned.stages) {
+            stage.origins.iter().filter_map(|origin| origin.grid()).for_each(|p| counts[p] += 1);
+        }
+        PrunedFigures {
+            divergences: divergences(spec, dense, &pruned.answer),
+            classes: pruned.answer.argmax(),
+            survivors,
+            macs: pruned.macs.clone(),
+        }
+    }
+}
+
+/// Numbers as their bits, so that every value is read back as it was.
+mod bits {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub fn serialize<S: Serializer>(values: &[f64], serializer: S) -> Result<S::Ok, S::Error> {
+        values.iter().map(|value| value.to_bits()).collect::<Vec<u64>>().serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<f64>, D::Error> {
+        Ok(Vec::<u64>::deserialize(deserializer)?.into_iter().map(f64::from_bits).collect())
+    }
+}
+
 /// Quantiles of the cost over images, as shares of the dense MACs.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -61,25 +105,24 @@ impl Metrics {
         }
     }
 
-    /// Adds a batch: the answers of the dense and the pruned model, and `labels: [B]`.
-    pub fn add(&mut self, dense: &Output, pruned: &Pruned, labels: &[Option<u32>]) {
-        let divergences = divergences(&self.spec, dense, &pruned.answer);
-        self.images += divergences.len();
-        self.divergence += divergences.iter().sum::<f64>();
+    /// Adds a batch: the dense model's classes, what the pruned model did, and `labels: [B]`.
+    pub fn add(&mut self, dense: &[usize], pruned: &PrunedFigures, labels: &[Option<u32>]) {
+        self.images += pruned.divergences.len();
+        self.divergence += pruned.divergences.iter().sum::<f64>();
         match &mut self.drifts {
             Some(sums) => {
-                for drift in divergences.iter().map(|d| 100.0 * d) {
+                for drift in pruned.divergences.iter().map(|d| 100.0 * d) {
                     for (sum, power) in sums.iter_mut().zip([drift, drift.powi(2), drift.powi(3)]) {
                         *sum += power;
                     }
                 }
             }
-            None => self.add_classes(&dense.argmax(), &pruned.answer.argmax(), labels),
+            None => self.add_classes(dense, &pruned.classes, labels),
         }
         let patches = self.spec.num_patches();
-        self.survivors.resize_with(pruned.stages.len(), || vec![0; patches]);
-        for (counts, stage) in self.survivors.iter_mut().zip(&pruned.stages) {
-            stage.origins.iter().filter_map(|origin| origin.grid()).for_each(|p| counts[p] += 1);
+        self.survivors.resize_with(pruned.survivors.len(), || vec![0; patches]);
+        for (counts, more) in self.survivors.iter_mut().zip(&pruned.survivors) {
+            counts.iter_mut().zip(more).for_each(|(count, more)| *count += more);
         }
         self.macs.extend(&pruned.macs);
     }

@@ -9,7 +9,7 @@ use vitrim_prune::{ImageKey, Pruned, Pruner, first_site, run_from};
 use vitrim_vit::{Backbone, CpuBackbone, HostState, Output, PixelBatch, Site, Taps, VitSpec, Want};
 
 use crate::error::Result;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, PrunedFigures};
 use crate::model::Loaded;
 use crate::progress::Progress;
 
@@ -23,7 +23,9 @@ pub struct PassOptions {
     pub batch: usize,
     /// Decoding threads; 0 for one per core.
     pub workers: usize,
-    /// Only the first images, up to this number.
+    /// Number of images at the start of the order to pass over.
+    pub skip: usize,
+    /// Only the first images after those, up to this number.
     pub images: Option<usize>,
     /// What to do with an image that cannot be decoded.
     pub on_bad_image: OnBadImage,
@@ -37,6 +39,7 @@ impl Default for PassOptions {
         PassOptions {
             batch: BATCH,
             workers: 0,
+            skip: 0,
             images: None,
             on_bad_image: OnBadImage::Fail,
             corruption: None,
@@ -55,7 +58,7 @@ impl PassOptions {
         let options = LoaderOptions {
             batch: self.batch,
             workers: self.workers,
-            skip: 0,
+            skip: self.skip,
             limit: self.images,
             on_bad_image: self.on_bad_image,
             augment: None,
@@ -172,7 +175,8 @@ impl MeasuredPruner {
     /// As [`PassBatch::pruned`].
     pub fn add(&mut self, batch: &PassBatch<'_>) -> Result<()> {
         let pruned = batch.pruned(self.pruner.as_ref())?;
-        self.metrics.add(batch.dense, &pruned, &batch.images.labels);
+        let figures = PrunedFigures::of(batch.model.spec(), batch.dense, &pruned);
+        self.metrics.add(&batch.dense.argmax(), &figures, &batch.images.labels);
         Ok(())
     }
 }

@@ -34,12 +34,13 @@ pub struct Prediction {
 
 /// A class and its probability.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ClassProbability {
     /// Its index.
     pub class: usize,
     /// Its name, if the checkpoint has one.
     pub name: Option<String>,
-    /// Whether the checkpoint has no names, and ImageNet-1k's is assumed.
+    /// Whether the name is ImageNet-1k's, which is assumed of a checkpoint with 1,000 classes without names; absent if not.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub name_assumed: bool,
     /// Softmax probability.
@@ -48,6 +49,7 @@ pub struct ClassProbability {
 
 /// The survivors of a stage.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Survivors {
     /// The 0-based block of the stage.
     pub block: usize,

@@ -38,7 +38,7 @@ mod _vitrim {
     #[pymodule_export]
     use crate::finetuning::finetune;
     #[pymodule_export]
-    use crate::measuring::{calibrate, compare, evaluate, report};
+    use crate::measuring::{Share, calibrate, compare, evaluate, report};
     #[pymodule_export]
     use crate::model::{Model, load};
     #[pymodule_export]

@@ -2,18 +2,23 @@
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
 use serde_json::{Value, json};
-use vitrim_data::OnBadImage;
+use vitrim_data::{Dataset, OnBadImage};
 use vitrim_hub::Kind;
 use vitrim_measure::calibrate::record;
 use vitrim_measure::compare::{Contender, POLICY};
+use vitrim_measure::elsewhere::{Elsewhere, PassTask, measure_share};
 use vitrim_measure::requests::{
     CalibrateRequest, CompareRequest, DataNotes, DatasetArgs, EvalRequest, ImageArgs, LossArgs, Request,
+    named_images,
 };
 use vitrim_measure::statistics::Confidence;
+use vitrim_measure::{Listener, MeasureError, Progress};
 use vitrim_prune::{Method, Policy};
 use vitrim_report::report as lay_out;
 use vitrim_report::verbs::{Evaluee, compare as compare_methods, evaluate as evaluate_methods};
@@ -57,6 +62,95 @@ pub fn confidence(level: Option<f64>, default: Confidence) -> PyResult<Confidenc
     level.map_or(Ok(default), Confidence::new).map_err(refused)
 }
 
+/// What a callback raised.
+type Raised = Arc<Mutex<Option<PyErr>>>;
+
+/// Other processes, which `gather` asks for the figures of a pass: called with the task, the number of images and that of
+/// images in a batch, it returns what [`Share::measure`] returned for consecutive shares; and what it will have raised.
+fn elsewhere(gather: Option<Py<PyAny>>) -> (Option<Elsewhere>, Raised) {
+    let raised = Raised::default();
+    let slot = Arc::clone(&raised);
+    let elsewhere = gather.map(|gather| {
+        Elsewhere::new(Arc::new(move |task: &str, images: usize, batch: usize| {
+            let answers: PyResult<Vec<Vec<u8>>> = Python::attach(|py| {
+                let answers = gather.bind(py).call1((task, images, batch))?;
+                answers.try_iter()?.map(|bytes| Ok(bytes?.cast::<PyBytes>()?.as_bytes().to_vec())).collect()
+            });
+            answers.map_err(|error| {
+                *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                MeasureError::Setting("the processes that measure have failed".into())
+            })
+        }))
+    });
+    (elsewhere, raised)
+}
+
+/// `done`, unless a callback raised.
+fn raised_or<T>(done: PyResult<T>, raised: &Raised) -> PyResult<T> {
+    match raised.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        Some(error) => Err(error),
+        None => done,
+    }
+}
+
+/// A process that measures shares of a data set for another one: see `vitrim.ray`.
+#[pyclass(frozen, module = "vitrim")]
+pub struct Share {
+    model: Py<Model>,
+    dataset: Dataset,
+}
+
+#[pymethods]
+impl Share {
+    /// The images of `split` of `data`, as `evaluate` and `calibrate` find them.
+    #[new]
+    #[pyo3(signature = (model, data, split, label_map, label_order))]
+    fn new(
+        py: Python<'_>,
+        model: Py<Model>,
+        data: PathBuf,
+        split: Option<String>,
+        label_map: Option<PathBuf>,
+        label_order: Option<&str>,
+    ) -> PyResult<Self> {
+        fetch(py, &data, Kind::Data)?;
+        let reading = reading(None, label_map, label_order)?;
+        let dataset: vitrim_measure::error::Result<Dataset> = py.detach(|| {
+            let loaded = model.get().loaded();
+            let stop = AtomicBool::new(false);
+            let mut silent = Listener { stop: &stop, tell: &mut |_| {} };
+            let parts = reading.open(&data, loaded)?;
+            Ok(named_images(loaded, &parts, split.as_deref(), &mut silent)?.0)
+        });
+        Ok(Share { model, dataset: dataset.map_err(from_library)? })
+    }
+
+    /// The figures of `images` images from position `first` on in the order of `task`, as bytes.
+    fn measure<'py>(
+        &self,
+        py: Python<'py>,
+        task: &str,
+        first: usize,
+        images: usize,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let model = self.model.get();
+        let task: PassTask = serde_json::from_str(task).map_err(refused)?;
+        let (threads, pruning) = (model.threads().for_job()?, model.pruning());
+        let policy = learned(&pruning).map(|(policy, _)| policy);
+        let workers = model.threads().workers();
+        let measured = py.detach(|| {
+            threads.install(|| {
+                let stop = AtomicBool::new(false);
+                let mut progress = Progress { stop: &stop, progress: &mut |_, _| {} };
+                let share = (first, images);
+                measure_share(model.loaded(), policy, &self.dataset, &task, share, workers, &mut progress)
+            })
+        });
+        let figures = serde_json::to_vec(&measured.map_err(from_library)?).map_err(refused)?;
+        Ok(PyBytes::new(py, &figures))
+    }
+}
+
 fn methods(names: Option<Vec<String>>, default: Vec<Method>) -> PyResult<Vec<Method>> {
     let Some(names) = names else { return Ok(default) };
     names.iter().map(|name| name.parse().map_err(from_library)).collect()
@@ -91,7 +185,10 @@ fn python(
 
 /// Measures the model's policy, the dense model and the hand-made methods on a data set.
 #[pyfunction]
-#[pyo3(signature = (model, data, *, split, images, methods, keep, speed, batch, on_bad_image, label_map, label_order, report, teller))]
+#[pyo3(signature = (
+    model, data, *, split, images, methods, keep, speed, batch, on_bad_image, label_map, label_order, report, teller,
+    gather=None
+))]
 #[expect(clippy::too_many_arguments, reason = "they are the command line's flags, by keyword")]
 pub fn evaluate<'py>(
     py: Python<'py>,
@@ -108,6 +205,7 @@ pub fn evaluate<'py>(
     label_order: Option<&str>,
     report: Option<PathBuf>,
     teller: &Bound<'py, PyAny>,
+    gather: Option<Py<PyAny>>,
 ) -> PyResult<Bound<'py, PyAny>> {
     fetch(py, &data, Kind::Data)?;
     let model = model.get();
@@ -154,9 +252,19 @@ pub fn evaluate<'py>(
         let data = taken.data.to_string_lossy();
         python(model, "vitrim.evaluate", taken, &data, &[("speed", taken.speed().map(Value::from))])
     };
+    if gather.is_some()
+        && let Some(fitted) = request.methods.iter().find(|method| method.is_fitted())
+    {
+        return Err(refused(format!(
+            "{fitted} is fitted before it is measured, which several processes do not do; leave it out, or use \
+             vitrim.evaluate"
+        )));
+    }
+    let (elsewhere, failure) = elsewhere(gather);
     let evaluated = interruptible(teller, |listener| {
-        threads.install(|| Ok(evaluate_methods(&request, loaded, evaluee, &command, listener)?))
-    })?;
+        threads.install(|| Ok(evaluate_methods(&request, loaded, evaluee, elsewhere, &command, listener)?))
+    });
+    let evaluated = raised_or(evaluated, &failure)?;
     let figures = plain(py, &evaluated.evaluation)?;
     let (dtype, read_out) = (loaded.model.weights().precision().to_string(), evaluated.read_out);
     let about =
@@ -168,7 +276,7 @@ pub fn evaluate<'py>(
 
 /// Chooses the threshold of the model's policy so that the loss stays within a limit, and writes it into its folder.
 #[pyfunction]
-#[pyo3(signature = (model, data, *, max_drop, max_drift, confidence, split, images, on_bad_image, label_map, label_order, teller))]
+#[pyo3(signature = (model, data, *, max_drop, max_drift, confidence, split, images, on_bad_image, label_map, label_order, teller, gather=None))]
 #[expect(clippy::too_many_arguments, reason = "they are the command line's flags, by keyword")]
 pub fn calibrate<'py>(
     py: Python<'py>,
@@ -183,6 +291,7 @@ pub fn calibrate<'py>(
     label_map: Option<PathBuf>,
     label_order: Option<&str>,
     teller: &Bound<'py, PyAny>,
+    gather: Option<Py<PyAny>>,
 ) -> PyResult<Bound<'py, PyAny>> {
     fetch(py, &data, Kind::Data)?;
     let model = model.get();
@@ -214,13 +323,15 @@ pub fn calibrate<'py>(
         ..defaults
     };
     let mut policy = policy.clone();
-    let (policy, notes) = interruptible(teller, |listener| {
+    let (elsewhere, failure) = elsewhere(gather);
+    let calibrated = interruptible(teller, |listener| {
         threads.install(|| {
-            let (choice, notes) = request.run(loaded, &mut policy, listener)?;
+            let (choice, notes) = request.run(loaded, &mut policy, elsewhere, listener)?;
             listener.note(&choice.to_string());
             Ok((policy, notes))
         })
-    })?;
+    });
+    let (policy, notes) = raised_or(calibrated, &failure)?;
     let calibration = plain(py, &record(&policy, folder).map_err(from_library)?)?;
     calibration.call_method1("update", (plain(py, &notes)?,))?;
     let folder = folder.clone();

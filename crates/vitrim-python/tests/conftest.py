@@ -114,3 +114,14 @@ def server(serve: Callable[..., Any]) -> Iterator[Any]:
     """A server of `tiny` for the tests of one file."""
     with serve() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[None]:
+    """A local Ray of three CPUs with a small object store."""
+    ray = pytest.importorskip("ray", reason="SKIPPED: ray[data] is not installed")
+    pytest.importorskip("ray.data", reason="SKIPPED: ray[data] is not installed")
+    options = {"include_dashboard": False, "object_store_memory": 100 << 20, "log_to_driver": False}
+    ray.init(num_cpus=3, ignore_reinit_error=True, **options)
+    yield
+    ray.shutdown()

@@ -48,9 +48,8 @@ def test_serve_client(serve: Callable[..., Any], tiny: Path, photo: Path, capsys
             client.Client(url).predict(b"hello")
 
 
-def test_ray_map_batches_with_two_workers(tiny: Path, data: Path) -> None:
-    pytest.importorskip("ray.data", reason="SKIPPED: ray[data] is not installed")
-    rows = example("ray_map_batches").main(str(tiny), str(data / "test"), workers=2)
+def test_ray_map_batches_with_two_workers(tiny: Path, data: Path, cluster: None) -> None:
+    rows = example("ray_map_batches").main(str(tiny), str(data / "test"), workers=2).take_all()
     model = vitrim.load(tiny, "cls-attention:0.7")
     assert len(rows) == 36
     for row in rows[::7]:

@@ -6,6 +6,7 @@ use std::time::Instant;
 use vitrim_data::Dataset;
 use vitrim_measure::calibrate::{calibrated_on, record};
 use vitrim_measure::compare::{Comparison, Contender};
+use vitrim_measure::elsewhere::Elsewhere;
 use vitrim_measure::evaluate::{EvalOptions, Evaluation, evaluate as measure};
 use vitrim_measure::images::DataParts;
 use vitrim_measure::model::Loaded;
@@ -47,8 +48,8 @@ pub enum Evaluee<'a> {
     Dense,
 }
 
-/// Runs `request` on `loaded`, and writes the requested report, if any; `command` gives the command line of the
-/// request.
+/// Runs `request` on `loaded`, and writes the requested report, if any; `elsewhere` are other processes that measure, if
+/// this one does not, and `command` gives the command line of the request.
 ///
 /// # Errors
 /// If images cannot be read, there are none, a report is requested and the policy is not calibrated, or the work was
@@ -57,6 +58,7 @@ pub fn evaluate(
     request: &EvalRequest,
     loaded: &Loaded,
     evaluee: Evaluee<'_>,
+    elsewhere: Option<Elsewhere>,
     command: &dyn Fn(&EvalRequest) -> String,
     listener: &mut Listener<'_>,
 ) -> Result<Evaluated> {
@@ -83,6 +85,7 @@ pub fn evaluate(
         profile,
         speed: request.speed(),
         fit_images: fit_images(request, loaded, &parts, &split, listener)?,
+        elsewhere,
     };
     let evaluation = match (&request.report, policy) {
         (Some(run), Some((policy, folder))) => {

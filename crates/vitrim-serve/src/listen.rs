@@ -12,6 +12,7 @@ use metrics::Gauge;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
+use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::TlsAcceptor;
 
 use crate::first_bytes::FirstBytes;
@@ -28,7 +29,8 @@ const HEAD: usize = 64 << 10;
 pub struct Connections {
     /// Permits for connections, which listeners may share.
     pub permits: Arc<Semaphore>,
-    /// Time for a request's head, for a TLS handshake, and for which a connection may be idle.
+    /// Time for a request's head, for a TLS handshake, for which a connection may be idle, and for which a client may read
+    /// nothing of an answer.
     pub header_timeout: Duration,
     /// Connections that are open.
     pub open: Gauge,
@@ -63,6 +65,8 @@ pub async fn serve(
         let (tls, builder, router, graceful) =
             (tls.clone(), builder.clone(), router.clone(), graceful.watcher());
         let (open, limit) = (connections.open.clone(), connections.header_timeout);
+        let mut stream = Box::pin(TimeoutStream::new(stream));
+        stream.as_mut().set_write_timeout_pinned(Some(limit));
         tokio::spawn(async move {
             let _permit = permit;
             open.increment(1.0);

@@ -99,7 +99,7 @@ settings! {
     target_p99: Span, "target-p99", "VITRIM_SERVE_TARGET_P99";
     /// Images of one model that may wait; a request that would exceed it gets 429 [default: 256].
     queue: usize, "queue", "VITRIM_SERVE_QUEUE";
-    /// Expected cost of a batch on one core, 1e9 MACs [default: eight dense images].
+    /// Expected cost of a batch on one core, 1e9 MACs [default: two dense images].
     batch_gmacs: f64, "batch-gmacs", "VITRIM_SERVE_BATCH_GMACS";
     /// Time after which a request gets 504, if it states none itself [default: 30s].
     timeout: Span, "timeout", "VITRIM_SERVE_TIMEOUT";

@@ -307,8 +307,7 @@ mod tests {
             let rollout = start.play(&policy, [1, 2, 3], &IMAGES, forks).unwrap();
             (rollout, start.passes)
         };
-        let ((all, most), (one, some), (none, least)) =
-            (play(0..3), play(1..2), play(0..0));
+        let ((all, most), (one, some), (none, least)) = (play(0..3), play(1..2), play(0..0));
         let d = &all.divergences;
         assert!(d.iter().all(|of_stage| of_stage.iter().all(|d| *d > 0.0)), "{d:?}");
         assert_eq!(one.divergences, [vec![0.0; 3], d[1].clone(), d[2].clone()]);

@@ -200,8 +200,7 @@ fn a_checkpoint_of_another_run_is_refused_and_left_alone() {
     assert!(run(&s, root.path(), |_, _| {}).unwrap_err().to_string().contains("another backbone"));
     s.id.fingerprint.clone_from(&setting().id.fingerprint);
     let whole = s.source.dataset.clone();
-    let held_out =
-        Dataset::from_memory(vec![png(3)], vec![]).unwrap().content_hashes(&mut |_, _| {}).unwrap();
+    let held_out = Dataset::from_memory(vec![png(3)], vec![]).unwrap().to_exclude(&mut |_, _| {}).unwrap();
     s.source.dataset = whole.without(&held_out, &mut |_, _| {}).unwrap().0;
     assert!(run(&s, root.path(), |_, _| {}).unwrap_err().to_string().contains("another training set"));
     s.source.dataset = whole;

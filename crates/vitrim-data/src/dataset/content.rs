@@ -14,6 +14,50 @@ pub struct ContentHash([u8; 16]);
 /// Hashes of encoded images, without order.
 pub type ContentSet = HashSet<ContentHash>;
 
+/// Number of bytes at the end of a file that its [`Mark`] depends on.
+pub(crate) const TAIL: usize = 64;
+
+/// A hash of a file's length and last [`TAIL`] bytes, with which it is seen without reading the file whether it may equal
+/// another one.
+pub(crate) type Mark = u64;
+
+/// The mark of a file of `bytes` bytes that ends with `tail`, its last [`TAIL`] bytes or all of them.
+pub(crate) fn mark(bytes: u64, tail: &[u8]) -> Mark {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&bytes.to_le_bytes()).update(tail);
+    let mut head = [0; 8];
+    head.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
+    u64::from_le_bytes(head)
+}
+
+/// The mark of a file with the content `encoded`.
+pub(crate) fn mark_of(encoded: &[u8]) -> Mark {
+    mark(encoded.len() as u64, &encoded[encoded.len().saturating_sub(TAIL)..])
+}
+
+/// What is known of an encoded image that was read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fingerprint {
+    pub hash: ContentHash,
+    /// `None` if the image could not be read.
+    pub mark: Option<Mark>,
+}
+
+/// Images to be left out of another data set: see [`Dataset::without`](super::Dataset::without).
+#[derive(Clone, Debug, Default)]
+pub struct Excluded {
+    pub(super) hashes: ContentSet,
+    pub(super) marks: HashSet<Mark>,
+}
+
+impl Excluded {
+    /// Adds the images of `other`.
+    pub fn extend(&mut self, other: Excluded) {
+        self.hashes.extend(other.hashes);
+        self.marks.extend(other.marks);
+    }
+}
+
 impl ContentHash {
     /// Hashes `encoded`, a whole file.
     pub fn of(encoded: &[u8]) -> Self {

@@ -10,7 +10,9 @@ mod relabel;
 use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
 
-pub use content::{ContentHash, ContentSet, Shares, Subset};
+use content::Fingerprint;
+pub use content::{ContentHash, ContentSet, Excluded, Shares, Subset};
+pub(crate) use content::{Mark, TAIL, mark, mark_of};
 
 use crate::decoding::{BadImages, DecodeRate, DecodeTotals, Decoding};
 use crate::error::DataError;
@@ -59,8 +61,8 @@ struct Index {
     store: Store,
     /// What was guessed or left out when the files were found.
     layout_notes: Vec<String>,
-    /// One hash for each row, computed on first use.
-    hashes: OnceLock<Vec<ContentHash>>,
+    /// One for each row, computed on first use.
+    fingerprints: OnceLock<Vec<Fingerprint>>,
     /// Images that loaders left out.
     bad: BadImages,
     rates: DecodeTotals,
@@ -76,8 +78,8 @@ impl Dataset {
         layout_notes: Vec<String>,
     ) -> Self {
         let rows = Rows::all((!matches!(store, Store::Stream(_))).then_some(labels.len()));
-        let (hashes, bad, rates) = (OnceLock::new(), BadImages::default(), DecodeTotals::default());
-        let index = Index { path, split, class_names, labels, store, layout_notes, hashes, bad, rates };
+        let (fingerprints, bad, rates) = (OnceLock::new(), BadImages::default(), DecodeTotals::default());
+        let index = Index { path, split, class_names, labels, store, layout_notes, fingerprints, bad, rates };
         Self {
             index: Arc::new(index),
             rows,

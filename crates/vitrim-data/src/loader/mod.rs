@@ -39,6 +39,8 @@ pub struct Loader {
     early: HashMap<usize, ImageOutcome>,
     threads: Threads,
     bad: BadImages,
+    /// The images that were left out for the last batch.
+    left_out: Vec<(usize, DataError)>,
     failed: bool,
     /// Time for which the consumer waited for images.
     waited: Duration,
@@ -77,6 +79,7 @@ impl Loader {
             early: HashMap::new(),
             threads,
             bad: BadImages::default(),
+            left_out: Vec::new(),
             failed: false,
             waited: Duration::ZERO,
         })
@@ -102,6 +105,12 @@ impl Loader {
     /// The images left out under [`OnBadImage::Skip`]; stays readable after the loader is gone.
     pub fn bad_images(&self) -> BadImages {
         self.bad.clone()
+    }
+
+    /// The images that were left out under [`OnBadImage::Skip`] while the last batch was filled, or since that batch if
+    /// there is none any more: their positions in the data set, and why.
+    pub fn left_out(&self) -> &[(usize, DataError)] {
+        &self.left_out
     }
 
     /// The next image's result in order; `None` after the last.
@@ -136,6 +145,7 @@ impl Loader {
     fn next_batch(&mut self) -> Result<Option<Batch>, DataError> {
         let [_, height, width] = self.transform.preprocess().input_size;
         let size = self.options.batch.min(self.total() - self.taken);
+        self.left_out.clear();
         let mut batch = Batch {
             pixels: Vec::with_capacity(size * self.transform.pixel_count()),
             shape: [0, 3, height, width],
@@ -157,6 +167,7 @@ impl Loader {
                 Some(ImageOutcome::Bad(index, error)) if self.options.on_bad_image == OnBadImage::Skip => {
                     self.bad.add(&error);
                     self.dataset.left_out(index, &error);
+                    self.left_out.push((index, error));
                 }
                 Some(ImageOutcome::Bad(_, error) | ImageOutcome::Broken(error)) => return Err(error),
             }

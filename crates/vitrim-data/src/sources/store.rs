@@ -1,5 +1,7 @@
 //! The encoded images of one split, by row.
 
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -7,8 +9,10 @@ use vitrim_text::shown;
 
 use super::parquet::ParquetIndex;
 use super::tar::{TarIndex, TarStream, member_origin};
+use crate::dataset::{Mark, TAIL, mark, mark_of};
 use crate::decoding::read_encoded;
 use crate::error::DataError;
+use crate::limits::MAX_ENCODED_BYTES;
 use crate::scenes::scene_name;
 
 /// The encoded images of a split. A row is a position in it.
@@ -80,6 +84,39 @@ impl Store {
         }
     }
 
+    /// Whether the ends of images can be read without the images.
+    pub(crate) fn shows_ends(&self) -> bool {
+        matches!(self, Self::Files { .. } | Self::Tar(_) | Self::Memory(_))
+    }
+
+    /// The mark of the image of `row`, of which only the end is read; `None` if that is not possible, or the image is one
+    /// that will not be read.
+    pub(crate) fn mark_of_row(&self, row: usize) -> Option<Mark> {
+        match self {
+            Self::Files { root, paths } => {
+                let file = File::open(root.join(&paths[row])).ok()?;
+                let bytes = file.metadata().ok()?.len();
+                mark_of_end(file, 0, bytes).ok()
+            }
+            Self::Tar(tar) => {
+                let (file, offset, bytes) = tar.open_row(row)?;
+                mark_of_end(file, offset, bytes).ok()
+            }
+            Self::Memory(images) => Some(mark_of(&images[row])),
+            Self::Parquet(_) | Self::Stream(_) | Self::Scenes { .. } => None,
+        }
+    }
+
+    /// The image of `row`, of a store that [shows ends](Self::shows_ends).
+    pub(crate) fn payload_of_row(&self, row: usize) -> Payload {
+        match self {
+            Self::Files { root, paths } => Payload::File(root.join(&paths[row])),
+            Self::Tar(_) => Payload::Member(row),
+            Self::Memory(images) => Payload::Encoded(Arc::clone(&images[row])),
+            Self::Parquet(_) | Self::Stream(_) | Self::Scenes { .. } => Payload::Null,
+        }
+    }
+
     /// The encoded bytes of `payload`, whose image is at `origin`. For a scene, the bytes of its name.
     ///
     /// # Errors
@@ -102,6 +139,17 @@ impl Store {
             Payload::Null => Err(DataError::bad_image(origin(), "the row has no image")),
         }
     }
+}
+
+/// The mark of the `bytes` bytes of `file` from `offset` on.
+fn mark_of_end(mut file: File, offset: u64, bytes: u64) -> io::Result<Mark> {
+    if bytes > MAX_ENCODED_BYTES {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    let mut tail = vec![0; TAIL.min(bytes as usize)];
+    file.seek(SeekFrom::Start(offset + bytes - tail.len() as u64))?;
+    file.read_exact(&mut tail)?;
+    Ok(mark(bytes, &tail))
 }
 
 /// The name of an image that exists only in memory.

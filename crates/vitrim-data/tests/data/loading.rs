@@ -22,7 +22,8 @@ fn stores(dir: &Path) -> Vec<Dataset> {
     write_parquet(&dir.join("more/train.parquet"), SCHEMA, Some(FOOTER), &rows(COUNT as u32 + 40), 11);
     write_shards(&dir.join("tar"), COUNT as u32, 4);
     let memory = all.iter().map(|(image, _)| (image.clone().unwrap(), None)).collect();
-    let excluded = (0..40).map(|i| vitrim_data::ContentHash::of(&png(i * 3))).collect();
+    let excluded = (0..40).map(|i| (png(i * 3), None)).collect();
+    let excluded = Dataset::from_memory(excluded, Vec::new()).unwrap().to_exclude(&mut |_, _| {}).unwrap();
     let more = Dataset::open(dir.join("more"), None).unwrap();
     vec![
         Dataset::open(dir.join("folder"), None).unwrap(),
@@ -148,12 +149,24 @@ fn bad_images_fail_or_are_left_out_and_named() {
     let mut loader = Loader::new(&dataset, Order::Sequential, &small_transform(), skipping).unwrap();
     let bad = loader.bad_images();
     loader.next().unwrap().unwrap();
+    assert!(loader.left_out().is_empty());
     assert_eq!(loader.next().unwrap().unwrap().indices, [5, 6, 7, 8]);
+    let [(4, error)] = loader.left_out() else { panic!("{:?}", loader.left_out()) };
+    assert!(error.to_string().contains("row 4"), "{error}");
     // A resumed pass starts after the bad image, not one early.
     assert_eq!(loader.position(), 9);
     let rest: Vec<_> = loader.map(Result::unwrap).collect();
     assert_eq!(indices(&rest), [9, 10].into_iter().chain(12..30).collect::<Vec<_>>());
     assert_eq!(bad.count(), 2);
+    // What was left out behind the last image comes with its batch, or with the end.
+    for (batch, at_end) in [(1, true), (4, false)] {
+        let last = LoaderOptions { batch, skip: 10, limit: Some(2), ..skipping };
+        let mut loader = Loader::new(&dataset, Order::Sequential, &small_transform(), last).unwrap();
+        assert_eq!(loader.next().unwrap().unwrap().indices, [10]);
+        assert_eq!(loader.left_out().len(), usize::from(!at_end));
+        assert!(loader.next().is_none());
+        assert_eq!(loader.left_out().len(), usize::from(at_end));
+    }
     assert!(bad.first()[1].contains("row 11") && bad.first()[1].contains("no image"), "{:?}", bad.first());
 }
 

@@ -122,7 +122,7 @@ fn parts_of_scenes_are_parts_of_any_data_set() {
     let [train, calibration, test] = [Subset::Train, Subset::Calibration, Subset::Test].map(part);
     assert_eq!(train.len() + calibration.len() + test.len(), 2000);
     assert!((1100..1300).contains(&train.len()), "{}", train.len());
-    let excluded = train.content_hashes(&mut |_, _| {}).unwrap();
+    let excluded = train.to_exclude(&mut |_, _| {}).unwrap();
     let (rest, removed) = dataset.without(&excluded, &mut |_, _| {}).unwrap();
     assert_eq!((rest.len(), removed), (2000 - train.len(), train.len()));
     assert_eq!(train.first(10).len(), 10);

@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use vitrim_data::{ContentSet, Dataset, Shares, Subset, known_split};
+use vitrim_data::{Dataset, Excluded, Shares, Subset, known_split};
 use vitrim_hub::{Kind, local};
 
 use crate::error::{MeasureError, Result};
@@ -113,17 +113,17 @@ impl DataParts {
     ///
     /// # Errors
     /// A read error.
-    pub fn held_out(&self, also: Option<&Dataset>, progress: OnProgress<'_>) -> Result<ContentSet> {
-        let mut hashes = match also {
-            Some(also) => also.content_hashes(progress)?,
-            None => ContentSet::new(),
+    pub fn held_out(&self, also: Option<&Dataset>, progress: OnProgress<'_>) -> Result<Excluded> {
+        let mut excluded = match also {
+            Some(also) => also.to_exclude(progress)?,
+            None => Excluded::default(),
         };
         for part in [Subset::Calibration, Subset::Test] {
             if let Some(PartSource::Whole(split)) = self.place(part) {
-                hashes.extend(self.open(&split)?.content_hashes(progress)?);
+                excluded.extend(self.open(&split)?.to_exclude(progress)?);
             }
         }
-        Ok(hashes)
+        Ok(excluded)
     }
 
     /// Whether `wanted` is the name of a split that stands beside the one that it would mean otherwise: `val` beside

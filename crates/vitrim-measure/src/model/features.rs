@@ -2,13 +2,14 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use vitrim_vit::{Backbone, HostState, VitSpec, Want};
 
 use crate::error::{MeasureError, Result};
 
 /// The kind of features.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 #[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 pub enum FeatureKind {
     /// The pooled features: the classifier's input.
@@ -17,6 +18,17 @@ pub enum FeatureKind {
     Tokens,
     /// The embedding that is compared with those of texts (CLIP, SigLIP), not normalised.
     Embedding,
+}
+
+impl FeatureKind {
+    /// What a backbone is asked for.
+    pub fn want(self) -> Want {
+        match self {
+            FeatureKind::Pooled => Want::Pooled,
+            FeatureKind::Tokens => Want::Tokens,
+            FeatureKind::Embedding => Want::Embedding,
+        }
+    }
 }
 
 impl fmt::Display for FeatureKind {
@@ -61,12 +73,7 @@ pub fn features(
     state: &HostState,
     kind: FeatureKind,
 ) -> Result<Vec<Features>> {
-    let want = match kind {
-        FeatureKind::Pooled => Want::Pooled,
-        FeatureKind::Tokens => Want::Tokens,
-        FeatureKind::Embedding => Want::Embedding,
-    };
-    let output = model.finish(state, want)?;
+    let output = model.finish(state, kind.want())?;
     let of_image = match kind {
         FeatureKind::Pooled => Some(Features::Pooled as fn(Vec<f32>) -> Features),
         FeatureKind::Embedding => Some(Features::Embedding as fn(Vec<f32>) -> Features),

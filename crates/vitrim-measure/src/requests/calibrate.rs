@@ -10,6 +10,7 @@ use vitrim_vit::Precision;
 
 use super::{BackboneArgs, DataNotes, DatasetArgs, Request, as_text, named_images, note_reading};
 use crate::calibrate::{Calibrated, CalibrationOptions, MAX_LOSS, allowed, calibrate, grid, record};
+use crate::elsewhere::Elsewhere;
 use crate::error::{MeasureError, Result};
 use crate::front::Choice;
 use crate::model::{Loaded, open_policy};
@@ -120,8 +121,8 @@ impl CalibrateRequest {
         Err(MeasureError::Policy { path: self.policy.clone(), reason })
     }
 
-    /// Calibrates `policy`, which was read from the requested folder, on `loaded`, and writes it back. Returns the
-    /// choice, and what was guessed of the images.
+    /// Calibrates `policy`, which was read from the requested folder, on `loaded`, and writes it back; `elsewhere` are
+    /// other processes that measure, if this one does not. Returns the choice, and what was guessed of the images.
     ///
     /// # Errors
     /// If the folder cannot be written, images cannot be read, or the work was asked to stop: the folder is then
@@ -130,6 +131,7 @@ impl CalibrateRequest {
         &self,
         loaded: &Loaded,
         policy: &mut Policy,
+        elsewhere: Option<Elsewhere>,
         listener: &mut Listener<'_>,
     ) -> Result<(Choice, DataNotes)> {
         self.check_folder()?;
@@ -141,6 +143,7 @@ impl CalibrateRequest {
         let pass = PassOptions {
             batch: BATCH,
             workers: self.threads,
+            skip: 0,
             images: Some(self.calibration_images),
             on_bad_image: self.reading.images.on_bad_image,
             corruption: None,
@@ -151,6 +154,7 @@ impl CalibrateRequest {
             max_loss,
             confidence: self.confidence,
             pass,
+            elsewhere,
         };
         let choice = calibrate_policy(
             loaded,

@@ -205,6 +205,7 @@ impl CompareRequest {
         let pass = PassOptions {
             batch: self.batch.max(1),
             workers: self.threads,
+            skip: 0,
             images: self.images,
             on_bad_image: self.reading.images.on_bad_image,
             corruption: None,

@@ -134,9 +134,22 @@ impl PolicyArgs {
         loaded: &Loaded,
         listener: &mut Listener<'_>,
     ) -> Result<Box<dyn Pruner>> {
+        if let Some(pruner) = self.hand_made(keep, loaded)? {
+            return Ok(pruner);
+        }
+        Ok(match self.open(keep, loaded, listener)? {
+            Some(policy) => Box::new(LearnedPruner::new(&loaded.spec, &policy)),
+            None => Box::new(NoPruner),
+        })
+    }
+
+    /// The hand-made method that is named with its keep ratio in place of a policy, if one is.
+    ///
+    /// # Errors
+    /// If it is asked for what only a policy has, or cannot be made for `loaded`.
+    pub(super) fn hand_made(&self, keep: Option<f64>, loaded: &Loaded) -> Result<Option<Box<dyn Pruner>>> {
         if let Some(text) = self.policy.as_deref().filter(|path| !path.exists()).and_then(Path::to_str)
-            && Method::all()
-                .any(|method| method != Method::Policy && text.split(':').next() == Some(method.name()))
+            && Method::all().any(|method| text.split(':').next() == Some(method.name()))
         {
             let dialled = [self.max_drop, self.max_drift, self.gmacs, keep];
             if self.read_out.is_some() || self.confidence.is_some() || dialled.iter().any(Option::is_some) {
@@ -146,11 +159,8 @@ impl PolicyArgs {
                 )));
             }
             let (method, stages, keep) = parse_hand_made(text, &loaded.spec)?;
-            return Ok(method.at_shares(&loaded.spec, &stages, &keep)?);
+            return Ok(Some(method.at_shares(&loaded.spec, &stages, &keep)?));
         }
-        Ok(match self.open(keep, loaded, listener)? {
-            Some(policy) => Box::new(LearnedPruner::new(&loaded.spec, &policy)),
-            None => Box::new(NoPruner),
-        })
+        Ok(None)
     }
 }

@@ -1,7 +1,7 @@
 """The compiled part of the package."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, Optional, Protocol, Union, final, overload
 
 import numpy as np
@@ -282,6 +282,20 @@ def finetune(
     label_order: Optional[str],
     teller: Teller,
 ) -> dict[str, Any]: ...
+@final
+class Share:
+    """A process that measures shares of a data set for another one: see :mod:`vitrim.ray`."""
+
+    def __new__(
+        cls,
+        model: Model,
+        data: PathOrStr,
+        split: Optional[str],
+        label_map: Optional[PathOrStr],
+        label_order: Optional[str],
+    ) -> Share: ...
+    def measure(self, task: str, first: int, images: int) -> bytes: ...
+
 def evaluate(
     model: Model,
     data: PathOrStr,
@@ -297,6 +311,7 @@ def evaluate(
     label_order: Optional[str],
     report: Optional[PathOrStr],
     teller: Teller,
+    gather: Optional[Callable[[str, int, int], list[bytes]]] = None,
 ) -> dict[str, Any]: ...
 def calibrate(
     model: Model,
@@ -311,6 +326,7 @@ def calibrate(
     label_map: Optional[PathOrStr],
     label_order: Optional[str],
     teller: Teller,
+    gather: Optional[Callable[[str, int, int], list[bytes]]] = None,
 ) -> dict[str, Any]: ...
 def compare(
     model: Model,

@@ -33,8 +33,7 @@ use super::{embeddings, health, infer, predict, repository};
         repository::load,
         repository::unload,
         health::metrics,
-    ),
-    components(schemas(predict::ClassAnswer, predict::StageAnswer))
+    )
 )]
 struct Description;
 

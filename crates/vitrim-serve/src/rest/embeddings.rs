@@ -146,7 +146,7 @@ async fn answered(app: &Arc<App>, arrived: Arrived, request: HttpRequest<Body>) 
     if app.repository.slots().len() == 1
         && let Err(refusal) = app.check(0)
     {
-        body::discard(app, request.into_body()).await;
+        body::discard(request.into_body()).await;
         return Err(refusal);
     }
     let (parts, body) = request.into_parts();

@@ -162,7 +162,7 @@ pub async fn infer(
     let (index, engine) = match checked() {
         Ok(checked) => checked,
         Err(refusal) => {
-            body::discard(&app, request.into_body()).await;
+            body::discard(request.into_body()).await;
             return Err(refusal);
         }
     };

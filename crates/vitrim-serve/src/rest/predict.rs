@@ -74,26 +74,10 @@ pub struct ImageClasses {
     /// The file's name, if one was sent.
     image: String,
     /// The most probable classes, best first.
-    #[schema(value_type = Vec<ClassAnswer>)]
     classes: Vec<ClassProbability>,
     /// What it took.
     #[serde(flatten)]
     spent: Spent,
-}
-
-/// A class and its probability.
-#[derive(ToSchema)]
-#[allow(dead_code, reason = "describes vitrim-measure's type in the OpenAPI document")]
-pub struct ClassAnswer {
-    /// Its index.
-    class: usize,
-    /// Its name, if the checkpoint has one.
-    name: Option<String>,
-    /// Whether the name is ImageNet-1k's, which is assumed of a checkpoint with 1,000 classes without names; absent if not.
-    #[schema(required = false)]
-    name_assumed: bool,
-    /// Softmax probability.
-    probability: f64,
 }
 
 /// The answer of `/features`.
@@ -128,18 +112,7 @@ pub struct Spent {
     operating_point: PointAnswer,
     /// The survivors of each stage, if they were asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Vec<StageAnswer>>)]
     stages: Option<Vec<Survivors>>,
-}
-
-/// The survivors of a stage.
-#[derive(ToSchema)]
-#[allow(dead_code, reason = "describes vitrim-measure's type in the OpenAPI document")]
-pub struct StageAnswer {
-    /// The 0-based block of the stage.
-    block: usize,
-    /// Row-major grid positions.
-    positions: Vec<usize>,
 }
 
 /// Classify images.
@@ -259,7 +232,7 @@ async fn run(
     let (parameters, index, engine, ask, allowed) = match checked() {
         Ok(checked) => checked,
         Err(refusal) => {
-            body::discard(app, request.into_body()).await;
+            body::discard(request.into_body()).await;
             return Err(refusal);
         }
     };
@@ -290,7 +263,7 @@ async fn images(app: &Arc<App>, request: HttpRequest<Body>) -> Result<Vec<(Strin
     // curl --data-binary sends the second one if it is told nothing.
     let plain = ["application/octet-stream", "application/x-www-form-urlencoded"].contains(&essence.as_str());
     if !form && !plain && !essence.starts_with("image/") {
-        body::discard(app, request.into_body()).await;
+        body::discard(request.into_body()).await;
         return Err(Refusal::UnsupportedMedia(format!(
             "content type {essence}: send image/jpeg, image/png, image/webp, application/octet-stream or \
              multipart/form-data"

@@ -27,20 +27,26 @@ use queue::Queue;
 pub struct Sizes {
     /// Admitted images of one model that have not started.
     pub queue: usize,
-    /// Expected cost of a batch on one stream, 1e9 MACs; `None`: that of [`BATCH_IMAGES`] dense images.
+    /// Expected cost of a batch on one stream, 1e9 MACs; `None`: that of [`BATCH_IMAGES`] dense ones.
     pub batch_gmacs: Option<f64>,
     /// Streams that compute at the same time.
     pub streams: usize,
 }
 
-/// Dense images whose cost a batch may have. Larger batches gain little on one core: the weights stay in its cache while
-/// a chunk of rows passes, whatever the batch.
-pub const BATCH_IMAGES: usize = 8;
+/// Dense images whose cost a batch may have. Larger batches gain nothing on one core, where the weights stay in its cache
+/// while a chunk of rows passes, and answer later: an image waits for the others of its batch.
+pub const BATCH_IMAGES: usize = 2;
 
 impl Sizes {
     /// The budget of a batch of a model whose dense image costs `dense` 1e9 MACs.
     pub fn budget(&self, dense: f64) -> f64 {
         self.batch_gmacs.unwrap_or(BATCH_IMAGES as f64 * dense)
+    }
+
+    /// The time after which all that the `queues` hold has started, as fast as the last batches were.
+    fn wait(&self, queues: &[Queue]) -> Duration {
+        let work: f64 = queues.iter().map(Queue::work).sum();
+        Duration::try_from_secs_f64(work / self.streams.max(1) as f64).unwrap_or(Duration::MAX)
     }
 }
 
@@ -145,13 +151,14 @@ impl Scheduler {
             self.shared.metrics[model].dropped(queue.purge(now));
             if !queue.hold(images, capacity) {
                 let held = queue.held();
+                let wait = self.shared.sizes.wait(&state.queues);
                 drop(state);
                 let metrics = &self.shared.metrics[model];
                 metrics.refused.increment(images as u64);
                 let line = format!(
                     "the queue holds {held} of {capacity} images, no room for {images} more; try again later, or elsewhere"
                 );
-                return Err(Refusal::Busy(line, Duration::from_secs(1)));
+                return Err(Refusal::Busy(line, wait));
             }
         }
         self.shared.metrics[model].queue.set(queue.held() as f64);
@@ -248,16 +255,15 @@ impl Shared {
             }
             drop(state);
             let lane = if wide { Lane::Wide } else { Lane::Narrow(stream) };
+            let images = batch.images.len();
             let computed = self.run(model, batch, lane);
             let mut state = self.state();
             match wide {
                 true => state.wide = false,
                 false => state.running -= 1,
             }
-            if let (Some((gmacs, seconds)), false) = (computed, wide)
-                && let Some(sliding) = &mut state.queues[model].sliding
-            {
-                sliding.controller.computed(gmacs, seconds);
+            if let (Some((gmacs, seconds)), false) = (computed, wide) {
+                state.queues[model].computed(images, gmacs, seconds);
             }
             let more = state.queues.iter().any(|queue| queue.len() > 0);
             drop(state);

@@ -81,12 +81,17 @@ pub struct Dropped {
     pub abandoned: usize,
 }
 
+/// Weight of the last batch in the average of the seconds per image.
+const RECENT: f64 = 0.1;
+
 /// The queue of one model.
 #[derive(Default)]
 pub struct Queue {
     /// Images that were admitted and have not started: those that are decoded, and those that wait.
     held: usize,
     waiting: VecDeque<Waiting>,
+    /// Seconds that an image took of one core, averaged over the last batches; 0 before the first.
+    seconds_per_image: f64,
     /// The controller, if the server slides.
     pub sliding: Option<Sliding>,
 }
@@ -115,6 +120,23 @@ impl Queue {
     /// Admitted images that have not started.
     pub fn held(&self) -> usize {
         self.held
+    }
+
+    /// Core-seconds that the held images will take.
+    pub fn work(&self) -> f64 {
+        self.held as f64 * self.seconds_per_image
+    }
+
+    /// A batch of `images` with `gmacs` 1e9 MACs took `seconds` of one core.
+    pub fn computed(&mut self, images: usize, gmacs: f64, seconds: f64) {
+        let last = seconds / images as f64;
+        self.seconds_per_image = match self.seconds_per_image {
+            0.0 => last,
+            mean => mean + RECENT * (last - mean),
+        };
+        if let Some(sliding) = &mut self.sliding {
+            sliding.controller.computed(gmacs, seconds);
+        }
     }
 
     /// Images that wait for a stream.
@@ -219,4 +241,20 @@ fn point_of(engine: &SharedEngine, level: Option<usize>, choice: Choice) -> usiz
 /// The refusal of an image whose deadline has passed.
 pub fn past_deadline() -> Refusal {
     Refusal::Deadline("the deadline passed before the answer was ready; allow more time, or send less".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_work_of_a_queue_is_what_its_images_will_take() {
+        let mut queue = Queue::default();
+        assert!(queue.hold(8, 10));
+        assert_eq!(queue.work(), 0.0, "nothing is known yet");
+        queue.computed(4, 1.0, 2.0);
+        assert_eq!(queue.work(), 4.0);
+        queue.computed(1, 1.0, 1.5);
+        assert_eq!(queue.work(), 8.0 * 0.6);
+    }
 }

@@ -35,7 +35,7 @@ async fn each_refusal_has_its_status_and_one_line() {
         ("/predict", b"hello".to_vec(), 415, "neither JPEG"),
         ("/predict", Vec::new(), 415, "neither JPEG"),
         ("/predict", bomb, 413, "megapixels"),
-        ("/predict", vec![0; (1 << 20) + 1], 413, "1 MiB"),
+        ("/predict", vec![0; 8 << 20], 413, "1 MiB"),
         ("/predict?top_k=x", png(1), 422, "top_k"),
         ("/predict?unknown=1", png(1), 422, "unknown"),
         ("/features?kind=embedding", png(1), 422, "no projection"),
@@ -270,4 +270,23 @@ async fn connections_speak_tls_and_get_a_new_certificate_after_a_reload() {
     std::fs::write(&cert, "no PEM").unwrap();
     running.server.reload().await;
     assert!(live(&second).await.is_ok(), "the old one is still used");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_does_not_read_is_let_go() {
+    let folder = Folder::new();
+    let short = Duration::from_millis(500);
+    let running = Running::start(Settings { header_timeout: Some(Span(short)), ..folder.settings() }).await;
+    let page = running.client.get(running.url("/openapi.json")).send().await.unwrap().bytes().await.unwrap();
+    // More than the buffers of a connection hold.
+    let requests = (64 << 20) / page.len();
+    let mut stream = TcpStream::connect(running.server.rest).await.unwrap();
+    let ask = b"GET /openapi.json HTTP/1.1\r\nHost: a\r\n\r\n".repeat(requests);
+    let _ = tokio::time::timeout(short, stream.write_all(&ask)).await;
+    tokio::time::sleep(5 * short).await;
+    let mut answers = Vec::new();
+    // It ends by the end of the connection, or by its reset.
+    let _ = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut answers)).await.unwrap();
+    assert!(answers.len() < requests * page.len(), "{} bytes were kept for it", answers.len());
+    assert_eq!(running.post("/predict", png(1)).await.0, 200);
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 use vitrim::requests::{DemoRequest, FinetuneRequest, PretrainRequest, TrainRequest};
 use vitrim_measure::requests::{
-    BackboneArgs, BenchRequest, CalibrateRequest, CompareRequest, EvalRequest, PredictRequest,
+    BackboneArgs, BenchRequest, CalibrateRequest, CompareRequest, EmbedRequest, EvalRequest, PredictRequest,
     VisualizeRequest,
 };
 use vitrim_serve::Settings;
@@ -52,6 +52,8 @@ pub enum Command {
     Compare(CompareRequest),
     /// Classify images, or give their features.
     Predict(PredictRequest),
+    /// Write features and classes of a whole data set as parquet files; several processes can share the work.
+    Embed(Box<EmbedRequest>),
     /// Draw which patches of images are kept.
     Visualize(VisualizeRequest),
     /// Lay out a run as a page with its figures.
@@ -80,6 +82,7 @@ impl Args {
             Command::Eval(request) => request.threads = threads,
             Command::Compare(request) => request.threads = threads,
             Command::Bench(request) => request.threads = threads,
+            Command::Embed(request) => request.threads = threads,
             Command::Predict(_)
             | Command::Visualize(_)
             | Command::Report(_)
@@ -140,7 +143,8 @@ pub struct InfoArgs {
 #[cfg(test)]
 mod tests {
     use vitrim_data::{LabelOrder, OnBadImage};
-    use vitrim_measure::requests::{KeepArgs, LossArgs, PolicyArgs, Request};
+    use vitrim_measure::model::features::FeatureKind;
+    use vitrim_measure::requests::{Answers, KeepArgs, LossArgs, PolicyArgs, Request};
     use vitrim_measure::statistics::Confidence;
     use vitrim_prune::Method;
     use vitrim_vit::Precision;
@@ -205,6 +209,19 @@ mod tests {
         let mut other = EvalRequest { no_speed: true, keep: vec![0.7, 0.5], ..plain };
         other.reading.label_order = Some(LabelOrder::Number);
         round_trip!(Eval, other);
+
+        let plain = EmbedRequest { model: model.clone(), data: data.clone(), ..EmbedRequest::default() };
+        let full = EmbedRequest {
+            out: awkward(),
+            shard: Some("3/16".parse().unwrap()),
+            answer: Some(Answers::Classes),
+            features: FeatureKind::Embedding,
+            policy: policy.clone(),
+            split: Some("test".into()),
+            part: 100,
+            ..plain
+        };
+        round_trip!(Embed, Box::new(full));
 
         let plain = CompareRequest { model: model.clone(), data: data.clone(), ..CompareRequest::default() };
         round_trip!(Compare, plain.clone());

@@ -20,7 +20,7 @@ pub fn run(app: &App, request: &CalibrateRequest) -> anyhow::Result<ExitCode> {
     let loaded = app.open(&request.model, request.backbone.opening(request.dtype))?;
     let folder = &request.policy;
     let mut policy = open_policy(folder, &loaded)?;
-    match app.follow(stop, |listener| request.run(&loaded, &mut policy, listener)) {
+    match app.follow(stop, |listener| request.run(&loaded, &mut policy, None, listener)) {
         Err(MeasureError::Interrupted) => Ok(as_it_was(folder)),
         Err(error) => Err(error.into()),
         Ok((choice, notes)) => {

@@ -128,6 +128,7 @@ fn show(app: &App, request: &DemoRequest, stop: &AtomicBool) -> anyhow::Result<(
             profile: None,
             speed: Some(size.speed_seconds),
             fit_images: None,
+            elsewhere: None,
         },
         front_images: size.front,
     };
@@ -209,6 +210,7 @@ fn calibrated(
         max_loss: request.max_drop,
         confidence: request.confidence,
         pass,
+        elsewhere: None,
     };
     // The policy may have been trained on some of these images. That affects which thresholds are tried, but not what
     // the held-out scenes then certify.

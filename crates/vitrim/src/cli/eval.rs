@@ -19,7 +19,7 @@ pub fn run(app: &App, request: &EvalRequest) -> anyhow::Result<ExitCode> {
             (Some(policy), Some(folder)) => Evaluee::Policy(policy, folder),
             _ => Evaluee::Dense,
         };
-        Ok(evaluate(request, &loaded, evaluee, &Request::command_line, listener)?)
+        Ok(evaluate(request, &loaded, evaluee, None, &Request::command_line, listener)?)
     })?;
     let Evaluated { evaluation, dataset, data, split, read_out } = evaluated;
     if app.global.json {

@@ -7,6 +7,7 @@ mod calibrate;
 mod compare;
 mod demo;
 mod downloads;
+mod embed;
 mod eval;
 mod export;
 mod finetune;
@@ -57,6 +58,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Finetune(args) => finetune::run(&app, args),
         Command::Compare(args) => compare::run(&app, args),
         Command::Predict(args) => predict::run(&app, args),
+        Command::Embed(args) => embed::run(&app, args),
         Command::Visualize(args) => visualize::run(&app, args),
         Command::Report(args) => report::run(&app, args),
         Command::Export(args) => export::run(&app, args),

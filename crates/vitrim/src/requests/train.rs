@@ -240,10 +240,12 @@ impl TrainRequest {
                 pass: PassOptions {
                     batch: BATCH,
                     workers: self.threads,
+                    skip: 0,
                     images: Some(self.calibration_images),
                     on_bad_image,
                     corruption: None,
                 },
+                elsewhere: None,
             };
             let held_out = (&*parts.path(), &*self.calibration_split, dataset);
             let (calibrated, chosen) =

@@ -6,6 +6,7 @@ mod commands;
 mod compare;
 mod demo;
 mod docs;
+mod embed;
 mod faults;
 mod finetune;
 mod fixtures;

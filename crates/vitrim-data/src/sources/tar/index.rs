@@ -1,6 +1,7 @@
 //! Tar shards as files: one pass over the headers, then random access to the images.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -66,6 +67,16 @@ impl TarIndex {
     pub(crate) fn origin_of_row(&self, row: usize) -> String {
         let member = &self.members[row];
         format!("{}, {}", self.shards[member.shard as usize].0.display(), member.name)
+    }
+
+    /// The shard of `row`, open, with offset and number of the bytes of the image in it; `None` if these are not in one
+    /// piece, or the shard cannot be opened or has changed.
+    pub(crate) fn open_row(&self, row: usize) -> Option<(File, u64, u64)> {
+        let Member { shard, place: Place::Whole { offset, bytes }, .. } = &self.members[row] else {
+            return None;
+        };
+        let (path, stamp) = &self.shards[*shard as usize];
+        Some((stamp.reopen(path).ok()?, *offset, *bytes))
     }
 
     /// The encoded image of `row`.
