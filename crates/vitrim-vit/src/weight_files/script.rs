@@ -98,12 +98,15 @@ enum Value {
     Storage(Rc<Storage>),
     Tensor(Rc<View>),
     /// A dictionary, or the attributes of an object.
-    Entries(Rc<RefCell<Vec<(Rc<str>, Value)>>>),
+    Entries(Rc<RefCell<Vec<Entry>>>),
     /// What no name of a tensor leads through.
     Other,
     /// The beginning of a tuple or of entries.
     Mark,
 }
+
+/// A key and its value.
+type Entry = (Rc<str>, Value);
 
 struct Storage {
     key: Rc<str>,
