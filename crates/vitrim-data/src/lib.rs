@@ -61,4 +61,4 @@ pub use loader::{Batch, BatchShare, Loader, LoaderOptions};
 pub use order::Order;
 pub use scenes::{Bounds, SCENE_CLASSES, SCENE_SIDE, Scene, draw_scene};
 pub use sources::{known_split, list_images};
-pub use transform::{Augment, Corruption, CropMode, Interpolation, Preprocess, Transform};
+pub use transform::{Augment, Corruption, CropMode, CropStart, Interpolation, Preprocess, Transform};

@@ -33,6 +33,7 @@ use args::{Command, Global};
 
 use progress::Reporter;
 use vitrim_hub::HubError;
+use vitrim_kernels::memory::{keep_freed_memory, return_large_buffers};
 use vitrim_measure::model::Opening;
 use vitrim_measure::{Listener, Loaded};
 use vitrim_ranks::Ranks;
@@ -49,7 +50,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 /// Runs the command as one of `ranks`.
 fn carry_out(args: Args, ranks: &Ranks) -> anyhow::Result<ExitCode> {
     let args = args.with_threads();
-    vitrim_kernels::memory::keep_freed_memory();
+    match args.command {
+        Command::Serve(_) => return_large_buffers(),
+        _ => keep_freed_memory(),
+    }
     vitrim_kernels::InstructionSet::from_env()?;
     if args.global.threads > 0 {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(args.global.threads);
