@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs a command by two MPI ranks in two network namespaces, as if on two machines, over a link with a delay and a rate.
 
-    sudo python3 scripts/two_machines.py --delay 1 --rate 1gbit target/release/vitrim train ...
+    python3 scripts/two_machines.py --delay 1 --rate 1gbit target/release/vitrim train ...
 
 Each namespace has a host name and a TUN device. This program carries packets between the two devices and holds each for
 --delay ms; `tc` limits the --rate of each device. (Linux's own `netem` would do both, where the kernel has it.) Open MPI

@@ -88,19 +88,19 @@ pub fn alone() -> Process {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::size;
 
     #[test]
     fn the_environment_says_how_many_were_started() {
-        let size = |pairs: &[(&str, &str)]| {
-            super::size(|name| pairs.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned()))
+        let of = |pairs: &[(&str, &str)]| {
+            size(|name| pairs.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned()))
         };
-        assert_eq!(size(&[]), 1);
-        assert_eq!(size(&[("OMPI_COMM_WORLD_SIZE", "4")]), 4);
-        assert_eq!(size(&[("PMI_SIZE", "3"), ("PMI_RANK", "0")]), 3);
-        assert_eq!(size(&[("PMIX_RANK", "1"), ("SLURM_STEP_NUM_TASKS", "8")]), 8);
+        assert_eq!(of(&[]), 1);
+        assert_eq!(of(&[("OMPI_COMM_WORLD_SIZE", "4")]), 4);
+        assert_eq!(of(&[("PMI_SIZE", "3"), ("PMI_RANK", "0")]), 3);
+        assert_eq!(of(&[("PMIX_RANK", "1"), ("SLURM_STEP_NUM_TASKS", "8")]), 8);
         // Tasks of a job array, or of srun without MPI, each on its own.
-        assert_eq!(size(&[("SLURM_STEP_NUM_TASKS", "8")]), 1);
-        assert_eq!(size(&[("OMPI_COMM_WORLD_SIZE", "many")]), 1);
+        assert_eq!(of(&[("SLURM_STEP_NUM_TASKS", "8")]), 1);
+        assert_eq!(of(&[("OMPI_COMM_WORLD_SIZE", "many")]), 1);
     }
 }
