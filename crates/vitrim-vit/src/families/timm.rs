@@ -157,10 +157,14 @@ impl Draft {
         Ok(spec)
     }
 
-    /// A norm over all tokens before block 0; the patch embedding has no bias then.
+    /// A norm over all tokens before block 0; the patch embedding has no bias then. Without it, a norm of the patches
+    /// stays.
     pub fn set_pre_norm(&mut self, there: bool) {
-        self.spec.embedding.norm = if there { EmbeddingNorm::Tokens } else { EmbeddingNorm::None };
-        self.spec.embedding.patch_bias = !there;
+        let embedding = &mut self.spec.embedding;
+        if there || embedding.norm == EmbeddingNorm::Tokens {
+            embedding.norm = if there { EmbeddingNorm::Tokens } else { EmbeddingNorm::None };
+            embedding.patch_bias = !there;
+        }
     }
 
     /// Applies the argument `name` of `class`.
