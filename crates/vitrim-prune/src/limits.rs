@@ -5,6 +5,8 @@
 pub const MAX_WIDTH: usize = 1 << 16;
 /// Most hidden layers of an actor.
 pub const MAX_HIDDEN_LAYERS: usize = 16;
+/// Most stages of a policy that fits every backbone.
+pub const MAX_STAGES: usize = 1 << 10;
 /// Largest `policy.json`, bytes. A calibration record takes kilobytes.
 pub const MAX_HEADER_BYTES: u64 = 16 << 20;
 /// Largest `policy.safetensors`, bytes. Trained actors take megabytes.

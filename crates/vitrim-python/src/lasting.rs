@@ -4,15 +4,16 @@ use std::path::{Path, PathBuf};
 
 use pyo3::prelude::*;
 use vitrim_hub::is_reference;
+use vitrim_prune::policy::UNIVERSAL;
 
 use crate::refusal::refused;
 
-/// `path` as it can be opened from any working folder: an `hf://` reference stays as it is.
+/// `path` as it can be opened from any working folder: an `hf://` reference and the bundled policy stay as they are.
 ///
 /// # Errors
 /// If the working folder cannot be told.
 pub fn lasting(path: &Path) -> PyResult<PathBuf> {
-    if is_reference(path) {
+    if is_reference(path) || path == Path::new(UNIVERSAL) {
         return Ok(path.to_owned());
     }
     std::path::absolute(path).map_err(|error| refused(format!("{}: {error}", path.display())))

@@ -1,7 +1,7 @@
 //! `vitrim.evaluate`, `calibrate`, `compare` and `report`, the counterparts of the commands of these names.
 
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -19,6 +19,7 @@ use vitrim_measure::requests::{
 };
 use vitrim_measure::statistics::Confidence;
 use vitrim_measure::{Listener, MeasureError, Progress};
+use vitrim_prune::policy::UNIVERSAL;
 use vitrim_prune::{Method, Policy};
 use vitrim_report::report as lay_out;
 use vitrim_report::verbs::{Evaluee, compare as compare_methods, evaluate as evaluate_methods};
@@ -274,14 +275,16 @@ pub fn evaluate<'py>(
     Ok(figures)
 }
 
-/// Chooses the threshold of the model's policy so that the loss stays within a limit, and writes it into its folder.
+/// Chooses the threshold of the model's policy so that the loss stays within a limit, and writes it into its folder, or
+/// into that of a run.
 #[pyfunction]
-#[pyo3(signature = (model, data, *, max_drop, max_drift, confidence, split, images, on_bad_image, label_map, label_order, teller, gather=None))]
+#[pyo3(signature = (model, data, *, out, max_drop, max_drift, confidence, split, images, on_bad_image, label_map, label_order, teller, gather=None))]
 #[expect(clippy::too_many_arguments, reason = "they are the command line's flags, by keyword")]
 pub fn calibrate<'py>(
     py: Python<'py>,
     model: &Bound<'py, Model>,
     data: PathBuf,
+    out: Option<PathBuf>,
     max_drop: Option<f64>,
     max_drift: Option<f64>,
     confidence: Option<f64>,
@@ -302,17 +305,11 @@ pub fn calibrate<'py>(
             "calibrate needs a model with a trained policy; load it with policy=\"path/to/policy\"",
         ));
     };
-    // For example, a reference to the Hub.
-    if !folder.is_dir() {
-        return Err(refused(format!(
-            "{}: the calibrated policy cannot be written there; load a copy in a folder of yours",
-            folder.display()
-        )));
-    }
     let defaults = CalibrateRequest::default();
     let request = CalibrateRequest {
         model: PathBuf::from(&loaded.origin),
         policy: folder.clone(),
+        out,
         data,
         loss: LossArgs { max_drop, max_drift },
         confidence: self::confidence(confidence, defaults.confidence)?,
@@ -322,6 +319,14 @@ pub fn calibrate<'py>(
         threads: model.threads().workers(),
         ..defaults
     };
+    // A folder may be gone since the model was loaded.
+    if request.out.is_none() && folder != Path::new(UNIVERSAL) && !folder.is_dir() {
+        return Err(refused(format!(
+            "{}: the calibrated policy cannot be written there; load a copy in a folder of yours, or give out=",
+            folder.display()
+        )));
+    }
+    request.check_folder().map_err(from_library)?;
     let mut policy = policy.clone();
     let (elsewhere, failure) = elsewhere(gather);
     let calibrated = interruptible(teller, |listener| {
@@ -332,9 +337,9 @@ pub fn calibrate<'py>(
         })
     });
     let (policy, notes) = raised_or(calibrated, &failure)?;
-    let calibration = plain(py, &record(&policy, folder).map_err(from_library)?)?;
+    let folder = request.target();
+    let calibration = plain(py, &record(&policy, &folder).map_err(from_library)?)?;
     calibration.call_method1("update", (plain(py, &notes)?,))?;
-    let folder = folder.clone();
     model.set_pruning(py, Pruning::learned(policy, folder)?)?;
     Ok(calibration)
 }

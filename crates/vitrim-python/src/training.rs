@@ -32,8 +32,8 @@ struct Finished {
 /// Trains a policy and calibrates it.
 #[pyfunction]
 #[pyo3(signature = (
-    model, data, *, out, name, preset, config, set, max_drop, max_drift, confidence, split, calibrate, calibration_split,
-    calibration_images, device, on_bad_image, label_map, label_order, teller,
+    model, data, *, out, name, start, preset, config, set, max_drop, max_drift, confidence, split, calibrate,
+    calibration_split, calibration_images, device, on_bad_image, label_map, label_order, teller,
 ))]
 #[expect(clippy::too_many_arguments, reason = "they are the command line's flags, by keyword")]
 pub fn train<'py>(
@@ -42,6 +42,7 @@ pub fn train<'py>(
     data: PathBuf,
     out: Option<PathBuf>,
     name: PathBuf,
+    start: Option<PathBuf>,
     preset: Option<String>,
     config: Option<PathBuf>,
     set: Vec<String>,
@@ -65,6 +66,7 @@ pub fn train<'py>(
         model: Some(name),
         backbone: model.backbone(),
         data: Some(data),
+        from: start,
         out,
         preset: preset.unwrap_or_else(|| defaults.preset.clone()),
         overlay: OverlayArgs { config, set, print_config: false },

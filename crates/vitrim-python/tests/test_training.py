@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import html
 import json
+import pickle
 import re
 import shutil
 import signal
@@ -224,6 +225,28 @@ def test_calibrate_writes_the_record(trained: vitrim.Run, tiny: Path, data: Path
         vitrim.calibrate(model, data, progress=False)
     with pytest.raises(vitrim.VitrimError, match="trained policy"):
         vitrim.calibrate(vitrim.load(tiny), data, progress=False)
+
+
+def test_the_bundled_policy_needs_no_training(tiny: Path, data: Path, tmp_path: Path) -> None:
+    model = vitrim.load(tiny, policy="universal")
+    (uncalibrated,) = model.predict(next((data / "test").rglob("*.png")))
+    assert 0 < uncalibrated.gmacs <= 1.2 * model.dense_gmacs
+    assert pickle.loads(pickle.dumps(model)).policy == model.policy
+    with pytest.raises(vitrim.VitrimError, match="for every backbone.*--out"):
+        vitrim.calibrate(model, data, max_drop=100.0, confidence=0.5, split="test", progress=False)
+    quick = tmp_path / "quick"
+    record = vitrim.calibrate(
+        model, data, out=quick, max_drop=100.0, confidence=0.5, split="test", progress=False
+    )
+    assert record["certified"] and record["front"]["images"] == 36
+    assert str(quick / "policy") in model.policy
+    again = vitrim.load(tiny, policy=quick / "policy")
+    assert again.dial(max_drop=100, confidence=0.5)
+    run = vitrim.train(
+        tiny, data, out=tmp_path / "from", start="universal", calibrate=False, progress=False,
+        **{**SHORT, "preset": "default"},
+    )
+    assert json.loads((run.policy / "policy.json").read_text())["observation"]["relative"] is True
 
 
 def test_evaluate_and_report(trained: vitrim.Run, tiny: Path, data: Path, capsys: Any) -> None:

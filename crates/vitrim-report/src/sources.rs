@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use vitrim_measure::calibrate::{Calibration, record};
 use vitrim_prune::Policy;
+use vitrim_prune::policy::Universal;
 
 use super::findings::Findings;
 use crate::error::{ReportError, Result};
@@ -74,6 +75,10 @@ impl Sources {
 }
 
 fn calibration(folder: &Path) -> Result<Option<Calibration>> {
+    if Universal::is_in(folder)? {
+        // A policy for every backbone is calibrated elsewhere.
+        return Ok(None);
+    }
     let policy = Policy::load(folder)?;
     Ok(policy.calibration.is_some().then(|| record(&policy, folder)).transpose()?)
 }

@@ -194,13 +194,15 @@ fn lay_out(
             lives = agents.clone().map(|_| Life::default()).collect();
             alive = (0..lives.len()).collect();
         }
-        let context = experience.contexts.len() / d;
-        experience.contexts.extend_from_slice(&stage.contexts[image * d..(image + 1) * d]);
+        let (context, embedded) = (experience.contexts.len() / d, !stage.contexts.is_empty());
+        if embedded {
+            experience.contexts.extend_from_slice(&stage.contexts[image * d..(image + 1) * d]);
+        }
         let share_alive = agents.len() as f32 / spec.num_patches() as f32;
         let (survivors, others) = (stage.survivors(image), agents.len().saturating_sub(1).max(1) as f32);
         // Only agents with a choice have a token.
         let first = stage.free[..agents.start].iter().filter(|free| **free).count();
-        let mut tokens = stage.tokens[first * d..].chunks_exact(d);
+        let mut tokens = stage.tokens[if embedded { first * d } else { 0 }..].chunks_exact(d);
         for (agent, life) in agents.clone().zip(&alive).filter(|(agent, _)| stage.free[*agent]) {
             lives[*life].steps.push(experience.len());
             let scalars = &stage.scalars[agent * width..(agent + 1) * width];
@@ -218,7 +220,11 @@ fn lay_out(
             experience.context_of.push(context as u32);
             experience.actions.push(u8::from(stage.kept[agent]));
             experience.log_probs.push(stage.log_probs[agent]);
-            experience.tokens.extend_from_slice(tokens.next().expect("a token of each agent with a choice"));
+            if embedded {
+                experience
+                    .tokens
+                    .extend_from_slice(tokens.next().expect("a token of each agent with a choice"));
+            }
         }
         let mut kept = stage.kept[agents].iter();
         alive.retain(|_| *kept.next().expect("one flag an agent"));

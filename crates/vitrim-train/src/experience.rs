@@ -5,7 +5,7 @@ use std::ops::Range;
 /// S agent-steps of E episodes. An agent-step is one decision of one agent that was alive.
 #[derive(Clone, Debug, Default)]
 pub struct Experience {
-    /// Residual-stream embeddings, `[S, D]`.
+    /// Residual-stream embeddings, `[S, D]`; empty if neither actor nor critic sees them, as are the contexts.
     pub tokens: Vec<f32>,
     /// Grid position of each agent, `[S]`.
     pub positions: Vec<u32>,

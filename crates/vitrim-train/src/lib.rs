@@ -41,5 +41,5 @@ pub use device::DeviceChoice;
 pub use error::{Result, TrainError};
 pub use experience::Experience;
 pub use run::{LOG_FILE, Outcome, RunEvent, RunFolder};
-pub use session::{Run, Source, train, updates_done};
-pub use trainer::{Images, Trainer, UpdateLog};
+pub use session::{Aim, Ground, Run, Source, train, updates_done};
+pub use trainer::{Images, Start, Trainer, UpdateLog};

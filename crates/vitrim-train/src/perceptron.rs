@@ -22,8 +22,8 @@ pub const LAYER_NORM_EPS: f64 = 1e-5;
 /// [`PerceptronSpec::tensor_shapes`].
 #[derive(Module, Debug)]
 pub struct Perceptron {
-    /// Weights of the embedding, `[H, D]`.
-    embedding: Param<Tensor<2>>,
+    /// Weights of the embedding, `[H, D]`; `None` without it.
+    embedding: Option<Param<Tensor<2>>>,
     /// One row per grid position, `[positions, H]`.
     position: Option<Param<Tensor<2>>>,
     /// One row per stage, `[stages, H]`.
@@ -44,16 +44,16 @@ pub struct Perceptron {
 /// The inputs of a [`Perceptron`] for S agent-steps, with C contexts.
 #[derive(Clone, Debug)]
 pub struct Inputs {
-    /// Embeddings, normalised if the spec says so, `[S, D]`.
-    pub tokens: Tensor<2>,
+    /// Embeddings, normalised if the spec says so, `[S, D]`; `None` without them.
+    pub tokens: Option<Tensor<2>>,
     /// Grid positions, `[S]`.
     pub positions: Tensor<1, Int>,
     /// Stages, `[S]`.
     pub stages: Tensor<1, Int>,
     /// Scalar inputs, `[S, scalars]`; `None` without any.
     pub scalars: Option<Tensor<2>>,
-    /// Contexts, normalised like the tokens, `[C, D]`.
-    pub contexts: Tensor<2>,
+    /// Contexts, normalised like the tokens, `[C, D]`; `None` without embeddings.
+    pub contexts: Option<Tensor<2>>,
     /// Row of `contexts` of each agent-step, `[S]`.
     pub context_of: Tensor<1, Int>,
 }
@@ -62,11 +62,14 @@ impl Inputs {
     /// All agent-steps of `experience`, with `scalars: [S, spec.scalars]`, on `device`.
     pub fn new(spec: &PerceptronSpec, experience: &Experience, scalars: &[f32], device: &Device) -> Self {
         let embeddings = |values: &[f32]| {
+            if spec.dim == 0 {
+                return None;
+            }
             let x = matrix(values, [values.len() / spec.dim, spec.dim], device);
             if !spec.layer_norm || values.is_empty() {
-                return x;
+                return Some(x);
             }
-            layer_norm(x, Tensor::ones([spec.dim], device), None, LAYER_NORM_EPS)
+            Some(layer_norm(x, Tensor::ones([spec.dim], device), None, LAYER_NORM_EPS))
         };
         Inputs {
             tokens: embeddings(&experience.tokens),
@@ -81,7 +84,7 @@ impl Inputs {
     /// The agent-steps `rows: [R]`, with all contexts.
     pub fn select(&self, rows: &Tensor<1, Int>) -> Self {
         Inputs {
-            tokens: self.tokens.clone().select(0, rows.clone()),
+            tokens: self.tokens.clone().map(|tokens| tokens.select(0, rows.clone())),
             positions: self.positions.clone().select(0, rows.clone()),
             stages: self.stages.clone().select(0, rows.clone()),
             scalars: self.scalars.clone().map(|scalars| scalars.select(0, rows.clone())),
@@ -93,7 +96,7 @@ impl Inputs {
     /// The agent-steps of `range`, with all contexts.
     pub fn slice(&self, range: std::ops::Range<usize>) -> Self {
         Inputs {
-            tokens: self.tokens.clone().slice(range.clone()),
+            tokens: self.tokens.clone().map(|tokens| tokens.slice(range.clone())),
             positions: self.positions.clone().slice(range.clone()),
             stages: self.stages.clone().slice(range.clone()),
             scalars: self.scalars.clone().map(|scalars| scalars.slice(range.clone())),
@@ -104,7 +107,7 @@ impl Inputs {
 
     /// S, the number of agent-steps.
     pub fn len(&self) -> usize {
-        self.tokens.dims()[0]
+        self.stages.dims()[0]
     }
 
     /// Whether there is no agent-step.
@@ -126,7 +129,7 @@ impl Perceptron {
         };
         let widths = spec.layer_widths().into_iter();
         Perceptron {
-            embedding: param(&weights.embedding, [h, spec.dim]),
+            embedding: (spec.dim > 0).then(|| param(&weights.embedding, [h, spec.dim])),
             position: (spec.positions > 0).then(|| param(&weights.position, [spec.positions, h])),
             stage: (spec.stages > 0).then(|| param(&weights.stage, [spec.stages, h])),
             scalar: (spec.scalars > 0).then(|| param(&weights.scalar, [h, spec.scalars])),
@@ -149,7 +152,7 @@ impl Perceptron {
     pub fn weights(&self) -> PerceptronWeights {
         let optional = |param: &Option<Param<Tensor<2>>>| param.as_ref().map_or_else(Vec::new, numbers);
         PerceptronWeights {
-            embedding: numbers(&self.embedding),
+            embedding: optional(&self.embedding),
             position: optional(&self.position),
             stage: optional(&self.stage),
             scalar: optional(&self.scalar),
@@ -166,7 +169,10 @@ impl Perceptron {
 
     /// S agent-steps to `[S, outputs]`.
     pub fn forward(&self, inputs: &Inputs) -> Tensor<2> {
-        let mut hidden = linear(inputs.tokens.clone(), self.embedding.val(), Some(self.bias.val()));
+        let mut hidden = match (&self.embedding, &inputs.tokens) {
+            (Some(weight), Some(tokens)) => linear(tokens.clone(), weight.val(), Some(self.bias.val())),
+            _ => self.bias.val().unsqueeze_dim::<2>(0).repeat_dim(0, inputs.len()),
+        };
         if let Some(table) = &self.position {
             hidden = hidden + table.val().select(0, inputs.positions.clone());
         }
@@ -176,8 +182,8 @@ impl Perceptron {
         if let (Some(weight), Some(scalars)) = (&self.scalar, &inputs.scalars) {
             hidden = hidden + scalars.clone().matmul(weight.val().transpose());
         }
-        if let Some(weight) = &self.context {
-            let context = inputs.contexts.clone().matmul(weight.val().transpose()); // [C, H]
+        if let (Some(weight), Some(contexts)) = (&self.context, &inputs.contexts) {
+            let context = contexts.clone().matmul(weight.val().transpose()); // [C, H]
             hidden = hidden + context.select(0, inputs.context_of.clone());
         }
         for layer in &self.layers {

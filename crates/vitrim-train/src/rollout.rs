@@ -73,11 +73,11 @@ pub struct StageSample {
     pub offsets: Vec<usize>,
     /// Grid positions, `[A]`.
     pub positions: Vec<u32>,
-    /// Embeddings of the F agents that have a choice, `[F, D]`.
+    /// Embeddings of the F agents that have a choice, `[F, D]`; empty if the actor has no input of that width.
     pub tokens: Vec<f32>,
     /// The actor's scalar inputs, `[A, n]`.
     pub scalars: Vec<f32>,
-    /// Class token or mean, `[I, D]`.
+    /// Class token or mean, `[I, D]`; empty if the actor has no input of that width.
     pub contexts: Vec<f32>,
     /// Whether each agent had a choice, `[A]`.
     pub free: Vec<bool>,
@@ -240,13 +240,13 @@ fn sample_stage(
 ) -> Result<(StageSample, Reduction)> {
     let decision = policy.decision(stage, view)?;
     let Decision { logits, scalars, .. } = &decision;
-    let width = scalars.len() / view.total().max(1);
+    let (width, embedded) = (scalars.len() / view.total().max(1), policy.actor_spec().dim > 0);
     let mut sample = StageSample {
         offsets: vec![0],
         positions: Vec::new(),
         tokens: Vec::new(),
         scalars: Vec::new(),
-        contexts: contexts(view),
+        contexts: if embedded { contexts(view) } else { Vec::new() },
         free: Vec::new(),
         kept: Vec::new(),
         log_probs: Vec::new(),
@@ -271,7 +271,7 @@ fn sample_stage(
         sample.scalars.extend_from_slice(&scalars[rows.start * width..rows.end * width]);
         for row in rows {
             let free = decision.may_leave(row);
-            if free {
+            if free && embedded {
                 sample.tokens.extend_from_slice(view.token(row));
             }
             sample.free.push(free);

@@ -18,7 +18,7 @@ use crate::config::{ActorConfig, TrainConfig};
 use crate::device::DeviceChoice;
 use crate::error::{Result, TrainError};
 use crate::run::{self, EpochPosition, Feed, Header, Outcome, Resumable, RunEvent, RunFolder, Shared, Tell};
-use crate::trainer::{Images, Probe, Trainer, TrainerState, UpdateLog};
+use crate::trainer::{Images, Probe, Start, Trainer, TrainerState, UpdateLog};
 
 /// The images of a run.
 #[derive(Clone)]
@@ -33,19 +33,47 @@ pub struct Source {
     pub on_bad_image: OnBadImage,
 }
 
-/// One training run: its identity, which must be the same when it is resumed, and its folder.
-#[derive(Clone, Copy)]
-pub struct Run<'a> {
-    /// The backbone's identity.
+/// A backbone of a run, and the images on which it is pruned.
+pub struct Ground<'a, B> {
+    /// The backbone.
+    pub backbone: &'a B,
+    /// Its identity.
     pub id: &'a BackboneId,
+    /// What it is called in the log.
+    pub name: &'a str,
     /// The precision of its arithmetic.
     pub precision: Precision,
-    /// The backbone's weights, which the learner `gumbel` needs.
-    pub weights: Option<&'a Tensors>,
-    /// The configuration.
-    pub config: &'a TrainConfig,
     /// The images.
     pub source: &'a Source,
+}
+
+impl<B> Clone for Ground<'_, B> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<B> Copy for Ground<'_, B> {}
+
+/// What is trained.
+#[derive(Clone, Copy)]
+pub enum Aim<'a> {
+    /// A policy for the one backbone of the run. The learner `gumbel` needs its weights.
+    OneBackbone(Option<&'a Tensors>),
+    /// A policy for every backbone.
+    AnyBackbone,
+}
+
+/// One training run: its identity, which must be the same when it is resumed, and its folder.
+pub struct Run<'a, B> {
+    /// The backbones; the updates play them by turns.
+    pub grounds: &'a [Ground<'a, B>],
+    /// What is trained.
+    pub aim: Aim<'a>,
+    /// The actor to start from; `None` for a new one.
+    pub start: Option<&'a Start>,
+    /// The configuration.
+    pub config: &'a TrainConfig,
     /// Device of the training.
     pub device: DeviceChoice,
     /// The run folder.
@@ -57,11 +85,24 @@ pub struct Run<'a> {
 /// A checkpoint's header.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Saved {
+    #[serde(flatten)]
+    first: SavedGround,
+    config: TrainConfig,
+    /// The other backbones.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    others: Vec<SavedGround>,
+    /// Hash of the policy that the run started from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    start: Option<String>,
+}
+
+/// The state of a run on one of its backbones.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct SavedGround {
     backbone: BackboneId,
     /// Data type of the backbone's arithmetic, by name. Checkpoints without it are of runs in f32.
     #[serde(default = "single")]
     dtype: String,
-    config: TrainConfig,
     /// Number of images of the training set, which distinguishes it from most other sets.
     images: usize,
     trainer: TrainerState,
@@ -70,23 +111,32 @@ struct Saved {
     position: usize,
 }
 
+impl Saved {
+    fn grounds(&self) -> impl Iterator<Item = &SavedGround> {
+        std::iter::once(&self.first).chain(&self.others)
+    }
+}
+
 fn single() -> String {
     Precision::F32.to_string()
 }
 
 impl Header for Saved {
     fn steps_done(&self) -> usize {
-        self.trainer.update
+        self.first.trainer.update
     }
 
     fn difference(&self, other: &Self) -> Option<&'static str> {
-        if self.backbone != other.backbone {
+        let differs = |of: fn(&SavedGround) -> String| !self.grounds().map(of).eq(other.grounds().map(of));
+        if differs(|ground| format!("{:?}", ground.backbone)) {
             Some("backbone")
-        } else if self.dtype != other.dtype {
+        } else if differs(|ground| ground.dtype.clone()) {
             Some("data type")
         } else if self.config != other.config {
             Some("configuration")
-        } else if self.images != other.images {
+        } else if self.start != other.start {
+            Some("policy to start from")
+        } else if differs(|ground| ground.images.to_string()) {
             Some("training set")
         } else {
             None
@@ -95,32 +145,48 @@ impl Header for Saved {
 }
 
 /// Trains in `run.folder` until `run.config.updates` are done or `stop` is set; continues from the folder's
-/// checkpoint if there is one. Returns the policy, which is the same on all ranks.
+/// checkpoint if there is one. Returns the policy for the first backbone, which is the same on all ranks.
 ///
 /// # Errors
-/// If the configuration does not fit the backbone, an image or file cannot be read or written, or the
-/// folder's checkpoint belongs to another run.
-pub fn train<B: Backbone>(
-    backbone: &B,
-    run: &Run<'_>,
+/// If the configuration does not fit a backbone, an image or file cannot be read or written, or the folder's checkpoint
+/// belongs to another run.
+pub fn train<'a, B: Backbone>(
+    run: &Run<'a, B>,
     stop: &AtomicBool,
     progress: &mut dyn FnMut(RunEvent<'_, UpdateLog>),
 ) -> Result<(Outcome, Policy)> {
-    let trainer = Trainer::new(backbone, run.id.clone(), run.weights, run.config, &run.device.device()?)?;
-    let trainer = trainer.among(run.ranks);
-    let Source { dataset, transform, workers, on_bad_image } = run.source;
-    let feed = Feed {
-        dataset,
-        transform,
-        augment: None,
-        seed: run.config.seed,
-        batch: run.config.images_per_update,
-        workers: *workers,
-        on_bad_image: *on_bad_image,
-        ranks: run.ranks,
+    let device = run.device.device()?;
+    let trainer = match (run.aim, run.grounds) {
+        (Aim::OneBackbone(weights), [ground]) => {
+            Trainer::new(ground.backbone, ground.id.clone(), weights, run.config, &device)?
+        }
+        (Aim::OneBackbone(_), _) => return Err(TrainError::Config("a policy is for one backbone".into())),
+        (Aim::AnyBackbone, grounds) => {
+            let named = |ground: &Ground<'a, B>| (ground.backbone, ground.id.clone(), ground.name.to_owned());
+            let backbones = grounds.iter().map(named).collect();
+            Trainer::on_several(backbones, run.config, &device)?
+        }
     };
-    let mut session = Session { run: *run, feed: &feed, trainer };
-    let outcome = run::execute(&mut session, &feed, run.folder, stop, progress)?;
+    let mut trainer = trainer.among(run.ranks);
+    if let Some(start) = run.start {
+        trainer = trainer.from_start(start.clone())?;
+    }
+    let feed = |ground: &Ground<'a, B>| {
+        let Source { dataset, transform, workers, on_bad_image } = ground.source;
+        Feed {
+            dataset,
+            transform,
+            augment: None,
+            seed: run.config.seed,
+            batch: run.config.images_per_update,
+            workers: *workers,
+            on_bad_image: *on_bad_image,
+            ranks: run.ranks,
+        }
+    };
+    let feeds: Vec<Feed<'_>> = run.grounds.iter().map(feed).collect();
+    let mut session = Session { run, feeds: &feeds, trainer };
+    let outcome = run::execute(&mut session, &feeds, run.folder, stop, progress)?;
     Ok((outcome, session.trainer.policy()))
 }
 
@@ -143,42 +209,45 @@ const MILDEST: f64 = 0.99;
 
 /// A trainer and its images.
 struct Session<'a, B: Backbone> {
-    run: Run<'a>,
-    feed: &'a Feed<'a>,
+    run: &'a Run<'a, B>,
+    feeds: &'a [Feed<'a>],
     trainer: Trainer<'a, B>,
 }
 
 impl<B: Backbone> Session<'_, B> {
-    /// Places the gate as boldly as `actor.initial_keep` and `actor.initial_loss` allow: the loss is that of sampled
-    /// rollouts of `batches`.
-    fn search_gate(
+    /// Places the gate as boldly as `actor.initial_keep` and `actor.initial_loss` allow, or makes a given actor as mild as
+    /// `actor.initial_loss` needs: the loss is that of sampled rollouts of the `batches` of each backbone.
+    fn search_start(
         &mut self,
-        probes: &[Probe],
-        batches: &[Batch],
+        probes: &[Vec<Probe>],
+        batches: &[Vec<Batch>],
         stop: &AtomicBool,
         tell: Tell<'_, UpdateLog>,
     ) -> Result<Outcome> {
-        let ActorConfig { gate, initial_loss, initial_keep, .. } = self.run.config.actor;
-        if gate == 0.0 || initial_loss == 0.0 {
+        let ActorConfig { initial_loss, initial_keep, .. } = self.run.config.actor;
+        if !self.trainer.can_be_placed() || initial_loss == 0.0 {
             return Ok(Outcome::Finished);
         }
+        let least = if self.run.start.is_some() { 0.5 } else { initial_keep };
         let mut steps = 0;
-        let keep = boldest(initial_keep, initial_loss, |keep| {
+        let keep = boldest(least, initial_loss, |keep| {
             steps += 1;
             tell(RunEvent::Preparing { what: "placing the gate", done: steps, all: SEARCH_STEPS + 1 });
-            self.trainer.place_gate(probes, keep);
+            self.trainer.place(probes, keep);
             let mut losses = Vec::new();
-            for batch in batches {
-                losses.extend(self.trainer.sampled_losses(images(batch, &batch.keys()))?);
-                if self.run.ranks.any(stop.load(Ordering::Relaxed))? {
-                    return Ok(None);
+            for (board, batches) in batches.iter().enumerate() {
+                for batch in batches {
+                    losses.extend(self.trainer.sampled_losses(board, images(batch, &batch.keys()))?);
+                    if self.run.ranks.any(stop.load(Ordering::Relaxed))? {
+                        return Ok(None);
+                    }
                 }
             }
             Ok(Some(100.0 * losses.iter().sum::<f64>() / losses.len().max(1) as f64))
         })?;
         Ok(match keep {
             Some(keep) => {
-                self.trainer.place_gate(probes, keep);
+                self.trainer.place(probes, keep);
                 Outcome::Finished
             }
             None => Outcome::Interrupted,
@@ -227,15 +296,22 @@ impl<B: Backbone> Resumable for Session<'_, B> {
         1
     }
 
-    fn header(&self, at: EpochPosition) -> Saved {
+    fn header(&self, at: &[EpochPosition]) -> Saved {
+        let (states, _) = self.trainer.state();
+        let mut grounds =
+            self.run.grounds.iter().zip(states).zip(at).map(|((ground, state), at)| SavedGround {
+                backbone: ground.id.clone(),
+                dtype: ground.precision.to_string(),
+                images: ground.source.dataset.len(),
+                trainer: state.clone(),
+                epoch: at.epoch,
+                position: at.done,
+            });
         Saved {
-            backbone: self.run.id.clone(),
-            dtype: self.run.precision.to_string(),
+            first: grounds.next().expect("a run has a backbone"),
             config: self.run.config.clone(),
-            images: self.run.source.dataset.len(),
-            trainer: self.trainer.state().0.clone(),
-            epoch: at.epoch,
-            position: at.done,
+            others: grounds.collect(),
+            start: self.run.start.map(|start| start.identity().to_owned()),
         }
     }
 
@@ -243,41 +319,56 @@ impl<B: Backbone> Resumable for Session<'_, B> {
         self.trainer.state().1.save()
     }
 
-    fn restore(&mut self, saved: Saved, tensors: &[NamedTensor]) -> Result<EpochPosition> {
-        self.trainer.restore(saved.trainer, tensors)?;
-        Ok(EpochPosition { epoch: saved.epoch, done: saved.position })
+    fn restore(&mut self, saved: Saved, tensors: &[NamedTensor]) -> Result<Vec<EpochPosition>> {
+        let at = saved.grounds().map(|ground| EpochPosition { epoch: ground.epoch, done: ground.position });
+        let (at, states) = (at.collect(), saved.grounds().map(|ground| ground.trainer.clone()).collect());
+        self.trainer.restore(states, tensors)?;
+        Ok(at)
     }
 
-    /// Runs the probe on the reference images, and searches the position of the gate.
+    /// Runs the probe on the reference images of each backbone, and searches where the actor starts.
     fn prepare(&mut self, stop: &AtomicBool, tell: Tell<'_, UpdateLog>) -> Result<Outcome> {
         if !self.trainer.needs_probes() {
             return Ok(Outcome::Finished);
         }
-        let wanted = self.run.config.reward.reference_images.min(self.run.source.dataset.len());
-        let mut probes = Vec::with_capacity(wanted);
-        let (mut searched, mut to_search) = (Vec::new(), 0);
-        for batch in self.feed.pass(u64::MAX, 0)? {
-            let Shared { own: batch, whole } = batch?;
-            let keys = batch.keys();
-            probes.extend(self.trainer.probe(images(&batch, &keys))?);
-            probes.truncate(wanted);
-            tell(RunEvent::Preparing { what: "measuring random pruning", done: probes.len(), all: wanted });
-            if to_search < SEARCH_IMAGES {
-                searched.push(batch);
-                to_search += whole;
+        let least = SEARCH_IMAGES.div_ceil(self.feeds.len());
+        let wanted = |feed: &Feed<'_>| self.run.config.reward.reference_images.min(feed.dataset.len());
+        let all = self.feeds.iter().map(wanted).sum();
+        let (mut probed, mut before) = (Vec::new(), 0);
+        let mut searched: Vec<Vec<Batch>> = Vec::new();
+        for (board, feed) in self.feeds.iter().enumerate() {
+            let (wanted, mut probes) = (wanted(feed), Vec::new());
+            let (mut kept, mut to_search) = (Vec::new(), 0);
+            for batch in feed.pass(u64::MAX, 0)? {
+                let Shared { own: batch, whole } = batch?;
+                let keys = batch.keys();
+                probes.extend(self.trainer.probe(board, images(&batch, &keys))?);
+                probes.truncate(wanted);
+                tell(RunEvent::Preparing {
+                    what: "measuring random pruning",
+                    done: before + probes.len(),
+                    all,
+                });
+                if to_search < least {
+                    kept.push(batch);
+                    to_search += whole;
+                }
+                if self.run.ranks.any(stop.load(Ordering::Relaxed))? {
+                    return Ok(Outcome::Interrupted);
+                }
+                if probes.len() == wanted {
+                    break;
+                }
             }
-            if self.run.ranks.any(stop.load(Ordering::Relaxed))? {
-                return Ok(Outcome::Interrupted);
+            if probes.is_empty() {
+                return Err(TrainError::NoImages);
             }
-            if probes.len() == wanted {
-                break;
-            }
+            before += probes.len();
+            probed.push(probes);
+            searched.push(kept);
         }
-        if probes.is_empty() {
-            return Err(TrainError::NoImages);
-        }
-        self.trainer.begin(&probes);
-        self.search_gate(&probes, &searched, stop, tell)
+        self.trainer.begin(&probed);
+        self.search_start(&probed, &searched, stop, tell)
     }
 
     fn step(&mut self, batch: &Batch, _since: Instant) -> Result<Option<UpdateLog>> {
@@ -291,7 +382,12 @@ impl<B: Backbone> Resumable for Session<'_, B> {
     }
 
     fn publish(&mut self, folder: &Path) -> Result<()> {
-        Ok(self.trainer.policy().save(&folder.join("policy"))?)
+        let folder = folder.join("policy");
+        match self.run.aim {
+            Aim::OneBackbone(_) => self.trainer.policy().save(&folder)?,
+            Aim::AnyBackbone => self.trainer.universal().save(&folder)?,
+        }
+        Ok(())
     }
 }
 

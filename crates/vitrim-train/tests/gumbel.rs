@@ -27,8 +27,8 @@ fn train(config: &TrainConfig, updates: usize) -> Vec<UpdateLog> {
     let keys: Vec<u64> = (0..16).collect();
     let images = Images { pixels: PixelBatch::new(&pixels, 16), labels: &[None; 16], keys: &keys };
     if trainer.needs_probes() {
-        let probes = trainer.probe(images).unwrap();
-        trainer.begin(&probes);
+        let probes = trainer.probe(0, images).unwrap();
+        trainer.begin(&[probes]);
     }
     (0..updates).map(|_| trainer.update(images).unwrap()).collect()
 }

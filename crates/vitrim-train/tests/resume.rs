@@ -6,14 +6,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use vitrim_data::{Dataset, OnBadImage, Preprocess, RgbImage, Transform};
-use vitrim_prune::policy::{BackboneId, Departure};
-use vitrim_prune::{LearnedPruner, Pruner};
+use vitrim_prune::policy::{BackboneId, Departure, Universal};
+use vitrim_prune::{LearnedPruner, Policy, Pruner};
 use vitrim_random::uniform;
 use vitrim_ranks::{Ranks, threads};
 use vitrim_train::{
-    DeviceChoice, Images, Outcome, Run, RunEvent, RunFolder, Source, TrainConfig, TrainError, Trainer, train,
+    Aim, DeviceChoice, Ground, Images, Outcome, Run, RunEvent, RunFolder, Source, Start, TrainConfig,
+    TrainError, Trainer, UpdateLog, train,
 };
-use vitrim_vit::{Backbone, CpuBackbone, PixelBatch, Precision, Tensors, VitSpec};
+use vitrim_vit::{Backbone, CpuBackbone, PixelBatch, Pool, Pooling, Precision, Tensors, VitSpec};
 
 struct Setting {
     model: CpuBackbone,
@@ -72,6 +73,127 @@ fn merging() -> Setting {
     Setting { config, ..s }
 }
 
+/// A setting with a backbone of another width and depth, without a class token.
+fn other() -> Setting {
+    let s = setting();
+    let mut spec = s.model.spec().clone();
+    (spec.dim, spec.depth, spec.mlp.hidden, spec.embedding.class_token) = (36, 6, 72, false);
+    spec.pooling = Pooling::plain(Pool::Avg, true);
+    let tensors = Tensors::random(&spec, 2);
+    let model = CpuBackbone::new(&spec, &tensors).unwrap();
+    Setting { model, id: BackboneId::of(&spec, &tensors).unwrap(), ..s }
+}
+
+/// The preset `universal`, small.
+fn universal() -> TrainConfig {
+    let (s, mut config) = (setting(), TrainConfig::universal_preset());
+    (config.updates, config.images_per_update, config.checkpoint_every) = (6, 4, 1);
+    (config.reward, config.actor.initial_loss) = (s.config.reward, 0.0);
+    config
+}
+
+/// Trains one policy on two backbones in `folder`, from `start`.
+fn run_on_two(
+    folder: &Path,
+    start: Option<&Start>,
+    mut at: impl FnMut(&UpdateLog, &AtomicBool),
+) -> Result<Outcome, TrainError> {
+    let (stop, folder, config) = (AtomicBool::new(false), &RunFolder::open(folder)?, universal());
+    let settings = [("first", setting()), ("second", other())];
+    let grounds: Vec<_> = settings
+        .iter()
+        .map(|(name, s)| Ground {
+            backbone: &s.model,
+            id: &s.id,
+            name,
+            precision: Precision::F32,
+            source: &s.source,
+        })
+        .collect();
+    let run = Run {
+        grounds: &grounds,
+        aim: Aim::AnyBackbone,
+        start,
+        config: &config,
+        device: DeviceChoice::Cpu,
+        folder,
+        ranks: &Ranks::alone(),
+    };
+    let (outcome, _) = train(&run, &stop, &mut |progress| {
+        if let RunEvent::Entry(log, _) = progress {
+            at(log, &stop);
+        }
+    })?;
+    Ok(outcome)
+}
+
+#[test]
+fn one_policy_is_trained_on_two_backbones_by_turns_and_goes_on_bit_for_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    let (straight, stopped) = (folder.path().join("straight"), folder.path().join("stopped"));
+    let mut played = Vec::new();
+    run_on_two(&straight, None, |log, _| played.push(log.backbone.clone().unwrap())).unwrap();
+    assert_eq!(played, ["first", "second", "first", "second", "first", "second"]);
+    let outcome = run_on_two(&stopped, None, |log, stop| {
+        if log.update == 3 {
+            stop.store(true, Ordering::Relaxed);
+        }
+    });
+    assert_eq!(outcome.unwrap(), Outcome::Interrupted);
+    let mut first = None;
+    run_on_two(&stopped, None, |log, _| first = first.or(Some(log.update))).unwrap();
+    assert_eq!(first, Some(4));
+    assert_same_run(&straight, &stopped);
+
+    // The policy is for every backbone: here for one that it was not trained on.
+    let policy = Universal::load(&straight.join("policy")).unwrap();
+    assert_eq!(policy.trained_on.len(), 2);
+    let (spec, tensors) = {
+        let mut spec = other().model.spec().clone();
+        (spec.dim, spec.depth) = (60, 12);
+        let tensors = Tensors::random(&spec, 3);
+        (spec, tensors)
+    };
+    let bound = policy.bind(&spec, &BackboneId::of(&spec, &tensors).unwrap()).unwrap();
+    assert_eq!(bound.stages, [0, 1, 2, 3, 4, 6]);
+
+    // A run from another policy is another run.
+    let start = Start::from(&policy);
+    let refused = run_on_two(&straight, Some(&start), |_, _| ()).unwrap_err().to_string();
+    assert!(refused.contains("another policy to start from"), "{refused}");
+}
+
+/// An actor that is given decides, before the first update, as the policy that it is of, whatever else it can see.
+#[test]
+fn training_starts_from_the_given_actor() {
+    let s = setting();
+    let policy = Universal::bundled();
+    let start = Start::from(&policy);
+    let mut config = start.widen(&TrainConfig::default_preset());
+    config.stages = vec![0, 1, 2];
+    assert!(config.actor.observation.embedding && config.actor.observation.relative);
+    let device = DeviceChoice::Cpu.device().unwrap();
+    let trainer = Trainer::new(&s.model, s.id.clone(), None, &config, &device).unwrap();
+    let trainer = trainer.from_start(start.clone()).unwrap();
+    let pixels: Vec<f32> = (0..2 * 3 * 32 * 32).map(|i| uniform(&[3, i]) as f32).collect();
+    let mut state = s.model.embed(PixelBatch::new(&pixels, 2)).unwrap();
+    let bound = Policy { stages: vec![0, 1, 2], ..policy.bind(s.model.spec(), &s.id).unwrap() };
+    let [given, wide] = [&bound, &trainer.policy()].map(|policy| LearnedPruner::new(s.model.spec(), policy));
+    let (site, taps) = wide.sites(s.model.spec())[0];
+    s.model.advance(&mut state, site, taps).unwrap();
+    let view = s.model.view(&state).unwrap();
+    let [given, wide] = [given, wide].map(|pruner| pruner.decision(0, &view).unwrap().logits);
+    assert!(given.iter().any(|logit| logit.is_finite()));
+    for (a, b) in given.iter().zip(&wide) {
+        assert!(a == b || (a - b).abs() < 1e-4, "{a} {b}");
+    }
+
+    let narrow = TrainConfig { actor: TrainConfig::default_preset().actor, ..config };
+    let trainer = Trainer::new(&s.model, s.id.clone(), None, &narrow, &device).unwrap();
+    let Err(refused) = trainer.from_start(start) else { panic!("it cannot see what the policy needs") };
+    assert!(refused.to_string().contains("sees what the configuration's actor does not"), "{refused}");
+}
+
 /// Trains in `folder`; `at(update)` is called after each update and may stop the run.
 fn run(s: &Setting, folder: &Path, at: impl FnMut(usize, &AtomicBool)) -> Result<Outcome, TrainError> {
     run_as(s, folder, &Ranks::alone(), at)
@@ -86,17 +208,18 @@ fn run_as(
 ) -> Result<Outcome, TrainError> {
     let stop = AtomicBool::new(false);
     let folder = &RunFolder::among(ranks, folder)?;
+    let ground =
+        Ground { backbone: &s.model, id: &s.id, name: "toy", precision: Precision::F32, source: &s.source };
     let run = Run {
-        id: &s.id,
-        precision: Precision::F32,
-        weights: None,
+        grounds: &[ground],
+        aim: Aim::OneBackbone(None),
+        start: None,
         config: &s.config,
-        source: &s.source,
         device: DeviceChoice::Cpu,
         folder,
         ranks,
     };
-    let (outcome, _) = train(&s.model, &run, &stop, &mut |progress| {
+    let (outcome, _) = train(&run, &stop, &mut |progress| {
         if let RunEvent::Entry(log, _) = progress {
             at(log.update, &stop);
         }
@@ -262,8 +385,8 @@ fn agents_start_where_the_gate_lies() {
     let pixels: Vec<f32> = (0..8 * 3 * 32 * 32).map(|i| uniform(&[3, i]) as f32).collect();
     let (pixels, keys) = (PixelBatch::new(&pixels, 8), [0, 1, 2, 3, 4, 5, 6, 7]);
     assert!(trainer.needs_probes());
-    let probes = trainer.probe(Images { pixels, labels: &[None; 8], keys: &keys }).unwrap();
-    trainer.begin(&probes);
+    let probes = trainer.probe(0, Images { pixels, labels: &[None; 8], keys: &keys }).unwrap();
+    trainer.begin(std::slice::from_ref(&probes));
 
     let pruner = LearnedPruner::new(s.model.spec(), &trainer.policy());
     let (site, taps) = pruner.sites(s.model.spec())[0];

@@ -32,8 +32,8 @@ fn play(toy: &Toy, config: &TrainConfig) -> (Policy, UpdateLog) {
         let keys: Vec<u64> = (update * per_update..(update + 1) * per_update).collect();
         let images = Images { pixels: PixelBatch::new(&pixels, keys.len()), labels: &labels, keys: &keys };
         if trainer.needs_probes() {
-            let probes = trainer.probe(images).unwrap();
-            trainer.begin(&probes);
+            let probes = trainer.probe(0, images).unwrap();
+            trainer.begin(&[probes]);
         }
         last = Some(trainer.update(images).unwrap());
     }

@@ -127,10 +127,15 @@ pub(crate) fn weights(loaded: &Loaded, config: &TrainConfig) -> Result<Option<Te
     needed.then(open).transpose()
 }
 
+/// The name of the checkpoint folder `model`.
+pub(crate) fn name_of(model: &Path) -> String {
+    let absolute = model.canonicalize().unwrap_or_else(|_| model.to_owned());
+    absolute.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
 /// The folder `runs/`, with the model's name and, unless it is the default, the preset's.
 pub(crate) fn default_out(model: &Path, preset: &str) -> PathBuf {
-    let absolute = model.canonicalize().unwrap_or_else(|_| model.to_owned());
-    let name = absolute.file_name().unwrap_or_default().to_string_lossy();
+    let name = name_of(model);
     let suffix = if preset == "default" { String::new() } else { format!("-{preset}") };
     Path::new("runs").join(format!("{name}{suffix}"))
 }
@@ -192,8 +197,9 @@ pub(crate) fn describe(log: &UpdateLog) -> String {
         _ => format!("sampled {name} {:.2} {unit}", log.sampled_accuracy_loss),
     };
     let ppo = log.ppo.map(|ppo| format!(", KL {:.4}, entropy {:.3}", ppo.approx_kl, ppo.entropy));
+    let backbone = log.backbone.as_ref().map_or_else(String::new, |name| format!("{name}: "));
     format!(
-        "{:.1} images/s, {:.1} dense passes an image, keep {}, cost {:.3}, {drop}{}",
+        "{backbone}{:.1} images/s, {:.1} dense passes an image, keep {}, cost {:.3}, {drop}{}",
         log.images_per_s,
         log.dense_passes,
         keep.join(" "),

@@ -4,12 +4,15 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use vitrim_data::Dataset;
-use vitrim_hub::is_reference;
+use vitrim_hub::{Kind, is_reference, local};
 use vitrim_prune::Policy;
+use vitrim_prune::policy::{UNIVERSAL, Universal};
 use vitrim_vit::Precision;
 
 use super::{BackboneArgs, DataNotes, DatasetArgs, Request, as_text, named_images, note_reading};
-use crate::calibrate::{Calibrated, CalibrationOptions, MAX_LOSS, allowed, calibrate, grid, record};
+use crate::calibrate::{
+    Calibrated, CalibrationOptions, MAX_LOSS, allowed, calibrate, coarse_grid, grid, record,
+};
 use crate::elsewhere::Elsewhere;
 use crate::error::{MeasureError, Result};
 use crate::front::Choice;
@@ -50,10 +53,15 @@ pub struct CalibrateRequest {
     #[cfg_attr(feature = "clap", arg(long, default_value_t = Self::default().dtype, value_name = "TYPE"))]
     #[serde(serialize_with = "as_text::display")]
     pub dtype: Precision,
-    /// Policy folder; its threshold and calibration record are replaced.
+    /// Policy folder, or with --out also `universal`, a policy for every backbone or an hf:// reference. Without --out, its
+    /// threshold and calibration record are replaced.
     #[cfg_attr(feature = "clap", arg(long, value_name = "FOLDER"))]
     #[serde(serialize_with = "as_text::path")]
     pub policy: PathBuf,
+    /// Run folder; the calibrated policy goes to its `policy/`, and the given one stays as it is.
+    #[cfg_attr(feature = "clap", arg(long, value_name = "FOLDER"))]
+    #[serde(serialize_with = "as_text::path_option")]
+    pub out: Option<PathBuf>,
     /// Data set with images that the policy was not trained on.
     #[cfg_attr(feature = "clap", arg(long, value_name = "PATH"))]
     #[serde(serialize_with = "as_text::path")]
@@ -93,6 +101,7 @@ impl Default for CalibrateRequest {
             backbone: BackboneArgs::default(),
             dtype: Precision::F32,
             policy: PathBuf::new(),
+            out: None,
             data: PathBuf::new(),
             loss: LossArgs::default(),
             confidence: Confidence::DEFAULT,
@@ -109,19 +118,42 @@ impl Request for CalibrateRequest {
 }
 
 impl CalibrateRequest {
-    /// Checks that the calibrated policy can be written to the folder that it is read from.
-    ///
-    /// # Errors
-    /// [`MeasureError::Policy`] for a reference to the Hub.
-    pub fn check_folder(&self) -> Result<()> {
-        if !is_reference(&self.policy) {
-            return Ok(());
-        }
-        let reason = "the calibrated policy cannot be written there; give a copy in a folder of yours".into();
-        Err(MeasureError::Policy { path: self.policy.clone(), reason })
+    /// The folder that the calibrated policy is written to.
+    pub fn target(&self) -> PathBuf {
+        self.out.as_ref().map_or_else(|| self.policy.clone(), |out| out.join("policy"))
     }
 
-    /// Calibrates `policy`, which was read from the requested folder, on `loaded`, and writes it back; `elsewhere` are
+    /// Checks that the calibrated policy can be written.
+    ///
+    /// # Errors
+    /// [`MeasureError::Policy`] without `out` if the given policy is a reference to the Hub or for every backbone;
+    /// [`MeasureError::Prune`] if it is none.
+    pub fn check_folder(&self) -> Result<()> {
+        let refused =
+            |reason: &str| Err(MeasureError::Policy { path: self.policy.clone(), reason: reason.to_owned() });
+        if self.out.is_some() {
+            return Ok(());
+        }
+        if is_reference(&self.policy) {
+            return refused(
+                "the calibrated policy cannot be written there; give --out, or a copy in a folder of yours",
+            );
+        }
+        if self.fits_every_backbone()? {
+            return refused(
+                "is for every backbone; its calibration for this one is written elsewhere: give --out, as in --out \
+                 runs/quick",
+            );
+        }
+        Ok(())
+    }
+
+    /// Whether the given policy is for every backbone.
+    fn fits_every_backbone(&self) -> Result<bool> {
+        Ok(self.policy == Path::new(UNIVERSAL) || Universal::is_in(&local(&self.policy, Kind::Policy)?)?)
+    }
+
+    /// Calibrates `policy`, which was read from the requested folder, on `loaded`, and writes it to the target; `elsewhere` are
     /// other processes that measure, if this one does not. Returns the choice, and what was guessed of the images.
     ///
     /// # Errors
@@ -149,7 +181,7 @@ impl CalibrateRequest {
             corruption: None,
         };
         let options = CalibrationOptions {
-            thresholds: grid(),
+            thresholds: if self.fits_every_backbone()? { coarse_grid() } else { grid() },
             pilot: None,
             max_loss,
             confidence: self.confidence,
@@ -158,7 +190,7 @@ impl CalibrateRequest {
         };
         let choice = calibrate_policy(
             loaded,
-            (policy, &self.policy),
+            (policy, &self.policy, &self.target()),
             (&parts.path(), &split, &dataset),
             &options,
             listener,
@@ -180,13 +212,13 @@ pub fn calibrate_folder(
     listener: &mut Listener<'_>,
 ) -> Result<(Policy, Choice)> {
     let mut policy = open_policy(folder, loaded)?;
-    let choice = calibrate_policy(loaded, (&mut policy, folder), held_out, options, listener)?;
+    let choice = calibrate_policy(loaded, (&mut policy, folder, folder), held_out, options, listener)?;
     Ok((policy, choice))
 }
 
 fn calibrate_policy(
     loaded: &Loaded,
-    (policy, folder): (&mut Policy, &Path),
+    (policy, from, to): (&mut Policy, &Path, &Path),
     (data, split, dataset): (&str, &str, &Dataset),
     options: &CalibrationOptions<'_>,
     listener: &mut Listener<'_>,
@@ -196,12 +228,15 @@ fn calibrate_policy(
     });
     note_reading(dataset, listener);
     let Calibrated { choice, indices } = answer?;
-    let seen = SeenImages::read(folder)?;
+    let seen = match from == Path::new(UNIVERSAL) {
+        true => SeenImages::default(),
+        false => SeenImages::read(&local(from, Kind::Policy)?)?,
+    };
     let seen = match hashes_at(dataset, &indices, &mut listener.steps("hashing images"))? {
         Some(hashes) => seen.calibrated_on(&hashes),
         None => seen.uncalibrated(),
     };
-    policy.save(folder)?;
-    seen.write(folder)?;
+    policy.save(to)?;
+    seen.write(to)?;
     Ok(choice)
 }

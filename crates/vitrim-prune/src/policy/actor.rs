@@ -38,10 +38,14 @@ impl Departure {
     }
 }
 
-/// What an agent observes, besides its own residual-stream embedding `x_i: [D]`.
+/// What an agent observes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Observation {
+    /// The agent's own residual-stream embedding `x_i: [D]`. Without it, and without position and context, an actor fits
+    /// tokens of any width.
+    #[serde(default = "yes", skip_serializing_if = "is_true")]
+    pub embedding: bool,
     /// Normalise `x_i` (and the context) to zero mean and unit variance over the D values; otherwise the raw values
     /// are inputs.
     pub layer_norm: bool,
@@ -62,6 +66,24 @@ pub struct Observation {
     pub pair_tokens: bool,
     /// The class token's embedding, D values (without a class token: the survivors' mean).
     pub context: bool,
+    /// For [`Departure::Merge`]: scalars in units of the image's own means and ranks, which mean the same on every
+    /// backbone ([`RELATIVE`](super::relative::RELATIVE)); 0 if the token has to stay.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub relative: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_true(value: &bool) -> bool {
+    *value
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 /// Non-linearity between the layers.
@@ -78,7 +100,7 @@ pub enum Nonlinearity {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PerceptronSpec {
-    /// D, the width of a token.
+    /// D, the width of a token; 0 without embedding and context.
     pub dim: usize,
     /// N0, the number of grid positions; 0 without the one-hot.
     pub positions: usize,
@@ -104,7 +126,7 @@ pub struct PerceptronSpec {
 /// Weights of a [`PerceptronSpec`]; H is the first hidden width, all matrices row-major.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PerceptronWeights {
-    /// Weights of the embedding, `[H, D]`.
+    /// Weights of the embedding, `[H, D]`; empty without it.
     pub embedding: Vec<f32>,
     /// One row per grid position, `[positions, H]`.
     pub position: Vec<f32>,
@@ -126,7 +148,10 @@ impl PerceptronSpec {
     /// Name and shape of every tensor, in the order of a policy file.
     pub fn tensor_shapes(&self) -> Vec<(String, Vec<usize>)> {
         let h = self.hidden[0];
-        let mut shapes = vec![("embedding".to_owned(), vec![h, self.dim])];
+        let mut shapes = Vec::new();
+        if self.dim > 0 {
+            shapes.push(("embedding".to_owned(), vec![h, self.dim]));
+        }
         if self.positions > 0 {
             shapes.push(("position".to_owned(), vec![self.positions, h]));
         }

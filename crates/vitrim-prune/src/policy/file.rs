@@ -16,8 +16,11 @@ use crate::pruner::{PruneError, Result};
 const HEADER: &str = "policy.json";
 /// The actor's weights.
 const WEIGHTS: &str = "policy.safetensors";
-/// Version of the folder's layout that this code writes and reads.
+/// Version of the folder's layout, for policies whose agents observe their embedding.
 const VERSION: u32 = 1;
+/// Version of the folder's layout, for policies whose actor has no input of a backbone's width. Earlier programs do not
+/// read it.
+pub(super) const VERSION_ANY_BACKBONE: u32 = 2;
 
 /// The backbone that a policy belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -131,7 +134,11 @@ impl Policy {
     pub fn encoded(&self) -> [(&'static str, Vec<u8>); 2] {
         let weights = self.serialize_weights();
         let header = Header {
-            version: VERSION,
+            version: if self.observation.embedding && !self.observation.relative {
+                VERSION
+            } else {
+                VERSION_ANY_BACKBONE
+            },
             vitrim: env!("CARGO_PKG_VERSION").to_owned(),
             backbone: self.backbone.clone(),
             stages: self.stages.clone(),
@@ -152,55 +159,22 @@ impl Policy {
     /// If the folder is missing, damaged, or of a version that this code does not read; or if it states what could not
     /// run or be held ([`limits`](crate::limits)).
     pub fn load(folder: &Path) -> Result<Self> {
-        let json_path = folder.join(HEADER);
-        let weights_path = folder.join(WEIGHTS);
-        let bad = |path: &Path, reason: String| PruneError::BadPolicy { path: path.to_owned(), reason };
-        if !json_path.is_file() {
-            return Err(bad(folder, "no policy here: give the folder that holds policy.json".into()));
-        }
-        for (path, limit) in [(&json_path, MAX_HEADER_BYTES), (&weights_path, MAX_WEIGHT_BYTES)] {
-            let Ok(file) = std::fs::metadata(path) else { continue };
-            if !file.is_file() || file.len() > limit {
-                return Err(bad(
-                    path,
-                    format!("is no file of at most {limit} bytes, and so not of a policy"),
-                ));
-            }
-        }
-        let (json, bytes) = files(folder).read()?;
-        if is_lfs_pointer(&json) {
-            return Err(VitError::LfsPointer { path: json_path }.into());
-        }
-        let text = vitrim_text::utf8(&json).map_err(|e| bad(&json_path, e.to_string()))?;
-        let value: serde_json::Value =
-            serde_json::from_str(text).map_err(|e| bad(&json_path, format!("not valid JSON: {e}")))?;
-        if value.get("version").and_then(serde_json::Value::as_u64) != Some(u64::from(VERSION)) {
-            let found = value.get("version").map_or("none".to_owned(), ToString::to_string);
-            return Err(bad(
-                &json_path,
-                format!("policy version {found}; this vitrim reads version {VERSION}"),
-            ));
+        let (json_path, weights_path) = (folder.join(HEADER), folder.join(WEIGHTS));
+        let Read { header, weights } = read(folder)?;
+        if header.get("depth_shares").is_some() {
+            let reason = "a policy for every backbone; `vitrim calibrate --out` makes one for yours of it";
+            return Err(bad(&json_path, reason.into()));
         }
         let header: Header =
-            serde_json::from_value(value).map_err(|e| bad(&json_path, format!("not a policy: {e}")))?;
-        let bytes = bytes.ok_or_else(|| {
-            if std::fs::read(&weights_path).is_ok_and(|bytes| is_lfs_pointer(&bytes)) {
-                return VitError::LfsPointer { path: weights_path.clone() }.into();
-            }
-            let reason =
-                "damaged, or not the weights that policy.json was written with; copy the whole folder again";
-            bad(&weights_path, reason.into())
-        })?;
+            serde_json::from_value(header).map_err(|e| bad(&json_path, format!("not a policy: {e}")))?;
+        let bytes = weights?;
         check_parts(&header)
             .map_err(|reason| bad(&json_path, format!("{reason}; train the policy again")))?;
-        let actor = &header.actor;
-        let values: usize =
-            actor.tensor_shapes().iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
-        // Checked before memory is allocated for the values.
-        if values > bytes.len() / size_of::<f32>() {
-            return Err(bad(&json_path, "names more weights than policy.safetensors holds".into()));
+        if values(&header.actor) > bytes.len() / size_of::<f32>() {
+            return Err(bad(&json_path, MORE_WEIGHTS.into()));
         }
-        let weights = deserialize_weights(&bytes, actor).map_err(|reason| bad(&weights_path, reason))?;
+        let weights =
+            deserialize_weights(&bytes, &header.actor).map_err(|reason| bad(&weights_path, reason))?;
         Ok(Policy {
             backbone: header.backbone,
             stages: header.stages,
@@ -229,17 +203,92 @@ impl Policy {
     }
 
     fn serialize_weights(&self) -> Vec<u8> {
-        let shapes = self.actor.tensor_shapes();
-        let named = self.weights.named();
-        let bytes: Vec<Vec<u8>> =
-            named.iter().map(|(_, values)| values.iter().flat_map(|v| v.to_le_bytes()).collect()).collect();
-        let views = named.iter().zip(&shapes).zip(&bytes).map(|(((name, _), (_, shape)), bytes)| {
-            let view =
-                TensorView::new(Dtype::F32, shape.clone(), bytes).expect("as many bytes as the shape says");
-            (name.clone(), view)
-        });
-        safetensors::serialize(views, None).expect("the names are distinct")
+        serialize_weights(&self.actor, &self.weights)
     }
+}
+
+/// The weights file of an actor.
+pub(super) fn serialize_weights(actor: &PerceptronSpec, weights: &PerceptronWeights) -> Vec<u8> {
+    let shapes = actor.tensor_shapes();
+    let named = weights.named();
+    let bytes: Vec<Vec<u8>> =
+        named.iter().map(|(_, values)| values.iter().flat_map(|v| v.to_le_bytes()).collect()).collect();
+    let views = named.iter().zip(&shapes).zip(&bytes).map(|(((name, _), (_, shape)), bytes)| {
+        let view =
+            TensorView::new(Dtype::F32, shape.clone(), bytes).expect("as many bytes as the shape says");
+        (name.clone(), view)
+    });
+    safetensors::serialize(views, None).expect("the names are distinct")
+}
+
+/// The header of a policy folder, of a version that this code reads, and its weights file or what is wrong with it.
+pub(super) struct Read {
+    pub header: serde_json::Value,
+    pub weights: Result<Vec<u8>>,
+}
+
+/// Reads the two files of `folder`.
+///
+/// # Errors
+/// If the header is missing, too large, not JSON, or of another version.
+pub(super) fn read(folder: &Path) -> Result<Read> {
+    let (json_path, weights_path) = (folder.join(HEADER), folder.join(WEIGHTS));
+    if !json_path.is_file() {
+        return Err(bad(folder, "no policy here: give the folder that holds policy.json".into()));
+    }
+    for (path, limit) in [(&json_path, MAX_HEADER_BYTES), (&weights_path, MAX_WEIGHT_BYTES)] {
+        let Ok(file) = std::fs::metadata(path) else { continue };
+        if !file.is_file() || file.len() > limit {
+            return Err(bad(path, format!("is no file of at most {limit} bytes, and so not of a policy")));
+        }
+    }
+    let (json, bytes) = files(folder).read()?;
+    if is_lfs_pointer(&json) {
+        return Err(VitError::LfsPointer { path: json_path }.into());
+    }
+    let text = vitrim_text::utf8(&json).map_err(|e| bad(&json_path, e.to_string()))?;
+    let header: serde_json::Value =
+        serde_json::from_str(text).map_err(|e| bad(&json_path, format!("not valid JSON: {e}")))?;
+    let version = header.get("version").and_then(serde_json::Value::as_u64);
+    if ![VERSION, VERSION_ANY_BACKBONE].iter().any(|known| version == Some(u64::from(*known))) {
+        let found = header.get("version").map_or("none".to_owned(), ToString::to_string);
+        let reason = format!(
+            "policy version {found}; this vitrim reads versions {VERSION} and {VERSION_ANY_BACKBONE}"
+        );
+        return Err(bad(&json_path, reason));
+    }
+    let weights = bytes.ok_or_else(|| {
+        if std::fs::read(&weights_path).is_ok_and(|bytes| is_lfs_pointer(&bytes)) {
+            return VitError::LfsPointer { path: weights_path.clone() }.into();
+        }
+        let reason =
+            "damaged, or not the weights that policy.json was written with; copy the whole folder again";
+        bad(&weights_path, reason.into())
+    });
+    Ok(Read { header, weights })
+}
+
+fn bad(path: &Path, reason: String) -> PruneError {
+    PruneError::BadPolicy { path: path.to_owned(), reason }
+}
+
+/// Said of a header whose actor is larger than the weights file.
+const MORE_WEIGHTS: &str = "names more weights than policy.safetensors holds";
+
+/// Number of weights of `actor`.
+fn values(actor: &PerceptronSpec) -> usize {
+    actor.tensor_shapes().iter().map(|(_, shape)| shape.iter().product::<usize>()).sum()
+}
+
+/// The weights of `actor`, checked before memory for them is taken.
+///
+/// # Errors
+/// A description of what is wrong with the file.
+pub(super) fn weights_of(bytes: &[u8], actor: &PerceptronSpec) -> Result<PerceptronWeights, String> {
+    if values(actor) > bytes.len() / size_of::<f32>() {
+        return Err(MORE_WEIGHTS.into());
+    }
+    deserialize_weights(bytes, actor)
 }
 
 /// Checks that the parts of a policy agree with each other.
@@ -248,35 +297,60 @@ impl Policy {
 /// A description of the disagreement.
 fn check_parts(header: &Header) -> Result<(), String> {
     let Header { backbone, stages, departure, observation, actor, read_out, .. } = header;
-    let widths = [backbone.dim, backbone.depth, backbone.patch_size].into_iter().chain(backbone.img_size);
-    if widths.chain(actor.hidden.iter().copied()).any(|width| width == 0 || width > MAX_WIDTH) {
+    let mut widths = [backbone.dim, backbone.depth, backbone.patch_size].into_iter().chain(backbone.img_size);
+    if widths.any(|width| width == 0 || width > MAX_WIDTH) {
         return Err(format!("a width or depth lies outside 1 to {MAX_WIDTH}"));
     }
-    let shapeless = actor.hidden.is_empty() || actor.hidden.len() > MAX_HIDDEN_LAYERS;
-    if shapeless || actor.outputs != 2 || actor.dim != backbone.dim {
-        return Err("the actor's geometry is impossible".into());
-    }
+    check_actor(*departure, observation, actor)?;
     let depth = backbone.depth;
     if stages.is_empty() || stages.windows(2).any(|w| w[0] >= w[1]) || stages.iter().any(|l| *l >= depth) {
         return Err(format!("its {} stages do not ascend below {depth} blocks", stages.len()));
     }
-    let merges = *departure == Departure::Merge;
-    let pair = observation.pair || observation.pair_tokens;
-    if merges && stages.contains(&(depth - 1)) || pair && !merges {
-        return Err("its stages do not fit what becomes of those that leave".into());
+    if *departure == Departure::Merge && stages.contains(&(depth - 1)) {
+        return Err(STAGES.into());
     }
     let patches = backbone.img_size.iter().map(|side| side / backbone.patch_size).product();
     let one_hot = |observed: bool, width: usize, wanted: usize| width == if observed { wanted } else { 0 };
     if !one_hot(observation.position, actor.positions, patches)
         || !one_hot(observation.stage, actor.stages, stages.len())
-        || actor.scalars != observation.scalars()
+        || !one_hot(observation.embedding, actor.dim, backbone.dim)
     {
         return Err("the actor does not fit what its agents observe".into());
     }
     read_out.check(stages.len()).map_err(|error| error.to_string())
 }
 
-fn hash(bytes: &[u8]) -> String {
+/// Said of stages at which a policy cannot act.
+const STAGES: &str = "its stages do not fit what becomes of those that leave";
+
+/// Checks that an actor can be built, and sees what its agents observe.
+///
+/// # Errors
+/// A description of the disagreement.
+pub(super) fn check_actor(
+    departure: Departure,
+    observation: &Observation,
+    actor: &PerceptronSpec,
+) -> Result<(), String> {
+    if actor.hidden.iter().any(|&width| width == 0 || width > MAX_WIDTH) {
+        return Err(format!("a width or depth lies outside 1 to {MAX_WIDTH}"));
+    }
+    let shapeless = actor.hidden.is_empty() || actor.hidden.len() > MAX_HIDDEN_LAYERS;
+    if shapeless || actor.outputs != 2 {
+        return Err("the actor's geometry is impossible".into());
+    }
+    let pair = observation.pair || observation.pair_tokens || observation.relative;
+    if pair && departure != Departure::Merge {
+        return Err(STAGES.into());
+    }
+    let blind = !observation.embedding && (actor.dim > 0 || actor.context || observation.context);
+    if blind || actor.scalars != observation.scalars() {
+        return Err("the actor does not fit what its agents observe".into());
+    }
+    Ok(())
+}
+
+pub(super) fn hash(bytes: &[u8]) -> String {
     blake3::hash(bytes).to_hex()[..32].to_owned()
 }
 
@@ -299,7 +373,7 @@ fn deserialize_weights(bytes: &[u8], actor: &PerceptronSpec) -> Result<Perceptro
 }
 
 /// The folder's two files; a reader never finds one new and one old.
-fn files(folder: &Path) -> Pair {
+pub(super) fn files(folder: &Path) -> Pair {
     Pair::new(folder, HEADER, WEIGHTS, |header, weights| {
         let text = vitrim_text::utf8(header).ok();
         let header: Option<serde_json::Value> = text.and_then(|text| serde_json::from_str(text).ok());

@@ -3,10 +3,11 @@
 use std::borrow::Cow;
 
 use vitrim_kernels::{InstructionSet, LayerNorm, Linear, tanh};
-use vitrim_vit::View;
+use vitrim_vit::{View, VitSpec};
 
 use crate::policy::actor::{Nonlinearity, Observation, PerceptronSpec, PerceptronWeights};
 use crate::policy::pairing::Roles;
+use crate::policy::relative::{RELATIVE, Surroundings};
 
 /// Epsilon of the parameter-free LayerNorm on the actor's inputs.
 const INPUT_NORM_EPS: f32 = 1e-5;
@@ -14,7 +15,7 @@ const INPUT_NORM_EPS: f32 = 1e-5;
 /// A perceptron with packed weights.
 pub(super) struct Perceptron {
     spec: PerceptronSpec,
-    embedding: Linear,
+    embedding: Option<Linear>,
     context: Option<Linear>,
     weights: PerceptronWeights,
     /// Weights of the scalars, `[scalars, H]`.
@@ -29,7 +30,7 @@ impl Perceptron {
         let h = spec.hidden[0];
         let layers = spec.layer_widths().into_iter().zip(&weights.layers);
         Perceptron {
-            embedding: Linear::new(&weights.embedding, None, h, spec.dim),
+            embedding: (spec.dim > 0).then(|| Linear::new(&weights.embedding, None, h, spec.dim)),
             context: spec.context.then(|| Linear::new(&weights.context, None, h, spec.dim)),
             layers: layers.map(|((i, o), (weight, bias))| Linear::new(weight, Some(bias), o, i)).collect(),
             scalar: (0..spec.scalars)
@@ -63,15 +64,20 @@ impl Perceptron {
         let count = rows.len();
         let first = view.rows(b).start;
         let scalars = |row: usize| &scalars[(row - first) * n..][..n];
-        tokens.resize(count * d, 0.0);
-        for (token, &row) in tokens.chunks_exact_mut(d).zip(rows) {
-            match &self.norm {
-                Some(norm) => norm.forward(view.token(row), token, d),
-                None => token.copy_from_slice(view.token(row)),
-            }
-        }
         x.resize(count * h, 0.0);
-        self.embedding.forward(tokens, x);
+        match &self.embedding {
+            Some(embedding) => {
+                tokens.resize(count * d, 0.0);
+                for (token, &row) in tokens.chunks_exact_mut(d).zip(rows) {
+                    match &self.norm {
+                        Some(norm) => norm.forward(view.token(row), token, d),
+                        None => token.copy_from_slice(view.token(row)),
+                    }
+                }
+                embedding.forward(tokens, x);
+            }
+            None => x.fill(0.0),
+        }
         for (x, &row) in x.chunks_exact_mut(h).zip(rows) {
             x.iter_mut().zip(&*shared).for_each(|(x, b)| *x += b);
             if let (Some(grid), true) = (view.origins[row].grid(), self.spec.positions > 0) {
@@ -160,11 +166,12 @@ fn context<'v>(view: &View<'v>, b: usize) -> Cow<'v, [f32]> {
     Cow::Owned(mean)
 }
 
-/// Writes the actor's scalar inputs for the tokens of image `b`, `[t, n]`, in the order of [`Observation`]'s fields,
-/// into `values`, which must be 0; logarithms are clipped to -4..4. `roles` are those of the image, for
-/// `Departure::Merge`.
+/// Writes the actor's scalar inputs for the tokens of image `b`, `[t, n]`, in the order of
+/// [`Observation::scalar_names`], into `values`, which must be 0; logarithms are clipped to -4..4. `roles` are those of
+/// the image, for `Departure::Merge`. `spec` is the backbone's geometry.
 pub(super) fn scalars(
     observation: &Observation,
+    spec: &VitSpec,
     view: &View<'_>,
     b: usize,
     roles: Option<&Roles<'_>>,
@@ -194,6 +201,13 @@ pub(super) fn scalars(
             put(attention_of(roles.partner[i]));
         }
     }
+    if let (Some(roles), true) = (roles, observation.relative) {
+        let surroundings = Surroundings::of(spec, view, b, roles);
+        let (width, place) = (observation.scalars(), observation.first_relative());
+        for (i, values) in values.chunks_exact_mut(width).enumerate().filter(|(i, _)| roles.may_leave(*i)) {
+            values[place..].copy_from_slice(&surroundings.scalars(i));
+        }
+    }
 }
 
 /// `ln(1 - cosine) + shift`, clipped.
@@ -209,11 +223,38 @@ fn attention_scalar(attention: f32, tokens: f32) -> f32 {
 impl Observation {
     /// Number of scalar inputs of an agent.
     pub fn scalars(&self) -> usize {
-        self.first_of_pair() + if self.pair { 3 } else { 0 } + if self.pair_tokens { 2 } else { 0 }
+        self.first_relative() + if self.relative { RELATIVE.len() } else { 0 }
     }
 
-    /// Index of the first scalar about the pair: the dissimilarity of its two tokens.
-    pub fn first_of_pair(&self) -> usize {
+    /// The scalar inputs by name, in order. Equal names have equal meanings in all observations.
+    pub fn scalar_names(&self) -> Vec<&'static str> {
+        let attention: &[_] = if self.cls_attention { &["cls_attention"] } else { &[] };
+        let pair: &[_] = if self.pair { &["unlikeness", "size", "partner_size"] } else { &[] };
+        let tokens: &[_] = if self.pair_tokens { &["token_unlikeness", "partner_attention"] } else { &[] };
+        let relative: &[_] = if self.relative { &RELATIVE } else { &[] };
+        [attention, pair, tokens, relative].concat()
+    }
+
+    /// Whether an actor that observes this fits every backbone: no input has a width of the backbone's.
+    pub fn fits_any_backbone(&self) -> bool {
+        !(self.embedding || self.position || self.stage || self.context)
+    }
+
+    /// Index of the scalar that a gate acts on: the dissimilarity of a pair by its keys, relative to the image's if there
+    /// is one. `None` if the agents see no pair.
+    pub fn gate_scalar(&self) -> Option<usize> {
+        let names = self.scalar_names();
+        let of = |wanted: &str| names.iter().position(|name| *name == wanted);
+        of("relative_unlikeness").or_else(|| of("unlikeness"))
+    }
+
+    /// Index of the first scalar about the pair.
+    fn first_of_pair(&self) -> usize {
         usize::from(self.cls_attention)
+    }
+
+    /// Index of the first relative scalar.
+    fn first_relative(&self) -> usize {
+        self.first_of_pair() + if self.pair { 3 } else { 0 } + if self.pair_tokens { 2 } else { 0 }
     }
 }

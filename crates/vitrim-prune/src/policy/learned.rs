@@ -63,11 +63,11 @@ impl Decision {
         self.logits[t] != f32::INFINITY
     }
 
-    /// Dissimilarity of row `t` and its partner, as `observation` has it in its scalars; `None` if row `t` has no
+    /// Dissimilarity of row `t` and its partner, as `observation` has it ([`Observation::gate_scalar`]); `None` if row `t` has no
     /// choice, or the observation has no pairs.
     pub fn unlikeness(&self, observation: &Observation, t: usize) -> Option<f32> {
-        let seen = observation.pair && self.may_leave(t);
-        seen.then(|| self.scalars[t * observation.scalars() + observation.first_of_pair()])
+        let place = observation.gate_scalar().filter(|_| self.may_leave(t))?;
+        Some(self.scalars[t * observation.scalars() + place])
     }
 
     /// The reduction in which rows with `kept[t]` stay, `kept: [T]`. `kept` must be true for prefix tokens and for
@@ -136,7 +136,10 @@ impl LearnedPruner {
         let mut decision = Decision {
             logits: vec![f32::INFINITY; total],
             scalars: vec![0.0; total * width],
-            pairing: keys.map(|_| Pairing::of_none(total, self.observation.pair_tokens)),
+            pairing: keys.map(|_| {
+                let Observation { pair_tokens, relative, .. } = self.observation;
+                Pairing::of_none(total, pair_tokens || relative, relative)
+            }),
         };
         let roles: Vec<Option<Roles<'_>>> = match &mut decision.pairing {
             Some(pairing) => pairing.images(view).into_iter().map(Some).collect(),
@@ -162,8 +165,8 @@ impl LearnedPruner {
     /// Checks that the actor fits `view` at `stage`: a policy that was read from a file may be for another backbone.
     fn check(&self, stage: usize, view: &View<'_>) -> Result<()> {
         let actor = self.actor.spec();
-        let fits = |one_hot: usize, inputs: usize| one_hot == 0 || one_hot == inputs;
-        if actor.dim == view.dim
+        let fits = |width: usize, inputs: usize| width == 0 || width == inputs;
+        if fits(actor.dim, view.dim)
             && fits(actor.positions, self.spec.num_patches())
             && fits(actor.stages, self.stages.len())
             && stage < self.stages.len()
@@ -193,7 +196,7 @@ impl LearnedPruner {
             roles.deal(view, keys, pairing);
         }
         let roles = image.roles.as_ref();
-        scalars(&self.observation, view, b, roles, image.scalars);
+        scalars(&self.observation, &self.spec, view, b, roles, image.scalars);
         let first = view.rows(b).start;
         agents.clear();
         agents
@@ -212,7 +215,9 @@ impl LearnedPruner {
 impl Pruner for LearnedPruner {
     fn sites(&self, _: &VitSpec) -> Vec<(Site, Taps)> {
         let taps = Taps {
-            cls_attention: self.observation.cls_attention || self.observation.pair_tokens,
+            cls_attention: self.observation.cls_attention
+                || self.observation.pair_tokens
+                || self.observation.relative,
             keys: self.departure == Departure::Merge,
             ..Taps::NONE
         };
@@ -232,7 +237,13 @@ impl Pruner for LearnedPruner {
             Departure::Drop => 0,
             // Cosines of all pairs of keys, the keys' norms, and the sums of merging tokens.
             Departure::Merge => {
-                let tokens = if self.observation.pair_tokens { 3 * n * self.spec.dim as u64 } else { 0 };
+                let Observation { pair_tokens, relative, .. } = self.observation;
+                let (width, key) = (self.spec.dim as u64, self.spec.head_dim() as u64);
+                let mut tokens = if pair_tokens || relative { 3 * n * width } else { 0 };
+                if relative {
+                    // Norms, sum and comparison with the class token; the sum of the keys.
+                    tokens += 5 * n * width + 2 * n * key;
+                }
                 (n * n + n) * self.spec.head_dim() as u64 + n * self.spec.dim as u64 + tokens
             }
         };

@@ -6,6 +6,8 @@ mod inference;
 mod learned;
 mod pairing;
 mod read_out;
+pub mod relative;
+mod universal;
 mod untrained;
 
 pub use actor::{Departure, Nonlinearity, Observation, PerceptronSpec, PerceptronWeights};
@@ -14,3 +16,4 @@ pub use inference::contexts;
 pub use learned::{Decision, LearnedPruner};
 pub use pairing::Pairing;
 pub use read_out::ReadOut;
+pub use universal::{UNIVERSAL, Universal, blocks_at};

@@ -19,15 +19,20 @@ pub struct Pairing {
     /// Cosine of the tokens themselves, each minus its mean over D, `[T]`; 0 if the row has to stay, empty if not
     /// asked for.
     pub token_similarity: Vec<f32>,
+    /// Mean dissimilarity 1 - cosine of the keys of each patch token and the image's other ones, `[T]`; empty if not asked
+    /// for.
+    pub seclusion: Vec<f32>,
 }
 
 impl Pairing {
-    /// `total` rows, all of which have to stay. `tokens`: whether the tokens themselves are compared, too.
-    pub(super) fn of_none(total: usize, tokens: bool) -> Self {
+    /// `total` rows, all of which have to stay. `tokens`: whether the tokens themselves are compared, too; `all`: whether
+    /// each token is compared with all others.
+    pub(super) fn of_none(total: usize, tokens: bool, all: bool) -> Self {
         Pairing {
             partner: (0..total).collect(),
             similarity: vec![0.0; total],
             token_similarity: vec![0.0; if tokens { total } else { 0 }],
+            seclusion: vec![0.0; if all { total } else { 0 }],
         }
     }
 
@@ -37,13 +42,16 @@ impl Pairing {
         let partners = per_image(view.offsets, 1, &mut self.partner);
         let similarities = per_image(view.offsets, 1, &mut self.similarity);
         let token_similarities = per_image(view.offsets, tokens, &mut self.token_similarity);
-        let images = partners.zip(similarities).zip(token_similarities).enumerate();
-        let roles = images.map(|(b, ((partner, similarity), token_similarity))| Roles {
+        let secluded = usize::from(!self.seclusion.is_empty());
+        let seclusions = per_image(view.offsets, secluded, &mut self.seclusion);
+        let images = partners.zip(similarities).zip(token_similarities).zip(seclusions).enumerate();
+        let roles = images.map(|(b, (((partner, similarity), token_similarity), seclusion))| Roles {
             rows: view.rows(b),
             prefix: view.prefix,
             partner,
             similarity,
             token_similarity,
+            seclusion,
         });
         roles.collect()
     }
@@ -75,6 +83,7 @@ pub(super) struct Roles<'p> {
     pub partner: &'p mut [usize],
     pub similarity: &'p mut [f32],
     pub token_similarity: &'p mut [f32],
+    pub seclusion: &'p mut [f32],
 }
 
 impl Roles<'_> {
@@ -85,6 +94,9 @@ impl Roles<'_> {
         let patches = first..self.rows.end;
         cosines(&keys[patches.start * width..patches.end * width], width, buffers);
         let leaving = deal(&buffers[1], patches.len());
+        if !self.seclusion.is_empty() {
+            seclusion(&buffers[0], width, &mut self.seclusion[self.prefix..]);
+        }
         let isa = InstructionSet::current();
         for (i, (to, cosine)) in leaving.into_iter().enumerate().filter_map(|(i, l)| Some((i, l?))) {
             let own = self.prefix + i;
@@ -134,6 +146,19 @@ fn deal(cosines: &[f32], n: usize) -> Vec<Option<(usize, f32)>> {
         stays[to] = true;
     }
     leaving
+}
+
+/// Writes the mean of 1 - cosine of each of n `unit: [n, d]` vectors and the others into `seclusion: [n]`.
+fn seclusion(unit: &[f32], d: usize, seclusion: &mut [f32]) {
+    let mut sum = vec![0.0; d];
+    for vector in unit.chunks_exact(d) {
+        sum.iter_mut().zip(vector).for_each(|(sum, x)| *sum += x);
+    }
+    let others = seclusion.len().saturating_sub(1).max(1) as f32;
+    for (secluded, vector) in seclusion.iter_mut().zip(unit.chunks_exact(d)) {
+        let with_all: f32 = vector.iter().zip(&sum).map(|(x, sum)| x * sum).sum();
+        *secluded = 1.0 - (with_all - 1.0) / others;
+    }
 }
 
 /// Writes the cosines `[n, n]` into `cosines`; below -1 on the diagonal. `unit` is working space.

@@ -15,6 +15,7 @@ impl Policy {
     /// `stages`. Its actor has the geometry of the training preset `drop`, and random weights.
     pub fn untrained(spec: &VitSpec, backbone: BackboneId, stages: &[usize], keep: &[f64]) -> Self {
         let observation = Observation {
+            embedding: true,
             layer_norm: true,
             position: true,
             stage: true,
@@ -23,6 +24,7 @@ impl Policy {
             pair: false,
             pair_tokens: false,
             context: false,
+            relative: false,
         };
         let actor = PerceptronSpec {
             dim: spec.dim,

@@ -33,7 +33,7 @@ pub fn policy(spec: &VitSpec, observation: Observation, activation: Nonlinearity
     let (departure, stages) =
         if observation.pair { (Departure::Merge, vec![0, 1, 2]) } else { (Departure::Drop, vec![1, 2, 3]) };
     let actor = PerceptronSpec {
-        dim: spec.dim,
+        dim: if observation.embedding { spec.dim } else { 0 },
         positions: if observation.position { spec.num_patches() } else { 0 },
         stages: if observation.stage { stages.len() } else { 0 },
         scalars: observation.scalars(),
@@ -56,6 +56,7 @@ pub fn policy(spec: &VitSpec, observation: Observation, activation: Nonlinearity
 }
 
 pub const FULL: Observation = Observation {
+    embedding: true,
     layer_norm: true,
     position: true,
     stage: true,
@@ -63,6 +64,7 @@ pub const FULL: Observation = Observation {
     pair: false,
     pair_tokens: false,
     context: true,
+    relative: false,
 };
 
 pub const MERGING: Observation = Observation { pair: true, ..FULL };

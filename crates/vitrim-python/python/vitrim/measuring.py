@@ -78,6 +78,7 @@ def calibrate(
     model: Model,
     data: PathOrStr,
     *,
+    out: Optional[PathOrStr] = None,
     max_drop: Optional[float] = None,
     max_drift: Optional[float] = None,
     confidence: Optional[float] = None,
@@ -90,11 +91,13 @@ def calibrate(
 ) -> dict[str, Any]:
     """Chooses the threshold that keeps the drop within a limit on held-out images: ``vitrim calibrate``.
 
-    The policy's folder gets the threshold and the record, and the model uses it from now on.
+    The policy's folder, or ``out/policy``, gets the threshold and the record, and the model uses it from now on.
 
     Args:
         model: A model that was loaded with a trained policy; its dtype is the one that is certified.
         data: Data set with images that the policy was not trained on.
+        out: Run folder to write the calibrated policy to, in its ``policy/``; needed with ``policy="universal"``, which is
+            for every backbone. Left out, the policy's own folder is changed.
         max_drop: Loss of top-1 that is allowed, percentage points; that of the last calibration, else 0.4, if left out.
         max_drift: For a backbone without classes: drift of its pooled features that is allowed, 100 (1 - cos), percent.
         confidence: Confidence of the bound on the loss; 0.5 takes the measured value; 0.9 if left out.
@@ -113,6 +116,7 @@ def calibrate(
     return _vitrim.calibrate(
         model,
         data,
+        out=out,
         max_drop=max_drop,
         max_drift=max_drift,
         confidence=confidence,

@@ -179,6 +179,7 @@ def calibrate(
     *,
     workers: int,
     num_cpus: int = 1,
+    out: Optional[PathOrStr] = None,
     max_drop: Optional[float] = None,
     max_drift: Optional[float] = None,
     confidence: Optional[float] = None,
@@ -198,6 +199,7 @@ def calibrate(
         return _vitrim.calibrate(
             model,
             data,
+            out=out,
             max_drop=max_drop,
             max_drift=max_drift,
             confidence=confidence,

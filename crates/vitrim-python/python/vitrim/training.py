@@ -81,6 +81,7 @@ def train(
     max_drop: Optional[float] = None,
     max_drift: Optional[float] = None,
     confidence: Optional[float] = None,
+    start: Optional[PathOrStr] = None,
     preset: Optional[str] = None,
     config: Optional[PathOrStr] = None,
     split: Optional[str] = None,
@@ -108,8 +109,10 @@ def train(
         max_drop: Loss of top-1 that is allowed, percentage points; 0.4 if left out.
         max_drift: For a backbone without classes: drift of its pooled features that is allowed, 100 (1 - cos), percent.
         confidence: Confidence of the bound on the loss; 0.5 takes the measured value; 0.9 if left out.
-        preset: ``"default"``, ``"drop"`` (the default's game with agents that are dropped instead of merged),
-            ``"paper"``, or the controls without reinforcement, ``"gumbel"`` and ``"dynamicvit"``;
+        start: Policy to start from: ``"universal"``, or the folder of a policy for this backbone or for every one
+            (``--from`` of the command line).
+        preset: ``"default"``, ``"universal"`` (its actor has no input of the backbone's width), ``"drop"`` (the default's
+            game with agents that are dropped instead of merged), ``"paper"``, or the controls without reinforcement, ``"gumbel"`` and ``"dynamicvit"``;
             ``config`` is a TOML file whose values override the preset.
         split: Images to train on; ``"train"`` if left out.
         calibrate: False leaves the policy uncalibrated.
@@ -138,6 +141,7 @@ def train(
         data,
         out=out,
         name=name,
+        start=start,
         preset=preset,
         config=config,
         set=settings(overrides),

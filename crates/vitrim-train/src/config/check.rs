@@ -7,6 +7,29 @@ use super::{Baseline, LearnerKind, RewardKind, TrainConfig};
 use crate::checks::{positive, within};
 
 impl TrainConfig {
+    /// Checks the configuration for a run on several backbones, besides [`TrainConfig::check`] for each of them.
+    ///
+    /// # Errors
+    /// One line that names the key and its valid values.
+    pub fn check_universal(&self) -> Result<(), String> {
+        if !self.actor.observation.fits_any_backbone() {
+            return Err(
+                "actor.observation: a policy for several backbones must not see embedding, position, stage or context; \
+                 use preset universal"
+                    .into(),
+            );
+        }
+        if !self.stages.is_empty() {
+            return Err(
+                "stages: several backbones have stages at shares of their depth; leave stages = []".into()
+            );
+        }
+        if self.learner == LearnerKind::Gumbel {
+            return Err("learner = \"gumbel\" trains on one backbone; use mappo".into());
+        }
+        Ok(())
+    }
+
     /// Checks the values of the configuration, for a backbone of geometry `spec`.
     ///
     /// # Errors
@@ -44,7 +67,16 @@ impl TrainConfig {
         if (observation.pair || observation.pair_tokens) && !merges {
             return Err("actor.observation.pair and pair_tokens need departure = \"merge\"".into());
         }
-        if self.actor.gate != 0.0 && !(observation.pair && self.actor.shortcut) {
+        if observation.relative && !merges {
+            return Err("actor.observation.relative needs departure = \"merge\"".into());
+        }
+        if !observation.embedding && (observation.context || observation.scalars() == 0) {
+            return Err(
+                "actor.observation.embedding=false needs context=false, and scalars: set relative=true"
+                    .into(),
+            );
+        }
+        if self.actor.gate != 0.0 && !(observation.gate_scalar().is_some() && self.actor.shortcut) {
             return Err("actor.gate needs actor.observation.pair=true and actor.shortcut=true".into());
         }
         if self.reward.kind == RewardKind::Paper && spec.num_classes == 0 {

@@ -4,7 +4,7 @@ mod check;
 mod presets;
 
 use serde::{Deserialize, Serialize};
-use vitrim_prune::policy::{Departure, Nonlinearity, Observation, PerceptronSpec};
+use vitrim_prune::policy::{Departure, Nonlinearity, Observation, PerceptronSpec, Universal, blocks_at};
 use vitrim_vit::VitSpec;
 
 use crate::schedule::cosine;
@@ -20,7 +20,8 @@ pub struct TrainConfig {
     /// Rollouts per image.
     pub rollouts_per_image: usize,
     /// 0-based blocks at which agents act, see [`Departure::site`]. Empty: a quarter, half and three quarters of the
-    /// depth or, for agents that merge, the first third of the blocks and the one in the middle.
+    /// depth or, for agents that merge, the first third of the blocks and the one in the middle; for actors that fit every
+    /// backbone, [`Universal::DEPTH_SHARES`].
     pub stages: Vec<usize>,
     /// How tokens leave.
     pub departure: Departure,
@@ -147,7 +148,7 @@ pub struct AdvantageConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ActorConfig {
-    /// What an agent observes besides its embedding.
+    /// What an agent observes.
     pub observation: Observation,
     /// Hidden widths.
     pub hidden: Vec<usize>,
@@ -169,7 +170,8 @@ pub struct ActorConfig {
     pub initial_loss: f64,
 }
 
-/// The centralised critic; it always sees the embedding, the class token (or mean) and the position.
+/// The centralised critic; it sees the embedding, the class token (or mean) and the position, unless the actor is without
+/// its embedding: then it sees scalars alone.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CriticConfig {
@@ -234,6 +236,9 @@ impl TrainConfig {
     /// The blocks at which agents act, for a backbone of geometry `spec`.
     pub fn stages(&self, spec: &VitSpec) -> Vec<usize> {
         match (self.stages.as_slice(), self.departure) {
+            ([], departure) if self.actor.observation.fits_any_backbone() => {
+                blocks_at(&Universal::DEPTH_SHARES, spec.depth, departure)
+            }
             ([], Departure::Drop) => spec.default_stages(),
             // Similar tokens are similar from the first block on, and merging few at a time does less harm.
             ([], Departure::Merge) => {
@@ -250,7 +255,7 @@ impl TrainConfig {
     pub fn actor_spec(&self, spec: &VitSpec) -> PerceptronSpec {
         let observation = &self.actor.observation;
         PerceptronSpec {
-            dim: spec.dim,
+            dim: if observation.embedding { spec.dim } else { 0 },
             positions: if observation.position { spec.num_patches() } else { 0 },
             stages: if observation.stage { self.stages(spec).len() } else { 0 },
             scalars: observation.scalars(),
@@ -266,15 +271,15 @@ impl TrainConfig {
     /// The critic's geometry: its scalars are those of the actor and the share alive (`progress`), then the share of
     /// the other agents kept (`others_kept`).
     pub fn critic_spec(&self, spec: &VitSpec) -> PerceptronSpec {
-        let progress = self.critic.progress;
+        let (progress, embedded) = (self.critic.progress, self.actor.observation.embedding);
         let scalars = if progress { self.actor.observation.scalars() + 1 } else { 0 };
         PerceptronSpec {
-            dim: spec.dim,
-            positions: spec.num_patches(),
-            stages: if progress { self.stages(spec).len() } else { 0 },
+            dim: if embedded { spec.dim } else { 0 },
+            positions: if embedded { spec.num_patches() } else { 0 },
+            stages: if progress && embedded { self.stages(spec).len() } else { 0 },
             scalars: scalars + usize::from(self.critic.others_kept),
             shortcut: false,
-            context: true,
+            context: embedded,
             layer_norm: self.critic.layer_norm,
             hidden: self.critic.hidden.clone(),
             activation: self.critic.activation,

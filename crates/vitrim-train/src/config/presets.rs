@@ -9,12 +9,13 @@ use super::{
 
 impl TrainConfig {
     /// Names of the presets.
-    pub const PRESETS: [&str; 5] = ["default", "drop", "paper", "gumbel", "dynamicvit"];
+    pub const PRESETS: [&str; 6] = ["default", "universal", "drop", "paper", "gumbel", "dynamicvit"];
 
     /// The preset called `name`, one of [`TrainConfig::PRESETS`].
     pub fn preset(name: &str) -> Option<Self> {
         match name {
             "default" => Some(Self::default_preset()),
+            "universal" => Some(Self::universal_preset()),
             "drop" => Some(Self::drop_preset()),
             "paper" => Some(Self::paper_preset()),
             "gumbel" => Some(Self::gumbel_preset()),
@@ -51,6 +52,7 @@ impl TrainConfig {
             },
             actor: ActorConfig {
                 observation: Observation {
+                    embedding: true,
                     layer_norm: true,
                     position: false,
                     stage: true,
@@ -58,6 +60,7 @@ impl TrainConfig {
                     pair: true,
                     pair_tokens: true,
                     context: true,
+                    relative: false,
                 },
                 hidden: vec![16, 16],
                 activation: Nonlinearity::Gelu,
@@ -95,6 +98,23 @@ impl TrainConfig {
                 average_over: 10,
             },
         }
+    }
+
+    /// The default preset's game with an actor that fits every backbone.
+    pub fn universal_preset() -> Self {
+        let default = Self::default_preset();
+        let observation = Observation {
+            embedding: false,
+            layer_norm: true,
+            position: false,
+            stage: false,
+            cls_attention: false,
+            pair: false,
+            pair_tokens: false,
+            context: false,
+            relative: true,
+        };
+        TrainConfig { actor: ActorConfig { observation, ..default.actor }, ..default }
     }
 
     /// The default preset's game with agents that are dropped instead of merged.
@@ -155,6 +175,7 @@ impl TrainConfig {
     /// The game of arXiv 2503.23459 (section 3), without changes.
     pub fn paper_preset() -> Self {
         let observation = Observation {
+            embedding: true,
             layer_norm: false,
             position: true,
             stage: false,
@@ -162,6 +183,7 @@ impl TrainConfig {
             pair: false,
             pair_tokens: false,
             context: false,
+            relative: false,
         };
         let default = Self::drop_preset();
         TrainConfig {

@@ -172,7 +172,7 @@ pub fn finetune(
         improved: false,
         sums: Sums::default(),
     };
-    let outcome = run::execute(&mut tuning, &feed, run.folder, stop, &mut |event| {
+    let outcome = run::execute(&mut tuning, &[feed], run.folder, stop, &mut |event| {
         if let RunEvent::Entry(entry, steps) = event {
             progress(entry, steps);
         }
@@ -227,7 +227,8 @@ impl Resumable for Tuning<'_> {
         self.run.config.log_every
     }
 
-    fn header(&self, at: EpochPosition) -> Saved {
+    fn header(&self, at: &[EpochPosition]) -> Saved {
+        let at = at[0];
         Saved {
             config: self.run.config.clone(),
             start: self.start.clone(),
@@ -241,10 +242,10 @@ impl Resumable for Tuning<'_> {
         self.learner.named()
     }
 
-    fn restore(&mut self, saved: Saved, tensors: &[NamedTensor]) -> Result<EpochPosition> {
+    fn restore(&mut self, saved: Saved, tensors: &[NamedTensor]) -> Result<Vec<EpochPosition>> {
         self.learner.restore(tensors, &self.run.device.device()?)?;
         (self.step, self.best) = (saved.at.step, saved.at.best);
-        Ok(EpochPosition { epoch: saved.at.epoch, done: saved.at.position })
+        Ok(vec![EpochPosition { epoch: saved.at.epoch, done: saved.at.position }])
     }
 
     fn step(&mut self, batch: &Batch, since: Instant) -> Result<Option<FinetuneLog>> {

@@ -83,17 +83,17 @@ pub(crate) trait Resumable {
     /// Steps between two log entries; the last step has one as well.
     fn log_every(&self) -> usize;
 
-    /// The header of a checkpoint of the current state, at position `at` in the images.
-    fn header(&self, at: EpochPosition) -> Self::Header;
+    /// The header of a checkpoint of the current state, at position `at` in the images of each feed.
+    fn header(&self, at: &[EpochPosition]) -> Self::Header;
 
     /// The tensors of a checkpoint.
     fn tensors(&self) -> Vec<NamedTensor>;
 
-    /// Restores the state of a checkpoint of the same run; returns its position in the images.
+    /// Restores the state of a checkpoint of the same run; returns its position in the images of each feed.
     ///
     /// # Errors
     /// If a tensor is missing or has the wrong shape.
-    fn restore(&mut self, header: Self::Header, tensors: &[NamedTensor]) -> Result<EpochPosition>;
+    fn restore(&mut self, header: Self::Header, tensors: &[NamedTensor]) -> Result<Vec<EpochPosition>>;
 
     /// Work before the first step of this call. Returns `Interrupted` if `stop` ended it early.
     ///
@@ -120,42 +120,46 @@ pub(crate) trait Resumable {
     fn publish(&mut self, folder: &Path) -> Result<()>;
 }
 
-/// Runs `learner` on `feed` in `folder` until its steps are done or `stop` is set, on any rank; continues from the folder's
-/// checkpoint if there is one. Of several ranks, the first alone reads and writes the folder.
+/// Runs `learner` in `folder` until its steps are done or `stop` is set, on any rank; continues from the folder's checkpoint
+/// if there is one. The steps take their images from the `feeds` by turns. Of several ranks, the first alone reads and
+/// writes the folder.
 ///
 /// # Errors
 /// If an image or file cannot be read or written, the checkpoint belongs to another run, or another rank has failed.
 pub(crate) fn execute<L: Resumable>(
     learner: &mut L,
-    feed: &Feed<'_>,
+    feeds: &[Feed<'_>],
     folder: &RunFolder,
     stop: &AtomicBool,
     tell: Tell<'_, L::Entry>,
 ) -> Result<Outcome> {
-    let ranks = feed.ranks;
-    let from = resume(learner, folder, ranks)?;
+    let ranks = feeds[0].ranks;
+    let from = resume(learner, folder, feeds.len(), ranks)?;
     let log = || RunLog::open(folder.path(), entries(learner));
     let mut log = ranks.is_first().then(log).transpose()?;
     if learner.steps_done() < learner.steps() && learner.prepare(stop, tell)? == Outcome::Interrupted {
         return Ok(Outcome::Interrupted);
     }
-    let mut epochs = Epochs::from(feed, from)?;
+    let mut epochs =
+        feeds.iter().zip(from).map(|(feed, at)| Epochs::from(feed, at)).collect::<Result<Vec<_>>>()?;
+    let at = |epochs: &[Epochs<'_>]| epochs.iter().map(Epochs::at).collect::<Vec<_>>();
     let mut since = Instant::now();
     while learner.steps_done() < learner.steps() {
         if ranks.any(stop.load(Ordering::Relaxed))? {
             if ranks.is_first() {
-                save(learner, folder, epochs.at())?;
+                save(learner, folder, &at(&epochs))?;
             }
             return Ok(Outcome::Interrupted);
         }
-        let batch = epochs.next_batch()?;
+        let turn = learner.steps_done() % feeds.len();
+        let batch = epochs[turn].next_batch()?;
         let Some(entry) = learner.step(&batch, since)? else { continue };
         if let Some(log) = &mut log {
             log.write(learner.steps_done(), L::TAG, &entry)?;
         }
         tell(RunEvent::Entry(&entry, learner.steps()));
         if learner.is_due(&entry) && ranks.is_first() {
-            save(learner, folder, epochs.at())?;
+            save(learner, folder, &at(&epochs))?;
         }
         since = Instant::now();
     }
@@ -172,16 +176,22 @@ pub(crate) fn steps_done<H: Header>(folder: &Path) -> Result<Option<usize>> {
     Ok(checkpoint::read(&path)?.map(header).transpose()?.map(|header| header.steps_done()))
 }
 
-/// Restores the folder's checkpoint, as rank 0 has it, if there is one; returns the position in the images to continue
-/// from.
-fn resume<L: Resumable>(learner: &mut L, folder: &RunFolder, ranks: &Ranks) -> Result<EpochPosition> {
+/// Restores the folder's checkpoint, as rank 0 has it, if there is one; returns the position in the images of each of
+/// `feeds` feeds to continue from.
+fn resume<L: Resumable>(
+    learner: &mut L,
+    folder: &RunFolder,
+    feeds: usize,
+    ranks: &Ranks,
+) -> Result<Vec<EpochPosition>> {
+    let start = vec![EpochPosition::default(); feeds];
     let path = folder.path().join(checkpoint::FILE);
     let read = if ranks.is_first() { checkpoint::read(&path)? } else { None };
     let Some(bytes) = ranks.from_first(|| read)? else {
-        return Ok(EpochPosition::default());
+        return Ok(start);
     };
     let (header, tensors) = checkpoint::parse::<L::Header>(&path, &bytes)?;
-    if let Some(what) = header.difference(&learner.header(EpochPosition::default())) {
+    if let Some(what) = header.difference(&learner.header(&start)) {
         let reason =
             format!("belongs to a run with another {what}; give the same one, or another --out folder");
         return Err(TrainError::Checkpoint { path, reason });
@@ -195,7 +205,7 @@ fn entries(learner: &impl Resumable) -> usize {
     if done == learner.steps() { done.div_ceil(every) } else { done / every }
 }
 
-fn save<L: Resumable>(learner: &mut L, folder: &RunFolder, at: EpochPosition) -> Result<()> {
+fn save<L: Resumable>(learner: &mut L, folder: &RunFolder, at: &[EpochPosition]) -> Result<()> {
     learner.publish(folder.path())?;
     checkpoint::save(&folder.path().join(checkpoint::FILE), &learner.header(at), &learner.tensors())
 }

@@ -43,13 +43,15 @@ impl<B: Backbone> Trainer<'_, B> {
     /// By reinforcement: rollouts of every image from the first stage on, their rewards, and MAPPO's update.
     pub(super) fn reinforce(&mut self, images: Images<'_>, hyper: &PpoHyper) -> Result<Played> {
         let started = Instant::now();
-        let (spec, config) = (self.backbone.spec(), &self.config);
-        let update = self.state.update;
+        let (turn, boards) = (self.turn(), self.boards.len());
+        let (config, board) = (&self.config, &self.boards[turn]);
+        let spec = board.backbone.spec();
+        let update = board.state.update;
 
         // Collect.
         let prefix = config.reward.kind == RewardKind::Prefix;
         // After the last stage there is nothing to fork.
-        let last = self.sites.len() - 1;
+        let last = board.sites.len() - 1;
         let forks = match config.reward.forks {
             Forks::EveryStage if prefix => 0..last,
             Forks::OneStage if prefix => {
@@ -58,12 +60,13 @@ impl<B: Backbone> Trainer<'_, B> {
             }
             _ => 0..0,
         };
-        let own = self.play(images, &forks)?;
+        let own = self.play(turn, images, &forks)?;
         let Whole { played, bytes } = own.gathered(&self.ranks)?;
         let gathered = started.elapsed().as_secs_f64();
         let Share { seconds: play_s, keys, labels, dense, rollouts, .. } = played;
-        self.dense_answers.keep(&keys, &dense);
-        let add = |passes, rollout: &Rollout| rollout.add_passes(passes, spec, &self.sites, &forks);
+        let board = &mut self.boards[turn];
+        board.dense_answers.keep(&keys, &dense);
+        let add = |passes, rollout: &Rollout| rollout.add_passes(passes, spec, &board.sites, &forks);
         let dense_passes = rollouts.iter().fold(played.passes, add);
 
         // Reward.
@@ -76,21 +79,21 @@ impl<B: Backbone> Trainer<'_, B> {
         let game = match prefix {
             false => Game::Paper(PaperRewards::new(prize, keep_ratio, num_patches)),
             true => {
-                let (beta, reference) = (self.state.constraint.beta(), self.state.reference);
+                let (beta, reference) = (board.state.constraint.beta(), board.state.reference);
                 Game::Prefix(PrefixRewards { beta, reference, softening, num_patches })
             }
         };
-        let assembly = Assembly::new(&rollouts, spec, &self.sites, &config.critic, &game, &correct);
+        let assembly = Assembly::new(&rollouts, spec, &board.sites, &config.critic, &game, &correct);
 
         // Advantage.
         let parts = assembly.parts;
         if config.advantage.normalize_returns {
             let now = assembly.root_mean_square_return(&config.advantage).max(1e-6);
-            let scale = &mut self.state.return_scale;
-            *scale = if update == 0 { now } else { 0.9 * *scale + 0.1 * now };
+            let scale = &mut board.state.return_scale;
+            *scale = if update < boards { now } else { 0.9 * *scale + 0.1 * now };
         }
         let values = self.learner.values(&assembly.experience);
-        let experience = assembly.finish(&values, self.state.return_scale, &config.advantage);
+        let experience = assembly.finish(&values, board.state.return_scale, &config.advantage);
 
         // Update.
         let shuffle_seed =
@@ -115,15 +118,16 @@ impl<B: Backbone> Trainer<'_, B> {
         })
     }
 
-    /// The share of this rank: rollouts of `images`, forked after the stages `forks`.
-    fn play(&self, images: Images<'_>, forks: &Range<usize>) -> Result<Share> {
+    /// The share of this rank: rollouts of `images` on the backbone `turn`, forked after the stages `forks`.
+    fn play(&self, turn: usize, images: Images<'_>, forks: &Range<usize>) -> Result<Share> {
         let started = Instant::now();
-        let Some(start) = self.open(images)? else { return Ok(Share::none(self.checksum())) };
-        let labels = labels(images.labels, &start.dense.argmax(), self.backbone.spec().num_classes)?;
+        let board = &self.boards[turn];
+        let Some(start) = board.open(images)? else { return Ok(Share::none(self.checksum())) };
+        let labels = labels(images.labels, &start.dense.argmax(), board.backbone.spec().num_classes)?;
         let rollouts = (0..self.config.rollouts_per_image)
             .map(|r| {
-                let key = [self.config.seed, self.state.update as u64, r as u64];
-                start.play(&self.pruner, key, images.keys, forks.clone())
+                let key = [self.config.seed, board.state.update as u64, r as u64];
+                start.play(&board.pruner, key, images.keys, forks.clone())
             })
             .collect::<Result<Vec<Rollout>>>()?;
         Ok(Share {
@@ -140,28 +144,30 @@ impl<B: Backbone> Trainer<'_, B> {
     /// By gradients: every image through gates, and one step of Adam.
     pub(super) fn descend(&mut self, images: Images<'_>, hyper: &PpoHyper) -> Result<Played> {
         let started = Instant::now();
-        let start = self.open(images)?.ok_or(TrainError::NoImages)?;
-        self.dense_answers.keep(images.keys, &start.dense);
+        let turn = self.turn();
+        let board = &mut self.boards[turn];
+        let start = board.open(images)?.ok_or(TrainError::NoImages)?;
+        board.dense_answers.keep(images.keys, &start.dense);
         let dense = start.dense.argmax();
-        let labels = labels(images.labels, &dense, self.backbone.spec().num_classes)?;
+        let labels = labels(images.labels, &dense, board.backbone.spec().num_classes)?;
         let RewardConfig { kind, keep_ratio, softening, .. } = self.config.reward;
-        let (beta, reference) = (self.state.constraint.beta(), self.state.reference);
+        let (beta, reference) = (board.state.constraint.beta(), board.state.reference);
         let objective = match kind == RewardKind::Ratio {
             true => Objective::Ratio { keep_ratio },
             false => Objective::Cost { beta, reference, softening },
         };
-        let vit = self.differentiable.as_ref().expect("gates have a differentiable backbone");
+        let vit = board.differentiable.as_ref().expect("gates have a differentiable backbone");
         let batch = GateBatch { pixels: images.pixels, keys: images.keys, dense: &start.dense };
-        let key = [self.config.seed, self.state.update as u64, 0];
+        let key = [self.config.seed, board.state.update as u64, 0];
         let shards = if self.device == Device::flex() { rayon::current_num_threads() } else { 1 };
         let descent =
-            gumbel::descend(vit, self.learner.actor(), &self.pruner, batch, objective, key, shards)?;
+            gumbel::descend(vit, self.learner.actor(), &board.pruner, batch, objective, key, shards)?;
         let play_s = started.elapsed().as_secs_f64();
         if let Some(gradients) = descent.gradients {
             self.learner.step_actor(gradients, hyper.actor_lr, hyper.max_grad_norm);
         }
         // In units of an agent's reward: N0 agents share the fidelity term.
-        let num_patches = self.backbone.spec().num_patches() as f64;
+        let num_patches = board.backbone.spec().num_patches() as f64;
         let all = num_patches * labels.len() as f64;
         let share = |classes: &[usize]| {
             let right = classes.iter().zip(&labels).filter(|(p, l)| p == l).count() as f64;

@@ -9,6 +9,9 @@ use crate::mappo::PpoStats;
 pub struct UpdateLog {
     /// Number of the update, 1-based.
     pub update: usize,
+    /// The backbone that it played, where a run has several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backbone: Option<String>,
     /// Images per second, including all their rollouts and the update of the networks.
     pub images_per_s: f64,
     /// Seconds until the last rank had played its images: opening, dense answers, rollouts and forks.

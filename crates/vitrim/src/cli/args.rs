@@ -250,7 +250,14 @@ mod tests {
         };
         round_trip!(Calibrate, plain.clone());
         let loss = LossArgs { max_drop: None, max_drift: Some(2.0) };
-        let full = CalibrateRequest { loss, calibration_images: 5, split: "val".into(), backbone, ..plain };
+        let full = CalibrateRequest {
+            loss,
+            out: Some(awkward()),
+            calibration_images: 5,
+            split: "val".into(),
+            backbone,
+            ..plain
+        };
         round_trip!(Calibrate, full);
 
         let bench = BenchRequest { model: "deit_small_patch16_224".into(), ..BenchRequest::default() };
@@ -297,7 +304,11 @@ mod tests {
         (train.updates, train.seed, train.no_calibrate) = (Some(3), Some(9), true);
         train.loss.max_drop = Some(1.0);
         train.threads = 2;
+        train.from = Some(PathBuf::from("universal"));
         round_trip!(Train, train);
+        let with = vec![(PathBuf::from("a b"), PathBuf::from("scenes")), ("hf://a/b".into(), "c=d".into())];
+        let line = round_trip!(Train, TrainRequest { with, ..TrainRequest::default() });
+        assert_eq!(line.matches("--with").count(), 2, "{line}");
         let mut tune =
             FinetuneRequest { model, data: data.clone(), dense: true, ..FinetuneRequest::default() };
         round_trip!(Finetune, tune.clone());

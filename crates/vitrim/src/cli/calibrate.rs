@@ -19,8 +19,8 @@ pub fn run(app: &App, request: &CalibrateRequest) -> anyhow::Result<ExitCode> {
     request.check_folder()?;
     let stop = interrupt::listen(app.ranks)?;
     let loaded = app.open(&request.model, request.backbone.opening(request.dtype))?;
-    let folder = &request.policy;
-    let mut policy = open_policy(folder, &loaded)?;
+    let folder = &request.target();
+    let mut policy = open_policy(&request.policy, &loaded)?;
     ranks::agree(app.ranks, &loaded, Some(&policy))?;
     ranks::refuse_gaps(app.ranks, &request.reading)?;
     let shared = policy.clone();

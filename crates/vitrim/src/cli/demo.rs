@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 use serde_json::json;
-use vitrim::requests::{DemoRequest, learn};
+use vitrim::requests::{DemoRequest, ground, learn};
 use vitrim::{VitrimError, bundled, training};
 use vitrim_data::{Dataset, OnBadImage};
 use vitrim_kernels::InstructionSet;
@@ -22,7 +22,7 @@ use vitrim_prune::Policy;
 use vitrim_report::gather::{About, GatherOptions, gather};
 use vitrim_report::{Findings, report};
 use vitrim_text::shown;
-use vitrim_train::{LOG_FILE, Run, RunFolder, Source, TrainConfig};
+use vitrim_train::{Aim, LOG_FILE, Run, RunFolder, Source, TrainConfig};
 
 use super::{App, eval, interrupt, print};
 
@@ -172,17 +172,17 @@ fn train(
         workers: request.threads,
         on_bad_image: OnBadImage::Fail,
     };
+    let grounds = [ground(loaded, &loaded.id.architecture, &source)];
     let run = Run {
-        id: &loaded.id,
-        precision: loaded.model.weights().precision(),
-        weights: None,
+        grounds: &grounds,
+        aim: Aim::OneBackbone(None),
+        start: None,
         config,
-        source: &source,
         device: Default::default(),
         folder: &folder,
         ranks: app.ranks,
     };
-    app.follow(stop, |listener| learn(loaded, &run, listener)).map(drop)
+    app.follow(stop, |listener| learn(&run, None, listener)).map(drop)
 }
 
 /// The policy in `folder`, calibrated as requested: it is calibrated now, unless its record shows that it already is.

@@ -1,5 +1,6 @@
 //! `vitrim train`.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::anyhow;
@@ -18,17 +19,26 @@ pub fn run(app: &App, request: &TrainRequest) -> anyhow::Result<ExitCode> {
         print::line(overlay::to_toml(&config)?.trim_end())?;
         return Ok(ExitCode::SUCCESS);
     }
-    let Some(model) = &request.model else {
-        return Err(anyhow!("--model and --data are needed to train"));
-    };
     let stop = interrupt::listen(app.ranks)?;
-    let loaded = app.open(model, request.backbone.opening(request.dtype))?;
-    match app.follow(stop, |listener| request.run(&loaded, config, app.ranks, listener)) {
+    let open = |model: &Path| app.open(model, request.backbone.opening(request.dtype));
+    let trained = match &request.model {
+        Some(model) => {
+            let loaded = open(model)?;
+            app.follow(stop, |listener| request.run(&loaded, config, app.ranks, listener))
+        }
+        None if request.with.is_empty() => return Err(anyhow!("--model and --data are needed to train")),
+        None => {
+            let loaded =
+                request.with.iter().map(|(model, _)| open(model)).collect::<anyhow::Result<Vec<_>>>()?;
+            app.follow(stop, |listener| request.run_on_several(&loaded, config, app.ranks, listener))
+        }
+    };
+    match trained {
         Err(error @ VitrimError::Interrupted(_)) => {
             Ok(app.interrupted(&format!("{error}; run the same command again to go on")))
         }
         Err(VitrimError::Measure(MeasureError::Interrupted)) => {
-            Ok(as_it_was(app, &request.out_folder(model).join("policy")))
+            Ok(as_it_was(app, &request.out_folder(request.model.as_deref()).join("policy")))
         }
         Err(error) => Err(error.into()),
         Ok(trained) => {

@@ -316,7 +316,7 @@ impl FinetuneRequest {
                 Some(before) => Some(SeenImages::read(&local(before, Kind::Policy)?)?),
                 None => None,
             };
-            record_training(folder, before, &found.train, listener)?;
+            record_training(folder, before, [&found.train], listener)?;
         }
         Ok(Finetuned {
             folder: out.clone(),

@@ -7,4 +7,4 @@ mod train;
 
 pub use backbone::{BackboneRunArgs, FinetuneRequest, Finetuned, OverlayArgs, PretrainRequest};
 pub use demo::DemoRequest;
-pub use train::{TrainRequest, Trained, learn};
+pub use train::{TrainRequest, Trained, ground, learn};

@@ -18,3 +18,4 @@ mod pretrain;
 mod refusals;
 mod report;
 mod shared;
+mod universal;

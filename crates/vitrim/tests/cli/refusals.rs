@@ -130,7 +130,8 @@ fn bad_configurations() {
     with(&["--updates", "0"]).refused(&["updates must be at least 1"]);
     with(&["--set", "stages=[9]"]).refused(&["stages", "4 blocks"]);
     with(&["--max-drop", "-1"]).refused(&["max-drop -1"]);
-    with(&["--preset", "best"]).refused(&["--preset best", "default, drop, paper, gumbel, dynamicvit"]);
+    with(&["--preset", "best"])
+        .refused(&["--preset best", "default, universal, drop, paper, gumbel, dynamicvit"]);
     assert!(!scratch.path("run").exists(), "a refused run leaves nothing behind");
 }
 
