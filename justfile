@@ -62,6 +62,10 @@ bench *args:
 python *args:
     scripts/test_python.sh {{args}}
 
+# Training, calibration and evaluation by ranks under mpirun.
+mpi:
+    scripts/test_mpi.sh
+
 # The demo's table over three seeds.
 demo:
     for seed in 0 1 2; do cargo run --release -- demo --seed $seed --out runs/demo-$seed || exit 1; done

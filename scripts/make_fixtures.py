@@ -46,6 +46,8 @@ def main():
     transformers_fixtures()
     towers()
     published()
+    gates_and_sines()
+    openais_script()
     processors()
     geometries()
     total = sum(f.stat().st_size for f in FIXTURES.rglob("*") if f.is_file())
@@ -254,6 +256,8 @@ def hf_tower(folder, model, sizes, own, interpolate=True):
                     outputs["logits"] = out.logits
                 else:
                     outputs["features"], outputs["pooled"] = out.last_hidden_state, out.pooler_output
+        # A model without a head has no pooled features.
+        outputs = {n: value for n, value in outputs.items() if value is not None}
         name = "expected" if (height, width) == own else f"expected_{height}x{width}"
         save(path / f"{name}.safetensors", outputs)
 
@@ -283,6 +287,64 @@ def published():
         features = mae.vit(x, noise=torch.arange(16.0).repeat(2, 1)).last_hidden_state
     save(FIXTURES / "hf_vit_mae" / "expected.safetensors", {"pixel_values": x, "features": features})
     zero_shot()
+
+
+def gates_and_sines():
+    """Gated MLPs without SiLU, and AIMv2 for images of all sizes, in transformers' names and in Apple's."""
+    torch.manual_seed(3)
+    wide = dict(embed_dim=24, num_heads=3, mlp_ratio=None)
+    timm_fixture("timm_geglu", "vit_giant_patch14_reg4_dinov2", act_layer="gelu", **wide)
+    timm_fixture("timm_beit3", "beit3_base_patch16_224", sizes=[(24, 20)])
+    t = transformers
+    beit = t.BeitConfig(use_absolute_position_embeddings=True, intermediate_size=40, **HF, **LABELS)
+    hf_fixture("hf_beit", t.BeitForImageClassification(beit), sizes=[(24, 20)])
+    plain = {n: v for n, v in HF.items() if n != "layer_norm_eps"}
+    dinov3 = t.DINOv3ViTConfig(use_gated_mlp=True, hidden_act="gelu_pytorch_tanh", intermediate_size=40, **plain)
+    hf_tower("hf_dinov3_geglu", t.DINOv3ViTModel(dinov3), [], own=(16, 16), interpolate=False)
+    native = t.Aimv2VisionConfig(is_native=True, use_head=False, hidden_act="quick_gelu", intermediate_size=40, **plain)
+    native = t.Aimv2VisionModel(native)
+    hf_tower("hf_aimv2_native", native, [(24, 20)], own=(16, 16), interpolate=False)
+
+    path = FIXTURES / "apple_aimv2_native"
+    path.mkdir()
+    config = json.loads((FIXTURES / "hf_aimv2_native" / "config.json").read_text())
+    known = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size",
+             "rms_norm_eps", "qkv_bias", "hidden_act")
+    written = {"architectures": ["AIMv2Model"], "model_type": "aimv2", **{key: config[key] for key in known}}
+    (path / "config.json").write_text(json.dumps(written, indent=2))
+    tensors = native.state_dict()
+    for l in range(HF["num_hidden_layers"]):
+        parts = [tensors.pop(f"encoder.layers.{l}.attention.{part}_proj.weight") for part in "qkv"]
+        tensors[f"encoder.layers.{l}.attention.qkv.weight"] = torch.cat(parts)
+    tensors = swapped(tensors, [
+        ("encoder.layers.", "trunk.blocks."), ("attention.out_proj", "attn.proj"), ("attention.", "attn."),
+        ("rms_norm1", "norm_1"), ("rms_norm2", "norm_2"), ("ffn.gate_proj", "mlp.fc1"), ("ffn.up_proj", "mlp.fc3"),
+        ("ffn.down_proj", "mlp.fc2"), ("embeddings.patch_embed.", "preprocessor.patchifier.proj."),
+        ("embeddings.rms_norm.", "preprocessor.patchifier.norm."),
+    ])
+    tensors = {"trunk.post_trunk_norm.weight" if n == "rms_norm.weight" else n: v for n, v in tensors.items()}
+    save(path / "model.safetensors", tensors)
+    for file in (FIXTURES / "hf_aimv2_native").glob("expected*"):
+        shutil.copy(file, path)
+
+
+def openais_script():
+    """CLIP as OpenAI publishes it: a TorchScript archive of 16-bit weights."""
+    torch.manual_seed(4)
+    path = FIXTURES / "openai_script"
+    vision = dict(image_size=16, layers=2, width=16, head_width=8, patch_size=4, mlp_ratio=2.0)
+    text = dict(context_length=6, vocab_size=50, width=8, heads=2, layers=1)
+    clip = lively(open_clip.CLIP(embed_dim=12, quick_gelu=True, vision_cfg=vision, text_cfg=text)).half().float()
+    clip.register_buffer("input_resolution", torch.tensor(16))
+    ids, x = torch.randint(3, 50, (2, 6)), torch.randn(2, 3, 16, 16)
+    path.mkdir()
+    args = dict(img_size=16, patch_size=4, embed_dim=16, depth=2, num_heads=2, mlp_ratio=2.0)
+    written = {"architecture": "vit_base_patch32_clip_quickgelu_224", "model_args": args}
+    (path / "config.json").write_text(json.dumps(written, indent=2))
+    with torch.no_grad():
+        save(path / "expected.safetensors", {"pixel_values": x, "image_embeds": clip.encode_image(x)})
+    # The archive's weights are the model's own.
+    torch.jit.trace(clip, (x, ids), check_trace=False).half().save(path / "clip.pt")
 
 
 def by_its_authors(folder, architecture, renamed, **args):
@@ -426,20 +488,28 @@ def processors():
     image = np.stack([(x * 7 + y * 3) % 256, (x * y) % 256, 128 + 90 * np.sin(x / 5) * np.cos(y / 4)], -1)
     image = Image.fromarray(image.astype(np.uint8))
     image.save(PROCESSORS / "image.png")
+    tall = image.transpose(Image.Transpose.ROTATE_90).crop((3, 0, 36, 56))
+    tall.save(PROCESSORS / "tall.png")
     made = {
-        "vit": transformers.ViTImageProcessorPil(size={"height": 24, "width": 24}),
-        "deit": transformers.DeiTImageProcessorPil(
+        "vit": transformers.ViTImageProcessor(size={"height": 24, "width": 24}),
+        "deit": transformers.DeiTImageProcessor(
             size={"height": 32, "width": 32}, crop_size={"height": 28, "width": 28}
         ),
-        "dinov2": transformers.BitImageProcessorPil(
+        "dinov2": transformers.BitImageProcessor(
             size={"shortest_edge": 32}, crop_size={"height": 28, "width": 28},
             image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225],
         ),
+        # AIMv2's processor, too, with other sizes.
+        "clip": transformers.CLIPImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}),
+        # SigLIP 2's at fixed sizes, too; both sides may differ.
+        "siglip": transformers.SiglipImageProcessor(size={"height": 20, "width": 28}),
+        "dinov3": transformers.DINOv3ViTImageProcessor(size={"height": 24, "width": 24}),
     }
     expected = {}
     for name, processor in made.items():
         (PROCESSORS / f"{name}.json").write_text(processor.to_json_string())
         expected[name] = processor(image, return_tensors="pt")["pixel_values"][0]
+        expected[f"{name}_tall"] = processor(tall, return_tensors="pt")["pixel_values"][0]
     save(PROCESSORS / "expected.safetensors", expected)
 
 
@@ -456,6 +526,9 @@ def geometries():
         r"|vit_(base|large|so400m|giantopt)_patch\d+_siglip(_gap)?_\d+"
         r"|vit_(tiny|small|small_plus|base|large|huge_plus|7b)_patch16_dinov3(_qkvb)?"
         r"|eva02_(tiny|small|base|large)_patch14_\d+"
+        r"|eva02_(base|large)_patch\d+_clip_\d+"
+        r"|aimv2_\w+"
+        r"|beit3_\w+"
         r"|vit_pe_core_\w+"
     )
     found = {}

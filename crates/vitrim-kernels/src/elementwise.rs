@@ -39,14 +39,14 @@ impl InstructionSet {
         }
     }
 
-    /// SwiGLU of each row of `x: [rows, width]`, SiLU of the first half times the second, written to
-    /// `y: [rows, width / 2]`.
+    /// `activation` of the first half of each row of `x: [rows, width]`, times the second half, written to
+    /// `y: [rows, width / 2]` (SwiGLU with SiLU, GEGLU with GELU).
     ///
     /// # Panics
     /// If `width` is odd, or a length does not match.
-    pub fn swiglu(self, x: &mut [f32], y: &mut [f32], width: usize) {
+    pub fn gate(self, activation: Activation, x: &mut [f32], y: &mut [f32], width: usize) {
         assert!(width.is_multiple_of(2) && x.len() == 2 * y.len(), "x is [rows, width], y is half as wide");
-        self.run(SwigluRows { x, y, width });
+        self.run(GateRows { activation, x, y, width });
     }
 
     /// Exact GELU `x Phi(x)`, to an absolute error below 5e-7 for `|x| <= 12`.
@@ -100,19 +100,20 @@ impl<M: Map> Kernel for MapSlice<'_, M> {
     }
 }
 
-struct SwigluRows<'a> {
+struct GateRows<'a> {
+    activation: Activation,
     x: &'a mut [f32],
     y: &'a mut [f32],
     width: usize,
 }
 
-impl Kernel for SwigluRows<'_> {
+impl Kernel for GateRows<'_> {
     type Out = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let rows = self.x.chunks_exact_mut(self.width).zip(self.y.chunks_exact_mut(self.width / 2));
-        rows.for_each(|(x, y)| y.copy_from_slice(swiglu_row(s, x)));
+        rows.for_each(|(x, y)| y.copy_from_slice(gated_row(s, self.activation, x)));
     }
 }
 
@@ -175,12 +176,22 @@ impl Map for Silu {
     }
 }
 
-/// SwiGLU of a row `x: [2h]`, written to the first half of the row: SiLU of the first half times the second.
+/// `activation` of the first half of a row `x: [2h]`, times the second half, written to the first half.
 #[inline(always)]
-pub(crate) fn swiglu_row<S: Vector>(s: S, x: &mut [f32]) -> &[f32] {
+pub(crate) fn gated_row<S: Vector>(s: S, activation: Activation, x: &mut [f32]) -> &[f32] {
+    match activation {
+        Activation::Gelu => gated_row_of::<S, Gelu>(s, x),
+        Activation::GeluTanh => gated_row_of::<S, GeluTanh>(s, x),
+        Activation::QuickGelu => gated_row_of::<S, QuickGelu>(s, x),
+        Activation::Silu => gated_row_of::<S, Silu>(s, x),
+    }
+}
+
+#[inline(always)]
+fn gated_row_of<S: Vector, M: Map>(s: S, x: &mut [f32]) -> &[f32] {
     let (gate, up) = x.split_at_mut(x.len() / 2);
     for (gate, up) in gate.chunks_mut(S::LANES).zip(up.chunks(S::LANES)) {
-        s.store(gate, s.mul(silu_lanes(s, s.load(gate)), s.load(up)));
+        s.store(gate, s.mul(M::map(s, s.load(gate)), s.load(up)));
     }
     gate
 }
@@ -404,13 +415,16 @@ mod tests {
                     let expected = reference::activation(activation, &x);
                     prop_assert!(reference::max_difference(&y, &expected) < 2e-6, "{activation:?}");
                 }
-                let (mut wide, mut narrow) = (x.clone(), vec![0.0; x.len() / 2]);
-                wide.truncate(2 * narrow.len());
-                let expected = reference::swiglu(&wide, wide.len().max(2));
-                let width = wide.len();
-                if width > 0 {
-                    set.swiglu(&mut wide, &mut narrow, width);
-                    prop_assert!(reference::max_difference(&narrow, &expected) < 2e-5);
+                for activation in Activation::ALL {
+                    let (mut wide, mut narrow) = (x.clone(), vec![0.0; x.len() / 2]);
+                    wide.truncate(2 * narrow.len());
+                    let expected = reference::gated(activation, &wide, wide.len().max(2));
+                    let width = wide.len();
+                    if width > 0 {
+                        set.gate(activation, &mut wide, &mut narrow, width);
+                        let difference = reference::max_difference(&narrow, &expected);
+                        prop_assert!(difference < 2e-5, "{activation:?}");
+                    }
                 }
             }
             y.clone_from(&x);

@@ -160,12 +160,11 @@ pub fn gelu_slope(x: &[f32]) -> Vec<f32> {
     x.iter().map(|x| f64::from(*x)).map(|x| (cumulative_normal(x) + x * density(x)) as f32).collect()
 }
 
-/// SwiGLU of rows `x: [rows, 2h]`: SiLU of the first half times the second, `[rows, h]`.
-pub fn swiglu(x: &[f32], width: usize) -> Vec<f32> {
-    let silu = |v: f64| v / (1.0 + (-v).exp());
+/// Gated rows `x: [rows, width]`: the activation of the first half times the second, `[rows, width / 2]`.
+pub fn gated(function: Activation, x: &[f32], width: usize) -> Vec<f32> {
     let row = |row: &[f32]| {
         let (gate, up) = row.split_at(width / 2);
-        gate.iter().zip(up).map(|(g, u)| (silu(f64::from(*g)) * f64::from(*u)) as f32).collect::<Vec<_>>()
+        activation(function, gate).iter().zip(up).map(|(g, u)| g * u).collect::<Vec<_>>()
     };
     x.chunks_exact(width).flat_map(row).collect()
 }

@@ -81,7 +81,7 @@ impl Calibration {
 
 /// How to calibrate.
 #[derive(Clone, Debug)]
-pub struct CalibrationOptions {
+pub struct CalibrationOptions<'a> {
     /// Thresholds to measure, ascending, fixed before any of the images is seen: [`grid`], or the part of it that a
     /// [`pilot`] on other images chose.
     pub thresholds: Vec<f64>,
@@ -94,7 +94,7 @@ pub struct CalibrationOptions {
     /// Which images (of the shuffled data set), and how they are loaded.
     pub pass: PassOptions,
     /// Other processes that measure; `None` for this one.
-    pub elsewhere: Option<Elsewhere>,
+    pub elsewhere: Option<Elsewhere<'a>>,
 }
 
 /// The result of a calibration.
@@ -116,7 +116,7 @@ pub(crate) fn calibrate(
     policy: &mut Policy,
     (data, split): (&str, &str),
     dataset: &Dataset,
-    options: &CalibrationOptions,
+    options: &CalibrationOptions<'_>,
     progress: &mut Progress<'_>,
 ) -> Result<Calibrated> {
     let (front, indices) = measure(loaded, policy, dataset, options, progress)?;
@@ -310,7 +310,7 @@ pub fn pilot(
     policy: &Policy,
     dataset: &Dataset,
     beyond: &[f64],
-    options: &CalibrationOptions,
+    options: &CalibrationOptions<'_>,
     progress: &mut Progress<'_>,
 ) -> Result<(Vec<f64>, Front)> {
     let (front, _) = measure(loaded, policy, dataset, options, progress)?;
@@ -372,7 +372,7 @@ fn measure(
     loaded: &Loaded,
     policy: &Policy,
     dataset: &Dataset,
-    options: &CalibrationOptions,
+    options: &CalibrationOptions<'_>,
     progress: &mut Progress<'_>,
 ) -> Result<(Front, Vec<usize>)> {
     let spec = &loaded.spec;
@@ -391,7 +391,7 @@ fn measure(
         let pruners = TaskPruners::Thresholds(options.thresholds.clone());
         let task = PassTask { order, batch: options.pass.batch, pruners };
         let images = dataset.len().min(options.pass.images.unwrap_or(usize::MAX));
-        for batch in elsewhere.batches(&task, images)? {
+        for batch in elsewhere.batches(dataset, &task, images)? {
             add(&mut thresholds, &batch)?;
         }
         progress.at(images, images)?;

@@ -65,36 +65,41 @@ pub struct MeasuredBatch {
     pub(crate) pruned: Vec<PrunedFigures>,
 }
 
-/// Asks other processes for the figures of a pass: called with the task as JSON, the number of images and that of images
-/// in a batch, it returns the answers of [`measure_share`] as JSON, in order.
-pub type Gather = dyn Fn(&str, usize, usize) -> Result<Vec<Vec<u8>>> + Send + Sync;
+/// Asks other processes for the figures of a pass: called with the images, the task as JSON, the number of images and that
+/// of images in a batch, it returns the answers of [`measure_share`] as JSON, in order.
+pub type Gather<'a> = dyn Fn(&Dataset, &str, usize, usize) -> Result<Vec<Vec<u8>>> + Send + Sync + 'a;
 
 /// Other processes that measure.
 #[derive(Clone)]
-pub struct Elsewhere {
-    gather: Arc<Gather>,
+pub struct Elsewhere<'a> {
+    gather: Arc<Gather<'a>>,
 }
 
-impl fmt::Debug for Elsewhere {
+impl fmt::Debug for Elsewhere<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Elsewhere")
     }
 }
 
-impl Elsewhere {
+impl<'a> Elsewhere<'a> {
     /// The processes behind `gather`.
-    pub fn new(gather: Arc<Gather>) -> Self {
+    pub fn new(gather: Arc<Gather<'a>>) -> Self {
         Elsewhere { gather }
     }
 
-    /// The figures of all batches of a pass over the first `images` images of the order.
+    /// The figures of all batches of a pass over the first `images` images of `dataset` in the order.
     ///
     /// # Errors
     /// Errors of the processes, or if their answers are not those of each batch once.
-    pub(crate) fn batches(&self, task: &PassTask, images: usize) -> Result<Vec<MeasuredBatch>> {
+    pub(crate) fn batches(
+        &self,
+        dataset: &Dataset,
+        task: &PassTask,
+        images: usize,
+    ) -> Result<Vec<MeasuredBatch>> {
         let text = serde_json::to_string(task).expect("a task is plain data");
         let mut batches: Vec<MeasuredBatch> = Vec::new();
-        for share in (self.gather)(&text, images, task.batch)? {
+        for share in (self.gather)(dataset, &text, images, task.batch)? {
             let share: Vec<MeasuredBatch> = serde_json::from_slice(&share).map_err(|error| {
                 MeasureError::Setting(format!("the figures of a share are damaged ({error})"))
             })?;

@@ -27,7 +27,7 @@ const SPEED_ROUNDS: usize = 5;
 
 /// How to evaluate.
 #[derive(Clone, Debug)]
-pub struct EvalOptions {
+pub struct EvalOptions<'a> {
     /// Which images, and how they are loaded.
     pub pass: PassOptions,
     /// Methods to compare.
@@ -41,10 +41,10 @@ pub struct EvalOptions {
     /// Images that methods are fitted to; without them, methods that need images are refused.
     pub fit_images: Option<Dataset>,
     /// Other processes that measure; `None` for this one. They measure no speeds and fit no methods.
-    pub elsewhere: Option<Elsewhere>,
+    pub elsewhere: Option<Elsewhere<'a>>,
 }
 
-impl EvalOptions {
+impl EvalOptions<'_> {
     /// The fits of the methods.
     ///
     /// # Errors
@@ -171,7 +171,7 @@ pub fn evaluate(
     loaded: &Loaded,
     dataset: &Dataset,
     policy: Option<&Policy>,
-    options: &EvalOptions,
+    options: &EvalOptions<'_>,
     progress: &mut Progress<'_>,
 ) -> Result<(Evaluation, Details)> {
     let of_policy = policy.map(|policy| LearnedPruner::new(&loaded.spec, policy));
@@ -224,7 +224,7 @@ fn first_pass(
     loaded: &Loaded,
     dataset: &Dataset,
     under_test: &mut [MethodUnderTest],
-    options: &EvalOptions,
+    options: &EvalOptions<'_>,
     progress: &mut Progress<'_>,
 ) -> Result<Dense> {
     let room = if options.speed.is_some() { SPEED_IMAGES } else { 0 };
@@ -253,7 +253,7 @@ fn second_pass(
     under_test: &mut [MethodUnderTest],
     profile: &(Vec<usize>, Vec<f64>),
     dense: &Dense,
-    options: &EvalOptions,
+    options: &EvalOptions<'_>,
     progress: &mut Progress<'_>,
 ) -> Result<()> {
     if under_test.is_empty() {
@@ -287,13 +287,13 @@ fn second_pass(
 fn measured_elsewhere(
     dataset: &Dataset,
     pruners: TaskPruners,
-    options: &EvalOptions,
+    options: &EvalOptions<'_>,
     progress: &mut Progress<'_>,
 ) -> Result<Vec<MeasuredBatch>> {
     let elsewhere = options.elsewhere.as_ref().expect("the caller has asked");
     let images = dataset.len().min(options.pass.images.unwrap_or(usize::MAX));
     let task = PassTask { order: Order::Sequential, batch: options.pass.batch, pruners };
-    let batches = elsewhere.batches(&task, images)?;
+    let batches = elsewhere.batches(dataset, &task, images)?;
     progress.at(images, images)?;
     Ok(batches)
 }
@@ -309,7 +309,7 @@ fn pass<'a>(
     loaded: &'a Loaded,
     dataset: &'a Dataset,
     under_test: &[MethodUnderTest],
-    options: &'a EvalOptions,
+    options: &'a EvalOptions<'_>,
     dense: Option<&'a [Output]>,
 ) -> Pass<'a> {
     let start = start(under_test.iter().map(|(_, measured)| measured.pruner.as_ref()), &loaded.spec);
@@ -343,7 +343,7 @@ fn report(
     (method, measured): MethodUnderTest,
     loaded: &Loaded,
     dense: &Dense,
-    options: &EvalOptions,
+    options: &EvalOptions<'_>,
 ) -> Result<MethodReport> {
     let metrics = &measured.metrics;
     let (loss, labelled) = (metrics.loss()?, metrics.labelled() > 0);

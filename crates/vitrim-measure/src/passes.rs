@@ -4,7 +4,7 @@
 //! `each_batch` is the only such loop. The blocks before the first site of any pruner run once. Evaluation, fronts,
 //! calibration and comparison differ in how they process a batch of the pass.
 
-use vitrim_data::{Batch, Corruption, Dataset, Loader, LoaderOptions, OnBadImage, Order};
+use vitrim_data::{Batch, BatchShare, Corruption, Dataset, Loader, LoaderOptions, OnBadImage, Order};
 use vitrim_prune::{ImageKey, Pruned, Pruner, first_site, run_from};
 use vitrim_vit::{Backbone, CpuBackbone, HostState, Output, PixelBatch, Site, Taps, VitSpec, Want};
 
@@ -63,6 +63,7 @@ impl PassOptions {
             on_bad_image: self.on_bad_image,
             augment: None,
             corruption: self.corruption,
+            share: BatchShare::ALL,
         };
         Ok(Loader::new(dataset, order, &loaded.transform, options)?)
     }

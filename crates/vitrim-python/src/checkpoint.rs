@@ -34,7 +34,7 @@ pub fn timm_questions(classes: Vec<String>) -> PyResult<(&'static str, Vec<Quest
         Live::Class(path) => Some(("class", vec![path])),
         Live::Built(path) => Some(("built", vec![path])),
         Live::AnyBuilt(paths) => Some(("any", paths.to_vec())),
-        Live::Ratio(over, under) => Some(("ratio", vec![over, under])),
+        Live::Ratio(over, under) => Some(("ratio", [over, &[under]].concat())),
     };
     let asked = module.arguments.iter().filter_map(|argument| {
         let (how, paths) = question(argument.live)?;

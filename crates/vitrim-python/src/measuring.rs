@@ -68,11 +68,11 @@ type Raised = Arc<Mutex<Option<PyErr>>>;
 
 /// Other processes, which `gather` asks for the figures of a pass: called with the task, the number of images and that of
 /// images in a batch, it returns what [`Share::measure`] returned for consecutive shares; and what it will have raised.
-fn elsewhere(gather: Option<Py<PyAny>>) -> (Option<Elsewhere>, Raised) {
+fn elsewhere(gather: Option<Py<PyAny>>) -> (Option<Elsewhere<'static>>, Raised) {
     let raised = Raised::default();
     let slot = Arc::clone(&raised);
     let elsewhere = gather.map(|gather| {
-        Elsewhere::new(Arc::new(move |task: &str, images: usize, batch: usize| {
+        Elsewhere::new(Arc::new(move |_: &Dataset, task: &str, images: usize, batch: usize| {
             let answers: PyResult<Vec<Vec<u8>>> = Python::attach(|py| {
                 let answers = gather.bind(py).call1((task, images, batch))?;
                 answers.try_iter()?.map(|bytes| Ok(bytes?.cast::<PyBytes>()?.as_bytes().to_vec())).collect()

@@ -8,6 +8,7 @@ use vitrim::requests::{OverlayArgs, TrainRequest};
 use vitrim_hub::Kind;
 use vitrim_measure::calibrate::{Calibration, record};
 use vitrim_measure::requests::{DataNotes, LossArgs};
+use vitrim_ranks::Ranks;
 
 use crate::downloads::fetch;
 use crate::interruptible::interruptible;
@@ -84,7 +85,7 @@ pub fn train<'py>(
     let threads = model.threads().for_job()?;
     let finished = interruptible(teller, |listener| {
         threads.install(|| {
-            let trained = request.run(model.loaded(), config, listener)?;
+            let trained = request.run(model.loaded(), config, &Ranks::alone(), listener)?;
             if let Some(choice) = &trained.choice {
                 listener.note(&choice.to_string());
             }

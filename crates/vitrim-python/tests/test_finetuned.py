@@ -46,6 +46,8 @@ def agrees(ours: np.ndarray, theirs: Any) -> None:
         "timm_rectangular",
         "timm_headless",
         "timm_swiglu_reg",
+        "timm_geglu",
+        "timm_beit3",
         "timm_clip",
         "timm_siglip",
         "timm_dinov3_plus",
@@ -70,6 +72,7 @@ def test_timm_loads_it(name: str, images: Path, tmp_path: Path) -> None:
         "hf_vit",
         "hf_vit_model",
         "hf_vit_mae",
+        "hf_beit",
         "hf_ijepa",
         "hf_deit_teacher_sharded",
         "hf_dinov2_swiglu",
@@ -78,7 +81,9 @@ def test_timm_loads_it(name: str, images: Path, tmp_path: Path) -> None:
         "hf_siglip",
         "hf_siglip_full",
         "hf_dinov3",
+        "hf_dinov3_geglu",
         "hf_aimv2",
+        "hf_aimv2_native",
     ],
 )
 def test_transformers_loads_it(name: str, images: Path, tmp_path: Path) -> None:

@@ -39,13 +39,13 @@ pub struct About {
 
 /// What to measure, and where to write it.
 #[derive(Clone, Debug)]
-pub struct GatherOptions {
+pub struct GatherOptions<'a> {
     /// Title and origin of the figures.
     pub about: About,
     /// The run folder for the pictures.
     pub run: PathBuf,
     /// The comparison at the policy's cost; fronts and pictures use the same images, with the same corruption.
-    pub eval: EvalOptions,
+    pub eval: EvalOptions<'a>,
     /// Number of images for the fronts: the first of the data set.
     pub front_images: usize,
 }
@@ -62,7 +62,7 @@ pub fn gather(
     (policy, seen): (&Policy, &SeenImages),
     front: &Front,
     dataset: &Dataset,
-    options: &GatherOptions,
+    options: &GatherOptions<'_>,
     listener: &mut Listener<'_>,
 ) -> Result<Findings> {
     let eval = &options.eval;

@@ -58,7 +58,7 @@ pub fn evaluate(
     request: &EvalRequest,
     loaded: &Loaded,
     evaluee: Evaluee<'_>,
-    elsewhere: Option<Elsewhere>,
+    elsewhere: Option<Elsewhere<'_>>,
     command: &dyn Fn(&EvalRequest) -> String,
     listener: &mut Listener<'_>,
 ) -> Result<Evaluated> {

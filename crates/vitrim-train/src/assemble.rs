@@ -200,6 +200,9 @@ fn lay_out(
         }
         let share_alive = agents.len() as f32 / spec.num_patches() as f32;
         let (survivors, others) = (stage.survivors(image), agents.len().saturating_sub(1).max(1) as f32);
+        // Only agents with a choice have a token.
+        let first = stage.free[..agents.start].iter().filter(|free| **free).count();
+        let mut tokens = stage.tokens[if embedded { first * d } else { 0 }..].chunks_exact(d);
         for (agent, life) in agents.clone().zip(&alive).filter(|(agent, _)| stage.free[*agent]) {
             lives[*life].steps.push(experience.len());
             let scalars = &stage.scalars[agent * width..(agent + 1) * width];
@@ -218,7 +221,9 @@ fn lay_out(
             experience.actions.push(u8::from(stage.kept[agent]));
             experience.log_probs.push(stage.log_probs[agent]);
             if embedded {
-                experience.tokens.extend_from_slice(&stage.tokens[agent * d..(agent + 1) * d]);
+                experience
+                    .tokens
+                    .extend_from_slice(tokens.next().expect("a token of each agent with a choice"));
             }
         }
         let mut kept = stage.kept[agents].iter();
@@ -354,7 +359,9 @@ mod tests {
         let mut rollout = rollout();
         // Token 2 has to stay at the first stage, token 0 at the second; only token 1 leaves.
         rollout.stages[0].free = vec![true, true, false];
+        rollout.stages[0].tokens.truncate(4);
         (rollout.stages[1].free, rollout.stages[1].kept) = (vec![false, true], vec![true, true]);
+        rollout.stages[1].tokens.drain(..2);
         let rewards = PrefixRewards { beta: 0.5, reference: 0.1, softening: 0.0, num_patches: 3 };
         let game = Game::Prefix(rewards);
         let correct = [vec![true], vec![true]];

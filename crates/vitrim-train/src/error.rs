@@ -75,6 +75,15 @@ pub enum TrainError {
     /// A file could not be replaced.
     #[error(transparent)]
     Replace(#[from] vitrim_durable::FileError),
+    /// The ranks cannot go on together.
+    #[error(transparent)]
+    Ranks(#[from] vitrim_ranks::RankError),
+    /// A rank has learned something else than the others.
+    #[error(
+        "rank {0} has come to another policy than rank 0, because their processors compute differently; set \
+         VITRIM_SIMD=avx2 on all of them, and run the same command again"
+    )]
+    OtherPolicy(usize),
     /// The run folder could not be locked.
     #[error(transparent)]
     Lock(#[from] vitrim_durable::LockError),

@@ -33,6 +33,7 @@ mod rollout;
 mod run;
 mod schedule;
 mod session;
+mod share;
 mod trainer;
 
 pub use config::TrainConfig;

@@ -21,7 +21,7 @@ pub struct RolloutStart<'a, B: Backbone> {
     opening: B::State,
     /// Logits of the dense model, `[I, C]`; its pooled features if it has no head.
     pub dense: Output,
-    /// Dense passes run so far, an image.
+    /// Dense passes that this has run, an image.
     pub passes: f64,
 }
 
@@ -42,7 +42,8 @@ impl DenseAnswers {
         Some(Output { values: rows.iter().flat_map(|row| row.iter().copied()).collect(), width })
     }
 
-    fn keep(&mut self, images: &[ImageKey], answers: &Output) {
+    /// Keeps the `answers` of `images`.
+    pub fn keep(&mut self, images: &[ImageKey], answers: &Output) {
         for (i, key) in images.iter().enumerate() {
             if (self.of.len() + 1) * answers.width <= Self::MOST {
                 self.of.insert(*key, answers.row(i).into());
@@ -72,7 +73,7 @@ pub struct StageSample {
     pub offsets: Vec<usize>,
     /// Grid positions, `[A]`.
     pub positions: Vec<u32>,
-    /// Embeddings, `[A, D]`; empty if the actor has no input of that width.
+    /// Embeddings of the F agents that have a choice, `[F, D]`; empty if the actor has no input of that width.
     pub tokens: Vec<f32>,
     /// The actor's scalar inputs, `[A, n]`.
     pub scalars: Vec<f32>,
@@ -91,6 +92,44 @@ impl StageSample {
     pub fn survivors(&self, b: usize) -> usize {
         self.kept[self.offsets[b]..self.offsets[b + 1]].iter().filter(|k| **k).count()
     }
+
+    /// Appends the agents of other images at the same stage.
+    fn append(&mut self, mut other: StageSample) {
+        let before = self.kept.len();
+        self.offsets.extend(other.offsets[1..].iter().map(|offset| before + offset));
+        self.positions.append(&mut other.positions);
+        self.tokens.append(&mut other.tokens);
+        self.scalars.append(&mut other.scalars);
+        self.contexts.append(&mut other.contexts);
+        self.free.append(&mut other.free);
+        self.kept.append(&mut other.kept);
+        self.log_probs.append(&mut other.log_probs);
+    }
+}
+
+impl Rollout {
+    /// Appends a rollout of other images under the same policy.
+    pub fn append(&mut self, mut other: Rollout) {
+        for (stage, more) in self.stages.iter_mut().zip(other.stages) {
+            stage.append(more);
+        }
+        for (of_stage, more) in self.divergences.iter_mut().zip(&mut other.divergences) {
+            of_stage.append(more);
+        }
+        self.predictions.append(&mut other.predictions);
+        self.costs.append(&mut other.costs);
+    }
+
+    /// `passes`, and the dense passes an image of this rollout, from the first of its `sites` on, and of its `forks`.
+    pub fn add_passes(&self, mut passes: f64, spec: &VitSpec, sites: &[Site], forks: &Range<usize>) -> f64 {
+        let images = self.predictions.len();
+        let behind = self.stages.iter().zip(sites).enumerate().take(sites.len() - 1);
+        for (_, (stage, site)) in behind.filter(|(k, _)| forks.contains(k)) {
+            let alive = (0..images).map(|b| stage.survivors(b)).sum::<usize>() as f64;
+            passes += alive / (images * spec.num_patches()) as f64 * (1.0 - share_before(spec, *site));
+        }
+        passes + (self.costs.iter().sum::<f64>() / images as f64 - share_before(spec, sites[0]))
+    }
 }
 
 impl<'a, B: Backbone> RolloutStart<'a, B> {
@@ -104,17 +143,13 @@ impl<'a, B: Backbone> RolloutStart<'a, B> {
         pixels: PixelBatch<'_>,
         images: &[ImageKey],
         first: (Site, Taps),
-        known: &mut DenseAnswers,
+        known: &DenseAnswers,
     ) -> Result<Self> {
         let mut opening = backbone.embed(pixels)?;
         backbone.advance(&mut opening, first.0, first.1)?;
         let (dense, passes) = match known.get(images) {
             Some(dense) => (dense, share_before(backbone.spec(), first.0)),
-            None => {
-                let dense = finish_dense(backbone, opening.clone())?;
-                known.keep(images, &dense);
-                (dense, 1.0)
-            }
+            None => (finish_dense(backbone, opening.clone())?, 1.0),
         };
         Ok(RolloutStart { backbone, opening, dense, passes })
     }
@@ -125,7 +160,7 @@ impl<'a, B: Backbone> RolloutStart<'a, B> {
     /// # Errors
     /// Errors of the backbone.
     pub fn play(
-        &mut self,
+        &self,
         policy: &LearnedPruner,
         key: [u64; 3],
         images: &[ImageKey],
@@ -144,11 +179,7 @@ impl<'a, B: Backbone> RolloutStart<'a, B> {
             self.backbone.reduce(&mut state, &reduction)?;
             if stage + 1 < sites.len() {
                 by_stage.push(if forks.contains(&stage) {
-                    let stopped = finish_dense(self.backbone, state.clone())?;
-                    let alive = (0..images.len()).map(|b| sample.survivors(b)).sum::<usize>() as f64
-                        / (images.len() * spec.num_patches()) as f64;
-                    self.passes += alive * (1.0 - share_before(spec, site));
-                    divergences(spec, &self.dense, &stopped)
+                    divergences(spec, &self.dense, &finish_dense(self.backbone, state.clone())?)
                 } else {
                     by_stage.last().cloned().unwrap_or_else(|| vec![0.0; images.len()])
                 });
@@ -164,7 +195,6 @@ impl<'a, B: Backbone> RolloutStart<'a, B> {
                 cost::token_layer_share(spec, &survivors)
             })
             .collect();
-        self.passes += costs.iter().sum::<f64>() / images.len() as f64 - share_before(spec, sites[0].0);
         Ok(Rollout { stages, divergences: by_stage, predictions: answer.argmax(), costs })
     }
 
@@ -238,12 +268,13 @@ fn sample_stage(
         {
             flags[row] = true;
         }
-        if embedded {
-            sample.tokens.extend_from_slice(&view.tokens[rows.start * view.dim..rows.end * view.dim]);
-        }
         sample.scalars.extend_from_slice(&scalars[rows.start * width..rows.end * width]);
         for row in rows {
-            sample.free.push(decision.may_leave(row));
+            let free = decision.may_leave(row);
+            if free && embedded {
+                sample.tokens.extend_from_slice(view.token(row));
+            }
+            sample.free.push(free);
             sample.kept.push(flags[row]);
             sample.log_probs.push(log_sigmoid(if flags[row] { logits[row] } else { -logits[row] }));
         }
@@ -294,7 +325,7 @@ mod tests {
     fn open<'a>(
         backbone: &'a CpuBackbone,
         policy: &LearnedPruner,
-        known: &mut DenseAnswers,
+        known: &DenseAnswers,
     ) -> RolloutStart<'a, CpuBackbone> {
         let pixels: Vec<f32> = (0..3 * 3 * 32 * 32).map(|i| uniform(&[3, i]) as f32).collect();
         let first = policy.sites(backbone.spec())[0];
@@ -305,9 +336,11 @@ mod tests {
     fn without_a_fork_d_is_that_of_the_last_fork() {
         let (backbone, policy) = backbone();
         let play = |forks| {
-            let mut start = open(&backbone, &policy, &mut DenseAnswers::default());
-            let rollout = start.play(&policy, [1, 2, 3], &IMAGES, forks).unwrap();
-            (rollout, start.passes)
+            let start = open(&backbone, &policy, &DenseAnswers::default());
+            let rollout = start.play(&policy, [1, 2, 3], &IMAGES, Range::clone(&forks)).unwrap();
+            let sites: Vec<Site> = policy.sites(backbone.spec()).iter().map(|(site, _)| *site).collect();
+            let passes = rollout.add_passes(start.passes, backbone.spec(), &sites, &forks);
+            (rollout, passes)
         };
         let ((all, most), (one, some), (none, least)) = (play(0..3), play(1..2), play(0..0));
         let d = &all.divergences;
@@ -327,8 +360,9 @@ mod tests {
     fn known_answers_are_not_computed_again() {
         let (backbone, policy) = backbone();
         let mut known = DenseAnswers::default();
-        let first = open(&backbone, &policy, &mut known);
-        let second = open(&backbone, &policy, &mut known);
+        let first = open(&backbone, &policy, &known);
+        known.keep(&IMAGES, &first.dense);
+        let second = open(&backbone, &policy, &known);
         assert_eq!((first.passes, second.passes), (1.0, 0.25));
         assert_eq!((first.dense.values, first.dense.width), (second.dense.values, second.dense.width));
     }

@@ -8,15 +8,16 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use vitrim_data::{Batch, Dataset, OnBadImage, Transform};
-use vitrim_prune::ImageKey;
 use vitrim_prune::policy::BackboneId;
+use vitrim_prune::{ImageKey, Policy};
+use vitrim_ranks::Ranks;
 use vitrim_vit::{Backbone, PixelBatch, Precision, Tensors};
 
 use crate::adam::NamedTensor;
 use crate::config::{ActorConfig, TrainConfig};
 use crate::device::DeviceChoice;
 use crate::error::{Result, TrainError};
-use crate::run::{self, EpochPosition, Feed, Header, Outcome, Resumable, RunEvent, RunFolder, Tell};
+use crate::run::{self, EpochPosition, Feed, Header, Outcome, Resumable, RunEvent, RunFolder, Shared, Tell};
 use crate::trainer::{Images, Probe, Start, Trainer, TrainerState, UpdateLog};
 
 /// The images of a run.
@@ -77,6 +78,8 @@ pub struct Run<'a, B> {
     pub device: DeviceChoice,
     /// The run folder.
     pub folder: &'a RunFolder,
+    /// The ranks that share the work.
+    pub ranks: &'a Ranks,
 }
 
 /// A checkpoint's header.
@@ -142,7 +145,7 @@ impl Header for Saved {
 }
 
 /// Trains in `run.folder` until `run.config.updates` are done or `stop` is set; continues from the folder's
-/// checkpoint if there is one.
+/// checkpoint if there is one. Returns the policy for the first backbone, which is the same on all ranks.
 ///
 /// # Errors
 /// If the configuration does not fit a backbone, an image or file cannot be read or written, or the folder's checkpoint
@@ -151,9 +154,9 @@ pub fn train<'a, B: Backbone>(
     run: &Run<'a, B>,
     stop: &AtomicBool,
     progress: &mut dyn FnMut(RunEvent<'_, UpdateLog>),
-) -> Result<Outcome> {
+) -> Result<(Outcome, Policy)> {
     let device = run.device.device()?;
-    let mut trainer = match (run.aim, run.grounds) {
+    let trainer = match (run.aim, run.grounds) {
         (Aim::OneBackbone(weights), [ground]) => {
             Trainer::new(ground.backbone, ground.id.clone(), weights, run.config, &device)?
         }
@@ -164,6 +167,7 @@ pub fn train<'a, B: Backbone>(
             Trainer::on_several(backbones, run.config, &device)?
         }
     };
+    let mut trainer = trainer.among(run.ranks);
     if let Some(start) = run.start {
         trainer = trainer.from_start(start.clone())?;
     }
@@ -177,10 +181,13 @@ pub fn train<'a, B: Backbone>(
             batch: run.config.images_per_update,
             workers: *workers,
             on_bad_image: *on_bad_image,
+            ranks: run.ranks,
         }
     };
     let feeds: Vec<Feed<'_>> = run.grounds.iter().map(feed).collect();
-    run::execute(&mut Session { run, feeds: &feeds, trainer }, &feeds, run.folder, stop, progress)
+    let mut session = Session { run, feeds: &feeds, trainer };
+    let outcome = run::execute(&mut session, &feeds, run.folder, stop, progress)?;
+    Ok((outcome, session.trainer.policy()))
 }
 
 /// Number of updates that the run in `folder` has done; `None` if it has no checkpoint.
@@ -231,7 +238,7 @@ impl<B: Backbone> Session<'_, B> {
             for (board, batches) in batches.iter().enumerate() {
                 for batch in batches {
                     losses.extend(self.trainer.sampled_losses(board, images(batch, &batch.keys()))?);
-                    if stop.load(Ordering::Relaxed) {
+                    if self.run.ranks.any(stop.load(Ordering::Relaxed))? {
                         return Ok(None);
                     }
                 }
@@ -330,9 +337,10 @@ impl<B: Backbone> Resumable for Session<'_, B> {
         let (mut probed, mut before) = (Vec::new(), 0);
         let mut searched: Vec<Vec<Batch>> = Vec::new();
         for (board, feed) in self.feeds.iter().enumerate() {
-            let (wanted, mut probes, mut kept) = (wanted(feed), Vec::new(), Vec::new());
+            let (wanted, mut probes) = (wanted(feed), Vec::new());
+            let (mut kept, mut to_search) = (Vec::new(), 0);
             for batch in feed.pass(u64::MAX, 0)? {
-                let batch = batch?;
+                let Shared { own: batch, whole } = batch?;
                 let keys = batch.keys();
                 probes.extend(self.trainer.probe(board, images(&batch, &keys))?);
                 probes.truncate(wanted);
@@ -341,10 +349,11 @@ impl<B: Backbone> Resumable for Session<'_, B> {
                     done: before + probes.len(),
                     all,
                 });
-                if kept.iter().map(Batch::len).sum::<usize>() < least {
+                if to_search < least {
                     kept.push(batch);
+                    to_search += whole;
                 }
-                if stop.load(Ordering::Relaxed) {
+                if self.run.ranks.any(stop.load(Ordering::Relaxed))? {
                     return Ok(Outcome::Interrupted);
                 }
                 if probes.len() == wanted {

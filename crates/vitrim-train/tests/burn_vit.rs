@@ -15,7 +15,7 @@ use vitrim_vit::{
 };
 
 /// Fixtures of the crate `vitrim-vit`.
-const OWN: [&str; 18] = [
+const OWN: [&str; 23] = [
     "timm_swiglu_reg",
     "timm_rectangular",
     "timm_headless",
@@ -34,6 +34,11 @@ const OWN: [&str; 18] = [
     "timm_eva02_clip",
     "meta_dinov3",
     "open_clip",
+    "timm_geglu",
+    "timm_beit3",
+    "hf_beit",
+    "hf_dinov3_geglu",
+    "hf_aimv2_native",
 ];
 
 /// The folder of the shared fixture `name`, if there is a shared folder.

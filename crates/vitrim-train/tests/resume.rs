@@ -1,13 +1,15 @@
-//! An interrupted and resumed run equals one that was never stopped, bit for bit.
+//! An interrupted and resumed run equals one that was never stopped, bit for bit, whatever the number of ranks.
 
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use vitrim_data::{Dataset, OnBadImage, Preprocess, RgbImage, Transform};
 use vitrim_prune::policy::{BackboneId, Departure, Universal};
 use vitrim_prune::{LearnedPruner, Policy, Pruner};
 use vitrim_random::uniform;
+use vitrim_ranks::{Ranks, threads};
 use vitrim_train::{
     Aim, DeviceChoice, Ground, Images, Outcome, Run, RunEvent, RunFolder, Source, Start, TrainConfig,
     TrainError, Trainer, UpdateLog, train,
@@ -115,12 +117,14 @@ fn run_on_two(
         config: &config,
         device: DeviceChoice::Cpu,
         folder,
+        ranks: &Ranks::alone(),
     };
-    train(&run, &stop, &mut |progress| {
+    let (outcome, _) = train(&run, &stop, &mut |progress| {
         if let RunEvent::Entry(log, _) = progress {
             at(log, &stop);
         }
-    })
+    })?;
+    Ok(outcome)
 }
 
 #[test]
@@ -191,9 +195,19 @@ fn training_starts_from_the_given_actor() {
 }
 
 /// Trains in `folder`; `at(update)` is called after each update and may stop the run.
-fn run(s: &Setting, folder: &Path, mut at: impl FnMut(usize, &AtomicBool)) -> Result<Outcome, TrainError> {
+fn run(s: &Setting, folder: &Path, at: impl FnMut(usize, &AtomicBool)) -> Result<Outcome, TrainError> {
+    run_as(s, folder, &Ranks::alone(), at)
+}
+
+/// The same as one of `ranks`.
+fn run_as(
+    s: &Setting,
+    folder: &Path,
+    ranks: &Ranks,
+    mut at: impl FnMut(usize, &AtomicBool),
+) -> Result<Outcome, TrainError> {
     let stop = AtomicBool::new(false);
-    let folder = &RunFolder::open(folder)?;
+    let folder = &RunFolder::among(ranks, folder)?;
     let ground =
         Ground { backbone: &s.model, id: &s.id, name: "toy", precision: Precision::F32, source: &s.source };
     let run = Run {
@@ -203,12 +217,14 @@ fn run(s: &Setting, folder: &Path, mut at: impl FnMut(usize, &AtomicBool)) -> Re
         config: &s.config,
         device: DeviceChoice::Cpu,
         folder,
+        ranks,
     };
-    train(&run, &stop, &mut |progress| {
+    let (outcome, _) = train(&run, &stop, &mut |progress| {
         if let RunEvent::Entry(log, _) = progress {
             at(log.update, &stop);
         }
-    })
+    })?;
+    Ok(outcome)
 }
 
 /// The log without what depends on when the run was started.
@@ -218,7 +234,7 @@ fn log(folder: &Path) -> Vec<serde_json::Value> {
         .map(|line| {
             let mut entry: serde_json::Value = serde_json::from_str(line).unwrap();
             // A resumed run computes the dense model's answers again.
-            for figure in ["images_per_s", "dense_passes"] {
+            for figure in ["images_per_s", "play_s", "gather_s", "learn_s", "gathered_mb", "dense_passes"] {
                 entry.as_object_mut().unwrap().remove(figure).unwrap();
             }
             entry
@@ -274,6 +290,91 @@ fn interrupted_and_resumed(s: &Setting) {
     run(s, &copy, |update, _| first = first.or(Some(update))).unwrap();
     assert_eq!(first, Some(4), "it goes on behind the checkpoint of update 3");
     assert_same_run(&straight, &copy);
+}
+
+/// Trains in `folder` by as many ranks as there are settings, one each, with as many threads as its number says;
+/// `at(rank, update)` tells whether the rank is to be stopped.
+fn run_by_ranks(
+    settings: &[Setting],
+    folder: &Path,
+    at: impl Fn(usize, usize) -> bool + Sync,
+) -> Vec<Result<Outcome, TrainError>> {
+    let ranks = threads::ranks(settings.len());
+    let work = |s: &Setting, ranks: &Ranks| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(1 + ranks.rank()).build().unwrap();
+        let ended = pool.install(|| {
+            run_as(s, folder, ranks, |update, stop| stop.store(at(ranks.rank(), update), Ordering::Relaxed))
+        });
+        match ended {
+            Err(error) if !ranks.is_over() => Err(ranks.fail(&error.to_string()).into()),
+            ended => ended,
+        }
+    };
+    thread::scope(|scope| {
+        let each = settings.iter().zip(&ranks).map(|(s, ranks)| scope.spawn(move || work(s, ranks)));
+        let each: Vec<_> = each.collect();
+        each.into_iter().map(|rank| rank.join().unwrap()).collect()
+    })
+}
+
+#[test]
+fn ranks_train_what_one_process_trains() {
+    // With four images an update, one of five ranks has none.
+    for (setting, sizes) in [(setting as fn() -> Setting, &[2, 3][..]), (merging, &[2, 4, 5])] {
+        let root = tempfile::tempdir().unwrap();
+        let straight = root.path().join("straight");
+        run(&setting(), &straight, |_, _| {}).unwrap();
+        for &size in sizes {
+            let settings: Vec<Setting> = (0..size).map(|_| setting()).collect();
+            let folder = root.path().join(size.to_string());
+            // The last rank alone is asked to stop, and all do.
+            let first = run_by_ranks(&settings, &folder, |rank, update| rank + 1 == size && update == 4);
+            assert!(first.iter().all(|ended| matches!(ended, Ok(Outcome::Interrupted))), "{first:?}");
+            assert_eq!(log(&folder).len(), 4);
+            // It goes on with another number of ranks.
+            let rest = run_by_ranks(&settings[1..], &folder, |_, _| false);
+            assert!(rest.iter().all(|ended| matches!(ended, Ok(Outcome::Finished))), "{rest:?}");
+            assert_same_run(&straight, &folder);
+        }
+    }
+}
+
+#[test]
+fn an_image_that_one_rank_cannot_read_ends_all_and_the_run_goes_on_without_it() {
+    let settings = || -> Vec<Setting> { (0..3).map(|_| setting()).collect() };
+    let root = tempfile::tempdir().unwrap();
+    let (straight, folder) = (root.path().join("straight"), root.path().join("ranks"));
+    run(&setting(), &straight, |_, _| {}).unwrap();
+    let mut broken = settings();
+    let images = (0..22).map(|i| if i % 3 == 1 { (vec![0; 30], png(i).1) } else { png(i) });
+    let names = ["a", "b", "c"].map(str::to_owned).to_vec();
+    broken[2].source.dataset = Dataset::from_memory(images.collect(), names).unwrap();
+    for ended in run_by_ranks(&broken, &folder, |_, _| false) {
+        let line = ended.unwrap_err().to_string();
+        assert!(line.starts_with("rank 2: ") && line.contains("cannot be decoded"), "{line}");
+    }
+    run_by_ranks(&settings(), &folder, |_, _| false).into_iter().for_each(|ended| {
+        ended.unwrap();
+    });
+    assert_same_run(&straight, &folder);
+}
+
+#[test]
+fn bad_images_are_left_out_by_ranks_as_by_one_process() {
+    let skipping = || {
+        let mut s = setting();
+        let images = (0..22).map(|i| if i % 5 == 1 { (vec![0; 30], png(i).1) } else { png(i) });
+        let names = ["a", "b", "c"].map(str::to_owned).to_vec();
+        s.source.dataset = Dataset::from_memory(images.collect(), names).unwrap();
+        s.source.on_bad_image = OnBadImage::Skip;
+        s
+    };
+    let root = tempfile::tempdir().unwrap();
+    let (straight, folder) = (root.path().join("straight"), root.path().join("ranks"));
+    run(&skipping(), &straight, |_, _| {}).unwrap();
+    let ended = run_by_ranks(&[skipping(), skipping(), skipping()], &folder, |_, _| false);
+    assert!(ended.iter().all(|ended| matches!(ended, Ok(Outcome::Finished))), "{ended:?}");
+    assert_same_run(&straight, &folder);
 }
 
 #[test]

@@ -147,11 +147,20 @@ fn config_beside(path: &Path, weights: &Path) -> Result<(Value, &'static str)> {
 /// Names of configurations, in the order in which they are looked for.
 const CONFIGS: [&str; 2] = ["config.json", "open_clip_config.json"];
 
+/// OpenAI's files of CLIP, without their ends, and timm's architectures of their towers.
+const OPENAI: [(&str, &str); 4] = [
+    ("ViT-B-32", "vit_base_patch32_clip_quickgelu_224"),
+    ("ViT-B-16", "vit_base_patch16_clip_quickgelu_224"),
+    ("ViT-L-14", "vit_large_patch14_clip_quickgelu_224"),
+    ("ViT-L-14-336px", "vit_large_patch14_clip_quickgelu_336"),
+];
+
 /// The `config.json` of timm for a file of weights whose name is that of an architecture, with or without a hash or a
 /// tag after it, as in `deit_small_patch16_224-cd65a155.pth`.
 fn config_by_name(path: &Path, weights: &Path) -> Result<Value> {
     let name = weights.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-    let architecture = name.split('-').next().unwrap_or_default();
+    let openais = OPENAI.iter().find(|(file, _)| *file == name).map(|(_, architecture)| *architecture);
+    let architecture = openais.unwrap_or_else(|| name.split('-').next().unwrap_or_default());
     if VitSpec::from_timm_name(architecture).is_ok() {
         return Ok(json!({ "architecture": architecture }));
     }

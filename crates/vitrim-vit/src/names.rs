@@ -66,11 +66,6 @@ impl Dialect {
         };
         dialects.iter().find(|dialect| files.names().any(|name| marked(name, dialect.mark)))
     }
-
-    /// Names of the same geometry.
-    pub const fn plain(mark: &'static str, names: NameTable) -> Self {
-        Dialect { mark, names, adapt: |_, _| () }
-    }
 }
 
 impl NameTable {

@@ -14,7 +14,7 @@ use vitrim_vit::{
 };
 
 /// Fixtures of this repository, with the other input sizes at which they are tested.
-const OWN: [(&str, &[[usize; 2]]); 30] = [
+const OWN: [(&str, &[[usize; 2]]); 37] = [
     ("timm_swiglu_reg", &[[24, 20]]),
     ("timm_rectangular", &[]),
     ("timm_distilled", &[[24, 32], [12, 8]]),
@@ -45,6 +45,13 @@ const OWN: [(&str, &[[usize; 2]]); 30] = [
     ("meta_dinov3", &[]),
     ("meta_pe_core", &[]),
     ("open_clip", &[]),
+    ("openai_script", &[]),
+    ("timm_beit3", &[[24, 20]]),
+    ("hf_beit", &[[24, 20]]),
+    ("timm_geglu", &[]),
+    ("hf_dinov3_geglu", &[]),
+    ("hf_aimv2_native", &[[24, 20]]),
+    ("apple_aimv2_native", &[[24, 20]]),
 ];
 
 /// A library's outputs for a batch of B images.

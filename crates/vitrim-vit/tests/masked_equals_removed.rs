@@ -74,6 +74,7 @@ fn kinds(grid: [usize; 2]) -> Vec<VitSpec> {
     eva.pooling = Pooling { attention: Some(map(true)), ..Pooling::plain(Pool::Map, false) };
     let mut aimv2 = small(false, false, Pool::Avg, grid);
     (aimv2.norm.rms, aimv2.embedding.norm) = (true, EmbeddingNorm::Patches);
+    aimv2.mlp.activation = MlpActivation::GeGlu;
     (aimv2.attention.qkv_bias, aimv2.attention.proj_bias, aimv2.mlp.bias) = (false, false, false);
     let mut eva_clip = VitSpec { pooling: plain.pooling, positions: Positions::All, ..eva.clone() };
     (eva_clip.attention.inner_norm, eva_clip.attention.unbiased_keys) = (true, true);

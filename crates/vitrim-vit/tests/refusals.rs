@@ -64,6 +64,7 @@ fn what_an_unsupported_architecture_needs_is_said() {
         (timm("swin_tiny_patch4_window7_224"), ["swin_tiny", "attention within windows"]),
         (transformers("Swinv2Model"), ["Swinv2Model", "attention within windows"]),
         (timm("beitv2_base_patch16_224"), ["beitv2_base", "a relative position bias"]),
+        (transformers("BeitForMaskedImageModeling"), ["BeitForMasked", "a relative position bias"]),
         (transformers("BeitForImageClassification"), ["BeitFor", "a relative position bias"]),
         (transformers("Data2VecVisionModel"), ["Data2VecVision", "a relative position bias"]),
         (timm("naflexvit_base_patch16_siglip"), ["naflexvit_base", "images of several sizes in one batch"]),

@@ -20,6 +20,9 @@ pub enum VitrimError {
     /// Training failed.
     #[error(transparent)]
     Train(#[from] vitrim_train::TrainError),
+    /// The ranks cannot go on together.
+    #[error(transparent)]
+    Ranks(#[from] vitrim_ranks::RankError),
     /// A configuration is invalid.
     #[error(transparent)]
     Overlay(#[from] crate::overlay::OverlayError),

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use vitrim_data::Dataset;
+use vitrim_kernels::InstructionSet;
 use vitrim_measure::error::MeasureError;
 use vitrim_measure::images::{DataParts, OnProgress};
 use vitrim_measure::model::{Loaded, open_checkpoint};
@@ -79,6 +80,36 @@ impl RunImages {
         )
     }
 }
+
+/// What must be the same on all ranks of a run: names and values.
+pub(crate) fn facts(
+    loaded: &Loaded,
+    config: &TrainConfig,
+    images: &RunImages,
+) -> Result<Vec<(&'static str, String)>> {
+    let count = |dataset: &Dataset| dataset.len().to_string();
+    let mut facts = facts_of_backbone(loaded);
+    facts.extend([
+        ("number of images to train on", count(&images.train)),
+        ("number of images to calibrate on", images.calibration.as_ref().map_or("0".to_owned(), count)),
+    ]);
+    facts.extend(overlay::to_toml(config)?.lines().map(|line| ("configuration", format!("`{line}`"))));
+    Ok(facts)
+}
+
+/// What must be the same on all ranks that run a backbone: names and values.
+pub fn facts_of_backbone(loaded: &Loaded) -> Vec<(&'static str, String)> {
+    vec![
+        ("version", env!("CARGO_PKG_VERSION").to_owned()),
+        ("set of instructions", InstructionSet::current().to_string()),
+        ("backbone", loaded.id.fingerprint.clone()),
+        ("data type", loaded.model.weights().precision().to_string()),
+    ]
+}
+
+/// What to do if ranks differ.
+pub const ALIKE: &str =
+    "start the same vitrim with the same command on all, and set VITRIM_SIMD=avx2 if their processors differ";
 
 /// The weights of the checkpoint of `loaded`, if a run of `config` needs them.
 ///

@@ -1,5 +1,7 @@
 //! The batches of a loader.
 
+use std::ops::Range;
+
 /// B images, ready for a backbone.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
@@ -21,9 +23,24 @@ impl Batch {
         self.indices.len()
     }
 
-    /// Whether there is no image. A [`Loader`](crate::Loader) never returns such a batch.
+    /// Whether there is no image. A [`Loader`](crate::Loader) returns such a batch only as a share of a batch that has
+    /// fewer images than shares.
     pub fn is_empty(&self) -> bool {
         self.indices.is_empty()
+    }
+
+    /// The part of the batch at `places`.
+    #[must_use]
+    pub fn part(&self, places: Range<usize>) -> Batch {
+        let of_image = self.pixels.len() / self.len().max(1);
+        let [_, channels, height, width] = self.shape;
+        Batch {
+            pixels: self.pixels[places.start * of_image..places.end * of_image].to_vec(),
+            shape: [places.len(), channels, height, width],
+            labels: self.labels[places.clone()].to_vec(),
+            indices: self.indices[places.clone()].to_vec(),
+            names: self.names[places].to_vec(),
+        }
     }
 
     /// Keys of random decisions about each image, `[B]`: its position in the data set, so that the keys do not depend

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Receiver;
 
 pub use batch::Batch;
-pub use options::LoaderOptions;
+pub use options::{BatchShare, LoaderOptions};
 use threads::{ImageOutcome, Threads};
 
 use crate::dataset::Dataset;
@@ -33,8 +33,10 @@ pub struct Loader {
     options: LoaderOptions,
     /// Number of images to visit, bad ones included; for a stream, the largest number.
     total: usize,
-    /// Number of images taken in order so far, bad ones included.
+    /// Number of images taken in order so far, bad ones included; of each batch, those of the share.
     taken: usize,
+    /// Number of images in the whole batches so far, if only a share of them is read.
+    passed: usize,
     /// Results that arrived before their turn, by position in the pass.
     early: HashMap<usize, ImageOutcome>,
     threads: Threads,
@@ -76,6 +78,7 @@ impl Loader {
             options,
             total,
             taken: 0,
+            passed: 0,
             early: HashMap::new(),
             threads,
             bad: BadImages::default(),
@@ -97,9 +100,13 @@ impl Loader {
     }
 
     /// The position in the order after the batches returned so far, bad images and those skipped at the start
-    /// included: the [`LoaderOptions::skip`] of a resumed pass.
+    /// included: the [`LoaderOptions::skip`] of a resumed pass. Of batches of which a share is read, all images count.
     pub fn position(&self) -> usize {
-        self.options.skip + self.taken
+        self.options.skip + if self.is_shared() { self.passed } else { self.taken }
+    }
+
+    fn is_shared(&self) -> bool {
+        self.options.share != BatchShare::ALL
     }
 
     /// The images left out under [`OnBadImage::Skip`]; stays readable after the loader is gone.
@@ -144,7 +151,18 @@ impl Loader {
 
     fn next_batch(&mut self) -> Result<Option<Batch>, DataError> {
         let [_, height, width] = self.transform.preprocess().input_size;
-        let size = self.options.batch.min(self.total() - self.taken);
+        let shared = self.is_shared();
+        let (size, wanted) = if shared {
+            let whole = self.options.batch.min(self.total - self.passed);
+            if whole == 0 {
+                return Ok(None);
+            }
+            self.passed += whole;
+            let own = self.options.share.places(whole).len();
+            (own, own)
+        } else {
+            (self.options.batch.min(self.total() - self.taken), self.options.batch)
+        };
         self.left_out.clear();
         let mut batch = Batch {
             pixels: Vec::with_capacity(size * self.transform.pixel_count()),
@@ -153,7 +171,7 @@ impl Loader {
             indices: Vec::with_capacity(size),
             names: Vec::with_capacity(size),
         };
-        while batch.len() < self.options.batch {
+        while batch.len() < wanted {
             match self.take() {
                 None | Some(ImageOutcome::End) => break,
                 Some(ImageOutcome::Pixels { index, pixels }) => {
@@ -164,7 +182,9 @@ impl Loader {
                 }
                 // What is left of a file that changes is not what was opened: that is no bad image.
                 Some(ImageOutcome::Bad(_, error @ DataError::Changed { .. })) => return Err(error),
-                Some(ImageOutcome::Bad(index, error)) if self.options.on_bad_image == OnBadImage::Skip => {
+                Some(ImageOutcome::Bad(index, error))
+                    if self.options.on_bad_image == OnBadImage::Skip && !shared =>
+                {
                     self.bad.add(&error);
                     self.dataset.left_out(index, &error);
                     self.left_out.push((index, error));
@@ -173,7 +193,7 @@ impl Loader {
             }
         }
         batch.shape[0] = batch.len();
-        Ok((!batch.is_empty()).then_some(batch))
+        Ok((shared || !batch.is_empty()).then_some(batch))
     }
 }
 

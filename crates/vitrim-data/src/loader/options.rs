@@ -1,5 +1,7 @@
 //! Options of a loader.
 
+use std::ops::Range;
+
 use crate::decoding::OnBadImage;
 use crate::transform::{Augment, Corruption};
 
@@ -20,6 +22,29 @@ pub struct LoaderOptions {
     pub augment: Option<Augment>,
     /// Corruption of every image, to test a model on corrupted images; none by default.
     pub corruption: Option<Corruption>,
+    /// The part of each batch that is read; all of it by default.
+    pub share: BatchShare,
+}
+
+/// A part of each batch, for processes that share the work. The parts of a batch are consecutive, and differ by at most
+/// one image. No other image takes the place of one that cannot be decoded, so that it is an error whatever
+/// [`OnBadImage`] says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchShare {
+    /// The number of the part, from 0.
+    pub part: usize,
+    /// The number of parts.
+    pub of: usize,
+}
+
+impl BatchShare {
+    /// The whole batch.
+    pub const ALL: Self = Self { part: 0, of: 1 };
+
+    /// The places of this part in a batch of `images` images.
+    pub fn places(self, images: usize) -> Range<usize> {
+        self.part * images / self.of..(self.part + 1) * images / self.of
+    }
 }
 
 impl Default for LoaderOptions {
@@ -32,6 +57,7 @@ impl Default for LoaderOptions {
             on_bad_image: OnBadImage::Fail,
             augment: None,
             corruption: None,
+            share: BatchShare::ALL,
         }
     }
 }

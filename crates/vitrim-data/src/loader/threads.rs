@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use image::RgbImage;
 
-use super::options::LoaderOptions;
+use super::options::{BatchShare, LoaderOptions};
 use crate::dataset::Dataset;
 use crate::decoding::guarded;
 use crate::error::DataError;
@@ -111,9 +111,9 @@ impl Threads {
                 }
             })?;
         }
-        let dataset = dataset.clone();
+        let (dataset, whole) = (dataset.clone(), Batches { share: options.share, batch: options.batch });
         threads.spawn("vitrim-read".into(), move || {
-            read(&dataset, order, places, &permit, &job, &result);
+            read(&dataset, order, places, whole, &permit, &job, &result);
         })?;
         Ok(threads)
     }
@@ -158,17 +158,39 @@ impl Drop for Threads {
     }
 }
 
+/// The batches of a pass, and the share of each that is read.
+#[derive(Clone, Copy)]
+struct Batches {
+    share: BatchShare,
+    /// Images in a batch.
+    batch: usize,
+}
+
+impl Batches {
+    /// Whether the image at `place` of a pass of `all` images is read.
+    fn has(self, place: usize, all: usize) -> bool {
+        let first = place - place % self.batch;
+        let images = self.batch.min(all - first);
+        self.share == BatchShare::ALL || self.share.places(images).contains(&(place - first))
+    }
+}
+
 /// Creates jobs until all positions are visited or the consumer stops.
 fn read(
     dataset: &Dataset,
     order: Order,
     places: Range<usize>,
+    batches: Batches,
     permit: &Sender<()>,
     job: &Sender<Job>,
     result: &Sender<(usize, ImageOutcome)>,
 ) {
-    let mut place = 0;
+    let (mut place, mut visited, all) = (0, 0, places.len());
     let walked = dataset.visit(order, places, &mut |index, payload| {
+        visited += 1;
+        if !batches.has(visited - 1, all) {
+            return true;
+        }
         let sent = permit.send(()).is_ok() && job.send(Job { place, index, payload }).is_ok();
         place += 1;
         sent

@@ -7,7 +7,7 @@ use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use image::{RgbImage, imageops};
 
-use super::preprocess::{CropMode, Interpolation, Preprocess};
+use super::preprocess::{CropMode, CropStart, Interpolation, Preprocess};
 use crate::error::DataError;
 use crate::limits::MAX_RESIZED_PIXELS;
 
@@ -85,19 +85,20 @@ impl Transform {
     pub fn cropped(&self, rgb: &RgbImage) -> RgbImage {
         let [_, height, width] = self.preprocess.input_size.map(|side| side as u32);
         let source = (rgb.height(), rgb.width());
+        let start = self.preprocess.crop_start;
         let [scale_h, scale_w] = self.preprocess.resized();
         let affordable = MAX_RESIZED_PIXELS / (scale_h * scale_w) as u64;
         let ratio = MAX_RATIO.min(u32::try_from(affordable).unwrap_or(MAX_RATIO)).max(1);
         let longest = source.0.min(source.1).saturating_mul(ratio);
         let grows = self.preprocess.crop_mode == CropMode::Center;
         if grows && source.0.max(source.1) > longest {
-            return self.cropped(&center_crop(rgb, source.0.min(longest), source.1.min(longest)));
+            return self.cropped(&center_crop(rgb, source.0.min(longest), source.1.min(longest), start));
         }
         let target = self.resized_size(source);
         if target == source {
-            return center_crop(rgb, height, width);
+            return center_crop(rgb, height, width, start);
         }
-        center_crop(&self.resize(rgb, target), height, width)
+        center_crop(&self.resize(rgb, target), height, width, start)
     }
 
     /// (height, width) after the resize, for an image of (height, width) `source`.
@@ -147,8 +148,8 @@ impl Transform {
     }
 }
 
-/// torchvision's `CenterCrop`: pads with black if the image is smaller, then cuts at `int(round((side - crop) / 2))`.
-fn center_crop(rgb: &RgbImage, height: u32, width: u32) -> RgbImage {
+/// torchvision's `CenterCrop` and transformers': pads with black if the image is smaller, then cuts.
+fn center_crop(rgb: &RgbImage, height: u32, width: u32, start: CropStart) -> RgbImage {
     if rgb.dimensions() == (width, height) {
         return rgb.clone();
     }
@@ -157,11 +158,13 @@ fn center_crop(rgb: &RgbImage, height: u32, width: u32) -> RgbImage {
         let left = width.saturating_sub(rgb.width()) / 2;
         let top = height.saturating_sub(rgb.height()) / 2;
         imageops::replace(&mut padded, rgb, left.into(), top.into());
-        return center_crop(&padded, height, width);
+        return center_crop(&padded, height, width, start);
     }
-    // Python rounds halves to even.
-    let start = |side: u32, crop: u32| (f64::from(side - crop) / 2.0).round_ties_even() as u32;
-    let (left, top) = (start(rgb.width(), width), start(rgb.height(), height));
+    let start = |margin: u32| match start {
+        CropStart::Rounded => (f64::from(margin) / 2.0).round_ties_even() as u32,
+        CropStart::Floored => margin / 2,
+    };
+    let (left, top) = (start(rgb.width() - width), start(rgb.height() - height));
     imageops::crop_imm(rgb, left, top, width, height).to_image()
 }
 
@@ -219,16 +222,18 @@ mod tests {
     }
 
     #[test]
-    fn odd_margins_round_to_even() {
+    fn odd_margins_round_to_even_or_down() {
         // Margins of 5 and 3: int(round(2.5)) = 2 and int(round(1.5)) = 2.
-        let crop = center_crop(&pattern(13, 11), 8, 8);
-        assert_eq!(crop.get_pixel(0, 0), pattern(13, 11).get_pixel(2, 2));
+        for (start, x, y) in [(CropStart::Rounded, 2, 2), (CropStart::Floored, 2, 1)] {
+            let crop = center_crop(&pattern(13, 11), 8, 8, start);
+            assert_eq!(crop.get_pixel(0, 0), pattern(13, 11).get_pixel(x, y));
+        }
     }
 
     #[test]
     fn too_small_images_get_black_borders() {
         let white = RgbImage::from_pixel(2, 9, image::Rgb([255; 3]));
-        let crop = center_crop(&white, 5, 5);
+        let crop = center_crop(&white, 5, 5, CropStart::Rounded);
         assert_eq!(crop.dimensions(), (5, 5));
         // Left padding (5 - 2) / 2 = 1, right padding 2.
         let row: Vec<u8> = (0..5).map(|x| crop.get_pixel(x, 2)[0]).collect();

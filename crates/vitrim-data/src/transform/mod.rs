@@ -9,4 +9,4 @@ mod processor;
 pub use augment::Augment;
 pub use corruption::Corruption;
 pub use evaluation::Transform;
-pub use preprocess::{CropMode, Interpolation, Preprocess};
+pub use preprocess::{CropMode, CropStart, Interpolation, Preprocess};

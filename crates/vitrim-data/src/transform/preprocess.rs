@@ -23,6 +23,9 @@ pub struct Preprocess {
     pub std: [f32; 3],
     /// How the resize before the central crop treats the aspect ratio.
     pub crop_mode: CropMode,
+    /// Where the central crop begins when the margin is odd.
+    #[serde(skip_serializing_if = "CropStart::is_rounded")]
+    pub crop_start: CropStart,
 }
 
 /// A resize filter as in Pillow: wider when shrinking, to avoid aliasing.
@@ -47,6 +50,23 @@ pub enum CropMode {
     Squash,
 }
 
+/// Where the central crop begins: half of the margin, in pixels, when that is no whole number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CropStart {
+    /// Rounded, halves to even: torchvision's `CenterCrop`, which timm uses.
+    #[default]
+    Rounded,
+    /// Rounded down: transformers' image processors.
+    Floored,
+}
+
+impl CropStart {
+    fn is_rounded(&self) -> bool {
+        *self == CropStart::Rounded
+    }
+}
+
 impl Default for Preprocess {
     fn default() -> Self {
         Self {
@@ -56,6 +76,7 @@ impl Default for Preprocess {
             mean: [0.485, 0.456, 0.406],
             std: [0.229, 0.224, 0.225],
             crop_mode: CropMode::Center,
+            crop_start: CropStart::Rounded,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::preprocess::{CropMode, Interpolation, Preprocess};
+use super::preprocess::{CropMode, CropStart, Interpolation, Preprocess};
 use crate::error::DataError;
 use crate::limits::MAX_SIDE;
 
@@ -11,8 +11,9 @@ const BILINEAR: u64 = 2;
 const BICUBIC: u64 = 3;
 
 impl Preprocess {
-    /// Reads the `preprocessor_config.json` of a ViT, DeiT, Bit, CLIP, SigLIP or DINOv3 image processor, including the forms of older
-    /// versions of transformers. The arithmetic is that of the processors that resize with Pillow.
+    /// Reads the `preprocessor_config.json` of a ViT, DeiT, Bit, CLIP, SigLIP or DINOv3 image processor, including the
+    /// forms of older versions of transformers. The 8-bit pixels are those of transformers' default processors; DINOv3's
+    /// resizes in f32 instead, which differs by less than one of 255 levels.
     ///
     /// # Errors
     ///
@@ -64,6 +65,7 @@ impl Preprocess {
             mean,
             std,
             crop_mode,
+            crop_start: CropStart::Floored,
         };
         parsed.validate()?;
         Ok(parsed)

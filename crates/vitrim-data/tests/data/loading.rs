@@ -7,7 +7,7 @@ use crate::scratch::{
     FLAT_SCHEMA, FOOTER, SCHEMA, indices, load, png, rows, small_transform, write_folder, write_parquet,
     write_shards,
 };
-use vitrim_data::{DataError, Dataset, Loader, LoaderOptions, OnBadImage, Order};
+use vitrim_data::{Batch, BatchShare, DataError, Dataset, Loader, LoaderOptions, OnBadImage, Order};
 
 const COUNT: usize = 103;
 
@@ -62,6 +62,61 @@ fn every_order_visits_every_image_once_whatever_the_workers() {
         assert_eq!(met[0], (0..COUNT).collect::<Vec<_>>());
         assert!(met[1] != met[0] && met[2] != met[0] && met[1] != met[2]);
     }
+}
+
+#[test]
+fn the_shares_of_each_batch_are_the_batch() {
+    let dir = tempfile::tempdir().unwrap();
+    for dataset in stores(dir.path()) {
+        // The last batch has 3 images.
+        let options = LoaderOptions { skip: 12, limit: Some(38), workers: 3, ..Default::default() };
+        for order in orders() {
+            let whole = load(&dataset, order, options);
+            // With more parts than images in the last batch, some have none of it.
+            for of in [1, 2, 3, 4] {
+                let shares: Vec<Vec<Batch>> = (0..of)
+                    .map(|part| {
+                        let share = BatchShare { part, of };
+                        load(&dataset, order, LoaderOptions { share, ..options })
+                    })
+                    .collect();
+                for (at, batch) in whole.iter().enumerate() {
+                    let mut first = 0;
+                    for share in &shares {
+                        let own = &share[at];
+                        assert_eq!(*own, batch.part(first..first + own.len()), "{of} parts, batch {at}");
+                        first += own.len();
+                    }
+                    assert_eq!(first, batch.len());
+                }
+                assert!(shares.iter().all(|share| share.len() == whole.len()));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_share_goes_on_behind_whole_batches_and_does_not_fill_a_gap() {
+    let dir = tempfile::tempdir().unwrap();
+    let dataset = &stores(dir.path())[0];
+    let options = LoaderOptions { batch: 8, share: BatchShare { part: 1, of: 3 }, ..Default::default() };
+    let mut loader = Loader::new(dataset, Order::Sequential, &small_transform(), options).unwrap();
+    assert_eq!(loader.next().unwrap().unwrap().indices, [2, 3, 4]);
+    assert_eq!(loader.position(), 8);
+    let resumed = LoaderOptions { skip: 8, ..options };
+    let mut resumed = Loader::new(dataset, Order::Sequential, &small_transform(), resumed).unwrap();
+    assert_eq!(resumed.next().unwrap().unwrap(), loader.next().unwrap().unwrap());
+    assert_eq!((loader.position(), resumed.position()), (16, 16));
+
+    let images = (0..8).map(|i| (if i == 3 { vec![0; 20] } else { png(i) }, None)).collect();
+    let broken = Dataset::from_memory(images, Vec::new()).unwrap();
+    let options = LoaderOptions { on_bad_image: OnBadImage::Skip, ..options };
+    let share = |part| {
+        let options = LoaderOptions { share: BatchShare { part, of: 2 }, ..options };
+        Loader::new(&broken, Order::Sequential, &small_transform(), options).unwrap().next().unwrap()
+    };
+    assert!(share(0).unwrap_err().to_string().contains("cannot be decoded"));
+    assert_eq!(share(1).unwrap().indices, [4, 5, 6, 7]);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::epilogue::Epilogue;
 use super::packed::{Packed, SLICE_STEPS};
 use super::panels::{Panel, Panels, Part};
-use crate::elementwise::{Gelu, GeluTanh, QuickGelu, Silu, swiglu_row};
+use crate::elementwise::{Gelu, GeluTanh, QuickGelu, Silu, gated_row};
 use crate::instruction_set::TILE_LINES;
 use crate::line::{self, Line, floats, halves_mut};
 use crate::rows::{RowBuffer, RowsMut};
@@ -63,13 +63,13 @@ impl Packed {
                     to.convert_from(self.isa, first, staging);
                 });
             }
-            Epilogue::SwigluRows(to, precision) => {
-                assert!(self.outputs().is_multiple_of(2), "SwiGLU has two halves");
+            Epilogue::GateRows(activation, to, precision) => {
+                assert!(self.outputs().is_multiple_of(2), "a gated product has two halves");
                 // The two halves of a row lie in different tiles.
                 to.reset(self.isa, precision, rows, self.outputs() / 2);
                 return self.staged(next, words, scales, to, |next, words, scales, staging, to, first| {
                     self.multiply(next, words, scales, Epilogue::Store(staging));
-                    self.isa.run(Swiglu { x: staging, rows: to, first });
+                    self.isa.run(Gate { activation, x: staging, rows: to, first });
                 });
             }
             Epilogue::ActivateRows(activation, to, precision) => {
@@ -106,21 +106,22 @@ impl Packed {
     }
 }
 
-/// Writes SwiGLU of `x: [rows, 2 columns]` to the rows from `first` on.
-struct Swiglu<'a> {
+/// Writes the activation of the first half of `x: [rows, 2 columns]` times the second to the rows from `first` on.
+struct Gate<'a> {
+    activation: Activation,
     x: &'a mut [f32],
     rows: &'a mut RowBuffer,
     first: usize,
 }
 
-impl Kernel for Swiglu<'_> {
+impl Kernel for Gate<'_> {
     type Out = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let width = 2 * self.rows.columns();
         for (r, x) in self.x.chunks_exact_mut(width).enumerate() {
-            let x = swiglu_row(s, x);
+            let x = gated_row(s, self.activation, x);
             self.rows.set(s, self.first + r, x);
         }
     }

@@ -38,8 +38,8 @@ pub enum Epilogue<'a> {
     Activate(Activation, &'a mut [f32]),
     /// Writes the activation of the product to the rows, in the precision of the next layer.
     ActivateRows(Activation, &'a mut RowBuffer, Precision),
-    /// Writes SwiGLU of the product to the rows, `[rows, out / 2]`: SiLU of the first half times the second.
-    SwigluRows(&'a mut RowBuffer, Precision),
+    /// Writes the activation of the first half of the product times the second half to the rows, `[rows, out / 2]`.
+    GateRows(Activation, &'a mut RowBuffer, Precision),
 }
 
 impl<'a> Epilogue<'a> {

@@ -112,7 +112,7 @@ impl Linear {
     /// # Panics
     /// If `x` does not consist of whole rows of this layer's inputs, or the output has another number of rows; if
     /// converted rows have another precision, or the layout or integer range of another instruction set; if `x` holds
-    /// pairs that the layer does not multiply; or if SwiGLU or pairs are wanted and the number of outputs is odd.
+    /// pairs that the layer does not multiply; or if a gate or pairs are wanted and the number of outputs is odd.
     pub fn apply<'a>(&self, x: impl Into<Operand<'a>>, epilogue: Epilogue<'_>) {
         self.apply_prefetching(None, x, epilogue);
     }

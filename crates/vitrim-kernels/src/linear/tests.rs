@@ -128,7 +128,8 @@ proptest! {
     }
 
     #[test]
-    fn swiglu_weighs_the_second_half(rows in 0usize..20, inputs in 1usize..30, half in 1usize..60, seed: u64) {
+    fn a_gate_weighs_the_second_half(rows in 0usize..20, inputs in 1usize..30, half in 1usize..60, seed: u64) {
+        let activation = Activation::ALL[seed as usize % 4];
         let case = Case::draw(rows, inputs, 2 * half, seed);
         for (precision, set) in all() {
             let layer = case.layer(precision, set);
@@ -136,15 +137,15 @@ proptest! {
             // Four times as large, so that the gates range from closed to open.
             let x: Vec<f32> = case.x.iter().map(|v| 4.0 * v).collect();
             layer.forward(&x, &mut y);
-            let expected = reference::swiglu(&y, 2 * half);
+            let expected = reference::gated(activation, &y, 2 * half);
             let mut hidden = RowBuffer::default();
-            layer.apply(&x[..], Epilogue::SwigluRows(&mut hidden, Precision::F32));
+            layer.apply(&x[..], Epilogue::GateRows(activation, &mut hidden, Precision::F32));
             prop_assert_eq!((hidden.rows(), hidden.columns()), (rows, half));
             let greatest = expected.iter().fold(1f32, |m, v| m.max(v.abs()));
             prop_assert!(max_difference(&hidden.to_f32(), &expected) <= 1e-6 * greatest);
             for next in [Precision::Bf16, Precision::Int8] {
                 let (mut narrow, mut again) = (RowBuffer::default(), RowBuffer::default());
-                layer.apply(&x[..], Epilogue::SwigluRows(&mut narrow, next));
+                layer.apply(&x[..], Epilogue::GateRows(activation, &mut narrow, next));
                 again.fill(set, next, &hidden.to_f32(), half);
                 prop_assert_eq!(narrow.to_f32(), again.to_f32());
             }

@@ -163,7 +163,7 @@ impl CalibrateRequest {
         &self,
         loaded: &Loaded,
         policy: &mut Policy,
-        elsewhere: Option<Elsewhere>,
+        elsewhere: Option<Elsewhere<'_>>,
         listener: &mut Listener<'_>,
     ) -> Result<(Choice, DataNotes)> {
         self.check_folder()?;
@@ -208,7 +208,7 @@ pub fn calibrate_folder(
     loaded: &Loaded,
     folder: &Path,
     held_out: (&str, &str, &Dataset),
-    options: &CalibrationOptions,
+    options: &CalibrationOptions<'_>,
     listener: &mut Listener<'_>,
 ) -> Result<(Policy, Choice)> {
     let mut policy = open_policy(folder, loaded)?;
@@ -220,7 +220,7 @@ fn calibrate_policy(
     loaded: &Loaded,
     (policy, from, to): (&mut Policy, &Path, &Path),
     (data, split, dataset): (&str, &str, &Dataset),
-    options: &CalibrationOptions,
+    options: &CalibrationOptions<'_>,
     listener: &mut Listener<'_>,
 ) -> Result<Choice> {
     let answer = listener.follow("calibrating", |progress| {

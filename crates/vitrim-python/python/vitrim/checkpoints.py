@@ -147,6 +147,10 @@ def _answer(module: Any, how: str, paths: list[str]) -> Any:
         return next((value for value in found if value is not None), None)
     if how == "any":
         return any(_is_built(_optional(module, path)) for path in paths)
+    if how == "ratio":
+        *overs, under = paths
+        over = next((path for path in overs if _optional(module, path) is not None), overs[0])
+        return _ratio(_attribute(module, over, required=True), _attribute(module, under, required=True))
     values = [_attribute(module, path, required=how != "built") for path in paths]
     if how == "value":
         return values[0]
@@ -154,10 +158,8 @@ def _answer(module: Any, how: str, paths: list[str]) -> Any:
         return len(values[0])
     if how == "class":
         return type(values[0]).__name__
-    if how == "built":
-        return _is_built(values[0])
-    assert how == "ratio", how
-    return _ratio(values[0], values[1])
+    assert how == "built", how
+    return _is_built(values[0])
 
 
 def _is_built(value: Any) -> bool:

@@ -3,6 +3,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::activation::{sigmoid, silu};
 use burn::tensor::{Device, Tensor, TensorData};
+use vitrim_kernels::Activation;
 use vitrim_vit::{ChannelPairs, GridPlaces, MlpActivation, Rope};
 
 use super::token_layout::TokenLayout;
@@ -91,25 +92,32 @@ fn scaled(y: Tensor<2>, gamma: &Option<Param<Tensor<1>>>) -> Tensor<2> {
     }
 }
 
+/// `function` of each value.
+fn activated(function: Activation, x: Tensor<2>) -> Tensor<2> {
+    match function {
+        Activation::Gelu => gelu(x),
+        Activation::GeluTanh => {
+            let cube = x.clone().square() * x.clone();
+            let inner = x.clone() + cube.mul_scalar(0.044_715);
+            let slope = 2.0 * (2.0 / std::f64::consts::PI).sqrt();
+            // (1 + tanh(u)) / 2 = sigmoid(2 u)
+            x * sigmoid(inner.mul_scalar(slope))
+        }
+        Activation::QuickGelu => x.clone() * sigmoid(x.mul_scalar(1.702)),
+        Activation::Silu => silu(x),
+    }
+}
+
 impl Mlp {
     /// `x: [T, D]` to `[T, D]`.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         let hidden = self.fc1.forward(x);
-        let hidden = match self.activation {
-            MlpActivation::Gelu => gelu(hidden),
-            MlpActivation::GeluTanh => {
-                let cube = hidden.clone().square() * hidden.clone();
-                let inner = hidden.clone() + cube.mul_scalar(0.044_715);
-                let slope = 2.0 * (2.0 / std::f64::consts::PI).sqrt();
-                // (1 + tanh(u)) / 2 = sigmoid(2 u)
-                hidden * sigmoid(inner.mul_scalar(slope))
-            }
-            MlpActivation::QuickGelu => hidden.clone() * sigmoid(hidden.mul_scalar(1.702)),
-            MlpActivation::Silu => silu(hidden),
-            MlpActivation::SwiGlu => {
-                let half = hidden.dims()[1] / 2;
-                silu(hidden.clone().narrow(1, 0, half)) * hidden.narrow(1, half, half)
-            }
+        let function = self.activation.function();
+        let hidden = if self.activation.is_gated() {
+            let half = hidden.dims()[1] / 2;
+            activated(function, hidden.clone().narrow(1, 0, half)) * hidden.narrow(1, half, half)
+        } else {
+            activated(function, hidden)
         };
         let hidden = match &self.norm {
             Some(norm) => norm.forward(hidden),

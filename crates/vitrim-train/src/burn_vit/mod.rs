@@ -180,7 +180,7 @@ impl BurnVit {
             .collect();
         tokens.push(patches);
         let mut x = Tensor::cat(tokens, 1); // [B, N, D]
-        if let Some(positions) = self.positions() {
+        if let Some(positions) = self.positions(&x.device()) {
             x = x + positions.unsqueeze::<3>();
         }
         let x = x.reshape([batch * self.spec.num_tokens(), d]);
@@ -191,14 +191,18 @@ impl BurnVit {
     }
 
     /// Position embeddings, `[N, D]`, 0 for prefix tokens without a position; `None` if no token has one.
-    fn positions(&self) -> Option<Tensor<2>> {
-        let (positions, embedded) = (self.pos_embed.as_ref()?.val(), self.spec.embedded_prefix());
+    fn positions(&self, device: &Device) -> Option<Tensor<2>> {
+        let (patches, embedded) = (self.spec.num_patches(), self.spec.embedded_prefix());
+        let computed = self.spec.computed_positions();
+        let computed = computed
+            .map(|values| Tensor::from_data(TensorData::new(values, [patches, self.spec.dim]), device));
+        let positions = computed.or_else(|| Some(self.pos_embed.as_ref()?.val()))?;
         let without = self.spec.num_prefix_tokens() - embedded;
         if without == 0 {
             return Some(positions);
         }
-        let zeros = Tensor::zeros([without, self.spec.dim], &positions.device());
-        let patches = positions.clone().narrow(0, embedded, self.spec.num_patches());
+        let zeros = Tensor::zeros([without, self.spec.dim], device);
+        let patches = positions.clone().narrow(0, embedded, patches);
         if embedded == 0 {
             return Some(Tensor::cat(vec![zeros, patches], 0));
         }

@@ -2,7 +2,7 @@
 
 use burn::module::Module;
 use serde::{Deserialize, Serialize};
-use vitrim_data::{Batch, Loader, LoaderOptions, Order};
+use vitrim_data::{Batch, BatchShare, Loader, LoaderOptions, Order};
 use vitrim_prune::divergence::divergences;
 use vitrim_prune::{ImageKey, Pruned, run};
 use vitrim_vit::{CpuBackbone, PixelBatch, cost};
@@ -50,6 +50,7 @@ impl Finetuning<'_> {
             on_bad_image: self.on_bad_image,
             augment: None,
             corruption: None,
+            share: BatchShare::ALL,
         };
         let (mut right, mut teacher_right, mut images) = (0, 0, 0usize);
         let (mut sum_of_divergences, mut macs, mut disagreement) = (0.0, 0.0, None);

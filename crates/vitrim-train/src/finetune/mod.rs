@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use vitrim_data::{Augment, Batch, Dataset, OnBadImage, Transform};
 use vitrim_prune::policy::BackboneId;
 use vitrim_prune::{ImageKey, LearnedPruner, NoPruner, Policy, Pruner};
+use vitrim_ranks::Ranks;
 use vitrim_vit::{Checkpoint, CpuBackbone, Tensors};
 
 pub use config::FinetuneConfig;
@@ -153,6 +154,7 @@ pub fn finetune(
         batch: config.batch,
         workers: run.workers,
         on_bad_image: run.on_bad_image,
+        ranks: &Ranks::alone(),
     };
     let mut tuning = Tuning {
         run: *run,

@@ -15,7 +15,8 @@ use std::time::Instant;
 
 use burn::tensor::{Device, FloatDType};
 use serde::{Deserialize, Serialize};
-use vitrim_data::{Batch, Dataset, Loader, LoaderOptions, OnBadImage, Order, Transform};
+use vitrim_data::{Batch, BatchShare, Dataset, Loader, LoaderOptions, OnBadImage, Order, Transform};
+use vitrim_ranks::Ranks;
 use vitrim_vit::{Backbone, CpuBackbone, PixelBatch, Site, Taps, Tensors, Want};
 
 pub use config::{AugmentConfig, ModelConfig, PretrainConfig};
@@ -145,6 +146,7 @@ pub fn pretrain(
         batch: run.config.batch,
         workers: run.workers,
         on_bad_image: run.on_bad_image,
+        ranks: &Ranks::alone(),
     };
     let device = run.device.device()?;
     let learner = learner(run, classes, &device)?;
@@ -314,6 +316,7 @@ impl Pretraining<'_> {
             on_bad_image: self.on_bad_image,
             augment: None,
             corruption: None,
+            share: BatchShare::ALL,
         };
         let (mut right, mut images) = (0, 0usize);
         for batch in Loader::new(self.held_out, Order::Sequential, self.transform, options)? {

@@ -34,30 +34,37 @@ pub fn save(path: &Path, header: &impl Serialize, tensors: &[NamedTensor]) -> Re
     Ok(vitrim_durable::replace(path, &file)?)
 }
 
-/// Reads the output of [`save`]; `None` if there is no file.
+/// The bytes that [`save`] wrote; `None` if there is no file.
 ///
 /// # Errors
-/// If the file cannot be read, is damaged, or has a header of another kind.
-pub fn load<T: DeserializeOwned>(path: &Path) -> Result<Option<(T, Vec<NamedTensor>)>> {
-    let bytes = match fs::read(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        bytes => bytes.map_err(TrainError::file("read", path))?,
-    };
+/// If the file cannot be read.
+pub fn read(path: &Path) -> Result<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        bytes => bytes.map(Some).map_err(TrainError::file("read", path)),
+    }
+}
+
+/// The header and the tensors in `bytes`, which were read from `path`.
+///
+/// # Errors
+/// If they are damaged, or have a header of another kind.
+pub fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<(T, Vec<NamedTensor>)> {
     let bad = |reason: String| TrainError::Checkpoint {
         path: path.to_owned(),
         reason: format!("{reason}; delete it to train from the start"),
     };
     let damaged = |e: safetensors::SafeTensorError| bad(format!("damaged ({e})"));
-    let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(damaged)?;
+    let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(damaged)?;
     let header = metadata.metadata().as_ref().and_then(|m| m.get("vitrim"));
     let header = header.ok_or_else(|| bad("not a vitrim checkpoint".into()))?;
     let header =
         serde_json::from_str(header).map_err(|e| bad(format!("not a checkpoint of this version ({e})")))?;
-    let file = SafeTensors::deserialize(&bytes).map_err(damaged)?;
+    let file = SafeTensors::deserialize(bytes).map_err(damaged)?;
     let tensors = file.tensors().into_iter().map(|(name, view)| {
         let values =
             view.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().expect("four bytes")));
         (name, view.shape().to_vec(), values.collect())
     });
-    Ok(Some((header, tensors.collect())))
+    Ok((header, tensors.collect()))
 }

@@ -1,6 +1,7 @@
 //! The batches of a data set, pass after pass, and the position of a run in them.
 
-use vitrim_data::{Augment, Batch, Dataset, Loader, LoaderOptions, OnBadImage, Order, Transform};
+use vitrim_data::{Augment, Batch, BatchShare, Dataset, Loader, LoaderOptions, OnBadImage, Order, Transform};
+use vitrim_ranks::Ranks;
 
 use crate::error::{Result, TrainError};
 
@@ -20,14 +21,66 @@ pub struct Feed<'a> {
     pub workers: usize,
     /// What to do with an image that cannot be decoded.
     pub on_bad_image: OnBadImage,
+    /// The ranks that share each batch.
+    pub ranks: &'a Ranks,
+}
+
+/// The batches of a pass.
+pub struct Batches<'a> {
+    loader: Loader,
+    feed: &'a Feed<'a>,
+}
+
+/// This rank's share of a batch.
+pub struct Shared {
+    /// Its images; none if the batch has fewer images than ranks.
+    pub own: Batch,
+    /// Number of images of the whole batch.
+    pub whole: usize,
+}
+
+impl Batches<'_> {
+    /// Position in the pass after the batches so far: see [`Loader::position`].
+    pub fn position(&self) -> usize {
+        self.loader.position()
+    }
+}
+
+impl Iterator for Batches<'_> {
+    type Item = Result<Shared>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let before = self.loader.position();
+        let batch = self.loader.next()?;
+        let shared = |batch: Batch| match self.feed.share() {
+            // What was left out has no place in the batch.
+            BatchShare::ALL => {
+                let whole = batch.len();
+                let part = self.feed.ranks.share(whole);
+                let own = if part.len() == whole { batch } else { batch.part(part) };
+                Shared { own, whole }
+            }
+            _ => Shared { own: batch, whole: self.loader.position() - before },
+        };
+        Some(batch.map(shared).map_err(Into::into))
+    }
 }
 
 impl Feed<'_> {
+    /// The part of each batch that is decoded here. Which image takes the place of one that is left out is known only to
+    /// who decodes all of them.
+    fn share(&self) -> BatchShare {
+        match self.on_bad_image {
+            OnBadImage::Skip => BatchShare::ALL,
+            OnBadImage::Fail => BatchShare { part: self.ranks.rank(), of: self.ranks.size() },
+        }
+    }
+
     /// The batches of pass `epoch`, from its image `skip` on.
     ///
     /// # Errors
     /// Errors of the loader.
-    pub fn pass(&self, epoch: u64, skip: usize) -> Result<Loader> {
+    pub fn pass(&self, epoch: u64, skip: usize) -> Result<Batches<'_>> {
         let options = LoaderOptions {
             batch: self.batch,
             workers: self.workers,
@@ -36,9 +89,10 @@ impl Feed<'_> {
             on_bad_image: self.on_bad_image,
             augment: self.augment,
             corruption: None,
+            share: self.share(),
         };
         let order = Order::Shuffled { seed: self.seed, epoch };
-        Ok(Loader::new(self.dataset, order, self.transform, options)?)
+        Ok(Batches { loader: Loader::new(self.dataset, order, self.transform, options)?, feed: self })
     }
 }
 
@@ -54,7 +108,7 @@ pub struct EpochPosition {
 /// Full batches without end. The incomplete last batch of a pass is left out, unless it is the only one.
 pub struct Epochs<'a> {
     feed: &'a Feed<'a>,
-    batches: Loader,
+    batches: Batches<'a>,
     at: EpochPosition,
 }
 
@@ -72,17 +126,17 @@ impl<'a> Epochs<'a> {
         self.at
     }
 
-    /// The next batch.
+    /// This rank's share of the next batch.
     ///
     /// # Errors
     /// A read error, or [`TrainError::NoImages`] if a pass has no images.
     pub fn next_batch(&mut self) -> Result<Batch> {
         loop {
             match self.batches.next().transpose()? {
-                Some(batch) => {
+                Some(Shared { own, whole }) => {
                     self.at.done = self.batches.position();
-                    if batch.len() >= self.feed.batch || self.at.done <= batch.len() {
-                        return Ok(batch);
+                    if whole >= self.feed.batch || self.at.done <= whole {
+                        return Ok(own);
                     }
                 }
                 None if self.at.done == 0 => return Err(TrainError::NoImages),

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use vitrim_durable::{FolderLock, remove_leftovers};
+use vitrim_ranks::Ranks;
 
 use super::{checkpoint, log};
 use crate::error::Result;
@@ -11,7 +12,8 @@ use crate::error::Result;
 #[derive(Debug)]
 pub struct RunFolder {
     path: PathBuf,
-    _lock: FolderLock,
+    /// `None` if rank 0 has it.
+    _lock: Option<FolderLock>,
 }
 
 impl RunFolder {
@@ -25,7 +27,15 @@ impl RunFolder {
         for file in [checkpoint::FILE, log::FILE, "model/model.safetensors"].into_iter().chain(policy) {
             remove_leftovers(&path.join(file))?;
         }
-        Ok(RunFolder { path: path.to_owned(), _lock: lock })
+        Ok(RunFolder { path: path.to_owned(), _lock: Some(lock) })
+    }
+
+    /// The folder as one of `ranks` has it: rank 0 opens it; the others, who neither read nor write it, only name it.
+    ///
+    /// # Errors
+    /// As [`RunFolder::open`].
+    pub fn among(ranks: &Ranks, path: &Path) -> Result<Self> {
+        if ranks.is_first() { Self::open(path) } else { Ok(RunFolder { path: path.to_owned(), _lock: None }) }
     }
 
     /// The folder's path.

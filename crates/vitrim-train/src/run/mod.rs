@@ -17,8 +17,9 @@ use std::time::Instant;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use vitrim_data::Batch;
+use vitrim_ranks::Ranks;
 
-pub(crate) use epochs::{EpochPosition, Feed};
+pub(crate) use epochs::{EpochPosition, Feed, Shared};
 pub use folder::RunFolder;
 pub use log::FILE as LOG_FILE;
 
@@ -102,7 +103,7 @@ pub(crate) trait Resumable {
         Ok(Outcome::Finished)
     }
 
-    /// Learns from `batch`. Returns a log entry if one is due: for the steps since the last entry, which started at
+    /// Learns from `batch`, this rank's share of one. Returns a log entry if one is due: for the steps since the last entry, which started at
     /// `since`.
     ///
     /// # Errors
@@ -119,11 +120,12 @@ pub(crate) trait Resumable {
     fn publish(&mut self, folder: &Path) -> Result<()>;
 }
 
-/// Runs `learner` in `folder` until its steps are done or `stop` is set; continues from the folder's checkpoint if there
-/// is one. The steps take their images from the `feeds` by turns.
+/// Runs `learner` in `folder` until its steps are done or `stop` is set, on any rank; continues from the folder's checkpoint
+/// if there is one. The steps take their images from the `feeds` by turns. Of several ranks, the first alone reads and
+/// writes the folder.
 ///
 /// # Errors
-/// If an image or file cannot be read or written, or the checkpoint belongs to another run.
+/// If an image or file cannot be read or written, the checkpoint belongs to another run, or another rank has failed.
 pub(crate) fn execute<L: Resumable>(
     learner: &mut L,
     feeds: &[Feed<'_>],
@@ -131,8 +133,10 @@ pub(crate) fn execute<L: Resumable>(
     stop: &AtomicBool,
     tell: Tell<'_, L::Entry>,
 ) -> Result<Outcome> {
-    let from = resume(learner, folder, feeds.len())?;
-    let mut log = RunLog::open(folder.path(), entries(learner))?;
+    let ranks = feeds[0].ranks;
+    let from = resume(learner, folder, feeds.len(), ranks)?;
+    let log = || RunLog::open(folder.path(), entries(learner));
+    let mut log = ranks.is_first().then(log).transpose()?;
     if learner.steps_done() < learner.steps() && learner.prepare(stop, tell)? == Outcome::Interrupted {
         return Ok(Outcome::Interrupted);
     }
@@ -141,16 +145,20 @@ pub(crate) fn execute<L: Resumable>(
     let at = |epochs: &[Epochs<'_>]| epochs.iter().map(Epochs::at).collect::<Vec<_>>();
     let mut since = Instant::now();
     while learner.steps_done() < learner.steps() {
-        if stop.load(Ordering::Relaxed) {
-            save(learner, folder, &at(&epochs))?;
+        if ranks.any(stop.load(Ordering::Relaxed))? {
+            if ranks.is_first() {
+                save(learner, folder, &at(&epochs))?;
+            }
             return Ok(Outcome::Interrupted);
         }
         let turn = learner.steps_done() % feeds.len();
         let batch = epochs[turn].next_batch()?;
         let Some(entry) = learner.step(&batch, since)? else { continue };
-        log.write(learner.steps_done(), L::TAG, &entry)?;
+        if let Some(log) = &mut log {
+            log.write(learner.steps_done(), L::TAG, &entry)?;
+        }
         tell(RunEvent::Entry(&entry, learner.steps()));
-        if learner.is_due(&entry) {
+        if learner.is_due(&entry) && ranks.is_first() {
             save(learner, folder, &at(&epochs))?;
         }
         since = Instant::now();
@@ -163,18 +171,26 @@ pub(crate) fn execute<L: Resumable>(
 /// # Errors
 /// If its checkpoint is damaged.
 pub(crate) fn steps_done<H: Header>(folder: &Path) -> Result<Option<usize>> {
-    let saved = checkpoint::load::<H>(&folder.join(checkpoint::FILE))?;
-    Ok(saved.map(|(header, _)| header.steps_done()))
+    let path = folder.join(checkpoint::FILE);
+    let header = |bytes: Vec<u8>| checkpoint::parse::<H>(&path, &bytes).map(|(header, _)| header);
+    Ok(checkpoint::read(&path)?.map(header).transpose()?.map(|header| header.steps_done()))
 }
 
-/// Restores the folder's checkpoint if there is one; returns the position in the images of each of `feeds` feeds to
-/// continue from.
-fn resume<L: Resumable>(learner: &mut L, folder: &RunFolder, feeds: usize) -> Result<Vec<EpochPosition>> {
+/// Restores the folder's checkpoint, as rank 0 has it, if there is one; returns the position in the images of each of
+/// `feeds` feeds to continue from.
+fn resume<L: Resumable>(
+    learner: &mut L,
+    folder: &RunFolder,
+    feeds: usize,
+    ranks: &Ranks,
+) -> Result<Vec<EpochPosition>> {
     let start = vec![EpochPosition::default(); feeds];
     let path = folder.path().join(checkpoint::FILE);
-    let Some((header, tensors)) = checkpoint::load::<L::Header>(&path)? else {
+    let read = if ranks.is_first() { checkpoint::read(&path)? } else { None };
+    let Some(bytes) = ranks.from_first(|| read)? else {
         return Ok(start);
     };
+    let (header, tensors) = checkpoint::parse::<L::Header>(&path, &bytes)?;
     if let Some(what) = header.difference(&learner.header(&start)) {
         let reason =
             format!("belongs to a run with another {what}; give the same one, or another --out folder");

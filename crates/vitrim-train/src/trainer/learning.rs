@@ -1,44 +1,50 @@
 //! How an update learns from its images: by reinforcement, or by gradients through gates.
 
+use std::ops::Range;
+use std::time::Instant;
+
 use burn::tensor::Device;
-use vitrim_prune::ImageKey;
 use vitrim_random::uniform;
 use vitrim_vit::Backbone;
 
-use super::{Images, Trainer};
+use super::{Images, Trainer, labels};
 use crate::assemble::{Assembly, Game, RewardParts};
 use crate::config::{Forks, RewardConfig, RewardKind};
-use crate::error::Result;
+use crate::error::{Result, TrainError};
 use crate::gumbel::{self, GateBatch, Objective};
 use crate::mappo::{PpoHyper, PpoStats};
 use crate::rewards::{PaperRewards, PrefixRewards};
-use crate::rollout::{Rollout, RolloutStart};
+use crate::rollout::Rollout;
+use crate::share::{Share, Whole};
 
 /// Distinguishes the draw of the forked stage from those of actions.
 const FORK: u64 = 0xf0_4c;
 
-/// The results of an update's images.
+/// The results of an update's images, those of all ranks.
 pub(super) struct Played {
+    /// Number of images.
+    pub images: usize,
     pub parts: RewardParts,
     pub keep_ratio: Vec<f64>,
     pub cost: f64,
     pub divergence: Option<f64>,
+    /// The dense model's share of right answers.
+    pub dense_right: f64,
     /// Share of right answers.
     pub right: f64,
+    pub dense_passes: f64,
     pub ppo: Option<PpoStats>,
+    pub play_s: f64,
+    pub gather_s: f64,
+    pub gathered_mb: f64,
 }
 
 impl<B: Backbone> Trainer<'_, B> {
     /// By reinforcement: rollouts of every image from the first stage on, their rewards, and MAPPO's update.
-    pub(super) fn reinforce(
-        &mut self,
-        start: &mut RolloutStart<'_, B>,
-        keys: &[ImageKey],
-        labels: &[usize],
-        hyper: &PpoHyper,
-    ) -> Result<Played> {
+    pub(super) fn reinforce(&mut self, images: Images<'_>, hyper: &PpoHyper) -> Result<Played> {
+        let started = Instant::now();
         let (turn, boards) = (self.turn(), self.boards.len());
-        let (config, board) = (&self.config, &mut self.boards[turn]);
+        let (config, board) = (&self.config, &self.boards[turn]);
         let spec = board.backbone.spec();
         let update = board.state.update;
 
@@ -54,17 +60,19 @@ impl<B: Backbone> Trainer<'_, B> {
             }
             _ => 0..0,
         };
-        let rollouts = (0..config.rollouts_per_image)
-            .map(|r| {
-                let key = [config.seed, update as u64, r as u64];
-                start.play(&board.pruner, key, keys, forks.clone())
-            })
-            .collect::<Result<Vec<Rollout>>>()?;
+        let own = self.play(turn, images, &forks)?;
+        let Whole { played, bytes } = own.gathered(&self.ranks)?;
+        let gathered = started.elapsed().as_secs_f64();
+        let Share { seconds: play_s, keys, labels, dense, rollouts, .. } = played;
+        let board = &mut self.boards[turn];
+        board.dense_answers.keep(&keys, &dense);
+        let add = |passes, rollout: &Rollout| rollout.add_passes(passes, spec, &board.sites, &forks);
+        let dense_passes = rollouts.iter().fold(played.passes, add);
 
         // Reward.
         let correct: Vec<Vec<bool>> = rollouts
             .iter()
-            .map(|rollout| rollout.predictions.iter().zip(labels).map(|(p, l)| p == l).collect())
+            .map(|rollout| rollout.predictions.iter().zip(&labels).map(|(p, l)| p == l).collect())
             .collect();
         let num_patches = spec.num_patches();
         let RewardConfig { prize, keep_ratio, softening, .. } = config.reward;
@@ -91,8 +99,15 @@ impl<B: Backbone> Trainer<'_, B> {
         let shuffle_seed =
             config.seed.wrapping_mul(0x9e37_79b9) ^ (update as u64).wrapping_mul(0x85eb_ca6b_27d4_eb4f);
         let ppo = self.learner.update(&experience, &values, hyper, shuffle_seed);
+        let dense_right = dense.argmax().iter().zip(&labels).filter(|(p, l)| p == l).count() as f64;
         Ok(Played {
+            images: keys.len(),
             parts,
+            dense_right: dense_right / labels.len() as f64,
+            dense_passes,
+            play_s,
+            gather_s: (gathered - play_s).max(0.0),
+            gathered_mb: bytes as f64 / 1e6,
             keep_ratio: keep_ratios(&rollouts, num_patches),
             cost: mean(rollouts.iter().flat_map(|r| r.costs.iter().copied())),
             divergence: prefix.then(|| {
@@ -103,17 +118,39 @@ impl<B: Backbone> Trainer<'_, B> {
         })
     }
 
-    /// By gradients: every image through gates, and one step of Adam.
-    pub(super) fn descend(
-        &mut self,
-        start: &RolloutStart<'_, B>,
-        images: Images<'_>,
-        labels: &[usize],
-        hyper: &PpoHyper,
-    ) -> Result<Played> {
-        let RewardConfig { kind, keep_ratio, softening, .. } = self.config.reward;
-        let turn = self.turn();
+    /// The share of this rank: rollouts of `images` on the backbone `turn`, forked after the stages `forks`.
+    fn play(&self, turn: usize, images: Images<'_>, forks: &Range<usize>) -> Result<Share> {
+        let started = Instant::now();
         let board = &self.boards[turn];
+        let Some(start) = board.open(images)? else { return Ok(Share::none(self.checksum())) };
+        let labels = labels(images.labels, &start.dense.argmax(), board.backbone.spec().num_classes)?;
+        let rollouts = (0..self.config.rollouts_per_image)
+            .map(|r| {
+                let key = [self.config.seed, board.state.update as u64, r as u64];
+                start.play(&board.pruner, key, images.keys, forks.clone())
+            })
+            .collect::<Result<Vec<Rollout>>>()?;
+        Ok(Share {
+            policy: self.checksum(),
+            seconds: started.elapsed().as_secs_f64(),
+            keys: images.keys.to_vec(),
+            labels,
+            dense: start.dense,
+            passes: start.passes,
+            rollouts,
+        })
+    }
+
+    /// By gradients: every image through gates, and one step of Adam.
+    pub(super) fn descend(&mut self, images: Images<'_>, hyper: &PpoHyper) -> Result<Played> {
+        let started = Instant::now();
+        let turn = self.turn();
+        let board = &mut self.boards[turn];
+        let start = board.open(images)?.ok_or(TrainError::NoImages)?;
+        board.dense_answers.keep(images.keys, &start.dense);
+        let dense = start.dense.argmax();
+        let labels = labels(images.labels, &dense, board.backbone.spec().num_classes)?;
+        let RewardConfig { kind, keep_ratio, softening, .. } = self.config.reward;
         let (beta, reference) = (board.state.constraint.beta(), board.state.reference);
         let objective = match kind == RewardKind::Ratio {
             true => Objective::Ratio { keep_ratio },
@@ -125,19 +162,29 @@ impl<B: Backbone> Trainer<'_, B> {
         let shards = if self.device == Device::flex() { rayon::current_num_threads() } else { 1 };
         let descent =
             gumbel::descend(vit, self.learner.actor(), &board.pruner, batch, objective, key, shards)?;
+        let play_s = started.elapsed().as_secs_f64();
         if let Some(gradients) = descent.gradients {
             self.learner.step_actor(gradients, hyper.actor_lr, hyper.max_grad_norm);
         }
         // In units of an agent's reward: N0 agents share the fidelity term.
         let num_patches = board.backbone.spec().num_patches() as f64;
         let all = num_patches * labels.len() as f64;
-        let right = descent.predictions.iter().zip(labels).filter(|(p, l)| p == l).count() as f64;
+        let share = |classes: &[usize]| {
+            let right = classes.iter().zip(&labels).filter(|(p, l)| p == l).count() as f64;
+            right / labels.len() as f64
+        };
         Ok(Played {
+            images: labels.len(),
+            dense_right: share(&dense),
+            right: share(&descent.predictions),
+            dense_passes: start.passes,
+            play_s,
+            gather_s: 0.0,
+            gathered_mb: 0.0,
             parts: RewardParts { accuracy: -num_patches * descent.fidelity, efficiency: -descent.efficiency },
             keep_ratio: descent.survivors.iter().map(|&left| left as f64 / all).collect(),
             cost: descent.cost,
             divergence: Some(descent.divergence),
-            right: right / labels.len().max(1) as f64,
             ppo: None,
         })
     }

@@ -11,7 +11,8 @@ use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use vitrim_prune::policy::{BackboneId, PerceptronSpec, PerceptronWeights, Universal};
 use vitrim_prune::{ImageKey, LearnedPruner, Policy, Pruner, ReadOut};
-use vitrim_vit::{Backbone, PixelBatch, Site, Tensors, VitSpec};
+use vitrim_ranks::Ranks;
+use vitrim_vit::{Backbone, Output, PixelBatch, Site, Tensors, VitSpec};
 
 pub use start::Start;
 pub use update_log::UpdateLog;
@@ -30,7 +31,7 @@ use learning::{Played, mean};
 /// A smaller g_ref would make beta meaningless: random pruning then changes nothing.
 const LEAST_REFERENCE: f64 = 1e-4;
 
-/// Images of one update.
+/// Images of one update; of several ranks, the share of this one, which may be none.
 #[derive(Clone, Copy)]
 pub struct Images<'a> {
     /// Pixels, `[I, 3, H, W]`.
@@ -90,6 +91,7 @@ pub struct Trainer<'a, B: Backbone> {
     learner: Learner,
     /// The actor that the training started from, if it was given.
     start: Option<Start>,
+    ranks: Ranks,
 }
 
 impl<'a, B: Backbone> Trainer<'a, B> {
@@ -123,6 +125,7 @@ impl<'a, B: Backbone> Trainer<'a, B> {
             device: device.clone(),
             learner,
             start: None,
+            ranks: Ranks::alone(),
         })
     }
 
@@ -149,7 +152,14 @@ impl<'a, B: Backbone> Trainer<'a, B> {
             device: device.clone(),
             learner,
             start: None,
+            ranks: Ranks::alone(),
         })
+    }
+
+    /// The same trainer as one of `ranks`, each of which is given its share of the images ([`Ranks::share`]).
+    #[must_use]
+    pub fn among(self, ranks: &Ranks) -> Self {
+        Trainer { ranks: ranks.clone(), ..self }
     }
 
     /// Replaces the initialised actor by that of `start`, whose inputs and layers must be among those of the
@@ -190,22 +200,34 @@ impl<'a, B: Backbone> Trainer<'a, B> {
         self.start.is_some() || self.config.actor.gate > 0.0
     }
 
-    /// Measures each of `images` on backbone `board` before the first update.
+    /// Measures each of `images` on backbone `board` before the first update; returns the measurements of all ranks'
+    /// images.
     ///
     /// # Errors
-    /// Errors of the backbone.
+    /// Errors of the backbone, or of another rank.
     pub fn probe(&mut self, board: usize, images: Images<'_>) -> Result<Vec<Probe>> {
         let (config, board) = (&self.config, &mut self.boards[board]);
-        let start = board.open(images)?;
         let RewardConfig { keep_ratio, softening, .. } = config.reward;
-        let blocks = policy_of(&self.learner, config, board.backbone.spec(), board.id.clone()).drop_stages();
-        let random = start.random_divergences(keep_ratio, &blocks, config.seed, images.keys)?;
-        let gated = config.actor.gate > 0.0;
-        let unlikeness =
-            if gated { start.unlikeness(&board.pruner)? } else { vec![Vec::new(); random.len()] };
-        let probe =
-            |(divergence, unlikeness)| Probe { divergence: soften(divergence, softening), unlikeness };
-        Ok(random.into_iter().zip(unlikeness).map(probe).collect())
+        let (mut random, mut unlikeness, mut dense) = (Vec::new(), Vec::new(), Vec::new());
+        if let Some(start) = board.open(images)? {
+            let blocks =
+                policy_of(&self.learner, config, board.backbone.spec(), board.id.clone()).drop_stages();
+            random = start.random_divergences(keep_ratio, &blocks, config.seed, images.keys)?;
+            let gated = config.actor.gate > 0.0;
+            unlikeness =
+                if gated { start.unlikeness(&board.pruner)? } else { vec![Vec::new(); random.len()] };
+            dense = start.dense.values;
+        }
+        let (all, _) = self.ranks.gather(((images.keys.to_vec(), dense), (random, unlikeness)))?;
+        let mut probes = Vec::new();
+        for ((keys, dense), (random, unlikeness)) in all {
+            let width = dense.len() / keys.len().max(1);
+            board.dense_answers.keep(&keys, &Output { width, values: dense });
+            let probe =
+                |(divergence, unlikeness)| Probe { divergence: soften(divergence, softening), unlikeness };
+            probes.extend(random.into_iter().zip(unlikeness).map(probe));
+        }
+        Ok(probes)
     }
 
     /// Sets g_ref of each backbone from the `probes` of its reference images, and the position of a new actor's gate by its
@@ -251,35 +273,36 @@ impl<'a, B: Backbone> Trainer<'a, B> {
         }
     }
 
-    /// What one sampled rollout of each image loses on backbone `board`: 1 if its answer differs from the dense model's,
-    /// otherwise 0; for a backbone without classes, the drift 1 - cos.
+    /// What one sampled rollout of each image of all ranks loses on backbone `board`: 1 if its answer differs from the dense
+    /// model's, otherwise 0; for a backbone without classes, the drift 1 - cos.
     ///
     /// # Errors
-    /// Errors of the backbone.
+    /// Errors of the backbone, or of another rank.
     pub fn sampled_losses(&mut self, board: usize, images: Images<'_>) -> Result<Vec<f64>> {
-        let board = &mut self.boards[board];
-        let mut start = board.open(images)?;
-        let key = [self.config.seed, u64::MAX, 0];
-        let rollout = start.play(&board.pruner, key, images.keys, 0..0)?;
-        if board.backbone.spec().num_classes == 0 {
-            return Ok(rollout.divergences.last().cloned().unwrap_or_default());
+        let board = &self.boards[board];
+        let mut own = Vec::new();
+        if let Some(start) = board.open(images)? {
+            let key = [self.config.seed, u64::MAX, 0];
+            let rollout = start.play(&board.pruner, key, images.keys, 0..0)?;
+            own = if board.backbone.spec().num_classes == 0 {
+                rollout.divergences.last().cloned().unwrap_or_default()
+            } else {
+                let pairs = start.dense.argmax().into_iter().zip(&rollout.predictions);
+                pairs.map(|(dense, pruned)| f64::from(u8::from(dense != *pruned))).collect()
+            };
         }
-        let dense = start.dense.argmax();
-        Ok(dense.iter().zip(&rollout.predictions).map(|(d, p)| f64::from(u8::from(d != p))).collect())
+        Ok(self.ranks.gather(own)?.0.concat())
     }
 
-    /// Plays `images` on the backbone whose turn it is, learns from them, and returns the metrics.
+    /// Plays `images` on the backbone whose turn it is, learns from those of all ranks, and returns the metrics.
     ///
     /// # Errors
-    /// Errors of the backbone, or a label for which the backbone has no class.
+    /// Errors of the backbone, a label for which the backbone has no class, or an error of another rank.
     pub fn update(&mut self, images: Images<'_>) -> Result<UpdateLog> {
         let started = Instant::now();
         let turn = self.turn();
-        let board = &mut self.boards[turn];
+        let board = &self.boards[turn];
         let spec = board.backbone.spec();
-        let mut start = board.open(images)?;
-        let dense = start.dense.argmax();
-        let labels = labels(images.labels, &dense, spec.num_classes)?;
         let beta = board.state.constraint.beta();
         let (learning_rate, entropy) = self.config.ppo.schedule(board.state.update, self.config.updates);
         let hyper = PpoHyper {
@@ -292,16 +315,28 @@ impl<'a, B: Backbone> Trainer<'a, B> {
             max_grad_norm: self.config.ppo.max_grad_norm,
             target_kl: (self.config.ppo.target_kl > 0.0).then_some(self.config.ppo.target_kl),
         };
-        let Played { parts, keep_ratio, cost, divergence, right, ppo } = match self.config.learner {
-            LearnerKind::Mappo => self.reinforce(&mut start, images.keys, &labels, &hyper)?,
-            LearnerKind::Gumbel => self.descend(&start, images, &labels, &hyper)?,
+        let Played {
+            images,
+            parts,
+            keep_ratio,
+            cost,
+            divergence,
+            dense_right,
+            right,
+            dense_passes,
+            ppo,
+            play_s,
+            gather_s,
+            gathered_mb,
+        } = match self.config.learner {
+            LearnerKind::Mappo => self.reinforce(images, &hyper)?,
+            LearnerKind::Gumbel => self.descend(images, &hyper)?,
         };
 
         // Follow the accuracy target, and log.
-        let dense_right = dense.iter().zip(&labels).filter(|(p, l)| p == l).count() as f64;
         let sampled_accuracy_loss = match divergence {
             Some(divergence) if spec.num_classes == 0 => 100.0 * divergence,
-            _ => 100.0 * (dense_right / labels.len().max(1) as f64 - right),
+            _ => 100.0 * (dense_right - right),
         };
         let follows_target = self.follows_target();
         let constraint = &mut self.boards[turn].state.constraint;
@@ -311,11 +346,16 @@ impl<'a, B: Backbone> Trainer<'a, B> {
         let estimated_accuracy_loss = follows_target.then(|| constraint.estimated_accuracy_loss());
         self.boards.iter_mut().for_each(|board| board.state.update += 1);
         self.refresh();
+        let seconds = started.elapsed().as_secs_f64();
         Ok(UpdateLog {
             update: self.updates_done(),
             backbone: (self.boards.len() > 1).then(|| self.boards[turn].name.clone()),
-            images_per_s: images.keys.len() as f64 / started.elapsed().as_secs_f64(),
-            dense_passes: start.passes,
+            images_per_s: images as f64 / seconds,
+            play_s,
+            gather_s,
+            learn_s: seconds - play_s - gather_s,
+            gathered_mb,
+            dense_passes,
             reward: parts.accuracy + parts.efficiency,
             reward_accuracy: parts.accuracy,
             reward_efficiency: parts.efficiency,
@@ -379,6 +419,14 @@ impl<'a, B: Backbone> Trainer<'a, B> {
     fn refresh(&mut self) {
         self.boards.iter_mut().for_each(|board| board.refresh(&self.config, &self.learner));
     }
+
+    /// Checksum of the policy, the same on all ranks.
+    fn checksum(&self) -> u32 {
+        let weights = self.learner.actor_weights();
+        let values = weights.named().into_iter().flat_map(|(_, values)| values);
+        let bytes: Vec<u8> = values.flat_map(|value| value.to_le_bytes()).collect();
+        crc32c::crc32c(&bytes)
+    }
 }
 
 impl<'a, B: Backbone> Board<'a, B> {
@@ -407,10 +455,12 @@ impl<'a, B: Backbone> Board<'a, B> {
         self.pruner = LearnedPruner::new(spec, &policy_of(learner, config, spec, self.id.clone()));
     }
 
-    /// The images at the first stage, and what the dense model says of them.
-    fn open(&mut self, images: Images<'_>) -> Result<RolloutStart<'a, B>> {
+    /// The images at the first stage, and what the dense model says of them; `None` if this rank has none.
+    fn open(&self, images: Images<'_>) -> Result<Option<RolloutStart<'a, B>>> {
         let first = self.pruner.sites(self.backbone.spec())[0];
-        RolloutStart::open(self.backbone, images.pixels, images.keys, first, &mut self.dense_answers)
+        let open =
+            || RolloutStart::open(self.backbone, images.pixels, images.keys, first, &self.dense_answers);
+        (!images.keys.is_empty()).then(open).transpose()
     }
 }
 

@@ -14,6 +14,14 @@ pub struct UpdateLog {
     pub backbone: Option<String>,
     /// Images per second, including all their rollouts and the update of the networks.
     pub images_per_s: f64,
+    /// Seconds until the last rank had played its images: opening, dense answers, rollouts and forks.
+    pub play_s: f64,
+    /// Seconds until rank 0 had what the other ranks played, after that; 0 for a process on its own.
+    pub gather_s: f64,
+    /// Seconds for rewards, advantages and the update of the networks.
+    pub learn_s: f64,
+    /// What rank 0 got from the other ranks, MB.
+    pub gathered_mb: f64,
     /// Token-layers of the backbone that this update ran an image, in dense passes: opening, dense answer where it was
     /// not known, rollouts and forks; without the networks' own updates.
     pub dense_passes: f64,

@@ -11,6 +11,10 @@ pub(super) fn origin_embedding(spec: &VitSpec, tensors: &Tensors) -> Result<Vec<
     for (name, count) in spec.prefix_tokens() {
         rows.extend_from_slice(&tensors.get(name, &[1, count, d])?);
     }
+    if let Some(computed) = spec.computed_positions() {
+        rows.extend(computed);
+        return Ok(rows);
+    }
     if spec.position_rows() == 0 {
         rows.resize(spec.num_tokens() * d, 0.0);
         return Ok(rows);

@@ -348,35 +348,34 @@ impl CpuWeights {
     /// Block `l` from its attention's residual to its end.
     fn mlp(&self, l: usize, part: &mut Part<'_>, way: &Way<'_>) {
         let (d, block, mlp) = (self.spec.dim, &self.blocks[l], &self.spec.mlp);
-        let (activation, precision) = (mlp.activation.plain(), self.precision());
+        let (function, gated, precision) =
+            (mlp.activation.function(), mlp.activation.is_gated(), self.precision());
         let chunk = way.chunk(part.rows()) * d;
         let count = part.tokens.len().div_ceil(chunk);
         way.profile.time(Operation::NormMlp, || {
             part.tokens.par_chunks_mut(chunk).enumerate().for_each(|(i, x)| {
                 ROWS.with_borrow_mut(|(normed, hidden)| {
                     block.norm2.forward_rows(x, normed, precision, d);
-                    match (&block.mlp_norm, activation) {
-                        (Some(norm), activation) => UNNORMED.with_borrow_mut(|(first, raw)| {
+                    match &block.mlp_norm {
+                        Some(norm) => UNNORMED.with_borrow_mut(|(first, raw)| {
                             let rows = x.len() / d;
                             let first = first.room(rows * mlp.first());
                             block.fc1.apply_prefetching(Some(&block.fc2), &*normed, Epilogue::Store(first));
-                            let raw = match activation {
-                                Some(activation) => {
-                                    InstructionSet::current().activate(activation, first);
-                                    first
-                                }
-                                None => {
-                                    let raw = raw.room(rows * mlp.hidden);
-                                    InstructionSet::current().swiglu(first, raw, mlp.first());
-                                    raw
-                                }
+                            let raw = if gated {
+                                let raw = raw.room(rows * mlp.hidden);
+                                InstructionSet::current().gate(function, first, raw, mlp.first());
+                                raw
+                            } else {
+                                InstructionSet::current().activate(function, first);
+                                first
                             };
                             norm.forward_rows(raw, hidden, precision, mlp.hidden);
                         }),
-                        (None, activation) => {
-                            let to = match activation {
-                                Some(activation) => Epilogue::ActivateRows(activation, hidden, precision),
-                                None => Epilogue::SwigluRows(hidden, precision),
+                        None => {
+                            let to = if gated {
+                                Epilogue::GateRows(function, hidden, precision)
+                            } else {
+                                Epilogue::ActivateRows(function, hidden, precision)
                             };
                             block.fc1.apply_prefetching(Some(&block.fc2), &*normed, to);
                         }

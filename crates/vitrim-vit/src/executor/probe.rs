@@ -108,7 +108,7 @@ impl Probe {
             norm.forward(&pooled, &mut normed, d);
             let mut hidden = vec![0.0; packed.batch() * mlp.first()];
             fc1.forward(&normed, &mut hidden);
-            let activation = mlp.activation.plain().expect("attention pools have no gated MLP");
+            let activation = mlp.activation.function();
             isa.activate(activation, &mut hidden);
             fc2.forward_add(&hidden, &mut pooled);
         }

@@ -3,8 +3,9 @@
 
 use serde_json::{Value, json};
 
+use super::authors;
 use super::family::Family;
-use super::fields::{count_or, flag_or, wrong};
+use super::fields::{count_or, flag_or};
 use super::timm::{self, Draft, Name, Size};
 use super::transformers::{self, Class, Task};
 use crate::error::Result;
@@ -12,7 +13,7 @@ use crate::names::{NameRow, NameTable, Stored};
 use crate::positions::Bicubic;
 use crate::spec::{
     AttentionPool, AttentionSpec, Embedding, EmbeddingNorm, MlpActivation, MlpSpec, NormSpec, Pool, Pooling,
-    VitSpec,
+    Positions, VitSpec,
 };
 
 pub(super) const FAMILY: Family = Family {
@@ -23,14 +24,27 @@ pub(super) const FAMILY: Family = Family {
         class: &timm::VISION_TRANSFORMER,
         modules: &[],
     },
-    transformers: &[Class {
-        name: "Aimv2",
-        tasks: &[Task::VisionModel, Task::Model],
-        geometry,
-        names,
-        bicubic: Bicubic::Plain,
-        sized_by_processor: false,
-    }],
+    transformers: &[
+        Class {
+            name: "Aimv2",
+            tasks: &[Task::VisionModel, Task::Model],
+            geometry,
+            names,
+            bicubic: Bicubic::Plain,
+            sized_by_processor: false,
+            dialects: &[],
+        },
+        // Apple's own class, with remote code.
+        Class {
+            name: "AIMv2",
+            tasks: &[Task::Model],
+            geometry: apples,
+            names,
+            bicubic: Bicubic::Plain,
+            sized_by_processor: false,
+            dialects: &[authors::APPLE],
+        },
+    ],
 };
 
 const SIZES: [Size; 4] = [
@@ -68,21 +82,12 @@ fn geometry(config: &Value, task: Task) -> Result<VitSpec> {
         ("rms_norm_eps", json!(1e-5)),
     ];
     let tower = transformers::tower(config, &defaults);
-    if flag_or(&tower, "is_native", false)? {
-        return Err(wrong(
-            "is_native: positions that are computed for each image size are not supported; vitrim runs AIMv2 with a \
-             table of positions"
-                .into(),
-        ));
-    }
-    if transformers::activation(&tower)? != MlpActivation::Silu {
-        return Err(wrong("hidden_act: AIMv2's gated MLP is supported with 'silu' alone".into()));
-    }
+    let gate = transformers::activation(&tower)?.function();
     let spec = transformers::plain(&tower, task, 14)?;
     let biased = spec.attention.qkv_bias;
     let mlp = MlpSpec {
         bias: flag_or(&tower, "mlp_bias", false)?,
-        ..MlpSpec::plain(count_or(&tower, "intermediate_size", 2816)?, MlpActivation::SwiGlu)
+        ..MlpSpec::plain(count_or(&tower, "intermediate_size", 2816)?, MlpActivation::of(gate, true))
     };
     let mut pooling = if flag_or(&tower, "use_head", true)? {
         let heads = spec.attention.heads;
@@ -94,15 +99,25 @@ fn geometry(config: &Value, task: Task) -> Result<VitSpec> {
     if task == Task::Model {
         pooling.projection = Some(count_or(config, "projection_dim", 512)?);
     }
+    // Apple's checkpoint for images of all sizes.
+    let positions = if flag_or(&tower, "is_native", false)? { Positions::Sines } else { Positions::All };
     let eps = tower["rms_norm_eps"].as_f64().unwrap_or(1e-5) as f32;
     Ok(VitSpec {
         mlp,
         pooling,
+        positions,
         attention: AttentionSpec { proj_bias: biased, ..spec.attention },
         norm: NormSpec { eps, rms: true },
         embedding: Embedding { class_token: false, norm: EmbeddingNorm::Patches, ..Embedding::default() },
         ..spec
     })
+}
+
+/// Without a head.
+fn apples(config: &Value, _: Task) -> Result<VitSpec> {
+    let mut config = config.clone();
+    config["use_head"] = json!(false);
+    geometry(&config, Task::VisionModel)
 }
 
 fn names(_: &VitSpec) -> NameTable {

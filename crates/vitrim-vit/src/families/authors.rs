@@ -21,8 +21,19 @@ pub(super) const OF_VISION_TRANSFORMER: [Dialect; 4] = [
         // timm adds the class token's position to the class token.
         adapt: |spec, _| spec.positions = Positions::ClassAndPatches,
     },
-    Dialect::plain("preprocessor.patchifier.proj.weight", AIMV2),
+    APPLE,
 ];
+
+/// Of AIMv2, as Apple wrote it. Where there is no table, positions are computed.
+pub(super) const APPLE: Dialect = Dialect {
+    mark: "preprocessor.patchifier.proj.weight",
+    names: AIMV2,
+    adapt: |spec, files| {
+        if files.shape("preprocessor.pos_embed").is_none() {
+            spec.positions = Positions::Sines;
+        }
+    },
+};
 
 /// Of timm's `Eva`.
 pub(super) const OF_EVA: [Dialect; 4] = [

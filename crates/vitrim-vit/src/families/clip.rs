@@ -27,6 +27,7 @@ pub(super) const FAMILY: Family = Family {
         names,
         bicubic: Bicubic::Plain,
         sized_by_processor: false,
+        dialects: &[],
     }],
 };
 

@@ -33,6 +33,7 @@ pub(super) const FAMILY: Family = Family {
         },
         bicubic: Bicubic::Plain,
         sized_by_processor: false,
+        dialects: &[],
     }],
 };
 

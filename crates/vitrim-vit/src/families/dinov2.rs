@@ -29,6 +29,7 @@ pub(super) const FAMILY: Family = Family {
             bicubic: Bicubic::Plain,
             // Published at 518 pixels; it takes any size, and runs at the size that its processor gives.
             sized_by_processor: true,
+            dialects: &[],
         },
         Class {
             name: "Dinov2WithRegisters",
@@ -37,6 +38,7 @@ pub(super) const FAMILY: Family = Family {
             names: |spec| names("dinov2_with_registers.", spec),
             bicubic: Bicubic::Antialiased,
             sized_by_processor: true,
+            dialects: &[],
         },
     ],
 };

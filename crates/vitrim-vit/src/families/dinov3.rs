@@ -27,9 +27,10 @@ pub(super) const FAMILY: Family = Family {
         name: "DINOv3ViT",
         tasks: &[Task::Model],
         geometry,
-        names: |_| NAMES,
+        names,
         bicubic: Bicubic::Plain,
         sized_by_processor: true,
+        dialects: &[],
     }],
 };
 
@@ -96,10 +97,7 @@ fn geometry(config: &Value, task: Task) -> Result<VitSpec> {
     };
     let mut activation = transformers::activation(&config)?;
     if flag_or(&config, "use_gated_mlp", false)? {
-        if activation != MlpActivation::Silu {
-            return Err(wrong("use_gated_mlp is supported with hidden_act 'silu' alone".into()));
-        }
-        activation = MlpActivation::SwiGlu;
+        activation = MlpActivation::of(activation.function(), true);
     }
     let hidden = count_or(&config, "intermediate_size", 1536)?;
     let mlp = MlpSpec { bias: flag_or(&config, "mlp_bias", true)?, ..MlpSpec::plain(hidden, activation) };
@@ -114,6 +112,17 @@ fn geometry(config: &Value, task: Task) -> Result<VitSpec> {
     let embedding = Embedding { reg_tokens, ..Embedding::default() };
     Ok(VitSpec { attention, mlp, embedding, positions: Positions::None, layer_scale: true, ..spec })
 }
+
+/// Without registers, transformers writes a tensor of none.
+fn names(spec: &VitSpec) -> NameTable {
+    match spec.embedding.reg_tokens {
+        0 => NameTable { ignored: &WITHOUT_REGISTERS, ..NAMES },
+        _ => NAMES,
+    }
+}
+
+const WITHOUT_REGISTERS: [&str; 3] =
+    ["embeddings.mask_token", "rope_embeddings.*", "embeddings.register_tokens"];
 
 const NAMES: NameTable = NameTable {
     prefix: "dinov3_vit.",

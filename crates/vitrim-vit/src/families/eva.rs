@@ -1,6 +1,8 @@
 //! timm's `Eva`: EVA-02 (Fang et al., 2023, <https://arxiv.org/abs/2303.11331>), the Perception Encoder (Bolya et al.,
 //! 2025, <https://arxiv.org/abs/2504.13181>) and DINOv3 (`dinov3.rs`): rotary position embeddings.
 
+use vitrim_kernels::Activation;
+
 use super::authors;
 use super::family::Family;
 use super::fields::{count, flag, number, pair};
@@ -50,7 +52,7 @@ const PE_SIZES: [Size; 5] = [
 /// timm's `Eva` of `size` for square inputs of `side` pixels: queries and values have a bias, keys have none.
 pub(super) fn plain(name: &Name<'_>, size: Size, side: usize) -> Draft {
     let mut draft = Draft::plain(name, size, side);
-    draft.hidden_ratio = Some(1);
+    (draft.hidden_ratio, draft.pool_prefix) = (Some(1), true);
     draft.pool.2 = Some(MlpActivation::Gelu);
     draft.spec.attention.unbiased_keys = true;
     draft.spec.pooling.pool = Pool::Avg;
@@ -176,6 +178,16 @@ static ARGUMENTS: &[TimmArgument] = &[
         }
         Ok(())
     }),
+    // A gated MLP of timm's `Eva` has SiLU, whatever is given.
+    sets("act_layer", Live::Class("blocks.0.mlp.act"), |draft, named, value| {
+        let (function, activation) = (timm::function(named, value)?, &mut draft.spec.mlp.activation);
+        match (*activation, function) {
+            (MlpActivation::SwiGlu, Activation::Silu) => {}
+            (MlpActivation::SwiGlu, _) => return Err(not_supported(named, value)),
+            _ => *activation = MlpActivation::of(function, false),
+        }
+        Ok(())
+    }),
     sets("swiglu_align_to", Live::Unknown, |draft, named, value| {
         draft.hidden_ratio = Some(count(named, value)?.max(1));
         Ok(())
@@ -284,7 +296,7 @@ static ARGUMENTS: &[TimmArgument] = &[
             Ok(())
         },
     ),
-    sets("mlp_ratio", Live::Ratio("blocks.0.mlp.fc2.in_features", "embed_dim"), |draft, named, value| {
+    sets("mlp_ratio", Live::Ratio(&["blocks.0.mlp.fc2.in_features"], "embed_dim"), |draft, named, value| {
         draft.mlp_ratio = number(named, value)?;
         Ok(())
     }),
@@ -294,6 +306,9 @@ static ARGUMENTS: &[TimmArgument] = &[
         Effect::SetsGiven(|spec, given| spec.layer_scale = given),
     ),
     timm::argument("mlp_layer", Live::Unknown, Effect::Nothing),
+    only("scale_attn_norm", "false"),
+    only("scale_mlp_norm", "false"),
+    only("gate_last", "false"),
     timm::argument("qkv_fused", Live::Unknown, Effect::Nothing),
     timm::argument("head_init_scale", Live::Unknown, Effect::Nothing),
     // Every Eva that is named here has a final norm, before or after pooling.

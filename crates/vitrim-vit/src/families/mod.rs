@@ -21,6 +21,7 @@
 
 mod aimv2;
 mod authors;
+mod beit;
 mod clip;
 mod deit;
 mod deit3;
@@ -62,6 +63,7 @@ static FAMILIES: &[Family] = &[
     eva::EVA02,
     eva::PE_CORE,
     aimv2::FAMILY,
+    beit::FAMILY,
 ];
 
 /// The checkpoint that `config` describes; `processor` is transformers' `preprocessor_config.json`.
@@ -264,6 +266,7 @@ mod tests {
             "vit_{small,base,large,giant}_patch*[_reg4]_dinov2, ",
             "vit_{tiny,small,small_plus,base,large,huge_plus,7b}_patch*_dinov3[_qkvb], ",
             "vit_pe_core_{tiny,small,base,large,gigantic}_patch*_*, ",
+            "beit3_{base,large,giant}_patch*_*; ",
             "transformers' ViTModel, ViTForImageClassification, ",
             ", DeiTModel, ",
             "DeiTForImageClassificationWithTeacher, ",

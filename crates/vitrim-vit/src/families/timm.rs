@@ -4,6 +4,7 @@
 //! from which Python's `from_timm` reads the same arguments of a live module.
 
 use serde_json::{Map, Value};
+use vitrim_kernels::Activation;
 
 use super::description::Description;
 use super::fields::{count, flag, number, pair, present, shown, square, wrong};
@@ -96,6 +97,8 @@ pub(super) struct Draft {
     pub mlp_ratio: f64,
     /// Whether `mlp_ratio` is that of the inputs of the second layer (timm's `Eva`), and of what they are a multiple.
     pub hidden_ratio: Option<usize>,
+    /// Whether an attention pool pools prefix tokens, too (timm's `Eva`).
+    pub pool_prefix: bool,
     /// The argument `fc_norm`, if it was given.
     pub fc_norm: Option<bool>,
     /// Heads, ratio of the MLP and activation of an attention pool, if they are not those of the blocks.
@@ -120,23 +123,30 @@ impl Draft {
             layer_scale: false,
             pooling: Pooling::plain(Pool::Token, false),
         };
-        Draft { spec, mlp_ratio: size.mlp_ratio, hidden_ratio: None, fc_norm: None, pool: (None, None, None) }
+        Draft {
+            spec,
+            mlp_ratio: size.mlp_ratio,
+            hidden_ratio: None,
+            pool_prefix: false,
+            fc_norm: None,
+            pool: (None, None, None),
+        }
     }
 
     /// The finished geometry, checked.
     pub fn finish(self) -> Result<VitSpec> {
-        let Draft { mut spec, mlp_ratio, hidden_ratio, fc_norm, pool: (heads, pool_ratio, activation) } =
-            self;
+        let Draft { mut spec, mlp_ratio, hidden_ratio, pool_prefix, fc_norm, pool } = self;
+        let (heads, pool_ratio, activation) = pool;
         spec.pooling.fc_norm = fc_norm.unwrap_or(spec.pooling.pool == Pool::Avg);
         let width = |ratio: f64| (spec.dim as f64 * ratio) as usize;
         spec.pooling.attention = (spec.pooling.pool == Pool::Map).then(|| AttentionPool {
             heads: heads.unwrap_or(spec.attention.heads),
-            prefix: hidden_ratio.is_some(),
+            prefix: pool_prefix,
             query: true,
             bias: true,
             mlp: Some(MlpSpec::plain(
                 width(pool_ratio.unwrap_or(mlp_ratio)),
-                activation.unwrap_or(spec.mlp.activation),
+                activation.unwrap_or(MlpActivation::of(spec.mlp.activation.function(), false)),
             )),
         });
         spec.mlp = match hidden_ratio {
@@ -147,10 +157,14 @@ impl Draft {
         Ok(spec)
     }
 
-    /// A norm over all tokens before block 0; the patch embedding has no bias then.
+    /// A norm over all tokens before block 0; the patch embedding has no bias then. Without it, a norm of the patches
+    /// stays.
     pub fn set_pre_norm(&mut self, there: bool) {
-        self.spec.embedding.norm = if there { EmbeddingNorm::Tokens } else { EmbeddingNorm::None };
-        self.spec.embedding.patch_bias = !there;
+        let embedding = &mut self.spec.embedding;
+        if there || embedding.norm == EmbeddingNorm::Tokens {
+            embedding.norm = if there { EmbeddingNorm::Tokens } else { EmbeddingNorm::None };
+            embedding.patch_bias = !there;
+        }
     }
 
     /// Applies the argument `name` of `class`.
@@ -197,8 +211,8 @@ pub enum Live {
     Built(&'static str),
     /// As [`Live::Built`], of any of these attributes.
     AnyBuilt(&'static [&'static str]),
-    /// The ratio of the first attribute to the second.
-    Ratio(&'static str, &'static str),
+    /// The ratio of the first of these attributes that exists to the last argument.
+    Ratio(&'static [&'static str], &'static str),
 }
 
 #[derive(Clone, Copy)]
@@ -285,29 +299,29 @@ pub(super) static ARGUMENTS: &[TimmArgument] = &[
         draft.spec.attention.heads = count(named, value)?;
         Ok(())
     }),
-    sets("mlp_ratio", Live::Ratio("blocks.0.mlp.fc1.out_features", "embed_dim"), |draft, named, value| {
+    sets("mlp_ratio", Live::Ratio(&FIRST_LAYER, "embed_dim"), |draft, named, value| {
         draft.mlp_ratio = number(named, value)?;
         Ok(())
     }),
     sets("mlp_layer", Live::Class("blocks.0.mlp"), |draft, named, value| {
-        let built = if draft.spec.mlp.activation.is_gated() { "GluMlp" } else { "Mlp" };
-        fixed(named, value, &[built])
-    }),
-    sets("act_layer", Live::Class("blocks.0.mlp.act"), |draft, named, value| {
-        let named_so = match value.as_str() {
-            Some("gelu" | "GELU") => MlpActivation::Gelu,
-            Some("gelu_tanh" | "GELUTanh") => MlpActivation::GeluTanh,
-            Some("quick_gelu" | "QuickGELU") => MlpActivation::QuickGelu,
-            Some("silu" | "swish" | "SiLU") => MlpActivation::Silu,
+        let (gated, hidden_ratio) = match value.as_str() {
+            Some("Mlp") => (false, None),
+            // One first layer, of which timm's ratio tells the outputs.
+            Some("GluMlp") => (true, None),
+            // Two, whose ratio is that of the second layer's inputs.
+            Some("SwiGLU") => (true, Some(1)),
             _ => return Err(not_supported(named, value)),
         };
         let activation = &mut draft.spec.mlp.activation;
-        match (*activation, named_so) {
-            // The activation of the gate.
-            (MlpActivation::SwiGlu, MlpActivation::Silu) => {}
-            (MlpActivation::SwiGlu, _) => return Err(not_supported(named, value)),
-            _ => *activation = named_so,
-        }
+        *activation = MlpActivation::of(activation.function(), gated);
+        draft.hidden_ratio = hidden_ratio;
+        Ok(())
+    }),
+    // Not a timm argument: an argument of timm's `GluMlp`.
+    argument("gate_last", Live::First(&["blocks.0.mlp.gate_last"]), Effect::Only("false")),
+    sets("act_layer", Live::Class("blocks.0.mlp.act"), |draft, named, value| {
+        let activation = &mut draft.spec.mlp.activation;
+        *activation = MlpActivation::of(function(named, value)?, activation.is_gated());
         Ok(())
     }),
     sets("class_token", Live::Built("cls_token"), |draft, named, value| {
@@ -359,8 +373,14 @@ pub(super) static ARGUMENTS: &[TimmArgument] = &[
         (draft.spec.attention.proj_bias, draft.spec.mlp.bias) = (biased, biased);
         Ok(())
     }),
-    only("scale_attn_norm", "false"),
-    only("scale_mlp_norm", "false"),
+    sets("scale_attn_norm", Live::Built("blocks.0.attn.norm"), |draft, named, value| {
+        draft.spec.attention.inner_norm = flag(named, value)?;
+        Ok(())
+    }),
+    sets("scale_mlp_norm", Live::Built("blocks.0.mlp.norm"), |draft, named, value| {
+        draft.spec.mlp.norm = flag(named, value)?;
+        Ok(())
+    }),
     inert("drop_rate"),
     inert("pos_drop_rate"),
     inert("patch_drop_rate"),
@@ -375,6 +395,20 @@ pub(super) static ARGUMENTS: &[TimmArgument] = &[
     inert("pretrained_strict"),
     inert("cache_dir"),
 ];
+
+/// Where the width of the MLP's first layer is; timm's `SwiGLU` has two of them, each as wide as the second's inputs.
+const FIRST_LAYER: [&str; 2] = ["blocks.0.mlp.fc1.out_features", "blocks.0.mlp.fc2.in_features"];
+
+/// The activation that timm's `act_layer` names.
+pub(super) fn function(named: &str, value: &Value) -> Result<Activation> {
+    match value.as_str() {
+        Some("gelu" | "GELU") => Ok(Activation::Gelu),
+        Some("gelu_tanh" | "GELUTanh") => Ok(Activation::GeluTanh),
+        Some("quick_gelu" | "QuickGELU") => Ok(Activation::QuickGelu),
+        Some("silu" | "swish" | "SiLU") => Ok(Activation::Silu),
+        _ => Err(not_supported(named, value)),
+    }
+}
 
 pub(super) fn pool(named: &str, value: &Value) -> Result<Pool> {
     let known = [Pool::Token, Pool::Avg, Pool::Map];

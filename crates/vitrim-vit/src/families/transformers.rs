@@ -6,7 +6,7 @@ use super::description::Description;
 use super::fields::{count, count_or, flag_or, number_or, pair_or, present, square, wrong};
 use crate::classes::{ClassNames, class_count};
 use crate::error::Result;
-use crate::names::NameTable;
+use crate::names::{Dialect, NameTable};
 use crate::positions::Bicubic;
 use crate::spec::{
     AttentionSpec, Embedding, MlpActivation, MlpSpec, NormSpec, Pool, Pooling, Positions, VitSpec,
@@ -25,6 +25,8 @@ pub(super) struct Class {
     pub bicubic: Bicubic,
     /// Whether the input size is that of the image processor, instead of that of the positions.
     pub sized_by_processor: bool,
+    /// Other names that the tensors may have.
+    pub dialects: &'static [Dialect],
 }
 
 /// The task of a class.
@@ -81,7 +83,7 @@ pub(super) fn describe(
     spec.check()?;
     Ok(Description {
         names: (class.names)(&spec),
-        dialects: &[],
+        dialects: class.dialects,
         classes: ClassNames::from_transformers(config, spec.num_classes)?,
         spec,
         bicubic: class.bicubic,

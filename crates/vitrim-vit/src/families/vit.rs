@@ -27,6 +27,7 @@ pub(super) const FAMILY: Family = Family {
             names: |_| NAMES,
             bicubic: Bicubic::Plain,
             sized_by_processor: false,
+            dialects: &[],
         },
         // MAE (He et al., 2022, <https://arxiv.org/abs/2111.06377>); all patches are seen.
         Class {
@@ -36,6 +37,7 @@ pub(super) const FAMILY: Family = Family {
             names: |_| NameTable { ignored: &DECODER, ..NAMES },
             bicubic: Bicubic::Plain,
             sized_by_processor: false,
+            dialects: &[],
         },
         // MSN (Assran et al., 2022, <https://arxiv.org/abs/2204.07141>).
         Class {
@@ -45,6 +47,7 @@ pub(super) const FAMILY: Family = Family {
             names: |_| NAMES,
             bicubic: Bicubic::Plain,
             sized_by_processor: false,
+            dialects: &[],
         },
         // I-JEPA (Assran et al., 2023, <https://arxiv.org/abs/2301.08243>): no class token.
         Class {
@@ -54,6 +57,7 @@ pub(super) const FAMILY: Family = Family {
             names: |_| NameTable { prefix: "ijepa.", ..NAMES },
             bicubic: Bicubic::Plain,
             sized_by_processor: false,
+            dialects: &[],
         },
     ],
 };

@@ -99,8 +99,28 @@ impl VitSpec {
         match self.positions {
             Positions::All => self.num_prefix_tokens(),
             Positions::ClassAndPatches => usize::from(self.embedding.class_token),
-            Positions::Patches | Positions::None => 0,
+            Positions::Patches | Positions::None | Positions::Sines => 0,
         }
+    }
+
+    /// The position embeddings of the patches that are computed, `[N0, D]`, row by row; `None` if they are learned, or
+    /// there are none. Sines and cosines of the column, then of the row, times D / 4 frequencies from 1 down to 1 / 10000
+    /// (exclusive), as in transformers' AIMv2.
+    pub fn computed_positions(&self) -> Option<Vec<f32>> {
+        if self.positions != Positions::Sines {
+            return None;
+        }
+        let ([rows, columns], bands) = (self.grid(), self.dim / 4);
+        let axis = |at: usize| -> Vec<f32> {
+            let angle = |band: usize| at as f64 / 10_000f64.powf(band as f64 / bands as f64);
+            let sines = (0..bands).map(|band| angle(band).sin() as f32);
+            sines.chain((0..bands).map(|band| angle(band).cos() as f32)).collect()
+        };
+        let (by_row, by_column): (Vec<_>, Vec<_>) =
+            ((0..rows).map(axis).collect(), (0..columns).map(axis).collect());
+        let place =
+            |row: usize, column: usize| [by_column[column].as_slice(), by_row[row].as_slice()].concat();
+        Some((0..rows).flat_map(|row| (0..columns).flat_map(move |column| place(row, column))).collect())
     }
 
     /// Tokens of an unpruned image, prefix tokens included.
@@ -232,6 +252,9 @@ impl VitSpec {
                 "rotary position embeddings need heads of a multiple of 4 channels, not {}",
                 self.head_dim()
             ));
+        }
+        if self.positions == Positions::Sines && !self.dim.is_multiple_of(4) {
+            return fail(format!("computed positions need a multiple of 4 channels, not {}", self.dim));
         }
         if self.pooling.zero_shot && (self.embedding_width().is_none() || distilled) {
             return fail("a zero-shot classifier needs an image embedding".into());

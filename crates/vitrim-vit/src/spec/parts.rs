@@ -81,6 +81,9 @@ pub enum Positions {
     Patches,
     /// No token (DINOv3, which has rotary position embeddings).
     None,
+    /// The patches, computed instead of learned (AIMv2 for all sizes): see
+    /// [`VitSpec::computed_positions`](super::VitSpec::computed_positions).
+    Sines,
 }
 
 /// Multi-head self-attention.
@@ -200,23 +203,46 @@ pub enum MlpActivation {
     /// SwiGLU: SiLU of the first half of the first layer's outputs times the second half (DINOv2-g; timm's
     /// `SwiGLUPacked`).
     SwiGlu,
+    /// GEGLU: exact GELU of the first half times the second half (timm's `SwiGLUPacked` with another `act_layer`).
+    GeGlu,
+    /// GEGLU with the tanh approximation of GELU.
+    #[serde(rename = "geglu_tanh")]
+    GeGluTanh,
+    /// GEGLU with quick GELU.
+    #[serde(rename = "quick_geglu")]
+    QuickGeGlu,
 }
 
 impl MlpActivation {
-    /// The function of each value; `None` for SwiGLU.
-    pub fn plain(self) -> Option<Activation> {
+    /// The function of each value, or of each value of the gate.
+    pub fn function(self) -> Activation {
         match self {
-            MlpActivation::Gelu => Some(Activation::Gelu),
-            MlpActivation::GeluTanh => Some(Activation::GeluTanh),
-            MlpActivation::QuickGelu => Some(Activation::QuickGelu),
-            MlpActivation::Silu => Some(Activation::Silu),
-            MlpActivation::SwiGlu => None,
+            MlpActivation::Gelu | MlpActivation::GeGlu => Activation::Gelu,
+            MlpActivation::GeluTanh | MlpActivation::GeGluTanh => Activation::GeluTanh,
+            MlpActivation::QuickGelu | MlpActivation::QuickGeGlu => Activation::QuickGelu,
+            MlpActivation::Silu | MlpActivation::SwiGlu => Activation::Silu,
         }
     }
 
-    /// Whether the first layer has twice as many outputs as the second has inputs.
-    pub(crate) fn is_gated(self) -> bool {
-        self.plain().is_none()
+    /// Whether the function of half of the first layer's outputs weighs the other half: the first layer then has twice
+    /// as many outputs as the second has inputs.
+    pub fn is_gated(self) -> bool {
+        use MlpActivation::{GeGlu, GeGluTanh, QuickGeGlu, SwiGlu};
+        matches!(self, SwiGlu | GeGlu | GeGluTanh | QuickGeGlu)
+    }
+
+    /// The activation of `function`, gated or not.
+    pub(crate) fn of(function: Activation, gated: bool) -> Self {
+        match (function, gated) {
+            (Activation::Gelu, false) => MlpActivation::Gelu,
+            (Activation::GeluTanh, false) => MlpActivation::GeluTanh,
+            (Activation::QuickGelu, false) => MlpActivation::QuickGelu,
+            (Activation::Silu, false) => MlpActivation::Silu,
+            (Activation::Gelu, true) => MlpActivation::GeGlu,
+            (Activation::GeluTanh, true) => MlpActivation::GeGluTanh,
+            (Activation::QuickGelu, true) => MlpActivation::QuickGeGlu,
+            (Activation::Silu, true) => MlpActivation::SwiGlu,
+        }
     }
 }
 

@@ -30,7 +30,7 @@ impl VitSpec {
     /// Rows of the table of positions; 0 if there is none.
     pub fn position_rows(&self) -> usize {
         match self.positions {
-            Positions::None => 0,
+            Positions::None | Positions::Sines => 0,
             Positions::All | Positions::ClassAndPatches | Positions::Patches => {
                 self.embedded_prefix() + self.num_patches()
             }

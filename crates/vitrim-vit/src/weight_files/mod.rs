@@ -5,6 +5,7 @@ mod find;
 mod kind;
 mod opcodes;
 mod pickle;
+mod script;
 mod wrappers;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};

@@ -2,7 +2,7 @@
 //! (and out of average pooling). Physical removal must give the same result.
 
 use vitrim_kernels::reference::{
-    activation, attention, layer_norm, linear, rms_norm, rotate, softmax, swiglu,
+    activation, attention, gated, layer_norm, linear, rms_norm, rotate, softmax,
 };
 use vitrim_vit::{AttentionPool, AttentionSpec, EmbeddingNorm, MlpSpec, Pool, Tensors, VitSpec};
 
@@ -94,9 +94,11 @@ fn attention_pool(spec: &VitSpec, tensors: &Tensors, pool: &AttentionPool, token
 /// The MLP `name` of `x: [n, D]`.
 fn mlp(spec: &VitSpec, tensors: &Tensors, name: &str, mlp: &MlpSpec, x: &[f32]) -> Vec<f32> {
     let hidden = layer(tensors, &format!("{name}.fc1"), x, spec.dim, mlp.first(), mlp.bias);
-    let mut hidden = match mlp.activation.plain() {
-        Some(function) => activation(function, &hidden),
-        None => swiglu(&hidden, mlp.first()),
+    let function = mlp.activation.function();
+    let mut hidden = if mlp.activation.is_gated() {
+        gated(function, &hidden, mlp.first())
+    } else {
+        activation(function, &hidden)
     };
     if mlp.norm {
         hidden = norm(spec, tensors, &format!("{name}.norm"), &hidden, mlp.hidden);

@@ -4,36 +4,60 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use serde_json::json;
+use vitrim::shared_passes::SharedPasses;
 use vitrim_measure::MeasureError;
 use vitrim_measure::calibrate::record;
 use vitrim_measure::front::{Choice, Verdict};
 use vitrim_measure::model::open_policy;
-use vitrim_measure::requests::{CalibrateRequest, DataNotes};
+use vitrim_measure::requests::{CalibrateRequest, DataNotes, named_images};
 use vitrim_prune::Policy;
 use vitrim_text::shown;
 
-use super::{App, interrupt, interrupted, print};
+use super::{App, interrupt, print, ranks};
 
 pub fn run(app: &App, request: &CalibrateRequest) -> anyhow::Result<ExitCode> {
     request.check_folder()?;
-    let stop = interrupt::listen()?;
+    let stop = interrupt::listen(app.ranks)?;
     let loaded = app.open(&request.model, request.backbone.opening(request.dtype))?;
     let folder = &request.target();
     let mut policy = open_policy(&request.policy, &loaded)?;
-    match app.follow(stop, |listener| request.run(&loaded, &mut policy, None, listener)) {
-        Err(MeasureError::Interrupted) => Ok(as_it_was(folder)),
+    ranks::agree(app.ranks, &loaded, Some(&policy))?;
+    ranks::refuse_gaps(app.ranks, &request.reading)?;
+    let shared = policy.clone();
+    let passes = SharedPasses {
+        ranks: app.ranks,
+        loaded: &loaded,
+        policy: Some(&shared),
+        workers: request.threads,
+        stop,
+    };
+    let done = app.follow(stop, |listener| {
+        if app.ranks.is_first() {
+            let done = request.run(&loaded, &mut policy, passes.elsewhere(), listener)?;
+            return passes.end().map(|()| Some(done));
+        }
+        let parts = request.reading.open(&request.data, &loaded)?;
+        let (dataset, _) = named_images(&loaded, &parts, Some(&request.split), listener)?;
+        passes.serve(&dataset).map(|()| None)
+    });
+    match done {
+        Err(MeasureError::Interrupted) => Ok(as_it_was(app, folder)),
         Err(error) => Err(error.into()),
-        Ok((choice, notes)) => {
-            print(app, folder, &policy, &choice, &notes)?;
+        Ok(done) => {
+            if let Some((choice, notes)) = done {
+                print(app, folder, &policy, &choice, &notes)?;
+            }
             Ok(ExitCode::SUCCESS)
         }
     }
 }
 
 /// Reports that the calibration of the policy in `folder` was stopped and left it unchanged.
-pub fn as_it_was(folder: &Path) -> ExitCode {
+pub fn as_it_was(app: &App, folder: &Path) -> ExitCode {
     let folder = folder.display();
-    interrupted(&format!("interrupted: {folder} is as it was; run the same command again to calibrate it"))
+    app.interrupted(&format!(
+        "interrupted: {folder} is as it was; run the same command again to calibrate it"
+    ))
 }
 
 /// Prints the measured front and the choice; JSON has the notes, too.

@@ -6,17 +6,17 @@ use vitrim_measure::compare::{Comparison, Interval, with_spread};
 use vitrim_measure::requests::{CompareRequest, Request};
 use vitrim_report::verbs::compare;
 
-use super::{App, interrupt, interrupted, print};
+use super::{App, interrupt, print};
 
 pub fn run(app: &App, request: &CompareRequest) -> anyhow::Result<ExitCode> {
-    let stop = interrupt::listen()?;
+    let stop = interrupt::listen(app.ranks)?;
     let loaded = app.open(&request.model, request.backbone.opening(request.dtype))?;
     let compared =
         app.follow(stop, |listener| compare(request, &loaded, None, &Request::command_line, listener));
     let comparison = match compared {
         Err(error) if error.is_interruption() => {
             let folder = request.report.display();
-            return Ok(interrupted(&format!(
+            return Ok(app.interrupted(&format!(
                 "interrupted: {folder} has what is done; run the same command again to go on"
             )));
         }

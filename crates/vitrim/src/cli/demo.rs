@@ -24,7 +24,7 @@ use vitrim_report::{Findings, report};
 use vitrim_text::shown;
 use vitrim_train::{Aim, LOG_FILE, Run, RunFolder, Source, TrainConfig};
 
-use super::{App, eval, interrupt, interrupted, print};
+use super::{App, eval, interrupt, print};
 
 /// The data set of the demo.
 const DATA: &str = "scenes";
@@ -66,10 +66,10 @@ const QUICK: Size = Size {
 };
 
 pub fn run(app: &App, request: &DemoRequest) -> anyhow::Result<ExitCode> {
-    let stop = interrupt::listen()?;
+    let stop = interrupt::listen(app.ranks)?;
     check_max_loss(request.max_drop)?;
     match show(app, request, stop) {
-        Err(error) if interrupt::is_interruption(&error) => Ok(interrupted(&format!(
+        Err(error) if interrupt::is_interruption(&error) => Ok(app.interrupted(&format!(
             "interrupted: {} has what is done; run the same command again to go on",
             request.out.display()
         ))),
@@ -180,8 +180,9 @@ fn train(
         config,
         device: Default::default(),
         folder: &folder,
+        ranks: app.ranks,
     };
-    app.follow(stop, |listener| learn(&run, None, listener))
+    app.follow(stop, |listener| learn(&run, None, listener)).map(drop)
 }
 
 /// The policy in `folder`, calibrated as requested: it is calibrated now, unless its record shows that it already is.

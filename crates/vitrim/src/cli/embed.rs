@@ -6,10 +6,10 @@ use vitrim_measure::MeasureError;
 use vitrim_measure::embed::Embedded;
 use vitrim_measure::requests::{Answers, EmbedRequest};
 
-use super::{App, interrupt, interrupted, print};
+use super::{App, interrupt, print};
 
 pub fn run(app: &App, request: &EmbedRequest) -> anyhow::Result<ExitCode> {
-    let stop = interrupt::listen()?;
+    let stop = interrupt::listen(app.ranks)?;
     let loaded = app.open(&request.model, request.backbone.opening(request.dtype))?;
     if request.answer != Some(Answers::Features)
         && let Some(assumption) = loaded.assumption()
@@ -19,7 +19,7 @@ pub fn run(app: &App, request: &EmbedRequest) -> anyhow::Result<ExitCode> {
     match app.follow(stop, |listener| request.run(&loaded, listener)) {
         Err(MeasureError::Interrupted) => {
             let out = request.out.display();
-            Ok(interrupted(&format!(
+            Ok(app.interrupted(&format!(
                 "interrupted: {out} has what was written; run the same command again to go on"
             )))
         }

@@ -1,26 +1,52 @@
 //! `vitrim eval`.
 
 use std::process::ExitCode;
+use std::sync::atomic::AtomicBool;
 
+use anyhow::anyhow;
 use serde_json::json;
+use vitrim::shared_passes::SharedPasses;
 use vitrim_measure::Loaded;
 use vitrim_measure::evaluate::{Evaluation, MethodReport};
-use vitrim_measure::requests::{EvalRequest, Request};
+use vitrim_measure::requests::{EvalRequest, Request, named_images};
 use vitrim_report::verbs::{Evaluated, Evaluee, evaluate};
 
-use super::{App, print};
+use super::{App, print, ranks};
 
 pub fn run(app: &App, request: &EvalRequest) -> anyhow::Result<ExitCode> {
+    if !app.ranks.is_alone() {
+        check_for_ranks(request)?;
+        ranks::refuse_gaps(app.ranks, &request.reading)?;
+    }
     let loaded = app.open(&request.model, request.backbone.opening(request.dtype))?;
     let keep = request.keep_of_policy()?;
-    let evaluated = app.show(|listener| -> anyhow::Result<Evaluated> {
+    let stop = AtomicBool::new(false);
+    let evaluated = app.follow(&stop, |listener| -> anyhow::Result<Option<Evaluated>> {
         let policy = request.policy.open(keep, &loaded, listener)?;
+        ranks::agree(app.ranks, &loaded, policy.as_ref())?;
+        let passes = SharedPasses {
+            ranks: app.ranks,
+            loaded: &loaded,
+            policy: policy.as_ref(),
+            workers: request.threads,
+            stop: &stop,
+        };
+        if !app.ranks.is_first() {
+            let parts = request.reading.open(&request.data, &loaded)?;
+            let (dataset, _) = named_images(&loaded, &parts, request.split.as_deref(), listener)?;
+            passes.serve(&dataset)?;
+            return Ok(None);
+        }
         let evaluee = match (&policy, &request.policy.policy) {
             (Some(policy), Some(folder)) => Evaluee::Policy(policy, folder),
             _ => Evaluee::Dense,
         };
-        Ok(evaluate(request, &loaded, evaluee, None, &Request::command_line, listener)?)
+        let elsewhere = passes.elsewhere();
+        let done = evaluate(request, &loaded, evaluee, elsewhere, &Request::command_line, listener)?;
+        passes.end()?;
+        Ok(Some(done))
     })?;
+    let Some(evaluated) = evaluated else { return Ok(ExitCode::SUCCESS) };
     let Evaluated { evaluation, dataset, data, split, read_out } = evaluated;
     if app.global.json {
         let decoding = (!request.no_speed).then(|| dataset.decode_rate());
@@ -30,6 +56,18 @@ pub fn run(app: &App, request: &EvalRequest) -> anyhow::Result<ExitCode> {
         print(&loaded, &split, read_out.as_deref(), &evaluation)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Checks that several ranks can measure what is asked for.
+fn check_for_ranks(request: &EvalRequest) -> anyhow::Result<()> {
+    let fitted = request.methods.iter().find(|method| method.is_fitted());
+    let what = match (request.no_speed, request.corrupt, fitted) {
+        (false, ..) => "speeds are measured by one process; give --no-speed".to_owned(),
+        (_, Some(_), _) => "--corrupt: corrupted images are measured by one process".to_owned(),
+        (.., Some(method)) => format!("{method} is fitted first, by one process; leave it out of --methods"),
+        _ => return Ok(()),
+    };
+    Err(anyhow!("{what}, or start it without mpirun"))
 }
 
 fn merged(mut first: serde_json::Value, second: serde_json::Value) -> serde_json::Value {

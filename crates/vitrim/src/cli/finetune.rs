@@ -9,7 +9,7 @@ use vitrim::{VitrimError, overlay};
 use vitrim_text::shown;
 use vitrim_vit::Precision;
 
-use super::{App, interrupt, interrupted, print};
+use super::{App, interrupt, print};
 
 pub fn run(app: &App, request: &FinetuneRequest) -> anyhow::Result<ExitCode> {
     let config = request.configuration()?;
@@ -26,7 +26,7 @@ pub fn run(app: &App, request: &FinetuneRequest) -> anyhow::Result<ExitCode> {
             "--policy names the policy to train under; --dense trains the control without one"
         ));
     }
-    let stop = interrupt::listen()?;
+    let stop = interrupt::listen(app.ranks)?;
     let loaded = app.open(model, Precision::F32)?;
     let tuned = app.follow(stop, |listener| -> Result<Finetuned, VitrimError> {
         let policy = request.policy.open(request.keep.keep, &loaded, listener)?;
@@ -34,7 +34,7 @@ pub fn run(app: &App, request: &FinetuneRequest) -> anyhow::Result<ExitCode> {
     });
     match tuned {
         Err(error @ VitrimError::Interrupted(_)) => {
-            Ok(interrupted(&format!("{error}; run the same command again to go on")))
+            Ok(app.interrupted(&format!("{error}; run the same command again to go on")))
         }
         Err(error) => Err(error.into()),
         Ok(tuned) => {

@@ -17,6 +17,7 @@ mod predict;
 mod pretrain;
 mod print;
 mod progress;
+mod ranks;
 mod report;
 mod serve;
 mod train;
@@ -32,23 +33,35 @@ use args::{Command, Global};
 
 use progress::Reporter;
 use vitrim_hub::HubError;
+use vitrim_kernels::memory::{keep_freed_memory, return_large_buffers};
 use vitrim_measure::model::Opening;
 use vitrim_measure::{Listener, Loaded};
+use vitrim_ranks::Ranks;
 
 /// Exit code after an interruption: 128 + SIGINT.
 const INTERRUPTED: u8 = 130;
 
-/// Runs the command.
+/// Runs the command, alone or as one of the ranks that MPI started.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let Some(process) = ranks::start(&args.command)? else { return Ok(ExitCode::SUCCESS) };
+    ranks::settle(process.ranks(), carry_out(args, process.ranks()))
+}
+
+/// Runs the command as one of `ranks`.
+fn carry_out(args: Args, ranks: &Ranks) -> anyhow::Result<ExitCode> {
     let args = args.with_threads();
-    vitrim_kernels::memory::keep_freed_memory();
+    match args.command {
+        Command::Serve(_) => return_large_buffers(),
+        _ => keep_freed_memory(),
+    }
     vitrim_kernels::InstructionSet::from_env()?;
     if args.global.threads > 0 {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(args.global.threads);
         pool.build_global().context("--threads: the threads cannot be started")?;
     }
-    downloads::show(args.global.quiet);
-    let app = App { global: &args.global, reporter: Reporter::new(args.global.quiet) };
+    let quiet = args.global.quiet || !ranks.is_first();
+    downloads::show(quiet);
+    let app = App { global: &args.global, reporter: Reporter::new(quiet), ranks };
     match &args.command {
         Command::Demo(args) => demo::run(&app, args),
         Command::Train(args) => train::run(&app, args),
@@ -72,6 +85,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 struct App<'a> {
     global: &'a Global,
     reporter: Reporter,
+    /// The processes that share the work.
+    ranks: &'a Ranks,
 }
 
 impl App<'_> {
@@ -87,6 +102,14 @@ impl App<'_> {
         notes.iter().for_each(|note| self.reporter.note(&format!("note: {note}")));
     }
 
+    /// Reports the state of work that was asked to stop.
+    fn interrupted(&self, line: &str) -> ExitCode {
+        if self.ranks.is_first() {
+            eprintln!("{line}");
+        }
+        ExitCode::from(INTERRUPTED)
+    }
+
     /// Runs `work` with its progress on stderr; `stop` ends it.
     fn follow<T>(&self, stop: &AtomicBool, work: impl FnOnce(&mut Listener<'_>) -> T) -> T {
         let mut shown = self.reporter.show();
@@ -98,12 +121,6 @@ impl App<'_> {
     fn show<T>(&self, work: impl FnOnce(&mut Listener<'_>) -> T) -> T {
         self.follow(&AtomicBool::new(false), work)
     }
-}
-
-/// Reports the state of work that was asked to stop.
-fn interrupted(line: &str) -> ExitCode {
-    eprintln!("{line}");
-    ExitCode::from(INTERRUPTED)
 }
 
 /// Prints `error` as one line on stderr.
@@ -122,16 +139,21 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
         eprintln!("{interruption}");
         return ExitCode::from(INTERRUPTED);
     }
-    let mut line = String::from("error");
+    eprintln!("error: {}", in_one_line(error));
+    ExitCode::FAILURE
+}
+
+/// The messages of `error` and its causes, in one line.
+fn in_one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
     for cause in error.chain() {
         let message = cause.to_string();
         // Some messages contain the message of their cause.
         if !line.ends_with(&message) {
-            line = format!("{line}: {message}");
+            line = if line.is_empty() { message } else { format!("{line}: {message}") };
         }
     }
-    eprintln!("{}", line.split_whitespace().collect::<Vec<_>>().join(" "));
-    ExitCode::FAILURE
+    line.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// Installs a panic hook: a panic prints one line and ends the program, on any thread, because other threads may wait

@@ -19,7 +19,7 @@ use vitrim_train::pretrain::{Pretraining, pretrain, steps_done};
 use vitrim_train::{Outcome, RunFolder};
 use vitrim_vit::{Checkpoint, VitSpec};
 
-use super::{App, interrupt, interrupted, print};
+use super::{App, interrupt, print};
 
 /// Mean and standard deviation for normalising the pixels, in every channel.
 const MEAN_AND_STD: [f32; 3] = [0.5; 3];
@@ -34,7 +34,7 @@ pub fn run(app: &App, request: &PretrainRequest) -> anyhow::Result<ExitCode> {
     let Some(data) = &request.data else {
         return Err(anyhow!("--data is needed to train"));
     };
-    let stop = interrupt::listen()?;
+    let stop = interrupt::listen(app.ranks)?;
     let parts = request.reading.open(data)?;
     let progress = &mut app.reporter.show();
     let mut listener = Listener { stop, tell: &mut |event| progress.event(event) };
@@ -102,7 +102,7 @@ pub fn run(app: &App, request: &PretrainRequest) -> anyhow::Result<ExitCode> {
     })?;
     if outcome == Outcome::Interrupted {
         let (done, all, shown) = (steps_done(out)?.unwrap_or(0), config.steps(), out.display());
-        return Ok(interrupted(&format!(
+        return Ok(app.interrupted(&format!(
             "interrupted: step {done} of {all} is saved in {shown}; run the same command again to go on"
         )));
     }

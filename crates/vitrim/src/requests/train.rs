@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use serde::{Serialize, Serializer};
+use vitrim_data::OnBadImage;
 use vitrim_hub::{Kind, local};
 use vitrim_measure::MeasureError;
 use vitrim_measure::calibrate::{CalibrationOptions, allowed, grid};
@@ -18,6 +19,8 @@ use vitrim_measure::seen::SeenImages;
 use vitrim_measure::statistics::Confidence;
 use vitrim_prune::Policy;
 use vitrim_prune::policy::{UNIVERSAL, Universal, blocks_at};
+use vitrim_ranks::Ranks;
+use vitrim_train::config::LearnerKind;
 use vitrim_train::{
     Aim, DeviceChoice, Ground, Outcome, Run, RunEvent, RunFolder, Source, Start, TrainConfig, UpdateLog,
     updates_done,
@@ -27,7 +30,10 @@ use vitrim_vit::{CpuBackbone, Precision};
 use super::OverlayArgs;
 use crate::error::{Result, VitrimError};
 use crate::overlay;
-use crate::training::{RunImages, Splits, default_out, describe, name_of, open_run, saved, weights};
+use crate::shared_passes::SharedPasses;
+use crate::training::{
+    ALIKE, RunImages, Splits, default_out, describe, facts, name_of, open_run, saved, weights,
+};
 
 /// What to train.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -217,12 +223,19 @@ impl TrainRequest {
         self.out.clone().unwrap_or_else(default)
     }
 
-    /// Trains a policy for `loaded` by `config`, and calibrates it. A run that was stopped continues.
+    /// Trains a policy for `loaded` by `config`, and calibrates it, as one of `ranks`, of which the first alone writes files
+    /// and has a choice. A run that was stopped continues.
     ///
     /// # Errors
     /// [`VitrimError::Interrupted`] if the training was stopped, [`vitrim_measure::MeasureError::Interrupted`] if the
     /// calibration was; or if the parts do not fit each other, or a file cannot be read or written.
-    pub fn run(&self, loaded: &Loaded, config: TrainConfig, listener: &mut Listener<'_>) -> Result<Trained> {
+    pub fn run(
+        &self,
+        loaded: &Loaded,
+        config: TrainConfig,
+        ranks: &Ranks,
+        listener: &mut Listener<'_>,
+    ) -> Result<Trained> {
         let (Some(model), Some(data)) = (&self.model, &self.data) else {
             return Err(VitrimError::Setting("--model and --data are needed to train".into()));
         };
@@ -237,16 +250,30 @@ impl TrainRequest {
         let images = RunImages::open(loaded, &parts, splits, &mut listener.steps("hashing images"))?;
         note_opened(std::iter::once(&images.train).chain(&images.calibration), listener);
         listener.note(&images.describe(self.calibration_images));
+        ranks.agree(&facts(loaded, &config, &images)?, ALIKE)?;
+        if config.learner == LearnerKind::Gumbel && !ranks.is_alone() {
+            let reason = "learner = \"gumbel\" is not trained by several ranks; start one process";
+            return Err(VitrimError::Setting(reason.to_owned()));
+        }
         let out = self.out_folder(Some(model));
         let weights = weights(loaded, &config)?;
         let source = self.source(&images, loaded);
         let ground = ground(loaded, &loaded.id.architecture, &source);
-        self.learn_in(&out, &config, start, &[ground], Aim::OneBackbone(weights.as_ref()), listener)?;
+        let aim = Aim::OneBackbone(weights.as_ref());
+        let (_folder, trained) = self.learn_in(&out, &config, start, &[ground], aim, ranks, listener)?;
         note_reading(&images.train, listener);
-
         let policy_folder = out.join("policy");
-        let (mut policy, mut choice) = (open_policy(&policy_folder, loaded)?, None);
-        if let Some(dataset) = &images.calibration {
+        let stop = listener.stop;
+        let passes = SharedPasses { ranks, loaded, policy: Some(&trained), workers: self.threads, stop };
+        // Who leaves an image out measures others in its place: then rank 0 measures alone.
+        let shared = !ranks.is_alone() && self.reading.images.on_bad_image == OnBadImage::Fail;
+        let (mut policy, mut choice) = (trained.clone(), None);
+        if ranks.is_first() {
+            policy = open_policy(&policy_folder, loaded)?;
+        } else if let (Some(dataset), true) = (&images.calibration, shared) {
+            passes.serve(dataset)?;
+        }
+        if let (Some(dataset), true) = (&images.calibration, ranks.is_first()) {
             let options = CalibrationOptions {
                 thresholds: grid(),
                 pilot: None,
@@ -260,11 +287,14 @@ impl TrainRequest {
                     on_bad_image: self.reading.images.on_bad_image,
                     corruption: None,
                 },
-                elsewhere: None,
+                elsewhere: passes.elsewhere().filter(|_| shared),
             };
             let held_out = (&*parts.path(), &*self.calibration_split, dataset);
             let (calibrated, chosen) =
                 calibrate_folder(loaded, &policy_folder, held_out, &options, listener)?;
+            if shared {
+                passes.end()?;
+            }
             (policy, choice) = (calibrated, Some(chosen));
         }
         let parts: Vec<_> = std::iter::once(&images.train).chain(&images.calibration).collect();
@@ -281,6 +311,7 @@ impl TrainRequest {
         &self,
         loaded: &[Loaded],
         config: TrainConfig,
+        ranks: &Ranks,
         listener: &mut Listener<'_>,
     ) -> Result<Trained> {
         let (mut config, start) = self.start(config)?;
@@ -297,6 +328,9 @@ impl TrainRequest {
             listener.note(&format!("{}: {} images to train on", name_of(model), images.train.len()));
             all.push(images);
         }
+        for (loaded, images) in loaded.iter().zip(&all) {
+            ranks.agree(&facts(loaded, &config, images)?, ALIKE)?;
+        }
         let sources: Vec<Source> =
             all.iter().zip(loaded).map(|(images, loaded)| self.source(images, loaded)).collect();
         let names: Vec<String> = self.with.iter().map(|(model, _)| name_of(model)).collect();
@@ -307,10 +341,10 @@ impl TrainRequest {
             .map(|((loaded, source), name)| ground(loaded, name, source))
             .collect();
         let out = self.out_folder(None);
-        self.learn_in(&out, &config, start, &grounds, Aim::AnyBackbone, listener)?;
+        let (_folder, policy) =
+            self.learn_in(&out, &config, start, &grounds, Aim::AnyBackbone, ranks, listener)?;
         all.iter().for_each(|images| note_reading(&images.train, listener));
         let policy_folder = out.join("policy");
-        let policy = open_policy(&policy_folder, &loaded[0])?;
         let notes = DataNotes::of(all.iter().map(|images| &images.train).collect::<Vec<_>>());
         Ok(Trained { folder: out, policy_folder, policy, updates: config.updates, choice: None, notes })
     }
@@ -367,7 +401,9 @@ impl TrainRequest {
         }
     }
 
-    /// Trains in the run folder `out`, which keeps the command.
+    /// Trains in the run folder `out`, which keeps the command. Returns the folder, which stays locked, and the policy for
+    /// the first backbone.
+    #[expect(clippy::too_many_arguments, reason = "the parts of a run, used once")]
     fn learn_in(
         &self,
         out: &Path,
@@ -375,22 +411,31 @@ impl TrainRequest {
         start: Option<GivenStart>,
         grounds: &[Ground<'_, CpuBackbone>],
         aim: Aim<'_>,
+        ranks: &Ranks,
         listener: &mut Listener<'_>,
-    ) -> Result<()> {
-        let folder = RunFolder::open(out)?;
-        let is_new = updates_done(out)?.is_none();
-        listener.note(&open_run(&folder, config)?);
+    ) -> Result<(RunFolder, Policy)> {
+        let identity = start.as_ref().map_or("none", |given| given.start.identity());
+        ranks.agree(&[("policy to start from", identity.to_owned())], ALIKE)?;
+        let folder = RunFolder::among(ranks, out)?;
         let keep_command = || {
             let command = format!("{}\n", self.command_line());
             vitrim_durable::replace(&out.join(vitrim_report::COMMAND), command.as_bytes())
         };
-        if is_new {
-            keep_command()?;
+        if ranks.is_first() {
+            let is_new = updates_done(out)?.is_none();
+            listener.note(&open_run(&folder, config)?);
+            if is_new {
+                keep_command()?;
+            }
         }
         let (start, seen) = start.map(|given| (given.start, given.seen)).unzip();
-        let run = Run { grounds, aim, start: start.as_ref(), config, device: self.device, folder: &folder };
-        learn(&run, seen, listener)?;
-        Ok(keep_command()?)
+        let device = self.device;
+        let run = Run { grounds, aim, start: start.as_ref(), config, device, folder: &folder, ranks };
+        let policy = learn(&run, seen, listener)?;
+        if ranks.is_first() {
+            keep_command()?;
+        }
+        Ok((folder, policy))
     }
 }
 
@@ -412,7 +457,7 @@ pub fn ground<'a>(loaded: &'a Loaded, name: &'a str, source: &'a Source) -> Grou
 }
 
 /// Runs the remaining updates of `run`, and writes the record of the images that its policy has seen, besides those of
-/// `before`, the record of the policy from which it started.
+/// `before`, the record of the policy from which it started. Returns the policy for the first backbone.
 ///
 /// # Errors
 /// [`VitrimError::Interrupted`] if it was stopped; if an image cannot be read, or a file cannot be written.
@@ -420,7 +465,7 @@ pub fn learn(
     run: &Run<'_, CpuBackbone>,
     before: Option<SeenImages>,
     listener: &mut Listener<'_>,
-) -> Result<()> {
+) -> Result<Policy> {
     let (stop, updates) = (listener.stop, run.config.updates);
     let mut tell = |event: RunEvent<'_, UpdateLog>| match event {
         RunEvent::Preparing { what, done, all } => (listener.tell)(Event::Step { what, done, all }),
@@ -433,11 +478,19 @@ pub fn learn(
             evaluated: false,
         }),
     };
-    match vitrim_train::train(run, stop, &mut tell)? {
-        Outcome::Interrupted => Err(VitrimError::Interrupted(saved(run.folder.path(), updates)?)),
+    let (outcome, policy) = vitrim_train::train(run, stop, &mut tell)?;
+    let folder = run.folder.path();
+    match outcome {
+        Outcome::Interrupted if run.ranks.is_first() => {
+            Err(VitrimError::Interrupted(saved(folder, updates)?))
+        }
+        Outcome::Interrupted => Err(VitrimError::Interrupted("rank 0 says what is saved".to_owned())),
         Outcome::Finished => {
-            let datasets = run.grounds.iter().map(|ground| &ground.source.dataset);
-            record_training(&run.folder.path().join("policy"), before, datasets, listener)
+            if run.ranks.is_first() {
+                let datasets = run.grounds.iter().map(|ground| &ground.source.dataset);
+                record_training(&folder.join("policy"), before, datasets, listener)?;
+            }
+            Ok(policy)
         }
     }
 }

@@ -20,6 +20,9 @@ const TRAIN: &str = "vitrim train --model my/deit --data my/images --max-drop 0.
 /// Programs that may occur, besides `vitrim` and `just`, in a block that is not run.
 const OTHER_PROGRAMS: [&str; 6] = ["cargo", "curl", "hf", "maturin", "pip", "python3"];
 
+/// Programs that start several of the program behind their options.
+const LAUNCHERS: [&str; 2] = ["mpirun", "srun"];
+
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
 }
@@ -89,7 +92,10 @@ fn shell(scratch: &Scratch, line: &str) -> Run {
 fn has_its_options(scratch: &Scratch, line: &str) {
     let command = line.replacen("cargo run --release --", "vitrim", 1);
     let words: Vec<&str> = command.split_whitespace().map(|word| word.trim_matches('\'')).collect();
-    let words: Vec<&str> = words.into_iter().skip_while(|word| word.contains('=')).collect();
+    let mut words: Vec<&str> = words.into_iter().skip_while(|word| word.contains('=')).collect();
+    if words.first().is_some_and(|program| LAUNCHERS.contains(program)) {
+        words = words.into_iter().skip_while(|word| *word != "vitrim").collect();
+    }
     match words[..] {
         ["vitrim", name, ..] => {
             let help = scratch.run(&[name, "--help"]).good();

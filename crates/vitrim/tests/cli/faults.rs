@@ -292,8 +292,9 @@ fn timeless(bytes: Vec<u8>) -> String {
     let Ok(text) = String::from_utf8(bytes) else { return hash };
     let lines = text.lines().map(|line| match serde_json::from_str(line) {
         Ok(Value::Object(mut figures)) => {
-            figures.remove("images_per_s");
-            figures.remove("dense_passes");
+            for figure in ["images_per_s", "play_s", "gather_s", "learn_s", "dense_passes"] {
+                figures.remove(figure);
+            }
             Value::Object(figures).to_string()
         }
         _ => line.to_owned(),

@@ -159,3 +159,27 @@ fn unknown_instructions_are_refused_in_one_line() {
     ]);
     run("scalar").good();
 }
+
+#[test]
+fn processes_that_cannot_share_the_work_are_refused_by_the_first_of_them() {
+    let scratch = Scratch::new();
+    let started = |number: &str, args: &[&str]| {
+        let mut command = scratch.command(args);
+        command.env("OMPI_COMM_WORLD_SIZE", "4").env("OMPI_COMM_WORLD_RANK", number);
+        Run(command.output().unwrap())
+    };
+    let train = ["train", "--model", "model", "--data", "data", "--out", "run"];
+    // With MPI, the script `test_mpi.sh` starts them.
+    if cfg!(not(feature = "mpi")) {
+        started("0", &train).refused(&["one of 4 processes", "build with `--features mpi`"]);
+    }
+    let finetune = ["finetune", "--model", "model", "--data", "data", "--out", "run"];
+    started("0", &finetune).refused(&["one of 4 processes", "only train, calibrate and eval"]);
+    // The others leave the line to the first, and their end does not end it.
+    let other = started("3", &finetune);
+    assert_eq!((other.good(), other.stderr()), (String::new(), String::new()));
+    assert!(!scratch.path("run").exists());
+    // A shard is one process's own.
+    let embed = ["embed", "--model", "model", "--data", "data", "--out", "embedded", "--shard", "3/4"];
+    started("3", &embed).good();
+}
