@@ -216,7 +216,7 @@ fn what_cannot_be_fetched_or_written_is_said() {
         .refused(&["hf://me: has no owner", "hf://owner/name[@revision]"]);
     world.run(&["info", "--model", DATA]).refused(&[DATA, "where a model is expected"]);
     let calibrate = ["calibrate", "--policy", POLICY, "--model", "model", "--data", "data"];
-    world.run(&calibrate).refused(&[POLICY, "give a copy in a folder of yours"]);
+    world.run(&calibrate).refused(&[POLICY, "give --out, or a copy in a folder of yours"]);
 
     let export = |out: &'static str, base: &'static str, model: &'static str| {
         let args = ["export", "--policy", "run/policy", "--model", model, "--out", out, "--base-model", base];
