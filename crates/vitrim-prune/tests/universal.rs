@@ -86,8 +86,7 @@ fn a_folder_is_read_for_any_backbone() {
     let folder = TempDir::new().unwrap();
     let universal = Universal { trained_on: vec!["a toy".into()], ..Universal::bundled() };
     universal.save(folder.path()).unwrap();
-    assert_eq!(Universal::load(folder.path()).unwrap(), universal);
-    assert!(Universal::is_in(folder.path()).unwrap());
+    assert_eq!(Universal::open(folder.path()).unwrap(), Some(universal));
     for class_token in [true, false] {
         let (_, bound) = bound(&toy::spec(class_token));
         let opened = Policy::open(folder.path(), &toy::spec(class_token), &bound.backbone).unwrap();
@@ -98,7 +97,7 @@ fn a_folder_is_read_for_any_backbone() {
         let own = TempDir::new().unwrap();
         bound.save(own.path()).unwrap();
         assert_eq!(Policy::load(own.path()).unwrap(), bound);
-        assert!(!Universal::is_in(own.path()).unwrap());
+        assert_eq!(Universal::open(own.path()).unwrap(), None);
         let other = BackboneId { fingerprint: "other".into(), ..bound.backbone };
         let error = Policy::open(own.path(), &toy::spec(class_token), &other).unwrap_err().to_string();
         assert!(error.contains("not for this backbone"), "{error}");

@@ -75,7 +75,7 @@ impl Sources {
 }
 
 fn calibration(folder: &Path) -> Result<Option<Calibration>> {
-    if Universal::is_in(folder)? {
+    if Universal::open(folder)?.is_some() {
         // A policy for every backbone is calibrated elsewhere.
         return Ok(None);
     }

@@ -146,7 +146,7 @@ fn one_policy_is_trained_on_two_backbones_by_turns_and_goes_on_bit_for_bit() {
     assert_same_run(&straight, &stopped);
 
     // The policy is for every backbone: here for one that it was not trained on.
-    let policy = Universal::load(&straight.join("policy")).unwrap();
+    let policy = Universal::open(&straight.join("policy")).unwrap().unwrap();
     assert_eq!(policy.trained_on.len(), 2);
     let (spec, tensors) = {
         let mut spec = other().model.spec().clone();

@@ -150,7 +150,7 @@ impl CalibrateRequest {
 
     /// Whether the given policy is for every backbone.
     fn fits_every_backbone(&self) -> Result<bool> {
-        Ok(self.policy == Path::new(UNIVERSAL) || Universal::is_in(&local(&self.policy, Kind::Policy)?)?)
+        Ok(Universal::open(&local(&self.policy, Kind::Policy)?)?.is_some())
     }
 
     /// Calibrates `policy`, which was read from the requested folder, on `loaded`, and writes it to the target; `elsewhere` are

@@ -108,22 +108,21 @@ impl Universal {
         file::hash(&[file::serialize_weights(&self.actor, &self.weights), header].concat())
     }
 
-    /// Whether `folder` holds a policy without a backbone.
+    /// Reads a folder that [`Universal::save`] wrote; `None` if its policy is for one backbone. The path `universal` is the
+    /// bundled policy; a folder of that name is `./universal`.
     ///
     /// # Errors
-    /// If there is no readable policy.
-    pub fn is_in(folder: &Path) -> Result<bool> {
-        Ok(file::read(folder)?.header.get("depth_shares").is_some())
-    }
-
-    /// Reads a folder that [`Universal::save`] wrote.
-    ///
-    /// # Errors
-    /// As [`Policy::load`].
-    pub fn load(folder: &Path) -> Result<Self> {
+    /// If there is no readable policy, or it is invalid.
+    pub fn open(folder: &Path) -> Result<Option<Self>> {
+        if folder == Path::new(UNIVERSAL) {
+            return Ok(Some(Self::bundled()));
+        }
         let read = file::read(folder)?;
-        Self::of_values(read.header, &read.weights?)
-            .map_err(|reason| PruneError::BadPolicy { path: folder.to_owned(), reason })
+        if read.header.get("depth_shares").is_none() {
+            return Ok(None);
+        }
+        let policy = Self::of_values(read.header, &read.weights?);
+        policy.map(Some).map_err(|reason| PruneError::BadPolicy { path: folder.to_owned(), reason })
     }
 
     /// Writes the folder, durably, as [`Policy::save`] does.
@@ -178,16 +177,13 @@ impl Universal {
 
 impl Policy {
     /// Reads the policy in `folder` for the backbone `id` of geometry `spec`: a policy that was trained for it, or one for
-    /// every backbone. The path `universal` is the bundled one; a folder of that name is `./universal`.
+    /// every backbone ([`Universal::open`]).
     ///
     /// # Errors
     /// As [`Policy::load`] and [`Universal::bind`], or if the policy was trained for another backbone.
     pub fn open(folder: &Path, spec: &VitSpec, id: &BackboneId) -> Result<Self> {
-        if folder == Path::new(UNIVERSAL) {
-            return Universal::bundled().bind(spec, id);
-        }
-        if Universal::is_in(folder)? {
-            return Universal::load(folder)?.bind(spec, id);
+        if let Some(universal) = Universal::open(folder)? {
+            return universal.bind(spec, id);
         }
         let policy = Policy::load(folder)?;
         policy.check_backbone(folder, id)?;

@@ -4,6 +4,7 @@
 
 use serde_json::Value;
 
+use super::dinov2;
 use super::family::Family;
 use super::fields::{count_or, flag_or, number_or, wrong};
 use super::timm::{self, Draft, Name, Size};
@@ -75,33 +76,15 @@ fn geometry(config: &Value, task: Task) -> Result<VitSpec> {
 
 const NAMES: NameTable = NameTable {
     prefix: "beit.",
-    rows: &[&BODY],
+    rows: &[&dinov2::COMMON, &BODY],
     heads: &[("head", &[Stored::As("classifier")])],
     ignored: &["embeddings.mask_token"],
     one_tower: false,
 };
 
 /// Each second way is the name in the memory of transformers 5.
-const BODY: [NameRow; 15] = [
-    ("patch_embed.proj", &[Stored::As("embeddings.patch_embeddings.projection")]),
-    ("cls_token", &[Stored::As("embeddings.cls_token")]),
-    ("pos_embed", &[Stored::As("embeddings.position_embeddings")]),
+const BODY: [NameRow; 9] = [
     ("blocks.{l}.norm1", &[Stored::As("encoder.layer.{l}.layernorm_before")]),
-    (
-        "blocks.{l}.attn.qkv",
-        &[
-            Stored::Stacked(&[
-                "encoder.layer.{l}.attention.attention.query",
-                "encoder.layer.{l}.attention.attention.key",
-                "encoder.layer.{l}.attention.attention.value",
-            ]),
-            Stored::Stacked(&[
-                "encoder.layer.{l}.attention.q_proj",
-                "encoder.layer.{l}.attention.k_proj",
-                "encoder.layer.{l}.attention.v_proj",
-            ]),
-        ],
-    ),
     (
         "blocks.{l}.attn.q_bias",
         &[
@@ -114,13 +97,6 @@ const BODY: [NameRow; 15] = [
         &[
             Stored::As("encoder.layer.{l}.attention.attention.value.bias"),
             Stored::As("encoder.layer.{l}.attention.v_proj.bias"),
-        ],
-    ),
-    (
-        "blocks.{l}.attn.proj",
-        &[
-            Stored::As("encoder.layer.{l}.attention.output.dense"),
-            Stored::As("encoder.layer.{l}.attention.o_proj"),
         ],
     ),
     ("blocks.{l}.ls1.gamma", &[Stored::As("encoder.layer.{l}.lambda_1")]),
@@ -136,5 +112,4 @@ const BODY: [NameRow; 15] = [
     ("blocks.{l}.ls2.gamma", &[Stored::As("encoder.layer.{l}.lambda_2")]),
     // Over the mean of the patches, or over the tokens.
     ("fc_norm", &[Stored::As("pooler.layernorm")]),
-    ("norm", &[Stored::As("layernorm")]),
 ];

@@ -104,8 +104,8 @@ fn names(prefix: &'static str, spec: &VitSpec) -> NameTable {
     NameTable {
         prefix,
         rows: match spec.mlp.activation {
-            MlpActivation::SwiGlu => &[&SWIGLU, &BODY],
-            _ => &[&BODY],
+            MlpActivation::SwiGlu => &[&SWIGLU, &COMMON, &BODY],
+            _ => &[&COMMON, &BODY],
         },
         heads: &[("head", &[Stored::As("classifier")])],
         ignored: &["embeddings.mask_token"],
@@ -128,13 +128,11 @@ const SWIGLU: [NameRow; 2] = [
     ),
 ];
 
-/// Each second way is the name in the memory of transformers 5.
-const BODY: [NameRow; 13] = [
+/// What BEiT has, too. Each second way is the name in the memory of transformers 5.
+pub(super) const COMMON: [NameRow; 6] = [
     ("patch_embed.proj", &[Stored::As("embeddings.patch_embeddings.projection")]),
     ("cls_token", &[Stored::As("embeddings.cls_token")]),
-    ("reg_token", &[Stored::As("embeddings.register_tokens")]),
     ("pos_embed", &[Stored::As("embeddings.position_embeddings")]),
-    ("blocks.{l}.norm1", &[Stored::As("encoder.layer.{l}.norm1")]),
     (
         "blocks.{l}.attn.qkv",
         &[
@@ -157,10 +155,15 @@ const BODY: [NameRow; 13] = [
             Stored::As("encoder.layer.{l}.attention.o_proj"),
         ],
     ),
+    ("norm", &[Stored::As("layernorm")]),
+];
+
+const BODY: [NameRow; 7] = [
+    ("reg_token", &[Stored::As("embeddings.register_tokens")]),
+    ("blocks.{l}.norm1", &[Stored::As("encoder.layer.{l}.norm1")]),
     ("blocks.{l}.ls1.gamma", &[Stored::As("encoder.layer.{l}.layer_scale1.lambda1")]),
     ("blocks.{l}.norm2", &[Stored::As("encoder.layer.{l}.norm2")]),
     ("blocks.{l}.mlp.fc1", &[Stored::As("encoder.layer.{l}.mlp.fc1")]),
     ("blocks.{l}.mlp.fc2", &[Stored::As("encoder.layer.{l}.mlp.fc2")]),
     ("blocks.{l}.ls2.gamma", &[Stored::As("encoder.layer.{l}.layer_scale2.lambda1")]),
-    ("norm", &[Stored::As("layernorm")]),
 ];

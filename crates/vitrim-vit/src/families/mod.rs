@@ -206,6 +206,20 @@ mod tests {
         }
     }
 
+    /// A live module says that it has no norm before the blocks, and nothing of that of its patches.
+    #[test]
+    fn the_norm_of_aimv2s_patches_stays_without_one_before_the_blocks() {
+        let name = "aimv2_large_patch14_224";
+        let of = |arguments: Value| {
+            let config = serde_json::json!({"architecture": name, "num_classes": 0, "model_args": arguments});
+            describe(&config, None).unwrap().spec
+        };
+        let plain = VitSpec::from_timm_name(name).unwrap();
+        assert_eq!(plain.embedding.norm, crate::EmbeddingNorm::Patches);
+        assert_eq!(of(serde_json::json!({"pre_norm": false})), plain);
+        assert_ne!(of(serde_json::json!({"pre_norm": true})), plain);
+    }
+
     #[test]
     fn a_tag_names_weights_and_not_a_geometry() {
         let tagged = VitSpec::from_timm_name("vit_base_patch14_reg4_dinov2.lvd142m").unwrap();

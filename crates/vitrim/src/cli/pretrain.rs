@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use vitrim::overlay;
 use vitrim::requests::PretrainRequest;
 use vitrim::training::open_run_of_steps;
-use vitrim_data::{BackboneClasses, Preprocess, Transform};
+use vitrim_data::{BackboneClasses, CropStart, Preprocess, Transform};
 use vitrim_measure::Listener;
 use vitrim_measure::model::{open_checkpoint, preprocess};
 use vitrim_measure::progress::Event;
@@ -54,7 +54,8 @@ pub fn run(app: &App, request: &PretrainRequest) -> anyhow::Result<ExitCode> {
     let preprocess = match &init {
         Some(init) => {
             check_geometry(init, &config.spec(train.class_names().len())?, request)?;
-            preprocess(init)?
+            // The crop as timm has it, whose configuration is written.
+            Preprocess { crop_start: CropStart::Rounded, ..preprocess(init)? }
         }
         None => Preprocess {
             input_size: [3, side, side],

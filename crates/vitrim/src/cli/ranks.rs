@@ -9,7 +9,6 @@ use vitrim_measure::Loaded;
 use vitrim_measure::requests::DatasetArgs;
 use vitrim_mpi::{Process, number, started_together};
 use vitrim_prune::Policy;
-use vitrim_random::mix;
 use vitrim_ranks::{RankError, Ranks};
 
 use super::args::Command;
@@ -42,11 +41,7 @@ pub fn start(command: &Command) -> anyhow::Result<Option<Process>> {
 /// If one of them does not, on all; or if another rank has failed.
 pub fn agree(ranks: &Ranks, loaded: &Loaded, policy: Option<&Policy>) -> anyhow::Result<()> {
     let mut facts = facts_of_backbone(loaded);
-    if let Some(policy) = policy {
-        let weights = policy.weights.named().into_iter().flat_map(|(_, values)| values);
-        let sum = weights.fold(0u64, |sum, value| mix(sum ^ u64::from(value.to_bits())));
-        facts.extend([("policy", format!("{sum:016x}")), ("read-out", policy.read_out.to_string())]);
-    }
+    facts.extend(policy.map(|policy| ("policy", policy.identity())));
     Ok(ranks.agree(&facts, ALIKE)?)
 }
 

@@ -18,7 +18,7 @@ use vitrim_measure::requests::{
 use vitrim_measure::seen::SeenImages;
 use vitrim_measure::statistics::Confidence;
 use vitrim_prune::Policy;
-use vitrim_prune::policy::{UNIVERSAL, Universal, blocks_at};
+use vitrim_prune::policy::{Universal, blocks_at};
 use vitrim_ranks::Ranks;
 use vitrim_train::config::LearnerKind;
 use vitrim_train::{
@@ -360,21 +360,14 @@ impl TrainRequest {
     /// The policy to start from, if one is given, and `config` with what it needs.
     fn start(&self, config: TrainConfig) -> Result<(TrainConfig, Option<GivenStart>)> {
         let Some(given) = &self.from else { return Ok((config, None)) };
-        let universal = if given == Path::new(UNIVERSAL) {
-            Some(Universal::bundled())
-        } else {
-            let folder = local(given, Kind::Policy).map_err(MeasureError::from)?;
-            let any = Universal::is_in(&folder).map_err(MeasureError::from)?;
-            any.then(|| Universal::load(&folder)).transpose().map_err(MeasureError::from)?
-        };
-        let start = match universal {
+        let folder = local(given, Kind::Policy).map_err(MeasureError::from)?;
+        let start = match Universal::open(&folder).map_err(MeasureError::from)? {
             Some(universal) => {
                 let shares = Some(universal.depth_shares.clone());
                 let seen = SeenImages::default();
                 GivenStart { start: Start::from(&universal), shares, stages: None, seen }
             }
             None => {
-                let folder = local(given, Kind::Policy).map_err(MeasureError::from)?;
                 let policy = Policy::load(&folder).map_err(MeasureError::from)?;
                 let stages = Some(policy.stages.clone());
                 let seen = SeenImages::read(&folder)?;
