@@ -15,8 +15,10 @@ use zip::{CompressionMethod, ZipArchive};
 
 use crate::limits::{MAX_HEADER_BYTES, MAX_PICKLE_OPCODES};
 
-/// Most modules around a tensor.
+/// Most modules around a tensor, and most tuples within one another.
 const MAX_NESTING: usize = 64;
+/// Longest name of a tensor, bytes.
+const MAX_NAME: usize = 4096;
 
 /// A tensor of floating-point numbers in such an archive, stored whole and row by row.
 pub(super) struct Scripted {
@@ -55,9 +57,7 @@ pub(super) fn tensors(path: &Path) -> Result<Option<BTreeMap<String, Scripted>>,
     let mut pickle = Vec::new();
     let object = archive.by_name(&format!("{root}data.pkl")).map_err(|e| e.to_string())?;
     object.take(MAX_HEADER_BYTES).read_to_end(&mut pickle).map_err(|e| e.to_string())?;
-    let module = Machine::default().run(&pickle)?;
-    let mut views = BTreeMap::new();
-    name(&module, "", 0, &mut views)?;
+    let views = views(&pickle)?;
     let path = Arc::new(path.to_owned());
     let mut found = BTreeMap::new();
     for (name, view) in views {
@@ -87,6 +87,15 @@ pub(super) fn tensors(path: &Path) -> Result<Option<BTreeMap<String, Scripted>>,
     Ok(Some(found))
 }
 
+/// The tensors in `pickle`, by the attributes that lead to them.
+fn views(pickle: &[u8]) -> Result<BTreeMap<String, Rc<View>>, String> {
+    let mut machine = Machine::default();
+    let module = machine.run(pickle)?;
+    let mut views = BTreeMap::new();
+    name(&module, "", 0, &mut 0, &mut views)?;
+    Ok(views)
+}
+
 /// A value that the pickle makes. Clones are cheap, whatever they hold.
 #[derive(Clone)]
 enum Value {
@@ -94,7 +103,8 @@ enum Value {
     Count(i64),
     /// Module and name of a class.
     Class(Rc<str>),
-    Tuple(Rc<[Value]>),
+    /// Its items, and the number of tuples within one another.
+    Tuple(Rc<[Value]>, usize),
     Storage(Rc<Storage>),
     Tensor(Rc<View>),
     /// A dictionary, or the attributes of an object.
@@ -128,24 +138,36 @@ impl View {
         let mut next = 1;
         self.shape.iter().zip(&self.strides).rev().all(|(side, stride)| {
             let follows = *side == 1 || *stride == next;
-            next *= side;
+            next = next.saturating_mul(*side);
             follows
         })
     }
 }
 
-/// Adds the tensors that `value` leads to, below the name `above`.
-fn name(value: &Value, above: &str, depth: usize, to: &mut BTreeMap<String, Rc<View>>) -> Result<(), String> {
+/// Adds the tensors that `value` leads to, below the name `above`. `seen` counts the values on the way, since a module may
+/// stand in many places.
+fn name(
+    value: &Value,
+    above: &str,
+    depth: usize,
+    seen: &mut usize,
+    to: &mut BTreeMap<String, Rc<View>>,
+) -> Result<(), String> {
+    *seen += 1;
     match value {
+        _ if *seen > MAX_PICKLE_OPCODES => Err("it has too many attributes".to_owned()),
+        Value::Tensor(_) | Value::Entries(_) if above.len() > MAX_NAME => {
+            Err("its attributes have too long names".to_owned())
+        }
         Value::Tensor(view) => {
             to.insert(above.to_owned(), view.clone());
-            if to.len() > MAX_PICKLE_OPCODES { Err("it has too many tensors".to_owned()) } else { Ok(()) }
+            Ok(())
         }
         Value::Entries(_) if depth == MAX_NESTING => Err("its modules are nested too deeply".to_owned()),
         Value::Entries(entries) => {
             for (key, value) in entries.borrow().iter() {
                 let dot = if above.is_empty() { "" } else { "." };
-                name(value, &format!("{above}{dot}{key}"), depth + 1, to)?;
+                name(value, &format!("{above}{dot}{key}"), depth + 1, seen, to)?;
             }
             Ok(())
         }
@@ -158,11 +180,20 @@ fn name(value: &Value, above: &str, depth: usize, to: &mut BTreeMap<String, Rc<V
 struct Machine {
     stack: Vec<Value>,
     memo: HashMap<u32, Value>,
+    /// All entries there are. They are emptied one by one in the end: dropping a chain of them would recurse, and a circle
+    /// would stay.
+    entries: Vec<Rc<RefCell<Vec<Entry>>>>,
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.entries.iter().for_each(|entries| entries.borrow_mut().clear());
+    }
 }
 
 impl Machine {
     /// The object of `pickle`.
-    fn run(mut self, pickle: &[u8]) -> Result<Value, String> {
+    fn run(&mut self, pickle: &[u8]) -> Result<Value, String> {
         let mut rest = pickle;
         loop {
             let [opcode] = take::<1>(&mut rest)?;
@@ -201,16 +232,16 @@ impl Machine {
                 }
                 b'N' | 0x88 | 0x89 | b']' => self.stack.push(Value::Other),
                 b'(' => self.stack.push(Value::Mark),
-                b')' => self.stack.push(Value::Tuple(Rc::from([]))),
-                b'}' => self.stack.push(Value::Entries(Rc::default())),
+                b')' => self.tuple(Vec::new())?,
+                b'}' => self.dictionary(),
                 b't' => {
                     let items = self.above_mark()?;
-                    self.stack.push(Value::Tuple(items.into()));
+                    self.tuple(items)?;
                 }
                 0x85..=0x87 => {
                     let first = self.stack.len().checked_sub(usize::from(opcode - 0x84)).ok_or_else(cut)?;
-                    let items: Vec<Value> = self.stack.drain(first..).collect();
-                    self.stack.push(Value::Tuple(items.into()));
+                    let items = self.stack.split_off(first);
+                    self.tuple(items)?;
                 }
                 b'e' => drop(self.above_mark()?),
                 b'a' => drop(self.pop()?),
@@ -226,7 +257,7 @@ impl Machine {
                 0x81 => {
                     self.pop()?;
                     self.pop()?;
-                    self.stack.push(Value::Entries(Rc::default()));
+                    self.dictionary();
                 }
                 b'b' => {
                     let attributes = self.pop()?;
@@ -239,11 +270,30 @@ impl Machine {
                 }
                 b'R' => {
                     let (arguments, function) = (self.pop()?, self.pop()?);
-                    self.stack.push(called(&function, &arguments)?);
+                    match function {
+                        Value::Class(name) if &*name == "collections OrderedDict" => self.dictionary(),
+                        _ => self.stack.push(called(&function, &arguments)?),
+                    }
                 }
                 other => return Err(format!("opcode 0x{other:02x} is none that TorchScript writes")),
             }
         }
+    }
+
+    fn tuple(&mut self, items: Vec<Value>) -> Result<(), String> {
+        let within = |value: &Value| if let Value::Tuple(_, depth) = value { *depth } else { 0 };
+        let depth = 1 + items.iter().map(within).max().unwrap_or(0);
+        if depth > MAX_NESTING {
+            return Err("its tuples are nested too deeply".to_owned());
+        }
+        self.stack.push(Value::Tuple(items.into(), depth));
+        Ok(())
+    }
+
+    fn dictionary(&mut self) {
+        let entries = Rc::default();
+        self.entries.push(Rc::clone(&entries));
+        self.stack.push(Value::Entries(entries));
     }
 
     fn count(&mut self, count: i64) {
@@ -287,7 +337,7 @@ impl Machine {
 
 /// The storage that a persistent id names: `("storage", class, key, device, count)`.
 fn storage(id: &Value) -> Result<Value, String> {
-    let Value::Tuple(fields) = id else { return Err(cut()) };
+    let Value::Tuple(fields, _) = id else { return Err(cut()) };
     let [_, Value::Class(class), Value::Text(key), ..] = &fields[..] else { return Err(cut()) };
     let dtype = match &**class {
         "torch FloatStorage" => Some(Dtype::F32),
@@ -298,16 +348,18 @@ fn storage(id: &Value) -> Result<Value, String> {
     Ok(Value::Storage(Rc::new(Storage { key: key.clone(), dtype })))
 }
 
-/// What a call gives: a tensor, a dictionary, or something that is no weight.
+/// What a call gives: a tensor, or something that is no weight.
 fn called(function: &Value, arguments: &Value) -> Result<Value, String> {
-    let (Value::Class(function), Value::Tuple(arguments)) = (function, arguments) else { return Err(cut()) };
+    let (Value::Class(function), Value::Tuple(arguments, _)) = (function, arguments) else {
+        return Err(cut());
+    };
     match &**function {
         "torch._utils _rebuild_tensor_v2" => {
             let [
                 Value::Storage(storage),
                 Value::Count(offset),
-                Value::Tuple(shape),
-                Value::Tuple(strides),
+                Value::Tuple(shape, _),
+                Value::Tuple(strides, _),
                 ..,
             ] = &arguments[..]
             else {
@@ -329,7 +381,6 @@ fn called(function: &Value, arguments: &Value) -> Result<Value, String> {
             }
             Ok(Value::Tensor(Rc::new(view)))
         }
-        "collections OrderedDict" => Ok(Value::Entries(Rc::default())),
         _ => Ok(Value::Other),
     }
 }
@@ -357,9 +408,7 @@ mod tests {
 
     /// The tensors in the pickle that `parts` make.
     fn run(parts: &[&[u8]]) -> Result<BTreeMap<String, Rc<View>>, String> {
-        let mut views = BTreeMap::new();
-        name(&Machine::default().run(&parts.concat())?, "", 0, &mut views)?;
-        Ok(views)
+        views(&parts.concat())
     }
 
     const OBJECT: &[u8] = b"c__torch__.visual\nMine\n)\x81}(";
@@ -390,6 +439,12 @@ mod tests {
             (&[b"X\xff\xff\xff\xffa."], "damaged"),
             (&[b"ios\nsystem\n."], "opcode 0x69"),
             (&[b"cos\nsystem\nX\x02\0\0\0lsR."], "damaged"),
+            // Tuples and dictionaries within one another, which would overflow the stack when they are dropped.
+            (&[b"K\x01", &[0x85; 300_000], b"."], "nested"),
+            (&[b"}q\0", &b"}(X\x01\0\0\0ah\0uq\0".repeat(300_000), b"."], "nested"),
+            // Two dictionaries in each: twice as many ways with each level.
+            (&[b"}q\0", &b"}(X\x01\0\0\0ah\0X\x01\0\0\0bh\0uq\0".repeat(60), b"."], "too many"),
+            (&[b"}(X", &70_000u32.to_le_bytes(), &[b'a'; 70_000], b"}u."], "too long"),
             // A dictionary that is in itself.
             (&[b"}q\0(X\x01\0\0\0ah\0u."], "nested"),
         ] {
