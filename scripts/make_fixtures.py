@@ -510,6 +510,13 @@ def processors():
         (PROCESSORS / f"{name}.json").write_text(processor.to_json_string())
         expected[name] = processor(image, return_tensors="pt")["pixel_values"][0]
         expected[f"{name}_tall"] = processor(tall, return_tensors="pt")["pixel_values"][0]
+    naflex = transformers.Siglip2ImageProcessor(patch_size=8, max_num_patches=14)
+    (PROCESSORS / "siglip2.json").write_text(naflex.to_json_string())
+    for name, picture in [("siglip2", image), ("siglip2_tall", tall)]:
+        made = naflex(picture, return_tensors="pt")
+        rows, columns = made["spatial_shapes"][0].tolist()
+        patches = made["pixel_values"][0, : rows * columns].reshape(rows, columns, 8, 8, 3)
+        expected[name] = patches.permute(4, 0, 2, 1, 3).reshape(3, rows * 8, columns * 8).contiguous()
     save(PROCESSORS / "expected.safetensors", expected)
 
 

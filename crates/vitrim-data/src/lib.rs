@@ -29,8 +29,8 @@
 //! let transform = Transform::new(Preprocess::default())?;
 //! for batch in Loader::new(&dataset, Order::Sequential, &transform, LoaderOptions::default())? {
 //!     let batch = batch?;
-//!     println!("{:?} {:?} {:?}", batch.shape, batch.labels, batch.names);
-//! #   assert_eq!((batch.shape, batch.labels[0]), ([1, 3, 224, 224], Some(0)));
+//!     println!("{:?} {:?} {:?}", batch.sizes, batch.labels, batch.names);
+//! #   assert_eq!((&batch.sizes[..], batch.labels[0]), (&[[224, 224]][..], Some(0)));
 //! }
 //! # std::fs::remove_dir_all(&root).expect("temporary folder");
 //! # Ok(())
@@ -61,4 +61,4 @@ pub use loader::{Batch, BatchShare, Loader, LoaderOptions};
 pub use order::Order;
 pub use scenes::{Bounds, SCENE_CLASSES, SCENE_SIDE, Scene, draw_scene};
 pub use sources::{known_split, list_images};
-pub use transform::{Augment, Corruption, CropMode, CropStart, Interpolation, Preprocess, Transform};
+pub use transform::{Augment, Corruption, CropMode, CropStart, Interpolation, Naflex, Preprocess, Transform};

@@ -453,17 +453,17 @@ pub(crate) fn at_thresholds(
         }
         let pruned = batch.pruned(measured.pruner.as_ref())?;
         let these = PrunedFigures::of(spec, batch.dense, &pruned);
-        kept_all = keeps_all(&pruned, spec.num_tokens()).then(|| these.clone());
+        kept_all = keeps_all(&pruned, spec.num_prefix_tokens()).then(|| these.clone());
         figures.push(these);
     }
     figures.reverse();
     Ok(figures)
 }
 
-/// Whether each of the images kept all of its `tokens` tokens.
-fn keeps_all(pruned: &Pruned, tokens: usize) -> bool {
-    let last = pruned.stages.last();
-    last.is_none_or(|stage| stage.origins.len() == tokens * (stage.offsets.len() - 1))
+/// Whether each of the images kept all of its tokens, of which `prefix` are prefix tokens.
+fn keeps_all(pruned: &Pruned, prefix: usize) -> bool {
+    let all: usize = pruned.grids.iter().map(|[rows, columns]| rows * columns + prefix).sum();
+    pruned.stages.last().is_none_or(|stage| stage.origins.len() == all)
 }
 
 /// Gives up the first threshold whose loss is certainly above `beyond`, and all above it.

@@ -61,6 +61,8 @@ pub struct MeasuredBatch {
     pub(crate) labels: Vec<Option<u32>>,
     /// The dense model's class of each image, `[B]`.
     pub(crate) dense: Vec<usize>,
+    /// Its MACs for each image, `[B]`.
+    pub(crate) dense_macs: Vec<u64>,
     /// The figures of each pruner, in the order of the task.
     pub(crate) pruned: Vec<PrunedFigures>,
 }
@@ -131,6 +133,7 @@ impl MeasuredBatch {
             indices: batch.images.indices.clone(),
             labels: batch.images.labels.clone(),
             dense: batch.dense.argmax(),
+            dense_macs: batch.dense_macs(),
             pruned,
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use vitrim_data::{Dataset, Order};
 use vitrim_prune::{ImageKey, LearnedPruner, Method, Policy, Pruner};
-use vitrim_vit::{Output, cost};
+use vitrim_vit::Output;
 
 use crate::elsewhere::{Elsewhere, MeasuredBatch, PassTask, TaskPruners};
 use crate::error::{MeasureError, Result};
@@ -146,7 +146,11 @@ struct Dense {
     /// Position of each image in the data set.
     indices: Vec<usize>,
     bad_images: usize,
+    /// MACs of all images.
+    macs: u64,
     pixels: Vec<f32>,
+    /// Height and width of the images whose pixels are kept.
+    sizes: Vec<[usize; 2]>,
     keys: Vec<ImageKey>,
 }
 
@@ -210,7 +214,7 @@ pub fn evaluate(
         labelled: dense.labelled,
         bad_images: dense.bad_images,
         dense_top1: (dense.labelled > 0).then(|| 100.0 * dense.right as f64 / dense.labelled as f64),
-        dense_gmacs: cost::dense_macs(&loaded.spec) as f64 / 1e9,
+        dense_gmacs: dense.gmacs(),
         methods: under_test
             .into_iter()
             .map(|under_test| report(under_test, loaded, &dense, options))
@@ -233,7 +237,7 @@ fn first_pass(
         let batches = measured_elsewhere(dataset, TaskPruners::Policy, options, progress)?;
         for batch in &batches {
             add_measured(under_test, batch);
-            dense.count(&batch.dense, &batch.labels, &batch.indices);
+            dense.count(&batch.dense, &batch.labels, &batch.indices, &batch.dense_macs);
         }
         return Ok(dense);
     }
@@ -317,23 +321,32 @@ fn pass<'a>(
 }
 
 impl Dense {
-    /// Counts a batch: the dense model's classes, the labels and the positions of its images, `[B]` each.
-    fn count(&mut self, classes: &[usize], labels: &[Option<u32>], indices: &[usize]) {
+    /// Counts a batch: the dense model's classes, the labels, the positions and the MACs of its images, `[B]` each.
+    fn count(&mut self, classes: &[usize], labels: &[Option<u32>], indices: &[usize], macs: &[u64]) {
         for (&class, label) in classes.iter().zip(labels) {
             self.labelled += usize::from(label.is_some());
             self.right += usize::from(*label == u32::try_from(class).ok());
         }
         self.images += indices.len();
         self.indices.extend(indices);
+        self.macs += macs.iter().sum::<u64>();
+    }
+
+    /// Mean MACs of an image, in units of 1e9.
+    fn gmacs(&self) -> f64 {
+        self.macs as f64 / self.images as f64 / 1e9
     }
 
     /// Adds a batch, and keeps its pixels as long as fewer than `room` images are kept.
     fn add(&mut self, batch: &PassBatch<'_>, room: usize) {
         let images = batch.images;
-        self.count(&batch.dense.argmax(), &images.labels, &images.indices);
+        self.count(&batch.dense.argmax(), &images.labels, &images.indices, &batch.dense_macs());
         let kept = room.saturating_sub(self.keys.len()).min(images.len());
         self.keys.extend(&batch.keys[..kept]);
-        self.pixels.extend_from_slice(&images.pixels[..kept * (images.pixels.len() / images.len())]);
+        let sizes = &images.sizes[..kept];
+        let values = sizes.iter().map(|[height, width]| 3 * height * width).sum();
+        self.pixels.extend_from_slice(&images.pixels[..values]);
+        self.sizes.extend(sizes);
         self.answers.push(batch.dense.clone());
     }
 }
@@ -370,7 +383,7 @@ fn report(
 }
 
 fn speeds(loaded: &Loaded, pruner: &dyn Pruner, dense: &Dense, seconds: f64) -> Result<Vec<SpeedUp>> {
-    let pixels = Pixels { data: &dense.pixels, keys: &dense.keys };
+    let pixels = Pixels { data: &dense.pixels, sizes: &dense.sizes, keys: &dense.keys };
     SPEED_BATCHES
         .iter()
         .filter(|(batch, _)| *batch <= dense.keys.len())

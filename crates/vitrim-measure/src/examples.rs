@@ -10,6 +10,7 @@ use vitrim_vit::PixelBatch;
 use crate::error::Result;
 use crate::evaluate::Details;
 use crate::model::Loaded;
+use crate::predict::size_of;
 
 /// Ranks of the cheap, typical and expensive images, as shares of all images sorted by cost.
 const RANKS: [(Group, [f64; 3]); 3] = [
@@ -91,7 +92,12 @@ pub fn examples(
             crop = corruption.apply(&crop, index)?;
         }
         let pixels = loaded.transform.normalized(&crop);
-        let pruned = run(&loaded.model, &pruner, PixelBatch::new(&pixels, 1), &[index as ImageKey])?;
+        let pruned = run(
+            &loaded.model,
+            &pruner,
+            PixelBatch::of_sizes(&pixels, &[size_of(&crop)]),
+            &[index as ImageKey],
+        )?;
         Ok(Example {
             group,
             index,

@@ -3,17 +3,19 @@
 use serde::{Deserialize, Serialize};
 use vitrim_prune::Pruned;
 use vitrim_prune::divergence::divergences;
-use vitrim_vit::{Output, VitSpec, cost};
+use vitrim_vit::{Output, VitSpec};
 
 use crate::error::Result;
 use crate::front::FrontPoint;
+use crate::passes::dense_macs;
 use crate::statistics::{Drift, Loss, PairedLoss, Quantiles};
 
 /// Figures of a pruned model on the images seen so far.
 #[derive(Clone, Debug)]
 pub(crate) struct Metrics {
-    dense_macs: u64,
     images: usize,
+    /// Their patches.
+    patches: usize,
     /// Images with a label.
     labelled: usize,
     right: usize,
@@ -28,6 +30,8 @@ pub(crate) struct Metrics {
     survivors: Vec<Vec<u32>>,
     /// MACs of each image.
     macs: Vec<u64>,
+    /// MACs of each image without pruning.
+    dense_macs: Vec<u64>,
 }
 
 /// What a pruned model did to each image of a batch.
@@ -38,25 +42,37 @@ pub struct PrunedFigures {
     divergences: Vec<f64>,
     /// The class of each image, `[B]`; of a backbone without classes, the largest feature.
     classes: Vec<usize>,
-    /// Number of images whose patch at each grid position is left after each stage, `[K][N0]`.
+    /// Number of images whose patch at each grid position is left after each stage, `[K][N0]`. Places on the grid of an
+    /// image's own are scaled to that of the input size.
     survivors: Vec<Vec<u32>>,
     /// MACs of each image, `[B]`.
     macs: Vec<u64>,
+    /// MACs of each image without pruning, `[B]`.
+    dense_macs: Vec<u64>,
+    /// Patches of all images.
+    patches: usize,
 }
 
 impl PrunedFigures {
     /// From the answers of the dense and the pruned model, of geometry `spec`.
     pub(crate) fn of(spec: &VitSpec, dense: &Output, pruned: &Pruned) -> Self {
-        let patches = spec.num_patches();
-        let mut survivors = vec![vec![0; patches]; pruned.stages.len()];
+        let mut survivors = vec![vec![0; spec.num_patches()]; pruned.stages.len()];
         for (counts, stage) in survivors.iter_mut().zip(&pruned.stages) {
-            stage.origins.iter().filter_map(|origin| origin.grid()).for_each(|p| counts[p] += 1);
+            for (b, [rows, columns]) in pruned.grids.iter().enumerate() {
+                let place = |p: usize| {
+                    let [all_rows, all_columns] = spec.grid();
+                    p / columns * all_rows / rows * all_columns + p % columns * all_columns / columns
+                };
+                stage.grid_positions(b).into_iter().for_each(|p| counts[place(p)] += 1);
+            }
         }
         PrunedFigures {
             divergences: divergences(spec, dense, &pruned.answer),
             classes: pruned.answer.argmax(),
             survivors,
             macs: pruned.macs.clone(),
+            dense_macs: dense_macs(spec, &pruned.grids),
+            patches: pruned.grids.iter().map(|[rows, columns]| rows * columns).sum(),
         }
     }
 }
@@ -90,8 +106,8 @@ impl Metrics {
     /// Metrics before any image, for a backbone of geometry `spec`.
     pub fn new(spec: &VitSpec) -> Self {
         Metrics {
-            dense_macs: cost::dense_macs(spec),
             images: 0,
+            patches: 0,
             labelled: 0,
             right: 0,
             dense_only_right: 0,
@@ -102,6 +118,7 @@ impl Metrics {
             spec: spec.clone(),
             survivors: Vec::new(),
             macs: Vec::new(),
+            dense_macs: Vec::new(),
         }
     }
 
@@ -125,6 +142,8 @@ impl Metrics {
             counts.iter_mut().zip(more).for_each(|(count, more)| *count += more);
         }
         self.macs.extend(&pruned.macs);
+        self.dense_macs.extend(&pruned.dense_macs);
+        self.patches += pruned.patches;
     }
 
     fn add_classes(&mut self, dense: &[usize], pruned: &[usize], labels: &[Option<u32>]) {
@@ -184,7 +203,7 @@ impl Metrics {
 
     /// Mean share of N0 left after each stage, `[K]`; never rises.
     pub fn keep_ratio(&self) -> Vec<f64> {
-        let all = (self.images * self.spec.num_patches()).max(1) as f64;
+        let all = self.patches.max(1) as f64;
         let left = |counts: &Vec<u32>| counts.iter().map(|n| f64::from(*n)).sum::<f64>();
         self.survivors.iter().map(|counts| left(counts) / all).collect()
     }
@@ -197,7 +216,12 @@ impl Metrics {
 
     /// MACs of each image as a share of the dense model's, in the order seen.
     pub fn costs(&self) -> Vec<f32> {
-        self.macs.iter().map(|macs| (*macs as f64 / self.dense_macs as f64) as f32).collect()
+        self.shares().map(|share| share as f32).collect()
+    }
+
+    /// MACs of each image as a share of its MACs without pruning.
+    fn shares(&self) -> impl Iterator<Item = f64> {
+        self.macs.iter().zip(&self.dense_macs).map(|(macs, dense)| *macs as f64 / *dense as f64)
     }
 
     /// Mean MACs per image, in units of 1e9.
@@ -207,13 +231,13 @@ impl Metrics {
 
     /// Mean MACs as a share of the dense model's.
     pub fn cost(&self) -> f64 {
-        self.gmacs() * 1e9 / self.dense_macs as f64
+        let dense = self.dense_macs.iter().map(|m| *m as f64).sum::<f64>() / self.images.max(1) as f64;
+        self.gmacs() * 1e9 / dense
     }
 
     /// How the cost differs between images. `None` if no image was seen.
     pub fn spread(&self) -> Option<CostSpread> {
-        let shares = self.macs.iter().map(|m| *m as f64 / self.dense_macs as f64).collect();
-        let quantiles = Quantiles::of(shares)?;
+        let quantiles = Quantiles::of(self.shares().collect())?;
         Some(CostSpread { p10: quantiles.at(0.1), p50: quantiles.at(0.5), p90: quantiles.at(0.9) })
     }
 

@@ -6,7 +6,7 @@
 
 use vitrim_data::{Batch, BatchShare, Corruption, Dataset, Loader, LoaderOptions, OnBadImage, Order};
 use vitrim_prune::{ImageKey, Pruned, Pruner, first_site, run_from};
-use vitrim_vit::{Backbone, CpuBackbone, HostState, Output, PixelBatch, Site, Taps, VitSpec, Want};
+use vitrim_vit::{Backbone, CpuBackbone, HostState, Output, PixelBatch, Site, Taps, VitSpec, Want, cost};
 
 use crate::error::Result;
 use crate::metrics::{Metrics, PrunedFigures};
@@ -101,6 +101,16 @@ pub(crate) struct PassBatch<'a> {
 }
 
 impl PassBatch<'_> {
+    /// Rows and columns of each image's patches, `[B]`.
+    pub fn grids(&self) -> &[[usize; 2]] {
+        &self.prefix.packed.grids
+    }
+
+    /// MACs of each image without pruning, `[B]`.
+    pub fn dense_macs(&self) -> Vec<u64> {
+        dense_macs(self.model.spec(), self.grids())
+    }
+
     /// Prunes the batch with `pruner`, whose first site must not be before the start of the pass.
     ///
     /// # Errors
@@ -108,6 +118,11 @@ impl PassBatch<'_> {
     pub fn pruned(&self, pruner: &dyn Pruner) -> Result<Pruned> {
         Ok(run_from(self.model, pruner, self.prefix.clone(), self.keys)?)
     }
+}
+
+/// MACs of each of the images of `grids: [B]` rows and columns of patches without pruning, `[B]`.
+pub(crate) fn dense_macs(spec: &VitSpec, grids: &[[usize; 2]]) -> Vec<u64> {
+    grids.iter().map(|grid| cost::dense_macs(&spec.of_grid(*grid))).collect()
 }
 
 /// The site where `pruners` depart from the dense model, and the taps that they need there.
@@ -138,7 +153,7 @@ pub(crate) fn each_batch(
             },
         };
         let Some(images) = loader.next().transpose()? else { break };
-        let mut prefix = model.embed(PixelBatch::new(&images.pixels, images.len()))?;
+        let mut prefix = model.embed(PixelBatch::of_sizes(&images.pixels, &images.sizes))?;
         model.advance(&mut prefix, site, taps)?;
         let computed = match known {
             Some(_) => None,

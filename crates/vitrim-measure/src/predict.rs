@@ -26,6 +26,9 @@ pub struct Prediction {
     /// The image's features, if they were requested.
     #[serde(flatten)]
     pub features: Option<Features>,
+    /// Rows and columns of the image's patches, if each image has a grid of its own (NaFlex).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grid: Option<[usize; 2]>,
     /// Survivors of each stage, `[K]`.
     pub stages: Vec<Survivors>,
     /// MACs, in units of 1e9, the pruner's own scoring included.
@@ -89,6 +92,8 @@ pub struct Answer {
     pub classes: Vec<ClassProbability>,
     /// As [`Prediction::features`].
     pub features: Option<Features>,
+    /// Rows and columns of the image's patches.
+    pub grid: [usize; 2],
     /// As [`Prediction::stages`].
     pub stages: Vec<Survivors>,
     /// MACs, the pruner's own scoring included.
@@ -139,16 +144,21 @@ pub fn predict(
     let mut answers = answer(loaded, &loaded.model, pruner, &good, question)?.into_iter();
     let seen = crops.into_iter().map(|(image, crop)| {
         crop.map(|crop| {
-            let Answer { classes, features, stages, macs } =
+            let Answer { classes, features, grid, stages, macs } =
                 answers.next().expect("one answer for each good image");
-            let gmacs = macs as f64 / 1e9;
-            Seen { crop, prediction: Prediction { image, classes, features, stages, gmacs } }
+            let (grid, gmacs) = (loaded.spec.is_naflex().then_some(grid), macs as f64 / 1e9);
+            Seen { crop, prediction: Prediction { image, classes, features, grid, stages, gmacs } }
         })
     });
     Ok(seen.collect())
 }
 
-/// Runs `crops`, which have the model's input size, through `model`, a session of `loaded`, pruned by `pruner`, and
+/// Height and width of `crop`, pixels.
+pub fn size_of(crop: &RgbImage) -> [usize; 2] {
+    [crop.height() as usize, crop.width() as usize]
+}
+
+/// Runs `crops`, which the model's transform made, through `model`, a session of `loaded`, pruned by `pruner`, and
 /// answers `question` for each. Random decisions are keyed by each crop ([`image_key`]).
 ///
 /// # Errors
@@ -166,20 +176,26 @@ pub fn answer(
     let keys: Vec<u64> = crops.par_iter().map(|crop| image_key(crop)).collect();
     let pixels: Vec<f32> = crops.par_iter().flat_map_iter(|crop| loaded.transform.normalized(crop)).collect();
     let batch = crops.len();
-    let mut state = model.embed(PixelBatch::new(&pixels, batch))?;
+    let sizes: Vec<[usize; 2]> = crops.iter().map(|crop| size_of(crop)).collect();
+    let mut state = model.embed(PixelBatch::of_sizes(&pixels, &sizes))?;
     let blocks = match question {
         Question::Blocks(blocks) => blocks,
         Question::Classes(_) | Question::Features(_) => loaded.spec.depth,
     };
     let stages = run_blocks(model, pruner, &mut state, &keys, blocks)?;
-    let answer = |b: usize| Answer {
-        classes: Vec::new(),
-        features: None,
-        stages: stages.iter().map(|stage| Survivors::of(stage, b)).collect(),
-        macs: match question {
-            Question::Blocks(blocks) => block_macs(model, pruner, &stages, b, blocks),
-            Question::Classes(_) | Question::Features(_) => image_macs(model, pruner, &stages, b),
-        },
+    let answer = |b: usize| {
+        let grid = state.packed.grids[b];
+        let spec = loaded.spec.of_grid(grid);
+        Answer {
+            classes: Vec::new(),
+            features: None,
+            grid,
+            stages: stages.iter().map(|stage| Survivors::of(stage, b)).collect(),
+            macs: match question {
+                Question::Blocks(blocks) => block_macs(&spec, pruner, &stages, b, blocks),
+                Question::Classes(_) | Question::Features(_) => image_macs(&spec, pruner, &stages, b),
+            },
+        }
     };
     let mut answers: Vec<Answer> = (0..batch).map(answer).collect();
     match question {

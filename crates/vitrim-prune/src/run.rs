@@ -15,6 +15,8 @@ pub struct Pruned {
     pub stages: Vec<StageRecord>,
     /// MACs of each image, the pruner's own scoring included, `[B]`.
     pub macs: Vec<u64>,
+    /// Rows and columns of each image's patches before any pruning, `[B]`.
+    pub grids: Vec<[usize; 2]>,
 }
 
 /// The survivors of one stage.
@@ -68,8 +70,10 @@ pub fn run_from<B: Backbone>(
 ) -> Result<Pruned> {
     let stages = run_to_end(backbone, pruner, &mut state, images)?;
     let answer = backbone.finish(&state, Want::answer(backbone.spec()))?;
-    let macs = (0..images.len()).map(|b| image_macs(backbone, pruner, &stages, b)).collect();
-    Ok(Pruned { answer, stages, macs })
+    let (spec, grids) = (backbone.spec(), backbone.view(&state)?.grids.to_vec());
+    let of_image = |(b, grid): (usize, &[usize; 2])| image_macs(&spec.of_grid(*grid), pruner, &stages, b);
+    let macs = grids.iter().enumerate().map(of_image).collect();
+    Ok(Pruned { answer, stages, macs, grids })
 }
 
 /// Like [`run_from`], but only up to the end of the last block. The caller finishes `state` as it needs: for example
@@ -142,28 +146,22 @@ pub fn first_site<'a>(
     })
 }
 
-/// MACs of image `b` of a batch that went through `stages`, the pruner's own scoring and the backbone's head included.
-pub fn image_macs<B: Backbone>(
-    backbone: &B,
-    pruner: &(impl Pruner + ?Sized),
-    stages: &[StageRecord],
-    b: usize,
-) -> u64 {
-    let spec = backbone.spec();
+/// MACs of image `b` of a batch that went through `stages`, the pruner's own scoring and the backbone's head included;
+/// `spec` is the backbone as it is for the image's grid ([`VitSpec::of_grid`]).
+pub fn image_macs(spec: &VitSpec, pruner: &(impl Pruner + ?Sized), stages: &[StageRecord], b: usize) -> u64 {
     let (trajectory, scoring) = trajectory(spec, pruner, stages, b);
     cost::image_macs(spec, &trajectory) + scoring
 }
 
 /// MACs of image `b` of a batch whose first `blocks` blocks were run with `stages` ([`run_blocks`]), the pruner's own
-/// scoring included.
-pub fn block_macs<B: Backbone>(
-    backbone: &B,
+/// scoring included; `spec` as for [`image_macs`].
+pub fn block_macs(
+    spec: &VitSpec,
     pruner: &(impl Pruner + ?Sized),
     stages: &[StageRecord],
     b: usize,
     blocks: usize,
 ) -> u64 {
-    let spec = backbone.spec();
     let (trajectory, scoring) = trajectory(spec, pruner, stages, b);
     cost::macs_of_blocks(spec, &trajectory, blocks) + scoring
 }

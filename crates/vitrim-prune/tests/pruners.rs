@@ -17,7 +17,7 @@ fn profiles_set_the_counts_at_every_batch_size() {
     let spec = spec(true);
     let model = backbone(&spec);
     let profile = KeepProfile::new(&spec, &[1, 2, 3], &[0.75, 0.5, 0.0]).unwrap();
-    assert_eq!([0, 1, 2].map(|stage| profile.patch_tokens(stage, 0)), [9, 6, 0]);
+    assert_eq!([0, 1, 2].map(|stage| profile.patch_tokens(stage, 0, 12)), [9, 6, 0]);
     let pruners: Vec<Box<dyn Pruner>> = vec![
         Box::new(RandomPruner::new(profile.clone(), 3)),
         made("cls-attention", &spec, profile),

@@ -14,7 +14,7 @@ use vitrim_hub::Kind;
 use vitrim_kernels::InstructionSet;
 use vitrim_measure::model::Opening;
 use vitrim_measure::model::features::blocks_up_to;
-use vitrim_measure::predict::{Question, answer};
+use vitrim_measure::predict::{Question, answer, size_of};
 use vitrim_measure::requests::BackboneArgs;
 use vitrim_measure::{Loaded, MeasureError};
 use vitrim_prune::{ImageKey, Pruner, run_blocks, run_to_end};
@@ -23,10 +23,10 @@ use vitrim_vit::{Backbone, Interruptible, Output, PackedBatch, PixelBatch, Preci
 
 use crate::answers::{Prediction, Tokens};
 use crate::downloads::fetch;
-use crate::images::images;
+use crate::images::{Given, images};
 use crate::interruptible::computed;
 use crate::lasting::{in_memory, lasting};
-use crate::pixels::pixels;
+use crate::pixels::{pixels, sizes};
 use crate::pruning::{Dial, Pruning};
 use crate::python_call::{call, literal};
 use crate::python_pruner::Failure;
@@ -188,14 +188,15 @@ impl Model {
         block: i64,
     ) -> PyResult<Bound<'py, PyAny>> {
         let pixels = pixels(pixel_values, &self.loaded.spec)?;
-        let (batch, given) = (pixels.as_array().shape()[0], pixels.as_slice()?);
+        let (sizes_given, given) = (sizes(&pixels), pixels.as_slice()?);
+        let batch = sizes_given.len();
         let blocks = blocks_up_to(block, self.loaded.spec.depth).map_err(from_library)?;
         let (values, offsets, origins, sizes) = self.compute(py, |model, pruner| {
             let (d, prefix) = (model.spec().dim, model.spec().num_prefix_tokens());
             let (mut values, mut offsets) = (Vec::new(), vec![0]);
             let (mut origins, mut sizes) = (Vec::new(), Vec::new());
             if batch > 0 {
-                let mut state = model.embed(PixelBatch::new(given, batch))?;
+                let mut state = model.embed(PixelBatch::of_sizes(given, &sizes_given))?;
                 run_blocks(model, pruner, &mut state, &places(batch), blocks)?;
                 for image in state.packed.offsets.windows(2) {
                     let patches = image[0] + prefix..image[1];
@@ -223,14 +224,15 @@ impl Model {
         pixel_values: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let pixels = pixels(pixel_values, &self.loaded.spec)?;
-        let batch = pixels.as_array().shape()[0];
+        let sizes = sizes(&pixels);
+        let batch = sizes.len();
         let values = pixels.as_slice()?;
         let logits = self.compute(py, |model, pruner| {
             let spec = model.spec();
             if batch == 0 && spec.num_classes > 0 {
                 return Ok(Output { values: Vec::new(), width: spec.num_classes });
             }
-            let mut state = model.embed(PixelBatch::new(values, batch))?;
+            let mut state = model.embed(PixelBatch::of_sizes(values, &sizes))?;
             run_to_end(model, pruner, &mut state, &places(batch))?;
             Ok(model.finish(&state, Want::Logits)?)
         })?;
@@ -264,15 +266,30 @@ impl Model {
     fn preprocess<'py>(&self, py: Python<'py>, images: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let given = self::images(images)?;
         let pool = self.threads.pool()?;
-        let [height, width] = self.loaded.spec.img_size;
         let transform = &self.loaded.transform;
+        let [height, width] = match self.loaded.spec.is_naflex() {
+            false => self.loaded.spec.img_size,
+            true => {
+                let crop = |image: &Given| Ok(size_of(&image.crop(transform)?));
+                let sizes =
+                    computed(py, &pool, |_| given.par_iter().map(crop).collect::<vitrim::Result<Vec<_>>>())?;
+                if let Some(other) = sizes.iter().position(|size| *size != sizes[0]) {
+                    let ([height, width], [other_height, other_width]) = (sizes[0], sizes[other]);
+                    return Err(refused(format!(
+                        "images 0 and {other} come out at {height}x{width} and {other_height}x{other_width} pixels, \
+                         which no array holds; preprocess them one by one, or use predict()"
+                    )));
+                }
+                sizes.first().copied().unwrap_or(self.loaded.spec.img_size)
+            }
+        };
         // Written in place: each image's pixels exist once, and memory pages are first touched when they are written.
         let array = PyArray4::<f32>::zeros(py, [given.len(), 3, height, width], false);
         {
             let mut view = array.try_readwrite()?;
             let rows = view.as_slice_mut()?;
             computed(py, &pool, |stop| {
-                let images = given.par_iter().zip(rows.par_chunks_exact_mut(transform.pixel_count()));
+                let images = given.par_iter().zip(rows.par_chunks_exact_mut(3 * height * width));
                 images.try_for_each(|(image, row)| {
                     if stop.load(Ordering::Relaxed) {
                         return Err(MeasureError::Interrupted.into());
@@ -288,14 +305,15 @@ impl Model {
     /// Embeddings of normalised pixels in the space that images share with texts, `[B, P]`, not normalised.
     fn embed<'py>(&self, py: Python<'py>, pixel_values: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let pixels = pixels(pixel_values, &self.loaded.spec)?;
-        let batch = pixels.as_array().shape()[0];
+        let sizes = sizes(&pixels);
+        let batch = sizes.len();
         let values = pixels.as_slice()?;
         let embeddings = self.compute(py, |model, pruner| {
             if batch == 0 {
                 let width = model.spec().embedding_width().unwrap_or(0);
                 return Ok(Output { values: Vec::new(), width });
             }
-            let mut state = model.embed(PixelBatch::new(values, batch))?;
+            let mut state = model.embed(PixelBatch::of_sizes(values, &sizes))?;
             run_to_end(model, pruner, &mut state, &places(batch))?;
             Ok(model.finish(&state, Want::Embedding)?)
         })?;
@@ -318,7 +336,8 @@ impl Model {
             return self.block_tokens(py, pixel_values, block);
         }
         let pixels = pixels(pixel_values, &self.loaded.spec)?;
-        let batch = pixels.as_array().shape()[0];
+        let sizes = sizes(&pixels);
+        let batch = sizes.len();
         let values = pixels.as_slice()?;
         let (pooled, survivors) = self.compute(py, |model, pruner| {
             let spec = model.spec();
@@ -327,7 +346,7 @@ impl Model {
                 let none = (empty(spec.dim), vec![0], Vec::new(), Vec::new());
                 return Ok((empty(spec.num_features()), none));
             }
-            let mut state = model.embed(PixelBatch::new(values, batch))?;
+            let mut state = model.embed(PixelBatch::of_sizes(values, &sizes))?;
             run_to_end(model, pruner, &mut state, &places(batch))?;
             let pooled = model.finish(&state, Want::Pooled)?;
             let tokens = if tokens { model.finish(&state, Want::Tokens)? } else { empty(spec.dim) };

@@ -19,8 +19,12 @@ const CURE: &str = "Model.preprocess(images) makes them";
 pub fn pixels<'py>(given: &Bound<'py, PyAny>, spec: &VitSpec) -> PyResult<PyReadonlyArray4<'py, f32>> {
     let array = as_array(given)?;
     check_dtype::<f32>(&array)?;
-    let [height, width] = spec.img_size;
     let shape = array.shape();
+    // A NaFlex backbone takes any size; the pass checks that patches tile it.
+    let [height, width] = match shape {
+        [_, 3, height, width] if spec.is_naflex() => [*height, *width],
+        _ => spec.img_size,
+    };
     if shape.len() != 4 || shape[1..] != [3, height, width] {
         let hint = if shape == [3, height, width] { "; add a batch axis, pixel_values[None]" } else { "" };
         return Err(PyValueError::new_err(format!(
@@ -36,6 +40,12 @@ pub fn pixels<'py>(given: &Bound<'py, PyAny>, spec: &VitSpec) -> PyResult<PyRead
     let array = array.cast_into::<PyArray4<f32>>()?.try_readonly()?;
     check_finite(array.as_slice()?, [3, height, width])?;
     Ok(array)
+}
+
+/// Height and width of each image of `pixels`, `[B]`.
+pub fn sizes(pixels: &PyReadonlyArray4<'_, f32>) -> Vec<[usize; 2]> {
+    let pixels = pixels.as_array();
+    vec![[pixels.shape()[2], pixels.shape()[3]]; pixels.shape()[0]]
 }
 
 /// A NumPy array unchanged, any other object by DLPack.

@@ -16,7 +16,7 @@ use vitrim_prune::Policy;
 
 use crate::error::{ReportError, Result};
 use crate::findings::{Findings, Pictured};
-use crate::picture::{captions, kept_tokens};
+use crate::picture::{captions, kept_tokens, patches_of};
 use crate::visualize::png;
 
 /// Folder of the pictures in a run folder.
@@ -119,8 +119,9 @@ fn pictured(
     let group = example.group;
     let number = before.iter().filter(|pictured| pictured.group == group).count() + 1;
     let picture = PathBuf::from(GALLERY).join(format!("{group}-{number}.png"));
-    let lines = captions(&example.kept, loaded.spec.num_patches());
-    let drawn = kept_tokens(&example.crop, loaded.spec.patch_size as u32, &example.kept, &lines)?;
+    let patch = loaded.spec.patch_size as u32;
+    let lines = captions(&example.kept, patches_of(&example.crop, patch));
+    let drawn = kept_tokens(&example.crop, patch, &example.kept, &lines)?;
     let folder = run_folder.join(GALLERY);
     std::fs::create_dir_all(&folder).map_err(|source| ReportError::Write { path: folder, source })?;
     vitrim_durable::replace(&run_folder.join(&picture), &png(&drawn)?)?;

@@ -69,6 +69,11 @@ pub fn captions(kept: &[Vec<usize>], patches: usize) -> Vec<String> {
     std::iter::once(format!("dense: {patches} patches")).chain(stages).collect()
 }
 
+/// N0 of an image whose crop is `image`, in patches of `patch_size` pixels.
+pub(crate) fn patches_of(image: &RgbImage, patch_size: u32) -> usize {
+    (image.height() / patch_size * (image.width() / patch_size)) as usize
+}
+
 /// The image, and next to it the image after each stage, with pruned patches faded to grey and crossed by a coloured line.
 ///
 /// `image`: the crop that the model sees, `[H, W, 3]`; `patch_size`: in pixels of that crop; `kept`:

@@ -8,7 +8,7 @@ use vitrim_measure::model::Loaded;
 use vitrim_measure::predict::Seen;
 
 use crate::error::{ReportError, Result};
-use crate::picture::{captions, kept_tokens};
+use crate::picture::{captions, kept_tokens, patches_of};
 
 /// Writes pictures to a folder, each under its image's name.
 pub struct Pictures {
@@ -40,8 +40,9 @@ impl Pictures {
         let path = candidates.into_iter().find(|path| !self.taken.contains(path) && !same_file(path, source));
         let path = path.ok_or_else(|| ReportError::Setting("no name is left for a picture".into()))?;
         let kept: Vec<Vec<usize>> = seen.prediction.stages.iter().map(|s| s.positions.clone()).collect();
-        let lines = captions(&kept, loaded.spec.num_patches());
-        let picture = kept_tokens(&seen.crop, loaded.spec.patch_size as u32, &kept, &lines)?;
+        let patch = loaded.spec.patch_size as u32;
+        let lines = captions(&kept, patches_of(&seen.crop, patch));
+        let picture = kept_tokens(&seen.crop, patch, &kept, &lines)?;
         vitrim_durable::replace(&path, &png(&picture)?)?;
         self.taken.insert(path.clone());
         Ok(path)

@@ -9,7 +9,7 @@ use vitrim_hub::{Kind, local};
 use vitrim_measure::calibrate::{allowed, record};
 use vitrim_measure::model::features::{FeatureKind, Features, features};
 use vitrim_measure::model::{Loaded, Opening, open_policy};
-use vitrim_measure::predict::{Survivors, answered_macs};
+use vitrim_measure::predict::{Survivors, answered_macs, size_of};
 use vitrim_measure::statistics::Confidence;
 use vitrim_measure::{MeasureError, Result};
 use vitrim_prune::{ImageKey, LearnedPruner, NoPruner, Pruner, ReadOut, image_macs, run_to_end};
@@ -38,7 +38,7 @@ impl Ask {
 
 /// An image as the model takes it.
 pub enum Input {
-    /// A crop of the model's input size, not yet normalised.
+    /// What the model's transform made of an image, not yet normalised.
     Crop(RgbImage),
     /// Normalised pixels, `[3, H, W]`.
     Pixels(Vec<f32>),
@@ -54,6 +54,14 @@ impl Input {
                 let hash = blake3::hash(&bytes);
                 u64::from_le_bytes(hash.as_bytes()[..8].try_into().expect("a hash has 32 bytes"))
             }
+        }
+    }
+
+    /// Height and width of the image for a model of geometry `spec`, pixels.
+    fn size(&self, spec: &VitSpec) -> [usize; 2] {
+        match self {
+            Input::Crop(crop) => size_of(crop),
+            Input::Pixels(_) => spec.img_size,
         }
     }
 
@@ -240,15 +248,20 @@ impl Engine {
         point: usize,
         images: &[(&Input, Ask)],
     ) -> Result<Vec<Outcome>> {
-        let (spec, values, pruner) = (self.spec(), self.values(), self.pruners[point].as_ref());
+        let (spec, pruner) = (self.spec(), self.pruners[point].as_ref());
         let mut state = match images {
             [(Input::Pixels(pixels), _)] => session.embed(PixelBatch::new(pixels, 1))?,
             images => {
-                let mut pixels = vec![0.0; images.len() * values];
-                for (room, (input, _)) in pixels.chunks_exact_mut(values).zip(images) {
+                let sizes: Vec<[usize; 2]> = images.iter().map(|(input, _)| input.size(spec)).collect();
+                let values = |[height, width]: [usize; 2]| 3 * height * width;
+                let mut pixels = vec![0.0; sizes.iter().copied().map(values).sum()];
+                let mut rest = pixels.as_mut_slice();
+                for ((input, _), size) in images.iter().zip(&sizes) {
+                    let (room, others) = rest.split_at_mut(values(*size));
                     input.write(&self.loaded.transform, room);
+                    rest = others;
                 }
-                session.embed(PixelBatch::new(&pixels, images.len()))?
+                session.embed(PixelBatch::of_sizes(&pixels, &sizes))?
             }
         };
         // Only random decisions depend on the key, which is a hash of the pixels.
@@ -260,7 +273,7 @@ impl Engine {
             logits: None,
             features: None,
             stages: stages.iter().map(|stage| Survivors::of(stage, b)).collect(),
-            macs: image_macs(session, pruner, &stages, b),
+            macs: image_macs(&spec.of_grid(state.packed.grids[b]), pruner, &stages, b),
         };
         let mut outcomes: Vec<Outcome> = (0..images.len()).map(outcome).collect();
         if images.iter().any(|(_, ask)| ask.logits) {

@@ -231,7 +231,7 @@ fn record() {
                 let mut state = session.embed(PixelBatch::new(&pixels, 1)).unwrap();
                 let stages = run_to_end(&session, pruner.as_ref(), &mut state, &[0]).unwrap();
                 session.finish(&state, Want::Logits).unwrap();
-                recorded.gmacs[at] = image_macs(&session, pruner.as_ref(), &stages, 0) as f64 / 1e9;
+                recorded.gmacs[at] = image_macs(session.spec(), pruner.as_ref(), &stages, 0) as f64 / 1e9;
             });
             recorded.seconds[at].push(started.elapsed().as_secs_f64());
         }

@@ -1,4 +1,17 @@
-//! Checks of configurations. Each error is one line that names the key and its valid values.
+//! Checks of configurations and backbones. Each error is one line; that of a configuration names the key and its valid
+//! values.
+
+use vitrim_vit::VitSpec;
+
+use crate::error::TrainError;
+
+/// Checks that all images of the backbone have one size, as training needs.
+///
+/// # Errors
+/// [`TrainError::ManySizes`] if each image has a grid of its own.
+pub fn one_size(spec: &VitSpec) -> Result<(), TrainError> {
+    if spec.is_naflex() { Err(TrainError::ManySizes(spec.architecture.clone())) } else { Ok(()) }
+}
 
 /// An error for the first of `counts` (name, value) that is 0.
 pub fn positive(counts: &[(&str, usize)]) -> Result<(), String> {

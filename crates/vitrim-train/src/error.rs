@@ -39,6 +39,12 @@ pub enum TrainError {
     /// TensorBoard's files could not be written.
     #[error(transparent)]
     Tensorboard(#[from] crate::run::tensorboard::TensorboardError),
+    /// The backbone takes images of many sizes.
+    #[error(
+        "{0} gives each image a grid of its own (NaFlex), and training needs images of one size; prune it without \
+         training: --policy universal"
+    )]
+    ManySizes(String),
     /// The configuration contradicts itself or the backbone.
     #[error("configuration: {0}")]
     Config(String),

@@ -36,6 +36,7 @@ mod session;
 mod share;
 mod trainer;
 
+pub use checks::one_size;
 pub use config::TrainConfig;
 pub use device::DeviceChoice;
 pub use error::{Result, TrainError};

@@ -1,5 +1,7 @@
 //! The interface of the game, the pruners and the executors.
 
+use std::ops::Range;
+
 use vitrim_kernels::argmax;
 
 use crate::error::{Result, VitError};
@@ -101,26 +103,79 @@ impl Taps {
     }
 }
 
-/// Normalised pixels, `[B, 3, H, W]` row-major.
+/// Normalised pixels of B images, one after the other, each `[3, H, W]` row-major.
 #[derive(Clone, Copy, Debug)]
 pub struct PixelBatch<'a> {
-    /// `B * 3 * H * W` values.
+    /// The values of all images.
     pub data: &'a [f32],
     /// B, the number of images.
     pub batch: usize,
+    /// Height and width of each image, `[B]`, pixels; `None` if all have the backbone's input size.
+    sizes: Option<&'a [[usize; 2]]>,
 }
 
 impl<'a> PixelBatch<'a> {
-    /// Wraps `data: [B, 3, H, W]`; [`Backbone::embed`] checks the length.
+    /// Wraps `data: [B, 3, H, W]` of the backbone's input size; [`Backbone::embed`] checks the length.
     pub fn new(data: &'a [f32], batch: usize) -> Self {
-        PixelBatch { data, batch }
+        PixelBatch { data, batch, sizes: None }
     }
 
-    /// Checks that the length is `B * 3 * H * W` for `spec`.
+    /// Wraps images of `sizes: [B]` (height, width), pixels, each `[3, H, W]`. Sizes may differ if the backbone is a NaFlex
+    /// one; [`Backbone::embed`] checks it.
+    pub fn of_sizes(data: &'a [f32], sizes: &'a [[usize; 2]]) -> Self {
+        PixelBatch { data, batch: sizes.len(), sizes: Some(sizes) }
+    }
+
+    /// The images at `places` of the batch, for a backbone of geometry `spec`.
+    ///
+    /// # Panics
+    /// If there are no such images, or fewer values than they have.
+    #[must_use]
+    pub fn part(&self, spec: &VitSpec, places: Range<usize>) -> Self {
+        let values = |images: Range<usize>| images.map(|image| image_values(self.size(spec, image))).sum();
+        let first: usize = values(0..places.start);
+        PixelBatch {
+            data: &self.data[first..first + values(places.clone())],
+            batch: places.len(),
+            sizes: self.sizes.map(|sizes| &sizes[places]),
+        }
+    }
+
+    /// Height and width of image `image`, pixels, for a backbone of geometry `spec`.
+    pub fn size(&self, spec: &VitSpec, image: usize) -> [usize; 2] {
+        self.sizes.map_or(spec.img_size, |sizes| sizes[image])
+    }
+
+    /// Rows and columns of each image's patches, `[B]`, for a backbone of geometry `spec`.
+    pub fn grids(&self, spec: &VitSpec) -> Vec<[usize; 2]> {
+        match self.sizes {
+            Some(sizes) if spec.is_naflex() => {
+                sizes.iter().map(|size| size.map(|side| side / spec.patch_size)).collect()
+            }
+            _ => vec![spec.grid(); self.batch],
+        }
+    }
+
+    /// Checks that the images have sizes that `spec` takes, and that there are as many values.
     ///
     /// # Errors
-    /// [`VitError::Input`] with both lengths.
+    /// [`VitError::Input`] with the size, or both lengths.
     pub fn check(&self, spec: &VitSpec) -> Result<()> {
+        if let Some(sizes) = self.sizes {
+            for (image, size) in sizes.iter().enumerate() {
+                let wrong = |reason| VitError::Input(format!("image {image} has {reason}"));
+                spec.check_image_size(*size).map_err(wrong)?;
+            }
+            let want = sizes.iter().map(|size| image_values(*size)).sum::<usize>();
+            if self.data.len() != want {
+                return Err(VitError::Input(format!(
+                    "{} pixel values for a batch of {} images, which has {want}",
+                    self.data.len(),
+                    self.batch
+                )));
+            }
+            return Ok(());
+        }
         let [h, w] = spec.img_size;
         let want = self.batch * 3 * h * w;
         if self.data.len() != want {
@@ -132,6 +187,11 @@ impl<'a> PixelBatch<'a> {
         }
         Ok(())
     }
+}
+
+/// Values of an image of `size` (height, width), pixels.
+pub(crate) fn image_values([height, width]: [usize; 2]) -> usize {
+    3 * height * width
 }
 
 /// What a pruner sees of a packed batch of T tokens in B images at a site.
@@ -147,6 +207,8 @@ pub struct View<'s> {
     pub prefix: usize,
     /// Index of the first row of each image, `[B + 1]`.
     pub offsets: &'s [usize],
+    /// Rows and columns of the patches of each image before any pruning, `[B]`.
+    pub grids: &'s [[usize; 2]],
     /// Grid position of each token, `[T]`.
     pub origins: &'s [Origin],
     /// Size of each token: the number of patches that it stands for, `[T]`.
@@ -167,6 +229,11 @@ impl<'s> View<'s> {
         self.offsets.len() - 1
     }
 
+    /// N0 of image `b`: its patch tokens before any pruning.
+    pub fn num_patches(&self, b: usize) -> usize {
+        self.grids[b].iter().product()
+    }
+
     /// T, the number of tokens.
     pub fn total(&self) -> usize {
         self.offsets[self.batch()]
@@ -178,12 +245,12 @@ impl<'s> View<'s> {
     }
 
     /// Rows of image `b`, prefix tokens included.
-    pub fn rows(&self, b: usize) -> std::ops::Range<usize> {
+    pub fn rows(&self, b: usize) -> Range<usize> {
         self.offsets[b]..self.offsets[b + 1]
     }
 
     /// Rows of image `b`'s patch tokens.
-    pub fn patch_rows(&self, b: usize) -> std::ops::Range<usize> {
+    pub fn patch_rows(&self, b: usize) -> Range<usize> {
         self.offsets[b] + self.prefix..self.offsets[b + 1]
     }
 }

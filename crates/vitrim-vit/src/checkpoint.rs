@@ -65,7 +65,7 @@ impl Checkpoint {
             VitError::Geometry(reason) => bad(reason),
             other => other,
         })?;
-        let Description { mut spec, mut names, dialects, classes, bicubic, usual_size } = described;
+        let Description { mut spec, mut names, dialects, classes, resampling, usual_size } = described;
         let dialect = Dialect::of(dialects, &files);
         if let Some(dialect) = dialect {
             names = dialect.names;
@@ -83,11 +83,13 @@ impl Checkpoint {
         let stored = spec.grid();
         let spec = spec.at_size(size)?;
         let resized = spec.grid() != stored;
+        // The positions of a NaFlex backbone stay as they are stored.
+        let resized = resized && !spec.is_naflex();
         let positions = (resized && spec.position_rows() > 0).then(|| StoredPositions {
             prefix: spec.embedded_prefix(),
             from: stored,
             to: spec.grid(),
-            how: bicubic,
+            how: resampling,
         });
         if resized {
             resize(&mut config, size);

@@ -19,6 +19,9 @@ pub(crate) enum Stored {
     Flat(&'static str),
     /// Under this name, with its two axes exchanged: a matrix that is applied from the right.
     Transposed(&'static str),
+    /// Under this name, a patch's weights in the order row, column, channel on one axis, `[D, p * p * 3]` instead of
+    /// `[D, 3, p, p]` (SigLIP 2).
+    ChannelsLast(&'static str),
     /// As the parts from the second number up to the third, of as many equal parts as the fourth says, of the stored
     /// tensor along its first axis: PyTorch's `MultiheadAttention` stores queries, keys and values in one. Parts that
     /// follow one another are tensors of ours that do.
@@ -155,6 +158,7 @@ fn find<'t>(mut rows: impl Iterator<Item = &'t NameRow>, prefix: &str, ours: &st
             Stored::Stacked(pieces) => StoredAs::Parts(pieces.iter().map(complete).collect()),
             Stored::Flat(theirs) => StoredAs::Flat(complete(theirs)),
             Stored::Transposed(theirs) => StoredAs::Transposed(complete(theirs)),
+            Stored::ChannelsLast(theirs) => StoredAs::ChannelsLast(complete(theirs)),
             Stored::Share(theirs, start, end, of) => {
                 StoredAs::Share { name: complete(theirs), start: *start, end: *end, of: *of }
             }
@@ -172,6 +176,8 @@ pub(crate) enum StoredAs {
     Flat(String),
     /// With its two axes exchanged.
     Transposed(String),
+    /// With a patch's channels last, on one axis.
+    ChannelsLast(String),
     /// As the parts `start..end` of `of` equal parts of a tensor along its first axis.
     Share { name: String, start: usize, end: usize, of: usize },
 }
@@ -181,9 +187,10 @@ impl StoredAs {
     pub fn names(&self) -> &[String] {
         match self {
             StoredAs::Parts(names) => names,
-            StoredAs::Flat(name) | StoredAs::Transposed(name) | StoredAs::Share { name, .. } => {
-                std::slice::from_ref(name)
-            }
+            StoredAs::Flat(name)
+            | StoredAs::Transposed(name)
+            | StoredAs::ChannelsLast(name)
+            | StoredAs::Share { name, .. } => std::slice::from_ref(name),
         }
     }
 
@@ -197,6 +204,7 @@ impl StoredAs {
                 stored.drain(..leading);
             }
             StoredAs::Transposed(_) => stored.reverse(),
+            StoredAs::ChannelsLast(_) => stored = vec![shape[0], shape[1..].iter().product()],
             StoredAs::Share { start, end, of, .. } => stored[0] = stored[0] / (end - start) * of,
         }
         stored

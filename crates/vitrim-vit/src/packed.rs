@@ -32,6 +32,8 @@ pub struct PackedBatch {
     pub tokens: Vec<f32>,
     /// Index of the first token of each image, `[B + 1]`.
     pub offsets: Vec<usize>,
+    /// Rows and columns of the patches of each image before any pruning, `[B]`.
+    pub grids: Vec<[usize; 2]>,
     /// Origin of each token, `[T]`.
     pub origins: Vec<Origin>,
     /// Size of each token, `[T]`: the number of patches that it stands for; 1 unless merged.
@@ -42,23 +44,23 @@ pub struct PackedBatch {
 }
 
 impl PackedBatch {
-    /// `batch` unpruned images over `tokens: [batch * N, D]`.
-    pub fn dense(spec: &VitSpec, tokens: Vec<f32>, batch: usize) -> Self {
-        let per_image = spec.num_tokens();
-        assert_eq!(tokens.len(), batch * per_image * spec.dim, "tokens are [batch * N, D]");
+    /// Unpruned images of `grids: [B]` rows and columns of patches over `tokens: [T, D]`.
+    ///
+    /// # Panics
+    /// If there are more or fewer tokens.
+    pub fn dense(spec: &VitSpec, tokens: Vec<f32>, grids: Vec<[usize; 2]>) -> Self {
         let prefix = spec.num_prefix_tokens();
-        let image = (0..per_image).map(|i| match i.checked_sub(prefix) {
-            None => Origin::PREFIX,
-            Some(patch) => Origin::patch(patch),
-        });
-        PackedBatch {
-            tokens,
-            offsets: (0..=batch).map(|b| b * per_image).collect(),
-            origins: (0..batch).flat_map(|_| image.clone()).collect(),
-            sizes: vec![1.0; batch * per_image],
-            proportional: false,
-            dim: spec.dim,
+        let mut offsets = Vec::with_capacity(grids.len() + 1);
+        offsets.push(0);
+        let mut origins = Vec::with_capacity(tokens.len() / spec.dim);
+        for [rows, columns] in &grids {
+            origins.resize(origins.len() + prefix, Origin::PREFIX);
+            origins.extend((0..rows * columns).map(Origin::patch));
+            offsets.push(origins.len());
         }
+        assert_eq!(tokens.len(), origins.len() * spec.dim, "tokens are [T, D]");
+        let sizes = vec![1.0; origins.len()];
+        PackedBatch { tokens, offsets, grids, origins, sizes, proportional: false, dim: spec.dim }
     }
 
     /// B, the number of images.

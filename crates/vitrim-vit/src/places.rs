@@ -61,7 +61,7 @@ mod tests {
         // A grid of 2 x 3.
         let mut spec = VitSpec::from_timm_name("deit_tiny_patch16_224").unwrap().with_img_size([32, 48]);
         spec.dim = 1;
-        let mut packed = PackedBatch::dense(&spec, vec![0.0; 14], 2);
+        let mut packed = PackedBatch::dense(&spec, vec![0.0; 14], vec![spec.grid(); 2]);
         let places = |packed: &PackedBatch| -> Vec<_> {
             GridPlaces::new(&packed.origins, spec.grid()).iter().collect()
         };

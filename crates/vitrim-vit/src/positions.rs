@@ -1,13 +1,16 @@
 //! Resampling of position embeddings to another grid, with the result of the checkpoint's own library.
 
-/// The arguments of PyTorch's `interpolate(mode="bicubic")`.
+/// The arguments of PyTorch's `interpolate`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Bicubic {
-    /// With `antialias=True`: a = -0.5, wider when shrinking, as in timm's `resample_abs_pos_embed` and transformers'
-    /// DINOv2 with registers.
-    Antialiased,
-    /// Without antialiasing: a = -0.75, four taps, the border repeated, as in transformers' ViT, DeiT and DINOv2.
-    Plain,
+pub(crate) enum Resampling {
+    /// `mode="bicubic", antialias=True`: a = -0.5, wider when shrinking, as in timm's `resample_abs_pos_embed` and
+    /// transformers' DINOv2 with registers.
+    Bicubic,
+    /// `mode="bicubic"` without antialiasing: a = -0.75, four taps, the border repeated, as in transformers' ViT, DeiT and
+    /// DINOv2.
+    PlainBicubic,
+    /// `mode="bilinear", antialias=True`: wider when shrinking, as in transformers' SigLIP 2 for the grid of each image.
+    Bilinear,
 }
 
 /// The terms of each output along an axis: (input, weight).
@@ -24,7 +27,7 @@ pub(crate) fn resample(
     from: [usize; 2],
     to: [usize; 2],
     dim: usize,
-    how: Bicubic,
+    how: Resampling,
 ) -> Vec<f32> {
     assert_eq!(positions.len(), (prefix + from[0] * from[1]) * dim, "positions are [prefix + grid, D]");
     let (fixed, grid) = positions.split_at(prefix * dim);
@@ -52,19 +55,12 @@ pub(crate) fn resample(
 }
 
 /// The taps for resampling an axis from `from` to `to` positions, corners not aligned.
-fn taps(from: usize, to: usize, how: Bicubic) -> Taps {
+fn taps(from: usize, to: usize, how: Resampling) -> Taps {
     let scale = from as f64 / to as f64;
     let outputs = (0..to).map(|i| match how {
-        Bicubic::Antialiased => {
-            let widened = scale.max(1.0);
-            let (centre, support) = (scale * (i as f64 + 0.5), 2.0 * widened);
-            let first = (centre - support + 0.5).max(0.0) as usize;
-            let last = ((centre + support + 0.5) as usize).min(from);
-            let weight = |j: usize| cubic((j as f64 + 0.5 - centre) / widened, -0.5);
-            let sum: f64 = (first..last).map(weight).sum();
-            (first..last).map(|j| (j, weight(j) / sum)).collect()
-        }
-        Bicubic::Plain => {
+        Resampling::Bicubic => antialiased(from, scale, i, 2.0, |x| cubic(x, -0.5)),
+        Resampling::Bilinear => antialiased(from, scale, i, 1.0, |x| (1.0 - x.abs()).max(0.0)),
+        Resampling::PlainBicubic => {
             let place = scale * (i as f64 + 0.5) - 0.5;
             let before = place.floor();
             let tap = |k: i32| {
@@ -75,6 +71,24 @@ fn taps(from: usize, to: usize, how: Bicubic) -> Taps {
         }
     });
     outputs.collect()
+}
+
+/// The taps of output `i` along an axis of `from` inputs with a kernel that reaches `reach` inputs to either side, or
+/// `reach` outputs when shrinking by `scale`.
+fn antialiased(
+    from: usize,
+    scale: f64,
+    i: usize,
+    reach: f64,
+    kernel: impl Fn(f64) -> f64,
+) -> Vec<(usize, f64)> {
+    let widened = scale.max(1.0);
+    let (centre, support) = (scale * (i as f64 + 0.5), reach * widened);
+    let first = (centre - support + 0.5).max(0.0) as usize;
+    let last = ((centre + support + 0.5) as usize).min(from);
+    let weight = |j: usize| kernel((j as f64 + 0.5 - centre) / widened);
+    let sum: f64 = (first..last).map(weight).sum();
+    (first..last).map(|j| (j, weight(j) / sum)).collect()
 }
 
 /// The cubic convolution kernel of parameter `a` (Keys, 1981).
@@ -96,7 +110,7 @@ mod tests {
     #[test]
     fn the_same_grid_and_a_constant_stay() {
         let positions: Vec<f32> = (0..(2 + 12) * 3).map(|v| (v as f32).sin()).collect();
-        for how in [Bicubic::Antialiased, Bicubic::Plain] {
+        for how in [Resampling::Bicubic, Resampling::PlainBicubic, Resampling::Bilinear] {
             let same = resample(&positions, 2, [3, 4], [3, 4], 3, how);
             let far = positions.iter().zip(&same).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
             assert!(far < 1e-6, "{how:?}: {far}");

@@ -19,10 +19,10 @@ pub struct HostState {
 }
 
 impl HostState {
-    /// `batch` unpruned images at the input of block 0, over `tokens: [batch * N, D]`.
-    pub fn embedded(spec: &VitSpec, tokens: Vec<f32>, batch: usize) -> Self {
+    /// Unpruned images of `grids: [B]` rows and columns of patches at the input of block 0, over `tokens: [T, D]`.
+    pub fn embedded(spec: &VitSpec, tokens: Vec<f32>, grids: Vec<[usize; 2]>) -> Self {
         HostState {
-            packed: PackedBatch::dense(spec, tokens, batch),
+            packed: PackedBatch::dense(spec, tokens, grids),
             site: Site::input_of(0),
             taps: AttentionTaps::default(),
         }
@@ -36,6 +36,7 @@ impl HostState {
             dim: spec.dim,
             prefix: spec.num_prefix_tokens(),
             offsets: &self.packed.offsets,
+            grids: &self.packed.grids,
             origins: &self.packed.origins,
             sizes: &self.packed.sizes,
             cls_attention: self.taps.cls_attention.as_deref(),

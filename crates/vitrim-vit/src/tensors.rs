@@ -8,7 +8,7 @@ use vitrim_random::SplitMix64;
 
 use crate::error::{Result, VitError};
 use crate::names::{StoredAs, StoredNames};
-use crate::positions::{Bicubic, resample};
+use crate::positions::{Resampling, resample};
 use crate::spec::VitSpec;
 use crate::weight_files::WeightFiles;
 
@@ -38,7 +38,7 @@ pub(crate) struct StoredPositions {
     pub prefix: usize,
     pub from: [usize; 2],
     pub to: [usize; 2],
-    pub how: Bicubic,
+    pub how: Resampling,
 }
 
 const POSITIONS: &str = "pos_embed";
@@ -151,6 +151,11 @@ impl Tensors {
             }
             let values = match &way {
                 StoredAs::Transposed(_) => Cow::Owned(transposed(&values, ours[1])),
+                StoredAs::ChannelsLast(_) => {
+                    let (patch, channels) = (ours[1..].iter().product(), ours[1]);
+                    let turned = |patch: &[f32]| transposed(patch, patch.len() / channels);
+                    Cow::Owned(values.chunks_exact(patch).flat_map(turned).collect())
+                }
                 _ => values,
             };
             let each = values.chunks_exact(values.len() / way.names().len());
@@ -218,8 +223,13 @@ impl StoredTensors {
             values.truncate(end * part);
             values.drain(..start * part);
         }
-        if let Some(StoredAs::Transposed(_)) = self.names.parts.get(name) {
-            values = transposed(&values, shape[0]);
+        match self.names.parts.get(name) {
+            Some(StoredAs::Transposed(_)) => values = transposed(&values, shape[0]),
+            Some(StoredAs::ChannelsLast(_)) => {
+                let patches = values.chunks_exact(shape[1..].iter().product());
+                values = patches.flat_map(|patch| transposed(patch, shape[1])).collect();
+            }
+            _ => {}
         }
         Ok(match &self.positions {
             Some(StoredPositions { prefix, from, to, how }) if name == POSITIONS => {

@@ -68,7 +68,6 @@ fn what_an_unsupported_architecture_needs_is_said() {
         (transformers("BeitForImageClassification"), ["BeitFor", "a relative position bias"]),
         (transformers("Data2VecVisionModel"), ["Data2VecVision", "a relative position bias"]),
         (timm("naflexvit_base_patch16_siglip"), ["naflexvit_base", "images of several sizes in one batch"]),
-        (transformers("Siglip2Model"), ["Siglip2Model", "NaFlex"]),
         (timm("hiera_base_224"), ["hiera_base", "pooling between stages"]),
         (transformers("HieraForImageClassification"), ["Hiera", "pooling between stages"]),
         (timm("vit_base_patch16_rope_mixed_224"), ["rope_mixed", "learned for each block and head"]),

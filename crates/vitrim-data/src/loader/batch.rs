@@ -5,10 +5,11 @@ use std::ops::Range;
 /// B images, ready for a backbone.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
-    /// `[B, 3, H, W]`, row-major, normalised.
+    /// The images, one after the other, each `[3, H, W]`, row-major, normalised.
     pub pixels: Vec<f32>,
-    /// Shape of `pixels`, `[B, 3, H, W]`.
-    pub shape: [usize; 4],
+    /// Height and width of each image, `[B]`, pixels: the same for all, unless images keep their aspect ratio
+    /// ([`Preprocess::naflex`](crate::Preprocess::naflex)).
+    pub sizes: Vec<[usize; 2]>,
     /// Labels, `[B]`; `None` if the data set has none.
     pub labels: Vec<Option<u32>>,
     /// Position of each image in the data set, `[B]`.
@@ -32,11 +33,11 @@ impl Batch {
     /// The part of the batch at `places`.
     #[must_use]
     pub fn part(&self, places: Range<usize>) -> Batch {
-        let of_image = self.pixels.len() / self.len().max(1);
-        let [_, channels, height, width] = self.shape;
+        let values = |images: &[[usize; 2]]| images.iter().map(|[height, width]| 3 * height * width).sum();
+        let first: usize = values(&self.sizes[..places.start]);
         Batch {
-            pixels: self.pixels[places.start * of_image..places.end * of_image].to_vec(),
-            shape: [places.len(), channels, height, width],
+            pixels: self.pixels[first..first + values(&self.sizes[places.clone()])].to_vec(),
+            sizes: self.sizes[places.clone()].to_vec(),
             labels: self.labels[places.clone()].to_vec(),
             indices: self.indices[places.clone()].to_vec(),
             names: self.names[places].to_vec(),

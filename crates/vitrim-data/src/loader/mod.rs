@@ -150,7 +150,6 @@ impl Loader {
     }
 
     fn next_batch(&mut self) -> Result<Option<Batch>, DataError> {
-        let [_, height, width] = self.transform.preprocess().input_size;
         let shared = self.is_shared();
         let (size, wanted) = if shared {
             let whole = self.options.batch.min(self.total - self.passed);
@@ -166,7 +165,7 @@ impl Loader {
         self.left_out.clear();
         let mut batch = Batch {
             pixels: Vec::with_capacity(size * self.transform.pixel_count()),
-            shape: [0, 3, height, width],
+            sizes: Vec::with_capacity(size),
             labels: Vec::with_capacity(size),
             indices: Vec::with_capacity(size),
             names: Vec::with_capacity(size),
@@ -174,8 +173,9 @@ impl Loader {
         while batch.len() < wanted {
             match self.take() {
                 None | Some(ImageOutcome::End) => break,
-                Some(ImageOutcome::Pixels { index, pixels }) => {
+                Some(ImageOutcome::Pixels { index, pixels, size }) => {
                     batch.pixels.extend_from_slice(&pixels);
+                    batch.sizes.push(size);
                     batch.labels.push(self.dataset.label(index));
                     batch.names.push(self.dataset.name(index));
                     batch.indices.push(index);
@@ -192,7 +192,6 @@ impl Loader {
                 Some(ImageOutcome::Bad(_, error) | ImageOutcome::Broken(error)) => return Err(error),
             }
         }
-        batch.shape[0] = batch.len();
         Ok((shared || !batch.is_empty()).then_some(batch))
     }
 }

@@ -19,8 +19,8 @@ use crate::transform::{Augment, Corruption, Transform};
 
 /// The result of one image.
 pub(super) enum ImageOutcome {
-    /// `pixels: [3, H, W]` of the image at `index`.
-    Pixels { index: usize, pixels: Vec<f32> },
+    /// `pixels: [3, H, W]` of the image at `index`, of `size` (H, W).
+    Pixels { index: usize, pixels: Vec<f32>, size: [usize; 2] },
     /// The image at this position cannot be read or decoded; the next one may.
     Bad(usize, DataError),
     /// The data set cannot be read further.
@@ -228,10 +228,10 @@ fn make(
         if let Some(corruption) = change.corruption {
             image = corruption.apply(&image, index)?;
         }
-        Ok(transform.normalized(&image))
+        Ok((transform.normalized(&image), [image.height() as usize, image.width() as usize]))
     });
     match made {
-        Ok(pixels) => ImageOutcome::Pixels { index, pixels },
+        Ok((pixels, size)) => ImageOutcome::Pixels { index, pixels, size },
         Err(error) => ImageOutcome::Bad(index, error),
     }
 }
@@ -256,7 +256,7 @@ mod tests {
         let decode = || Ok(RgbImage::new(9, 9));
         assert!(matches!(
             make(8, decode, origin, &transform, change),
-            ImageOutcome::Pixels { index: 8, pixels } if pixels.len() == transform.pixel_count()
+            ImageOutcome::Pixels { index: 8, pixels, size: [224, 224] } if pixels.len() == transform.pixel_count()
         ));
     }
 }

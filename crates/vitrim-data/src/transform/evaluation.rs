@@ -46,7 +46,8 @@ impl Transform {
         &self.preprocess
     }
 
-    /// Number of values that [`pixels`](Self::pixels) returns: 3 x H x W.
+    /// Number of values of an image of the input size: 3 x H x W. [`pixels`](Self::pixels) returns so many, unless images
+    /// keep their aspect ratio ([`Preprocess::naflex`]).
     pub fn pixel_count(&self) -> usize {
         self.preprocess.input_size.iter().product()
     }
@@ -59,7 +60,7 @@ impl Transform {
     /// Normalised pixels `[3, H, W]`, row-major, of `cropped`, the output of [`cropped`](Self::cropped): cropping
     /// twice would give another result.
     pub fn normalized(&self, cropped: &RgbImage) -> Vec<f32> {
-        let mut pixels = vec![0.0; self.pixel_count()];
+        let mut pixels = vec![0.0; cropped.as_raw().len()];
         self.write_normalized(cropped, &mut pixels);
         pixels
     }
@@ -68,10 +69,11 @@ impl Transform {
     ///
     /// # Panics
     ///
-    /// If `cropped` is not H x W, or `pixels` not of that size.
+    /// If `cropped` is not H x W, unless images keep their aspect ratio; or `pixels` is not of its size.
     pub fn write_normalized(&self, cropped: &RgbImage, pixels: &mut [f32]) {
-        let values = self.pixel_count();
-        assert!(pixels.len() == values && cropped.as_raw().len() == values, "3 x H x W values each");
+        let values = cropped.as_raw().len();
+        let fits = self.preprocess.naflex.is_some() || values == self.pixel_count();
+        assert!(fits && pixels.len() == values, "3 x H x W values each");
         for (c, (table, plane)) in self.normalised.iter().zip(pixels.chunks_exact_mut(values / 3)).enumerate()
         {
             let channel = cropped.as_raw().iter().skip(c).step_by(3);
@@ -81,8 +83,13 @@ impl Transform {
         }
     }
 
-    /// The H x W crop of `rgb` that is the backbone's input, before normalising.
+    /// The H x W crop of `rgb` that is the backbone's input, before normalising; or all of `rgb`, resized, if images keep
+    /// their aspect ratio.
     pub fn cropped(&self, rgb: &RgbImage) -> RgbImage {
+        if let Some(naflex) = self.preprocess.naflex {
+            let (source, target) = ((rgb.height(), rgb.width()), naflex.size((rgb.height(), rgb.width())));
+            return if source == target { rgb.clone() } else { self.resize(rgb, target) };
+        }
         let [_, height, width] = self.preprocess.input_size.map(|side| side as u32);
         let source = (rgb.height(), rgb.width());
         let start = self.preprocess.crop_start;

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::naflex::Naflex;
 use crate::error::DataError;
 use crate::limits::{MAX_INPUT_PIXELS, MAX_SIDE};
 
@@ -26,6 +27,9 @@ pub struct Preprocess {
     /// Where the central crop begins when the margin is odd.
     #[serde(skip_serializing_if = "CropStart::is_rounded")]
     pub crop_start: CropStart,
+    /// Where images keep their aspect ratio: how large they become, instead of resize and crop to `input_size`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub naflex: Option<Naflex>,
 }
 
 /// A resize filter as in Pillow: wider when shrinking, to avoid aliasing.
@@ -77,6 +81,7 @@ impl Default for Preprocess {
             std: [0.229, 0.224, 0.225],
             crop_mode: CropMode::Center,
             crop_start: CropStart::Rounded,
+            naflex: None,
         }
     }
 }
@@ -140,6 +145,9 @@ impl Preprocess {
                 self.crop_pct
             )));
         }
+        if let Some(naflex) = self.naflex {
+            naflex.validate()?;
+        }
         let resized = self.resized();
         if resized.iter().any(|side| *side > f64::from(MAX_SIDE))
             || resized[0] * resized[1] > MAX_INPUT_PIXELS as f64
@@ -160,7 +168,7 @@ impl Preprocess {
     }
 }
 
-fn invalid(what: impl Into<String>) -> DataError {
+pub(super) fn invalid(what: impl Into<String>) -> DataError {
     DataError::Preprocess { what: what.into() }
 }
 

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::naflex::Naflex;
 use super::preprocess::{CropMode, CropStart, Interpolation, Preprocess};
 use crate::error::DataError;
 use crate::limits::MAX_SIDE;
@@ -11,8 +12,8 @@ const BILINEAR: u64 = 2;
 const BICUBIC: u64 = 3;
 
 impl Preprocess {
-    /// Reads the `preprocessor_config.json` of a ViT, DeiT, Bit, CLIP, SigLIP or DINOv3 image processor, including the
-    /// forms of older versions of transformers. The 8-bit pixels are those of transformers' default processors; DINOv3's
+    /// Reads the `preprocessor_config.json` of a ViT, DeiT, Bit, CLIP, SigLIP, SigLIP 2 or DINOv3 image processor, including
+    /// the forms of older versions of transformers. The 8-bit pixels are those of transformers' default processors; DINOv3's
     /// resizes in f32 instead, which differs by less than one of 255 levels.
     ///
     /// # Errors
@@ -30,15 +31,38 @@ impl Preprocess {
         if !flag(config, "do_rescale", true)? || (factor * 255.0 - 1.0).abs() > 1e-6 {
             return Err(invalid("only a rescale_factor of 1/255 is supported"));
         }
-        let interpolation = match config.get("resample").and_then(Value::as_u64) {
+        let naflex = naflex(config)?;
+        let resample = config.get("resample").filter(|value| !value.is_null());
+        let interpolation = match resample.map_or(naflex.map(|_| BILINEAR), Value::as_u64) {
             Some(BILINEAR) => Interpolation::Bilinear,
             Some(BICUBIC) => Interpolation::Bicubic,
             _ => return Err(invalid("resample must be 2 (bilinear) or 3 (bicubic)")),
         };
         let (mean, std) = match flag(config, "do_normalize", true)? {
-            true => (channels(config, "image_mean")?, channels(config, "image_std")?),
+            true => {
+                let of = |key: &str| match config.get(key) {
+                    None | Some(Value::Null) if naflex.is_some() => Ok([0.5; 3]),
+                    _ => channels(config, key),
+                };
+                (of("image_mean")?, of("image_std")?)
+            }
             false => ([0.0; 3], [1.0; 3]),
         };
+        if let Some(naflex) = naflex {
+            naflex.validate()?;
+            let side = naflex.max_num_patches.isqrt().saturating_mul(naflex.patch_size);
+            let parsed = Preprocess {
+                input_size: [3, side, side],
+                crop_pct: 1.0,
+                interpolation,
+                mean,
+                std,
+                naflex: Some(naflex),
+                ..Preprocess::default()
+            };
+            parsed.validate()?;
+            return Ok(parsed);
+        }
         let resized = resized(config)?;
         let crop = match flag(
             config,
@@ -66,10 +90,31 @@ impl Preprocess {
             std,
             crop_mode,
             crop_start: CropStart::Floored,
+            naflex: None,
         };
         parsed.validate()?;
         Ok(parsed)
     }
+}
+
+/// The patches of SigLIP 2's processor, whose images keep their aspect ratio; `None` for other processors.
+fn naflex(config: &Value) -> Result<Option<Naflex>, DataError> {
+    let kind = config.get("image_processor_type").and_then(Value::as_str).unwrap_or_default();
+    if !kind.starts_with("Siglip2") {
+        return Ok(None);
+    }
+    let number = |key: &str, default: usize| match config.get(key) {
+        None | Some(Value::Null) => Ok(default),
+        Some(value) => {
+            let number = value.as_u64().and_then(|number| usize::try_from(number).ok());
+            number.ok_or_else(|| invalid(format!("{key} must be a number, not {value}")))
+        }
+    };
+    let Naflex { patch_size, max_num_patches } = Naflex::DEFAULT;
+    Ok(Some(Naflex {
+        patch_size: number("patch_size", patch_size)?,
+        max_num_patches: number("max_num_patches", max_num_patches)?,
+    }))
 }
 
 enum Resized {
@@ -180,6 +225,29 @@ mod tests {
         });
         let dinov3 = Preprocess::from_processor(&processor(dinov3)).unwrap();
         assert_eq!((dinov3.crop_mode, dinov3.input_size), (CropMode::Squash, [3, 224, 224]));
+    }
+
+    #[test]
+    fn siglip2_keeps_the_ratio_and_its_processors_defaults() {
+        let bare = json!({"image_processor_type": "Siglip2ImageProcessorFast"});
+        let bare = Preprocess::from_processor(&bare).unwrap();
+        assert_eq!((bare.naflex, bare.input_size), (Some(Naflex::DEFAULT), [3, 256, 256]));
+        assert_eq!((bare.mean, bare.std, bare.interpolation), ([0.5; 3], [0.5; 3], Interpolation::Bilinear));
+        let change = json!({
+            "image_processor_type": "Siglip2ImageProcessor", "patch_size": 14, "max_num_patches": 900, "size": null,
+            "image_mean": [0.1, 0.2, 0.3], "resample": 3,
+        });
+        let other = Preprocess::from_processor(&processor(change.clone())).unwrap();
+        assert_eq!(other.naflex, Some(Naflex { patch_size: 14, max_num_patches: 900 }));
+        assert_eq!((other.mean, other.interpolation), ([0.1, 0.2, 0.3], Interpolation::Bicubic));
+        for (key, value) in
+            [("patch_size", json!([16])), ("max_num_patches", json!(0)), ("max_num_patches", json!(-1))]
+        {
+            let mut config = processor(change.clone());
+            config[key] = value;
+            let error = Preprocess::from_processor(&config).unwrap_err().to_string();
+            assert!(error.contains(key) || error.contains("max_num_patches"), "{error}");
+        }
     }
 
     #[test]

@@ -52,7 +52,7 @@ fn every_order_visits_every_image_once_whatever_the_workers() {
             }
             let sizes: Vec<usize> = one.iter().map(|batch| batch.len()).collect();
             assert_eq!((sizes.len(), sizes[0], sizes[14]), (15, 7, 5));
-            assert_eq!(one[14].shape, [5, 3, 8, 8]);
+            assert_eq!(one[14].sizes, [[8, 8]; 5]);
             assert_eq!(one[14].pixels.len(), 5 * 3 * 8 * 8);
             let mut sorted = indices(&one);
             met.push(sorted.clone());

@@ -291,6 +291,7 @@ mod tests {
             divergences: (0..images).map(|i| level * figure(i)).collect(),
             right: (0..images).map(|i| wrong == 0 || i % wrong != 0).collect(),
             patch_tokens: Vec::new(),
+            patches: 0,
         };
         Measured {
             labelled: true,

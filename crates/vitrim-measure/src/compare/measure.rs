@@ -2,7 +2,7 @@
 
 use vitrim_data::{Dataset, Order};
 use vitrim_prune::{KeepProfile, LearnedPruner, Method, Pruned, Pruner, ReadOut};
-use vitrim_vit::{VitSpec, cost};
+use vitrim_vit::VitSpec;
 
 use super::CompareOptions;
 use super::outcome::Outcome;
@@ -66,7 +66,8 @@ pub fn measure(
         let itself = Pruned {
             answer: logits.clone(),
             stages: Vec::new(),
-            macs: vec![cost::dense_macs(spec); images.len()],
+            macs: batch.dense_macs(),
+            grids: batch.grids().to_vec(),
         };
         dense.add(spec, logits, &itself, &images.labels);
         confidences.extend((0..images.len()).map(|b| max_probability(logits.row(b))));

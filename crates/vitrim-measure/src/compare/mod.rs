@@ -247,7 +247,7 @@ pub(crate) fn compare(
                 let swept = listener.follow("comparing", |progress| {
                     measure(loaded, basis, images, (&leader, settings), options, progress)
                 })?;
-                let budgets = |outcome: &Outcome| Setting::TopR(outcome.keep_ratios(&loaded.spec));
+                let budgets = |outcome: &Outcome| Setting::TopR(outcome.keep_ratios());
                 swept.outcomes.iter().map(budgets).collect()
             }
         };

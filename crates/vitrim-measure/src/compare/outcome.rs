@@ -3,9 +3,10 @@
 use serde::{Deserialize, Serialize};
 use vitrim_prune::Pruned;
 use vitrim_prune::divergence::divergence;
-use vitrim_vit::{Output, VitSpec, cost};
+use vitrim_vit::{Output, VitSpec};
 
 use super::setting::Setting;
+use crate::passes::dense_macs;
 
 /// One setting's figures of each image, in the order of the data set.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -22,6 +23,9 @@ pub struct Outcome {
     /// Patch tokens left after each stage, summed over all images, `[K]`; not kept in the folder.
     #[serde(skip)]
     pub patch_tokens: Vec<usize>,
+    /// Patches of all images; not kept in the folder.
+    #[serde(skip)]
+    pub patches: usize,
 }
 
 impl Outcome {
@@ -33,13 +37,16 @@ impl Outcome {
             divergences: Vec::new(),
             right: Vec::new(),
             patch_tokens: Vec::new(),
+            patches: 0,
         }
     }
 
     /// Adds a batch: `dense` and `pruned` logits `[B, C]`, `labels: [B]`.
     pub fn add(&mut self, spec: &VitSpec, dense: &Output, pruned: &Pruned, labels: &[Option<u32>]) {
-        let dense_macs = cost::dense_macs(spec) as f64;
-        self.costs.extend(pruned.macs.iter().map(|macs| (*macs as f64 / dense_macs) as f32));
+        let unpruned = dense_macs(spec, &pruned.grids);
+        let shares = pruned.macs.iter().zip(&unpruned).map(|(macs, dense)| *macs as f64 / *dense as f64);
+        self.costs.extend(shares.map(|share| share as f32));
+        self.patches += pruned.grids.iter().map(|[rows, columns]| rows * columns).sum::<usize>();
         self.patch_tokens.resize(pruned.stages.len(), 0);
         for (sum, stage) in self.patch_tokens.iter_mut().zip(&pruned.stages) {
             *sum += (0..labels.len()).map(|b| stage.patch_tokens(b)).sum::<usize>();
@@ -52,8 +59,8 @@ impl Outcome {
     }
 
     /// Mean share of N0 left after each stage, `[K]`.
-    pub fn keep_ratios(&self, spec: &VitSpec) -> Vec<f64> {
-        let all = (self.costs.len() * spec.num_patches()) as f64;
+    pub fn keep_ratios(&self) -> Vec<f64> {
+        let all = self.patches as f64;
         self.patch_tokens.iter().map(|tokens| *tokens as f64 / all).collect()
     }
 

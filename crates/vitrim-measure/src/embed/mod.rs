@@ -211,13 +211,13 @@ impl PartWork<'_> {
     /// Adds the answers for `batch` to `table`.
     fn answer(&self, batch: &Batch, table: &mut Table<'_>) -> Result<()> {
         let (model, spec) = (&self.loaded.model, &self.loaded.spec);
-        let mut state = model.embed(PixelBatch::new(&batch.pixels, batch.len()))?;
+        let mut state = model.embed(PixelBatch::of_sizes(&batch.pixels, &batch.sizes))?;
         let stages = run_to_end(model, self.pruner, &mut state, &batch.keys())?;
         let kind = self.manifest.features.as_ref().map(|features| features.kind);
         let logits = self.manifest.classes.map(|_| model.finish(&state, Want::Logits)).transpose()?;
         let features = kind.map(|kind| model.finish(&state, kind.want())).transpose()?;
         for (b, key) in batch.names.iter().enumerate() {
-            let macs = image_macs(model, self.pruner, &stages, b);
+            let macs = image_macs(&spec.of_grid(state.packed.grids[b]), self.pruner, &stages, b);
             let tokens = state.packed.offsets[b + 1] - state.packed.offsets[b];
             let macs = match (kind, &logits) {
                 (Some(kind), None) => answered_macs(spec, macs, kind, tokens),

@@ -93,14 +93,16 @@ pub fn block_features(spec: &VitSpec, state: &HostState) -> Vec<Features> {
 
 /// The rows of `values: [T, D]`, the features of all tokens of `state`, image by image, without the first `skipped` of each.
 fn of_tokens(spec: &VitSpec, state: &HostState, values: &[f32], skipped: usize) -> Vec<Features> {
-    let (packed, columns) = (&state.packed, spec.grid()[1]);
-    let token = |row: usize| TokenFeatures {
+    let packed = &state.packed;
+    let token = |row: usize, [_, columns]: [usize; 2]| TokenFeatures {
         place: packed.origins[row].grid().map(|position| [position / columns, position % columns]),
         size: packed.sizes[row],
         features: values[row * spec.dim..(row + 1) * spec.dim].to_vec(),
     };
-    let image = |image: &[usize]| Features::Tokens((image[0] + skipped..image[1]).map(token).collect());
-    packed.offsets.windows(2).map(image).collect()
+    let image = |(image, grid): (&[usize], &[usize; 2])| {
+        Features::Tokens((image[0] + skipped..image[1]).map(|row| token(row, *grid)).collect())
+    };
+    packed.offsets.windows(2).zip(&packed.grids).map(image).collect()
 }
 
 /// The number of blocks to run of a backbone of `depth` blocks for the output of block `block`: 0-based or, if it is

@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use vitrim_data::{Dataset, Preprocess, Transform, imagenet_names};
+use serde_json::json;
+use vitrim_data::{Dataset, Naflex, Preprocess, Transform, imagenet_names};
 use vitrim_hub::{Kind, is_reference, local};
 use vitrim_kernels::memory::return_freed_memory;
 use vitrim_prune::policy::BackboneId;
@@ -136,7 +137,7 @@ impl Loaded {
         let loaded = Loaded {
             origin: path.display().to_string(),
             id,
-            transform: transform(&spec, preprocess(&checkpoint)?)?,
+            transform: transform(&spec, preprocess(&checkpoint)?, opening.img_size)?,
             class_names: checkpoint.classes.names.clone(),
             class_descriptions: checkpoint.classes.descriptions.clone(),
             notes: checkpoint.notes.clone(),
@@ -162,7 +163,7 @@ impl Loaded {
         Ok(Loaded {
             origin: format!("{name} with random weights"),
             id: BackboneId::of(&spec, &tensors)?,
-            transform: transform(&spec, Preprocess::default())?,
+            transform: transform(&spec, Preprocess::default(), opening.img_size)?,
             class_names: (text_classes.iter().flat_map(|classes| &classes.names).cloned().map(Some))
                 .collect(),
             class_descriptions: Vec::new(),
@@ -235,8 +236,13 @@ pub fn open_checkpoint(path: &Path, img_size: Option<[usize; 2]>) -> Result<Chec
 /// # Errors
 /// If it asks for an unsupported operation.
 pub fn preprocess(checkpoint: &Checkpoint) -> Result<Preprocess> {
+    let naflex = checkpoint.spec.is_naflex();
+    let usual = json!({
+        "image_processor_type": "Siglip2ImageProcessor", "patch_size": checkpoint.spec.patch_size,
+    });
     let (file, read) = match &checkpoint.preprocessor_config {
         Some(processor) => ("preprocessor_config.json", Preprocess::from_processor(processor)),
+        None if naflex => ("preprocessor_config.json", Preprocess::from_processor(&usual)),
         None => ("config.json", Preprocess::from_pretrained_cfg(&checkpoint.pretrained_cfg)),
     };
     let beside = |path: &Path| if path.is_file() { path.with_file_name(file) } else { path.join(file) };
@@ -246,10 +252,22 @@ pub fn preprocess(checkpoint: &Checkpoint) -> Result<Preprocess> {
     })
 }
 
-/// The checkpoint's transform, for the input size of the geometry.
-fn transform(spec: &VitSpec, preprocess: Preprocess) -> Result<Transform> {
+/// The checkpoint's transform, for the input size of the geometry. Images of a NaFlex backbone keep their aspect ratio;
+/// `asked`, a size that was asked for, says how many patches they have at most.
+fn transform(spec: &VitSpec, preprocess: Preprocess, asked: Option<[usize; 2]>) -> Result<Transform> {
+    let naflex = match preprocess.naflex {
+        _ if !spec.is_naflex() => None,
+        Some(naflex) if naflex.patch_size != spec.patch_size => {
+            return Err(MeasureError::Setting(format!(
+                "preprocessor_config.json: patch_size is {}, and the backbone's patches have {} pixels; correct it",
+                naflex.patch_size, spec.patch_size
+            )));
+        }
+        Some(naflex) if asked.is_none() => Some(naflex),
+        _ => Some(Naflex { patch_size: spec.patch_size, max_num_patches: spec.num_patches() }),
+    };
     let [height, width] = spec.img_size;
-    Ok(Transform::new(Preprocess { input_size: [3, height, width], ..preprocess })?)
+    Ok(Transform::new(Preprocess { input_size: [3, height, width], naflex, ..preprocess })?)
 }
 
 #[cfg(test)]

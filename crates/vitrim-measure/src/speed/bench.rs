@@ -6,10 +6,11 @@ use serde::Serialize;
 use vitrim_kernels::InstructionSet;
 use vitrim_kernels::memory::return_freed_memory;
 use vitrim_prune::{Pruner, image_macs, run_to_end};
-use vitrim_vit::{Backbone, Operation, PixelBatch, Precision, VitSpec, cost};
+use vitrim_vit::{Backbone, Operation, Precision, VitSpec};
 
 use crate::error::{MeasureError, Result};
 use crate::model::Loaded;
+use crate::passes::dense_macs;
 use crate::speed::bench_images::{BENCH_IMAGES, BenchImages};
 use crate::speed::budgets::Budgets;
 use crate::speed::peak_memory;
@@ -216,7 +217,8 @@ pub(crate) fn bench(
         let race = race(&entrants, images.pixels(), batch, speed_options)?;
         let each = race.timings.len() / dtypes.len();
         let timings = race.timings.chunks_exact(each).zip(&dtypes);
-        cells.extend(timings.map(|(timings, dtype)| cell(timings, dtype, batch, &spec, &race, options)));
+        let dense = dense_gmacs(&spec, images);
+        cells.extend(timings.map(|(timings, dtype)| cell(timings, dtype, batch, dense, &race, options)));
     }
     let weights = models.iter().map(|model| model.loaded.model.weights().bytes()).sum::<usize>();
     let activations = options.streams * 8 * largest * spec.num_tokens() * spec.dim * size_of::<f32>();
@@ -227,7 +229,7 @@ pub(crate) fn bench(
         simd: InstructionSet::current().to_string(),
         threads: rayon::current_num_threads(),
         streams: streams.count(),
-        dense_gmacs: dense_gmacs(&spec),
+        dense_gmacs: dense_gmacs(&spec, images),
         dtypes,
         cells,
         memory: Memory {
@@ -251,9 +253,10 @@ fn budgets(options: &BenchOptions, spec: &VitSpec, batch: usize) -> Result<Optio
     }
 }
 
-/// MACs of the dense model per image, in units of 1e9.
-fn dense_gmacs(spec: &VitSpec) -> f64 {
-    cost::dense_macs(spec) as f64 / 1e9
+/// Mean MACs of the dense model per image of `images`, in units of 1e9.
+fn dense_gmacs(spec: &VitSpec, images: &BenchImages) -> f64 {
+    let macs: u64 = dense_macs(spec, &images.batch().grids(spec)).iter().sum();
+    macs as f64 / images.keys.len() as f64 / 1e9
 }
 
 /// The cell of one precision from its timings: dense, pruned, and budgets if requested.
@@ -261,7 +264,7 @@ fn cell(
     timings: &[Timing],
     dtype: &DtypeReport,
     batch: usize,
-    spec: &VitSpec,
+    dense_gmacs: f64,
     race: &Race,
     options: &BenchOptions,
 ) -> Cell {
@@ -269,7 +272,7 @@ fn cell(
     Cell {
         dtype: dtype.dtype,
         batch,
-        dense: Speed::of(dense, dense_gmacs(spec), dtype.peak_gflops),
+        dense: Speed::of(dense, dense_gmacs, dtype.peak_gflops),
         pruned: Speed::of(pruned, dtype.pruned_gmacs, dtype.peak_gflops),
         speed_up: pruned.rate.images_per_s / dense.rate.images_per_s,
         overhead: pruned.overhead(),
@@ -286,27 +289,28 @@ fn cell(
 /// The cost of `model`, over the first images, in batches of at most `largest`.
 fn costs(model: &BenchModel, images: &BenchImages, largest: usize) -> Result<DtypeReport> {
     let BenchModel { loaded, pruner } = model;
-    let values = loaded.transform.pixel_count();
     let count = images.keys.len().min(BENCH_IMAGES);
-    let (mut macs, mut survivors) = (0.0, Vec::new());
+    let (mut macs, mut patches, mut survivors) = (0.0, 0, Vec::new());
     for first in (0..count).step_by(largest) {
         let batch = largest.min(count - first);
-        let pixels = PixelBatch::new(&images.data[first * values..(first + batch) * values], batch);
+        let (pixels, keys) = images.pixels().part(first..first + batch);
         let (model, pruner) = (&loaded.model, pruner.as_ref());
-        let stages =
-            run_to_end(model, pruner, &mut model.embed(pixels)?, &images.keys[first..first + batch])?;
-        macs += (0..batch).map(|b| image_macs(model, pruner, &stages, b) as f64).sum::<f64>();
+        let stages = run_to_end(model, pruner, &mut model.embed(pixels)?, keys)?;
+        for (b, grid) in pixels.grids(&loaded.spec).into_iter().enumerate() {
+            macs += image_macs(&loaded.spec.of_grid(grid), pruner, &stages, b) as f64;
+            patches += grid[0] * grid[1];
+        }
         survivors.resize(stages.len(), 0);
         for (sum, stage) in survivors.iter_mut().zip(&stages) {
             *sum += (0..batch).map(|b| stage.patch_tokens(b)).sum::<usize>();
         }
     }
-    let (dtype, all) = (loaded.model.weights().precision(), (count * loaded.spec.num_patches()) as f64);
+    let (dtype, all) = (loaded.model.weights().precision(), patches as f64);
     let pruned_gmacs = macs / count as f64 / 1e9;
     Ok(DtypeReport {
         dtype,
         pruned_gmacs,
-        mac_ratio: dense_gmacs(&loaded.spec) / pruned_gmacs,
+        mac_ratio: dense_gmacs(&loaded.spec, images) / pruned_gmacs,
         keep_ratio: survivors.iter().map(|n| *n as f64 / all).collect(),
         peak_gflops: peak_gflops(dtype),
     })

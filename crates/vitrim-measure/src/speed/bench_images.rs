@@ -14,8 +14,10 @@ pub const BENCH_IMAGES: usize = 64;
 
 /// Images in memory for timing.
 pub struct BenchImages {
-    /// Pixels, `[N, 3, H, W]`.
+    /// Pixels, one image after the other, each `[3, H, W]`.
     pub(crate) data: Vec<f32>,
+    /// Height and width of each image, `[N]`, pixels.
+    pub(crate) sizes: Vec<[usize; 2]>,
     /// Keys of the images, `[N]`.
     pub(crate) keys: Vec<ImageKey>,
 }
@@ -35,17 +37,17 @@ impl BenchImages {
             data.extend_from_slice(&one[shift..]);
             data.extend_from_slice(&one[..shift]);
         }
-        BenchImages { data, keys: (0..count as u64).collect() }
+        BenchImages { data, sizes: vec![loaded.spec.img_size; count], keys: (0..count as u64).collect() }
     }
 
     /// All images, in one batch.
     pub fn batch(&self) -> PixelBatch<'_> {
-        PixelBatch::new(&self.data, self.keys.len())
+        PixelBatch::of_sizes(&self.data, &self.sizes)
     }
 
     /// All images.
     pub fn pixels(&self) -> Pixels<'_> {
-        Pixels { data: &self.data, keys: &self.keys }
+        Pixels { data: &self.data, sizes: &self.sizes, keys: &self.keys }
     }
 
     /// The first images of `dataset`, repeated if there are fewer than `batch`.
@@ -56,19 +58,24 @@ impl BenchImages {
         let count = batch.max(BENCH_IMAGES);
         let options =
             LoaderOptions { batch: count, limit: Some(count), on_bad_image, ..LoaderOptions::default() };
-        let mut images = BenchImages { data: Vec::new(), keys: Vec::new() };
+        let mut images = BenchImages { data: Vec::new(), sizes: Vec::new(), keys: Vec::new() };
         for batch in Loader::new(dataset, Order::Sequential, &loaded.transform, options)? {
             let batch = batch?;
             images.keys.extend(batch.keys());
             images.data.extend(batch.pixels);
+            images.sizes.extend(batch.sizes);
         }
         if images.keys.is_empty() {
             return Err(MeasureError::Setting("none of the images to time with can be read".into()));
         }
-        let (values, read) = (loaded.transform.pixel_count(), images.keys.len());
-        for i in read..count {
-            images.keys.push(images.keys[i % read]);
-            images.data.extend_from_within((i % read) * values..(i % read + 1) * values);
+        let read = images.keys.len();
+        let mut first = 0;
+        for i in 0..count.saturating_sub(read) {
+            let ([height, width], key) = (images.sizes[i], images.keys[i]);
+            images.keys.push(key);
+            images.sizes.push([height, width]);
+            images.data.extend_from_within(first..first + 3 * height * width);
+            first += 3 * height * width;
         }
         Ok(images)
     }

@@ -24,7 +24,8 @@ impl Budgets {
     /// If the shares do not fit, see [`KeepProfile::new`].
     pub fn equal(spec: &VitSpec, stages: &[usize], shares: &[f64], batch: usize) -> Result<Self> {
         let profile = KeepProfile::new(spec, stages, shares)?;
-        let image: Vec<usize> = (0..stages.len()).map(|stage| profile.patch_tokens(stage, 0)).collect();
+        let image: Vec<usize> =
+            (0..stages.len()).map(|stage| profile.patch_tokens(stage, 0, spec.num_patches())).collect();
         Ok(Budgets { stages: stages.to_vec(), patch_tokens: vec![image; batch] })
     }
 

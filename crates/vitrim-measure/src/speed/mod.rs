@@ -9,6 +9,7 @@ pub(crate) mod budgets;
 pub mod machine;
 pub(crate) mod peak_memory;
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -70,8 +71,10 @@ pub struct SpeedUp {
 /// Images in memory.
 #[derive(Clone, Copy)]
 pub(crate) struct Pixels<'a> {
-    /// Pixels, `[N, 3, H, W]`.
+    /// Pixels, one image after the other, each `[3, H, W]`.
     pub data: &'a [f32],
+    /// Height and width of each image, `[N]`, pixels.
+    pub sizes: &'a [[usize; 2]],
     /// Keys of the images, `[N]`.
     pub keys: &'a [ImageKey],
 }
@@ -79,10 +82,15 @@ pub(crate) struct Pixels<'a> {
 impl<'a> Pixels<'a> {
     /// Images `at * size .. (at + 1) * size`.
     fn batch(&self, at: usize, size: usize) -> (PixelBatch<'a>, &'a [ImageKey]) {
-        let values = self.data.len() / self.keys.len();
-        let range = at * size..(at + 1) * size;
-        let data = &self.data[range.start * values..range.end * values];
-        (PixelBatch::new(data, size), &self.keys[range])
+        self.part(at * size..(at + 1) * size)
+    }
+
+    /// The images at `places`.
+    pub fn part(&self, places: Range<usize>) -> (PixelBatch<'a>, &'a [ImageKey]) {
+        let values = |sizes: &[[usize; 2]]| sizes.iter().map(|[height, width]| 3 * height * width).sum();
+        let (first, sizes): (usize, _) = (values(&self.sizes[..places.start]), &self.sizes[places.clone()]);
+        let data = &self.data[first..first + values(sizes)];
+        (PixelBatch::of_sizes(data, sizes), &self.keys[places])
     }
 }
 

@@ -39,7 +39,9 @@ impl Pruner for AtsPruner {
             keep[view.offsets[b]..view.offsets[b] + view.prefix].fill(true);
             let scores: Vec<f64> =
                 view.patch_rows(b).map(|row| f64::from(attention[row]) * f64::from(norms[row])).collect();
-            for sampled in inverse_transform(&scores, self.profile.patch_tokens(stage, b)) {
+            for sampled in
+                inverse_transform(&scores, self.profile.patch_tokens(stage, b, view.num_patches(b)))
+            {
                 keep[view.offsets[b] + view.prefix + sampled] = true;
             }
         }

@@ -29,7 +29,9 @@ impl Pruner for ClsAttentionPruner {
     }
 
     fn decide(&self, stage: usize, view: &View<'_>, _: &[ImageKey]) -> Result<Reduction> {
-        Ok(keep_top(view, class_attention(view)?, |b| self.profile.patch_tokens(stage, b)))
+        Ok(keep_top(view, class_attention(view)?, |b| {
+            self.profile.patch_tokens(stage, b, view.num_patches(b))
+        }))
     }
 
     fn macs(&self, _: usize, _: usize) -> u64 {

@@ -205,10 +205,8 @@ struct Step {
 
 impl<'a> Search<'a> {
     fn new(model: &'a CpuBackbone, pixels: PixelBatch<'_>) -> Result<Self> {
-        let image = pixels.data.len() / pixels.batch;
-        let batch = pixels.batch.min(SEARCH_IMAGES);
-        let pixels = PixelBatch::new(&pixels.data[..batch * image], batch);
-        let spec = model.spec();
+        let (batch, spec) = (pixels.batch.min(SEARCH_IMAGES), model.spec());
+        let pixels = pixels.part(spec, 0..batch);
         Ok(Search {
             model,
             images: (0..batch as u64).collect(),

@@ -111,7 +111,8 @@ fn thresholds(model: &CpuBackbone, pixels: PixelBatch<'_>, merged: usize) -> Res
             origins: view.origins.to_vec(),
         });
     }
-    let macs: u64 = (0..pixels.batch).map(|b| image_macs(model, &pruner, &stages, b)).sum();
+    let grids = state.packed.grids.iter().enumerate();
+    let macs: u64 = grids.map(|(b, grid)| image_macs(&spec.of_grid(*grid), &pruner, &stages, b)).sum();
     Ok(FitPoint {
         macs: macs as f64 / pixels.batch as f64,
         numbers: pruner.thresholds.iter().map(|threshold| f64::from(*threshold)).collect(),

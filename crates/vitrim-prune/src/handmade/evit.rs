@@ -34,7 +34,8 @@ impl Pruner for EvitPruner {
         let images: Vec<Vec<Vec<(usize, f32)>>> = (0..view.batch())
             .map(|b| {
                 let mut ranked = rank(view.patch_rows(b), attention);
-                let fused = ranked.split_off(self.profile.patch_tokens(stage, b).min(ranked.len()));
+                let fused = ranked
+                    .split_off(self.profile.patch_tokens(stage, b, view.num_patches(b)).min(ranked.len()));
                 ranked.sort_unstable();
                 let mut rows: Vec<Vec<(usize, f32)>> = (view.offsets[b]..view.offsets[b] + view.prefix)
                     .chain(ranked)

@@ -15,8 +15,8 @@ pub struct KeepProfile {
 
 #[derive(Clone, Debug, PartialEq)]
 enum Budgets {
-    /// Patch tokens that every image keeps, `[K]`.
-    Common(Vec<usize>),
+    /// Shares of its N0 that every image keeps, `[K]`, and the least number of tokens.
+    Shares(Vec<f64>, usize),
     /// Patch tokens that each image of the batch keeps, `[K][B]`.
     Own(Vec<Vec<usize>>),
 }
@@ -38,14 +38,9 @@ impl KeepProfile {
         if shares.iter().any(|s| !(0.0..=1.0).contains(s)) || shares.windows(2).any(|w| w[0] < w[1]) {
             return fail(format!("shares {shares:?} must fall from at most 1 to at least 0"));
         }
-        let prefix = spec.num_prefix_tokens();
-        let patch_tokens = cost::profile_tokens(spec, shares)
-            .into_iter()
-            .map(|tokens| (tokens - prefix).max(spec.min_patch_tokens()))
-            .collect();
         Ok(KeepProfile {
             stages: stages.to_vec(),
-            patch_tokens: Budgets::Common(patch_tokens),
+            patch_tokens: Budgets::Shares(shares.to_vec(), spec.min_patch_tokens()),
             dim: spec.dim,
         })
     }
@@ -55,14 +50,17 @@ impl KeepProfile {
     /// # Errors
     /// [`PruneError::KeepProfile`] unless there are budgets for each stage, and stages ascend inside the network.
     pub fn of_each_image(spec: &VitSpec, stages: &[usize], patch_tokens: Vec<Vec<usize>>) -> Result<Self> {
-        let common = KeepProfile::new(spec, stages, &vec![1.0; patch_tokens.len()])?;
-        Ok(KeepProfile { patch_tokens: Budgets::Own(patch_tokens), ..common })
+        let all = KeepProfile::new(spec, stages, &vec![1.0; patch_tokens.len()])?;
+        Ok(KeepProfile { patch_tokens: Budgets::Own(patch_tokens), ..all })
     }
 
-    /// Patch tokens that image `b` of the batch keeps at `stage`.
-    pub fn patch_tokens(&self, stage: usize, b: usize) -> usize {
+    /// Patch tokens that image `b` of the batch, of `patches` patches, keeps at `stage`.
+    pub fn patch_tokens(&self, stage: usize, b: usize, patches: usize) -> usize {
         match &self.patch_tokens {
-            Budgets::Common(common) => common[stage],
+            Budgets::Shares(shares, least) => {
+                let kept = (shares[stage] * patches as f64).round() as usize;
+                kept.max(*least)
+            }
             Budgets::Own(own) => own[stage][b],
         }
     }
@@ -70,7 +68,8 @@ impl KeepProfile {
     /// MACs of image `b` of a batch of `spec` that is pruned with this profile, without scoring.
     pub fn macs(&self, spec: &VitSpec, b: usize) -> u64 {
         let step = |(stage, block): (usize, &usize)| {
-            (Site::input_of(*block), self.patch_tokens(stage, b) + spec.num_prefix_tokens())
+            let patches = self.patch_tokens(stage, b, spec.num_patches());
+            (Site::input_of(*block), patches + spec.num_prefix_tokens())
         };
         cost::image_macs(spec, &self.stages.iter().enumerate().map(step).collect::<Vec<_>>())
     }

@@ -45,7 +45,7 @@ impl Pruner for RandomPruner {
                 scores[row] = uniform(&[self.seed, key, stage as u64, token]) as f32;
             }
         }
-        Ok(keep_top(view, &scores, |b| self.profile.patch_tokens(stage, b)))
+        Ok(keep_top(view, &scores, |b| self.profile.patch_tokens(stage, b, view.num_patches(b))))
     }
 
     fn macs(&self, _: usize, _: usize) -> u64 {

@@ -20,7 +20,7 @@ pub fn spec(class_token: bool) -> VitSpec {
 pub fn state(spec: &VitSpec, seed: u64) -> HostState {
     let value = |kind: u64, i: usize| uniform(&[seed, kind, i as u64]) as f32;
     let tokens = (0..3 * spec.num_tokens() * spec.dim).map(|i| 2.0 * value(0, i) - 1.0).collect();
-    let mut state = HostState::embedded(spec, tokens, 3);
+    let mut state = HostState::embedded(spec, tokens, vec![spec.grid(); 3]);
     let prefix = spec.num_prefix_tokens();
     let keep: Vec<bool> =
         (0..3 * spec.num_tokens()).map(|i| i % spec.num_tokens() < prefix || value(1, i) < 0.7).collect();

@@ -37,7 +37,7 @@ impl Pruner for SimilarityPruner {
                 scores[row] = -cosine(view.token(row), &sum);
             }
         }
-        Ok(keep_top(view, &scores, |b| self.profile.patch_tokens(stage, b)))
+        Ok(keep_top(view, &scores, |b| self.profile.patch_tokens(stage, b, view.num_patches(b))))
     }
 
     fn macs(&self, _: usize, tokens: usize) -> u64 {

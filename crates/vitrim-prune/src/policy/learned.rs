@@ -168,6 +168,8 @@ impl LearnedPruner {
         let fits = |width: usize, inputs: usize| width == 0 || width == inputs;
         if fits(actor.dim, view.dim)
             && fits(actor.positions, self.spec.num_patches())
+            // A place has no fixed meaning where each image has a grid of its own.
+            && (actor.positions == 0 || !self.spec.is_naflex())
             && fits(actor.stages, self.stages.len())
             && stage < self.stages.len()
         {

@@ -114,7 +114,7 @@ impl ReadOut {
                 }
             }
             ReadOut::TopR { keep } => {
-                let count = (keep[stage] * spec.num_patches() as f64).round() as usize;
+                let count = (keep[stage] * view.num_patches(b) as f64).round() as usize;
                 let behind = rank(prefix..logits.len(), logits).into_iter().skip(count.max(at_least));
                 behind.for_each(|i| kept[i] = logits[i] == f32::INFINITY);
             }

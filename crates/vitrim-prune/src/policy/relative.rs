@@ -78,13 +78,13 @@ impl Surroundings {
         let mut joining = vec![0.0f32; prefix + n];
         leaving.iter().for_each(|&i| joining[roles.partner[i] - first] += 1.0);
 
-        let [height, width] = spec.grid().map(|side| side as f32);
+        let [height, width] = view.grids[b].map(|side| side as f32);
         let place = |row: usize| {
             let at = view.origins[row].grid().unwrap_or(0);
-            [(at / spec.grid()[1]) as f32, (at % spec.grid()[1]) as f32]
+            [(at / view.grids[b][1]) as f32, (at % view.grids[b][1]) as f32]
         };
         let depth = (4.0 * (view.site.block as f32 + 0.5) / spec.depth as f32) - 1.0;
-        let alive = ratio(n as f32, spec.num_patches() as f32);
+        let alive = ratio(n as f32, view.num_patches(b) as f32);
         for (k, &i) in leaving.iter().enumerate() {
             let (own, partner) = (i - prefix, roles.partner[i] - first - prefix);
             let ([y, x], [to_y, to_x]) = (place(first + i), place(roles.partner[i]));

@@ -17,7 +17,8 @@ impl Policy {
         let observation = Observation {
             embedding: true,
             layer_norm: true,
-            position: true,
+            // A place has no fixed meaning where each image has a grid of its own.
+            position: !spec.is_naflex(),
             stage: true,
             // No attention has run before block 0.
             cls_attention: stages.first() != Some(&0),
@@ -28,7 +29,7 @@ impl Policy {
         };
         let actor = PerceptronSpec {
             dim: spec.dim,
-            positions: spec.num_patches(),
+            positions: if observation.position { spec.num_patches() } else { 0 },
             stages: stages.len(),
             scalars: observation.scalars(),
             shortcut: false,

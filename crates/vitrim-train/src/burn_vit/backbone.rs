@@ -131,7 +131,7 @@ impl Backbone for BurnVit {
         pixels.check(&self.spec)?;
         let tensor = pixel_tensor(pixels.data, pixels.batch, &self.spec, &self.host_device());
         let tokens = download(self.valid().embed(tensor))?;
-        Ok(HostState::embedded(&self.spec, tokens, pixels.batch))
+        Ok(HostState::embedded(&self.spec, tokens, pixels.grids(&self.spec)))
     }
 
     fn advance(&self, state: &mut HostState, to: Site, taps: Taps) -> Result<()> {

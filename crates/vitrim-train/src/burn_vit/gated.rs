@@ -72,7 +72,8 @@ impl<'a> Gated<'a> {
     /// # Errors
     /// If the tokens cannot be read back from the device.
     pub fn survivors(&self) -> Result<Survivors> {
-        let mut packed = PackedBatch::dense(&self.vit.spec, download(self.x.clone())?, self.batch);
+        let spec = &self.vit.spec;
+        let mut packed = PackedBatch::dense(spec, download(self.x.clone())?, vec![spec.grid(); self.batch]);
         let keep = Reduction::keep(&packed.offsets, &self.alive);
         if let Some(sizes) = &self.sizes {
             packed.sizes = download(sizes.clone())?;

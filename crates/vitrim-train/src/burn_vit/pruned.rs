@@ -23,7 +23,11 @@ impl BurnVit {
     ) -> Result<PrunedOutput> {
         let (spec, device, batch) = (&self.spec, self.device(), keys.len());
         let mut x = self.embed(pixel_tensor(pixels, batch, spec, &device));
-        let mut state = HostState::embedded(spec, vec![0.0; batch * spec.num_tokens() * spec.dim], batch);
+        let mut state = HostState::embedded(
+            spec,
+            vec![0.0; batch * spec.num_tokens() * spec.dim],
+            vec![spec.grid(); batch],
+        );
         let mut layout = TokenLayout::dense(spec, batch);
         for (stage, (site, taps)) in pruner.sites(spec).into_iter().enumerate() {
             let (y, tapped) =

@@ -219,7 +219,7 @@ mod tests {
         let seen = TokenLayout::of_patches(&spec, 2, &[1, 5, 0, 3]);
         assert_eq!(places(&seen), [image[0], image[2], image[6], image[0], image[1], image[4]]);
 
-        let mut packed = PackedBatch::dense(&spec, vec![0.0; 28], 2);
+        let mut packed = PackedBatch::dense(&spec, vec![0.0; 28], vec![spec.grid(); 2]);
         let keep: Vec<bool> = (0..14).map(|row| ![1, 8, 9, 13].contains(&row)).collect();
         packed.reduce(&Reduction::keep(&packed.offsets, &keep)).unwrap();
         let layout = TokenLayout::packed(&spec, &packed, &device);

@@ -9,6 +9,7 @@ use vitrim_vit::{MlpSpec, Tensors, VitSpec};
 use super::BurnVit;
 use super::attention_pool::AttentionPool;
 use super::block::{Attention, Block, Mlp};
+use crate::checks::one_size;
 use crate::error::Result;
 use crate::linear::Linear;
 use crate::norm::LayerNorm;
@@ -202,9 +203,10 @@ impl BurnVit {
     /// require gradients.
     ///
     /// # Errors
-    /// If the geometry is not supported, or a tensor is missing, has the wrong shape, or has a type that is not read.
+    /// If the geometry is not supported, images have many sizes ([`one_size`]), or a tensor is missing, has the wrong shape, or has a type that is not read.
     pub fn new(spec: &VitSpec, tensors: &Tensors, device: &Device) -> Result<Self> {
         spec.check()?;
+        one_size(spec)?;
         let from = Reader { spec, tensors, device };
         let (d, p, c) = (spec.dim, spec.patch_size, spec.num_classes);
         let (pixels, positions) = (3 * p * p, spec.position_rows());

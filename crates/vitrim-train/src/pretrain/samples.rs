@@ -46,7 +46,8 @@ pub(super) fn samples(batch: &Batch, run: &Pretraining<'_>, step: usize, spec: &
     }
     let tokens = (config.token_labels > 0.0 && run.train.knows_objects())
         .then(|| token_targets(batch, run, &patches, &targets, spec));
-    Ok(Samples { tokens, pixels, shape: [batch.shape[1], batch.shape[2], batch.shape[3]], targets, patches })
+    let [height, width] = spec.img_size;
+    Ok(Samples { tokens, pixels, shape: [3, height, width], targets, patches })
 }
 
 /// Grid positions of a random `window` of rows and columns that contains the patches which the `object` covers, or as

@@ -87,7 +87,7 @@ impl Backbone for Toy {
                 tokens.extend([image[pixel], image[64 + pixel], 1.0, 0.0]);
             }
         }
-        Ok(HostState::embedded(&self.spec, tokens, pixels.batch))
+        Ok(HostState::embedded(&self.spec, tokens, pixels.grids(&self.spec)))
     }
 
     fn advance(&self, state: &mut HostState, to: Site, _: Taps) -> Result<()> {

@@ -1,11 +1,66 @@
 //! The input of the first block.
 
+use std::borrow::Cow;
+
+use rayon::prelude::*;
+
 use crate::error::Result;
+use crate::positions::{Resampling, resample};
 use crate::spec::VitSpec;
 use crate::tensors::Tensors;
 
+/// The tokens at the input of block 0 before the patches are added.
+pub(super) struct OriginEmbedding {
+    /// Prefix tokens with their position embeddings, then the patches' position embeddings, `[N, D]`.
+    rows: Vec<f32>,
+    prefix: usize,
+    dim: usize,
+    /// The grid of the patches' positions, if they are resampled for each image.
+    resampled_from: Option<[usize; 2]>,
+}
+
+impl OriginEmbedding {
+    /// Reads the rows of `spec` from `tensors`.
+    pub fn read(spec: &VitSpec, tensors: &Tensors) -> Result<Self> {
+        Ok(OriginEmbedding {
+            rows: origin_embedding(spec, tensors)?,
+            prefix: spec.num_prefix_tokens(),
+            dim: spec.dim,
+            resampled_from: spec.embedding.position_grid,
+        })
+    }
+
+    /// The rows of images of `grids: [B]`, one after the other, `[T, D]`.
+    pub fn of(&self, grids: &[[usize; 2]]) -> Vec<f32> {
+        if self.resampled_from.is_none() {
+            return self.rows.repeat(grids.len());
+        }
+        let mut different = grids.to_vec();
+        different.sort_unstable();
+        different.dedup();
+        let rows: Vec<Cow<'_, [f32]>> = different.par_iter().map(|grid| self.of_grid(*grid)).collect();
+        let of_image = |grid| rows[different.binary_search(grid).expect("it is one of them")].as_ref();
+        grids.iter().map(of_image).collect::<Vec<_>>().concat()
+    }
+
+    /// The rows of an image of `grid`, `[N, D]`.
+    fn of_grid(&self, grid: [usize; 2]) -> Cow<'_, [f32]> {
+        match self.resampled_from {
+            Some(from) if from != grid => {
+                Cow::Owned(resample(&self.rows, self.prefix, from, grid, self.dim, Resampling::Bilinear))
+            }
+            _ => Cow::Borrowed(&self.rows),
+        }
+    }
+
+    /// Bytes of the rows.
+    pub fn bytes(&self) -> usize {
+        size_of_val(self.rows.as_slice())
+    }
+}
+
 /// Prefix tokens with their position embeddings, then the patches' position embeddings, `[N, D]`.
-pub(super) fn origin_embedding(spec: &VitSpec, tensors: &Tensors) -> Result<Vec<f32>> {
+fn origin_embedding(spec: &VitSpec, tensors: &Tensors) -> Result<Vec<f32>> {
     let (d, embedded) = (spec.dim, spec.embedded_prefix());
     let mut rows = Vec::with_capacity(spec.num_tokens() * d);
     for (name, count) in spec.prefix_tokens() {

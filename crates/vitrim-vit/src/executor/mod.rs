@@ -26,7 +26,7 @@ use vitrim_kernels::{
     Word, rows_per_task,
 };
 
-use crate::backbone::{At, Backbone, Output, PixelBatch, Site, Taps, View, Want};
+use crate::backbone::{At, Backbone, Output, PixelBatch, Site, Taps, View, Want, image_values};
 use crate::error::Result;
 use crate::packed::Reduction;
 use crate::places::GridPlaces;
@@ -197,24 +197,27 @@ impl CpuWeights {
     /// The batch at the input of block 0, which means nothing once `stop` is set. The pixels must have been checked.
     fn embedded(&self, pixels: PixelBatch<'_>, stop: Option<&AtomicBool>) -> HostState {
         let (p, d) = (self.spec.patch_size, self.spec.dim);
-        let (n, prefix, patch) = (self.spec.num_tokens(), self.spec.num_prefix_tokens(), 3 * p * p);
-        let mut tokens = self.origin_embedding.repeat(pixels.batch);
-        let rows = rows_per_task(pixels.batch * n);
+        let (prefix, patch) = (self.spec.num_prefix_tokens(), 3 * p * p);
+        let grids = pixels.grids(&self.spec);
+        let mut tokens = self.origin_embedding.of(&grids);
+        let rows = rows_per_task(tokens.len() / d);
         let mut tasks = Vec::new();
-        for (image, tokens) in tokens.chunks_exact_mut(n * d).enumerate() {
-            tasks.extend(
-                tokens[prefix * d..].chunks_mut(rows * d).enumerate().map(|(i, t)| (image, i * rows, t)),
-            );
+        let (mut images, mut free) = (pixels.data, tokens.as_mut_slice());
+        for (b, [grid_rows, columns]) in grids.iter().enumerate() {
+            let size = pixels.size(&self.spec, b);
+            let (image, others) = images.split_at(image_values(size));
+            let (tokens, rest) = free.split_at_mut((prefix + grid_rows * columns) * d);
+            let chunks = tokens[prefix * d..].chunks_mut(rows * d).enumerate();
+            tasks.extend(chunks.map(|(i, tokens)| (image, size, i * rows, tokens)));
+            (images, free) = (others, rest);
         }
-        let image_len = pixels.data.len() / pixels.batch.max(1);
-        tasks.into_par_iter().for_each(|(image, first, tokens)| {
+        tasks.into_par_iter().for_each(|(image, size, first, tokens)| {
             if stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
                 return;
             }
             PATCHES.with_borrow_mut(|(patches, embedded)| {
                 let patches = patches.room(tokens.len() / d * patch);
-                let image = &pixels.data[image * image_len..(image + 1) * image_len];
-                unfold(image, self.spec.img_size, p, first, patches);
+                unfold(image, size, p, first, patches);
                 match &self.embedding_norm {
                     Some(norm) if self.spec.embedding.norm == EmbeddingNorm::Patches => {
                         embedded.resize(2 * tokens.len(), 0.0);
@@ -236,7 +239,7 @@ impl CpuWeights {
                 });
             });
         }
-        HostState::embedded(&self.spec, tokens, pixels.batch)
+        HostState::embedded(&self.spec, tokens, grids)
     }
 
     /// Carries `part` along `way`; splits it in halves while it has too many rows.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use vitrim_kernels::{Attention, Bf16Pair, InstructionSet, LayerNorm, Linear, Packing, Precision, Word};
 
-use super::embedding::origin_embedding;
+use super::embedding::OriginEmbedding;
 use super::heads::{HeadSteps, Rotations};
 use super::probe::Probe;
 use crate::error::Result;
@@ -16,8 +16,7 @@ pub struct CpuWeights {
     pub(super) spec: VitSpec,
     precision: Precision,
     pub(super) patch: Linear,
-    /// Prefix tokens with their position embeddings, then the patches' position embeddings, `[N, D]`.
-    pub(super) origin_embedding: Vec<f32>,
+    pub(super) origin_embedding: OriginEmbedding,
     /// The norm before block 0.
     pub(super) embedding_norm: Option<LayerNorm>,
     rotations: Option<Arc<Rotations>>,
@@ -99,7 +98,7 @@ impl CpuWeights {
         let p = spec.patch_size;
         let patch_weight = get("patch_embed.proj.weight", &[d, 3, p, p])?;
         let patch_bias = spec.embedding.patch_bias.then(|| get("patch_embed.proj.bias", &[d])).transpose()?;
-        let origin_embedding = origin_embedding(spec, tensors)?;
+        let origin_embedding = OriginEmbedding::read(spec, tensors)?;
         let rotations = Rotations::of(spec).map(Arc::new);
         let qkv = |name: &str| -> Result<Linear> {
             if !(spec.attention.qkv_bias && spec.attention.unbiased_keys) {
@@ -185,7 +184,7 @@ impl CpuWeights {
             linears.iter().chain(&norms).sum::<usize>() + heads + inner
         };
         self.patch.bytes()
-            + size_of_val(self.origin_embedding.as_slice())
+            + self.origin_embedding.bytes()
             + self.blocks.iter().map(block).sum::<usize>()
             + self.norm.iter().chain(&self.embedding_norm).map(LayerNorm::bytes).sum::<usize>()
             + self.rotations.as_ref().map_or(0, |rotations| rotations.bytes())

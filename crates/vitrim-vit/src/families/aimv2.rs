@@ -10,7 +10,7 @@ use super::timm::{self, Draft, Name, Size};
 use super::transformers::{self, Class, Task};
 use crate::error::Result;
 use crate::names::{NameRow, NameTable, Stored};
-use crate::positions::Bicubic;
+use crate::positions::Resampling;
 use crate::spec::{
     AttentionPool, AttentionSpec, Embedding, EmbeddingNorm, MlpActivation, MlpSpec, NormSpec, Pool, Pooling,
     Positions, VitSpec,
@@ -30,7 +30,7 @@ pub(super) const FAMILY: Family = Family {
             tasks: &[Task::VisionModel, Task::Model],
             geometry,
             names,
-            bicubic: Bicubic::Plain,
+            resampling: Resampling::PlainBicubic,
             sized_by_processor: false,
             dialects: &[],
         },
@@ -40,7 +40,7 @@ pub(super) const FAMILY: Family = Family {
             tasks: &[Task::Model],
             geometry: apples,
             names,
-            bicubic: Bicubic::Plain,
+            resampling: Resampling::PlainBicubic,
             sized_by_processor: false,
             dialects: &[authors::APPLE],
         },

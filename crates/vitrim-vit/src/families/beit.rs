@@ -11,7 +11,7 @@ use super::timm::{self, Draft, Name, Size};
 use super::transformers::{self, Class, Task};
 use crate::error::Result;
 use crate::names::{NameRow, NameTable, Stored};
-use crate::positions::Bicubic;
+use crate::positions::Resampling;
 use crate::spec::{AttentionSpec, MlpSpec, Pool, Pooling, Positions, VitSpec};
 
 pub(super) const FAMILY: Family = Family {
@@ -27,7 +27,7 @@ pub(super) const FAMILY: Family = Family {
         tasks: &[Task::Model, Task::Classification],
         geometry,
         names: |_| NAMES,
-        bicubic: Bicubic::Plain,
+        resampling: Resampling::PlainBicubic,
         sized_by_processor: false,
         dialects: &[],
     }],

@@ -9,7 +9,7 @@ use super::timm::{self, Draft, Name, Size};
 use super::transformers::{self, Class, Task};
 use crate::error::Result;
 use crate::names::{NameRow, NameTable, Stored};
-use crate::positions::Bicubic;
+use crate::positions::Resampling;
 use crate::spec::{Embedding, EmbeddingNorm, MlpActivation, MlpSpec, Pool, Pooling, VitSpec};
 
 pub(super) const FAMILY: Family = Family {
@@ -25,7 +25,7 @@ pub(super) const FAMILY: Family = Family {
         tasks: &[Task::VisionModelWithProjection, Task::VisionModel, Task::Model, Task::Classification],
         geometry,
         names,
-        bicubic: Bicubic::Plain,
+        resampling: Resampling::PlainBicubic,
         sized_by_processor: false,
         dialects: &[],
     }],

@@ -9,7 +9,7 @@ use super::transformers::{self, Class, Task};
 use super::vit;
 use crate::error::Result;
 use crate::names::{NameRow, NameTable, Stored};
-use crate::positions::Bicubic;
+use crate::positions::Resampling;
 use crate::spec::{Embedding, MlpSpec, VitSpec};
 
 pub(super) const FAMILY: Family = Family {
@@ -31,7 +31,7 @@ pub(super) const FAMILY: Family = Family {
             ignored: &vit::IGNORED,
             one_tower: false,
         },
-        bicubic: Bicubic::Plain,
+        resampling: Resampling::PlainBicubic,
         sized_by_processor: false,
         dialects: &[],
     }],

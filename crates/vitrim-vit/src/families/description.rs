@@ -2,7 +2,7 @@
 
 use crate::classes::ClassNames;
 use crate::names::{Dialect, NameTable};
-use crate::positions::Bicubic;
+use crate::positions::Resampling;
 use crate::spec::VitSpec;
 
 /// The description of a checkpoint in a library's configuration.
@@ -13,7 +13,7 @@ pub(crate) struct Description {
     pub dialects: &'static [Dialect],
     pub classes: ClassNames,
     /// How the library resamples position embeddings.
-    pub bicubic: Bicubic,
+    pub resampling: Resampling,
     /// The input size in use, if it differs from the size that the positions are for.
     pub usual_size: Option<[usize; 2]>,
 }

@@ -9,7 +9,7 @@ use super::timm::{self, Draft, Name, Size};
 use super::transformers::{self, Class, Task};
 use crate::error::Result;
 use crate::names::{NameRow, NameTable, Stored};
-use crate::positions::Bicubic;
+use crate::positions::Resampling;
 use crate::spec::{MlpActivation, MlpSpec, NormSpec, Pool, Positions, VitSpec};
 
 pub(super) const FAMILY: Family = Family {
@@ -26,7 +26,7 @@ pub(super) const FAMILY: Family = Family {
             tasks: &TASKS,
             geometry,
             names: |spec| names("dinov2.", spec),
-            bicubic: Bicubic::Plain,
+            resampling: Resampling::PlainBicubic,
             // Published at 518 pixels; it takes any size, and runs at the size that its processor gives.
             sized_by_processor: true,
             dialects: &[],
@@ -36,7 +36,7 @@ pub(super) const FAMILY: Family = Family {
             tasks: &TASKS,
             geometry: geometry_with_registers,
             names: |spec| names("dinov2_with_registers.", spec),
-            bicubic: Bicubic::Antialiased,
+            resampling: Resampling::Bicubic,
             sized_by_processor: true,
             dialects: &[],
         },

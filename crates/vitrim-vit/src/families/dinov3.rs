@@ -10,7 +10,7 @@ use super::timm::{self, Draft, Name, Size};
 use super::transformers::{self, Class, Task};
 use crate::error::Result;
 use crate::names::{NameRow, NameTable, Stored};
-use crate::positions::Bicubic;
+use crate::positions::Resampling;
 use crate::spec::{
     AttentionSpec, ChannelPairs, Coordinates, Embedding, MlpActivation, MlpSpec, Positions, Rope, VitSpec,
 };
@@ -28,7 +28,7 @@ pub(super) const FAMILY: Family = Family {
         tasks: &[Task::Model],
         geometry,
         names,
-        bicubic: Bicubic::Plain,
+        resampling: Resampling::PlainBicubic,
         sized_by_processor: true,
         dialects: &[],
     }],

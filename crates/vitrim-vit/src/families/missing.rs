@@ -1,9 +1,8 @@
 //! What architectures need that vitrim does not run, for the error that names them.
 
 /// Parts of names of architectures, in lower case, and what they need. The first that a name contains counts.
-const MISSING: [(&str, &str); 22] = [
+const MISSING: [(&str, &str); 21] = [
     ("naflex", "images of several sizes in one batch"),
-    ("siglip2", "NaFlex, images of several sizes in one batch (fixed sizes are SiglipModel)"),
     ("rope_mixed", "rotary frequencies that are learned for each block and head"),
     ("rope_reg", "rotary position embeddings in timm's plain geometries"),
     ("eva02_enormous", "norms after the residual branches"),

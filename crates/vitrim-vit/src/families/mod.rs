@@ -32,6 +32,7 @@ mod eva;
 mod family;
 mod fields;
 mod missing;
+mod naflex;
 mod open_clip;
 mod siglip;
 mod timm;
@@ -60,6 +61,7 @@ static FAMILIES: &[Family] = &[
     dinov3::FAMILY,
     clip::FAMILY,
     siglip::FAMILY,
+    naflex::FAMILY,
     eva::EVA02,
     eva::PE_CORE,
     aimv2::FAMILY,
@@ -258,7 +260,6 @@ mod tests {
             ("hiera_tiny_224", "pooling between stages"),
             ("vit_base_patch16_rope_mixed_224", "learned for each block and head"),
             ("naflexvit_base_patch16_siglip", "several sizes in one batch"),
-            ("Siglip2VisionModel", "NaFlex"),
             ("Swinv2ForImageClassification", "attention within windows"),
         ] {
             let error = unsupported(name).to_string();
@@ -287,6 +288,7 @@ mod tests {
             ", Dinov2WithRegistersForImageClassification, ",
             ", CLIPModel, ",
             ", SiglipVisionModel, ",
+            ", Siglip2VisionModel, ",
         ] {
             assert!(list.contains(part), "no '{part}' in {list}");
         }

@@ -10,7 +10,7 @@ use super::{timm, timm_family};
 use crate::classes::ClassNames;
 use crate::error::Result;
 use crate::names::{Dialect, NameTable};
-use crate::positions::Bicubic;
+use crate::positions::Resampling;
 use crate::spec::{
     AttentionSpec, Embedding, EmbeddingNorm, MlpActivation, MlpSpec, NormSpec, Pool, Pooling, Positions,
     VitSpec,
@@ -38,7 +38,7 @@ pub(super) fn describe(config: &Value) -> Result<Description> {
         names,
         dialects,
         classes: ClassNames::default(),
-        bicubic: Bicubic::Antialiased,
+        resampling: Resampling::Bicubic,
         usual_size: None,
     })
 }

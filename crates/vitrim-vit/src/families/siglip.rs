@@ -10,7 +10,7 @@ use super::timm::{self, Draft, Name, Size};
 use super::transformers::{self, Class, Task};
 use crate::error::Result;
 use crate::names::{NameRow, NameTable, Stored};
-use crate::positions::Bicubic;
+use crate::positions::Resampling;
 use crate::spec::{AttentionPool, Embedding, MlpActivation, MlpSpec, Pool, Pooling, VitSpec};
 
 pub(super) const FAMILY: Family = Family {
@@ -26,7 +26,7 @@ pub(super) const FAMILY: Family = Family {
         tasks: &[Task::VisionModel, Task::Model, Task::Classification],
         geometry,
         names,
-        bicubic: Bicubic::Plain,
+        resampling: Resampling::PlainBicubic,
         sized_by_processor: false,
         dialects: &[],
     }],
@@ -63,7 +63,7 @@ fn named(name: &Name<'_>) -> Option<Draft> {
     Some(draft)
 }
 
-fn geometry(config: &Value, task: Task) -> Result<VitSpec> {
+pub(super) fn geometry(config: &Value, task: Task) -> Result<VitSpec> {
     let defaults = [("hidden_act", json!("gelu_pytorch_tanh")), ("layer_norm_eps", json!(1e-6))];
     let tower = transformers::tower(config, &defaults);
     let spec = transformers::plain(&tower, task, 16)?;
@@ -86,7 +86,7 @@ fn geometry(config: &Value, task: Task) -> Result<VitSpec> {
     Ok(VitSpec { mlp, pooling, embedding, ..spec })
 }
 
-fn names(spec: &VitSpec) -> NameTable {
+pub(super) fn names(spec: &VitSpec) -> NameTable {
     NameTable {
         prefix: "vision_model.",
         rows: &[&BODY, &clip::LAYERS],
@@ -101,7 +101,7 @@ const TEXT: [&str; 4] = ["text_model.*", "logit_scale*", "logit_bias*", "embeddi
 
 const TEXT_AND_POOL: [&str; 5] = [TEXT[0], TEXT[1], TEXT[2], TEXT[3], "head.*"];
 
-const BODY: [NameRow; 12] = [
+pub(super) const BODY: [NameRow; 12] = [
     ("norm", &[Stored::As("post_layernorm")]),
     ("patch_embed.proj", &[Stored::As("embeddings.patch_embedding")]),
     ("pos_embed", &[Stored::Flat("embeddings.position_embedding.weight")]),

@@ -12,7 +12,7 @@ use super::{authors, eva};
 use crate::classes::ClassNames;
 use crate::error::{Result, VitError};
 use crate::names::{Dialect, NameRow, NameTable, Stored};
-use crate::positions::Bicubic;
+use crate::positions::Resampling;
 use crate::spec::{
     AttentionPool, AttentionSpec, Embedding, EmbeddingNorm, MlpActivation, MlpSpec, NormSpec, Pool, Pooling,
     Positions, VitSpec,
@@ -463,7 +463,7 @@ pub(super) fn describe(config: &Value, mut draft: Draft, class: &Class) -> Resul
         dialects: class.dialects,
         spec,
         classes,
-        bicubic: Bicubic::Antialiased,
+        resampling: Resampling::Bicubic,
         usual_size: None,
     })
 }

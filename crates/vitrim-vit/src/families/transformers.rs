@@ -4,10 +4,11 @@ use serde_json::Value;
 
 use super::description::Description;
 use super::fields::{count, count_or, flag_or, number_or, pair_or, present, square, wrong};
+use super::naflex;
 use crate::classes::{ClassNames, class_count};
 use crate::error::Result;
 use crate::names::{Dialect, NameTable};
-use crate::positions::Bicubic;
+use crate::positions::Resampling;
 use crate::spec::{
     AttentionSpec, Embedding, MlpActivation, MlpSpec, NormSpec, Pool, Pooling, Positions, VitSpec,
 };
@@ -22,7 +23,7 @@ pub(super) struct Class {
     /// The tensor names of a geometry.
     pub names: fn(&VitSpec) -> NameTable,
     /// How the library resamples position embeddings.
-    pub bicubic: Bicubic,
+    pub resampling: Resampling,
     /// Whether the input size is that of the image processor, instead of that of the positions.
     pub sized_by_processor: bool,
     /// Other names that the tensors may have.
@@ -81,13 +82,18 @@ pub(super) fn describe(
 ) -> Result<Description> {
     let spec = (class.geometry)(config, task)?;
     spec.check()?;
+    let usual_size = match class.sized_by_processor {
+        true if spec.is_naflex() => Some(naflex::usual_size(processor, spec.patch_size)?),
+        true => processor.and_then(crop_size),
+        false => None,
+    };
     Ok(Description {
         names: (class.names)(&spec),
         dialects: class.dialects,
         classes: ClassNames::from_transformers(config, spec.num_classes)?,
         spec,
-        bicubic: class.bicubic,
-        usual_size: processor.filter(|_| class.sized_by_processor).and_then(crop_size),
+        resampling: class.resampling,
+        usual_size,
     })
 }
 

@@ -8,7 +8,7 @@ use super::timm::{self, Draft, Name, Size};
 use super::transformers::{self, Class, Task};
 use crate::error::Result;
 use crate::names::{NameRow, NameTable, Stored};
-use crate::positions::Bicubic;
+use crate::positions::Resampling;
 use crate::spec::{MlpSpec, Pool, VitSpec};
 
 pub(super) const FAMILY: Family = Family {
@@ -25,7 +25,7 @@ pub(super) const FAMILY: Family = Family {
             tasks: &TASKS,
             geometry,
             names: |_| NAMES,
-            bicubic: Bicubic::Plain,
+            resampling: Resampling::PlainBicubic,
             sized_by_processor: false,
             dialects: &[],
         },
@@ -35,7 +35,7 @@ pub(super) const FAMILY: Family = Family {
             tasks: &[Task::Model, Task::PreTraining],
             geometry,
             names: |_| NameTable { ignored: &DECODER, ..NAMES },
-            bicubic: Bicubic::Plain,
+            resampling: Resampling::PlainBicubic,
             sized_by_processor: false,
             dialects: &[],
         },
@@ -45,7 +45,7 @@ pub(super) const FAMILY: Family = Family {
             tasks: &TASKS,
             geometry: msn,
             names: |_| NAMES,
-            bicubic: Bicubic::Plain,
+            resampling: Resampling::PlainBicubic,
             sized_by_processor: false,
             dialects: &[],
         },
@@ -55,7 +55,7 @@ pub(super) const FAMILY: Family = Family {
             tasks: &TASKS,
             geometry: ijepa,
             names: |_| NameTable { prefix: "ijepa.", ..NAMES },
-            bicubic: Bicubic::Plain,
+            resampling: Resampling::PlainBicubic,
             sized_by_processor: false,
             dialects: &[],
         },

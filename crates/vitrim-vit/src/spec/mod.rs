@@ -3,6 +3,8 @@
 mod parts;
 mod shapes;
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 
 use crate::error::{Result, VitError};
@@ -21,7 +23,7 @@ pub use parts::{
 pub struct VitSpec {
     /// timm's architecture name, or the transformers class.
     pub architecture: String,
-    /// Input height and width, pixels.
+    /// Input height and width, pixels; of a NaFlex backbone, those of an image whose ratio leads to them.
     pub img_size: [usize; 2],
     /// Patch side, pixels.
     pub patch_size: usize,
@@ -81,6 +83,19 @@ impl VitSpec {
     /// Rows and columns of the patch grid.
     pub fn grid(&self) -> [usize; 2] {
         self.img_size.map(|side| side / self.patch_size)
+    }
+
+    /// Whether each image has a grid of its own (NaFlex), instead of the one of [`img_size`](Self::img_size).
+    pub fn is_naflex(&self) -> bool {
+        self.embedding.position_grid.is_some()
+    }
+
+    /// The backbone as it is for an image of `grid` rows and columns of patches: its costs and shares are that image's.
+    pub fn of_grid(&self, grid: [usize; 2]) -> Cow<'_, VitSpec> {
+        if grid == self.grid() {
+            return Cow::Borrowed(self);
+        }
+        Cow::Owned(self.clone().with_img_size(grid.map(|side| side * self.patch_size)))
     }
 
     /// N0: patch tokens of an unpruned image.
@@ -167,6 +182,34 @@ impl VitSpec {
         stages
     }
 
+    /// Checks that an image of `size` (height, width), pixels, can be an input: that it has the one size of the backbone
+    /// or, of a NaFlex backbone, that patches tile it and it is within the limits.
+    ///
+    /// # Errors
+    /// The contradiction.
+    pub(crate) fn check_image_size(&self, size: [usize; 2]) -> Result<(), String> {
+        let ([height, width], [own_height, own_width], patch) = (size, self.img_size, self.patch_size);
+        if !self.is_naflex() {
+            let same = size == self.img_size;
+            return same.then_some(()).ok_or_else(|| {
+                format!(
+                    "{height}x{width} pixels, and this backbone takes images of {own_height}x{own_width} only"
+                )
+            });
+        }
+        if size.iter().any(|side| *side == 0 || !side.is_multiple_of(patch)) {
+            return Err(format!("{height}x{width} pixels, which patches of {patch} pixels do not tile"));
+        }
+        if height.checked_mul(width).is_none_or(|pixels| pixels > MAX_PIXELS) {
+            return Err(format!("{height}x{width} pixels, more than the limit of {MAX_PIXELS}"));
+        }
+        let tokens = height / patch * (width / patch) + self.num_prefix_tokens();
+        if tokens > MAX_TOKENS || tokens * self.dim > MAX_TOKEN_VALUES {
+            return Err(format!("{tokens} tokens, more than the limit"));
+        }
+        Ok(())
+    }
+
     /// Checks that no number or product exceeds its limit ([`limits`](crate::limits)), so that sizes cannot overflow.
     ///
     /// # Errors
@@ -191,6 +234,9 @@ impl VitSpec {
         within("width of the projection", self.pooling.projection.unwrap_or(0), MAX_MLP)?;
         within("number of classes", self.num_classes, MAX_CLASSES)?;
         within("number of register tokens", self.embedding.reg_tokens, MAX_REGISTERS)?;
+        let [rows, columns] = self.embedding.position_grid.unwrap_or_default();
+        within("rows of positions", rows, MAX_SIDE)?;
+        within("columns of positions", columns, MAX_SIDE)?;
         let tokens = self.num_tokens();
         within("tokens of an image:", tokens, MAX_TOKENS)?;
         within("values of an image's tokens:", tokens * self.dim, MAX_TOKEN_VALUES)?;
@@ -255,6 +301,15 @@ impl VitSpec {
         }
         if self.positions == Positions::Sines && !self.dim.is_multiple_of(4) {
             return fail(format!("computed positions need a multiple of 4 channels, not {}", self.dim));
+        }
+        if let Some([rows, columns]) = self.embedding.position_grid {
+            if rows == 0 || columns == 0 {
+                return fail(format!("a grid of {rows}x{columns} positions is empty"));
+            }
+            let learned = !matches!(self.positions, Positions::None | Positions::Sines);
+            if !learned || self.attention.rope.is_some() || self.embedding.cropped {
+                return fail("a backbone whose images have a grid each needs learned positions alone".into());
+            }
         }
         if self.pooling.zero_shot && (self.embedding_width().is_none() || distilled) {
             return fail("a zero-shot classifier needs an image embedding".into());

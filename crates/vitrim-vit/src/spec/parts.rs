@@ -32,6 +32,10 @@ pub struct Embedding {
     /// pixels).
     #[serde(skip_serializing_if = "is_false")]
     pub cropped: bool,
+    /// Rows and columns of the learned positions of a backbone whose images have a grid each, to which the positions are
+    /// resampled (NaFlex); `None` if all images have the grid of the input size.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub position_grid: Option<[usize; 2]>,
     /// The norm before block 0.
     #[serde(rename = "embedding_norm", skip_serializing_if = "EmbeddingNorm::is_none")]
     pub norm: EmbeddingNorm,
@@ -46,6 +50,7 @@ impl Default for Embedding {
             reg_tokens: 0,
             patch_bias: true,
             cropped: false,
+            position_grid: None,
             norm: EmbeddingNorm::None,
         }
     }

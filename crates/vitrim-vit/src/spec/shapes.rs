@@ -32,7 +32,8 @@ impl VitSpec {
         match self.positions {
             Positions::None | Positions::Sines => 0,
             Positions::All | Positions::ClassAndPatches | Positions::Patches => {
-                self.embedded_prefix() + self.num_patches()
+                let [rows, columns] = self.embedding.position_grid.unwrap_or(self.grid());
+                self.embedded_prefix() + rows * columns
             }
         }
     }

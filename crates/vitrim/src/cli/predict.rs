@@ -19,12 +19,12 @@ const BATCH: usize = 16;
 pub fn run(app: &App, request: &PredictRequest) -> anyhow::Result<ExitCode> {
     let loaded = app.open(&request.model, request.backbone.opening(request.dtype))?;
     let pruner = app.show(|listener| request.policy.pruner(request.keep.keep, &loaded, listener))?;
-    let (patches, question) = (loaded.spec.num_patches(), request.question(loaded.spec.depth)?);
+    let (grid, question) = (loaded.spec.grid(), request.question(loaded.spec.depth)?);
     if let (Question::Classes(_), Some(assumption)) = (question, loaded.assumption()) {
         app.reporter.note(&format!("note: {assumption}"));
     }
     for_each_image(app, &loaded, pruner.as_ref(), &request.images, question, &request.reading, |seen| {
-        if app.global.json { print::json(&seen.prediction) } else { print(&seen.prediction, patches) }
+        if app.global.json { print::json(&seen.prediction) } else { print(&seen.prediction, grid) }
     })?;
     Ok(ExitCode::SUCCESS)
 }
@@ -101,7 +101,8 @@ fn each_of(app: &App, path: &Path, then: &mut dyn FnMut(Given) -> anyhow::Result
     Ok(())
 }
 
-fn print(prediction: &Prediction, patches: usize) -> anyhow::Result<()> {
+/// Prints `prediction`; `grid` are the rows and columns of patches if the image has no grid of its own.
+fn print(prediction: &Prediction, grid: [usize; 2]) -> anyhow::Result<()> {
     print::line(&prediction.image.display().to_string())?;
     for class in &prediction.classes {
         let name = class.name.as_ref().map_or_else(|| format!("class {}", class.class), Clone::clone);
@@ -120,5 +121,9 @@ fn print(prediction: &Prediction, patches: usize) -> anyhow::Result<()> {
     }
     let stages: Vec<String> = prediction.stages.iter().map(|s| s.positions.len().to_string()).collect();
     let kept = if stages.is_empty() { String::new() } else { format!(", {} left", stages.join(", ")) };
+    let patches = match prediction.grid {
+        Some([rows, columns]) => format!("{rows} x {columns}"),
+        None => grid.iter().product::<usize>().to_string(),
+    };
     print::line(&format!("  {patches} patches{kept}; {:.3} GMACs", prediction.gmacs))
 }

@@ -13,7 +13,7 @@ use vitrim_measure::seen::SeenImages;
 use vitrim_prune::Policy;
 use vitrim_train::finetune::{FinetuneConfig, Finetuning, HeldOut, finetune, steps_done};
 use vitrim_train::pretrain::{PretrainConfig, WeightType};
-use vitrim_train::{DeviceChoice, Outcome, RunFolder};
+use vitrim_train::{DeviceChoice, Outcome, RunFolder, one_size};
 
 use super::train::record_training;
 use crate::error::{Result, VitrimError};
@@ -254,6 +254,7 @@ impl FinetuneRequest {
         let Some(data) = &self.data else {
             return Err(VitrimError::Setting("--model and --data are needed to train".into()));
         };
+        one_size(&loaded.spec)?;
         if let Some(classes) = &loaded.text_classes {
             return Err(VitrimError::Setting(format!(
                 "{}: fine-tuning trains the image tower, not a classifier of texts; load it without classes",

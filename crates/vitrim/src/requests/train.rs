@@ -23,7 +23,7 @@ use vitrim_ranks::Ranks;
 use vitrim_train::config::LearnerKind;
 use vitrim_train::{
     Aim, DeviceChoice, Ground, Outcome, Run, RunEvent, RunFolder, Source, Start, TrainConfig, UpdateLog,
-    updates_done,
+    one_size, updates_done,
 };
 use vitrim_vit::{CpuBackbone, Precision};
 
@@ -351,6 +351,7 @@ impl TrainRequest {
 
     /// Checks `config`, with the loss that is allowed, for `loaded`.
     fn check(&self, loaded: &Loaded, config: &mut TrainConfig) -> Result<()> {
+        one_size(&loaded.spec)?;
         if let Some(loss) = allowed(&loaded.spec, self.loss.max_drop, self.loss.max_drift)? {
             config.constraint.max_accuracy_loss = loss;
         }
