@@ -14,8 +14,8 @@ use crate::statistics::{Drift, Loss, PairedLoss, Quantiles};
 #[derive(Clone, Debug)]
 pub(crate) struct Metrics {
     images: usize,
-    /// Their patches.
-    patches: usize,
+    /// Number of patches at each grid position, `[N0]`.
+    places: Vec<u32>,
     /// Images with a label.
     labelled: usize,
     right: usize,
@@ -49,20 +49,22 @@ pub struct PrunedFigures {
     macs: Vec<u64>,
     /// MACs of each image without pruning, `[B]`.
     dense_macs: Vec<u64>,
-    /// Patches of all images.
-    patches: usize,
+    /// Number of patches at each grid position, `[N0]`.
+    places: Vec<u32>,
 }
 
 impl PrunedFigures {
     /// From the answers of the dense and the pruned model, of geometry `spec`.
     pub(crate) fn of(spec: &VitSpec, dense: &Output, pruned: &Pruned) -> Self {
-        let mut survivors = vec![vec![0; spec.num_patches()]; pruned.stages.len()];
-        for (counts, stage) in survivors.iter_mut().zip(&pruned.stages) {
-            for (b, [rows, columns]) in pruned.grids.iter().enumerate() {
-                let place = |p: usize| {
-                    let [all_rows, all_columns] = spec.grid();
-                    p / columns * all_rows / rows * all_columns + p % columns * all_columns / columns
-                };
+        let mut places = vec![0; spec.num_patches()];
+        let mut survivors = vec![places.clone(); pruned.stages.len()];
+        for (b, [rows, columns]) in pruned.grids.iter().enumerate() {
+            let place = |p: usize| {
+                let [all_rows, all_columns] = spec.grid();
+                p / columns * all_rows / rows * all_columns + p % columns * all_columns / columns
+            };
+            (0..rows * columns).for_each(|p| places[place(p)] += 1);
+            for (counts, stage) in survivors.iter_mut().zip(&pruned.stages) {
                 stage.grid_positions(b).into_iter().for_each(|p| counts[place(p)] += 1);
             }
         }
@@ -72,7 +74,7 @@ impl PrunedFigures {
             survivors,
             macs: pruned.macs.clone(),
             dense_macs: dense_macs(spec, &pruned.grids),
-            patches: pruned.grids.iter().map(|[rows, columns]| rows * columns).sum(),
+            places,
         }
     }
 }
@@ -107,7 +109,7 @@ impl Metrics {
     pub fn new(spec: &VitSpec) -> Self {
         Metrics {
             images: 0,
-            patches: 0,
+            places: vec![0; spec.num_patches()],
             labelled: 0,
             right: 0,
             dense_only_right: 0,
@@ -143,7 +145,7 @@ impl Metrics {
         }
         self.macs.extend(&pruned.macs);
         self.dense_macs.extend(&pruned.dense_macs);
-        self.patches += pruned.patches;
+        self.places.iter_mut().zip(&pruned.places).for_each(|(count, more)| *count += more);
     }
 
     fn add_classes(&mut self, dense: &[usize], pruned: &[usize], labels: &[Option<u32>]) {
@@ -203,15 +205,15 @@ impl Metrics {
 
     /// Mean share of N0 left after each stage, `[K]`; never rises.
     pub fn keep_ratio(&self) -> Vec<f64> {
-        let all = self.patches.max(1) as f64;
         let left = |counts: &Vec<u32>| counts.iter().map(|n| f64::from(*n)).sum::<f64>();
+        let all = left(&self.places).max(1.0);
         self.survivors.iter().map(|counts| left(counts) / all).collect()
     }
 
-    /// Share of the images whose patch at each grid position is left after each stage, `[K][N0]`.
+    /// Share of the patches at each grid position that is left after each stage, `[K][N0]`.
     pub fn keep_maps(&self) -> Vec<Vec<f32>> {
-        let share = |n: &u32| *n as f32 / self.images.max(1) as f32;
-        self.survivors.iter().map(|counts| counts.iter().map(share).collect()).collect()
+        let share = |(left, all): (&u32, &u32)| *left as f32 / (*all).max(1) as f32;
+        self.survivors.iter().map(|counts| counts.iter().zip(&self.places).map(share).collect()).collect()
     }
 
     /// MACs of each image as a share of the dense model's, in the order seen.

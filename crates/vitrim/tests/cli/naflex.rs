@@ -10,7 +10,7 @@ use crate::fixtures::Scratch;
 
 /// Width and height of the images, and the grids that they have of at most 40 patches of 4 pixels.
 const SHAPES: [((u32, u32), [u64; 2]); 4] =
-    [((64, 40), [5, 8]), ((20, 61), [10, 3]), ((33, 33), [6, 6]), ((8, 200), [20, 1])];
+    [((64, 40), [5, 8]), ((20, 61), [10, 4]), ((33, 33), [6, 6]), ((8, 200), [25, 1])];
 
 /// A `Siglip2ForImageClassification` of 4 blocks of width 24 and 3 classes, as transformers saves it, with its processor.
 fn write_checkpoint(folder: &Path) {
@@ -43,7 +43,7 @@ fn write_checkpoint(folder: &Path) {
         .map(|(tensor, (name, shape))| {
             let one = f32::from(u8::from(name.contains("norm") && name.ends_with("weight")));
             let value = |i: usize| one + 0.3 * ((tensor * 911 + i * 37) as f32).sin();
-            (0..shape.iter().product()).flat_map(|i| value(i).to_le_bytes()).collect()
+            (0..shape.iter().product::<usize>()).flat_map(|i| value(i).to_le_bytes()).collect()
         })
         .collect();
     let views = tensors
@@ -70,7 +70,9 @@ fn write_checkpoint(folder: &Path) {
 fn scratch() -> Scratch {
     let scratch = Scratch::empty();
     write_checkpoint(&scratch.path("model"));
-    for (split, class) in ["train", "val"].iter().flat_map(|split| (0..3).map(move |class| (split, class))) {
+    for (split, class) in
+        ["train", "val", "test"].iter().flat_map(|split| (0..3).map(move |class| (split, class)))
+    {
         let folder = scratch.path(&format!("data/{split}/{}", ["blue", "green", "red"][class]));
         std::fs::create_dir_all(&folder).unwrap();
         for (i, ((width, height), _)) in SHAPES.into_iter().enumerate() {
@@ -95,8 +97,8 @@ fn a_batch_of_many_shapes_gives_what_each_image_gives_alone() {
     let run = |args: &[&[&str]]| scratch.run(&args.concat()).json();
     let images: Vec<String> = (0..4).map(|i| format!("data/val/red/{i}.png")).collect();
     for pruned in [&UNIVERSAL[..], &["--policy", "tome:0.7"], &["--policy", "random:0.6"]] {
-        for features in [&[][..], &["--features", "tokens"], &["--features", "pooled"]] {
-            let more = [&["--json"], &MODEL[..], pruned, features].concat();
+        for features in [&["--top-k", "3"][..], &["--features", "tokens"], &["--features", "pooled"]] {
+            let more = [&["--json"][..], &MODEL, pruned, features].concat();
             let together = run(&[&["predict", "data/val/red"], &more]);
             for (i, image) in images.iter().enumerate() {
                 assert_eq!(together[i], run(&[&["predict", image], &more])[0], "{image} {pruned:?}");
@@ -114,7 +116,7 @@ fn a_batch_of_many_shapes_gives_what_each_image_gives_alone() {
         }
     }
     let text = scratch.run(&["predict", &images[1], "--model", "model"]).good();
-    assert!(text.contains("  10 x 3 patches; "), "{text}");
+    assert!(text.contains("  10 x 4 patches; "), "{text}");
 }
 
 #[test]
@@ -142,8 +144,7 @@ fn costs_are_shares_of_each_images_own() {
 fn every_command_runs_or_says_what_it_needs() {
     let scratch = scratch();
     let run = |args: &[&[&str]]| scratch.run(&args.concat());
-    let calibrate =
-        ["calibrate", "--out", "quick", "--split", "train", "--max-drop", "100", "--confidence", "0.5"];
+    let calibrate = ["calibrate", "--out", "quick", "--max-drop", "100", "--confidence", "0.5"];
     run(&[&calibrate, &MODEL, &DATA, &UNIVERSAL]).good();
     let policy = ["--policy", "quick/policy"];
     run(&[&["eval", "--no-speed", "--split", "val"], &MODEL, &DATA, &policy]).good();
