@@ -155,7 +155,7 @@ fn every_command_runs_or_says_what_it_needs() {
     run(&[&bench, &MODEL, &DATA, &policy]).good();
     run(&[&bench, &MODEL, &DATA]).good();
     let info = run(&[&["info", "--json"], &MODEL]).json().remove(0);
-    assert_eq!(info["position_grid"], json!([4, 4]), "{info}");
+    assert_eq!(info["spec"]["position_grid"], json!([4, 4]), "{info}");
     run(&[&["visualize", "data/val/red", "--out", "pictures"], &MODEL, &policy]).good();
     run(&[&["predict", "data/val/red", "--img-size", "16"], &MODEL, &UNIVERSAL]).good();
     let needs = ["Siglip2ForImageClassification", "NaFlex", "training needs images of one size"];
