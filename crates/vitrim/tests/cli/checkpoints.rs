@@ -7,6 +7,7 @@ use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
 
 use crate::fixtures::{Scratch, TINY};
+use crate::naflex;
 
 /// A scratch folder with the checkpoint `name` of transformers or timm in `to`.
 fn with_checkpoint(scratch: &Scratch, name: &str, to: &str) {
@@ -408,6 +409,7 @@ fn the_documentations_commands_run() {
     with_checkpoint(&scratch, "hf_dinov2_model", "dinov2-small");
     with_checkpoint(&scratch, "deit3_pth", "deit");
     with_checkpoint(&scratch, "hf_siglip_full", "clip");
+    naflex::write_checkpoint(&scratch.path("siglip2-naflex"), false);
     write_classes(&scratch.path("classes.safetensors"), 16, Some(40.0));
     fs::rename(scratch.path("model"), scratch.path("vit-base")).unwrap();
     fs::rename(scratch.path("data"), scratch.path("images")).unwrap();
@@ -427,5 +429,5 @@ fn the_documentations_commands_run() {
             commands += 1;
         }
     }
-    assert_eq!(commands, 14);
+    assert_eq!(commands, 16);
 }

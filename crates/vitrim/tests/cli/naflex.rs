@@ -12,8 +12,9 @@ use crate::fixtures::Scratch;
 const SHAPES: [((u32, u32), [u64; 2]); 4] =
     [((64, 40), [5, 8]), ((20, 61), [10, 4]), ((33, 33), [6, 6]), ((8, 200), [25, 1])];
 
-/// A `Siglip2ForImageClassification` of 4 blocks of width 24 and 3 classes, as transformers saves it, with its processor.
-fn write_checkpoint(folder: &Path) {
+/// A `Siglip2ForImageClassification` of 3 classes or, without a pooling head, a `Siglip2VisionModel`, of 4 blocks of width
+/// 24, as transformers saves it, with its processor.
+pub fn write_checkpoint(folder: &Path, classifies: bool) {
     let (d, hidden) = (24, 48);
     let mut tensors: Vec<(String, Vec<usize>)> = Vec::new();
     let mut add = |name: &str, shape: &[usize]| tensors.push((name.to_owned(), shape.to_vec()));
@@ -30,7 +31,9 @@ fn write_checkpoint(folder: &Path) {
         layer(&name("mlp.fc1"), hidden, d);
         layer(&name("mlp.fc2"), d, hidden);
     }
-    layer("classifier", 3, d);
+    if classifies {
+        layer("classifier", 3, d);
+    }
     add("vision_model.embeddings.position_embedding.weight", &[16, d]);
     let norms = (0..4).flat_map(|l| [1, 2].map(|n| format!("vision_model.encoder.layers.{l}.layer_norm{n}")));
     for norm in norms.chain(["vision_model.post_layernorm".to_owned()]) {
@@ -51,11 +54,11 @@ fn write_checkpoint(folder: &Path) {
         .zip(&bytes)
         .map(|((name, shape), bytes)| (name, TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap()));
     let config = json!({
-        "architectures": ["Siglip2ForImageClassification"],
+        "architectures": [if classifies { "Siglip2ForImageClassification" } else { "Siglip2VisionModel" }],
         "id2label": {"0": "blue", "1": "green", "2": "red"},
         "vision_config": {
             "hidden_size": d, "intermediate_size": hidden, "num_hidden_layers": 4, "num_attention_heads": 3,
-            "patch_size": 4, "num_patches": 16,
+            "patch_size": 4, "num_patches": 16, "vision_use_head": false,
         },
     });
     let processor =
@@ -69,7 +72,7 @@ fn write_checkpoint(folder: &Path) {
 /// A scratch folder with the model, and images of all shapes in each class.
 fn scratch() -> Scratch {
     let scratch = Scratch::empty();
-    write_checkpoint(&scratch.path("model"));
+    write_checkpoint(&scratch.path("model"), true);
     for (split, class) in
         ["train", "val", "test"].iter().flat_map(|split| (0..3).map(move |class| (split, class)))
     {
