@@ -18,7 +18,7 @@ use crate::device::host;
 use crate::error::Result;
 
 /// Images of a part: enough to be computed together, few enough for every thread to have some.
-pub const IMAGES: usize = 4;
+pub const IMAGES: usize = 8;
 
 /// How the batches of a run are divided.
 #[derive(Clone, Debug)]

@@ -226,8 +226,8 @@ fn the_dense_control_starts_where_the_teacher_is() {
 fn ranks_tune_as_one_process_does() {
     let setting = Setting::new();
     let policy = setting.policy("default");
-    // Batches of 15 images in four parts: two ranks have whole halves of the tree, three do not.
-    let config = FinetuneConfig { images: 60, batch: 15, label_weight: 0.5, evaluate_every: 1, ..config() };
+    // Batches of 30 images in four parts: two ranks have whole halves of the tree, three do not.
+    let config = FinetuneConfig { images: 120, batch: 30, label_weight: 0.5, evaluate_every: 1, ..config() };
     let tuned = |size: usize| {
         let folder = setting.folder.path().join(format!("{size} ranks"));
         let ranks = threads::ranks(size);

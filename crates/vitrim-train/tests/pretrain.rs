@@ -158,8 +158,8 @@ fn ranks_train_as_one_process_does() {
     let (run, folder) = (Run::new(), tempfile::tempdir().unwrap());
     // Images are mixed across the batch, so that each rank needs those of others.
     let config = PretrainConfig {
-        images: 80,
-        batch: 20,
+        images: 120,
+        batch: 30,
         mixup: 0.4,
         token_labels: 0.0,
         evaluate_every: 1,

@@ -73,11 +73,11 @@ fn merging() -> Setting {
     Setting { config, ..s }
 }
 
-/// The same setting by gradients through gates, with updates of ten images in three parts.
+/// The same setting by gradients through gates, with updates of 20 images in three parts.
 fn gated() -> Setting {
     let s = setting();
     let mut config = TrainConfig::preset("gumbel").unwrap();
-    (config.updates, config.images_per_update, config.checkpoint_every) = (9, 10, 3);
+    (config.updates, config.images_per_update, config.checkpoint_every) = (9, 20, 3);
     (config.reward.reference_images, config.stages) = (8, vec![0, 1, 2]);
     Setting { config, ..s }
 }
