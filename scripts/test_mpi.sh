@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains, calibrates and evaluates by several ranks under mpirun, and checks that each file is that of one process, byte for
+# Trains, tunes, calibrates and evaluates by several ranks under mpirun, and checks that each file is that of one process, byte for
 # byte; and that an error, a killed rank and Ctrl-C end with one line, after which the run goes on.
 # Needs Open MPI and libclang (Debian: libopenmpi-dev, openmpi-bin, libclang-dev).
 set -euo pipefail
@@ -65,11 +65,38 @@ for command in "eval --policy one/policy --images 300 --no-speed --batch 16" "ev
     ranks 3 "$vitrim" "${words[@]}" --model "$model" --data scenes --json > ranks.json 2> eval.log || fail "$(cat eval.log)"
     same one.json ranks.json
 done
+compare=("$vitrim" compare --model "$model" --data scenes --policy one/policy --methods policy,tome,dtome --images 150 --sweep-images 100
+    --costs 0.8 --drops 1 --no-speed --json)
+"${compare[@]}" --report compared > one.json 2> log
+ranks 3 "${compare[@]}" --report compared3 > ranks.json 2> log || fail "$(cat log)"
+same one.json ranks.json
+same compared/comparison.json compared3/comparison.json
 cp -r one/policy calibrated
 "$vitrim" calibrate --model "$model" --data scenes --policy one/policy --calibration-images 200 --max-drop 2 > one.txt 2> log
 ranks 2 "$vitrim" calibrate --model "$model" --data scenes --policy calibrated --calibration-images 200 --max-drop 2 > ranks.txt 2> log
 same one/policy/policy.json calibrated/policy.json
-echo "evaluated and calibrated by ranks: the same figures"
+echo "evaluated, compared and calibrated by ranks: the same figures"
+
+# Learning by gradients: parts of a batch are summed in one order, whoever has computed them.
+small=(--model "$model" --data scenes --threads 1)
+tune=("$vitrim" finetune "${small[@]}" --policy one/policy --keep 0.7 --images 40 --set batch=20 --set held_out_images=32 --set log_every=1)
+gates=("$vitrim" train "${small[@]}" --preset gumbel --updates 2 --set images_per_update=10 --set reward.reference_images=16 --no-calibrate)
+pretrain=("$vitrim" pretrain --data scenes --preset scenes --threads 1 --images 40 --set batch=20 --set held_out_images=32 --set log_every=1)
+same_files() {
+    local first=$1 second=$2
+    shift 2
+    for file in "$@"; do same "$first/$file" "$second/$file"; done
+}
+"${tune[@]}" --out tuned > log.txt 2> log
+"${gates[@]}" --out gates > log.txt 2> log
+"${pretrain[@]}" --out backbone > log.txt 2> log
+ranks 3 "${tune[@]}" --out tuned3 > log.txt 2> log || fail "$(cat log)"
+ranks 2 "${gates[@]}" --out gates2 > log.txt 2> log || fail "$(cat log)"
+ranks 2 "${pretrain[@]}" --out backbone2 > log.txt 2> log || fail "$(cat log)"
+same_files tuned tuned3 model/model.safetensors policy/policy.json checkpoint.safetensors
+same_files gates gates2 policy/policy.safetensors checkpoint.safetensors
+same_files backbone backbone2 model/model.safetensors checkpoint.safetensors
+echo "tuned, trained by gates and pretrained by ranks: the same files"
 
 # A rank that is killed: the others end, and the run goes on with another number of ranks.
 "${mpi[@]}" -n 2 "${endless[@]}" > log.txt 2> killed.log &
@@ -97,5 +124,5 @@ the_line unlike.log '^error: rank 1 has `seed = 5`'
 ranks 1 "${train[@]}" --out unlike : -n 1 "${train[@]/$model/absent}" --out unlike > log.txt 2> absent.log && fail "a model is absent"
 the_line absent.log "^error: rank 1: absent"
 ranks 2 "$vitrim" info --model "$model" > log.txt 2> info.log && fail "info has nothing to share"
-the_line info.log "^error: started as one of 2 processes, but only train, calibrate and eval"
+the_line info.log "^error: started as one of 2 processes, but only train, pretrain, finetune, calibrate, eval and compare"
 echo "ranks that differ or fail: one line each"

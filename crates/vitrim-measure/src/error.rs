@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use vitrim_ranks::RankError;
+
 /// Shorthand for results of this crate.
 pub type Result<T, E = MeasureError> = std::result::Result<T, E>;
 
@@ -93,9 +95,21 @@ pub enum MeasureError {
         /// The operating system's error.
         source: std::io::Error,
     },
+    /// The ranks cannot go on together.
+    #[error(transparent)]
+    Ranks(RankError),
     /// The work was asked to stop.
     #[error("interrupted")]
     Interrupted,
+}
+
+impl From<RankError> for MeasureError {
+    fn from(error: RankError) -> Self {
+        match error {
+            RankError::Interrupted(_) => MeasureError::Interrupted,
+            error => MeasureError::Ranks(error),
+        }
+    }
 }
 
 impl MeasureError {

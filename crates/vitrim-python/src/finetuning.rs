@@ -6,6 +6,7 @@ use pyo3::prelude::*;
 use vitrim::requests::{BackboneRunArgs, FinetuneRequest, OverlayArgs};
 use vitrim_hub::Kind;
 use vitrim_measure::requests::PolicyArgs;
+use vitrim_ranks::Ranks;
 
 use crate::downloads::fetch;
 use crate::interruptible::interruptible;
@@ -73,7 +74,7 @@ pub fn finetune<'py>(
     config.check().map_err(|reason| refused(format!("configuration: {reason}")))?;
     let threads = model.threads().for_job()?;
     let finished = interruptible(teller, |listener| {
-        threads.install(|| request.run(model.loaded(), policy, &config, listener))
+        threads.install(|| request.run(model.loaded(), policy, &config, &Ranks::alone(), listener))
     })?;
     plain(py, &finished)
 }

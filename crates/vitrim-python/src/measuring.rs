@@ -21,6 +21,7 @@ use vitrim_measure::statistics::Confidence;
 use vitrim_measure::{Listener, MeasureError, Progress};
 use vitrim_prune::policy::UNIVERSAL;
 use vitrim_prune::{Method, Policy};
+use vitrim_ranks::Ranks;
 use vitrim_report::report as lay_out;
 use vitrim_report::verbs::{Evaluee, compare as compare_methods, evaluate as evaluate_methods};
 
@@ -430,7 +431,7 @@ pub fn compare<'py>(
         folder: folder.clone(),
     });
     let comparison = interruptible(teller, |listener| {
-        threads.install(|| Ok(compare_methods(&request, loaded, own, &command, listener)?.0))
+        threads.install(|| Ok(compare_methods(&request, loaded, own, &command, &Ranks::alone(), listener)?))
     })?;
     plain(py, &comparison)
 }

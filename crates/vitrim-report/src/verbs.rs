@@ -1,6 +1,6 @@
 //! `eval` and `compare` with their pages, in the same way for the command line and for Python.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 use vitrim_data::Dataset;
@@ -14,6 +14,7 @@ use vitrim_measure::progress::Listener;
 use vitrim_measure::requests::{CompareRequest, EvalRequest, named_images, note_reading};
 use vitrim_measure::seen::SeenImages;
 use vitrim_prune::{FIT_IMAGES, Policy, keep_shares};
+use vitrim_ranks::Ranks;
 
 use crate::error::Result;
 use crate::gather::{About, GatherOptions, gather};
@@ -148,7 +149,7 @@ fn fit_images(
 }
 
 /// Runs `request` on `loaded`, comparing also `own` if that is given, and writes the page; `command` gives the
-/// command line of the request. Returns the figures and the page's path.
+/// command line of the request. `ranks` share the images; the first alone writes. Returns the figures.
 ///
 /// # Errors
 /// As [`CompareRequest::run`], or if the page cannot be written.
@@ -157,10 +158,13 @@ pub fn compare(
     loaded: &Loaded,
     own: Option<Contender>,
     command: &dyn Fn(&CompareRequest) -> String,
+    ranks: &Ranks,
     listener: &mut Listener<'_>,
-) -> Result<(Comparison, PathBuf)> {
-    let (comparison, taken) = request.run(loaded, own, listener)?;
-    let page = compared(&taken.report, &comparison, &command(&taken))?;
-    listener.note(&format!("report: {}", page.display()));
-    Ok((comparison, page))
+) -> Result<Comparison> {
+    let (comparison, taken) = request.run(loaded, own, ranks, listener)?;
+    if ranks.is_first() {
+        let page = compared(&taken.report, &comparison, &command(&taken))?;
+        listener.note(&format!("report: {}", page.display()));
+    }
+    Ok(comparison)
 }

@@ -31,11 +31,6 @@ impl DeviceChoice {
             DeviceChoice::Gpu => Err(TrainError::NoGpuSupport),
         }
     }
-
-    /// Number of shares into which a batch is split: one for each of `threads` on the CPU, one on a GPU.
-    pub(crate) fn shards(self, threads: usize) -> usize {
-        if self == DeviceChoice::Cpu { threads } else { 1 }
-    }
 }
 
 /// The values of `tensor`, row-major, without its gradients.

@@ -13,14 +13,15 @@ use burn::tensor::{FloatDType, Tensor, TensorData};
 use vitrim_prune::policy::contexts;
 use vitrim_prune::{ImageKey, LearnedPruner, Pruner};
 use vitrim_random::uniform;
+use vitrim_ranks::{Damaged, Wire};
 use vitrim_vit::{Output, PixelBatch, Site, VitSpec, cost};
 
 use crate::burn_vit::{BurnVit, Gated};
 use crate::device::host;
+use crate::division::{Division, Place};
 use crate::error::Result;
 use crate::experience::Experience;
 use crate::perceptron::{Inputs, Perceptron};
-use crate::replica::side_by_side;
 use crate::rewards::divergences_of_logits;
 
 /// Temperature of the gates' relaxation: 1, as in DynamicViT.
@@ -47,6 +48,9 @@ pub enum Objective {
     },
 }
 
+/// Images of a part if the loss is DynamicViT's, whose keep ratio is the mean of a part.
+pub const RATIO_IMAGES: usize = 32;
+
 /// I images, and the dense model's logits.
 #[derive(Clone, Copy)]
 pub struct GateBatch<'a> {
@@ -56,9 +60,11 @@ pub struct GateBatch<'a> {
     pub keys: &'a [ImageKey],
     /// Logits of the dense model, `[I, C]`.
     pub dense: &'a Output,
+    /// Where they are in the batch of all ranks.
+    pub place: Place,
 }
 
-/// One pass of I images through the gates, and the gradient of the loss.
+/// One pass of a batch through the gates, and the gradient of the loss.
 pub struct GateDescent {
     /// Gradient of the loss (mean over the images) for the actor's weights; `None` if no agent had a choice.
     pub gradients: Option<GradientsParams>,
@@ -72,16 +78,50 @@ pub struct GateDescent {
     pub cost: f64,
     /// Mean D.
     pub divergence: f64,
-    /// Predicted classes, `[I]`.
+    /// Predicted classes of the batch.
     pub predictions: Vec<usize>,
 }
 
+impl GateDescent {
+    fn empty() -> Self {
+        GateDescent {
+            gradients: None,
+            fidelity: 0.0,
+            efficiency: 0.0,
+            survivors: Vec::new(),
+            cost: 0.0,
+            divergence: 0.0,
+            predictions: Vec::new(),
+        }
+    }
+}
+
+/// Without the gradients.
+impl Wire for GateDescent {
+    fn put(&self, into: &mut Vec<u8>) {
+        [self.fidelity, self.efficiency, self.cost, self.divergence].iter().for_each(|value| value.put(into));
+        self.survivors.put(into);
+        self.predictions.put(into);
+    }
+
+    fn take(from: &mut &[u8]) -> std::result::Result<Self, Damaged> {
+        Ok(GateDescent {
+            gradients: None,
+            fidelity: f64::take(from)?,
+            efficiency: f64::take(from)?,
+            cost: f64::take(from)?,
+            divergence: f64::take(from)?,
+            survivors: Vec::take(from)?,
+            predictions: Vec::take(from)?,
+        })
+    }
+}
+
 /// The gradient of `objective` for `actor`, with the agents of `policy`, on `batch`. Actions are keyed by (`key`..,
-/// image, stage, token), as in rollouts. `shards` threads take a share of the images each. The weights of `vit` must
-/// be without gradients, on a device with autodiff.
+/// image, stage, token), as in rollouts. The weights of `vit` must be without gradients, on a device with autodiff.
 ///
 /// # Errors
-/// Errors of the backbone.
+/// Errors of the backbone, or of another rank.
 pub fn descend(
     vit: &BurnVit,
     actor: &Perceptron,
@@ -89,23 +129,16 @@ pub fn descend(
     batch: GateBatch<'_>,
     objective: Objective,
     key: [u64; 3],
-    shards: usize,
+    division: &Division,
 ) -> Result<GateDescent> {
-    let count = batch.keys.len();
-    let (gradients, parts) = side_by_side(actor, count, shards, FloatDType::F32, |actor, images| {
+    let count = batch.place.whole;
+    let (gradients, parts) = division.sum(actor, count, FloatDType::F32, |actor, images| {
         let share = images.len() as f64 / count as f64;
-        let mut part = part(vit, actor, policy, batch, images, objective, key, share)?;
+        let own = batch.place.among_own(images);
+        let mut part = part(vit, actor, policy, batch, own, objective, key, share)?;
         Ok((part.gradients.take(), (share, part)))
     })?;
-    let mut whole = GateDescent {
-        gradients,
-        fidelity: 0.0,
-        efficiency: 0.0,
-        survivors: Vec::new(),
-        cost: 0.0,
-        divergence: 0.0,
-        predictions: Vec::new(),
-    };
+    let mut whole = GateDescent { gradients, ..GateDescent::empty() };
     for (share, part) in parts {
         whole.fidelity += share * part.fidelity;
         whole.efficiency += share * part.efficiency;
@@ -118,8 +151,8 @@ pub fn descend(
     Ok(whole)
 }
 
-/// Processes the images of one thread, whose gradients have weight `share`.
-#[expect(clippy::too_many_arguments, reason = "a thread's part of one call")]
+/// Processes the images of one part, whose gradients have weight `share`.
+#[expect(clippy::too_many_arguments, reason = "a part of one call")]
 fn part(
     vit: &BurnVit,
     actor: &Perceptron,

@@ -183,6 +183,7 @@ pub fn train<'a, B: Backbone>(
             batch: run.config.images_per_update,
             workers: *workers,
             on_bad_image: *on_bad_image,
+            share: trainer.share(),
             ranks: run.ranks,
         }
     };

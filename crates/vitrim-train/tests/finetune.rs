@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicBool;
 use vitrim_data::{Dataset, OnBadImage, Transform};
 use vitrim_prune::policy::{BackboneId, Policy};
 use vitrim_prune::{LearnedPruner, ReadOut};
+use vitrim_ranks::{Ranks, threads};
 use vitrim_train::finetune::{FinetuneConfig, Finetuning, HeldOut, finetune, steps_done};
 use vitrim_train::perceptron::orthogonal_init;
 use vitrim_train::pretrain::{
@@ -83,7 +84,18 @@ impl Setting {
         folder: &Path,
         stop_after: usize,
     ) -> (Outcome, Vec<HeldOut>) {
-        let folder = &RunFolder::open(folder).unwrap();
+        self.go_among(&Ranks::alone(), config, policy, folder, stop_after)
+    }
+
+    fn go_among(
+        &self,
+        ranks: &Ranks,
+        config: &FinetuneConfig,
+        policy: Option<&Policy>,
+        folder: &Path,
+        stop_after: usize,
+    ) -> (Outcome, Vec<HeldOut>) {
+        let folder = &RunFolder::among(ranks, folder).unwrap();
         let run = Finetuning {
             config,
             checkpoint: &self.checkpoint,
@@ -94,7 +106,7 @@ impl Setting {
             workers: 1,
             on_bad_image: OnBadImage::Fail,
             device: DeviceChoice::Cpu,
-            threads: 2,
+            ranks,
             weight_type: WeightType::F32,
             folder,
         };
@@ -208,4 +220,28 @@ fn the_dense_control_starts_where_the_teacher_is() {
     let last = seen.last().unwrap();
     assert!(last.divergence < 1e-6 && last.cost == 1.0 && last.top1 == last.teacher_top1, "{last:?}");
     assert!(out.join("model/config.json").is_file() && !out.join("policy").exists());
+}
+
+#[test]
+fn ranks_tune_as_one_process_does() {
+    let setting = Setting::new();
+    let policy = setting.policy("default");
+    // Batches of 30 images in four parts: two ranks have whole halves of the tree, three do not.
+    let config = FinetuneConfig { images: 120, batch: 30, label_weight: 0.5, evaluate_every: 1, ..config() };
+    let tuned = |size: usize| {
+        let folder = setting.folder.path().join(format!("{size} ranks"));
+        let ranks = threads::ranks(size);
+        std::thread::scope(|scope| {
+            for ranks in &ranks {
+                let (setting, config, policy, folder) = (&setting, &config, Some(&policy), &folder);
+                scope.spawn(move || setting.go_among(ranks, config, policy, folder, usize::MAX));
+            }
+        });
+        ["checkpoint.safetensors", "model/model.safetensors"]
+            .map(|file| std::fs::read(folder.join(file)).unwrap())
+    };
+    let alone = tuned(1);
+    for size in [2, 3, 5] {
+        assert!(tuned(size) == alone, "{size} ranks");
+    }
 }

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use vitrim_data::{Dataset, OnBadImage, Transform};
+use vitrim_ranks::{Ranks, threads};
 use vitrim_train::pretrain::{ModelConfig, PretrainConfig, Pretraining, WeightType, pretrain, steps_done};
 use vitrim_train::{DeviceChoice, Outcome, RunFolder};
 use vitrim_vit::{Checkpoint, Precision};
@@ -41,7 +42,17 @@ impl Run {
     }
 
     fn go(&self, config: &PretrainConfig, folder: &Path, stop_after: usize) -> (Outcome, Vec<f64>) {
-        let folder = &RunFolder::open(folder).unwrap();
+        self.go_among(&Ranks::alone(), config, folder, stop_after)
+    }
+
+    fn go_among(
+        &self,
+        ranks: &Ranks,
+        config: &PretrainConfig,
+        folder: &Path,
+        stop_after: usize,
+    ) -> (Outcome, Vec<f64>) {
+        let folder = &RunFolder::among(ranks, folder).unwrap();
         let run = Pretraining {
             config,
             train: &self.train,
@@ -51,7 +62,7 @@ impl Run {
             init: None,
             on_bad_image: OnBadImage::Fail,
             device: DeviceChoice::Cpu,
-            threads: 2,
+            ranks,
             weight_type: WeightType::Bf16,
             folder,
         };
@@ -121,7 +132,7 @@ fn another_configuration_is_refused() {
         init: None,
         on_bad_image: OnBadImage::Fail,
         device: DeviceChoice::Cpu,
-        threads: 2,
+        ranks: &Ranks::alone(),
         weight_type: WeightType::F32,
         folder: &RunFolder::open(folder.path()).unwrap(),
     };
@@ -140,4 +151,33 @@ fn a_finished_run_that_is_run_again_keeps_its_log() {
     assert_eq!(before.lines().count(), 3);
     assert_eq!(run.go(&config, folder.path(), usize::MAX), (Outcome::Finished, vec![]));
     assert_eq!(log(), before);
+}
+
+#[test]
+fn ranks_train_as_one_process_does() {
+    let (run, folder) = (Run::new(), tempfile::tempdir().unwrap());
+    // Images are mixed across the batch, so that each rank needs those of others.
+    let config = PretrainConfig {
+        images: 120,
+        batch: 30,
+        mixup: 0.4,
+        token_labels: 0.0,
+        evaluate_every: 1,
+        ..config()
+    };
+    let trained = |size: usize| {
+        let folder = folder.path().join(format!("{size} ranks"));
+        let ranks = threads::ranks(size);
+        std::thread::scope(|scope| {
+            for ranks in &ranks {
+                let (run, config, folder) = (&run, &config, &folder);
+                scope.spawn(move || run.go_among(ranks, config, folder, usize::MAX));
+            }
+        });
+        (weights(&folder), std::fs::read(folder.join("checkpoint.safetensors")).unwrap())
+    };
+    let alone = trained(1);
+    for size in [2, 3] {
+        assert!(trained(size) == alone, "{size} ranks");
+    }
 }

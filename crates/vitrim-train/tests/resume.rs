@@ -73,6 +73,15 @@ fn merging() -> Setting {
     Setting { config, ..s }
 }
 
+/// The same setting by gradients through gates, with updates of 20 images in three parts.
+fn gated() -> Setting {
+    let s = setting();
+    let mut config = TrainConfig::preset("gumbel").unwrap();
+    (config.updates, config.images_per_update, config.checkpoint_every) = (9, 20, 3);
+    (config.reward.reference_images, config.stages) = (8, vec![0, 1, 2]);
+    Setting { config, ..s }
+}
+
 /// A setting with a backbone of another width and depth, without a class token.
 fn other() -> Setting {
     let s = setting();
@@ -210,9 +219,10 @@ fn run_as(
     let folder = &RunFolder::among(ranks, folder)?;
     let ground =
         Ground { backbone: &s.model, id: &s.id, name: "toy", precision: Precision::F32, source: &s.source };
+    let weights = Tensors::random(s.model.spec(), 1);
     let run = Run {
         grounds: &[ground],
-        aim: Aim::OneBackbone(None),
+        aim: Aim::OneBackbone(Some(&weights)),
         start: None,
         config: &s.config,
         device: DeviceChoice::Cpu,
@@ -320,7 +330,9 @@ fn run_by_ranks(
 #[test]
 fn ranks_train_what_one_process_trains() {
     // With four images an update, one of five ranks has none.
-    for (setting, sizes) in [(setting as fn() -> Setting, &[2, 3][..]), (merging, &[2, 4, 5])] {
+    for (setting, sizes) in
+        [(setting as fn() -> Setting, &[2, 3][..]), (merging, &[2, 4, 5]), (gated, &[2, 4])]
+    {
         let root = tempfile::tempdir().unwrap();
         let straight = root.path().join("straight");
         run(&setting(), &straight, |_, _| {}).unwrap();

@@ -12,7 +12,7 @@ use vitrim_measure::error::{MeasureError, Result};
 use vitrim_measure::model::Loaded;
 use vitrim_measure::progress::Progress;
 use vitrim_prune::Policy;
-use vitrim_ranks::{RankError, Ranks};
+use vitrim_ranks::Ranks;
 
 /// What rank 0 says of a pass: its task, the number of images, and that of images in a batch; `None` after the last.
 type Announced = Option<(String, (usize, usize))>;
@@ -37,7 +37,7 @@ impl<'a> SharedPasses<'a> {
     pub fn elsewhere(self) -> Option<Elsewhere<'a>> {
         let gather = move |dataset: &Dataset, task: &str, images: usize, batch: usize| {
             let pass = || Announced::Some((task.to_owned(), (images, batch)));
-            self.ranks.from_first(pass).map_err(measure_error)?;
+            self.ranks.from_first(pass)?;
             self.share(dataset, task, images, batch)
         };
         (!self.ranks.is_alone()).then(|| Elsewhere::new(Arc::new(gather)))
@@ -48,7 +48,7 @@ impl<'a> SharedPasses<'a> {
     /// # Errors
     /// If another rank has failed.
     pub fn end(self) -> Result<()> {
-        self.ranks.from_first(|| Announced::None).map_err(measure_error)?;
+        self.ranks.from_first(|| Announced::None)?;
         Ok(())
     }
 
@@ -57,7 +57,7 @@ impl<'a> SharedPasses<'a> {
     /// # Errors
     /// If an image cannot be read, another rank has failed, or the work was asked to stop.
     pub fn serve(self, dataset: &Dataset) -> Result<()> {
-        let next = || self.ranks.from_first(|| Announced::None).map_err(measure_error);
+        let next = || self.ranks.from_first(|| Announced::None);
         while let Some((task, (images, batch))) = next()? {
             self.share(dataset, &task, images, batch)?;
         }
@@ -78,14 +78,6 @@ impl<'a> SharedPasses<'a> {
             self.ranks.interrupt();
         }
         let figures = serde_json::to_vec(&measured?).expect("figures are plain data");
-        Ok(self.ranks.gather(figures).map_err(measure_error)?.0)
-    }
-}
-
-/// `error` as an error of measuring.
-fn measure_error(error: RankError) -> MeasureError {
-    match error {
-        RankError::Interrupted(_) => MeasureError::Interrupted,
-        error => MeasureError::Setting(error.to_string()),
+        Ok(self.ranks.gather(figures)?.0)
     }
 }

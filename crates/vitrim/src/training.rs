@@ -7,6 +7,7 @@ use vitrim_kernels::InstructionSet;
 use vitrim_measure::error::MeasureError;
 use vitrim_measure::images::{DataParts, OnProgress};
 use vitrim_measure::model::{Loaded, open_checkpoint};
+use vitrim_ranks::Ranks;
 use vitrim_train::config::LearnerKind;
 use vitrim_train::finetune::{FinetuneLog, HeldOut};
 use vitrim_train::{RunFolder, TrainConfig, UpdateLog, updates_done};
@@ -81,29 +82,34 @@ impl RunImages {
     }
 }
 
-/// What must be the same on all ranks of a run: names and values.
-pub(crate) fn facts(
-    loaded: &Loaded,
-    config: &TrainConfig,
-    images: &RunImages,
-) -> Result<Vec<(&'static str, String)>> {
-    let count = |dataset: &Dataset| dataset.len().to_string();
-    let mut facts = facts_of_backbone(loaded);
-    facts.extend([
-        ("number of images to train on", count(&images.train)),
-        ("number of images to calibrate on", images.calibration.as_ref().map_or("0".to_owned(), count)),
-    ]);
-    facts.extend(overlay::to_toml(config)?.lines().map(|line| ("configuration", format!("`{line}`"))));
-    Ok(facts)
+/// A name and a value, which must be the same on all ranks.
+pub type Fact = (&'static str, String);
+
+/// What must be the same on all ranks of a run: its images, and its configuration as TOML.
+pub fn facts_of_run(train: &Dataset, held_out: Option<&Dataset>, toml: &str) -> Vec<Fact> {
+    let mut facts = vec![
+        ("number of images to train on", train.len().to_string()),
+        ("number of held-out images", held_out.map_or(0, Dataset::len).to_string()),
+    ];
+    facts.extend(toml.lines().map(|line| ("configuration", format!("`{line}`"))));
+    facts
 }
 
-/// What must be the same on all ranks that run a backbone: names and values.
-pub fn facts_of_backbone(loaded: &Loaded) -> Vec<(&'static str, String)> {
+/// What must be the same on all ranks that run a backbone.
+pub fn facts_of_backbone(loaded: &Loaded) -> Vec<Fact> {
+    let mut facts = facts_of_program();
+    facts.extend([
+        ("backbone", loaded.id.fingerprint.clone()),
+        ("data type", loaded.model.weights().precision().to_string()),
+    ]);
+    facts
+}
+
+/// What must be the same on all ranks.
+pub fn facts_of_program() -> Vec<Fact> {
     vec![
         ("version", env!("CARGO_PKG_VERSION").to_owned()),
         ("set of instructions", InstructionSet::current().to_string()),
-        ("backbone", loaded.id.fingerprint.clone()),
-        ("data type", loaded.model.weights().precision().to_string()),
     ]
 }
 
@@ -159,18 +165,22 @@ pub fn open_run(folder: &RunFolder, config: &TrainConfig) -> Result<String> {
     }
 }
 
-/// Writes `config` (TOML) to the `folder` of a new run of `steps`; returns a line that says whether the run is new or
-/// continues, and from which of its steps (`done` of them are done).
+/// On the first of `ranks`, writes `config` (TOML) to the `folder` of a new run of `steps`; returns a line that says from
+/// which step a run continues, as `steps_done` finds it.
 ///
 /// # Errors
-/// If it cannot be written.
+/// If the folder has a damaged checkpoint, or it cannot be written.
 pub fn open_run_of_steps(
     folder: &RunFolder,
     config: &str,
-    done: Option<usize>,
     steps: usize,
+    steps_done: impl Fn(&Path) -> vitrim_train::Result<Option<usize>>,
+    ranks: &Ranks,
 ) -> Result<Option<String>> {
-    if let Some(done) = done {
+    if !ranks.is_first() {
+        return Ok(None);
+    }
+    if let Some(done) = steps_done(folder.path())? {
         return Ok(Some(format!("going on in {} from step {done} of {steps}", folder.path().display())));
     }
     vitrim_durable::replace(&folder.path().join("config.toml"), config.as_bytes())?;

@@ -106,7 +106,7 @@ impl Loader {
     }
 
     fn is_shared(&self) -> bool {
-        self.options.share != BatchShare::ALL
+        !self.options.share.is_all()
     }
 
     /// The images left out under [`OnBadImage::Skip`]; stays readable after the loader is gone.

@@ -26,24 +26,35 @@ pub struct LoaderOptions {
     pub share: BatchShare,
 }
 
-/// A part of each batch, for processes that share the work. The parts of a batch are consecutive, and differ by at most
-/// one image. No other image takes the place of one that cannot be decoded, so that it is an error whatever
-/// [`OnBadImage`] says.
+/// Consecutive parts of each batch, for processes that share the work. The parts of a batch differ by at most one image.
+/// No other image takes the place of one that cannot be decoded, so that it is an error whatever [`OnBadImage`] says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchShare {
-    /// The number of the part, from 0.
-    pub part: usize,
-    /// The number of parts.
+    /// The number of the first part, from 0.
+    pub first: usize,
+    /// The number of the last part, plus one.
+    pub end: usize,
+    /// The number of parts of a batch.
     pub of: usize,
 }
 
 impl BatchShare {
     /// The whole batch.
-    pub const ALL: Self = Self { part: 0, of: 1 };
+    pub const ALL: Self = Self { first: 0, end: 1, of: 1 };
 
-    /// The places of this part in a batch of `images` images.
+    /// The part `part` of `of`.
+    pub fn part(part: usize, of: usize) -> Self {
+        Self { first: part, end: part + 1, of }
+    }
+
+    /// Whether it is the whole batch.
+    pub fn is_all(self) -> bool {
+        (self.first, self.end) == (0, self.of)
+    }
+
+    /// The places of these parts in a batch of `images` images.
     pub fn places(self, images: usize) -> Range<usize> {
-        self.part * images / self.of..(self.part + 1) * images / self.of
+        self.first * images / self.of..self.end * images / self.of
     }
 }
 

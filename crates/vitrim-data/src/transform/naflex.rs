@@ -63,8 +63,8 @@ mod tests {
         let size = |patches, height, width| {
             Naflex { patch_size: 16, max_num_patches: patches }.size((height, width))
         };
-        for (patches, source, expected) in SIZES {
-            assert_eq!(size(patches, source.0, source.1), expected, "{patches} {source:?}");
+        for (patches, [height, width], expected) in SIZES {
+            assert_eq!(size(patches, height, width), expected.into(), "{patches} {height}x{width}");
         }
         for (height, width) in [(1, 1), (1, 16_384), (16_384, 3), (97, 1013)] {
             for patches in [1, 2, 7, 256, 1024] {
@@ -90,17 +90,17 @@ mod tests {
     }
 
     /// Patches, source and result of transformers' function.
-    const SIZES: [(usize, (u32, u32), (u32, u32)); 11] = [
-        (256, (480, 640), (224, 288)),
-        (256, (640, 480), (288, 224)),
-        (256, (333, 500), (208, 304)),
-        (256, (224, 224), (256, 256)),
-        (256, (100, 3000), (48, 1360)),
-        (1024, (427, 640), (416, 624)),
-        (64, (97, 61), (160, 96)),
-        (256, (1, 16384), (16, 4096)),
-        (7, (1013, 97), (112, 16)),
-        (256, (3, 2), (304, 208)),
-        (1, (50, 60), (16, 16)),
+    const SIZES: [(usize, [u32; 2], [u32; 2]); 11] = [
+        (256, [480, 640], [224, 288]),
+        (256, [640, 480], [288, 224]),
+        (256, [333, 500], [208, 304]),
+        (256, [224, 224], [256, 256]),
+        (256, [100, 3000], [48, 1360]),
+        (1024, [427, 640], [416, 624]),
+        (64, [97, 61], [160, 96]),
+        (256, [1, 16384], [16, 4096]),
+        (7, [1013, 97], [112, 16]),
+        (256, [3, 2], [304, 208]),
+        (1, [50, 60], [16, 16]),
     ];
 }

@@ -76,7 +76,7 @@ fn the_shares_of_each_batch_are_the_batch() {
             for of in [1, 2, 3, 4] {
                 let shares: Vec<Vec<Batch>> = (0..of)
                     .map(|part| {
-                        let share = BatchShare { part, of };
+                        let share = BatchShare::part(part, of);
                         load(&dataset, order, LoaderOptions { share, ..options })
                     })
                     .collect();
@@ -99,7 +99,7 @@ fn the_shares_of_each_batch_are_the_batch() {
 fn a_share_goes_on_behind_whole_batches_and_does_not_fill_a_gap() {
     let dir = tempfile::tempdir().unwrap();
     let dataset = &stores(dir.path())[0];
-    let options = LoaderOptions { batch: 8, share: BatchShare { part: 1, of: 3 }, ..Default::default() };
+    let options = LoaderOptions { batch: 8, share: BatchShare::part(1, 3), ..Default::default() };
     let mut loader = Loader::new(dataset, Order::Sequential, &small_transform(), options).unwrap();
     assert_eq!(loader.next().unwrap().unwrap().indices, [2, 3, 4]);
     assert_eq!(loader.position(), 8);
@@ -112,7 +112,7 @@ fn a_share_goes_on_behind_whole_batches_and_does_not_fill_a_gap() {
     let broken = Dataset::from_memory(images, Vec::new()).unwrap();
     let options = LoaderOptions { on_bad_image: OnBadImage::Skip, ..options };
     let share = |part| {
-        let options = LoaderOptions { share: BatchShare { part, of: 2 }, ..options };
+        let options = LoaderOptions { share: BatchShare::part(part, 2), ..options };
         Loader::new(&broken, Order::Sequential, &small_transform(), options).unwrap().next().unwrap()
     };
     assert!(share(0).unwrap_err().to_string().contains("cannot be decoded"));

@@ -2,6 +2,7 @@
 
 use vitrim_data::{Dataset, Order};
 use vitrim_prune::{KeepProfile, LearnedPruner, Method, Pruned, Pruner, ReadOut};
+use vitrim_ranks::{RankError, Ranks};
 use vitrim_vit::VitSpec;
 
 use super::CompareOptions;
@@ -36,12 +37,76 @@ enum Runner {
     Following { method: Method, leader: Box<LearnedPruner>, stages: Vec<usize> },
 }
 
-/// Runs the first `limit` images of `dataset` through the dense model and through `subject` at each of `settings`.
+/// Runs the first `limit` images of `dataset` through the dense model and through `subject` at each of `settings`: of
+/// several ranks, each runs consecutive batches, and all get the outcomes of all images.
 /// `basis` has the policy that `subject` is or studies, or the fit of the method.
 pub fn measure(
     loaded: &Loaded,
     basis: Basis<'_>,
     (dataset, limit): (&Dataset, Option<usize>),
+    measured: (&Subject, Vec<Setting>),
+    options: &CompareOptions,
+    progress: &mut Progress<'_>,
+) -> Result<Measured> {
+    let ranks = &options.ranks;
+    let whole = if ranks.is_alone() {
+        measure_own(loaded, basis, (dataset, 0, limit), measured, options, progress)?
+    } else {
+        let images = limit.map_or(dataset.len(), |limit| limit.min(dataset.len()));
+        let batches = ranks.share(images.div_ceil(options.pass.batch));
+        let first = batches.start * options.pass.batch;
+        let count = images.min(batches.end * options.pass.batch) - first;
+        let own = measure_own(loaded, basis, (dataset, first, Some(count)), measured, options, progress);
+        if own.as_ref().is_err_and(MeasureError::is_interruption) {
+            ranks.interrupt();
+        }
+        together(own?, ranks)?
+    };
+    if whole.dense.costs.is_empty() {
+        let data = dataset.split().to_owned();
+        return Err(MeasureError::Part { data, reason: "no image that can be decoded".into() });
+    }
+    Ok(whole)
+}
+
+/// The outcomes of all ranks, one behind the other.
+fn together(own: Measured, ranks: &Ranks) -> Result<Measured> {
+    let tokens = |measured: &Measured| -> Vec<(Vec<usize>, usize)> {
+        measured.outcomes.iter().map(|outcome| (outcome.patch_tokens.clone(), outcome.patches)).collect()
+    };
+    let bytes = serde_json::to_vec(&(&own, tokens(&own))).expect("figures are plain data");
+    let (all, _) = ranks.gather(bytes)?;
+    let mut whole: Option<Measured> = None;
+    for (rank, bytes) in all.iter().enumerate() {
+        let (mut more, tokens): (Measured, Vec<(Vec<usize>, usize)>) =
+            serde_json::from_slice(bytes).map_err(|_| RankError::Damaged(rank))?;
+        for (outcome, tokens) in more.outcomes.iter_mut().zip(tokens) {
+            (outcome.patch_tokens, outcome.patches) = tokens;
+        }
+        match &mut whole {
+            None => whole = Some(more),
+            Some(whole) => whole.append(more),
+        }
+    }
+    Ok(whole.expect("a rank has itself"))
+}
+
+impl Measured {
+    /// Adds the images of `next` behind its own.
+    fn append(&mut self, mut next: Measured) {
+        self.labelled &= next.labelled;
+        self.dense.append(next.dense);
+        self.confidences.append(&mut next.confidences);
+        self.object_sizes.append(&mut next.object_sizes);
+        self.outcomes.iter_mut().zip(next.outcomes).for_each(|(outcome, more)| outcome.append(more));
+    }
+}
+
+/// The same for `limit` images from the image `first` on, by this process alone.
+fn measure_own(
+    loaded: &Loaded,
+    basis: Basis<'_>,
+    (dataset, first, limit): (&Dataset, usize, Option<usize>),
     (subject, settings): (&Subject, Vec<Setting>),
     options: &CompareOptions,
     progress: &mut Progress<'_>,
@@ -56,7 +121,7 @@ pub fn measure(
         loaded,
         dataset,
         order: Order::Sequential,
-        options: &PassOptions { images: limit, ..options.pass },
+        options: &PassOptions { skip: first, images: limit, ..options.pass },
         start: start(runners.iter().map(Runner::first), spec),
         dense: None,
     };
@@ -77,10 +142,6 @@ pub fn measure(
         }
         Ok(())
     })?;
-    if dense.costs.is_empty() {
-        let data = dataset.split().to_owned();
-        return Err(MeasureError::Part { data, reason: "no image that can be decoded".into() });
-    }
     Ok(Measured { labelled, dense, confidences, object_sizes, outcomes })
 }
 

@@ -24,6 +24,7 @@ use vitrim_data::{ContentHash, Dataset};
 use vitrim_durable::FolderLock;
 use vitrim_hub::{self as hub, local};
 use vitrim_prune::{FIT_IMAGES, Fit, Policy, ReadOut};
+use vitrim_ranks::{RankError, Ranks};
 use vitrim_vit::{Precision, cost};
 
 pub use analysis::{
@@ -72,6 +73,8 @@ pub(crate) struct CompareOptions {
     pub near: Option<NonZeroUsize>,
     /// Time to measure the images/s of each point for; `None` to skip the measurement.
     pub speed: Option<Duration>,
+    /// The ranks that share the images.
+    pub ranks: Ranks,
 }
 
 /// Name of the policy, next to its rivals.
@@ -181,10 +184,11 @@ struct Kept {
     measured: Measured,
 }
 
-/// Compares, and keeps the results in `folder`; `listener` is told about the next step.
+/// Compares, and keeps the results in `folder`, which only the first rank reads and writes; `listener` is told about the
+/// next step. Returns the same on all ranks.
 ///
 /// # Errors
-/// If a cost is not a share or a drop not a percentage, images cannot be read, a method does not fit the backbone,
+/// If the ranks were started differently, or one of them fails; if a cost is not a share or a drop not a percentage, images cannot be read, a method does not fit the backbone,
 /// `folder` has figures of another comparison, or the comparison was asked to stop.
 pub(crate) fn compare(
     compared: Compared<'_>,
@@ -205,7 +209,9 @@ pub(crate) fn compare(
     }
     let Compared { loaded, contenders, .. } = compared;
     check_names(contenders)?;
-    let _lock = FolderLock::acquire(folder)?;
+    let ranks = &options.ranks;
+    agree(compared, options)?;
+    let _lock = ranks.is_first().then(|| FolderLock::acquire(folder)).transpose()?;
     let records: Vec<Option<Calibration>> =
         contenders.iter().map(Contender::record).collect::<Result<_>>()?;
 
@@ -221,7 +227,8 @@ pub(crate) fn compare(
         let record = records.get(place).and_then(Option::as_ref);
         let identity = identity(compared, place, options)?;
         let identity = serde_json::to_value(identity).expect("an identity is plain data");
-        if let Some(measured) = kept(&path, &identity)? {
+        let before = if ranks.is_first() { kept(&path, &identity)? } else { None };
+        if let Some(measured) = of_first(before, ranks)? {
             listener.note(&format!("{subject}: kept from before"));
             all.push((subject, measured));
             continue;
@@ -257,7 +264,9 @@ pub(crate) fn compare(
             measure(loaded, basis, images, (&subject, settings), options, progress)
         })?;
         let text = serde_json::to_vec(&Kept { identity, measured: measured.clone() });
-        vitrim_durable::replace(&path, &text.expect("figures are plain data"))?;
+        if ranks.is_first() {
+            vitrim_durable::replace(&path, &text.expect("figures are plain data"))?;
+        }
         all.push((subject, measured));
     }
     let Some((_, first)) = all.first() else {
@@ -301,6 +310,34 @@ pub(crate) fn compare(
         at_cost,
         at_drop,
     })
+}
+
+/// Checks that all ranks compare the same.
+fn agree(compared: Compared<'_>, options: &CompareOptions) -> Result<()> {
+    if options.ranks.is_alone() {
+        return Ok(());
+    }
+    if options.speed.is_some() {
+        let reason = "speeds are measured by one process; give --no-speed, or start it without mpirun";
+        return Err(MeasureError::Setting(reason.into()));
+    }
+    let subjects = subjects(options, compared.contenders).into_iter();
+    let mut facts: Vec<_> = subjects.map(|subject| ("list of methods", subject.to_string())).collect();
+    for place in 0..compared.contenders.len().max(1) {
+        let identity = serde_json::to_string(&identity(compared, place, options)?);
+        facts.push(("comparison", identity.expect("an identity is plain data")));
+    }
+    Ok(options.ranks.agree(&facts, "start the same vitrim with the same command on all")?)
+}
+
+/// What the first of `ranks` has; `own` of another rank is not looked at.
+fn of_first(own: Option<Measured>, ranks: &Ranks) -> Result<Option<Measured>> {
+    if ranks.is_alone() {
+        return Ok(own);
+    }
+    let text = || own.map(|measured| serde_json::to_vec(&measured).expect("figures are plain data"));
+    let read = |bytes: Vec<u8>| serde_json::from_slice(&bytes).map_err(|_| RankError::Damaged(0));
+    Ok(ranks.from_first(text)?.map(read).transpose()?)
 }
 
 /// The fit of `subject`, made once, to the first images of the sweep; `None` if it is not a fitted method.

@@ -58,6 +58,16 @@ impl Outcome {
         }
     }
 
+    /// Adds the images of `next`, of the same setting, behind its own.
+    pub fn append(&mut self, mut next: Outcome) {
+        self.costs.append(&mut next.costs);
+        self.divergences.append(&mut next.divergences);
+        self.right.append(&mut next.right);
+        self.patches += next.patches;
+        self.patch_tokens.resize(next.patch_tokens.len().max(self.patch_tokens.len()), 0);
+        self.patch_tokens.iter_mut().zip(next.patch_tokens).for_each(|(sum, more)| *sum += more);
+    }
+
     /// Mean share of N0 left after each stage, `[K]`.
     pub fn keep_ratios(&self) -> Vec<f64> {
         let all = self.patches as f64;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 use vitrim_data::Dataset;
 use vitrim_prune::Method;
+use vitrim_ranks::Ranks;
 use vitrim_vit::Precision;
 
 use super::data::note_labels;
@@ -168,7 +169,8 @@ fn parse_rival(text: &str) -> Result<(String, PathBuf), String> {
 
 impl CompareRequest {
     /// Compares on `loaded`: the requested policies, after `own` if that is given, and the hand-made methods. The
-    /// figures are written to the requested folder. Returns them, and the request with the split that was used.
+    /// figures are written to the requested folder. `ranks` share the images; the first alone writes. Returns the figures,
+    /// and the request with the split that was used.
     ///
     /// # Errors
     /// If a cost is not a share or a drop not a percentage, images cannot be read, a method does not fit the
@@ -177,6 +179,7 @@ impl CompareRequest {
         &self,
         loaded: &Loaded,
         own: Option<Contender>,
+        ranks: &Ranks,
         listener: &mut Listener<'_>,
     ) -> Result<(Comparison, Self)> {
         let speed = match Duration::try_from_secs_f64(self.speed_seconds) {
@@ -219,13 +222,16 @@ impl CompareRequest {
             losses: self.drops.clone(),
             near: self.near,
             speed,
+            ranks: ranks.clone(),
         };
         let data = parts.path();
         let compared =
             Compared { loaded, contenders: &contenders, data: &data, sweep: &sweep, images: &images };
         let comparison = compare(compared, &options, &self.report, listener)?;
-        let figures = serde_json::to_vec_pretty(&comparison).expect("figures are plain data");
-        vitrim_durable::replace(&self.report.join("comparison.json"), &figures)?;
+        if ranks.is_first() {
+            let figures = serde_json::to_vec_pretty(&comparison).expect("figures are plain data");
+            vitrim_durable::replace(&self.report.join("comparison.json"), &figures)?;
+        }
         for dataset in [&sweep, &images] {
             note_reading(dataset, listener);
         }

@@ -12,8 +12,8 @@ use vitrim_vit::{Backbone, CpuBackbone, Output, PixelBatch, Site, Taps, Want};
 use super::Finetuning;
 use crate::burn_vit::{BurnVit, PrunedOutput};
 use crate::device::host;
+use crate::division::{Division, Place};
 use crate::error::{Result, TrainError};
-use crate::replica::side_by_side;
 use crate::rewards::{divergences_of_answers, squared_distances};
 
 /// Images prepared for a step.
@@ -23,6 +23,8 @@ pub(super) struct Samples<'a> {
     pub keys: Vec<ImageKey>,
     pub labels: &'a [Option<u32>],
     pub teacher: Dense,
+    /// Where they are in the batch of all ranks.
+    pub place: Place,
 }
 
 /// The teacher's outputs for a batch.
@@ -36,6 +38,10 @@ pub(super) struct Dense {
 impl Dense {
     pub fn of(backbone: &CpuBackbone, batch: &Batch) -> Result<Self> {
         let spec = backbone.spec();
+        if batch.is_empty() {
+            let none = || Output { values: Vec::new(), width: 1 };
+            return Ok(Dense { answer: none(), features: none() });
+        }
         let mut state = backbone.embed(PixelBatch::new(&batch.pixels, batch.len()))?;
         backbone.advance(&mut state, Site::end(spec), Taps::NONE)?;
         Ok(Dense {
@@ -45,31 +51,31 @@ impl Dense {
     }
 }
 
-/// The gradient of `vit` on `samples` and the loss, computed by `shards` threads in parallel.
+/// The gradient of `vit` on the batch of all ranks, and the loss; `samples` are this rank's.
 pub(super) fn descend(
     run: &Finetuning<'_>,
     vit: &BurnVit,
     samples: &Samples<'_>,
-    shards: usize,
+    division: &Division,
 ) -> Result<(GradientsParams, f64)> {
     let (gradients, losses) =
-        side_by_side(vit, samples.keys.len(), shards, FloatDType::F32, |replica, images| {
-            let (gradients, loss) = part(run, replica, samples, images)?;
+        division.sum(vit, samples.place.whole, FloatDType::F32, |replica, images| {
+            let (gradients, loss) = part(run, replica, samples, samples.place.among_own(images))?;
             Ok((Some(gradients), loss))
         })?;
-    Ok((gradients.expect("every share has a loss"), losses.into_iter().sum()))
+    Ok((gradients.ok_or(TrainError::NoImages)?, losses.into_iter().sum()))
 }
 
-/// The contribution of `images` to the batch's mean.
+/// The contribution of `images`, of the samples, to the batch's mean.
 fn part(
     run: &Finetuning<'_>,
     vit: &BurnVit,
     samples: &Samples<'_>,
     images: Range<usize>,
 ) -> Result<(GradientsParams, f64)> {
-    let (batch, count) = (samples.keys.len(), images.len());
+    let count = images.len();
     let device = vit.device();
-    let per_image = samples.pixels.len() / batch;
+    let per_image = samples.pixels.len() / samples.keys.len();
     let pixels = &samples.pixels[images.start * per_image..images.end * per_image];
     let PrunedOutput { answer, features } = run.forward(vit, pixels, &samples.keys[images.clone()])?;
     let spec = &run.checkpoint.spec;
@@ -89,7 +95,7 @@ fn part(
         }
         loss = loss - (matrix(targets, [count, classes], &device) * log_softmax(answer, 1)).sum();
     }
-    let loss = loss.div_scalar(batch as f64);
+    let loss = loss.div_scalar(samples.place.whole as f64);
     let value = f64::from(host(loss.clone())[0]);
     Ok((GradientsParams::from_grads(loss.backward(), vit), value))
 }

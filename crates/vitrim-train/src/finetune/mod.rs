@@ -29,6 +29,7 @@ pub use evaluation::HeldOut;
 use crate::adam::NamedTensor;
 use crate::burn_vit::{BurnVit, PrunedOutput};
 use crate::device::DeviceChoice;
+use crate::division::{Division, IMAGES};
 use crate::error::{Result, TrainError};
 use crate::pretrain::learner::BackboneLearner;
 use crate::pretrain::weights::save_as;
@@ -57,8 +58,8 @@ pub struct Finetuning<'a> {
     pub on_bad_image: OnBadImage,
     /// Device of the training.
     pub device: DeviceChoice,
-    /// Threads that share a batch on the CPU; another number changes the rounding of sums.
-    pub threads: usize,
+    /// The ranks that share the work.
+    pub ranks: &'a Ranks,
     /// Type of the weights in `model/`.
     pub weight_type: WeightType,
     /// The run folder.
@@ -145,6 +146,8 @@ pub fn finetune(
     if spec.num_classes == 0 && config.label_weight > 0.0 {
         return Err(TrainError::Config("label_weight must be 0: the backbone has no classes".into()));
     }
+    let device = run.device.device()?;
+    let division = Division::new(config.batch, IMAGES, &device, run.ranks);
     let AugmentConfig { crop_padding, flip, color_jitter } = config.augment;
     let feed = Feed {
         dataset: run.train,
@@ -154,18 +157,14 @@ pub fn finetune(
         batch: config.batch,
         workers: run.workers,
         on_bad_image: run.on_bad_image,
-        ranks: &Ranks::alone(),
+        share: division.own(),
+        ranks: run.ranks,
     };
     let mut tuning = Tuning {
         run: *run,
         teacher: CpuBackbone::new(spec, tensors)?,
-        learner: BackboneLearner::with(
-            spec.clone(),
-            tensors,
-            None,
-            config.weight_decay,
-            &run.device.device()?,
-        )?,
+        learner: BackboneLearner::with(spec.clone(), tensors, None, config.weight_decay, &device)?,
+        division,
         start: tensors.fingerprint(spec)?,
         step: 0,
         best: None,
@@ -193,6 +192,7 @@ struct Tuning<'a> {
     run: Finetuning<'a>,
     teacher: CpuBackbone,
     learner: BackboneLearner,
+    division: Division,
     /// Fingerprint of the teacher's weights.
     start: String,
     step: usize,
@@ -255,9 +255,9 @@ impl Resumable for Tuning<'_> {
             keys: batch.keys(),
             labels: &batch.labels,
             teacher: Dense::of(&self.teacher, batch)?,
+            place: self.division.place(batch.len())?,
         };
-        let shards = self.run.device.shards(self.run.threads);
-        let (gradients, loss) = descend(&self.run, &self.learner.student.vit, &samples, shards)?;
+        let (gradients, loss) = descend(&self.run, &self.learner.student.vit, &samples, &self.division)?;
         let learning_rate = config.learning_rate_at(self.step);
         let grad_norm = self.learner.step(gradients, learning_rate, config.max_grad_norm);
         self.step += 1;
@@ -269,7 +269,9 @@ impl Resumable for Tuning<'_> {
             return Ok(None);
         }
         let seconds = since.elapsed().as_secs_f64();
-        let due = last || self.step.is_multiple_of(config.log_every * config.evaluate_every);
+        // The first rank, which writes, is the one that has to know.
+        let due = (last || self.step.is_multiple_of(config.log_every * config.evaluate_every))
+            && self.run.ranks.is_first();
         let held_out = due.then(|| self.run.evaluate(&self.learner, &self.teacher)).transpose()?;
         if let Some(held_out) = held_out {
             self.improved = self.best.is_none_or(|best| held_out.divergence <= best.divergence);

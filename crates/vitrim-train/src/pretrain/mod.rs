@@ -24,6 +24,7 @@ pub use weights::{WeightType, initial_weights, save_as, save_backbone};
 
 use crate::adam::NamedTensor;
 use crate::device::DeviceChoice;
+use crate::division::{Division, IMAGES};
 use crate::error::{Result, TrainError};
 use crate::run::{self, EpochPosition, Feed, Header, Outcome, Resumable, RunEvent, RunFolder};
 use learner::BackboneLearner;
@@ -52,8 +53,8 @@ pub struct Pretraining<'a> {
     pub on_bad_image: OnBadImage,
     /// Device of the training.
     pub device: DeviceChoice,
-    /// Threads that share a batch on the CPU; another number changes the rounding of sums.
-    pub threads: usize,
+    /// The ranks that share the work. Each decodes all images, since those of a batch are mixed.
+    pub ranks: &'a Ranks,
     /// Type of the weights in `model/`.
     pub weight_type: WeightType,
     /// The run folder.
@@ -146,13 +147,15 @@ pub fn pretrain(
         batch: run.config.batch,
         workers: run.workers,
         on_bad_image: run.on_bad_image,
-        ranks: &Ranks::alone(),
+        share: BatchShare::ALL,
+        ranks: run.ranks,
     };
     let device = run.device.device()?;
     let learner = learner(run, classes, &device)?;
     let half = run.config.bf16 && run.device == DeviceChoice::Gpu && device.supports_dtype(FloatDType::BF16);
     let mut training = Training {
         run: *run,
+        division: Division::new(run.config.batch, IMAGES, &device, run.ranks),
         init: run.init.map(|tensors| tensors.fingerprint(&learner.spec)).transpose()?,
         learner,
         device,
@@ -184,6 +187,7 @@ struct Training<'a> {
     /// Fingerprint of the initial weights, if they were given.
     init: Option<String>,
     learner: BackboneLearner,
+    division: Division,
     device: Device,
     /// Data type of the blocks.
     dtype: FloatDType,
@@ -246,9 +250,8 @@ impl Resumable for Training<'_> {
     fn step(&mut self, batch: &Batch, since: Instant) -> Result<Option<PretrainLog>> {
         let config = self.run.config;
         let samples = samples(batch, &self.run, self.step, &self.learner.spec)?;
-        let shards = self.run.device.shards(self.run.threads);
         let device = self.device.clone().autodiff();
-        let descent = descend(&self.learner.student, &samples, shards, self.dtype, &device)?;
+        let descent = descend(&self.learner.student, &samples, &self.division, self.dtype, &device)?;
         let learning_rate = config.learning_rate_at(self.step);
         let grad_norm = self.learner.step(descent.gradients, learning_rate, config.max_grad_norm);
         self.step += 1;
@@ -262,7 +265,9 @@ impl Resumable for Training<'_> {
             return Ok(None);
         }
         let seconds = since.elapsed().as_secs_f64();
-        let due = last || self.step.is_multiple_of(config.log_every * config.evaluate_every);
+        // The first rank, which writes, is the one that has to know.
+        let due = (last || self.step.is_multiple_of(config.log_every * config.evaluate_every))
+            && self.run.ranks.is_first();
         let held_out_top1 = due.then(|| self.run.evaluate(&self.learner)).transpose()?;
         if let Some(top1) = held_out_top1 {
             self.improved = top1 >= self.best;

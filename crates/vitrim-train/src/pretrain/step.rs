@@ -1,4 +1,4 @@
-//! One step of gradient descent: each thread takes a share of the batch, and the gradients are added.
+//! One step of gradient descent.
 
 use std::ops::Range;
 
@@ -9,9 +9,9 @@ use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 use vitrim_kernels::argmax;
 
 use crate::burn_vit::BurnVit;
-use crate::error::Result;
+use crate::division::{Division, widened};
+use crate::error::{Result, TrainError};
 use crate::linear::Linear;
-use crate::replica::{side_by_side, widened};
 
 /// The backbone, and a head that is needed for training only.
 #[derive(Module, Debug)]
@@ -60,20 +60,20 @@ impl Samples {
     }
 }
 
-/// The gradient of `student` on `samples`, computed by `shards` threads in parallel, with blocks in `dtype`.
+/// The gradient of `student` on `samples`, which all ranks have, with blocks in `dtype`.
 pub fn descend(
     student: &Student,
     samples: &Samples,
-    shards: usize,
+    division: &Division,
     dtype: FloatDType,
     device: &Device,
 ) -> Result<Descent> {
-    let (gradients, parts) = side_by_side(student, samples.len(), shards, dtype, |replica, images| {
+    let (gradients, parts) = division.sum(student, samples.len(), dtype, |replica, images| {
         let Descent { gradients, loss, right } = part(replica, samples, images, dtype, device);
         Ok((Some(gradients), (loss, right)))
     })?;
     Ok(Descent {
-        gradients: gradients.expect("every share has a loss"),
+        gradients: gradients.ok_or(TrainError::NoImages)?,
         loss: parts.iter().map(|(loss, _)| loss).sum(),
         right: parts.iter().map(|(_, right)| right).sum(),
     })

@@ -21,6 +21,8 @@ pub struct Feed<'a> {
     pub workers: usize,
     /// What to do with an image that cannot be decoded.
     pub on_bad_image: OnBadImage,
+    /// The part of each batch that is for this process.
+    pub share: BatchShare,
     /// The ranks that share each batch.
     pub ranks: &'a Ranks,
 }
@@ -52,15 +54,15 @@ impl Iterator for Batches<'_> {
     fn next(&mut self) -> Option<Self::Item> {
         let before = self.loader.position();
         let batch = self.loader.next()?;
-        let shared = |batch: Batch| match self.feed.share() {
-            // What was left out has no place in the batch.
-            BatchShare::ALL => {
-                let whole = batch.len();
-                let part = self.feed.ranks.share(whole);
-                let own = if part.len() == whole { batch } else { batch.part(part) };
-                Shared { own, whole }
+        let shared = |batch: Batch| {
+            if !self.feed.decoded().is_all() {
+                return Shared { own: batch, whole: self.loader.position() - before };
             }
-            _ => Shared { own: batch, whole: self.loader.position() - before },
+            // What was left out has no place in the batch.
+            let whole = batch.len();
+            let part = self.feed.share.places(whole);
+            let own = if part.len() == whole { batch } else { batch.part(part) };
+            Shared { own, whole }
         };
         Some(batch.map(shared).map_err(Into::into))
     }
@@ -69,10 +71,10 @@ impl Iterator for Batches<'_> {
 impl Feed<'_> {
     /// The part of each batch that is decoded here. Which image takes the place of one that is left out is known only to
     /// who decodes all of them.
-    fn share(&self) -> BatchShare {
+    fn decoded(&self) -> BatchShare {
         match self.on_bad_image {
             OnBadImage::Skip => BatchShare::ALL,
-            OnBadImage::Fail => BatchShare { part: self.ranks.rank(), of: self.ranks.size() },
+            OnBadImage::Fail => self.share,
         }
     }
 
@@ -89,7 +91,7 @@ impl Feed<'_> {
             on_bad_image: self.on_bad_image,
             augment: self.augment,
             corruption: None,
-            share: self.share(),
+            share: self.decoded(),
         };
         let order = Order::Shuffled { seed: self.seed, epoch };
         Ok(Batches { loader: Loader::new(self.dataset, order, self.transform, options)?, feed: self })

@@ -3,9 +3,8 @@
 use std::ops::Range;
 use std::time::Instant;
 
-use burn::tensor::Device;
 use vitrim_random::uniform;
-use vitrim_vit::Backbone;
+use vitrim_vit::{Backbone, Output};
 
 use super::{Images, Trainer, labels};
 use crate::assemble::{Assembly, Game, RewardParts};
@@ -144,12 +143,22 @@ impl<B: Backbone> Trainer<'_, B> {
     /// By gradients: every image through gates, and one step of Adam.
     pub(super) fn descend(&mut self, images: Images<'_>, hyper: &PpoHyper) -> Result<Played> {
         let started = Instant::now();
-        let turn = self.turn();
+        let (turn, division) = (self.turn(), self.division());
         let board = &mut self.boards[turn];
-        let start = board.open(images)?.ok_or(TrainError::NoImages)?;
-        board.dense_answers.keep(images.keys, &start.dense);
-        let dense = start.dense.argmax();
-        let labels = labels(images.labels, &dense, board.backbone.spec().num_classes)?;
+        let (own, passes) = match board.open(images)? {
+            Some(start) => (start.dense, start.passes),
+            None => (Output { values: Vec::new(), width: 1 }, 0.0),
+        };
+        board.dense_answers.keep(images.keys, &own);
+        let labels = labels(images.labels, &own.argmax(), board.backbone.spec().num_classes)?;
+        let place = division.place(images.keys.len())?;
+        if place.whole == 0 {
+            return Err(TrainError::NoImages);
+        }
+        let (all, _) = self.ranks.gather(((own.argmax(), labels), passes))?;
+        let (answers, passes): (Vec<_>, Vec<f64>) = all.into_iter().unzip();
+        let (dense, labels): (Vec<_>, Vec<_>) = answers.into_iter().unzip();
+        let (dense, labels) = (dense.concat(), labels.concat());
         let RewardConfig { kind, keep_ratio, softening, .. } = self.config.reward;
         let (beta, reference) = (board.state.constraint.beta(), board.state.reference);
         let objective = match kind == RewardKind::Ratio {
@@ -157,11 +166,10 @@ impl<B: Backbone> Trainer<'_, B> {
             false => Objective::Cost { beta, reference, softening },
         };
         let vit = board.differentiable.as_ref().expect("gates have a differentiable backbone");
-        let batch = GateBatch { pixels: images.pixels, keys: images.keys, dense: &start.dense };
+        let batch = GateBatch { pixels: images.pixels, keys: images.keys, dense: &own, place };
         let key = [self.config.seed, board.state.update as u64, 0];
-        let shards = if self.device == Device::flex() { rayon::current_num_threads() } else { 1 };
         let descent =
-            gumbel::descend(vit, self.learner.actor(), &board.pruner, batch, objective, key, shards)?;
+            gumbel::descend(vit, self.learner.actor(), &board.pruner, batch, objective, key, &division)?;
         let play_s = started.elapsed().as_secs_f64();
         if let Some(gradients) = descent.gradients {
             self.learner.step_actor(gradients, hyper.actor_lr, hyper.max_grad_norm);
@@ -177,7 +185,7 @@ impl<B: Backbone> Trainer<'_, B> {
             images: labels.len(),
             dense_right: share(&dense),
             right: share(&descent.predictions),
-            dense_passes: start.passes,
+            dense_passes: passes.into_iter().fold(0.0, f64::max),
             play_s,
             gather_s: 0.0,
             gathered_mb: 0.0,

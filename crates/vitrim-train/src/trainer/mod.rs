@@ -9,6 +9,7 @@ use std::time::Instant;
 use burn::module::Module;
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
+use vitrim_data::BatchShare;
 use vitrim_prune::policy::{BackboneId, PerceptronSpec, PerceptronWeights, Universal};
 use vitrim_prune::{ImageKey, LearnedPruner, Policy, Pruner, ReadOut};
 use vitrim_ranks::Ranks;
@@ -21,7 +22,9 @@ use crate::adam::NamedTensor;
 use crate::burn_vit::BurnVit;
 use crate::config::{LearnerKind, RewardConfig, RewardKind, TrainConfig};
 use crate::constraint::Constraint;
+use crate::division::{Division, IMAGES};
 use crate::error::{Result, TrainError};
+use crate::gumbel;
 use crate::mappo::{Learner, PpoHyper};
 use crate::perceptron::orthogonal_init;
 use crate::rewards::soften;
@@ -156,10 +159,25 @@ impl<'a, B: Backbone> Trainer<'a, B> {
         })
     }
 
-    /// The same trainer as one of `ranks`, each of which is given its share of the images ([`Ranks::share`]).
+    /// The same trainer as one of `ranks`, each of which is given its share of the images ([`Trainer::share`]).
     #[must_use]
     pub fn among(self, ranks: &Ranks) -> Self {
         Trainer { ranks: ranks.clone(), ..self }
+    }
+
+    /// The part of an update's images that is for this rank.
+    pub fn share(&self) -> BatchShare {
+        match self.config.learner {
+            LearnerKind::Mappo => BatchShare::part(self.ranks.rank(), self.ranks.size()),
+            LearnerKind::Gumbel => self.division().own(),
+        }
+    }
+
+    /// How the images of an update are divided whose gradients are computed.
+    fn division(&self) -> Division {
+        let RewardConfig { kind, .. } = self.config.reward;
+        let each = if kind == RewardKind::Ratio { gumbel::RATIO_IMAGES } else { IMAGES };
+        Division::new(self.config.images_per_update, each, &self.device, &self.ranks)
     }
 
     /// Replaces the initialised actor by that of `start`, whose inputs and layers must be among those of the

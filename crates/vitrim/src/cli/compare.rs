@@ -6,13 +6,16 @@ use vitrim_measure::compare::{Comparison, Interval, with_spread};
 use vitrim_measure::requests::{CompareRequest, Request};
 use vitrim_report::verbs::compare;
 
-use super::{App, interrupt, print};
+use super::{App, interrupt, print, ranks};
 
 pub fn run(app: &App, request: &CompareRequest) -> anyhow::Result<ExitCode> {
     let stop = interrupt::listen(app.ranks)?;
     let loaded = app.open(&request.model, request.backbone.opening(request.dtype))?;
-    let compared =
-        app.follow(stop, |listener| compare(request, &loaded, None, &Request::command_line, listener));
+    ranks::agree(app.ranks, &loaded, None)?;
+    ranks::refuse_gaps(app.ranks, &request.reading)?;
+    let compared = app.follow(stop, |listener| {
+        compare(request, &loaded, None, &Request::command_line, app.ranks, listener)
+    });
     let comparison = match compared {
         Err(error) if error.is_interruption() => {
             let folder = request.report.display();
@@ -20,8 +23,11 @@ pub fn run(app: &App, request: &CompareRequest) -> anyhow::Result<ExitCode> {
                 "interrupted: {folder} has what is done; run the same command again to go on"
             )));
         }
-        compared => compared?.0,
+        compared => compared?,
     };
+    if !app.ranks.is_first() {
+        return Ok(ExitCode::SUCCESS);
+    }
     if app.global.json {
         print::json(&comparison)?;
     } else {

@@ -30,7 +30,7 @@ pub fn run(app: &App, request: &FinetuneRequest) -> anyhow::Result<ExitCode> {
     let loaded = app.open(model, Precision::F32)?;
     let tuned = app.follow(stop, |listener| -> Result<Finetuned, VitrimError> {
         let policy = request.policy.open(request.keep.keep, &loaded, listener)?;
-        request.run(&loaded, policy.as_ref(), &config, listener)
+        request.run(&loaded, policy.as_ref(), &config, app.ranks, listener)
     });
     match tuned {
         Err(error @ VitrimError::Interrupted(_)) => {
@@ -38,7 +38,9 @@ pub fn run(app: &App, request: &FinetuneRequest) -> anyhow::Result<ExitCode> {
         }
         Err(error) => Err(error.into()),
         Ok(tuned) => {
-            tell(app, &tuned)?;
+            if app.ranks.is_first() {
+                tell(app, &tuned)?;
+            }
             Ok(ExitCode::SUCCESS)
         }
     }

@@ -8,7 +8,7 @@ use anyhow::anyhow;
 use serde_json::{Value, json};
 use vitrim::overlay;
 use vitrim::requests::PretrainRequest;
-use vitrim::training::open_run_of_steps;
+use vitrim::training::{ALIKE, facts_of_program, facts_of_run, open_run_of_steps};
 use vitrim_data::{BackboneClasses, CropStart, Preprocess, Transform};
 use vitrim_measure::Listener;
 use vitrim_measure::model::{open_checkpoint, preprocess};
@@ -65,10 +65,14 @@ pub fn run(app: &App, request: &PretrainRequest) -> anyhow::Result<ExitCode> {
             ..Preprocess::default()
         },
     };
-    let out = &request.out;
-    let folder = RunFolder::open(out)?;
-    let (toml, done) = (overlay::to_toml(&config)?, steps_done(out)?);
-    if let Some(line) = open_run_of_steps(&folder, &toml, done, config.steps())? {
+    let (out, toml) = (&request.out, overlay::to_toml(&config)?);
+    let mut facts = facts_of_program();
+    facts.extend(facts_of_run(&train, Some(&held_out), &toml));
+    let start = init.as_ref().map(|init| init.tensors.fingerprint(&init.spec)).transpose()?;
+    facts.push(("start", start.unwrap_or_default()));
+    app.ranks.agree(&facts, ALIKE)?;
+    let folder = RunFolder::among(app.ranks, out)?;
+    if let Some(line) = open_run_of_steps(&folder, &toml, config.steps(), steps_done, app.ranks)? {
         listener.note(&line);
     }
     listener.note(&format!(
@@ -85,7 +89,7 @@ pub fn run(app: &App, request: &PretrainRequest) -> anyhow::Result<ExitCode> {
         init: init.as_ref().map(|init| &init.tensors),
         on_bad_image: request.reading.on_bad_image,
         device: request.run.device,
-        threads: rayon::current_num_threads(),
+        ranks: app.ranks,
         weight_type: request.run.weights,
         folder: &folder,
     };
@@ -102,12 +106,16 @@ pub fn run(app: &App, request: &PretrainRequest) -> anyhow::Result<ExitCode> {
         (listener.tell)(entry);
     })?;
     if outcome == Outcome::Interrupted {
-        let (done, all, shown) = (steps_done(out)?.unwrap_or(0), config.steps(), out.display());
+        let done = if app.ranks.is_first() { steps_done(out)? } else { None }.unwrap_or(0);
+        let (all, shown) = (config.steps(), out.display());
         return Ok(app.interrupted(&format!(
             "interrupted: step {done} of {all} is saved in {shown}; run the same command again to go on"
         )));
     }
     note_reading(&train, &mut listener);
+    if !app.ranks.is_first() {
+        return Ok(ExitCode::SUCCESS);
+    }
     let model = out.join("model");
     if app.global.json {
         print::json(&json!({ "model": shown(&model), "held_out_top1": best }))?;

@@ -20,7 +20,12 @@ use super::{INTERRUPTED, in_one_line};
 /// If several processes were started together, and the command or the build has no use for them.
 pub fn start(command: &Command) -> anyhow::Result<Option<Process>> {
     let refused = match command {
-        Command::Train(_) | Command::Calibrate(_) | Command::Eval(_) => match vitrim_mpi::start() {
+        Command::Train(_)
+        | Command::Pretrain(_)
+        | Command::Finetune(_)
+        | Command::Calibrate(_)
+        | Command::Compare(_)
+        | Command::Eval(_) => match vitrim_mpi::start() {
             Ok(process) => return Ok(Some(process)),
             Err(error) => error.into(),
         },
@@ -28,7 +33,7 @@ pub fn start(command: &Command) -> anyhow::Result<Option<Process>> {
         Command::Embed(_) => return Ok(Some(vitrim_mpi::alone())),
         _ if started_together() == 1 => return Ok(Some(vitrim_mpi::alone())),
         _ => anyhow!(
-            "started as one of {} processes, but only train, calibrate and eval share their work by MPI; start one",
+            "started as one of {} processes, but only train, pretrain, finetune, calibrate, eval and compare share their work by MPI; start one",
             started_together()
         ),
     };

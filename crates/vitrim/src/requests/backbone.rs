@@ -11,6 +11,7 @@ use vitrim_measure::requests::{
 };
 use vitrim_measure::seen::SeenImages;
 use vitrim_prune::Policy;
+use vitrim_ranks::Ranks;
 use vitrim_train::finetune::{FinetuneConfig, Finetuning, HeldOut, finetune, steps_done};
 use vitrim_train::pretrain::{PretrainConfig, WeightType};
 use vitrim_train::{DeviceChoice, Outcome, RunFolder, one_size};
@@ -18,7 +19,9 @@ use vitrim_train::{DeviceChoice, Outcome, RunFolder, one_size};
 use super::train::record_training;
 use crate::error::{Result, VitrimError};
 use crate::overlay;
-use crate::training::{RunImages, Splits, describe_finetuning, open_run_of_steps};
+use crate::training::{
+    ALIKE, RunImages, Splits, describe_finetuning, facts_of_backbone, facts_of_run, open_run_of_steps,
+};
 
 /// Changes to a preset.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -239,7 +242,7 @@ impl FinetuneRequest {
     }
 
     /// Fine-tunes `loaded`, which is open at the checkpoint's own size, under `policy` by `config`; without a policy,
-    /// trains the dense control. A run that was stopped continues.
+    /// trains the dense control, as one of `ranks`, of which the first alone writes files. A run that was stopped continues.
     ///
     /// # Errors
     /// [`VitrimError::Interrupted`] if it was stopped; or if the parts do not fit each other, or a file cannot be
@@ -249,6 +252,7 @@ impl FinetuneRequest {
         loaded: &Loaded,
         policy: Option<&Policy>,
         config: &FinetuneConfig,
+        ranks: &Ranks,
         listener: &mut Listener<'_>,
     ) -> Result<Finetuned> {
         let Some(data) = &self.data else {
@@ -273,9 +277,13 @@ impl FinetuneRequest {
         let found = RunImages::open(loaded, &parts, splits, &mut listener.steps("hashing images"))?;
         let held_out = found.calibration.as_ref().expect("asked for");
         note_opened([&found.train, held_out], listener);
-        let (out, steps) = (&self.out, config.steps());
-        let folder = RunFolder::open(out)?;
-        if let Some(line) = open_run_of_steps(&folder, &overlay::to_toml(config)?, steps_done(out)?, steps)? {
+        let (out, steps, toml) = (&self.out, config.steps(), overlay::to_toml(config)?);
+        let mut facts = facts_of_backbone(loaded);
+        facts.extend(facts_of_run(&found.train, Some(held_out), &toml));
+        facts.push(("policy", policy.map_or("none".to_owned(), Policy::identity)));
+        ranks.agree(&facts, ALIKE)?;
+        let folder = RunFolder::among(ranks, out)?;
+        if let Some(line) = open_run_of_steps(&folder, &toml, steps, steps_done, ranks)? {
             listener.note(&line);
         }
         listener.note(&found.describe_held_out(config.held_out_images));
@@ -289,7 +297,7 @@ impl FinetuneRequest {
             workers: self.threads,
             on_bad_image: self.reading.images.on_bad_image,
             device: self.run.device,
-            threads: rayon::current_num_threads(),
+            ranks,
             weight_type: self.run.weights,
             folder: &folder,
         };
@@ -306,13 +314,13 @@ impl FinetuneRequest {
             });
         })?;
         if outcome == Outcome::Interrupted {
-            let done = steps_done(out)?.unwrap_or(0);
+            let done = if ranks.is_first() { steps_done(out)? } else { None }.unwrap_or(0);
             let saved = format!("step {done} of {steps} is saved in {}", out.display());
             return Err(VitrimError::Interrupted(saved));
         }
         note_reading(&found.train, listener);
         let policy_folder = policy.map(|_| out.join("policy"));
-        if let Some(folder) = &policy_folder {
+        if let (Some(folder), true) = (&policy_folder, ranks.is_first()) {
             let before = match &self.policy.policy {
                 Some(before) => Some(SeenImages::read(&local(before, Kind::Policy)?)?),
                 None => None,

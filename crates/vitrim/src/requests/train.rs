@@ -20,7 +20,6 @@ use vitrim_measure::statistics::Confidence;
 use vitrim_prune::Policy;
 use vitrim_prune::policy::{Universal, blocks_at};
 use vitrim_ranks::Ranks;
-use vitrim_train::config::LearnerKind;
 use vitrim_train::{
     Aim, DeviceChoice, Ground, Outcome, Run, RunEvent, RunFolder, Source, Start, TrainConfig, UpdateLog,
     one_size, updates_done,
@@ -32,7 +31,8 @@ use crate::error::{Result, VitrimError};
 use crate::overlay;
 use crate::shared_passes::SharedPasses;
 use crate::training::{
-    ALIKE, RunImages, Splits, default_out, describe, facts, name_of, open_run, saved, weights,
+    ALIKE, Fact, RunImages, Splits, default_out, describe, facts_of_backbone, facts_of_run, name_of,
+    open_run, saved, weights,
 };
 
 /// What to train.
@@ -251,10 +251,6 @@ impl TrainRequest {
         note_opened(std::iter::once(&images.train).chain(&images.calibration), listener);
         listener.note(&images.describe(self.calibration_images));
         ranks.agree(&facts(loaded, &config, &images)?, ALIKE)?;
-        if config.learner == LearnerKind::Gumbel && !ranks.is_alone() {
-            let reason = "learner = \"gumbel\" is not trained by several ranks; start one process";
-            return Err(VitrimError::Setting(reason.to_owned()));
-        }
         let out = self.out_folder(Some(model));
         let weights = weights(loaded, &config)?;
         let source = self.source(&images, loaded);
@@ -502,4 +498,11 @@ pub(super) fn record_training<'d>(
         seen = seen.trained_on(&dataset.content_hash_list(&mut listener.steps("hashing images"))?);
     }
     Ok(seen.write(folder)?)
+}
+
+/// What must be the same on all ranks of a training.
+fn facts(loaded: &Loaded, config: &TrainConfig, images: &RunImages) -> Result<Vec<Fact>> {
+    let mut facts = facts_of_backbone(loaded);
+    facts.extend(facts_of_run(&images.train, images.calibration.as_ref(), &overlay::to_toml(config)?));
+    Ok(facts)
 }
