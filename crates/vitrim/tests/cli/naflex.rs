@@ -133,7 +133,6 @@ fn costs_are_shares_of_each_images_own() {
     let mean = (0..4).map(dense).sum::<f64>() / 4.0;
     let eval = ["eval", "--split", "val", "--no-speed", "--json"];
     let figures = run(&[&eval, &MODEL, &DATA, &UNIVERSAL]);
-    println!("{figures}");
     assert!((figures["dense_gmacs"].as_f64().unwrap() / mean - 1.0).abs() < 1e-9, "{figures}");
     for method in figures["methods"].as_array().unwrap() {
         let (cost, gmacs) = (method["cost"].as_f64().unwrap(), method["gmacs"].as_f64().unwrap());
@@ -150,7 +149,12 @@ fn every_command_runs_or_says_what_it_needs() {
     let calibrate = ["calibrate", "--out", "quick", "--max-drop", "100", "--confidence", "0.5"];
     run(&[&calibrate, &MODEL, &DATA, &UNIVERSAL]).good();
     let policy = ["--policy", "quick/policy"];
-    run(&[&["eval", "--no-speed", "--split", "val"], &MODEL, &DATA, &policy]).good();
+    run(&[&["eval", "--no-speed", "--split", "val", "--report", "quick"], &MODEL, &DATA, &policy]).good();
+    let compare =
+        ["compare", "--methods", "policy,tome,dtome,random", "--costs", "0.9", "--no-speed", "--json"];
+    let compared = run(&[&compare, &["--no-studies"], &MODEL, &DATA, &policy]).json().remove(0);
+    let points = compared["methods"].as_array().unwrap().iter().map(|method| &method["points"]);
+    assert!(points.clone().count() == 4 && points.into_iter().all(|p| !p.as_array().unwrap().is_empty()));
     run(&[&["embed", "--out", "embedded", "--split", "val", "--answer", "both"], &MODEL, &DATA, &policy])
         .good();
     let bench = ["bench", "--seconds", "0.1", "--batch", "3"];
