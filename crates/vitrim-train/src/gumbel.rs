@@ -48,9 +48,6 @@ pub enum Objective {
     },
 }
 
-/// Images of a part if the loss is DynamicViT's, whose keep ratio is the mean of a part.
-pub const RATIO_IMAGES: usize = 32;
-
 /// I images, and the dense model's logits.
 #[derive(Clone, Copy)]
 pub struct GateBatch<'a> {

@@ -188,8 +188,9 @@ struct Kept {
 /// next step. Returns the same on all ranks.
 ///
 /// # Errors
-/// If the ranks were started differently, or one of them fails; if a cost is not a share or a drop not a percentage, images cannot be read, a method does not fit the backbone,
-/// `folder` has figures of another comparison, or the comparison was asked to stop.
+/// If a cost is not a share or a drop not a percentage, images cannot be read, a method does not fit the backbone,
+/// `folder` has figures of another comparison, the comparison was asked to stop, the ranks were started differently, or
+/// another rank has failed.
 pub(crate) fn compare(
     compared: Compared<'_>,
     options: &CompareOptions,

@@ -203,7 +203,8 @@ impl BurnVit {
     /// require gradients.
     ///
     /// # Errors
-    /// If the geometry is not supported, images have many sizes ([`one_size`]), or a tensor is missing, has the wrong shape, or has a type that is not read.
+    /// If the geometry is not supported, images have many sizes ([`one_size`]), or a tensor is missing, has the wrong
+    /// shape, or has a type that is not read.
     pub fn new(spec: &VitSpec, tensors: &Tensors, device: &Device) -> Result<Self> {
         spec.check()?;
         one_size(spec)?;

@@ -24,7 +24,6 @@ use crate::config::{LearnerKind, RewardConfig, RewardKind, TrainConfig};
 use crate::constraint::Constraint;
 use crate::division::{Division, IMAGES};
 use crate::error::{Result, TrainError};
-use crate::gumbel;
 use crate::mappo::{Learner, PpoHyper};
 use crate::perceptron::orthogonal_init;
 use crate::rewards::soften;
@@ -175,9 +174,10 @@ impl<'a, B: Backbone> Trainer<'a, B> {
 
     /// How the images of an update are divided whose gradients are computed.
     fn division(&self) -> Division {
-        let RewardConfig { kind, .. } = self.config.reward;
-        let each = if kind == RewardKind::Ratio { gumbel::RATIO_IMAGES } else { IMAGES };
-        Division::new(self.config.images_per_update, each, &self.device, &self.ranks)
+        let all = self.config.images_per_update;
+        // The loss with a keep ratio has its mean over the batch.
+        let each = if self.config.reward.kind == RewardKind::Ratio { all } else { IMAGES };
+        Division::new(all, each, &self.device, &self.ranks)
     }
 
     /// Replaces the initialised actor by that of `start`, whose inputs and layers must be among those of the
