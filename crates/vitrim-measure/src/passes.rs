@@ -159,7 +159,7 @@ pub(crate) fn each_batch(
             Some(_) => None,
             None => {
                 let mut unpruned = prefix.clone();
-                model.advance(&mut unpruned, Site::end(spec), Taps::NONE)?;
+                model.advance_to_answer(&mut unpruned)?;
                 Some(model.finish(&unpruned, Want::answer(spec))?)
             }
         };

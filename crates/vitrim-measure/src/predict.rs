@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 use serde::Serialize;
 use vitrim_data::{DataError, Decoding, RgbImage, Transform, guarded, image_key};
-use vitrim_prune::{Pruner, StageRecord, block_macs, image_macs, run_blocks};
+use vitrim_prune::{Pruner, StageRecord, block_macs, image_macs, run_blocks, run_to_answer};
 use vitrim_vit::{Backbone, HostState, PixelBatch, VitSpec, Want, cost};
 
 use crate::error::Result;
@@ -178,11 +178,13 @@ pub fn answer(
     let batch = crops.len();
     let sizes: Vec<[usize; 2]> = crops.iter().map(|crop| size_of(crop)).collect();
     let mut state = model.embed(PixelBatch::of_sizes(&pixels, &sizes))?;
-    let blocks = match question {
-        Question::Blocks(blocks) => blocks,
-        Question::Classes(_) | Question::Features(_) => loaded.spec.depth,
+    let stages = match question {
+        Question::Blocks(blocks) => run_blocks(model, pruner, &mut state, &keys, blocks)?,
+        Question::Features(FeatureKind::Tokens) => {
+            run_blocks(model, pruner, &mut state, &keys, loaded.spec.depth)?
+        }
+        Question::Classes(_) | Question::Features(_) => run_to_answer(model, pruner, &mut state, &keys)?,
     };
-    let stages = run_blocks(model, pruner, &mut state, &keys, blocks)?;
     let answer = |b: usize| {
         let grid = state.packed.grids[b];
         let spec = loaded.spec.of_grid(grid);
@@ -193,7 +195,8 @@ pub fn answer(
             stages: stages.iter().map(|stage| Survivors::of(stage, b)).collect(),
             macs: match question {
                 Question::Blocks(blocks) => block_macs(&spec, pruner, &stages, b, blocks),
-                Question::Classes(_) | Question::Features(_) => image_macs(&spec, pruner, &stages, b),
+                Question::Features(kind) => feature_macs(&spec, pruner, &stages, b, kind),
+                Question::Classes(_) => image_macs(&spec, pruner, &stages, b),
             },
         }
     };
@@ -211,25 +214,28 @@ pub fn answer(
             }
         }
         Question::Features(kind) => {
-            let (spec, lengths) = (&loaded.spec, state.packed.offsets.windows(2));
-            let each = features(model, &state, kind)?.into_iter().zip(lengths);
-            for (answer, (features, image)) in answers.iter_mut().zip(each) {
+            for (answer, features) in answers.iter_mut().zip(features(model, &state, kind)?) {
                 answer.features = Some(features);
-                answer.macs = answered_macs(spec, answer.macs, kind, image[1] - image[0]);
             }
         }
     }
     Ok(answers)
 }
 
-/// MACs of an image for which features were computed and no logits, from the `macs` with the head; `tokens` are left of
-/// it, prefix tokens included. Features do not need the head, and those of tokens no pooling.
-pub fn answered_macs(spec: &VitSpec, macs: u64, kind: FeatureKind, tokens: usize) -> u64 {
-    let macs = macs - cost::head_macs(spec);
+/// MACs of features of image `b` of a batch that went through `stages`, for which no logits were computed. They do not need
+/// the head, and those of tokens no pooling, but all of the last block. `spec` as for [`image_macs`].
+pub fn feature_macs(
+    spec: &VitSpec,
+    pruner: &dyn Pruner,
+    stages: &[StageRecord],
+    b: usize,
+    kind: FeatureKind,
+) -> u64 {
+    let without_head = || image_macs(spec, pruner, stages, b) - cost::head_macs(spec);
     match kind {
-        FeatureKind::Pooled => macs,
-        FeatureKind::Tokens => macs - cost::pool_macs(spec, tokens),
-        FeatureKind::Embedding => macs + cost::projection_macs(spec),
+        FeatureKind::Pooled => without_head(),
+        FeatureKind::Tokens => block_macs(spec, pruner, stages, b, spec.depth),
+        FeatureKind::Embedding => without_head() + cost::projection_macs(spec),
     }
 }
 

@@ -31,5 +31,5 @@ pub use handmade::{
 pub use policy::{LearnedPruner, Policy, ReadOut};
 pub use pruner::{ImageKey, PruneError, Pruner, Result};
 pub use run::{
-    Pruned, StageRecord, block_macs, first_site, image_macs, run, run_blocks, run_from, run_to_end,
+    Pruned, StageRecord, block_macs, first_site, image_macs, run, run_blocks, run_from, run_to_answer,
 };

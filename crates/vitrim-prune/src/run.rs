@@ -68,7 +68,7 @@ pub fn run_from<B: Backbone>(
     mut state: B::State,
     images: &[ImageKey],
 ) -> Result<Pruned> {
-    let stages = run_to_end(backbone, pruner, &mut state, images)?;
+    let stages = run_to_answer(backbone, pruner, &mut state, images)?;
     let answer = backbone.finish(&state, Want::answer(backbone.spec()))?;
     let (spec, grids) = (backbone.spec(), backbone.view(&state)?.grids.to_vec());
     let of_image = |(b, grid): (usize, &[usize; 2])| image_macs(&spec.of_grid(*grid), pruner, &stages, b);
@@ -76,22 +76,26 @@ pub fn run_from<B: Backbone>(
     Ok(Pruned { answer, stages, macs, grids })
 }
 
-/// Like [`run_from`], but only up to the end of the last block. The caller finishes `state` as it needs: for example
-/// for the features of a backbone that has a head.
+/// Like [`run_from`], but only up to the end of the last block. The caller finishes `state` as it needs: for any
+/// [`Want`] but tokens. Sites from [`Site::of_answer`] on are left out: the answer does not depend on them.
 ///
 /// # Errors
 /// As [`run`].
-pub fn run_to_end<B: Backbone>(
+pub fn run_to_answer<B: Backbone>(
     backbone: &B,
     pruner: &(impl Pruner + ?Sized),
     state: &mut B::State,
     images: &[ImageKey],
 ) -> Result<Vec<StageRecord>> {
-    run_blocks(backbone, pruner, state, images, backbone.spec().depth)
+    backbone.enter(|| {
+        let stages = run_stages(backbone, pruner, state, images, Site::of_answer(backbone.spec()))?;
+        backbone.advance_to_answer(state)?;
+        Ok(stages)
+    })
 }
 
-/// Like [`run_to_end`], but only the first `blocks` blocks, without the stages after them: for the tokens that a block
-/// gives.
+/// Runs the first `blocks` blocks with the stages among them, for the tokens that a block gives: all survivors go through
+/// all of the last one, too.
 ///
 /// # Errors
 /// As [`run`].
@@ -104,32 +108,42 @@ pub fn run_blocks<B: Backbone>(
 ) -> Result<Vec<StageRecord>> {
     let end = Site::input_of(blocks);
     backbone.enter(|| {
-        let batch = backbone.view(state)?.batch();
-        if images.len() != batch {
-            return Err(
-                VitError::Input(format!("{} keys for a batch of {batch} images", images.len())).into()
-            );
-        }
-        let mut stages = Vec::new();
-        let sites = pruner.sites(backbone.spec()).into_iter().take_while(|(site, _)| *site < end);
-        for (stage, (site, taps)) in sites.enumerate() {
-            backbone.advance(state, site, taps)?;
-            let view = backbone.view(state)?;
-            let decide = || pruner.decide(stage, &view, images);
-            // With one image, the other threads have no other images to decide about.
-            let reduction = if batch == 1 { backbone.short_step(decide) } else { decide() }?;
-            backbone.reduce(state, &reduction)?;
-            let view = backbone.view(state)?;
-            stages.push(StageRecord {
-                site,
-                prefix: view.prefix,
-                offsets: view.offsets.to_vec(),
-                origins: view.origins.to_vec(),
-            });
-        }
+        let stages = run_stages(backbone, pruner, state, images, end)?;
         backbone.advance(state, end, Taps::NONE)?;
         Ok(stages)
     })
+}
+
+/// Runs the stages before `end`.
+fn run_stages<B: Backbone>(
+    backbone: &B,
+    pruner: &(impl Pruner + ?Sized),
+    state: &mut B::State,
+    images: &[ImageKey],
+    end: Site,
+) -> Result<Vec<StageRecord>> {
+    let batch = backbone.view(state)?.batch();
+    if images.len() != batch {
+        return Err(VitError::Input(format!("{} keys for a batch of {batch} images", images.len())).into());
+    }
+    let mut stages = Vec::new();
+    let sites = pruner.sites(backbone.spec()).into_iter().take_while(|(site, _)| *site < end);
+    for (stage, (site, taps)) in sites.enumerate() {
+        backbone.advance(state, site, taps)?;
+        let view = backbone.view(state)?;
+        let decide = || pruner.decide(stage, &view, images);
+        // With one image, the other threads have no other images to decide about.
+        let reduction = if batch == 1 { backbone.short_step(decide) } else { decide() }?;
+        backbone.reduce(state, &reduction)?;
+        let view = backbone.view(state)?;
+        stages.push(StageRecord {
+            site,
+            prefix: view.prefix,
+            offsets: view.offsets.to_vec(),
+            origins: view.origins.to_vec(),
+        });
+    }
+    Ok(stages)
 }
 
 /// The earliest site of all `pruners`, where one state can wait as their common start, and the taps that it must
@@ -146,7 +160,8 @@ pub fn first_site<'a>(
     })
 }
 
-/// MACs of image `b` of a batch that went through `stages`, the pruner's own scoring and the backbone's head included;
+/// MACs of the answer for image `b` of a batch that went through `stages`, the pruner's own scoring and the backbone's head
+/// included;
 /// `spec` is the backbone as it is for the image's grid ([`VitSpec::of_grid`]).
 pub fn image_macs(spec: &VitSpec, pruner: &(impl Pruner + ?Sized), stages: &[StageRecord], b: usize) -> u64 {
     let (trajectory, scoring) = trajectory(spec, pruner, stages, b);

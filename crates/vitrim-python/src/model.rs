@@ -17,7 +17,7 @@ use vitrim_measure::model::features::blocks_up_to;
 use vitrim_measure::predict::{Question, answer, size_of};
 use vitrim_measure::requests::BackboneArgs;
 use vitrim_measure::{Loaded, MeasureError};
-use vitrim_prune::{ImageKey, Pruner, run_blocks, run_to_end};
+use vitrim_prune::{ImageKey, Pruner, run_blocks, run_to_answer};
 use vitrim_text::shown;
 use vitrim_vit::{Backbone, Interruptible, Output, PackedBatch, PixelBatch, Precision, Want, cost};
 
@@ -233,7 +233,7 @@ impl Model {
                 return Ok(Output { values: Vec::new(), width: spec.num_classes });
             }
             let mut state = model.embed(PixelBatch::of_sizes(values, &sizes))?;
-            run_to_end(model, pruner, &mut state, &places(batch))?;
+            run_to_answer(model, pruner, &mut state, &places(batch))?;
             Ok(model.finish(&state, Want::Logits)?)
         })?;
         rows(py, logits)
@@ -314,7 +314,7 @@ impl Model {
                 return Ok(Output { values: Vec::new(), width });
             }
             let mut state = model.embed(PixelBatch::of_sizes(values, &sizes))?;
-            run_to_end(model, pruner, &mut state, &places(batch))?;
+            run_to_answer(model, pruner, &mut state, &places(batch))?;
             Ok(model.finish(&state, Want::Embedding)?)
         })?;
         rows(py, embeddings)
@@ -347,7 +347,11 @@ impl Model {
                 return Ok((empty(spec.num_features()), none));
             }
             let mut state = model.embed(PixelBatch::of_sizes(values, &sizes))?;
-            run_to_end(model, pruner, &mut state, &places(batch))?;
+            if tokens {
+                run_blocks(model, pruner, &mut state, &places(batch), spec.depth)?;
+            } else {
+                run_to_answer(model, pruner, &mut state, &places(batch))?;
+            }
             let pooled = model.finish(&state, Want::Pooled)?;
             let tokens = if tokens { model.finish(&state, Want::Tokens)? } else { empty(spec.dim) };
             let PackedBatch { offsets, origins, sizes, .. } = state.packed;

@@ -9,10 +9,12 @@ use vitrim_hub::{Kind, local};
 use vitrim_measure::calibrate::{allowed, record};
 use vitrim_measure::model::features::{FeatureKind, Features, features};
 use vitrim_measure::model::{Loaded, Opening, open_policy};
-use vitrim_measure::predict::{Survivors, answered_macs, size_of};
+use vitrim_measure::predict::{Survivors, feature_macs, size_of};
 use vitrim_measure::statistics::Confidence;
 use vitrim_measure::{MeasureError, Result};
-use vitrim_prune::{ImageKey, LearnedPruner, NoPruner, Pruner, ReadOut, image_macs, run_to_end};
+use vitrim_prune::{
+    ImageKey, LearnedPruner, NoPruner, Pruner, ReadOut, image_macs, run_blocks, run_to_answer,
+};
 use vitrim_vit::{Backbone, CpuBackbone, PixelBatch, SessionOptions, Threads, VitSpec, Want};
 
 use crate::points::Ladder;
@@ -268,7 +270,11 @@ impl Engine {
         let random = matches!(self.ladder.points[point].read_out, Some(ReadOut::Sample { .. }));
         let key = |(input, _): &(&Input, Ask)| if random { input.key() } else { 0 };
         let keys: Vec<ImageKey> = images.iter().map(key).collect();
-        let stages = run_to_end(session, pruner, &mut state, &keys)?;
+        let stages = if images.iter().any(|(_, ask)| ask.features == Some(FeatureKind::Tokens)) {
+            run_blocks(session, pruner, &mut state, &keys, spec.depth)?
+        } else {
+            run_to_answer(session, pruner, &mut state, &keys)?
+        };
         let outcome = |b: usize| Outcome {
             logits: None,
             features: None,
@@ -288,15 +294,15 @@ impl Engine {
             if !images.iter().any(|(_, ask)| ask.features == Some(kind)) {
                 continue;
             }
-            let lengths = state.packed.offsets.windows(2).map(|image| image[1] - image[0]);
-            let each = features(session, &state, kind)?.into_iter().zip(lengths);
-            for ((outcome, (_, ask)), (features, tokens)) in outcomes.iter_mut().zip(images).zip(each) {
+            let each = outcomes.iter_mut().zip(images).zip(features(session, &state, kind)?).enumerate();
+            for (b, ((outcome, (_, ask)), features)) in each {
                 if ask.features != Some(kind) {
                     continue;
                 }
                 outcome.features = Some(features);
                 if !ask.logits {
-                    outcome.macs = answered_macs(spec, outcome.macs, kind, tokens);
+                    let spec = spec.of_grid(state.packed.grids[b]);
+                    outcome.macs = feature_macs(&spec, pruner, &stages, b, kind);
                 }
             }
         }

@@ -205,7 +205,7 @@ fn silence_leads_back_to_the_dense_model() {
 #[ignore = "measures this machine; writes service_times.json"]
 fn record() {
     use vitrim_measure::Loaded;
-    use vitrim_prune::{Method, NoPruner, Pruner, image_macs, run_to_end};
+    use vitrim_prune::{Method, NoPruner, Pruner, image_macs, run_to_answer};
     use vitrim_vit::{Backbone, PixelBatch, Precision, SessionOptions, Threads, Want};
 
     const MODEL: &str = "deit_tiny_patch16_224";
@@ -229,7 +229,7 @@ fn record() {
             let started = std::time::Instant::now();
             session.enter(|| {
                 let mut state = session.embed(PixelBatch::new(&pixels, 1)).unwrap();
-                let stages = run_to_end(&session, pruner.as_ref(), &mut state, &[0]).unwrap();
+                let stages = run_to_answer(&session, pruner.as_ref(), &mut state, &[0]).unwrap();
                 session.finish(&state, Want::Logits).unwrap();
                 recorded.gmacs[at] = image_macs(session.spec(), pruner.as_ref(), &stages, 0) as f64 / 1e9;
             });

@@ -245,7 +245,7 @@ fn pay(
     correct: bool,
     sums: &mut RewardParts,
 ) {
-    let last = sites.len() - 1;
+    let (last, layers) = (sites.len() - 1, cost::layers(spec));
     let survivors: Vec<usize> = rollout.stages.iter().map(|s| s.survivors(image)).collect();
     let divergence = |after: usize| divergence_after(rollout, image, after);
     let mut left = vec![true; lives.len()];
@@ -253,7 +253,7 @@ fn pay(
         let agents = stage.offsets[image]..stage.offsets[image + 1];
         let alive: Vec<usize> = (0..lives.len()).filter(|&i| left[i]).collect();
         let here = cost::layers_before(spec, sites[k]);
-        let next = sites.get(k + 1).map_or(spec.depth as f64, |site| cost::layers_before(spec, *site));
+        let next = sites.get(k + 1).map_or(layers, |site| cost::layers_before(spec, *site));
         for (&life, agent) in alive.iter().zip(agents) {
             let survives = stage.kept[agent];
             let (accuracy, efficiency) = match game {
@@ -262,7 +262,7 @@ fn pay(
                     rewards.efficiency(k, survivors[k], spec.num_patches(), survives),
                 ),
                 Game::Prefix(rewards) => {
-                    let rent = if survives { PrefixRewards::rent(here, next, spec.depth) } else { 0.0 };
+                    let rent = if survives { PrefixRewards::rent(here, next, layers) } else { 0.0 };
                     // An agent that has left still receives the later team terms: leaving does not avoid them.
                     let until = if survives { k + 1 } else { last + 1 };
                     (rewards.fidelity(divergence(k), divergence(until)), rent)

@@ -298,9 +298,9 @@ fn keep_enough(
 /// c of each image, `[I]`, for a backbone of geometry `spec`: `shares[k]: [I]` of the patch tokens are left from
 /// `sites[k]` on.
 fn token_layers(spec: &VitSpec, sites: &[Site], shares: &[Tensor<1>]) -> Tensor<1> {
-    let depth = spec.depth as f64;
-    let from = |k: usize| sites.get(k).map_or(depth, |site| cost::layers_before(spec, *site));
-    let of_stage = |(k, kept): (usize, &Tensor<1>)| kept.clone().mul_scalar((from(k + 1) - from(k)) / depth);
+    let layers = cost::layers(spec);
+    let from = |k: usize| sites.get(k).map_or(layers, |site| cost::layers_before(spec, *site));
+    let of_stage = |(k, kept): (usize, &Tensor<1>)| kept.clone().mul_scalar((from(k + 1) - from(k)) / layers);
     let rest = shares.iter().enumerate().map(of_stage).reduce(|sum, more| sum + more);
-    rest.expect("a policy has a stage").add_scalar(from(0) / depth)
+    rest.expect("a policy has a stage").add_scalar(from(0) / layers)
 }

@@ -75,9 +75,9 @@ pub struct PrefixRewards {
 
 impl PrefixRewards {
     /// -(l_{k+1} - l_k) / L for each survivor of a stage with `from` layers before it, and `to` layers before the
-    /// next stage (or the end), of `depth` layers.
-    pub fn rent(from: f64, to: f64, depth: usize) -> f64 {
-        -(to - from) / depth as f64
+    /// next stage (or the end), of `layers` layers ([`cost::layers`](vitrim_vit::cost::layers)).
+    pub fn rent(from: f64, to: f64, layers: f64) -> f64 {
+        -(to - from) / layers
     }
 
     /// -beta N0 (g(D_to) - g(D_from)) / g_ref: the reward of every agent that acted, for the divergence that was
@@ -155,9 +155,9 @@ mod tests {
         // L = 12, stages before 3, 6, 9; N0 = 4; one agent each leaves at stages 0 and 1, two stay.
         let rewards = PrefixRewards { beta: 0.5, reference: 0.2, softening: 0.0, num_patches: 4 };
         let d = [0.0, 0.1, 0.05, 0.3]; // D_0 (dense) .. D_K
-        let rents = 3.0 * PrefixRewards::rent(3.0, 6.0, 12)
-            + 2.0 * PrefixRewards::rent(6.0, 9.0, 12)
-            + 2.0 * PrefixRewards::rent(9.0, 12.0, 12);
+        let rents = 3.0 * PrefixRewards::rent(3.0, 6.0, 12.0)
+            + 2.0 * PrefixRewards::rent(6.0, 9.0, 12.0)
+            + 2.0 * PrefixRewards::rent(9.0, 12.0, 12.0);
         assert!(close(rents, -(3.0 + 2.0 + 2.0) * 0.25));
         let team: f64 = (0..3).map(|k| rewards.fidelity(d[k], d[k + 1])).sum();
         assert!(close(team, rewards.fidelity(0.0, 0.3)));

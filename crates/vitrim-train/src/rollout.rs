@@ -284,13 +284,13 @@ fn sample_stage(
     Ok((sample, reduction))
 }
 
-/// The layers before `site` as a share of all: what a dense pass has done there.
+/// The layers before `site` as a share of all ([`cost::layers`]): what a dense pass has done there.
 fn share_before(spec: &VitSpec, site: Site) -> f64 {
-    cost::layers_before(spec, site) / spec.depth as f64
+    cost::layers_before(spec, site) / cost::layers(spec)
 }
 
 fn finish_dense<B: Backbone>(backbone: &B, mut state: B::State) -> Result<Output> {
-    backbone.advance(&mut state, Site::end(backbone.spec()), Taps::NONE)?;
+    backbone.advance_to_answer(&mut state)?;
     Ok(backbone.finish(&state, Want::answer(backbone.spec()))?)
 }
 

@@ -42,6 +42,11 @@ impl Site {
         Site::input_of(spec.depth)
     }
 
+    /// From here on, nothing that happens to a patch token changes the answer of a backbone of geometry `spec`.
+    pub fn of_answer(spec: &VitSpec) -> Self {
+        if spec.answers_from_prefix() { Site::after_attention_of(spec.depth - 1) } else { Site::end(spec) }
+    }
+
     /// Checks that a state at `self` may move to `to`.
     ///
     /// # Errors
@@ -362,6 +367,22 @@ pub trait Backbone: Sync {
     /// # Errors
     /// If `to` lies behind the state or beyond the last block.
     fn advance(&self, state: &mut Self::State, to: Site, taps: Taps) -> Result<()>;
+
+    /// Runs the rest of the network for the answer alone: any [`Want`] but tokens. If the answer is made of prefix tokens
+    /// ([`VitSpec::answers_from_prefix`]), the last block computes only keys and values of the patch tokens, and they
+    /// leave; the prefix tokens are the same, bit for bit.
+    ///
+    /// # Errors
+    /// Errors of the executor.
+    fn advance_to_answer(&self, state: &mut Self::State) -> Result<()> {
+        let (spec, answer) = (self.spec(), Site::of_answer(self.spec()));
+        if spec.answers_from_prefix() && self.view(state)?.site <= answer {
+            self.advance(state, answer, Taps::NONE)?;
+            let reduction = Reduction::prefix(self.view(state)?.offsets, spec.num_prefix_tokens());
+            self.reduce(state, &reduction)?;
+        }
+        self.advance(state, Site::end(spec), Taps::NONE)
+    }
 
     /// The state as a pruner sees it.
     ///

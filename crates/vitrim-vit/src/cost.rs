@@ -41,16 +41,37 @@ pub fn projection_macs(spec: &VitSpec) -> u64 {
     (spec.pooling.projection.unwrap_or(0) * spec.num_features()) as u64
 }
 
-/// MACs of one unpruned image.
+/// MACs of the answer for one unpruned image, as the executor computes it ([`image_macs`]).
 pub fn dense_macs(spec: &VitSpec) -> u64 {
     image_macs(spec, &[])
 }
 
-/// MACs of one image that has `spec.num_tokens()` tokens at first (prefix tokens included), and `n` tokens from each
+/// MACs of one unpruned image as papers count: of all tokens in all blocks.
+pub fn published_macs(spec: &VitSpec) -> u64 {
+    macs_of_blocks(spec, &[], spec.depth) + pool_macs(spec, spec.num_tokens()) + head_macs(spec)
+}
+
+/// MACs of the last block over one image of `tokens` tokens where the answer is made of prefix tokens: QKV of all tokens,
+/// and the rest of the prefix tokens alone.
+fn macs_of_prefix_block(spec: &VitSpec, tokens: usize) -> u64 {
+    let (prefix, dim) = (spec.num_prefix_tokens(), spec.dim);
+    (3 * tokens * dim * dim + 2 * prefix * tokens * dim + prefix * dim * dim) as u64 + mlp_macs(spec, prefix)
+}
+
+/// MACs of the answer ([`Backbone::advance_to_answer`](crate::Backbone::advance_to_answer): what nobody reads in the last
+/// block is not computed) for one image that has `spec.num_tokens()` tokens at first (prefix tokens included), and `n` tokens from each
 /// `(site, n)` on. Sites ascend; the pruner's own scoring is not included.
 pub fn image_macs(spec: &VitSpec, trajectory: &[(Site, usize)]) -> u64 {
     let tokens = trajectory.last().map_or(spec.num_tokens(), |(_, n)| *n);
-    macs_of_blocks(spec, trajectory, spec.depth) + pool_macs(spec, tokens) + head_macs(spec)
+    let blocks = if spec.answers_from_prefix() {
+        let last = Site::input_of(spec.depth - 1);
+        let entering = trajectory.iter().take_while(|(site, _)| *site <= last).last();
+        let entering = entering.map_or(spec.num_tokens(), |(_, n)| *n);
+        macs_of_blocks(spec, trajectory, last.block) + macs_of_prefix_block(spec, entering)
+    } else {
+        macs_of_blocks(spec, trajectory, spec.depth)
+    };
+    blocks + pool_macs(spec, tokens) + head_macs(spec)
 }
 
 /// Like [`image_macs`], of the patch embedding and the first `blocks` blocks alone.
@@ -73,6 +94,15 @@ pub fn macs_of_blocks(spec: &VitSpec, trajectory: &[(Site, usize)], blocks: usiz
     macs
 }
 
+/// Blocks that a patch token goes through for the answer. Where only prefix tokens are read, the last block is a fraction:
+/// keys and values, by their share of the MACs of a dense block.
+pub fn layers(spec: &VitSpec) -> f64 {
+    let (tokens, last) = (spec.num_tokens(), spec.depth - 1);
+    let block = attention_macs(spec, tokens) + mlp_macs(spec, tokens);
+    let part = if spec.answers_from_prefix() { macs_of_prefix_block(spec, tokens) } else { block };
+    last as f64 + part as f64 / block as f64
+}
+
 /// Blocks before `site`. For a site between attention and MLP it is a fraction: attention counts by its share of the
 /// MACs of a dense block.
 pub fn layers_before(spec: &VitSpec, site: Site) -> f64 {
@@ -86,7 +116,7 @@ pub fn layers_before(spec: &VitSpec, site: Site) -> f64 {
     site.block as f64 + part
 }
 
-/// Token-layers of patch tokens as a share of the dense model's `L N0`, for `(site, patch tokens)`
+/// Token-layers of patch tokens as a share of the dense model's `L N0` ([`layers`] for L), for `(site, patch tokens)`
 /// stages: the cost c of the Markov game.
 pub fn token_layer_share(spec: &VitSpec, stages: &[(Site, usize)]) -> f64 {
     let mut sum = 0.0;
@@ -96,8 +126,8 @@ pub fn token_layer_share(spec: &VitSpec, stages: &[(Site, usize)]) -> f64 {
         sum += (here - from) * tokens as f64;
         (from, tokens) = (here, n);
     }
-    sum += (spec.depth as f64 - from) * tokens as f64;
-    sum / (spec.depth * spec.num_patches()) as f64
+    sum += (layers(spec) - from).max(0.0) * tokens as f64;
+    sum / (layers(spec) * spec.num_patches() as f64)
 }
 
 /// Tokens per image at each stage of a keep profile (shares of N0), prefix tokens included, rounded to the nearest
@@ -115,7 +145,7 @@ mod tests {
     fn dense_deit_costs_what_papers_print() {
         for (name, giga) in [("tiny", "1.3"), ("small", "4.6"), ("base", "17.6")] {
             let spec = VitSpec::from_timm_name(&format!("deit_{name}_patch16_224")).unwrap();
-            assert_eq!(format!("{:.1}", dense_macs(&spec) as f64 / 1e9), giga);
+            assert_eq!(format!("{:.1}", published_macs(&spec) as f64 / 1e9), giga);
         }
     }
 

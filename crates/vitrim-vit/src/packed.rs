@@ -170,6 +170,13 @@ impl Reduction {
         }
     }
 
+    /// Keeps the first `prefix` rows of each image of `offsets: [B + 1]`: its prefix tokens.
+    pub fn prefix(offsets: &[usize], prefix: usize) -> Self {
+        let lengths = offsets.windows(2).map(|image| image[1] - image[0]);
+        let keep: Vec<bool> = lengths.flat_map(|n| (0..n).map(|row| row < prefix)).collect();
+        Reduction::keep(offsets, &keep)
+    }
+
     /// Merges rows: for each image of `offsets: [B + 1]`, its output rows, each a list of
     /// (source row, weight) with at least one entry.
     ///

@@ -98,9 +98,15 @@ fn agrees(folder: &Path, size: Option<[usize; 2]>, expected: &str) {
     let model = checkpoint.into_backbone(Precision::F32).unwrap();
     assert_eq!(model.weights().precision(), Precision::F32);
     let mut state = model.embed(PixelBatch::new(&expected.pixels, expected.batch)).unwrap();
+    let mut answering = state.clone();
     model.advance(&mut state, Site::end(&spec), Taps::NONE).unwrap();
+    model.advance_to_answer(&mut answering).unwrap();
     for (want, expected) in expected.outputs {
-        let difference = relative_difference(&model.finish(&state, want).unwrap().values, &expected);
+        let output = model.finish(&state, want).unwrap();
+        if want != Want::Tokens {
+            assert_eq!(model.finish(&answering, want).unwrap(), output, "{what}: {want:?}, the answer alone");
+        }
+        let difference = relative_difference(&output.values, &expected);
         println!("{what}: {want:?} {difference:.1e}");
         assert!(difference <= 1e-4, "{what}: {want:?} differs by {difference}");
     }

@@ -47,11 +47,20 @@ pub struct AttentionOptions<'a> {
     /// Number of threads that are free for this call, including the calling one; 0 means 1. If there are more threads
     /// than heads, or the last heads would leave some threads idle, the queries of a head are split.
     pub threads: usize,
+    /// Only the first so many tokens of each image attend; the output rows of the others are left as they are, and there
+    /// must be no tap of all queries. `None`: all attend.
+    pub queries: Option<usize>,
 }
 
 impl Default for AttentionOptions<'_> {
     fn default() -> Self {
-        AttentionOptions { key_bias: None, cls_attention: None, of_all_queries: false, threads: 1 }
+        AttentionOptions {
+            key_bias: None,
+            cls_attention: None,
+            of_all_queries: false,
+            threads: 1,
+            queries: None,
+        }
     }
 }
 
@@ -89,7 +98,8 @@ impl Attention {
         options: AttentionOptions<'_>,
     ) {
         let (dim, d) = (self.dim(), self.head_dim);
-        let AttentionOptions { key_bias, cls_attention, of_all_queries, threads } = options;
+        let AttentionOptions { key_bias, cls_attention, of_all_queries, threads, queries: attending } =
+            options;
         let class_token = self.class_token && !of_all_queries;
         assert!(offsets.is_sorted(), "offsets ascend");
         let base = offsets[0];
@@ -104,12 +114,14 @@ impl Attention {
         // each block.
         let (heads, images) = (self.heads, offsets.len() - 1);
         let whole = cls_attention.is_some() && !class_token;
-        let shares = if whole { 1 } else { shares(images * heads, threads) };
+        assert!(!whole || attending.is_none(), "a tap of all queries needs all of them");
+        let shares = if whole || attending.is_some() { 1 } else { shares(images * heads, threads) };
         let places = Places::new(out, &mut received);
         (0..images * heads * shares).into_par_iter().for_each(|task| {
             let (image, head, share) = (task / (heads * shares), task / shares % heads, task % shares);
             let (start, n) = (offsets[image] - base, offsets[image + 1] - offsets[image]);
-            let queries = share * n / shares..(share + 1) * n / shares;
+            let attending = attending.map_or(n, |first| first.min(n));
+            let queries = share * attending / shares..(share + 1) * attending / shares;
             if queries.is_empty() {
                 return;
             }
@@ -300,9 +312,38 @@ mod tests {
                     cls_attention: Some(&mut tap),
                     of_all_queries: false,
                     threads,
+                    queries: None,
                 },
             );
             (out, tap)
+        }
+
+        /// Checks that the first queries of each image alone have the same outputs as among all, `out`, and that the other
+        /// rows are left as they are.
+        fn check_first_queries<Q: Word, O: Word>(
+            &self,
+            set: InstructionSet,
+            qkv: &[Q],
+            out: &[O],
+        ) -> Result<(), TestCaseError> {
+            for first in [1, 3] {
+                let mut alone = vec![O::default(); out.len()];
+                let options = AttentionOptions {
+                    key_bias: self.biased.then_some(&self.bias),
+                    threads: self.threads,
+                    queries: Some(first),
+                    ..AttentionOptions::default()
+                };
+                self.attention.with(set).forward(qkv, &self.offsets, &mut alone, options);
+                let mut expected = vec![O::default(); out.len()];
+                let width = self.attention.dim() / O::VALUES;
+                for image in self.offsets.windows(2) {
+                    let rows = image[0] * width..image[1].min(image[0] + first) * width;
+                    expected[rows.clone()].copy_from_slice(&out[rows]);
+                }
+                prop_assert_eq!(alone, expected, "the first {} queries", first);
+            }
+            Ok(())
         }
 
         /// Compares attention over words of `qkv`, and its taps, with the reference over their values.
@@ -315,6 +356,7 @@ mod tests {
             let (out, tap) = self.run::<Q, O>(set, &words, self.threads);
             let (alone, _) = self.run::<Q, O>(set, &words, 1);
             prop_assert_eq!(&alone, &out, "whoever shares the queries");
+            self.check_first_queries(set, &words, &out)?;
             let out = values_of(&out);
             let (mut keys, mut norms) = (vec![f32::NAN; self.total() * d], vec![f32::NAN; self.total()]);
             self.attention.mean_keys(&words, &mut keys);
@@ -392,7 +434,8 @@ mod tests {
         let tapped = |class_token: bool, of_all_queries: bool, threads: usize| {
             let (mut out, mut tap) = (vec![0.0f32; 12 * heads * d], vec![0.0; 12]);
             let cls_attention = Some(&mut tap[..]);
-            let options = AttentionOptions { key_bias: None, cls_attention, of_all_queries, threads };
+            let options =
+                AttentionOptions { cls_attention, of_all_queries, threads, ..AttentionOptions::default() };
             Attention::new(heads, d, class_token).forward(&qkv, &offsets, &mut out, options);
             (out, tap)
         };

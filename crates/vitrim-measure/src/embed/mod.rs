@@ -22,7 +22,7 @@ use std::time::Instant;
 use serde::Serialize;
 use serde_json::json;
 use vitrim_data::{Batch, Dataset, Loader, LoaderOptions, OnBadImage, Order};
-use vitrim_prune::{Pruner, image_macs, run_to_end};
+use vitrim_prune::{Pruner, image_macs, run_to_answer};
 use vitrim_vit::{Backbone, PixelBatch, Want, cost};
 
 pub use folder::{Certified, FeatureColumn, Manifest, SplitImages};
@@ -32,7 +32,7 @@ pub use parts::{Part, Shard, parts};
 use crate::error::{MeasureError, Result};
 use crate::model::Loaded;
 use crate::model::features::FeatureKind;
-use crate::predict::{answered_macs, top_classes};
+use crate::predict::{feature_macs, top_classes};
 use crate::progress::{Event, Listener};
 use crate::requests::as_text;
 use part_file::{Row, Table};
@@ -212,17 +212,17 @@ impl PartWork<'_> {
     fn answer(&self, batch: &Batch, table: &mut Table<'_>) -> Result<()> {
         let (model, spec) = (&self.loaded.model, &self.loaded.spec);
         let mut state = model.embed(PixelBatch::of_sizes(&batch.pixels, &batch.sizes))?;
-        let stages = run_to_end(model, self.pruner, &mut state, &batch.keys())?;
+        let stages = run_to_answer(model, self.pruner, &mut state, &batch.keys())?;
         let kind = self.manifest.features.as_ref().map(|features| features.kind);
         let logits = self.manifest.classes.map(|_| model.finish(&state, Want::Logits)).transpose()?;
         let features = kind.map(|kind| model.finish(&state, kind.want())).transpose()?;
         for (b, key) in batch.names.iter().enumerate() {
-            let macs = image_macs(&spec.of_grid(state.packed.grids[b]), self.pruner, &stages, b);
-            let tokens = state.packed.offsets[b + 1] - state.packed.offsets[b];
+            let spec = spec.of_grid(state.packed.grids[b]);
+            let answer = || image_macs(&spec, self.pruner, &stages, b);
             let macs = match (kind, &logits) {
-                (Some(kind), None) => answered_macs(spec, macs, kind, tokens),
-                (Some(FeatureKind::Embedding), Some(_)) => macs + cost::projection_macs(spec),
-                _ => macs,
+                (Some(kind), None) => feature_macs(&spec, self.pruner, &stages, b, kind),
+                (Some(FeatureKind::Embedding), Some(_)) => answer() + cost::projection_macs(&spec),
+                _ => answer(),
             };
             let class = logits.as_ref().and_then(|logits| top_classes(self.loaded, logits.row(b), 1).pop());
             table.push(Row {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 use vitrim_kernels::InstructionSet;
 use vitrim_kernels::memory::return_freed_memory;
-use vitrim_prune::{Pruner, image_macs, run_to_end};
+use vitrim_prune::{Pruner, image_macs, run_to_answer};
 use vitrim_vit::{Backbone, Operation, Precision, VitSpec};
 
 use crate::error::{MeasureError, Result};
@@ -295,7 +295,7 @@ fn costs(model: &BenchModel, images: &BenchImages, largest: usize) -> Result<Dty
         let batch = largest.min(count - first);
         let (pixels, keys) = images.pixels().part(first..first + batch);
         let (model, pruner) = (&loaded.model, pruner.as_ref());
-        let stages = run_to_end(model, pruner, &mut model.embed(pixels)?, keys)?;
+        let stages = run_to_answer(model, pruner, &mut model.embed(pixels)?, keys)?;
         for (b, grid) in pixels.grids(&loaded.spec).into_iter().enumerate() {
             macs += image_macs(&loaded.spec.of_grid(grid), pruner, &stages, b) as f64;
             patches += grid[0] * grid[1];

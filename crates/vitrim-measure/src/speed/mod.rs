@@ -15,7 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use vitrim_prune::{ImageKey, Pruner, run_to_end};
+use vitrim_prune::{ImageKey, Pruner, run_to_answer};
 use vitrim_vit::{
     Backbone, CpuBackbone, Operation, PixelBatch, Reduction, SessionOptions, Site, Taps, Threads, View,
     VitSpec, Want,
@@ -181,7 +181,7 @@ impl<'a> Entrant<'a> {
         };
         session.enter(|| {
             let mut state = session.embed(pixels)?;
-            run_to_end(session, pruner, &mut state, keys)?;
+            run_to_answer(session, pruner, &mut state, keys)?;
             session.finish(&state, want)?;
             Ok(())
         })

@@ -1,6 +1,6 @@
 //! How many tokens a method that acts in every block removes in each of them.
 
-use vitrim_vit::{VitSpec, cost};
+use vitrim_vit::{Site, Taps, VitSpec, cost};
 
 use crate::pruner::Pruner;
 
@@ -68,7 +68,8 @@ pub(super) fn leaving(tokens: usize, prefix: usize, r: usize) -> usize {
 fn image_macs(pruner: &dyn Pruner, spec: &VitSpec, removed: &[usize]) -> u64 {
     let (mut tokens, mut scoring) = (spec.num_tokens(), 0);
     let mut trajectory = Vec::with_capacity(removed.len());
-    for (stage, (site, _)) in pruner.sites(spec).into_iter().enumerate() {
+    let before = |(site, _): &(Site, Taps)| *site < Site::of_answer(spec);
+    for (stage, (site, _)) in pruner.sites(spec).into_iter().take_while(before).enumerate() {
         scoring += pruner.macs(stage, tokens);
         tokens -= leaving(tokens, spec.num_prefix_tokens(), removed[site.block]);
         trajectory.push((site, tokens));

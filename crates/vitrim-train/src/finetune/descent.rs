@@ -7,7 +7,7 @@ use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 use vitrim_data::Batch;
 use vitrim_prune::ImageKey;
-use vitrim_vit::{Backbone, CpuBackbone, Output, PixelBatch, Site, Taps, Want};
+use vitrim_vit::{Backbone, CpuBackbone, Output, PixelBatch, Want};
 
 use super::Finetuning;
 use crate::burn_vit::{BurnVit, PrunedOutput};
@@ -43,7 +43,7 @@ impl Dense {
             return Ok(Dense { answer: none(), features: none() });
         }
         let mut state = backbone.embed(PixelBatch::new(&batch.pixels, batch.len()))?;
-        backbone.advance(&mut state, Site::end(spec), Taps::NONE)?;
+        backbone.advance_to_answer(&mut state)?;
         Ok(Dense {
             answer: backbone.finish(&state, Want::answer(spec))?,
             features: backbone.finish(&state, Want::Pooled)?,

@@ -17,7 +17,7 @@ use burn::tensor::{Device, FloatDType};
 use serde::{Deserialize, Serialize};
 use vitrim_data::{Batch, BatchShare, Dataset, Loader, LoaderOptions, OnBadImage, Order, Transform};
 use vitrim_ranks::Ranks;
-use vitrim_vit::{Backbone, CpuBackbone, PixelBatch, Site, Taps, Tensors, Want};
+use vitrim_vit::{Backbone, CpuBackbone, PixelBatch, Tensors, Want};
 
 pub use config::{AugmentConfig, ModelConfig, PretrainConfig};
 pub use weights::{WeightType, initial_weights, save_as, save_backbone};
@@ -327,7 +327,7 @@ impl Pretraining<'_> {
         for batch in Loader::new(self.held_out, Order::Sequential, self.transform, options)? {
             let batch = batch?;
             let mut state = backbone.embed(PixelBatch::new(&batch.pixels, batch.len()))?;
-            backbone.advance(&mut state, Site::end(backbone.spec()), Taps::NONE)?;
+            backbone.advance_to_answer(&mut state)?;
             let found = backbone.finish(&state, Want::Logits)?.argmax();
             right +=
                 found.iter().zip(&batch.labels).filter(|(f, l)| l.is_some_and(|l| l as usize == **f)).count();

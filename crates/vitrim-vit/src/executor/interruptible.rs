@@ -59,6 +59,11 @@ impl Backbone for Interruptible<'_> {
         self.go_on()
     }
 
+    fn advance_to_answer(&self, state: &mut HostState) -> Result<()> {
+        self.session.advance_to_answer_until(state, Some(self.stop))?;
+        self.go_on()
+    }
+
     fn view<'s>(&self, state: &'s HostState) -> Result<View<'s>> {
         self.session.view(state)
     }

@@ -36,7 +36,7 @@ use crate::state::HostState;
 use crate::tensors::Tensors;
 use embedding::unfold;
 pub use interruptible::Interruptible;
-use part::{PART_ROWS, PARTS_PER_THREAD, Part, Way};
+use part::{LEAST_PART_ROWS, PART_ROWS, PARTS_PER_THREAD, Part, Way};
 use scratch::{Scratch, ScratchPool};
 use session::Spinning;
 pub use session::{SessionOptions, Threads};
@@ -120,7 +120,11 @@ impl CpuBackbone {
     pub fn dense(&self, pixels: PixelBatch<'_>, want: Want) -> Result<Output> {
         self.enter(|| {
             let mut state = self.embed(pixels)?;
-            self.advance(&mut state, Site::end(self.spec()), Taps::NONE)?;
+            if want == Want::Tokens {
+                self.advance(&mut state, Site::end(self.spec()), Taps::NONE)?;
+            } else {
+                self.advance_to_answer(&mut state)?;
+            }
             self.finish(&state, want)
         })
     }
@@ -141,20 +145,50 @@ impl CpuBackbone {
         stop: Option<&AtomicBool>,
     ) -> Result<()> {
         state.site.check_forward(to, self.spec())?;
-        self.enter(|| self.advance_here(state, to, taps, stop));
+        self.enter(|| self.advance_here(state, to, taps, None, stop));
         Ok(())
     }
 
-    /// [`Backbone::advance`] on this thread and the others of its pool; `to` lies ahead of the state.
-    fn advance_here(&self, state: &mut HostState, to: Site, taps: Taps, stop: Option<&AtomicBool>) {
+    /// [`Backbone::advance_to_answer`]; once `stop` is set, the state means nothing.
+    fn advance_to_answer_until(&self, state: &mut HostState, stop: Option<&AtomicBool>) -> Result<()> {
+        let (spec, answer, end) = (self.spec(), Site::of_answer(self.spec()), Site::end(self.spec()));
+        if !spec.answers_from_prefix() || state.site > answer {
+            return self.advance_until(state, end, Taps::NONE, stop);
+        }
+        self.enter(|| {
+            self.advance_here(state, Site::input_of(spec.depth - 1), Taps::NONE, None, stop);
+            self.advance_here(state, answer, Taps::NONE, Some(spec.num_prefix_tokens()), stop);
+            state.reduce(&Reduction::prefix(&state.packed.offsets, spec.num_prefix_tokens()))?;
+            self.advance_here(state, end, Taps::NONE, None, stop);
+            Ok(())
+        })
+    }
+
+    /// [`Backbone::advance`] on this thread and the others of its pool, unless `to` lies behind the state. `attending`: see
+    /// [`Way::attending`].
+    fn advance_here(
+        &self,
+        state: &mut HostState,
+        to: Site,
+        taps: Taps,
+        attending: Option<usize>,
+        stop: Option<&AtomicBool>,
+    ) {
+        if to < state.site {
+            return;
+        }
         let started = Instant::now();
         let packed = &mut state.packed;
         let (total, threads) = (packed.total(), rayon::current_num_threads());
         let way = Way {
             from: state.site,
             to,
-            rows: total.div_ceil(PARTS_PER_THREAD * threads).min(PART_ROWS),
+            rows: total
+                .div_ceil(PARTS_PER_THREAD * threads)
+                .max(total.div_ceil(threads).min(LEAST_PART_ROWS))
+                .min(PART_ROWS),
             threads: (threads / packed.batch().max(1)).max(1),
+            attending,
             profile: Profile::default(),
             stop,
         };
@@ -312,12 +346,14 @@ impl CpuWeights {
             if received.is_some() && cls_attention.is_some() {
                 // A pass gives one of the two. Both are wanted only where several pruners share a start.
                 let cls_attention = cls_attention.take();
-                let options = AttentionOptions { key_bias, cls_attention, threads, of_all_queries: false };
+                let options =
+                    AttentionOptions { key_bias, cls_attention, threads, ..AttentionOptions::default() };
                 self.attention.forward(qkv, part.offsets, attended, options);
             }
             let of_all_queries = received.is_some();
             let cls_attention = received.or(cls_attention);
-            let options = AttentionOptions { key_bias, cls_attention, threads, of_all_queries };
+            let options =
+                AttentionOptions { key_bias, cls_attention, threads, of_all_queries, queries: way.attending };
             self.attention.forward(qkv, part.offsets, attended, options);
             if let Some(keys) = part.keys.as_deref_mut().filter(|_| last) {
                 self.attention.mean_keys(qkv, keys);
@@ -326,8 +362,29 @@ impl CpuWeights {
                 self.attention.value_norms(qkv, norms);
             }
         });
-        let chunks =
-            part.tokens.par_chunks_mut(chunk).zip(attended.par_chunks(chunk / O::VALUES)).enumerate();
+        let Some(attending) = way.attending else {
+            self.project(l, part.tokens, attended, way);
+            return;
+        };
+        let rows = part.first_rows(attending);
+        let (mut tokens, words) = (Vec::with_capacity(rows.len() * d), d / O::VALUES);
+        let mut own = Vec::with_capacity(rows.len() * words);
+        for &row in &rows {
+            tokens.extend_from_slice(&part.tokens[row * d..][..d]);
+            own.extend_from_slice(&attended[row * words..][..words]);
+        }
+        self.project(l, &mut tokens, &own, way);
+        for (&row, token) in rows.iter().zip(tokens.chunks_exact(d)) {
+            part.tokens[row * d..][..d].copy_from_slice(token);
+        }
+    }
+
+    /// Adds the projection of attention's outputs `attended: [t, D]` in block `l` to `tokens: [t, D]`.
+    fn project<O: Word>(&self, l: usize, tokens: &mut [f32], attended: &[O], way: &Way<'_>) {
+        let (d, block) = (self.spec.dim, &self.blocks[l]);
+        let chunk = way.chunk(tokens.len() / d) * d;
+        let count = tokens.len().div_ceil(chunk);
+        let chunks = tokens.par_chunks_mut(chunk).zip(attended.par_chunks(chunk / O::VALUES)).enumerate();
         way.profile.time(Operation::Projection, || {
             chunks.for_each(|(i, (x, attended))| {
                 let then = if i + 1 < count { &block.proj } else { &block.fc1 };
@@ -413,6 +470,10 @@ impl Backbone for CpuBackbone {
 
     fn advance(&self, state: &mut HostState, to: Site, taps: Taps) -> Result<()> {
         self.advance_until(state, to, taps, None)
+    }
+
+    fn advance_to_answer(&self, state: &mut HostState) -> Result<()> {
+        self.advance_to_answer_until(state, None)
     }
 
     fn view<'s>(&self, state: &'s HostState) -> Result<View<'s>> {

@@ -11,6 +11,9 @@ use crate::profile::Profile;
 /// Largest number of rows in a part that one thread carries through blocks, unless a single image has more.
 pub(super) const PART_ROWS: usize = 384;
 
+/// A part has at least so many rows, unless a thread would then have none: each part reads all weights again.
+pub(super) const LEAST_PART_ROWS: usize = 16;
+
 /// Smallest number of parts per thread, if there are enough images: a thread that has finished takes parts from the
 /// others.
 pub(super) const PARTS_PER_THREAD: usize = 4;
@@ -40,6 +43,13 @@ impl Part<'_> {
 
     pub fn rows(&self) -> usize {
         self.offsets[self.images()] - self.offsets[0]
+    }
+
+    /// The first `count` rows of each image (all, if it has fewer), from the part's first row on.
+    pub fn first_rows(&self, count: usize) -> Vec<usize> {
+        let first = self.offsets[0];
+        let of_image = |image: &[usize]| image[0] - first..image[1].min(image[0] + count) - first;
+        self.offsets.windows(2).flat_map(of_image).collect()
     }
 
     /// Two parts with about the same number of rows; the part must have at least two images.
@@ -87,6 +97,9 @@ pub(super) struct Way<'a> {
     pub rows: usize,
     /// Threads available per image.
     pub threads: usize,
+    /// Only the first so many rows of each image go through the attention; what the others hold then means nothing. `None`:
+    /// all do.
+    pub attending: Option<usize>,
     /// Times of all parts together.
     pub profile: Profile,
     /// Once it is set, no part goes further; what they hold then means nothing.

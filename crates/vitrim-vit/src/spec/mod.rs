@@ -154,6 +154,12 @@ impl VitSpec {
         usize::from(self.num_prefix_tokens() == 0 || self.pooling.pool != Pool::Token)
     }
 
+    /// Whether the answer is made of prefix tokens alone: nothing that the last block does to a patch token after its keys
+    /// and values are taken changes the answer.
+    pub fn answers_from_prefix(&self) -> bool {
+        self.min_patch_tokens() == 0
+    }
+
     /// Width of the pooled features: the number of inputs of a head.
     pub fn num_features(&self) -> usize {
         match self.pooling.pool {
