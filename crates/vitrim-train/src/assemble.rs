@@ -283,6 +283,8 @@ fn pay(
 
 #[cfg(test)]
 mod tests {
+    use vitrim_vit::Pool;
+
     use super::*;
     use crate::config::TrainConfig;
     use crate::rollout::StageSample;
@@ -314,6 +316,8 @@ mod tests {
     fn spec() -> VitSpec {
         let mut spec = VitSpec::from_timm_name("deit_tiny_patch16_224").unwrap().with_img_size([16, 48]);
         (spec.dim, spec.depth, spec.attention.heads) = (2, 4, 1);
+        // All of the last block counts.
+        spec.pooling.pool = Pool::Avg;
         spec
     }
 

@@ -306,7 +306,7 @@ fn log_sigmoid(x: f32) -> f32 {
 mod tests {
     use vitrim_prune::Policy;
     use vitrim_prune::policy::BackboneId;
-    use vitrim_vit::{CpuBackbone, Tensors};
+    use vitrim_vit::{CpuBackbone, Pool, Tensors};
 
     use super::*;
 
@@ -316,6 +316,8 @@ mod tests {
         let mut spec = VitSpec::from_timm_name("deit_tiny_patch16_224").unwrap().with_img_size([32, 32]);
         (spec.dim, spec.depth, spec.num_classes, spec.patch_size) = (24, 4, 3, 8);
         (spec.attention.heads, spec.mlp.hidden) = (3, 48);
+        // All of the last block counts.
+        spec.pooling.pool = Pool::Avg;
         let tensors = Tensors::random(&spec, 1);
         let id = BackboneId::of(&spec, &tensors).unwrap();
         let policy = Policy::untrained(&spec, id, &[1, 2, 3], &[0.7, 0.5, 0.3]);

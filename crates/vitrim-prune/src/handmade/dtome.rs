@@ -111,6 +111,8 @@ fn thresholds(model: &CpuBackbone, pixels: PixelBatch<'_>, merged: usize) -> Res
             origins: view.origins.to_vec(),
         });
     }
+    // Later stages change no answer, and are left out of a pass.
+    stages.retain(|stage| stage.site < Site::of_answer(spec));
     let grids = state.packed.grids.iter().enumerate();
     let macs: u64 = grids.map(|(b, grid)| image_macs(&spec.of_grid(*grid), &pruner, &stages, b)).sum();
     Ok(FitPoint {
@@ -175,7 +177,7 @@ mod tests {
     #[test]
     fn the_batch_loses_what_a_threshold_was_set_for() {
         let mut spec = random_states::spec(true);
-        spec.depth = 2;
+        spec.depth = 3;
         let model = CpuBackbone::new(&spec, &Tensors::random(&spec, 1)).unwrap();
         let values: Vec<f32> = (0..3 * 3 * 112 * 48).map(|i| (i as f32 * 0.37).sin()).collect();
         let pixels = PixelBatch::new(&values, 3);

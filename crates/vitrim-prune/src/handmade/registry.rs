@@ -364,8 +364,9 @@ mod tests {
                 let left: Vec<usize> = out.stages.iter().map(|stage| stage.patch_tokens(0)).collect();
                 let last = left[left.len() - 1];
                 assert!(left.windows(2).all(|w| w[0] >= w[1]), "{method}: {left:?}");
-                assert!((8..=10).contains(&last), "about 2 per block leave; {method}: {left:?}");
-                assert!(!method.name().starts_with("tome") || left == [14, 12, 10, 8], "{method}: {left:?}");
+                // What leaves in the last block changes no answer, and is left out.
+                assert!((9..=12).contains(&last), "about 2 per block leave; {method}: {left:?}");
+                assert!(!method.name().starts_with("tome") || left == [14, 12, 10], "{method}: {left:?}");
             }
         }
         assert!(Method::Policy.merging(&spec, 2).is_err());

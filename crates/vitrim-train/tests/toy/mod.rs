@@ -4,8 +4,8 @@
 
 use vitrim_random::uniform;
 use vitrim_vit::{
-    AttentionSpec, Backbone, HostState, MlpSpec, Output, PixelBatch, Reduction, Result, Site, Taps, View,
-    VitSpec, Want,
+    AttentionSpec, Backbone, HostState, MlpSpec, Output, PixelBatch, Pool, Pooling, Reduction, Result, Site,
+    Taps, View, VitSpec, Want,
 };
 
 pub const MARKED: usize = 4;
@@ -36,6 +36,8 @@ impl Toy {
             num_classes: 2,
             attention: AttentionSpec { heads: 1, ..plain.attention },
             mlp: MlpSpec { hidden: 4, ..plain.mlp },
+            // The answer is made of the patch tokens.
+            pooling: Pooling { pool: Pool::Avg, ..plain.pooling },
             ..plain
         };
         spec.check().unwrap();
