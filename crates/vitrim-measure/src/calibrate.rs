@@ -388,7 +388,10 @@ fn measure(
         give_up(thresholds, (3.0 * options.max_loss).max(LEAST_BEYOND))
     };
     if let Some(elsewhere) = &options.elsewhere {
-        let pruners = TaskPruners::Thresholds(options.thresholds.clone());
+        let pruners = TaskPruners::Thresholds {
+            thresholds: options.thresholds.clone(),
+            offsets: policy.offsets.clone(),
+        };
         let task = PassTask { order, batch: options.pass.batch, pruners };
         let images = dataset.len().min(options.pass.images.unwrap_or(usize::MAX));
         for batch in elsewhere.batches(dataset, &task, images)? {

@@ -35,8 +35,13 @@ pub struct PassTask {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TaskPruners {
-    /// The policy at each of these thresholds, ascending.
-    Thresholds(Vec<f64>),
+    /// The policy at each of some thresholds.
+    Thresholds {
+        /// The thresholds, ascending.
+        thresholds: Vec<f64>,
+        /// The offsets of its stages, which may differ from those on record.
+        offsets: Vec<f32>,
+    },
     /// The policy as it is read out; none without a policy.
     Policy,
     /// Hand-made methods at these stages and shares of N0.
@@ -167,11 +172,14 @@ pub fn measure_share(
     };
     // At thresholds, a batch may need fewer runs than there are thresholds.
     let under_test = match &task.pruners {
-        TaskPruners::Thresholds(thresholds) => Some(thresholds_under_test(spec, learned()?, thresholds)),
+        TaskPruners::Thresholds { thresholds, offsets } => {
+            let policy = Policy { offsets: offsets.clone(), ..learned()?.clone() };
+            Some(thresholds_under_test(spec, &policy, thresholds))
+        }
         _ => None,
     };
     let pruners: Vec<Box<dyn Pruner>> = match &task.pruners {
-        TaskPruners::Thresholds(_) => Vec::new(),
+        TaskPruners::Thresholds { .. } => Vec::new(),
         TaskPruners::Policy => {
             policy.map(|policy| Box::new(LearnedPruner::new(spec, policy)) as _).into_iter().collect()
         }

@@ -38,7 +38,7 @@ impl Fits {
         Ok(fits)
     }
 
-    /// Adds the fit of `method`, unless it is there; the first images of `dataset` are read if it needs images.
+    /// Adds the fit of `method`, unless it is there; some images of `dataset` are read if it needs images.
     ///
     /// # Errors
     /// As [`Fits::of`].
@@ -55,7 +55,7 @@ impl Fits {
         if !method.needs_images(&loaded.spec) {
             return self.add_on(method, loaded, PixelBatch::new(&[], 0));
         }
-        let images = BenchImages::of(loaded, dataset, FIT_IMAGES, on_bad_image)?;
+        let images = BenchImages::drawn(loaded, dataset, FIT_IMAGES, on_bad_image)?;
         self.add_on(method, loaded, images.batch())
     }
 

@@ -5,6 +5,8 @@
 pub const MAX_WIDTH: usize = 1 << 16;
 /// Most hidden layers of an actor.
 pub const MAX_HIDDEN_LAYERS: usize = 16;
+/// Largest offset of a stage's logits, up or down.
+pub const MAX_OFFSET: f32 = 100.0;
 /// Most stages of a policy that fits every backbone.
 pub const MAX_STAGES: usize = 1 << 10;
 /// Largest `policy.json`, bytes. A calibration record takes kilobytes.

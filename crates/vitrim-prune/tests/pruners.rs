@@ -420,6 +420,12 @@ fn policies_survive_the_disk_and_damage_is_named() {
     let policy = policy(&spec, FULL, Nonlinearity::Gelu);
     policy.save(folder.path()).unwrap();
     assert_eq!(Policy::load(folder.path()).unwrap(), policy);
+    let mut balanced = policy.clone();
+    balanced.offsets = vec![0.75; policy.stages.len()];
+    balanced.save(folder.path()).unwrap();
+    assert_eq!(Policy::load(folder.path()).unwrap(), balanced);
+    assert_ne!(balanced.identity(), policy.identity());
+    policy.save(folder.path()).unwrap();
 
     let other = BackboneId::of(&spec, &Tensors::random(&spec, 2)).unwrap();
     let refusal = policy.check_backbone(folder.path(), &other).unwrap_err().to_string();

@@ -41,7 +41,7 @@ fn refused(folder: &Path, words: &[&str]) {
 #[test]
 fn no_number_takes_memory_or_panics() {
     type Change = fn(&mut Value);
-    let changes: [Change; 12] = [
+    let changes: [Change; 14] = [
         |policy| policy["actor"]["hidden"] = json!([4_000_000_000u64]),
         |policy| policy["actor"]["hidden"] = json!([]),
         |policy| policy["actor"]["hidden"] = json!(vec![1; 100_000]),
@@ -53,6 +53,8 @@ fn no_number_takes_memory_or_panics() {
         |policy| policy["backbone"]["img_size"] = json!([u64::MAX, u64::MAX]),
         |policy| policy["stages"] = json!(vec![5; 100_000]),
         |policy| policy["stages"] = json!([3, 60]),
+        |policy| policy["offsets"] = json!([0.5]),
+        |policy| policy["offsets"] = json!([0.5, 1e30]),
         |policy| policy["read_out"] = json!({"kind": "top-r", "keep": vec![0.5; 100_000]}),
     ];
     for change in changes {

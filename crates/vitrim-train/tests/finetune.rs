@@ -73,6 +73,7 @@ impl Setting {
             observation: config.actor.observation,
             weights: orthogonal_init(&actor, 3, 1.0, &[0.0, 0.0]),
             actor,
+            offsets: Vec::new(),
             calibration: None,
         }
     }

@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use vitrim_data::Dataset;
+use vitrim_data::{ContentHash, Dataset};
 use vitrim_hub::{Kind, is_reference, local};
 use vitrim_prune::Policy;
-use vitrim_prune::policy::{UNIVERSAL, Universal};
-use vitrim_vit::Precision;
+use vitrim_prune::policy::{BALANCE_IMAGES, UNIVERSAL, Universal, balance};
+use vitrim_vit::{Precision, VitError};
 
 use super::{BackboneArgs, DataNotes, DatasetArgs, Request, as_text, named_images, note_reading};
 use crate::calibrate::{
@@ -16,11 +16,16 @@ use crate::calibrate::{
 use crate::elsewhere::Elsewhere;
 use crate::error::{MeasureError, Result};
 use crate::front::Choice;
+use crate::images::DataParts;
 use crate::model::{Loaded, open_policy};
 use crate::passes::{BATCH, PassOptions};
 use crate::progress::Listener;
 use crate::seen::{SeenImages, hashes_at};
+use crate::speed::bench_images::BenchImages;
 use crate::statistics::Confidence;
+
+/// The split whose images balance a policy.
+const OTHERS: &str = "train";
 
 /// The loss that is allowed.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -85,6 +90,11 @@ pub struct CalibrateRequest {
         arg(long, default_value_t = Self::default().calibration_images, value_name = "N")
     )]
     pub calibration_images: usize,
+    /// Do not balance the stages of a policy for every backbone: how much each of them takes is otherwise found first, on up
+    /// to 64 images of the split `train`, without their labels.
+    #[cfg_attr(feature = "clap", arg(long))]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub no_balance: bool,
     /// How images are read.
     #[cfg_attr(feature = "clap", command(flatten))]
     #[serde(flatten)]
@@ -107,6 +117,7 @@ impl Default for CalibrateRequest {
             confidence: Confidence::DEFAULT,
             split: "calibration".to_owned(),
             calibration_images: 10_000,
+            no_balance: false,
             reading: DatasetArgs::default(),
             threads: 0,
         }
@@ -172,6 +183,12 @@ impl CalibrateRequest {
         let max_loss = given.or_else(before).unwrap_or(MAX_LOSS);
         let parts = self.reading.open(&self.data, loaded)?;
         let (dataset, split) = named_images(loaded, &parts, Some(&self.split), listener)?;
+        let every_backbone = self.fits_every_backbone()?;
+        let balanced_on = if every_backbone && !self.no_balance {
+            self.balance(loaded, policy, &parts, &split, listener)?
+        } else {
+            Vec::new()
+        };
         let pass = PassOptions {
             batch: BATCH,
             workers: self.threads,
@@ -181,7 +198,7 @@ impl CalibrateRequest {
             corruption: None,
         };
         let options = CalibrationOptions {
-            thresholds: if self.fits_every_backbone()? { coarse_grid() } else { grid() },
+            thresholds: if every_backbone { coarse_grid() } else { grid() },
             pilot: None,
             max_loss,
             confidence: self.confidence,
@@ -192,10 +209,44 @@ impl CalibrateRequest {
             loaded,
             (policy, &self.policy, &self.target()),
             (&parts.path(), &split, &dataset),
+            &balanced_on,
             &options,
             listener,
         )?;
         Ok((choice, DataNotes::of([&dataset])))
+    }
+
+    /// Finds offsets of the stages of `policy` on images of the split `train` of `parts` ([`balance`]); the policy is to be
+    /// calibrated on `split`. Returns the hashes of these images. Where there are no others than those of `split`, the
+    /// policy stays as it is, and that is said.
+    fn balance(
+        &self,
+        loaded: &Loaded,
+        policy: &mut Policy,
+        parts: &DataParts,
+        split: &str,
+        listener: &mut Listener<'_>,
+    ) -> Result<Vec<ContentHash>> {
+        let others = match split {
+            OTHERS => Err("they are those that certify".to_owned()),
+            _ => parts.named(OTHERS, &mut listener.steps("hashing images")).map_err(|e| e.to_string()),
+        };
+        let others = match others {
+            Ok(others) => others,
+            Err(reason) => {
+                listener
+                    .note(&format!("the policy's stages are not balanced: no images of {OTHERS}: {reason}"));
+                return Ok(Vec::new());
+            }
+        };
+        let images = BenchImages::drawn(loaded, &others, BALANCE_IMAGES, self.reading.images.on_bad_image)?;
+        policy.offsets = listener.follow("balancing the stages", |progress| {
+            let mut tell =
+                |done: usize, all: usize| progress.at(done, all).map_err(|_| VitError::Interrupted.into());
+            balance(&loaded.model, policy, images.batch(), &mut tell)
+        })?;
+        let hashes = hashes_at(&others, &images.indices, &mut listener.steps("hashing images"))?;
+        Ok(hashes.unwrap_or_default())
     }
 }
 
@@ -212,7 +263,7 @@ pub fn calibrate_folder(
     listener: &mut Listener<'_>,
 ) -> Result<(Policy, Choice)> {
     let mut policy = open_policy(folder, loaded)?;
-    let choice = calibrate_policy(loaded, (&mut policy, folder, folder), held_out, options, listener)?;
+    let choice = calibrate_policy(loaded, (&mut policy, folder, folder), held_out, &[], options, listener)?;
     Ok((policy, choice))
 }
 
@@ -220,6 +271,7 @@ fn calibrate_policy(
     loaded: &Loaded,
     (policy, from, to): (&mut Policy, &Path, &Path),
     (data, split, dataset): (&str, &str, &Dataset),
+    balanced_on: &[ContentHash],
     options: &CalibrationOptions<'_>,
     listener: &mut Listener<'_>,
 ) -> Result<Choice> {
@@ -232,6 +284,7 @@ fn calibrate_policy(
         true => SeenImages::default(),
         false => SeenImages::read(&local(from, Kind::Policy)?)?,
     };
+    let seen = if balanced_on.is_empty() { seen } else { seen.trained_on(balanced_on) };
     let seen = match hashes_at(dataset, &indices, &mut listener.steps("hashing images"))? {
         Some(hashes) => seen.calibrated_on(&hashes),
         None => seen.uncalibrated(),

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use vitrim_durable::Pair;
 use vitrim_vit::{Tensors, VitError, VitSpec, is_lfs_pointer};
 
-use crate::limits::{MAX_HEADER_BYTES, MAX_HIDDEN_LAYERS, MAX_WEIGHT_BYTES, MAX_WIDTH};
+use crate::limits::{MAX_HEADER_BYTES, MAX_HIDDEN_LAYERS, MAX_OFFSET, MAX_WEIGHT_BYTES, MAX_WIDTH};
 use crate::policy::actor::{Departure, Observation, PerceptronSpec, PerceptronWeights};
 use crate::policy::read_out::ReadOut;
 use crate::pruner::{PruneError, Result};
@@ -21,6 +21,8 @@ const VERSION: u32 = 1;
 /// Version of the folder's layout, for policies whose actor has no input of a backbone's width. Earlier programs do not
 /// read it.
 pub(super) const VERSION_ANY_BACKBONE: u32 = 2;
+/// Version of the folder's layout, for policies with an offset for each stage. Earlier programs do not read it.
+const VERSION_OFFSETS: u32 = 4;
 
 /// The backbone that a policy belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,6 +86,8 @@ pub struct Policy {
     pub actor: PerceptronSpec,
     /// The actor's weights.
     pub weights: PerceptronWeights,
+    /// Added to the logits of p_keep at each stage, `[K]`; empty: nothing ([`balance`](super::balance())).
+    pub offsets: Vec<f32>,
     /// The default read-out.
     pub read_out: ReadOut,
     /// The calibration record, as the calibrator wrote it.
@@ -101,6 +105,8 @@ struct Header {
     departure: Departure,
     observation: Observation,
     actor: PerceptronSpec,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    offsets: Vec<f32>,
     read_out: ReadOut,
     /// BLAKE3 of `policy.safetensors`, so that a mix of two policies is detected.
     weights_hash: String,
@@ -117,7 +123,8 @@ impl Policy {
     pub fn identity(&self) -> String {
         let header = (&self.stages, self.departure, &self.observation, &self.actor, &self.read_out);
         let header = serde_json::to_vec(&header).expect("plain data");
-        hash(&[self.serialize_weights(), header].concat())
+        let offsets = self.offsets.iter().flat_map(|offset| offset.to_le_bytes()).collect();
+        hash(&[self.serialize_weights(), header, offsets].concat())
     }
 
     /// Writes the folder, durably. A reader finds the old policy or the new one, also after a crash at any moment;
@@ -134,10 +141,10 @@ impl Policy {
     pub fn encoded(&self) -> [(&'static str, Vec<u8>); 2] {
         let weights = self.serialize_weights();
         let header = Header {
-            version: if self.observation.embedding && !self.observation.relative {
-                VERSION
-            } else {
-                VERSION_ANY_BACKBONE
+            version: match self.observation {
+                _ if !self.offsets.is_empty() => VERSION_OFFSETS,
+                Observation { embedding: true, relative: false, .. } => VERSION,
+                _ => VERSION_ANY_BACKBONE,
             },
             vitrim: env!("CARGO_PKG_VERSION").to_owned(),
             backbone: self.backbone.clone(),
@@ -145,6 +152,7 @@ impl Policy {
             departure: self.departure,
             observation: self.observation,
             actor: self.actor.clone(),
+            offsets: self.offsets.clone(),
             read_out: self.read_out.clone(),
             weights_hash: hash(&weights),
             calibration: self.calibration.clone(),
@@ -181,6 +189,7 @@ impl Policy {
             departure: header.departure,
             observation: header.observation,
             actor: header.actor,
+            offsets: header.offsets,
             weights,
             read_out: header.read_out,
             calibration: header.calibration,
@@ -250,10 +259,13 @@ pub(super) fn read(folder: &Path) -> Result<Read> {
     let header: serde_json::Value =
         serde_json::from_str(text).map_err(|e| bad(&json_path, format!("not valid JSON: {e}")))?;
     let version = header.get("version").and_then(serde_json::Value::as_u64);
-    if ![VERSION, VERSION_ANY_BACKBONE].iter().any(|known| version == Some(u64::from(*known))) {
+    if ![VERSION, VERSION_ANY_BACKBONE, VERSION_OFFSETS]
+        .iter()
+        .any(|known| version == Some(u64::from(*known)))
+    {
         let found = header.get("version").map_or("none".to_owned(), ToString::to_string);
         let reason = format!(
-            "policy version {found}; this vitrim reads versions {VERSION} and {VERSION_ANY_BACKBONE}"
+            "policy version {found}; this vitrim reads versions {VERSION}, {VERSION_ANY_BACKBONE} and {VERSION_OFFSETS}"
         );
         return Err(bad(&json_path, reason));
     }
@@ -296,7 +308,7 @@ pub(super) fn weights_of(bytes: &[u8], actor: &PerceptronSpec) -> Result<Percept
 /// # Errors
 /// A description of the disagreement.
 fn check_parts(header: &Header) -> Result<(), String> {
-    let Header { backbone, stages, departure, observation, actor, read_out, .. } = header;
+    let Header { backbone, stages, departure, observation, actor, offsets, read_out, .. } = header;
     let mut widths = [backbone.dim, backbone.depth, backbone.patch_size].into_iter().chain(backbone.img_size);
     if widths.any(|width| width == 0 || width > MAX_WIDTH) {
         return Err(format!("a width or depth lies outside 1 to {MAX_WIDTH}"));
@@ -308,6 +320,10 @@ fn check_parts(header: &Header) -> Result<(), String> {
     }
     if *departure == Departure::Merge && stages.contains(&(depth - 1)) {
         return Err(STAGES.into());
+    }
+    let small = |offset: &f32| offset.abs() <= MAX_OFFSET;
+    if !(offsets.is_empty() || offsets.len() == stages.len() && offsets.iter().all(small)) {
+        return Err(format!("its {} offsets do not fit its {} stages", offsets.len(), stages.len()));
     }
     let patches = backbone.img_size.iter().map(|side| side / backbone.patch_size).product();
     let one_hot = |observed: bool, width: usize, wanted: usize| width == if observed { wanted } else { 0 };

@@ -44,6 +44,8 @@ pub struct LearnedPruner {
     departure: Departure,
     observation: Observation,
     actor: Perceptron,
+    /// Added to the logits of each stage, `[K]`; empty: nothing.
+    offsets: Vec<f32>,
     read_out: ReadOut,
 }
 
@@ -88,8 +90,16 @@ impl LearnedPruner {
             departure: policy.departure,
             observation: policy.observation,
             actor: Perceptron::new(&policy.actor, &policy.weights),
+            offsets: policy.offsets.clone(),
             read_out: policy.read_out.clone(),
         }
+    }
+
+    /// Replaces the offsets of the stages' logits: one for each stage, or none.
+    #[must_use]
+    pub fn with_offsets(mut self, offsets: &[f32]) -> Self {
+        self.offsets = offsets.to_vec();
+        self
     }
 
     /// Replaces the read-out.
@@ -204,8 +214,9 @@ impl LearnedPruner {
         agents
             .extend(view.patch_rows(b).filter(|row| roles.is_none_or(|roles| roles.may_leave(row - first))));
         let outputs = self.actor.forward(stage, view, b, agents, image.scalars, actor);
+        let offset = self.offsets.get(stage).copied().unwrap_or(0.0);
         for (row, o) in agents.iter().zip(outputs.chunks_exact(2)) {
-            image.logits[row - first] = o[1] - o[0];
+            image.logits[row - first] = o[1] - o[0] + offset;
         }
         if let Some((kept, key)) = image.kept {
             let scored = Scored { stage, view, b, key, logits: image.logits };

@@ -1,6 +1,7 @@
 //! The learned policy: one actor shared by all agents, and how its probabilities become decisions.
 
 pub mod actor;
+mod balance;
 mod file;
 mod inference;
 mod learned;
@@ -11,6 +12,7 @@ mod universal;
 mod untrained;
 
 pub use actor::{Departure, Nonlinearity, Observation, PerceptronSpec, PerceptronWeights};
+pub use balance::{BALANCE_IMAGES, balance};
 pub use file::{BackboneId, Policy};
 pub use inference::contexts;
 pub use learned::{Decision, LearnedPruner};

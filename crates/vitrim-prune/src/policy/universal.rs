@@ -97,6 +97,7 @@ impl Universal {
             actor: self.actor.clone(),
             weights: self.weights.clone(),
             read_out: self.read_out.clone(),
+            offsets: Vec::new(),
             calibration: None,
         })
     }

@@ -47,6 +47,7 @@ impl Policy {
             weights: random_weights(&actor),
             actor,
             read_out: ReadOut::TopR { keep: keep.to_vec() },
+            offsets: Vec::new(),
             calibration: None,
         }
     }

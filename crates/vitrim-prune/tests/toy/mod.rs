@@ -52,7 +52,17 @@ pub fn policy(spec: &VitSpec, observation: Observation, activation: Nonlinearity
     }
     let backbone = BackboneId::of(spec, &Tensors::random(spec, 1)).unwrap();
     let read_out = ReadOut::Threshold { threshold: 0.5 };
-    Policy { backbone, stages, departure, observation, actor, weights, read_out, calibration: None }
+    Policy {
+        backbone,
+        stages,
+        departure,
+        observation,
+        actor,
+        weights,
+        offsets: Vec::new(),
+        read_out,
+        calibration: None,
+    }
 }
 
 pub const FULL: Observation = Observation {

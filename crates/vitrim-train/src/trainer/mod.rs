@@ -518,6 +518,7 @@ fn policy_of(learner: &Learner, config: &TrainConfig, spec: &VitSpec, backbone: 
             RewardKind::Paper => ReadOut::Sample { seed: config.seed },
             RewardKind::Prefix | RewardKind::Ratio => ReadOut::Threshold { threshold: 0.5 },
         },
+        offsets: Vec::new(),
         calibration: None,
     }
 }
