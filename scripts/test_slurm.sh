@@ -118,7 +118,7 @@ logged() {
 
 # An array of 16 tasks, four at a time. Random tasks that run are killed, cancelled, or requeued. Files have the command
 # in their metadata: both have the same.
-python3 "$scripts/make_tiny_shards.py" images --train 6000 --validation 100 --shard 1000
+python3 "$scripts/make_tiny_shards.py" images --train 2400 --validation 100 --shard 400
 (cd one && vitrim embed --quiet --model "$model" --data ../images --out embedded --part 25 --threads 1 > ../embed.txt)
 embed() {
     sbatch "$@" --chdir array --cpus-per-task=1 --output "$folder/embed-%a.out" \
@@ -127,7 +127,7 @@ embed() {
 job="$(embed --parsable)"
 killed=0 requeued=0
 for kill in $(seq 12); do
-    sleep "$((RANDOM % 2)).$((RANDOM % 10))"
+    sleep "0.$((2 + RANDOM % 8))"
     mapfile -t running < <(squeue --noheader --array --states RUNNING --jobs "$job" --format %i)
     [ ${#running[@]} -gt 0 ] || continue
     task="${running[RANDOM % ${#running[@]}]}"
