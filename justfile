@@ -67,6 +67,10 @@ python *args:
 mpi:
     scripts/test_mpi.sh
 
+# The jobs of contrib/ under a Slurm of its own: some minutes.
+slurm:
+    scripts/test_slurm.sh
+
 # The demo's table over three seeds.
 demo:
     for seed in 0 1 2; do cargo run --release -- demo --seed $seed --out runs/demo-$seed || exit 1; done

@@ -14,8 +14,9 @@ use crate::metrics::Metrics;
 use crate::points::Limits;
 use crate::refusal::Refusal;
 use crate::repository::Repository;
-use crate::scheduler::{Choice, Dropped, Place, Reply, Scheduler, Served, Waiting, past_deadline};
+use crate::scheduler::{Choice, Dropped, Place, Reply, Scheduler, Served, Total, Waiting, past_deadline};
 use crate::settings::Config;
+use crate::spans;
 
 /// The server's state, which all connections share.
 pub struct App {
@@ -222,7 +223,10 @@ impl App {
             }
             Ok(served)
         };
-        tokio::time::timeout_at(deadline.into(), all).await.unwrap_or_else(|_| Err(past_deadline()))
+        let served =
+            tokio::time::timeout_at(deadline.into(), all).await.unwrap_or_else(|_| Err(past_deadline()))?;
+        spans::answered(&self.repository.slots()[model].name, &engine, &Total::of(&served));
+        Ok(served)
     }
 
     /// Decodes an image on a thread of the pool, and queues it.

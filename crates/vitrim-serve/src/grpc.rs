@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
+use axum::http::Method;
 use tonic::metadata::MetadataMap;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
+use tracing::Instrument;
 
 use crate::app::App;
 use crate::engine::SharedEngine;
@@ -17,6 +19,8 @@ use crate::points::Limits;
 use crate::protocol::{self, Data, Described, Infer, Output, Tensor, Values};
 use crate::refusal::Refusal;
 use crate::repository;
+use crate::scheduler::Total;
+use crate::spans;
 
 /// What the .proto file generates.
 #[allow(missing_docs, clippy::all, clippy::pedantic, reason = "generated")]
@@ -33,6 +37,9 @@ use inference::*;
 
 /// The .proto file, compiled, for reflection.
 const DESCRIBED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/open_inference.bin"));
+
+/// The route of `ModelInfer` in metrics and spans.
+const INFER: &str = "grpc/ModelInfer";
 
 /// The services, and the reporter of health.
 ///
@@ -75,13 +82,13 @@ struct Service {
 }
 
 impl Service {
-    fn authorise(&self, metadata: &MetadataMap) -> Result<(), Status> {
+    fn authorise(&self, metadata: &MetadataMap) -> Result<(), Refusal> {
         let value = metadata.get("authorization").map(|value| value.as_bytes());
         if self.app.is_authorised(value) {
             return Ok(());
         }
         let line = "the bearer token is missing or wrong; send the metadata authorization: Bearer TOKEN";
-        Err(Refusal::Unauthorized(line.into()).into())
+        Err(Refusal::Unauthorized(line.into()))
     }
 
     /// The model called `name`, and its engine, which must be of `version` if one is given.
@@ -97,8 +104,12 @@ impl Service {
         Ok((index, engine))
     }
 
-    async fn answer(&self, request: Request<ModelInferRequest>) -> Result<ModelInferResponse, Refusal> {
-        let arrived = Instant::now();
+    async fn answer(
+        &self,
+        request: Request<ModelInferRequest>,
+        arrived: Instant,
+    ) -> Result<ModelInferResponse, Refusal> {
+        self.authorise(request.metadata())?;
         let deadline = timeout(request.metadata())?;
         let request = request.into_inner();
         let (index, engine) = self.engine(&request.model_name, &request.model_version)?;
@@ -143,8 +154,7 @@ impl Service {
         };
         let (outputs, served) = protocol::infer(&self.app, index, &engine, asked, arrived).await?;
         let name = self.app.repository.slots()[index].name.clone();
-        let point = served.iter().map(|image| image.point).max().unwrap_or(0);
-        let point = &engine.ladder.points[point];
+        let point = &engine.ladder.points[Total::of(&served).point];
         let text =
             |text: String| InferParameter { parameter_choice: Some(ParameterChoice::StringParam(text)) };
         let mut parameters = HashMap::from([("operating_point".to_owned(), text(point.name.clone()))]);
@@ -303,10 +313,11 @@ impl GrpcInferenceService for Service {
         request: Request<ModelInferRequest>,
     ) -> Result<Response<ModelInferResponse>, Status> {
         let arrived = Instant::now();
-        self.authorise(request.metadata())?;
-        let answer = self.answer(request).await;
+        let span = spans::request(&Method::POST, Some(INFER), request.metadata().as_ref());
+        let answer = self.answer(request, arrived).instrument(span.clone()).await;
         let status = answer.as_ref().map_or_else(Refusal::status, |_| 200);
-        self.app.metrics.request("grpc/ModelInfer", status, arrived.elapsed());
+        spans::ended(&span, status);
+        self.app.metrics.request(INFER, status, arrived.elapsed());
         Ok(Response::new(answer?))
     }
 

@@ -51,6 +51,8 @@ pub mod grpc;
 pub mod listen;
 pub mod logging;
 pub mod metrics;
+#[cfg(feature = "otel")]
+mod otel;
 pub mod points;
 pub mod protocol;
 pub mod refusal;
@@ -59,6 +61,7 @@ pub mod rest;
 pub mod scheduler;
 pub mod server;
 pub mod settings;
+mod spans;
 pub mod tls;
 
 pub use error::{Result, ServeError};

@@ -25,7 +25,7 @@ pub struct Log {
 /// Ends the log: spans that were not yet sent are sent when it is dropped.
 pub struct Guard {
     #[cfg(feature = "otel")]
-    spans: Option<opentelemetry_sdk::trace::SdkTracerProvider>,
+    _spans: Option<crate::otel::Sender>,
 }
 
 /// Starts logging, once for the process, in the context of a tokio runtime. Panics go into the log, and end neither the
@@ -49,10 +49,10 @@ pub fn start(log: &Log) -> Result<Guard> {
     let registry = tracing_subscriber::registry().with(lines);
     #[cfg(feature = "otel")]
     let guard = {
-        let spans = log.otlp.as_deref().map(otel::provider).transpose()?;
+        let spans = log.otlp.as_deref().map(crate::otel::Sender::start).transpose()?;
         // A log that was started before is kept.
-        let _ = registry.with(spans.as_ref().map(otel::layer)).try_init();
-        Guard { spans }
+        let _ = registry.with(spans.as_ref().map(crate::otel::Sender::layer)).try_init();
+        Guard { _spans: spans }
     };
     #[cfg(not(feature = "otel"))]
     let guard = {
@@ -74,45 +74,4 @@ pub fn start(log: &Log) -> Result<Guard> {
         tracing::error!(place, "a bug in vitrim: {message}; please report it");
     }));
     Ok(guard)
-}
-
-#[cfg(feature = "otel")]
-impl Drop for Guard {
-    fn drop(&mut self) {
-        if let Some(spans) = self.spans.take() {
-            // The collector may be gone.
-            let _ = spans.shutdown();
-        }
-    }
-}
-
-#[cfg(feature = "otel")]
-mod otel {
-    use opentelemetry::trace::TracerProvider;
-    use opentelemetry_otlp::{SpanExporter, WithExportConfig};
-    use opentelemetry_sdk::Resource;
-    use opentelemetry_sdk::trace::{SdkTracerProvider, Tracer};
-    use tracing_opentelemetry::OpenTelemetryLayer;
-    use tracing_subscriber::registry::LookupSpan;
-
-    use crate::error::{Result, ServeError};
-
-    /// The name of the service in spans.
-    const SERVICE: &str = "vitrim";
-
-    /// Sends spans to the collector at `endpoint`.
-    pub fn provider(endpoint: &str) -> Result<SdkTracerProvider> {
-        let exporter = SpanExporter::builder().with_tonic().with_endpoint(endpoint).build();
-        let exporter =
-            exporter.map_err(|error| ServeError::Setting(format!("--otlp-endpoint {endpoint}: {error}")))?;
-        let resource = Resource::builder().with_service_name(SERVICE).build();
-        Ok(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build())
-    }
-
-    pub fn layer<S>(provider: &SdkTracerProvider) -> OpenTelemetryLayer<S, Tracer>
-    where
-        S: tracing::Subscriber + for<'a> LookupSpan<'a>,
-    {
-        tracing_opentelemetry::layer().with_tracer(provider.tracer(SERVICE))
-    }
 }

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use crate::engine::Engine;
 use crate::points::{Limits, OperatingPoint};
 use crate::refusal::Refusal;
-use crate::scheduler::Served;
+use crate::scheduler::{Served, Total};
 
 /// Header with the milliseconds that a client waits for an answer.
 const TIMEOUT: HeaderName = HeaderName::from_static("x-timeout-ms");
@@ -75,14 +75,10 @@ pub fn point(engine: &Engine, index: usize) -> PointAnswer {
 /// The headers of the answer to a request of `model` that arrived at `arrived`: of several images the longest times, the
 /// sum of the MACs, and the cheapest operating point.
 pub fn headers(model: &str, engine: &Engine, served: &[Served], arrived: Instant) -> HeaderMap {
-    let longest = |time: fn(&Served) -> Duration| served.iter().map(time).max().unwrap_or_default();
-    let (decode, queue, compute) =
-        (longest(|image| image.decode), longest(|image| image.queue), longest(|image| image.compute));
+    let Total { point, gmacs, decode, queue, compute } = Total::of(served);
     let total = arrived.elapsed();
     let ms = |time: Duration| format!("{:.3}", 1e3 * time.as_secs_f64());
-    let gmacs: f64 = served.iter().map(|image| image.outcome.macs as f64 / 1e9).sum();
-    let index = served.iter().map(|image| image.point).max().unwrap_or(0);
-    let point = &engine.ladder.points[index];
+    let point = &engine.ladder.points[point];
     let certified = match &point.certified {
         Some(bound) => {
             format!("{} <= {} {} at {}", bound.measure, bound.at_most, bound.unit, bound.confidence)
@@ -96,11 +92,6 @@ pub fn headers(model: &str, engine: &Engine, served: &[Served], arrived: Instant
         ms(compute),
         ms(total)
     );
-    let span = tracing::Span::current();
-    span.record("operating_point", point.name.as_str()).record("gmacs", gmacs);
-    for (field, time) in [("decode_ms", decode), ("queue_ms", queue), ("compute_ms", compute)] {
-        span.record(field, 1e3 * time.as_secs_f64());
-    }
     let batch = served.iter().map(|image| image.batch).max().unwrap_or(0);
     let all = [
         ("x-model", model.to_owned()),

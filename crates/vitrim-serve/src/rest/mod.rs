@@ -24,10 +24,10 @@ use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{NotForContentType, Predicate, SizeAbove};
 use tower_http::decompression::RequestDecompressionLayer;
 use tracing::Instrument;
-use tracing::field::Empty;
 
 use crate::app::App;
 use crate::refusal::Refusal;
+use crate::spans;
 pub use docs::openapi;
 
 /// The state of handlers.
@@ -80,20 +80,10 @@ async fn observe(State(app): Shared, mut request: Request, next: Next) -> Respon
     request.extensions_mut().insert(Arrived(arrived));
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let route = request.extensions().get::<MatchedPath>().map(|route| route.as_str().to_owned());
-    let span = tracing::info_span!(
-        "request",
-        %method,
-        route,
-        status = Empty,
-        operating_point = Empty,
-        gmacs = Empty,
-        decode_ms = Empty,
-        queue_ms = Empty,
-        compute_ms = Empty
-    );
+    let span = spans::request(&method, route.as_deref(), request.headers());
     let response = next.run(request).instrument(span.clone()).await;
-    span.record("status", response.status().as_u16());
     let (status, took) = (response.status().as_u16(), arrived.elapsed());
+    spans::ended(&span, status);
     // The paths of strangers must not become metrics.
     app.metrics.request(route.as_deref().unwrap_or("other"), status, took);
     tracing::debug!(%method, path, status, ms = 1e3 * took.as_secs_f64(), "request");

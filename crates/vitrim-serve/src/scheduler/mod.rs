@@ -15,7 +15,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-pub use queue::{Batch, Choice, Dropped, Reply, Served, Sliding, Waiting, past_deadline};
+pub use queue::{Batch, Choice, Dropped, Reply, Served, Sliding, Total, Waiting, past_deadline};
 
 use crate::engine::{Ask, Cores, Input, Lane, Outcome};
 use crate::metrics::ModelMetrics;

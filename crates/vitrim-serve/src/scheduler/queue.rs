@@ -39,6 +39,34 @@ pub struct Served {
     pub batch: usize,
 }
 
+/// What the images of one request took together.
+pub struct Total {
+    /// The cheapest operating point of them.
+    pub point: usize,
+    /// MACs of all, 1e9.
+    pub gmacs: f64,
+    /// The longest time of decoding and resizing.
+    pub decode: Duration,
+    /// The longest time between decoding and computing.
+    pub queue: Duration,
+    /// The longest time of a batch.
+    pub compute: Duration,
+}
+
+impl Total {
+    /// That of `served`.
+    pub fn of(served: &[Served]) -> Self {
+        let longest = |time: fn(&Served) -> Duration| served.iter().map(time).max().unwrap_or_default();
+        Total {
+            point: served.iter().map(|image| image.point).max().unwrap_or(0),
+            gmacs: served.iter().map(|image| image.outcome.macs as f64 / 1e9).sum(),
+            decode: longest(|image| image.decode),
+            queue: longest(|image| image.queue),
+            compute: longest(|image| image.compute),
+        }
+    }
+}
+
 /// Where the answer goes; it is closed when nobody waits for it any more.
 pub type Reply = oneshot::Sender<Result<Served, Refusal>>;
 

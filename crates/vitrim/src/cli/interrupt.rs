@@ -1,7 +1,9 @@
-//! Ctrl-C: the first one asks long work to stop at a safe point, the second one ends the program.
+//! Ctrl-C or SIGTERM: the first one asks long work to stop at a safe point, a later one ends the program.
 
 use std::path::Path;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use vitrim::VitrimError;
@@ -12,6 +14,10 @@ use vitrim_report::ReportError;
 use super::INTERRUPTED;
 
 static STOP: AtomicBool = AtomicBool::new(false);
+/// When it was set.
+static ASKED: OnceLock<Instant> = OnceLock::new();
+/// Signals that follow the first one so soon are the same request: Slurm ends a job by a SIGTERM of its own and one by srun.
+const TOGETHER: Duration = Duration::from_secs(1);
 
 /// Whether an interruption was requested since [`listen`].
 pub fn is_asked() -> bool {
@@ -45,7 +51,8 @@ pub fn listen(ranks: &Ranks) -> anyhow::Result<&'static AtomicBool> {
             }
             std::process::exit(1);
         }
-        if STOP.swap(true, Ordering::Relaxed) {
+        STOP.store(true, Ordering::Relaxed);
+        if ASKED.get_or_init(Instant::now).elapsed() > TOGETHER {
             std::process::exit(i32::from(INTERRUPTED));
         }
     })

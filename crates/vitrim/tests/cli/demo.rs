@@ -23,7 +23,11 @@ fn the_quick_demo_survives_an_interruption_and_holds_what_it_promises() {
         assert!(waiting.elapsed() < Duration::from_secs(120), "no update in two minutes");
         std::thread::sleep(Duration::from_millis(20));
     }
-    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    // Twice at once, as Slurm does: the second one must not end the program before what is done is saved.
+    let process = child.id().to_string();
+    for signal in ["-INT", "-TERM"] {
+        assert!(Command::new("kill").args([signal, &process]).status().unwrap().success());
+    }
     let run = Run(child.wait_with_output().unwrap());
     assert_eq!(run.0.status.code(), Some(130), "{}", run.stderr());
     assert!(run.stderr().trim_end().ends_with("run the same command again to go on"), "{}", run.stderr());

@@ -18,7 +18,7 @@ const MAIN_COMMANDS: &str = "cargo run --release -- demo\ncargo test --release -
 /// The command in README that trains the policy for the other pages.
 const TRAIN: &str = "vitrim train --model my/deit --data my/images --max-drop 0.4 --out runs/my";
 /// Programs that may occur, besides `vitrim` and `just`, in a block that is not run.
-const OTHER_PROGRAMS: [&str; 6] = ["cargo", "curl", "hf", "maturin", "pip", "python3"];
+const OTHER_PROGRAMS: [&str; 7] = ["cargo", "curl", "hf", "maturin", "pip", "python3", "sbatch"];
 
 /// Programs that start several of the program behind their options.
 const LAUNCHERS: [&str; 2] = ["mpirun", "srun"];
