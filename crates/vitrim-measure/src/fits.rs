@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use vitrim_data::{Dataset, OnBadImage};
-use vitrim_prune::{FIT_IMAGES, Fit, KeepProfile, Method, Pruner};
+use vitrim_data::{Dataset, Loader, LoaderOptions, OnBadImage, Order, Subset};
+use vitrim_prune::{FIT_IMAGES, Fit, FitPoint, KeepProfile, LEAST_FIT_IMAGES, Method, Pruner};
 use vitrim_vit::PixelBatch;
 
-use crate::error::Result;
+use crate::error::{MeasureError, Result};
+use crate::images::DataParts;
 use crate::model::Loaded;
+use crate::progress::Listener;
+use crate::seen::{SeenImages, hashes_at};
 use crate::speed::bench_images::BenchImages;
 
 /// The fits of methods to a backbone, each made once.
@@ -90,4 +93,79 @@ impl Fits {
             None => method.at_shares(spec, stages, keep)?,
         })
     }
+}
+
+/// The points of the fit of `method` to `loaded`, and the record of the images that it saw: training images of `parts` that
+/// are neither among `certifying` nor held out for the final figures. A method that needs no images sees none.
+///
+/// # Errors
+/// If images are needed and there are fewer than [`LEAST_FIT_IMAGES`], or they cannot be read, according to `on_bad_image`.
+pub fn fit_apart(
+    method: Method,
+    loaded: &Loaded,
+    (parts, certifying): (&DataParts, &Dataset),
+    on_bad_image: OnBadImage,
+    listener: &mut Listener<'_>,
+) -> Result<(Vec<FitPoint>, SeenImages)> {
+    if !method.is_fitted() {
+        return Ok((Vec::new(), SeenImages::default()));
+    }
+    if !method.needs_images(&loaded.spec) {
+        listener.note(&format!("{method}: at the numbers that its authors published for this geometry"));
+        let fit = method.fit(&loaded.model, PixelBatch::new(&[], 0))?;
+        return Ok((fit.points().to_vec(), SeenImages::default()));
+    }
+    let pool = pool(method, parts, certifying, listener)?;
+    let images = pool.len().min(method.fit_images());
+    listener.note(&format!("{method}: fitting to {images} images of train, none of which certifies"));
+    let (mut pixels, mut sizes, mut indices) = (Vec::new(), Vec::new(), Vec::new());
+    let options =
+        LoaderOptions { batch: images, limit: Some(images), on_bad_image, ..LoaderOptions::default() };
+    // Shuffled, so that the classes of a data set that is sorted by them are all there.
+    for batch in Loader::new(&pool, Order::Shuffled { seed: 0, epoch: 0 }, &loaded.transform, options)? {
+        let batch = batch?;
+        pixels.extend(batch.pixels);
+        sizes.extend(batch.sizes);
+        indices.extend(batch.indices);
+    }
+    if indices.len() < LEAST_FIT_IMAGES {
+        return Err(too_few(method, parts, indices.len()));
+    }
+    let fit = method.fit(&loaded.model, PixelBatch::of_sizes(&pixels, &sizes))?;
+    let hashes = hashes_at(&pool, &indices, &mut listener.steps("hashing images"))?.unwrap_or_default();
+    Ok((fit.points().to_vec(), SeenImages::default().trained_on(&hashes)))
+}
+
+/// The images of `parts` that `method` may be fitted to if `certifying` certify.
+fn pool(
+    method: Method,
+    parts: &DataParts,
+    certifying: &Dataset,
+    listener: &mut Listener<'_>,
+) -> Result<Dataset> {
+    if !parts.has(Subset::Train) {
+        return Err(too_few(method, parts, 0));
+    }
+    if certifying.is_stream() {
+        let reason = format!(
+            "is read front to back, so that the images that {method} is fitted to cannot be kept apart; save it to files, \
+             decompressed (.tar)"
+        );
+        return Err(MeasureError::Part { data: parts.path(), reason });
+    }
+    let progress = &mut listener.steps("hashing images");
+    let held_out = parts.held_out(Some(certifying), progress)?;
+    let (pool, _) = parts.part(Subset::Train, progress)?.without(&held_out, progress)?;
+    match pool.len() < LEAST_FIT_IMAGES {
+        true => Err(too_few(method, parts, pool.len())),
+        false => Ok(pool),
+    }
+}
+
+fn too_few(method: Method, parts: &DataParts, images: usize) -> MeasureError {
+    let reason = format!(
+        "{method} is fitted to at least {LEAST_FIT_IMAGES} training images that do not certify, and there are {images}; name \
+         another --split, or give a folder without splits, which is cut into parts"
+    );
+    MeasureError::Part { data: parts.path(), reason }
 }

@@ -1,9 +1,12 @@
-//! The learned policy: one actor shared by all agents, and how its probabilities become decisions.
+//! Policies: the learned one (one actor shared by all agents, and how its probabilities become decisions), and hand-made
+//! methods that are fitted to a backbone and set to a cost. A folder holds either ([`AnyPolicy`]).
 
 pub mod actor;
+mod any;
 mod file;
 mod inference;
 mod learned;
+mod method;
 mod pairing;
 mod read_out;
 pub mod relative;
@@ -11,9 +14,11 @@ mod universal;
 mod untrained;
 
 pub use actor::{Departure, Nonlinearity, Observation, PerceptronSpec, PerceptronWeights};
+pub use any::{AnyPolicy, Dial};
 pub use file::{BackboneId, Policy};
 pub use inference::contexts;
 pub use learned::{Decision, LearnedPruner};
+pub use method::MethodPolicy;
 pub use pairing::Pairing;
 pub use read_out::ReadOut;
 pub use universal::{UNIVERSAL, Universal, blocks_at};
