@@ -1,11 +1,11 @@
-//! Calibration: the threshold that keeps the loss within the user's limit, chosen on held-out images and written into
-//! the policy.
+//! Calibration: the setting that keeps the loss within the user's limit, chosen on held-out images and written into the
+//! policy: the threshold of a learned policy, the cost of a hand-made method.
 
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use vitrim_data::{Dataset, Order};
-use vitrim_prune::{KeepProfile, LearnedPruner, Policy, Pruned, ReadOut, keep_shares};
+use vitrim_prune::{AnyPolicy, KeepProfile, Pruned, keep_shares};
 use vitrim_vit::{Precision, VitSpec};
 
 use crate::elsewhere::{Elsewhere, MeasuredBatch, PassTask, TaskPruners};
@@ -19,14 +19,14 @@ use crate::statistics::Confidence;
 
 /// Default accuracy loss allowed, pp.
 pub const MAX_LOSS: f64 = 0.4;
-/// The threshold at which every token stays.
-const KEEP_ALL: f64 = 0.0;
 /// Number of thresholds of [`coarse_grid`], their first logit and the distance of two: 97 to 45 % of the MACs on DeiT-Ti
 /// with the bundled policy.
 const COARSE: usize = 16;
 const COARSE_FROM: f64 = -13.75;
 const COARSE_STEP: f64 = 1.25;
-/// Number of images after which a threshold may be given up.
+/// Costs of hand-made methods are tried in steps of this share of the dense MACs.
+const COST_STEP: f64 = 0.025;
+/// Number of images after which a setting may be given up.
 const LEAST_IMAGES: usize = 500;
 /// Losses up to this value, pp, are measured even if a smaller one is asked for, so that the record can answer later
 /// requests.
@@ -60,13 +60,14 @@ pub struct Calibration {
     pub confidence: Confidence,
     /// Whether the images certify the limit.
     pub certified: bool,
-    /// The chosen threshold; 0, at which every token stays, if none is certified.
+    /// The chosen setting: a threshold or, of a hand-made method, a share of the dense MACs. If none is certified, the one at
+    /// which every token stays: 0 or 1.
     pub threshold: f64,
     /// The choice in words.
     pub choice: String,
     /// The measured front.
     pub front: Front,
-    /// The front of the [`pilot`] that chose the thresholds, if there was one: measured on few images, it certifies
+    /// The front of the [`pilot`] that chose the settings, if there was one: measured on few images, it certifies
     /// nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pilot: Option<Front>,
@@ -82,9 +83,9 @@ impl Calibration {
 /// How to calibrate.
 #[derive(Clone, Debug)]
 pub struct CalibrationOptions<'a> {
-    /// Thresholds to measure, ascending, fixed before any of the images is seen: [`grid`], or the part of it that a
-    /// [`pilot`] on other images chose.
-    pub thresholds: Vec<f64>,
+    /// Settings to measure, from the mildest to the boldest, fixed before any of the images is seen: the thresholds of
+    /// [`grid`], or the part of it that a [`pilot`] on other images chose; the costs of [`cost_grid`].
+    pub settings: Vec<f64>,
     /// The pilot's front, for the record.
     pub pilot: Option<Front>,
     /// The loss allowed: the drop of top-1, pp; for a backbone without classes the drift, percent.
@@ -106,14 +107,14 @@ pub(crate) struct Calibrated {
     pub indices: Vec<usize>,
 }
 
-/// Measures `policy` at the given thresholds on `dataset` (opened at `data`, called `split`) and writes the record
-/// and the read-out into the policy.
+/// Measures `policy` at the given settings on `dataset` (opened at `data`, called `split`) and writes the record
+/// and the chosen setting into the policy.
 ///
 /// # Errors
 /// If images cannot be read, there are none, or the calibration was asked to stop.
 pub(crate) fn calibrate(
     loaded: &Loaded,
-    policy: &mut Policy,
+    policy: &mut AnyPolicy,
     (data, split): (&str, &str),
     dataset: &Dataset,
     options: &CalibrationOptions<'_>,
@@ -128,14 +129,14 @@ pub(crate) fn calibrate(
         max_drop: options.max_loss,
         confidence: options.confidence,
         certified: matches!(choice.verdict, Verdict::Certified(_)),
-        threshold: threshold(&choice),
+        threshold: setting(policy, &choice),
         choice: choice.to_string(),
         front,
         pilot: options.pilot.clone(),
     };
-    policy.read_out = ReadOut::Threshold { threshold: record.threshold };
+    policy.set(policy.at_setting(record.threshold))?;
     let value = serde_json::to_value(&record);
-    policy.calibration = Some(value.map_err(|error| MeasureError::Setting(error.to_string()))?);
+    policy.set_calibration(Some(value.map_err(|error| MeasureError::Setting(error.to_string()))?));
     Ok(Calibrated { choice, indices })
 }
 
@@ -143,9 +144,9 @@ pub(crate) fn calibrate(
 ///
 /// # Errors
 /// [`MeasureError::Policy`] if there is none, or it is damaged.
-pub fn record(policy: &Policy, folder: &Path) -> Result<Calibration> {
+pub fn record(policy: &AnyPolicy, folder: &Path) -> Result<Calibration> {
     let bad = |reason: String| MeasureError::Policy { path: folder.join("policy.json"), reason };
-    let value = policy.calibration.clone().ok_or_else(|| {
+    let value = policy.calibration().cloned().ok_or_else(|| {
         bad("not calibrated, so that no drop can be chosen; run `vitrim calibrate` on it first".into())
     })?;
     serde_json::from_value(value)
@@ -158,7 +159,7 @@ pub fn record(policy: &Policy, folder: &Path) -> Result<Calibration> {
 /// # Errors
 /// As [`record`].
 pub fn choose_from_record(
-    policy: &mut Policy,
+    policy: &mut AnyPolicy,
     folder: &Path,
     max_loss: Option<f64>,
     confidence: Option<Confidence>,
@@ -166,37 +167,42 @@ pub fn choose_from_record(
     let record = record(policy, folder)?;
     let max_loss = max_loss.unwrap_or(record.max_drop);
     let choice = choose(&record.front, max_loss, confidence.unwrap_or(record.confidence));
-    policy.read_out = ReadOut::Threshold { threshold: threshold(&choice) };
+    policy.set(policy.at_setting(setting(policy, &choice)))?;
     Ok(choice)
 }
 
-/// Sets `policy`, read from `folder`, to the mildest threshold in its record whose measured cost is at most `gmacs`
+/// Sets `policy`, read from `folder`, to the mildest setting in its record whose measured cost is at most `gmacs`
 /// (1e9 MACs per image, the policy's own scoring included), without images and whatever its drop.
 ///
 /// # Errors
-/// As [`record`], or [`MeasureError::Setting`] if every threshold in the record costs more.
-pub fn choose_cost_from_record(policy: &mut Policy, folder: &Path, gmacs: f64) -> Result<FrontPoint> {
+/// As [`record`], or [`MeasureError::Setting`] if every setting in the record costs more.
+pub fn choose_cost_from_record(policy: &mut AnyPolicy, folder: &Path, gmacs: f64) -> Result<FrontPoint> {
     let front = record(policy, folder)?.front;
     let points = front.points();
     let Some(point) = points.iter().find(|point| point.gmacs <= gmacs) else {
         let cheapest = points[points.len() - 1].gmacs;
         return Err(MeasureError::Setting(format!(
-            "{}: no threshold on record costs {gmacs:.4} GMACs or less, the cheapest costs {cheapest:.4}; ask for \
-             at least that, or train for a larger drop",
-            folder.display()
+            "{}: no {} on record costs {gmacs:.4} GMACs or less, the cheapest costs {cheapest:.4}; ask for at least that, \
+             or {} for a larger drop",
+            folder.display(),
+            policy.setting_name(),
+            if matches!(policy, AnyPolicy::Learned(_)) { "train" } else { "calibrate it" },
         )));
     };
-    policy.read_out = ReadOut::Threshold { threshold: point.setting };
+    policy.set(policy.at_setting(point.setting))?;
     Ok(point.clone())
 }
 
-/// Cost of hand-made methods at keep ratio `keep` and the stages of `policy`, 1e9 MACs per image: the cost to which a
-/// keep ratio asked of a policy corresponds.
+/// Cost of hand-made methods at keep ratio `keep` and the stages of `policy` (of a hand-made method, the backbone's default
+/// ones), 1e9 MACs per image: the cost to which a keep ratio asked of a policy corresponds.
 ///
 /// # Errors
 /// [`MeasureError::Setting`] if `keep` does not lie between 0 and 1.
-pub fn gmacs_at_keep(spec: &VitSpec, policy: &Policy, keep: f64) -> Result<f64> {
-    let stages = policy.drop_stages();
+pub fn gmacs_at_keep(spec: &VitSpec, policy: &AnyPolicy, keep: f64) -> Result<f64> {
+    let stages = match policy {
+        AnyPolicy::Learned(policy) => policy.drop_stages(),
+        AnyPolicy::Method(_) => spec.default_stages(),
+    };
     let profile = KeepProfile::new(spec, &stages, &keep_shares(&[keep], stages.len())?)?;
     Ok(profile.macs(spec, 0) as f64 / 1e9)
 }
@@ -221,7 +227,7 @@ pub fn describe_point(spec: &VitSpec, point: &FrontPoint) -> Result<String> {
 }
 
 /// A message if `policy`, read from `folder`, was calibrated in another precision than it runs in.
-pub fn uncertified_dtype(policy: &Policy, folder: &Path, precision: Precision) -> Option<String> {
+pub fn uncertified_dtype(policy: &AnyPolicy, folder: &Path, precision: Precision) -> Option<String> {
     let calibrated = record(policy, folder).ok()?.dtype;
     (calibrated != precision).then(|| {
         format!(
@@ -231,10 +237,10 @@ pub fn uncertified_dtype(policy: &Policy, folder: &Path, precision: Precision) -
     })
 }
 
-/// Whether the threshold of `policy` was chosen on `split` of the data set at `data`: then only other images give an
+/// Whether the setting of `policy` was chosen on `split` of the data set at `data`: then only other images give an
 /// unbiased drop.
-pub fn calibrated_on(policy: &Policy, data: &str, split: &str) -> bool {
-    let record = policy.calibration.clone().and_then(|r| serde_json::from_value::<Calibration>(r).ok());
+pub fn calibrated_on(policy: &AnyPolicy, data: &str, split: &str) -> bool {
+    let record = policy.calibration().cloned().and_then(|r| serde_json::from_value::<Calibration>(r).ok());
     record.is_some_and(|record| record.data == data && record.split == split)
 }
 
@@ -269,11 +275,11 @@ pub fn allowed(spec: &VitSpec, max_drop: Option<f64>, max_drift: Option<f64>) ->
     }
 }
 
-/// The threshold of a choice; if nothing is certified, the one at which every token stays.
-fn threshold(choice: &Choice) -> f64 {
+/// The setting of `policy` that a choice leads to; if nothing is certified, the one at which every token stays.
+fn setting(policy: &AnyPolicy, choice: &Choice) -> f64 {
     match choice.verdict {
         Verdict::Certified(chosen) => chosen.setting,
-        Verdict::NotCertified { .. } => KEEP_ALL,
+        Verdict::NotCertified { .. } => policy.keeping_all(),
     }
 }
 
@@ -295,6 +301,15 @@ pub fn coarse_grid() -> Vec<f64> {
     (0..COARSE).map(|i| rounded(probability(COARSE_FROM + COARSE_STEP * i as f64))).collect()
 }
 
+/// Costs of a hand-made method, as shares of the dense MACs, down to the first that is not above `least`, the method's least
+/// cost. Fixed beforehand, too: the fit, from which `least` comes, sees other images than the calibration.
+pub fn cost_grid(least: f64) -> Vec<f64> {
+    let steps = (1.0 / COST_STEP).round() as usize;
+    let costs = (1..steps).map(|step| rounded(1.0 - step as f64 * COST_STEP));
+    let above = costs.clone().take_while(|cost| *cost > least).count();
+    costs.take(above + 1).collect()
+}
+
 /// A few thresholds around the one that `options.max_loss` will lead to, chosen by a pilot over `options.thresholds`
 /// on `dataset`, and the front that the pilot measured. The pilot's images must not be those of the calibration. With
 /// few thresholds, many images can be used for calibration in little time.
@@ -307,7 +322,7 @@ pub fn coarse_grid() -> Vec<f64> {
 /// If images cannot be read, there are none, or it was asked to stop.
 pub fn pilot(
     loaded: &Loaded,
-    policy: &Policy,
+    policy: &AnyPolicy,
     dataset: &Dataset,
     beyond: &[f64],
     options: &CalibrationOptions<'_>,
@@ -360,54 +375,57 @@ fn between(front: &Front, at: f64, x: fn(&FrontPoint) -> f64, y: fn(&FrontPoint)
     y(if at < x(&points[0]) { &points[0] } else { &points[points.len() - 1] })
 }
 
-/// A threshold and its pruner while it is measured.
-pub(crate) type ThresholdUnderTest = (f64, MeasuredPruner);
+/// The settings of a policy while they are measured.
+pub(crate) struct SettingsUnderTest {
+    /// Each setting and its pruner, from the mildest to the boldest.
+    pub each: Vec<(f64, MeasuredPruner)>,
+    /// Whether an image that keeps all of its tokens at one setting keeps them at every milder one.
+    is_nested: bool,
+}
 
-/// The front of `policy` over the thresholds, and the positions of the images that it was measured on. All thresholds
-/// share the blocks before the first stage.
+/// The front of `policy` over the settings, and the positions of the images that it was measured on. All settings share the
+/// blocks before the first stage.
 ///
-/// A threshold whose loss clearly exceeds every limit of interest is given up half-way, and so are all above it: that
+/// A setting whose loss clearly exceeds every limit of interest is given up half-way, and so are all bolder ones: that
 /// only shortens the sequence of tests, so that the guarantee holds.
 fn measure(
     loaded: &Loaded,
-    policy: &Policy,
+    policy: &AnyPolicy,
     dataset: &Dataset,
     options: &CalibrationOptions<'_>,
     progress: &mut Progress<'_>,
 ) -> Result<(Front, Vec<usize>)> {
     let spec = &loaded.spec;
-    let mut thresholds = thresholds_under_test(spec, policy, &options.thresholds);
+    let mut settings = SettingsUnderTest::new(spec, policy, &options.settings)?;
     // Shuffled, so that a limited number is a fair sample of a data set that is sorted by class.
     let order = Order::Shuffled { seed: 0, epoch: 0 };
     let mut indices = Vec::new();
-    let mut add = |thresholds: &mut Vec<ThresholdUnderTest>, batch: &MeasuredBatch| {
+    let mut add = |settings: &mut SettingsUnderTest, batch: &MeasuredBatch| {
         indices.extend(&batch.indices);
-        for ((_, measured), pruned) in thresholds.iter_mut().zip(&batch.pruned) {
+        for ((_, measured), pruned) in settings.each.iter_mut().zip(&batch.pruned) {
             measured.metrics.add(&batch.dense, pruned, &batch.labels);
         }
-        give_up(thresholds, (3.0 * options.max_loss).max(LEAST_BEYOND))
+        settings.give_up((3.0 * options.max_loss).max(LEAST_BEYOND))
     };
     if let Some(elsewhere) = &options.elsewhere {
-        let pruners = TaskPruners::Thresholds {
-            thresholds: options.thresholds.clone(),
-            offsets: policy.offsets.clone(),
-        };
+        let pruners =
+            TaskPruners::Settings { settings: options.settings.clone(), offsets: policy.offsets().to_vec() };
         let task = PassTask { order, batch: options.pass.batch, pruners };
         let images = dataset.len().min(options.pass.images.unwrap_or(usize::MAX));
         for batch in elsewhere.batches(dataset, &task, images)? {
-            add(&mut thresholds, &batch)?;
+            add(&mut settings, &batch)?;
         }
         progress.at(images, images)?;
     } else {
-        let start = start(thresholds.iter().map(|(_, measured)| measured.pruner.as_ref()), spec);
+        let start = start(settings.each.iter().map(|(_, measured)| measured.pruner.as_ref()), spec);
         let pass = Pass { loaded, dataset, order, options: &options.pass, start, dense: None };
         each_batch(pass, progress, &mut |batch| {
-            let pruned = at_thresholds(spec, batch, &thresholds)?;
+            let pruned = settings.figures(spec, batch)?;
             // Its place in the order is of no interest here.
-            add(&mut thresholds, &MeasuredBatch::of(0, batch, pruned))
+            add(&mut settings, &MeasuredBatch::of(0, batch, pruned))
         })?;
     }
-    let metrics = &thresholds[0].1.metrics;
+    let metrics = &settings.each[0].1.metrics;
     let (images, labelled) = (metrics.images(), metrics.labelled());
     if images == 0 {
         let data = dataset.split().to_owned();
@@ -416,72 +434,69 @@ fn measure(
             reason: "no image to calibrate on that can be decoded".into(),
         });
     }
-    let points = thresholds
-        .iter()
-        .map(|(threshold, measured)| measured.metrics.front_point(*threshold))
-        .collect::<Result<_>>()?;
+    let points = settings.each.iter().map(|(setting, measured)| measured.metrics.front_point(*setting));
+    let points = points.collect::<Result<_>>()?;
     let front = Front::new(labelled > 0, if labelled > 0 { labelled } else { images }, points)?;
     Ok((front, indices))
 }
 
-/// The policy at each of `thresholds`, unmeasured.
-pub(crate) fn thresholds_under_test(
-    spec: &VitSpec,
-    policy: &Policy,
-    thresholds: &[f64],
-) -> Vec<ThresholdUnderTest> {
-    let at = |&threshold: &f64| {
-        let pruner = LearnedPruner::new(spec, policy).with_read_out(ReadOut::Threshold { threshold });
-        (threshold, MeasuredPruner::new(Box::new(pruner), spec))
-    };
-    thresholds.iter().map(at).collect()
-}
-
-/// The figures of `batch` at each of `thresholds`.
-///
-/// # Errors
-/// Errors of the backbone or the policy.
-pub(crate) fn at_thresholds(
-    spec: &VitSpec,
-    batch: &PassBatch<'_>,
-    thresholds: &[ThresholdUnderTest],
-) -> Result<Vec<PrunedFigures>> {
-    // If every token stays at a threshold, the same holds for all lower ones, and they need no run.
-    let mut kept_all: Option<PrunedFigures> = None;
-    let mut figures = Vec::with_capacity(thresholds.len());
-    for (_, measured) in thresholds.iter().rev() {
-        if let Some(same) = &kept_all {
-            figures.push(PrunedFigures::clone(same));
-            continue;
-        }
-        let pruned = batch.pruned(measured.pruner.as_ref())?;
-        let these = PrunedFigures::of(spec, batch.dense, &pruned);
-        kept_all = keeps_all(&pruned, spec.num_prefix_tokens()).then(|| these.clone());
-        figures.push(these);
+impl SettingsUnderTest {
+    /// `policy` at each of `settings`, unmeasured.
+    ///
+    /// # Errors
+    /// As [`AnyPolicy::pruner_at`].
+    pub fn new(spec: &VitSpec, policy: &AnyPolicy, settings: &[f64]) -> Result<Self> {
+        let at = |&setting: &f64| {
+            let pruner = policy.pruner_at(spec, &policy.at_setting(setting))?;
+            Ok((setting, MeasuredPruner::new(pruner, spec)))
+        };
+        let each = settings.iter().map(at).collect::<Result<_>>()?;
+        Ok(SettingsUnderTest { each, is_nested: policy.is_nested() })
     }
-    figures.reverse();
-    Ok(figures)
+
+    /// The figures of `batch` at each setting.
+    ///
+    /// # Errors
+    /// Errors of the backbone or the policy.
+    pub fn figures(&self, spec: &VitSpec, batch: &PassBatch<'_>) -> Result<Vec<PrunedFigures>> {
+        // If every token stays at a setting of nested ones, the same holds for all milder ones, and they need no run.
+        let mut kept_all: Option<PrunedFigures> = None;
+        let mut figures = Vec::with_capacity(self.each.len());
+        for (_, measured) in self.each.iter().rev() {
+            if let Some(same) = &kept_all {
+                figures.push(PrunedFigures::clone(same));
+                continue;
+            }
+            let pruned = batch.pruned(measured.pruner.as_ref())?;
+            let these = PrunedFigures::of(spec, batch.dense, &pruned);
+            let stays_whole = self.is_nested && keeps_all(&pruned, spec.num_prefix_tokens());
+            kept_all = stays_whole.then(|| these.clone());
+            figures.push(these);
+        }
+        figures.reverse();
+        Ok(figures)
+    }
+
+    /// Gives up the first setting whose loss is certainly above `beyond`, and all bolder ones.
+    fn give_up(&mut self, beyond: f64) -> Result<()> {
+        if self.each[0].1.metrics.images() < LEAST_IMAGES {
+            return Ok(());
+        }
+        for (i, (_, measured)) in self.each.iter().enumerate().skip(1) {
+            let (low, _) = measured.metrics.loss()?.interval(Confidence::new(0.95)?);
+            if low > beyond {
+                self.each.truncate(i);
+                break;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Whether each of the images kept all of its tokens, of which `prefix` are prefix tokens.
 fn keeps_all(pruned: &Pruned, prefix: usize) -> bool {
     let all: usize = pruned.grids.iter().map(|[rows, columns]| rows * columns + prefix).sum();
     pruned.stages.last().is_none_or(|stage| stage.origins.len() == all)
-}
-
-/// Gives up the first threshold whose loss is certainly above `beyond`, and all above it.
-fn give_up(thresholds: &mut Vec<ThresholdUnderTest>, beyond: f64) -> Result<()> {
-    if thresholds[0].1.metrics.images() < LEAST_IMAGES {
-        return Ok(());
-    }
-    for (i, (_, measured)) in thresholds.iter().enumerate().skip(1) {
-        let (low, _) = measured.metrics.loss()?.interval(Confidence::new(0.95)?);
-        if low > beyond {
-            thresholds.truncate(i);
-            break;
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -515,6 +530,15 @@ mod tests {
         assert_eq!((grid.len(), grid[11]), (COARSE, 0.5));
         assert!(grid[0] <= 1e-6 && grid[COARSE - 1] > 0.99, "{grid:?}");
         assert!(grid.windows(2).all(|w| w[0] < w[1]), "{grid:?}");
+    }
+
+    #[test]
+    fn costs_fall_to_the_least_one() {
+        let grid = cost_grid(0.31);
+        assert_eq!((grid[0], grid[1], grid[grid.len() - 1]), (0.975, 0.95, 0.3));
+        assert!(grid.windows(2).all(|w| w[0] > w[1]), "{grid:?}");
+        assert_eq!(cost_grid(0.0).len(), 39);
+        assert_eq!(cost_grid(0.99), [0.975], "there is always one to measure");
     }
 
     #[test]

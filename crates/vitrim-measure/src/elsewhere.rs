@@ -11,9 +11,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use vitrim_data::{Dataset, OnBadImage, Order};
-use vitrim_prune::{LearnedPruner, Method, Policy, Pruned, Pruner};
+use vitrim_prune::{AnyPolicy, Method, Pruned, Pruner};
 
-use crate::calibrate::{at_thresholds, thresholds_under_test};
+use crate::calibrate::SettingsUnderTest;
 use crate::error::{MeasureError, Result};
 use crate::metrics::PrunedFigures;
 use crate::model::Loaded;
@@ -35,11 +35,11 @@ pub struct PassTask {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TaskPruners {
-    /// The policy at each of some thresholds.
-    Thresholds {
-        /// The thresholds, ascending.
-        thresholds: Vec<f64>,
-        /// The offsets of its stages, which may differ from those on record.
+    /// The policy at each of some settings.
+    Settings {
+        /// The settings, from the mildest to the boldest.
+        settings: Vec<f64>,
+        /// The offsets of a learned policy's stages, which may differ from those on record.
         offsets: Vec<f32>,
     },
     /// The policy as it is read out; none without a policy.
@@ -151,7 +151,7 @@ impl MeasuredBatch {
 /// If an image cannot be read, a method is unknown, or the work was asked to stop.
 pub fn measure_share(
     loaded: &Loaded,
-    policy: Option<&Policy>,
+    policy: Option<&AnyPolicy>,
     dataset: &Dataset,
     task: &PassTask,
     (first, images): (usize, usize),
@@ -167,29 +167,27 @@ pub fn measure_share(
         on_bad_image: OnBadImage::Fail,
         corruption: None,
     };
-    let learned = || {
-        policy.ok_or_else(|| MeasureError::Setting("thresholds are those of a policy; there is none".into()))
+    let given = || {
+        policy.ok_or_else(|| MeasureError::Setting("settings are those of a policy; there is none".into()))
     };
-    // At thresholds, a batch may need fewer runs than there are thresholds.
+    // At settings, a batch may need fewer runs than there are settings.
     let under_test = match &task.pruners {
-        TaskPruners::Thresholds { thresholds, offsets } => {
-            let policy = Policy { offsets: offsets.clone(), ..learned()?.clone() };
-            Some(thresholds_under_test(spec, &policy, thresholds))
+        TaskPruners::Settings { settings, offsets } => {
+            Some(SettingsUnderTest::new(spec, &given()?.clone().with_offsets(offsets), settings)?)
         }
         _ => None,
     };
     let pruners: Vec<Box<dyn Pruner>> = match &task.pruners {
-        TaskPruners::Thresholds { .. } => Vec::new(),
-        TaskPruners::Policy => {
-            policy.map(|policy| Box::new(LearnedPruner::new(spec, policy)) as _).into_iter().collect()
-        }
+        TaskPruners::Settings { .. } => Vec::new(),
+        TaskPruners::Policy => policy.map(|policy| policy.pruner(spec)).transpose()?.into_iter().collect(),
         TaskPruners::HandMade { methods, stages, keep } => {
             let made = |name: &String| Ok(name.parse::<Method>()?.at_shares(spec, stages, keep)?);
             methods.iter().map(made).collect::<Result<_>>()?
         }
     };
     let all = pruners.iter().map(AsRef::as_ref);
-    let at = under_test.iter().flatten().map(|(_, measured)| measured.pruner.as_ref());
+    let at = under_test.iter().flat_map(|settings| &settings.each);
+    let at = at.map(|(_, measured)| measured.pruner.as_ref());
     let pass = Pass {
         loaded,
         dataset,
@@ -203,7 +201,7 @@ pub fn measure_share(
     each_batch(pass, progress, &mut |batch| {
         let figures = |pruned: &Pruned| PrunedFigures::of(spec, batch.dense, pruned);
         let pruned = match &under_test {
-            Some(thresholds) => at_thresholds(spec, batch, thresholds)?,
+            Some(settings) => settings.figures(spec, batch)?,
             None => pruners
                 .iter()
                 .map(|pruner| Ok(figures(&batch.pruned(pruner.as_ref())?)))

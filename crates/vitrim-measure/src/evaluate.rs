@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use vitrim_data::{Dataset, Order};
-use vitrim_prune::{ImageKey, LearnedPruner, Method, Policy, Pruner};
+use vitrim_prune::{AnyPolicy, ImageKey, Method, Pruner};
 use vitrim_vit::Output;
 
 use crate::elsewhere::{Elsewhere, MeasuredBatch, PassTask, TaskPruners};
 use crate::error::{MeasureError, Result};
 use crate::fits::Fits;
 use crate::front::Measure;
+use crate::fronts::profile_at;
 use crate::metrics::CostSpread;
 use crate::model::Loaded;
 use crate::passes::{MeasuredPruner, Pass, PassBatch, PassOptions, each_batch, start};
@@ -174,13 +175,13 @@ pub struct Details {
 pub fn evaluate(
     loaded: &Loaded,
     dataset: &Dataset,
-    policy: Option<&Policy>,
+    policy: Option<&AnyPolicy>,
     options: &EvalOptions<'_>,
     progress: &mut Progress<'_>,
 ) -> Result<(Evaluation, Details)> {
-    let of_policy = policy.map(|policy| LearnedPruner::new(&loaded.spec, policy));
+    let of_policy = policy.map(|policy| policy.pruner(&loaded.spec)).transpose()?;
     let mut under_test: Vec<MethodUnderTest> = of_policy
-        .map(|pruner| (Method::Policy, MeasuredPruner::new(Box::new(pruner), &loaded.spec)))
+        .map(|pruner| (Method::Policy, MeasuredPruner::new(pruner, &loaded.spec)))
         .into_iter()
         .collect();
     let dense = first_pass(loaded, dataset, &mut under_test, options, progress)?;
@@ -195,7 +196,9 @@ pub fn evaluate(
         keep_maps: measured.metrics.keep_maps(),
     });
     let profile = match (policy, under_test.first()) {
-        (Some(policy), Some((_, measured))) => Some((policy.drop_stages(), measured.metrics.keep_ratio())),
+        (Some(policy), Some((_, measured))) => {
+            Some(profile_at(&policy.drop_stages(&loaded.spec)?, &measured.metrics.keep_ratio()))
+        }
         _ => options.profile.clone(),
     };
     if let Some(profile) = profile {

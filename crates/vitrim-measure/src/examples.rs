@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use vitrim_data::{Corruption, Dataset, RgbImage};
-use vitrim_prune::{ImageKey, LearnedPruner, Policy, run};
+use vitrim_prune::{AnyPolicy, ImageKey, run};
 use vitrim_vit::PixelBatch;
 
 use crate::error::Result;
@@ -68,7 +68,7 @@ pub struct Example {
 /// If an image cannot be read, or the policy returns an error.
 pub fn examples(
     loaded: &Loaded,
-    policy: &Policy,
+    policy: &AnyPolicy,
     dataset: &Dataset,
     details: &Details,
     corruption: Option<Corruption>,
@@ -84,7 +84,7 @@ pub fn examples(
             chosen.push((group, place));
         }
     }
-    let pruner = LearnedPruner::new(&loaded.spec, policy);
+    let pruner = policy.pruner(&loaded.spec)?;
     let example = |(group, place): (Group, usize)| -> Result<Example> {
         let index = details.indices[place];
         let mut crop = loaded.transform.cropped(&dataset.image(index)?);
@@ -94,7 +94,7 @@ pub fn examples(
         let pixels = loaded.transform.normalized(&crop);
         let pruned = run(
             &loaded.model,
-            &pruner,
+            pruner.as_ref(),
             PixelBatch::of_sizes(&pixels, &[size_of(&crop)]),
             &[index as ImageKey],
         )?;

@@ -1,14 +1,17 @@
-//! Methods whose numbers are fitted to unlabelled images.
+//! Methods whose numbers are fitted to unlabelled images, and policies whose stages are balanced on them.
 
 use std::collections::BTreeMap;
 
-use vitrim_data::{Dataset, OnBadImage};
-use vitrim_prune::{FIT_IMAGES, Fit, KeepProfile, Method, Pruner};
-use vitrim_vit::PixelBatch;
+use vitrim_data::{Dataset, Loader, LoaderOptions, OnBadImage, Order, Subset};
+use vitrim_prune::policy::{BALANCE_IMAGES, balance};
+use vitrim_prune::{FIT_IMAGES, Fit, FitPoint, KeepProfile, LEAST_FIT_IMAGES, Method, Policy, Pruner};
+use vitrim_vit::{PixelBatch, VitError};
 
-use crate::error::Result;
+use crate::error::{MeasureError, Result};
+use crate::images::DataParts;
 use crate::model::Loaded;
-use crate::speed::bench_images::BenchImages;
+use crate::progress::Listener;
+use crate::seen::{SeenImages, hashes_at};
 
 /// The fits of methods to a backbone, each made once.
 #[derive(Default)]
@@ -55,7 +58,7 @@ impl Fits {
         if !method.needs_images(&loaded.spec) {
             return self.add_on(method, loaded, PixelBatch::new(&[], 0));
         }
-        let images = BenchImages::drawn(loaded, dataset, FIT_IMAGES, on_bad_image)?;
+        let images = Drawn::of(loaded, dataset, FIT_IMAGES, on_bad_image)?;
         self.add_on(method, loaded, images.batch())
     }
 
@@ -90,4 +93,140 @@ impl Fits {
             None => method.at_shares(spec, stages, keep)?,
         })
     }
+}
+
+/// The points of the fit of `method` to `loaded`, and the record of the images that it saw: training images of `parts` that
+/// are neither among `certifying` nor held out for the final figures. A method that needs no images sees none.
+///
+/// # Errors
+/// If images are needed and there are fewer than [`LEAST_FIT_IMAGES`], or they cannot be read, according to `on_bad_image`.
+pub fn fit_apart(
+    method: Method,
+    loaded: &Loaded,
+    (parts, certifying): (&DataParts, &Dataset),
+    on_bad_image: OnBadImage,
+    listener: &mut Listener<'_>,
+) -> Result<(Vec<FitPoint>, SeenImages)> {
+    if !method.is_fitted() {
+        return Ok((Vec::new(), SeenImages::default()));
+    }
+    if !method.needs_images(&loaded.spec) {
+        listener.note(&format!("{method}: at the numbers that its authors published for this geometry"));
+        let fit = method.fit(&loaded.model, PixelBatch::new(&[], 0))?;
+        return Ok((fit.points().to_vec(), SeenImages::default()));
+    }
+    let pool = pool(method, parts, certifying, listener)?;
+    let images = pool.len().min(method.fit_images());
+    listener.note(&format!("{method}: fitting to {images} images of train, none of which certifies"));
+    let images = Drawn::of(loaded, &pool, images, on_bad_image)?;
+    if images.indices.len() < LEAST_FIT_IMAGES {
+        return Err(too_few(method, parts, images.indices.len()));
+    }
+    let fit = method.fit(&loaded.model, images.batch())?;
+    let hashes =
+        hashes_at(&pool, &images.indices, &mut listener.steps("hashing images"))?.unwrap_or_default();
+    Ok((fit.points().to_vec(), SeenImages::default().trained_on(&hashes)))
+}
+
+/// The images of `parts` that `method` may be fitted to if `certifying` certify.
+fn pool(
+    method: Method,
+    parts: &DataParts,
+    certifying: &Dataset,
+    listener: &mut Listener<'_>,
+) -> Result<Dataset> {
+    if !parts.has(Subset::Train) {
+        return Err(too_few(method, parts, 0));
+    }
+    if certifying.is_stream() {
+        let reason = format!(
+            "is read front to back, so that the images that {method} is fitted to cannot be kept apart; save it to files, \
+             decompressed (.tar)"
+        );
+        return Err(MeasureError::Part { data: parts.path(), reason });
+    }
+    let pool = training_images(parts, certifying, listener)?;
+    match pool.len() < LEAST_FIT_IMAGES {
+        true => Err(too_few(method, parts, pool.len())),
+        false => Ok(pool),
+    }
+}
+
+/// The training images of `parts` that are neither among `certifying` nor held out for the final figures.
+fn training_images(parts: &DataParts, certifying: &Dataset, listener: &mut Listener<'_>) -> Result<Dataset> {
+    let progress = &mut listener.steps("hashing images");
+    let held_out = parts.held_out(Some(certifying), progress)?;
+    Ok(parts.part(Subset::Train, progress)?.without(&held_out, progress)?.0)
+}
+
+/// Finds offsets of the stages of `policy` ([`balance`]) on training images of `parts` that are neither among `certifying`
+/// nor held out, and adds these to what it has `seen`. Where there are none, the policy stays as it is, and that is said.
+///
+/// # Errors
+/// If images cannot be read, according to `on_bad_image`, or it was asked to stop.
+pub fn balance_apart(
+    policy: &mut Policy,
+    loaded: &Loaded,
+    (parts, certifying): (&DataParts, &Dataset),
+    on_bad_image: OnBadImage,
+    seen: SeenImages,
+    listener: &mut Listener<'_>,
+) -> Result<SeenImages> {
+    let pool = match parts.has(Subset::Train) && !certifying.is_stream() {
+        true => Some(training_images(parts, certifying, listener)?).filter(|pool| pool.len() > 0),
+        false => None,
+    };
+    let Some(pool) = pool else {
+        listener
+            .note("the policy's stages are not balanced: there are no training images that do not certify");
+        return Ok(seen);
+    };
+    let images = Drawn::of(loaded, &pool, BALANCE_IMAGES, on_bad_image)?;
+    policy.offsets = listener.follow("balancing the stages", |progress| {
+        let mut tell =
+            |done: usize, all: usize| progress.at(done, all).map_err(|_| VitError::Interrupted.into());
+        balance(&loaded.model, policy, images.batch(), &mut tell)
+    })?;
+    let hashes =
+        hashes_at(&pool, &images.indices, &mut listener.steps("hashing images"))?.unwrap_or_default();
+    Ok(seen.trained_on(&hashes))
+}
+
+/// Images in memory.
+struct Drawn {
+    pixels: Vec<f32>,
+    /// Height and width of each image, pixels.
+    sizes: Vec<[usize; 2]>,
+    /// Positions in the data set.
+    indices: Vec<usize>,
+}
+
+impl Drawn {
+    /// `count` images of `dataset`, or all if it has fewer, shuffled, so that the classes of a data set that is sorted by them are
+    /// all there.
+    fn of(loaded: &Loaded, dataset: &Dataset, count: usize, on_bad_image: OnBadImage) -> Result<Self> {
+        let mut drawn = Drawn { pixels: Vec::new(), sizes: Vec::new(), indices: Vec::new() };
+        let options =
+            LoaderOptions { batch: count, limit: Some(count), on_bad_image, ..LoaderOptions::default() };
+        for batch in Loader::new(dataset, Order::Shuffled { seed: 0, epoch: 0 }, &loaded.transform, options)?
+        {
+            let batch = batch?;
+            drawn.pixels.extend(batch.pixels);
+            drawn.sizes.extend(batch.sizes);
+            drawn.indices.extend(batch.indices);
+        }
+        Ok(drawn)
+    }
+
+    fn batch(&self) -> PixelBatch<'_> {
+        PixelBatch::of_sizes(&self.pixels, &self.sizes)
+    }
+}
+
+fn too_few(method: Method, parts: &DataParts, images: usize) -> MeasureError {
+    let reason = format!(
+        "{method} is fitted to at least {LEAST_FIT_IMAGES} training images that do not certify, and there are {images}; name \
+         another --split, or give a folder without splits, which is cut into parts"
+    );
+    MeasureError::Part { data: parts.path(), reason }
 }

@@ -1,9 +1,9 @@
-//! Each method at several costs on one data set: the policy at thresholds of its record, the hand-made methods at the
+//! Each method at several costs on one data set: the policy at settings of its record, the hand-made methods at the
 //! keep ratios that the policy has there.
 
 use serde::{Deserialize, Serialize};
 use vitrim_data::{Dataset, Order};
-use vitrim_prune::{LearnedPruner, Method, Policy, Pruner, ReadOut};
+use vitrim_prune::{AnyPolicy, Method, Pruner};
 
 use crate::error::{MeasureError, Result};
 use crate::fits::Fits;
@@ -27,31 +27,33 @@ pub struct MethodFront {
     pub points: Vec<FrontPoint>,
 }
 
-/// Measures `policy` at thresholds of `front`, and those of `methods` that can act at its stages at the keep ratios
+/// Measures `policy` at settings of `front`, and those of `methods` that can act at its stages at the keep ratios
 /// of `front` there, by `fits` if they are fitted.
 ///
 /// # Errors
 /// If images cannot be read, there are none, or the work was asked to stop.
 pub fn method_fronts(
     loaded: &Loaded,
-    policy: &Policy,
+    policy: &AnyPolicy,
     front: &Front,
     dataset: &Dataset,
     (methods, fits): (&[Method], &Fits),
     options: &PassOptions,
     progress: &mut Progress<'_>,
 ) -> Result<Vec<MethodFront>> {
-    let (spec, drop_stages) = (&loaded.spec, policy.drop_stages());
+    let (spec, drop_stages) = (&loaded.spec, policy.drop_stages(&loaded.spec)?);
     let methods: Vec<Method> =
         methods.iter().copied().filter(|method| method.can_act(&drop_stages)).collect();
     let points = spread(front);
     let mut under_test: Vec<(Method, f64, MeasuredPruner)> = Vec::new();
     for (method, point) in methods.iter().flat_map(|method| points.iter().map(move |point| (*method, point)))
     {
-        let threshold = ReadOut::Threshold { threshold: point.setting };
         let pruner: Box<dyn Pruner> = match method {
-            Method::Policy => Box::new(LearnedPruner::new(spec, policy).with_read_out(threshold)),
-            method => fits.at_shares(method, loaded, &drop_stages, &point.keep_ratio)?,
+            Method::Policy => policy.pruner_at(spec, &policy.at_setting(point.setting))?,
+            method => {
+                let (stages, keep) = profile_at(&drop_stages, &point.keep_ratio);
+                fits.at_shares(method, loaded, &stages, &keep)?
+            }
         };
         under_test.push((method, point.setting, MeasuredPruner::new(pruner, spec)));
     }
@@ -66,6 +68,12 @@ pub fn method_fronts(
         Ok(MethodFront { method: method.to_string(), points: points.collect::<Result<_, MeasureError>>()? })
     };
     methods.into_iter().map(front_of).collect()
+}
+
+/// The profile of hand-made methods in place of a policy: its `stages` for them, and its measured `keep_ratio` after each
+/// site, `[K]`. A method that still acts in the last block has a site more than stages; one that keeps everything has none.
+pub(crate) fn profile_at(stages: &[usize], keep_ratio: &[f64]) -> (Vec<usize>, Vec<f64>) {
+    stages.iter().copied().zip(keep_ratio.iter().copied()).unzip()
 }
 
 /// Up to [`FRONT_POINTS`] points of `front` that differ in cost, evenly spread over its points.

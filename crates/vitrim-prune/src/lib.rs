@@ -26,9 +26,10 @@ mod ranking;
 mod run;
 
 pub use handmade::{
-    FIT_IMAGES, Fit, KeepProfile, Method, NoPruner, RandomPruner, keep_shares, parse_hand_made,
+    FIT_IMAGES, Fit, FitPoint, KeepProfile, LEAST_FIT_IMAGES, Method, NoPruner, RandomPruner, keep_shares,
+    parse_hand_made,
 };
-pub use policy::{LearnedPruner, Policy, ReadOut};
+pub use policy::{AnyPolicy, Dial, LearnedPruner, MethodPolicy, Policy, ReadOut};
 pub use pruner::{ImageKey, PruneError, Pruner, Result};
 pub use run::{
     Pruned, StageRecord, block_macs, first_site, image_macs, run, run_blocks, run_from, run_to_answer,

@@ -9,6 +9,8 @@ pub const MAX_HIDDEN_LAYERS: usize = 16;
 pub const MAX_OFFSET: f32 = 100.0;
 /// Most stages of a policy that fits every backbone.
 pub const MAX_STAGES: usize = 1 << 10;
+/// Most costs at which a hand-made method is fitted. The search of `diffrate` takes some hundred steps.
+pub const MAX_FIT_POINTS: usize = 1 << 14;
 /// Largest `policy.json`, bytes. A calibration record takes kilobytes.
 pub const MAX_HEADER_BYTES: u64 = 16 << 20;
 /// Largest `policy.safetensors`, bytes. Trained actors take megabytes.

@@ -1,8 +1,6 @@
 //! The one data flow: pixels -> packed tokens -> (blocks, pruner, reduction)* -> logits or features.
 
-use std::cmp::Ordering;
-
-use vitrim_vit::{Backbone, Origin, Output, PixelBatch, Site, Taps, VitError, VitSpec, Want, cost};
+use vitrim_vit::{At, Backbone, Origin, Output, PixelBatch, Site, Taps, VitError, VitSpec, Want, cost};
 
 use crate::pruner::{ImageKey, Pruner, Result};
 
@@ -147,17 +145,20 @@ fn run_stages<B: Backbone>(
 }
 
 /// The earliest site of all `pruners`, where one state can wait as their common start, and the taps that it must
-/// carry there. `None` if no pruner has a site.
+/// carry there: those of all pruners that act before another attention runs. `None` if no pruner has a site.
 pub fn first_site<'a>(
     pruners: impl IntoIterator<Item = &'a (dyn Pruner + 'a)>,
     spec: &VitSpec,
 ) -> Option<(Site, Taps)> {
     let firsts = pruners.into_iter().filter_map(|pruner| pruner.sites(spec).first().copied());
-    firsts.reduce(|(site, taps), (other, wanted)| match site.cmp(&other) {
-        Ordering::Less => (site, taps),
-        Ordering::Equal => (site, taps.or(wanted)),
-        Ordering::Greater => (other, wanted),
-    })
+    let firsts: Vec<(Site, Taps)> = firsts.collect();
+    let first = firsts.iter().map(|(site, _)| *site).min()?;
+    let attends = match first.at {
+        At::BlockInput => first,
+        At::AfterAttention => Site::input_of(first.block + 1),
+    };
+    let tapped = firsts.into_iter().filter(|(site, _)| *site <= attends);
+    Some((first, tapped.fold(Taps::NONE, |all, (_, taps)| all.or(taps))))
 }
 
 /// MACs of the answer for image `b` of a batch that went through `stages`, the pruner's own scoring and the backbone's head

@@ -8,7 +8,7 @@ use vitrim_prune::policy::{BackboneId, Decision, Nonlinearity, Observation, Perc
 use vitrim_prune::{
     KeepProfile, LearnedPruner, Method, NoPruner, Policy, Pruner, RandomPruner, ReadOut, run,
 };
-use vitrim_vit::{Backbone, CpuBackbone, HostState, PixelBatch, Tensors, VitSpec, cost};
+use vitrim_vit::{Backbone, CpuBackbone, HostState, PixelBatch, Site, Tensors, VitSpec, cost};
 
 use toy::{FULL, MERGING, MERGING_BY_TOKENS, backbone, pixels, policy, spec};
 
@@ -121,6 +121,21 @@ fn similarity_drops_what_the_mean_resembles() {
     let dropped: Vec<usize> = (0..12).filter(|g| !kept.contains(g)).collect();
     assert_eq!(dropped.len(), 3);
     assert!(dropped.iter().map(cosine).all(|c| c >= nearest_kept));
+}
+
+#[test]
+fn a_common_start_carries_what_is_wanted_before_the_next_attention() {
+    let spec = spec(true);
+    let merging = "tome".parse::<Method>().unwrap().merging(&spec, 2).unwrap();
+    let at = |block| made("cls-attention", &spec, KeepProfile::new(&spec, &[block], &[0.5]).unwrap());
+    let start = |others: &[&dyn Pruner]| {
+        let all = std::iter::once(merging.as_ref()).chain(others.iter().copied());
+        vitrim_prune::first_site(all, &spec).unwrap()
+    };
+    let (site, taps) = start(&[at(1).as_ref()]);
+    assert_eq!(site, Site::after_attention_of(0));
+    assert!(taps.keys && taps.cls_attention, "no attention runs between the two sites");
+    assert!(!start(&[at(2).as_ref()]).1.cls_attention, "another attention gives it");
 }
 
 #[test]

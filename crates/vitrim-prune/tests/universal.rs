@@ -10,7 +10,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use vitrim_prune::policy::{BackboneId, Universal, blocks_at};
-use vitrim_prune::{LearnedPruner, Policy, Pruner, run};
+use vitrim_prune::{AnyPolicy, LearnedPruner, Policy, Pruner, run};
 use vitrim_vit::{Backbone, CpuBackbone, PixelBatch, Site, Tensors, View, VitSpec};
 
 /// The bundled policy for a random backbone of geometry `spec`.
@@ -89,17 +89,18 @@ fn a_folder_is_read_for_any_backbone() {
     assert_eq!(Universal::open(folder.path()).unwrap(), Some(universal));
     for class_token in [true, false] {
         let (_, bound) = bound(&toy::spec(class_token));
-        let opened = Policy::open(folder.path(), &toy::spec(class_token), &bound.backbone).unwrap();
-        assert_eq!(opened, bound);
-        let bundled = Policy::open(Path::new("universal"), &toy::spec(class_token), &bound.backbone).unwrap();
-        assert_eq!(bundled, bound);
+        let opened = AnyPolicy::open(folder.path(), &toy::spec(class_token), &bound.backbone).unwrap();
+        assert_eq!(opened, bound.clone().into());
+        let bundled =
+            AnyPolicy::open(Path::new("universal"), &toy::spec(class_token), &bound.backbone).unwrap();
+        assert_eq!(bundled, bound.clone().into());
         // Once it is one backbone's, it is saved and read as any policy.
         let own = TempDir::new().unwrap();
         bound.save(own.path()).unwrap();
         assert_eq!(Policy::load(own.path()).unwrap(), bound);
         assert_eq!(Universal::open(own.path()).unwrap(), None);
         let other = BackboneId { fingerprint: "other".into(), ..bound.backbone };
-        let error = Policy::open(own.path(), &toy::spec(class_token), &other).unwrap_err().to_string();
+        let error = AnyPolicy::open(own.path(), &toy::spec(class_token), &other).unwrap_err().to_string();
         assert!(error.contains("not for this backbone"), "{error}");
     }
     let error = Policy::load(folder.path()).unwrap_err().to_string();
@@ -130,7 +131,7 @@ fn what_could_not_run_is_refused() {
         change(&mut value);
         fs::write(&path, value.to_string()).unwrap();
         let (_, good) = bound(&toy::spec(true));
-        let error = Policy::open(folder.path(), &toy::spec(true), &good.backbone).unwrap_err().to_string();
+        let error = AnyPolicy::open(folder.path(), &toy::spec(true), &good.backbone).unwrap_err().to_string();
         assert!(error.len() < 500 && !error.contains('\n'), "change {i}: {error}");
     }
 }

@@ -20,7 +20,7 @@ use vitrim_measure::requests::{
 use vitrim_measure::statistics::Confidence;
 use vitrim_measure::{Listener, MeasureError, Progress};
 use vitrim_prune::policy::UNIVERSAL;
-use vitrim_prune::{Method, Policy};
+use vitrim_prune::{AnyPolicy, Method};
 use vitrim_ranks::Ranks;
 use vitrim_report::report as lay_out;
 use vitrim_report::verbs::{Evaluee, compare as compare_methods, evaluate as evaluate_methods};
@@ -158,8 +158,8 @@ fn methods(names: Option<Vec<String>>, default: Vec<Method>) -> PyResult<Vec<Met
     names.iter().map(|name| name.parse().map_err(from_library)).collect()
 }
 
-/// The trained policy of `pruning`, with its folder.
-fn learned(pruning: &Pruning) -> Option<(&Policy, &PathBuf)> {
+/// The policy of `pruning`, with its folder.
+fn learned(pruning: &Pruning) -> Option<(&AnyPolicy, &PathBuf)> {
     match pruning {
         Pruning::Learned { policy, folder, .. } => Some((policy.as_ref(), folder)),
         _ => None,
@@ -301,7 +301,7 @@ pub fn calibrate<'py>(
     let model = model.get();
     let threads = model.threads().for_job()?;
     let (loaded, pruning) = (model.loaded(), model.pruning());
-    let Some((policy, folder)) = learned(&pruning) else {
+    let Some((_, folder)) = learned(&pruning) else {
         return Err(refused(
             "calibrate needs a model with a trained policy; load it with policy=\"path/to/policy\"",
         ));
@@ -328,13 +328,13 @@ pub fn calibrate<'py>(
         )));
     }
     request.check_folder().map_err(from_library)?;
-    let mut policy = policy.clone();
     let (elsewhere, failure) = elsewhere(gather);
     let calibrated = interruptible(teller, |listener| {
         threads.install(|| {
-            let (choice, notes) = request.run(loaded, &mut policy, elsewhere, listener)?;
+            let mut prepared = request.prepare(loaded, listener)?;
+            let (choice, notes) = request.run(loaded, &mut prepared, elsewhere, listener)?;
             listener.note(&choice.to_string());
-            Ok((policy, notes))
+            Ok((prepared.policy, notes))
         })
     });
     let (policy, notes) = raised_or(calibrated, &failure)?;

@@ -452,8 +452,8 @@ impl Model {
 
     /// 0-based blocks of the stages: tokens leave before them or, if they merge, after their attention.
     #[getter]
-    fn stages(&self) -> Vec<usize> {
-        self.pruning().stages()
+    fn stages(&self) -> PyResult<Vec<usize>> {
+        self.pruning().stages(&self.loaded().spec).map_err(from_library)
     }
 
     /// MACs of an unpruned image, in units of 1e9.

@@ -14,7 +14,7 @@ use vitrim_measure::model::open_policy;
 use vitrim_measure::statistics::Confidence;
 use vitrim_prune::Method;
 use vitrim_prune::parse_hand_made;
-use vitrim_prune::{LearnedPruner, NoPruner, Policy, Pruner};
+use vitrim_prune::{AnyPolicy, NoPruner, Pruner};
 use vitrim_vit::{Precision, VitSpec};
 
 use crate::downloads::fetch;
@@ -27,9 +27,9 @@ use crate::refusal::{from_library, refused};
 pub enum Pruning {
     /// The dense model.
     Dense,
-    /// A trained policy, its folder as it was given and as it can be opened from everywhere, and the point of its record
+    /// A policy, its folder as it was given and as it can be opened from everywhere, and the point of its record
     /// to which it was dialled.
-    Learned { policy: Box<Policy>, folder: PathBuf, place: PathBuf, dialled: Option<Dial> },
+    Learned { policy: Box<AnyPolicy>, folder: PathBuf, place: PathBuf, dialled: Option<Dial> },
     /// A hand-made method at a keep profile.
     HandMade { method: Method, stages: Vec<usize>, keep: Vec<f64> },
     /// A `vitrim.Pruner`, with the blocks of its stages.
@@ -88,7 +88,7 @@ impl Pruning {
     ///
     /// # Errors
     /// If the working folder cannot be told.
-    pub fn learned(policy: Policy, folder: PathBuf) -> PyResult<Self> {
+    pub fn learned(policy: AnyPolicy, folder: PathBuf) -> PyResult<Self> {
         let place = lasting(&folder)?;
         Ok(Pruning::Learned { policy: Box::new(policy), folder, place, dialled: None })
     }
@@ -100,7 +100,7 @@ impl Pruning {
     pub fn pruner(&self, spec: &VitSpec, failure: &Failure) -> vitrim::Result<Box<dyn Pruner>> {
         Ok(match self {
             Pruning::Dense => Box::new(NoPruner),
-            Pruning::Learned { policy, .. } => Box::new(LearnedPruner::new(spec, policy)),
+            Pruning::Learned { policy, .. } => policy.pruner(spec)?,
             Pruning::HandMade { method, stages, keep } => method.at_shares(spec, stages, keep)?,
             Pruning::Python { object, stages } => Box::new(PythonPruner::new(object, stages, failure)),
         })
@@ -111,7 +111,7 @@ impl Pruning {
         match self {
             Pruning::Dense => "none".to_owned(),
             Pruning::Learned { policy, folder, .. } => {
-                format!("{}, read out by {}", folder.display(), policy.read_out)
+                format!("{}, read out by {}", folder.display(), policy.dial())
             }
             Pruning::HandMade { method, keep, .. } => {
                 let keep: Vec<String> = keep.iter().map(|k| format!("{k:.3}")).collect();
@@ -190,13 +190,18 @@ impl Pruning {
         })
     }
 
-    /// The blocks of its stages.
-    pub fn stages(&self) -> Vec<usize> {
-        match self {
+    /// The blocks of its stages, in a backbone of geometry `spec`.
+    ///
+    /// # Errors
+    /// As [`AnyPolicy::sites`].
+    pub fn stages(&self, spec: &VitSpec) -> vitrim::Result<Vec<usize>> {
+        Ok(match self {
             Pruning::Dense => Vec::new(),
-            Pruning::Learned { policy, .. } => policy.stages.clone(),
+            Pruning::Learned { policy, .. } => {
+                policy.sites(spec)?.into_iter().map(|site| site.block).collect()
+            }
             Pruning::HandMade { stages, .. } | Pruning::Python { stages, .. } => stages.clone(),
-        }
+        })
     }
 
     /// The warning for a run in `precision`, if any.

@@ -89,10 +89,10 @@ pub fn train<'py>(
             if let Some(choice) = &trained.choice {
                 listener.note(&choice.to_string());
             }
-            let calibrated = trained.policy.calibration.is_some();
+            let calibrated = trained.policy.calibration().is_some();
             Ok(Finished {
                 updates: trained.updates,
-                read_out: trained.policy.read_out.to_string(),
+                read_out: trained.policy.dial().to_string(),
                 calibration: calibrated
                     .then(|| record(&trained.policy, &trained.policy_folder))
                     .transpose()?,

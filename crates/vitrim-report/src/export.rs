@@ -6,7 +6,7 @@ use vitrim_hub::{Kind, Reference, is_reference};
 use vitrim_measure::calibrate::{Calibration, record};
 use vitrim_measure::model::open_policy;
 use vitrim_measure::model::{Loaded, Opening};
-use vitrim_prune::{Policy, ReadOut};
+use vitrim_prune::AnyPolicy;
 
 use crate::error::{ReportError, Result};
 use crate::model_card::{Card, card};
@@ -42,15 +42,15 @@ pub fn export(
     };
     let loaded = Loaded::open_in(model, opening.clone())?;
     let mut exported = open_policy(policy, &loaded)?;
-    let calibration = exported.calibration.is_some().then(|| record(&exported, policy)).transpose()?;
+    let calibration = exported.calibration().is_some().then(|| record(&exported, policy)).transpose()?;
     let calibration = calibration.map(published);
     if let Some(record) = &calibration {
         let value = serde_json::to_value(record);
-        exported.calibration = Some(value.map_err(|error| ReportError::Setting(error.to_string()))?);
+        exported.set_calibration(Some(value.map_err(|error| ReportError::Setting(error.to_string()))?));
     }
     let text = card(&Card {
         policy: &exported,
-        read_out: &exported.read_out.to_string(),
+        read_out: &exported.dial().to_string(),
         // The record does not apply to another read-out than the calibrated one.
         calibration: calibration.as_ref().filter(|record| is_read_out_by(&exported, record)),
         base_model: base_model.as_deref(),
@@ -106,6 +106,6 @@ fn published(record: Calibration) -> Calibration {
     Calibration { data, ..record }
 }
 
-fn is_read_out_by(policy: &Policy, record: &Calibration) -> bool {
-    policy.read_out == ReadOut::Threshold { threshold: record.threshold }
+fn is_read_out_by(policy: &AnyPolicy, record: &Calibration) -> bool {
+    policy.dial() == policy.at_setting(record.threshold)
 }

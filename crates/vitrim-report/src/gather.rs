@@ -12,7 +12,7 @@ use vitrim_measure::model::Loaded;
 use vitrim_measure::progress::Listener;
 use vitrim_measure::seen::{SeenImages, hashes_at};
 use vitrim_measure::speed::machine;
-use vitrim_prune::Policy;
+use vitrim_prune::AnyPolicy;
 
 use crate::error::{ReportError, Result};
 use crate::findings::{Findings, Pictured};
@@ -53,13 +53,13 @@ pub struct GatherOptions<'a> {
 /// Measures `policy`, which has seen `seen`, on `dataset` and draws the gallery into the run folder.
 ///
 /// `front` is a front of the policy on other images ([`vitrim_measure::Calibration::widest`]): it gives the
-/// thresholds, and the keep ratios of the hand-made methods.
+/// settings, and the keep ratios of the hand-made methods.
 ///
 /// # Errors
 /// If images cannot be read, there are none, a picture cannot be written, or the work was asked to stop.
 pub fn gather(
     loaded: &Loaded,
-    (policy, seen): (&Policy, &SeenImages),
+    (policy, seen): (&AnyPolicy, &SeenImages),
     front: &Front,
     dataset: &Dataset,
     options: &GatherOptions<'_>,
@@ -84,6 +84,9 @@ pub fn gather(
     for example in examples(loaded, policy, dataset, &details, eval.pass.corruption)? {
         gallery.push(pictured(loaded, dataset, &example, &gallery, &options.run)?);
     }
+    // A method's last site is none where nothing that it does there changes the answer.
+    let sites = policy.sites(&loaded.spec)?;
+    let stages = sites.into_iter().take(details.keep_maps.len()).map(|site| site.block).collect();
     let About { title, command, command_trains, data, split } = options.about.clone();
     Ok(Findings {
         title,
@@ -94,13 +97,13 @@ pub fn gather(
         data,
         split,
         seen,
-        read_out: policy.read_out.to_string(),
+        read_out: policy.dial().to_string(),
         machine: machine::describe(),
         seconds: Vec::new(),
         evaluation,
         fronts,
         grid: loaded.spec.grid(),
-        stages: policy.stages.clone(),
+        stages,
         keep_maps: details.keep_maps,
         costs: details.costs,
         object_sizes: sizes,

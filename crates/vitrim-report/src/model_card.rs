@@ -9,7 +9,7 @@ use vitrim_measure::calibrate::Calibration;
 use vitrim_measure::front::{FrontPoint, Measure};
 use vitrim_measure::requests::{BackboneArgs, EvalRequest, PolicyArgs, PredictRequest, Request};
 use vitrim_measure::statistics::Confidence;
-use vitrim_prune::Policy;
+use vitrim_prune::AnyPolicy;
 use vitrim_prune::policy::Departure;
 use vitrim_vit::{Precision, VitSpec};
 
@@ -21,8 +21,8 @@ const CONFIDENCE: f64 = 0.95;
 /// The subject of a card.
 pub struct Card<'a> {
     /// The policy.
-    pub policy: &'a Policy,
-    /// Its read-out, in words.
+    pub policy: &'a AnyPolicy,
+    /// What it is set to, in words.
     pub read_out: &'a str,
     /// Its calibration record; `None` if the record does not apply to this read-out.
     pub calibration: Option<&'a Calibration>,
@@ -57,6 +57,8 @@ pub fn card(card: &Card<'_>) -> Result<String> {
 
 /// Writing to a string cannot fail; the inner result has the formatter's error type.
 fn write_card(page: &mut String, card: &Card<'_>) -> Result<std::fmt::Result> {
+    let sites = card.policy.sites(card.spec)?;
+    let sites = sites.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let figures = match card.calibration {
         Some(record) => {
             chosen(record).map(|point| Ok::<_, ReportError>((point, loss_interval(point)?))).transpose()?
@@ -69,7 +71,7 @@ fn write_card(page: &mut String, card: &Card<'_>) -> Result<std::fmt::Result> {
     };
     Ok((|| {
         front_matter(page, card, figures.as_ref())?;
-        introduction(page, card)?;
+        introduction(page, card, &sites)?;
         section_figures(page, card, figures.as_ref(), &others)?;
         section_use(page, card)?;
         section_limits(page, card)
@@ -100,7 +102,7 @@ fn front_matter(
     writeln!(page, "---\n")
 }
 
-fn introduction(page: &mut String, card: &Card<'_>) -> std::fmt::Result {
+fn introduction(page: &mut String, card: &Card<'_>, sites: &str) -> std::fmt::Result {
     let Card { policy, spec, .. } = card;
     let [height, width] = spec.img_size;
     writeln!(page, "# Token-pruning policy for {}\n", spec.architecture)?;
@@ -109,10 +111,16 @@ fn introduction(page: &mut String, card: &Card<'_>) -> std::fmt::Result {
         "A policy of [vitrim](https://github.com/vitrim/vitrim): at {} it decides which patch tokens of an image leave \
          the network. {}, so that the rest takes less time. The backbone is frozen, and not in here: {} blocks of \
          width {} on {height} x {width} pixels in patches of {}{}.\n",
-        sites(policy),
-        match policy.departure {
-            Departure::Drop => "They are removed for real",
-            Departure::Merge => "They are merged into those that they are most like",
+        sites,
+        match policy {
+            AnyPolicy::Method(policy) => {
+                format!("It is the hand-made method `{0}`, which {1}", policy.method, policy.method.about())
+            }
+            AnyPolicy::Learned(policy) => match policy.departure {
+                Departure::Drop => "They are removed for real",
+                Departure::Merge => "They are merged into those that they are most like",
+            }
+            .to_owned(),
         },
         spec.depth,
         spec.dim,
@@ -155,12 +163,13 @@ fn section_figures(
     }
     let flag = if record.front.measure() == Measure::Drift { "--max-drift" } else { "--max-drop" };
     writeln!(page, "Other points, which `{flag}` and `--confidence` choose from:\n")?;
-    writeln!(page, "| threshold | {drop_name} [95 % interval] | MACs, % of dense | kept after each stage |")?;
+    let setting = card.policy.setting_name();
+    writeln!(page, "| {setting} | {drop_name} [95 % interval] | MACs, % of dense | kept after each stage |")?;
     writeln!(page, "| --- | --- | --- | --- |")?;
     for row in others {
         writeln!(page, "{row}")?;
     }
-    writeln!(page, "\nThe interval is paired; the threshold was chosen on these very images.\n")
+    writeln!(page, "\nThe interval is paired; the {setting} was chosen on these very images.\n")
 }
 
 fn section_use(page: &mut String, card: &Card<'_>) -> std::fmt::Result {
@@ -191,7 +200,7 @@ fn section_limits(page: &mut String, card: &Card<'_>) -> std::fmt::Result {
     writeln!(
         page,
         "* It belongs to the backbone that it was trained for, and refuses others: {}.",
-        card.policy.backbone
+        card.policy.backbone()
     )?;
     if let Some(record) = card.calibration {
         writeln!(
@@ -218,7 +227,7 @@ fn chosen(record: &Calibration) -> Option<&FrontPoint> {
     record.front.points().iter().find(|point| record.certified && point.setting == record.threshold)
 }
 
-/// One row per point; of thresholds with equal decisions, only the last.
+/// One row per point; of settings with equal decisions, only the last.
 fn rows(record: &Calibration) -> Result<Vec<String>> {
     let points = record.front.points();
     let alike = |i: usize| points.get(i + 1).is_some_and(|next| next.keep_ratio == points[i].keep_ratio);
@@ -250,12 +259,6 @@ fn ratios(keep: &[f64]) -> String {
     keep.iter().map(|ratio| format!("{ratio:.3}")).collect::<Vec<_>>().join(" ")
 }
 
-/// The sites where the policy acts.
-fn sites(policy: &Policy) -> String {
-    let sites = policy.stages.iter().map(|&block| policy.departure.site(block).to_string());
-    sites.collect::<Vec<_>>().join(", ")
-}
-
 /// A string in YAML, of which JSON is a subset.
 fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
@@ -263,7 +266,7 @@ fn quoted(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use vitrim_prune::ReadOut;
+    use vitrim_prune::{Policy, ReadOut};
 
     use super::*;
     use vitrim_measure::front::Front;
@@ -308,9 +311,9 @@ mod tests {
         record: Option<&Calibration>,
         base_model: Option<&str>,
     ) -> String {
-        let read_out = policy.read_out.to_string();
+        let (read_out, policy) = (policy.read_out.to_string(), AnyPolicy::from(policy.clone()));
         card(&Card {
-            policy,
+            policy: &policy,
             read_out: &read_out,
             calibration: record,
             base_model,

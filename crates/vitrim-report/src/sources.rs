@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use vitrim_measure::calibrate::{Calibration, record};
-use vitrim_prune::Policy;
+use vitrim_prune::AnyPolicy;
 use vitrim_prune::policy::Universal;
 
 use super::findings::Findings;
@@ -79,8 +79,8 @@ fn calibration(folder: &Path) -> Result<Option<Calibration>> {
         // A policy for every backbone is calibrated elsewhere.
         return Ok(None);
     }
-    let policy = Policy::load(folder)?;
-    Ok(policy.calibration.is_some().then(|| record(&policy, folder)).transpose()?)
+    let policy = AnyPolicy::load(folder)?;
+    Ok(policy.calibration().is_some().then(|| record(&policy, folder)).transpose()?)
 }
 
 /// The text of a file; None if the file does not exist.

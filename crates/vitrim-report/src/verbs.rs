@@ -13,7 +13,7 @@ use vitrim_measure::model::Loaded;
 use vitrim_measure::progress::Listener;
 use vitrim_measure::requests::{CompareRequest, EvalRequest, named_images, note_reading};
 use vitrim_measure::seen::SeenImages;
-use vitrim_prune::{FIT_IMAGES, Policy, keep_shares};
+use vitrim_prune::{AnyPolicy, FIT_IMAGES, keep_shares};
 use vitrim_ranks::Ranks;
 
 use crate::error::Result;
@@ -35,14 +35,14 @@ pub struct Evaluated {
     pub data: String,
     /// Name of the part that was evaluated.
     pub split: String,
-    /// The policy's read-out, if there is a policy.
+    /// What the policy is set to, if there is a policy.
     pub read_out: Option<String>,
 }
 
 /// What is evaluated together with the hand-made methods.
 pub enum Evaluee<'a> {
     /// A policy, read from this folder.
-    Policy(&'a Policy, &'a Path),
+    Policy(&'a AnyPolicy, &'a Path),
     /// No policy: the hand-made methods run at these stages and shares of N0.
     Profile(Vec<usize>, Vec<f64>),
     /// No policy: the hand-made methods run at the requested keep ratios, if any.
@@ -77,7 +77,7 @@ pub fn evaluate(
         }
     };
     if policy.is_some_and(|(policy, _)| calibrated_on(policy, &data, &split)) {
-        listener.note("note: the threshold was chosen on these images; only others give a fair drop");
+        listener.note("note: the setting was chosen on these images; only others give a fair drop");
     }
     let options = EvalOptions {
         pass: request.pass(),
@@ -119,7 +119,7 @@ pub fn evaluate(
         }
     };
     note_reading(&dataset, listener);
-    let read_out = policy.map(|(policy, _)| policy.read_out.to_string());
+    let read_out = policy.map(|(policy, _)| policy.dial().to_string());
     Ok(Evaluated { evaluation, dataset, data, split, read_out })
 }
 

@@ -12,9 +12,7 @@ use vitrim_measure::model::{Loaded, Opening, open_policy};
 use vitrim_measure::predict::{Survivors, feature_macs, size_of};
 use vitrim_measure::statistics::Confidence;
 use vitrim_measure::{MeasureError, Result};
-use vitrim_prune::{
-    ImageKey, LearnedPruner, NoPruner, Pruner, ReadOut, image_macs, run_blocks, run_to_answer,
-};
+use vitrim_prune::{Dial, ImageKey, NoPruner, Pruner, image_macs, run_blocks, run_to_answer};
 use vitrim_vit::{Backbone, CpuBackbone, PixelBatch, SessionOptions, Threads, VitSpec, Want};
 
 use crate::points::Ladder;
@@ -178,7 +176,7 @@ impl Engine {
                 let folder = local(path, Kind::Policy)?;
                 stage("opening the policy");
                 let policy = open_policy(&folder, &loaded)?;
-                let record = policy.calibration.is_some().then(|| record(&policy, &folder)).transpose()?;
+                let record = policy.calibration().is_some().then(|| record(&policy, &folder)).transpose()?;
                 // A server that slides must know how far.
                 let limit = limit.or_else(|| {
                     let own = || record.as_ref().map_or(0.0, |record| record.max_drop);
@@ -188,15 +186,13 @@ impl Engine {
                 let ladder = Ladder::of(spec, &policy, record.as_ref(), precision, limit, source.confidence);
                 let ladder =
                     ladder.map_err(|reason| MeasureError::Policy { path: folder.to_path_buf(), reason })?;
-                let pruner = |read_out: &Option<_>| -> Box<dyn Pruner> {
-                    match read_out {
-                        None => Box::new(NoPruner),
-                        Some(read_out) => Box::new(
-                            LearnedPruner::new(spec, &policy).with_read_out(ReadOut::clone(read_out)),
-                        ),
+                let pruner = |dial: &Option<Dial>| -> Result<Box<dyn Pruner>> {
+                    match dial {
+                        None => Ok(Box::new(NoPruner)),
+                        Some(dial) => Ok(policy.pruner_at(spec, dial)?),
                     }
                 };
-                let pruners = ladder.points.iter().map(|point| pruner(&point.read_out)).collect();
+                let pruners = ladder.points.iter().map(|point| pruner(&point.dial)).collect::<Result<_>>()?;
                 (ladder, pruners)
             }
         };
@@ -267,7 +263,7 @@ impl Engine {
             }
         };
         // Only random decisions depend on the key, which is a hash of the pixels.
-        let random = matches!(self.ladder.points[point].read_out, Some(ReadOut::Sample { .. }));
+        let random = self.ladder.points[point].dial.as_ref().is_some_and(Dial::is_random);
         let key = |(input, _): &(&Input, Ask)| if random { input.key() } else { 0 };
         let keys: Vec<ImageKey> = images.iter().map(key).collect();
         let stages = if images.iter().any(|(_, ask)| ask.features == Some(FeatureKind::Tokens)) {

@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 use vitrim_measure::calibrate::Calibration;
 use vitrim_measure::front::Front;
 use vitrim_measure::statistics::Confidence;
-use vitrim_prune::{Policy, ReadOut};
+use vitrim_prune::{AnyPolicy, Dial};
 use vitrim_vit::{Precision, VitSpec, cost};
 
 use crate::refusal::Refusal;
@@ -29,16 +29,16 @@ pub struct Certificate {
 /// A setting at which a model may be served.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct OperatingPoint {
-    /// `dense`, or the read-out as `vitrim predict --read-out` takes it.
+    /// `dense`, or what the policy is set to, as `vitrim predict --read-out` takes it.
     pub name: String,
     /// Expected MACs of an image, 1e9.
     pub gmacs: f64,
     /// The certified bound of the loss; absent if nothing is certified.
     pub certified: Option<Certificate>,
-    /// The policy's read-out; `None` for the dense model.
+    /// What the policy is set to; `None` for the dense model.
     #[serde(skip)]
     #[schema(ignore)]
-    pub read_out: Option<ReadOut>,
+    pub dial: Option<Dial>,
 }
 
 /// The limit of the loss and the cost that an operator or a request asks for.
@@ -53,8 +53,8 @@ pub struct Limits {
 /// All points of a model, mildest first.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Ladder {
-    /// The dense model, the certified points by descending cost, and last the policy's own read-out if it is not one of
-    /// them.
+    /// The dense model, the certified points by descending cost, and last what the policy itself is set to if it is not
+    /// one of them.
     pub points: Vec<OperatingPoint>,
     /// Number of certified points at the start of `points` that lie within the operator's limit, the dense model
     /// included: the server slides among them.
@@ -76,7 +76,7 @@ impl Ladder {
     /// A line that says why `limit` cannot be held: nothing is certified in this precision.
     pub fn of(
         spec: &VitSpec,
-        policy: &Policy,
+        policy: &AnyPolicy,
         record: Option<&Calibration>,
         precision: Precision,
         limit: Option<f64>,
@@ -84,7 +84,7 @@ impl Ladder {
     ) -> Result<Self, String> {
         let certified = match record {
             Some(record) if record.dtype == precision => {
-                certified_points(&record.front, confidence.unwrap_or(record.confidence))
+                certified_points(policy, &record.front, confidence.unwrap_or(record.confidence))
             }
             Some(record) if limit.is_some() => {
                 return Err(format!(
@@ -114,15 +114,20 @@ impl Ladder {
             Some(record) => points.iter().take_while(|point| within(point, record.max_drop)).count(),
             None => 1,
         };
-        let own = policy.read_out.clone();
-        let fixed = points.iter().position(|point| point.read_out.as_ref() == Some(&own));
+        let own = policy.dial();
+        // A hand-made method that keeps everything is the dense model.
+        let is_own = |point: &OperatingPoint| match &point.dial {
+            Some(dial) => *dial == own,
+            None => own == Dial::Cost(policy.keeping_all()),
+        };
+        let fixed = points.iter().position(is_own);
         let fixed = fixed.unwrap_or_else(|| {
             points.push(OperatingPoint {
                 name: own.to_string(),
                 // Its cost was not measured: that of the dense model stands for it.
                 gmacs: points[0].gmacs,
                 certified: None,
-                read_out: Some(own),
+                dial: Some(own),
             });
             points.len() - 1
         });
@@ -172,17 +177,17 @@ fn dense_point(spec: &VitSpec) -> OperatingPoint {
             confidence: 1.0,
             images: 0,
         }),
-        read_out: None,
+        dial: None,
     }
 }
 
-/// The points of `front` that some limit of the loss leads to, mildest first, each with the smallest such limit.
+/// The points of `front`, which is that of `policy`, that some limit of the loss leads to, mildest first, each with the smallest such limit.
 ///
 /// [`choose`](vitrim_measure::front::choose) walks from the costliest point to the cheapest and stops at the first whose
 /// bound exceeds the limit. The smallest limit that reaches a point is therefore the largest bound up to there; of points
 /// with the same one, only the cheapest is ever chosen. Each such choice is certified at the confidence of the bounds
 /// (fixed-sequence testing), whatever other limits are asked for.
-fn certified_points(front: &Front, confidence: Confidence) -> Vec<OperatingPoint> {
+fn certified_points(policy: &AnyPolicy, front: &Front, confidence: Confidence) -> Vec<OperatingPoint> {
     let measure = front.measure();
     let mut chosen: Vec<OperatingPoint> = Vec::new();
     let mut at_most = 0.0f64;
@@ -197,9 +202,9 @@ fn certified_points(front: &Front, confidence: Confidence) -> Vec<OperatingPoint
         if point.cost >= 1.0 {
             continue;
         }
-        let read_out = ReadOut::Threshold { threshold: point.setting };
+        let dial = policy.at_setting(point.setting);
         chosen.push(OperatingPoint {
-            name: read_out.to_string(),
+            name: dial.to_string(),
             gmacs: point.gmacs,
             certified: Some(Certificate {
                 measure: measure.name(),
@@ -208,7 +213,7 @@ fn certified_points(front: &Front, confidence: Confidence) -> Vec<OperatingPoint
                 confidence: confidence.level(),
                 images: front.images(),
             }),
-            read_out: Some(read_out),
+            dial: Some(dial),
         });
     }
     chosen

@@ -11,7 +11,7 @@ use vitrim_measure::elsewhere::{Elsewhere, PassTask, measure_share};
 use vitrim_measure::error::{MeasureError, Result};
 use vitrim_measure::model::Loaded;
 use vitrim_measure::progress::Progress;
-use vitrim_prune::Policy;
+use vitrim_prune::AnyPolicy;
 use vitrim_ranks::Ranks;
 
 /// What rank 0 says of a pass: its task, the number of images, and that of images in a batch; `None` after the last.
@@ -25,7 +25,7 @@ pub struct SharedPasses<'a> {
     /// The backbone.
     pub loaded: &'a Loaded,
     /// The policy, if there is one; the same on all ranks.
-    pub policy: Option<&'a Policy>,
+    pub policy: Option<&'a AnyPolicy>,
     /// Decoding threads; 0 for one per core.
     pub workers: usize,
     /// Set to stop the work of all ranks.

@@ -1,7 +1,7 @@
 //! Runs images through the dense model and many pruned ones.
 
 use vitrim_data::{Dataset, Order};
-use vitrim_prune::{KeepProfile, LearnedPruner, Method, Pruned, Pruner, ReadOut};
+use vitrim_prune::{KeepProfile, Method, Pruned, Pruner};
 use vitrim_ranks::{RankError, Ranks};
 use vitrim_vit::VitSpec;
 
@@ -34,7 +34,7 @@ enum Runner {
     /// With a pruner.
     Alone(Box<dyn Pruner>),
     /// With a method that gets the budgets that the policy gives to the same images.
-    Following { method: Method, leader: Box<LearnedPruner>, stages: Vec<usize> },
+    Following { method: Method, leader: Box<dyn Pruner>, stages: Vec<usize> },
 }
 
 /// Runs the first `limit` images of `dataset` through the dense model and through `subject` at each of `settings`: of
@@ -163,9 +163,8 @@ impl Runner {
                 Setting::Threshold(threshold),
                 Some(policy),
             ) => {
-                let read_out = ReadOut::Threshold { threshold: *threshold };
-                let leader = Box::new(LearnedPruner::new(spec, policy).with_read_out(read_out));
-                Ok(Runner::Following { method: *method, leader, stages: policy.drop_stages() })
+                let leader = policy.pruner_at(spec, &policy.at_setting(*threshold))?;
+                Ok(Runner::Following { method: *method, leader, stages: policy.drop_stages(spec)? })
             }
             _ => Err(MeasureError::Setting(format!("{subject} has no setting '{setting}'"))),
         }

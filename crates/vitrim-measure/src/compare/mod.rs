@@ -23,9 +23,9 @@ use serde::{Deserialize, Serialize};
 use vitrim_data::{ContentHash, Dataset};
 use vitrim_durable::FolderLock;
 use vitrim_hub::{self as hub, local};
-use vitrim_prune::{FIT_IMAGES, Fit, Policy, ReadOut};
+use vitrim_prune::{AnyPolicy, FIT_IMAGES, Fit};
 use vitrim_ranks::{RankError, Ranks};
-use vitrim_vit::{Precision, cost};
+use vitrim_vit::{Precision, VitSpec, cost};
 
 pub use analysis::{
     AtCost, AtLoss, Interval, MethodAtCost, MethodAtLoss, MethodFigures, PointFigures, with_spread,
@@ -36,7 +36,7 @@ use outcome::Outcome;
 pub use setting::Study;
 use setting::{Basis, Setting, Subject, Variant, swept};
 
-use crate::calibrate::{Calibration, grid, record};
+use crate::calibrate::{Calibration, cost_grid, grid, record};
 use crate::error::{MeasureError, Result};
 use crate::fits::Fits;
 use crate::model::Loaded;
@@ -80,13 +80,13 @@ pub(crate) struct CompareOptions {
 /// Name of the policy, next to its rivals.
 pub const POLICY: &str = "policy";
 
-/// A trained policy to compare.
+/// A policy to compare.
 #[derive(Clone, Debug)]
 pub struct Contender {
     /// [`POLICY`], or a rival's name; several policies of one name were trained from different seeds.
     pub name: String,
     /// The policy.
-    pub policy: Policy,
+    pub policy: AnyPolicy,
     /// The folder that it was read from.
     pub folder: PathBuf,
 }
@@ -103,7 +103,7 @@ impl Contender {
     }
 
     fn samples(&self) -> bool {
-        matches!(self.policy.read_out, ReadOut::Sample { .. })
+        self.policy.dial().is_random()
     }
 
     /// The policy's calibration record; `None` if its read-out is `sample`, which has no threshold.
@@ -238,7 +238,8 @@ pub(crate) fn compare(
         let settings = match subject {
             Subject::Method(_) | Subject::Learned { .. } => {
                 let method = if let Subject::Method(method) = subject { method } else { Method::Policy };
-                let settings = swept(method, &loaded.spec, basis, &thresholds(record));
+                let own = policy.map(|policy| own_settings(policy, record, &loaded.spec)).transpose()?;
+                let settings = swept(method, &loaded.spec, basis, &own.unwrap_or_default())?;
                 listener.note(&format!("{subject}: sweeping {} settings", settings.len()));
                 let images = (compared.sweep, Some(options.sweep_images));
                 let swept = listener.follow("comparing", |progress| {
@@ -406,9 +407,13 @@ fn subjects(options: &CompareOptions, contenders: &[Contender]) -> Vec<Subject> 
     let studied: Vec<(usize, &Contender)> = studied.collect();
     for variant in options.studies.iter().flat_map(|study| study.variants()) {
         for (place, contender) in &studied {
-            let fits = match variant {
-                Variant::Selection(method) => method.can_act(&contender.policy.drop_stages()),
-                Variant::FixedBudgets => true,
+            let fits = match (variant, &contender.policy) {
+                // What is studied is what an actor adds.
+                (_, AnyPolicy::Method(_)) => false,
+                (Variant::Selection(method), AnyPolicy::Learned(policy)) => {
+                    method.can_act(&policy.drop_stages())
+                }
+                (Variant::FixedBudgets, _) => true,
             };
             if fits {
                 subjects.push(Subject::Studied { variant, seed: seed(*place), place: *place });
@@ -418,13 +423,17 @@ fn subjects(options: &CompareOptions, contenders: &[Contender]) -> Vec<Subject> 
     subjects
 }
 
-/// The policy's thresholds: those of its calibration, and the whole grid, of which these may be a part.
-fn thresholds(record: Option<&Calibration>) -> Vec<f64> {
+/// The policy's thresholds or costs: those of its calibration, and the whole grid, of which these may be a part.
+fn own_settings(policy: &AnyPolicy, record: Option<&Calibration>, spec: &VitSpec) -> Result<Vec<f64>> {
     let calibrated = record.into_iter().flat_map(|record| record.front.points()).map(|point| point.setting);
-    let mut thresholds: Vec<f64> = calibrated.chain(grid()).collect();
-    thresholds.sort_by(f64::total_cmp);
-    thresholds.dedup();
-    thresholds
+    let grid = match policy {
+        AnyPolicy::Learned(_) => grid(),
+        AnyPolicy::Method(policy) => cost_grid(policy.least_cost(spec)?),
+    };
+    let mut settings: Vec<f64> = calibrated.chain(grid).collect();
+    settings.sort_by(f64::total_cmp);
+    settings.dedup();
+    Ok(settings)
 }
 
 /// The settings on the front of the sweep: evenly thinned, or those near the requested costs and losses.

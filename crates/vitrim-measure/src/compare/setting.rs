@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
-use vitrim_prune::{Fit, LearnedPruner, Policy, Pruner, ReadOut};
+use vitrim_prune::{AnyPolicy, Dial, Fit, Pruner, ReadOut};
 use vitrim_prune::{Method, keep_shares};
 use vitrim_vit::{VitSpec, cost};
 
@@ -152,7 +152,7 @@ pub enum Setting {
     },
     /// Tokens removed per block, distributed over the blocks in the method's way.
     Merged(usize),
-    /// The cost that a fitted method is asked for, as a share of the dense MACs.
+    /// The cost that a fitted method, or a policy that is a hand-made method, is asked for, as a share of the dense MACs.
     Cost(f64),
 }
 
@@ -177,14 +177,16 @@ impl fmt::Display for Setting {
 }
 
 impl Setting {
-    /// The read-out of a policy with this setting; `None` if it is not a setting of a policy.
-    fn read_out(&self) -> Option<ReadOut> {
-        match self {
-            Setting::Threshold(threshold) => Some(ReadOut::Threshold { threshold: *threshold }),
-            Setting::Sampled(seed) => Some(ReadOut::Sample { seed: *seed }),
-            Setting::TopR(keep) => Some(ReadOut::TopR { keep: keep.clone() }),
-            Setting::Dense | Setting::Profile { .. } | Setting::Merged(_) | Setting::Cost(_) => None,
-        }
+    /// The dial of a policy with this setting; `None` if it is not a setting of a policy.
+    fn dial(&self) -> Option<Dial> {
+        let read_out = match self {
+            Setting::Threshold(threshold) => ReadOut::Threshold { threshold: *threshold },
+            Setting::Sampled(seed) => ReadOut::Sample { seed: *seed },
+            Setting::TopR(keep) => ReadOut::TopR { keep: keep.clone() },
+            Setting::Cost(share) => return Some(Dial::Cost(*share)),
+            Setting::Dense | Setting::Profile { .. } | Setting::Merged(_) => return None,
+        };
+        Some(Dial::ReadOut(read_out))
     }
 
     /// The pruner of `method` with this setting.
@@ -192,8 +194,8 @@ impl Setting {
     /// # Errors
     /// If the method does not have this kind of setting.
     pub fn pruner(&self, method: Method, spec: &VitSpec, basis: Basis<'_>) -> Result<Box<dyn Pruner>> {
-        if let (Some(read_out), Method::Policy, Some(policy)) = (self.read_out(), method, basis.policy) {
-            return Ok(Box::new(LearnedPruner::new(spec, policy).with_read_out(read_out)));
+        if let (Some(dial), Method::Policy, Some(policy)) = (self.dial(), method, basis.policy) {
+            return Ok(policy.pruner_at(spec, &dial)?);
         }
         match self {
             Setting::Cost(share) if method.is_fitted() => {
@@ -212,31 +214,35 @@ impl Setting {
 #[derive(Clone, Copy, Default)]
 pub struct Basis<'a> {
     /// The policy, or the one that is studied.
-    pub policy: Option<&'a Policy>,
+    pub policy: Option<&'a AnyPolicy>,
     /// The method's fit, if it is fitted.
     pub fit: Option<&'a Fit>,
 }
 
 /// The settings of `method` that are swept on calibration images. The hand-made methods get the default stages, those
-/// of the policy, and single and early ones, each with the same ratios; `thresholds` are the policy's, unless its
+/// of the policy, and single and early ones, each with the same ratios; `own` are the policy's thresholds or costs, unless its
 /// read-out is `sample`.
-pub fn swept(method: Method, spec: &VitSpec, basis: Basis<'_>, thresholds: &[f64]) -> Vec<Setting> {
+///
+/// # Errors
+/// If the policy does not fit the backbone.
+pub fn swept(method: Method, spec: &VitSpec, basis: Basis<'_>, own: &[f64]) -> Result<Vec<Setting>> {
     let policy = basis.policy;
     if let Some(fit) = basis.fit {
         let least = fit.least_macs() / cost::dense_macs(spec) as f64;
         let cost = |i: usize| least + (1.0 - least) * i as f64 / MERGES as f64;
-        return (0..MERGES).map(|i| Setting::Cost(cost(i))).collect();
+        return Ok((0..MERGES).map(|i| Setting::Cost(cost(i))).collect());
     }
-    match (method, policy.map(|policy| &policy.read_out)) {
-        (Method::Policy, Some(ReadOut::Sample { seed })) => vec![Setting::Sampled(*seed)],
-        (Method::Policy, _) => thresholds.iter().map(|threshold| Setting::Threshold(*threshold)).collect(),
+    Ok(match (method, policy.map(AnyPolicy::dial)) {
+        (Method::Policy, Some(Dial::ReadOut(ReadOut::Sample { seed }))) => vec![Setting::Sampled(seed)],
+        (Method::Policy, Some(Dial::Cost(_))) => own.iter().map(|cost| Setting::Cost(*cost)).collect(),
+        (Method::Policy, _) => own.iter().map(|threshold| Setting::Threshold(*threshold)).collect(),
         _ if method.in_every_block() => {
             let most = spec.num_patches() / spec.depth + 1;
             let mut merges: Vec<usize> = (1..=MERGES).map(|i| (i * most).div_ceil(MERGES)).collect();
             merges.dedup();
             merges.into_iter().map(Setting::Merged).collect()
         }
-        _ => stage_sets(spec.depth, policy.map(Policy::drop_stages).as_deref())
+        _ => stage_sets(spec.depth, policy.map(|policy| policy.drop_stages(spec)).transpose()?.as_deref())
             .into_iter()
             .filter(|stages| method.can_act(stages))
             .flat_map(|stages| {
@@ -246,7 +252,7 @@ pub fn swept(method: Method, spec: &VitSpec, basis: Basis<'_>, thresholds: &[f64
                 })
             })
             .collect(),
-    }
+    })
 }
 
 /// Stages to prune before, for a network of `depth` blocks.
@@ -283,7 +289,7 @@ mod tests {
         for method in Method::all().filter(|method| *method != Method::Policy) {
             let fit = method.is_fitted().then(|| method.fit(&model, PixelBatch::new(&values, 2)).unwrap());
             let basis = Basis { fit: fit.as_ref(), ..nothing };
-            let settings = swept(method, &spec, basis, &[]);
+            let settings = swept(method, &spec, basis, &[]).unwrap();
             assert!(settings.len() >= 2, "{method}");
             for setting in settings {
                 setting

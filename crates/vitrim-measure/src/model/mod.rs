@@ -7,4 +7,4 @@ mod loaded;
 mod policy;
 
 pub use loaded::{IMAGENET_CLASSES, Loaded, Opening, open_checkpoint, preprocess};
-pub use policy::open_policy;
+pub use policy::{named_method, open_policy};

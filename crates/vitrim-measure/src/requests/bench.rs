@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Serialize;
-use vitrim_prune::{FIT_IMAGES, KeepProfile, LearnedPruner, Method, Policy, Pruner, ReadOut, keep_shares};
+use vitrim_prune::{AnyPolicy, Dial, FIT_IMAGES, KeepProfile, Method, Policy, Pruner, ReadOut, keep_shares};
 use vitrim_vit::Precision;
 
 use super::{BackboneArgs, ImageArgs, PolicyArgs, Request, as_text, note_opened, note_reading};
@@ -199,9 +199,9 @@ impl BenchRequest {
     }
 
     /// Stages, and the shares of N0 that stay after them.
-    fn keep_profile(&self, loaded: &Loaded, policy: Option<&Policy>) -> Result<(Vec<usize>, Vec<f64>)> {
+    fn keep_profile(&self, loaded: &Loaded, policy: Option<&AnyPolicy>) -> Result<(Vec<usize>, Vec<f64>)> {
         let stages = match policy {
-            Some(policy) => policy.drop_stages(),
+            Some(policy) => policy.drop_stages(&loaded.spec)?,
             None if self.stages.is_empty() => loaded.spec.default_stages(),
             None => self.stages.clone(),
         };
@@ -214,7 +214,7 @@ impl BenchRequest {
     fn pruner(
         &self,
         loaded: &Loaded,
-        policy: Option<Policy>,
+        policy: Option<AnyPolicy>,
         listener: &mut Listener<'_>,
     ) -> Result<(Box<dyn Pruner>, String)> {
         let (stages, keep) = self.keep_profile(loaded, policy.as_ref())?;
@@ -234,13 +234,13 @@ impl BenchRequest {
             None => {
                 let policy = Policy::untrained(&loaded.spec, loaded.id.clone(), &stages, &keep);
                 let seeing = policy.observation.cls_attention;
-                (policy, if seeing { "random policy" } else { "random policy without attention" })
+                (policy.into(), if seeing { "random policy" } else { "random policy without attention" })
             }
         };
         if !self.keep.is_empty() {
-            policy.read_out = top_r;
+            policy.set(Dial::ReadOut(top_r))?;
         }
-        let named = format!("{what} {}", policy.read_out);
-        Ok((Box::new(LearnedPruner::new(&loaded.spec, &policy)), named))
+        let named = format!("{what} {}", policy.dial());
+        Ok((policy.pruner(&loaded.spec)?, named))
     }
 }

@@ -1,31 +1,28 @@
-//! `calibrate`: the threshold that keeps the loss within a limit.
+//! `calibrate`: the setting that keeps the loss within a limit.
 
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use vitrim_data::{ContentHash, Dataset};
+use vitrim_data::Dataset;
 use vitrim_hub::{Kind, is_reference, local};
-use vitrim_prune::Policy;
-use vitrim_prune::policy::{BALANCE_IMAGES, UNIVERSAL, Universal, balance};
-use vitrim_vit::{Precision, VitError};
+use vitrim_prune::policy::{UNIVERSAL, Universal};
+use vitrim_prune::{AnyPolicy, Method, MethodPolicy};
+use vitrim_vit::Precision;
 
 use super::{BackboneArgs, DataNotes, DatasetArgs, Request, as_text, named_images, note_reading};
 use crate::calibrate::{
-    Calibrated, CalibrationOptions, MAX_LOSS, allowed, calibrate, coarse_grid, grid, record,
+    Calibrated, CalibrationOptions, MAX_LOSS, allowed, calibrate, coarse_grid, cost_grid, grid, record,
 };
 use crate::elsewhere::Elsewhere;
 use crate::error::{MeasureError, Result};
+use crate::fits::{balance_apart, fit_apart};
 use crate::front::Choice;
 use crate::images::DataParts;
-use crate::model::{Loaded, open_policy};
+use crate::model::{Loaded, named_method, open_policy};
 use crate::passes::{BATCH, PassOptions};
 use crate::progress::Listener;
 use crate::seen::{SeenImages, hashes_at};
-use crate::speed::bench_images::BenchImages;
 use crate::statistics::Confidence;
-
-/// The split whose images balance a policy.
-const OTHERS: &str = "train";
 
 /// The loss that is allowed.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -58,8 +55,9 @@ pub struct CalibrateRequest {
     #[cfg_attr(feature = "clap", arg(long, default_value_t = Self::default().dtype, value_name = "TYPE"))]
     #[serde(serialize_with = "as_text::display")]
     pub dtype: Precision,
-    /// Policy folder, or with --out also `universal`, a policy for every backbone or an hf:// reference. Without --out, its
-    /// threshold and calibration record are replaced.
+    /// Policy folder, or with --out also `universal`, a policy for every backbone, an hf:// reference, or the name of a
+    /// hand-made method, as in dtome, which is first fitted to training images if it needs that. Without --out, the
+    /// policy's setting and calibration record are replaced.
     #[cfg_attr(feature = "clap", arg(long, value_name = "FOLDER"))]
     #[serde(serialize_with = "as_text::path")]
     pub policy: PathBuf,
@@ -137,11 +135,21 @@ impl CalibrateRequest {
     /// Checks that the calibrated policy can be written.
     ///
     /// # Errors
-    /// [`MeasureError::Policy`] without `out` if the given policy is a reference to the Hub or for every backbone;
-    /// [`MeasureError::Prune`] if it is none.
+    /// [`MeasureError::Policy`] without `out` if the given policy is a reference to the Hub, for every backbone or a
+    /// hand-made method, or if a method is given with its keep ratio; [`MeasureError::Prune`] if it is no policy.
     pub fn check_folder(&self) -> Result<()> {
         let refused =
             |reason: &str| Err(MeasureError::Policy { path: self.policy.clone(), reason: reason.to_owned() });
+        if let Some(method) = self.method() {
+            if self.policy != Path::new(method.name()) {
+                return refused(&format!("calibrate finds the cost itself; give --policy {method}"));
+            }
+            if self.out.is_none() {
+                return refused(&format!(
+                    "is a hand-made method, and no folder to write to; give --out, as in --out runs/{method}"
+                ));
+            }
+        }
         if self.out.is_some() {
             return Ok(());
         }
@@ -164,8 +172,57 @@ impl CalibrateRequest {
         Ok(Universal::open(&local(&self.policy, Kind::Policy)?)?.is_some())
     }
 
-    /// Calibrates `policy`, which was read from the requested folder, on `loaded`, and writes it to the target; `elsewhere` are
-    /// other processes that measure, if this one does not. Returns the choice, and what was guessed of the images.
+    /// The hand-made method that is named in place of a policy, if one is.
+    fn method(&self) -> Option<Method> {
+        named_method(&self.policy)
+    }
+
+    /// Opens the policy and the images to calibrate on; a hand-made method that is named is first fitted, and a policy for every
+    /// backbone is balanced, on other images.
+    ///
+    /// # Errors
+    /// As [`CalibrateRequest::check_folder`], if the policy or the images cannot be opened, or if a method was or would be
+    /// fitted to the images that are to certify it.
+    pub fn prepare(&self, loaded: &Loaded, listener: &mut Listener<'_>) -> Result<Prepared> {
+        self.check_folder()?;
+        let given = match self.method() {
+            Some(method) => Given::Method(method),
+            None => Given::Policy(open_policy(&self.policy, loaded)?, seen_by(&self.policy)?),
+        };
+        let parts = self.reading.open(&self.data, loaded)?;
+        let (dataset, split) = named_images(loaded, &parts, Some(&self.split), listener)?;
+        let on_bad_image = self.reading.images.on_bad_image;
+        let (policy, seen) = match given {
+            Given::Policy(AnyPolicy::Learned(mut policy), seen)
+                if !self.no_balance && self.fits_every_backbone()? =>
+            {
+                let seen =
+                    balance_apart(&mut policy, loaded, (&parts, &dataset), on_bad_image, seen, listener)?;
+                (AnyPolicy::Learned(policy), seen)
+            }
+            Given::Policy(policy, seen) => (policy, seen),
+            Given::Method(method) => {
+                let (fitted, seen) = fit_apart(method, loaded, (&parts, &dataset), on_bad_image, listener)?;
+                (AnyPolicy::Method(MethodPolicy::new(&loaded.id, method, fitted)), seen)
+            }
+        };
+        let prepared = Prepared { policy, seen, parts, dataset, split };
+        prepared.check_apart(listener)?;
+        Ok(prepared)
+    }
+
+    /// The settings to measure for `policy`, from the mildest to the boldest.
+    fn settings(&self, loaded: &Loaded, policy: &AnyPolicy) -> Result<Vec<f64>> {
+        Ok(match policy {
+            AnyPolicy::Method(policy) => cost_grid(policy.least_cost(&loaded.spec)?),
+            AnyPolicy::Learned(_) if self.fits_every_backbone()? => coarse_grid(),
+            AnyPolicy::Learned(_) => grid(),
+        })
+    }
+
+    /// Calibrates the policy of `prepared`, which this request has opened, on `loaded`, and writes it to the target;
+    /// `elsewhere` are other processes that measure, if this one does not. Returns the choice, and what was guessed of the
+    /// images.
     ///
     /// # Errors
     /// If the folder cannot be written, images cannot be read, or the work was asked to stop: the folder is then
@@ -173,22 +230,14 @@ impl CalibrateRequest {
     pub fn run(
         &self,
         loaded: &Loaded,
-        policy: &mut Policy,
+        prepared: &mut Prepared,
         elsewhere: Option<Elsewhere<'_>>,
         listener: &mut Listener<'_>,
     ) -> Result<(Choice, DataNotes)> {
-        self.check_folder()?;
+        let Prepared { policy, seen, parts, dataset, split } = prepared;
         let before = || record(policy, &self.policy).map(|record| record.max_drop).ok();
         let given = allowed(&loaded.spec, self.loss.max_drop, self.loss.max_drift)?;
         let max_loss = given.or_else(before).unwrap_or(MAX_LOSS);
-        let parts = self.reading.open(&self.data, loaded)?;
-        let (dataset, split) = named_images(loaded, &parts, Some(&self.split), listener)?;
-        let every_backbone = self.fits_every_backbone()?;
-        let balanced_on = if every_backbone && !self.no_balance {
-            self.balance(loaded, policy, &parts, &split, listener)?
-        } else {
-            Vec::new()
-        };
         let pass = PassOptions {
             batch: BATCH,
             workers: self.threads,
@@ -198,7 +247,7 @@ impl CalibrateRequest {
             corruption: None,
         };
         let options = CalibrationOptions {
-            thresholds: if every_backbone { coarse_grid() } else { grid() },
+            settings: self.settings(loaded, policy)?,
             pilot: None,
             max_loss,
             confidence: self.confidence,
@@ -207,46 +256,63 @@ impl CalibrateRequest {
         };
         let choice = calibrate_policy(
             loaded,
-            (policy, &self.policy, &self.target()),
-            (&parts.path(), &split, &dataset),
-            &balanced_on,
+            (policy, seen.clone(), &self.target()),
+            (&parts.path(), split, dataset),
             &options,
             listener,
         )?;
-        Ok((choice, DataNotes::of([&dataset])))
+        Ok((choice, DataNotes::of([&*dataset])))
     }
+}
 
-    /// Finds offsets of the stages of `policy` on images of the split `train` of `parts` ([`balance`]); the policy is to be
-    /// calibrated on `split`. Returns the hashes of these images. Where there are no others than those of `split`, the
-    /// policy stays as it is, and that is said.
-    fn balance(
-        &self,
-        loaded: &Loaded,
-        policy: &mut Policy,
-        parts: &DataParts,
-        split: &str,
-        listener: &mut Listener<'_>,
-    ) -> Result<Vec<ContentHash>> {
-        let others = match split {
-            OTHERS => Err("they are those that certify".to_owned()),
-            _ => parts.named(OTHERS, &mut listener.steps("hashing images")).map_err(|e| e.to_string()),
-        };
-        let others = match others {
-            Ok(others) => others,
-            Err(reason) => {
-                listener
-                    .note(&format!("the policy's stages are not balanced: no images of {OTHERS}: {reason}"));
-                return Ok(Vec::new());
-            }
-        };
-        let images = BenchImages::drawn(loaded, &others, BALANCE_IMAGES, self.reading.images.on_bad_image)?;
-        policy.offsets = listener.follow("balancing the stages", |progress| {
-            let mut tell =
-                |done: usize, all: usize| progress.at(done, all).map_err(|_| VitError::Interrupted.into());
-            balance(&loaded.model, policy, images.batch(), &mut tell)
-        })?;
-        let hashes = hashes_at(&others, &images.indices, &mut listener.steps("hashing images"))?;
-        Ok(hashes.unwrap_or_default())
+/// What `policy` names.
+enum Given {
+    /// A policy, and the images that it has seen.
+    Policy(AnyPolicy, SeenImages),
+    /// A hand-made method.
+    Method(Method),
+}
+
+/// What a calibration measures: a policy, and images.
+pub struct Prepared {
+    /// The policy, which gets the chosen setting and the record.
+    pub policy: AnyPolicy,
+    /// The images that it has seen.
+    seen: SeenImages,
+    parts: DataParts,
+    /// The images to calibrate on.
+    pub dataset: Dataset,
+    split: String,
+}
+
+impl Prepared {
+    /// Checks that a hand-made method was not fitted to any of the images to calibrate on.
+    fn check_apart(&self, listener: &mut Listener<'_>) -> Result<()> {
+        let AnyPolicy::Method(policy) = &self.policy else { return Ok(()) };
+        if self.seen == SeenImages::default() {
+            return Ok(());
+        }
+        let all: Vec<usize> = (0..self.dataset.len()).collect();
+        let hashes = hashes_at(&self.dataset, &all, &mut listener.steps("hashing images"))?;
+        let overlap = hashes.and_then(|hashes| self.seen.overlap(&hashes));
+        match overlap.and_then(|overlap| overlap.training) {
+            None | Some(0) => Ok(()),
+            Some(count) => Err(MeasureError::Part {
+                data: self.parts.path(),
+                reason: format!(
+                    "{} was fitted to {count} of the images of {}, which therefore cannot certify it; name another --split",
+                    policy.method, self.split
+                ),
+            }),
+        }
+    }
+}
+
+/// The images that the policy in `folder`, or `universal`, has seen.
+fn seen_by(folder: &Path) -> Result<SeenImages> {
+    match folder == Path::new(UNIVERSAL) {
+        true => Ok(SeenImages::default()),
+        false => SeenImages::read(&local(folder, Kind::Policy)?),
     }
 }
 
@@ -261,17 +327,17 @@ pub fn calibrate_folder(
     held_out: (&str, &str, &Dataset),
     options: &CalibrationOptions<'_>,
     listener: &mut Listener<'_>,
-) -> Result<(Policy, Choice)> {
+) -> Result<(AnyPolicy, Choice)> {
     let mut policy = open_policy(folder, loaded)?;
-    let choice = calibrate_policy(loaded, (&mut policy, folder, folder), held_out, &[], options, listener)?;
+    let seen = seen_by(folder)?;
+    let choice = calibrate_policy(loaded, (&mut policy, seen, folder), held_out, options, listener)?;
     Ok((policy, choice))
 }
 
 fn calibrate_policy(
     loaded: &Loaded,
-    (policy, from, to): (&mut Policy, &Path, &Path),
+    (policy, seen, to): (&mut AnyPolicy, SeenImages, &Path),
     (data, split, dataset): (&str, &str, &Dataset),
-    balanced_on: &[ContentHash],
     options: &CalibrationOptions<'_>,
     listener: &mut Listener<'_>,
 ) -> Result<Choice> {
@@ -280,11 +346,6 @@ fn calibrate_policy(
     });
     note_reading(dataset, listener);
     let Calibrated { choice, indices } = answer?;
-    let seen = match from == Path::new(UNIVERSAL) {
-        true => SeenImages::default(),
-        false => SeenImages::read(&local(from, Kind::Policy)?)?,
-    };
-    let seen = if balanced_on.is_empty() { seen } else { seen.trained_on(balanced_on) };
     let seen = match hashes_at(dataset, &indices, &mut listener.steps("hashing images"))? {
         Some(hashes) => seen.calibrated_on(&hashes),
         None => seen.uncalibrated(),

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use vitrim_data::{DataError, Dataset};
 use vitrim_hub::{Kind, local};
-use vitrim_prune::{LearnedPruner, NoPruner, Policy, Pruner, ReadOut};
+use vitrim_prune::{AnyPolicy, NoPruner, Pruner};
 use vitrim_vit::Precision;
 
 use super::{BackboneArgs, ImageArgs, KeepArgs, PolicyArgs, Request, as_text, note_opened, note_reading};
@@ -149,7 +149,7 @@ impl EmbedRequest {
             None => match self.policy.open(self.keep.keep, loaded, listener)? {
                 Some(policy) => {
                     let certified = self.certified(loaded, &policy);
-                    (Box::new(LearnedPruner::new(&loaded.spec, &policy)), Some(policy.identity()), certified)
+                    (policy.pruner(&loaded.spec)?, Some(policy.identity()), certified)
                 }
                 None => (Box::new(NoPruner), None, Some(Certified::dense(loaded.spec.num_classes))),
             },
@@ -213,10 +213,10 @@ impl EmbedRequest {
         Ok((features, (answer != Answers::Features).then_some(classes)))
     }
 
-    /// What the calibration record of `policy` certifies at its read-out, in this precision.
-    fn certified(&self, loaded: &Loaded, policy: &Policy) -> Option<Certified> {
+    /// What the calibration record of `policy` certifies as it is set, in this precision.
+    fn certified(&self, loaded: &Loaded, policy: &AnyPolicy) -> Option<Certified> {
         let record = record(policy, Path::new("")).ok()?;
-        let ReadOut::Threshold { threshold } = policy.read_out else { return None };
+        let setting = policy.dial().setting()?;
         if record.dtype != loaded.model.weights().precision() {
             return None;
         }
@@ -224,7 +224,7 @@ impl EmbedRequest {
         Some(Certified {
             measure: record.front.measure().name().to_owned(),
             unit: record.front.measure().unit().to_owned(),
-            at_most: record.front.certified(threshold, confidence)?,
+            at_most: record.front.certified(setting, confidence)?,
             confidence: confidence.level(),
         })
     }

@@ -54,7 +54,7 @@ pub struct EvalRequest {
     )]
     #[serde(serialize_with = "as_text::displays")]
     pub methods: Vec<Method>,
-    /// Without a policy: keep ratio of the hand-made methods, as in `bench`. With one: use the mildest threshold in
+    /// Without a policy: keep ratio of the hand-made methods, as in `bench`. With one: use the mildest setting in
     /// the calibration record that costs no more than a hand-made method at this keep ratio.
     #[cfg_attr(
         feature = "clap",

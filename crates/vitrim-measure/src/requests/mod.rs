@@ -15,7 +15,7 @@ mod policy;
 mod predict;
 
 pub use bench::BenchRequest;
-pub use calibrate::{CalibrateRequest, LossArgs, calibrate_folder};
+pub use calibrate::{CalibrateRequest, LossArgs, Prepared, calibrate_folder};
 pub use command::{CommandLine, Request, as_text};
 pub use compare::CompareRequest;
 pub use data::{BackboneArgs, DataNotes, DatasetArgs, ImageArgs, named_images, note_opened, note_reading};

@@ -3,14 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use vitrim_prune::{LearnedPruner, Method, NoPruner, Policy, Pruner, ReadOut, parse_hand_made};
+use vitrim_prune::{AnyPolicy, NoPruner, Pruner, parse_hand_made};
 
 use super::as_text;
 use crate::calibrate::{
     allowed, choose_cost_from_record, choose_from_record, describe_point, gmacs_at_keep, uncertified_dtype,
 };
 use crate::error::{MeasureError, Result};
-use crate::model::{Loaded, open_policy};
+use crate::model::{Loaded, named_method, open_policy};
 use crate::progress::Listener;
 use crate::statistics::Confidence;
 
@@ -23,7 +23,8 @@ pub struct PolicyArgs {
     #[cfg_attr(feature = "clap", arg(long, value_name = "FOLDER"))]
     #[serde(serialize_with = "as_text::path_option")]
     pub policy: Option<PathBuf>,
-    /// How probabilities become decisions: sample, threshold=0.6 or top-r=0.7,0.49,0.343 [default: the policy's own].
+    /// How probabilities become decisions: sample, threshold=0.6 or top-r=0.7,0.49,0.343; of a hand-made method, its cost as a
+    /// share of the dense MACs: cost=0.7 [default: the policy's own].
     #[cfg_attr(feature = "clap", arg(long, value_name = "RULE", requires = "policy"))]
     pub read_out: Option<String>,
     /// Another limit of the accuracy loss, pp, chosen from the calibration record.
@@ -56,7 +57,7 @@ pub struct PolicyArgs {
         arg(long, value_name = "SHARE", requires = "policy", conflicts_with = "read_out")
     )]
     pub confidence: Option<Confidence>,
-    /// The mildest threshold in the calibration record that costs at most this, whatever its loss, 1e9 MACs per
+    /// The mildest setting in the calibration record that costs at most this, whatever its loss, 1e9 MACs per
     /// image.
     #[cfg_attr(
         feature = "clap",
@@ -74,7 +75,7 @@ pub struct PolicyArgs {
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[cfg_attr(feature = "clap", derive(clap::Args))]
 pub struct KeepArgs {
-    /// The mildest threshold in the calibration record that costs no more than a hand-made method at this keep ratio.
+    /// The mildest setting in the calibration record that costs no more than a hand-made method at this keep ratio.
     #[cfg_attr(
         feature = "clap",
         arg(
@@ -88,7 +89,7 @@ pub struct KeepArgs {
 }
 
 impl PolicyArgs {
-    /// Opens the policy, if one is given, and sets its read-out; `keep` is the keep ratio whose cost is requested, if
+    /// Opens the policy, if one is given, and sets it as asked; `keep` is the keep ratio whose cost is requested, if
     /// any.
     ///
     /// # Errors
@@ -98,7 +99,7 @@ impl PolicyArgs {
         keep: Option<f64>,
         loaded: &Loaded,
         listener: &mut Listener<'_>,
-    ) -> Result<Option<Policy>> {
+    ) -> Result<Option<AnyPolicy>> {
         let Some(folder) = &self.policy else { return Ok(None) };
         let mut policy = open_policy(folder, loaded)?;
         let gmacs = match keep {
@@ -106,7 +107,7 @@ impl PolicyArgs {
             None => self.gmacs,
         };
         if let Some(text) = &self.read_out {
-            policy.read_out = ReadOut::parse(text, policy.stages.len())?;
+            policy.set(policy.parse_dial(text)?)?;
         } else if let Some(gmacs) = gmacs {
             let point = choose_cost_from_record(&mut policy, folder, gmacs)?;
             listener.note(&describe_point(&loaded.spec, &point)?);
@@ -137,10 +138,10 @@ impl PolicyArgs {
         if let Some(pruner) = self.hand_made(keep, loaded)? {
             return Ok(pruner);
         }
-        Ok(match self.open(keep, loaded, listener)? {
-            Some(policy) => Box::new(LearnedPruner::new(&loaded.spec, &policy)),
-            None => Box::new(NoPruner),
-        })
+        match self.open(keep, loaded, listener)? {
+            Some(policy) => Ok(policy.pruner(&loaded.spec)?),
+            None => Ok(Box::new(NoPruner)),
+        }
     }
 
     /// The hand-made method that is named with its keep ratio in place of a policy, if one is.
@@ -148,9 +149,8 @@ impl PolicyArgs {
     /// # Errors
     /// If it is asked for what only a policy has, or cannot be made for `loaded`.
     pub(super) fn hand_made(&self, keep: Option<f64>, loaded: &Loaded) -> Result<Option<Box<dyn Pruner>>> {
-        if let Some(text) = self.policy.as_deref().filter(|path| !path.exists()).and_then(Path::to_str)
-            && Method::all().any(|method| text.split(':').next() == Some(method.name()))
-        {
+        let named = self.policy.as_deref().filter(|path| named_method(path).is_some());
+        if let Some(text) = named.and_then(Path::to_str) {
             let dialled = [self.max_drop, self.max_drift, self.gmacs, keep];
             if self.read_out.is_some() || self.confidence.is_some() || dialled.iter().any(Option::is_some) {
                 return Err(MeasureError::Setting(format!(

@@ -20,8 +20,6 @@ pub struct BenchImages {
     pub(crate) sizes: Vec<[usize; 2]>,
     /// Keys of the images, `[N]`.
     pub(crate) keys: Vec<ImageKey>,
-    /// Positions in the data set of the images that were read; none of random pixels.
-    pub(crate) indices: Vec<usize>,
 }
 
 impl BenchImages {
@@ -39,12 +37,7 @@ impl BenchImages {
             data.extend_from_slice(&one[shift..]);
             data.extend_from_slice(&one[..shift]);
         }
-        BenchImages {
-            data,
-            sizes: vec![loaded.spec.img_size; count],
-            keys: (0..count as u64).collect(),
-            indices: Vec::new(),
-        }
+        BenchImages { data, sizes: vec![loaded.spec.img_size; count], keys: (0..count as u64).collect() }
     }
 
     /// All images, in one batch.
@@ -62,38 +55,18 @@ impl BenchImages {
     /// # Errors
     /// If they cannot be read, according to `on_bad_image`, or there are none.
     pub fn of(loaded: &Loaded, dataset: &Dataset, batch: usize, on_bad_image: OnBadImage) -> Result<Self> {
-        Self::in_order(loaded, dataset, Order::Sequential, batch, on_bad_image)
-    }
-
-    /// Like [`BenchImages::of`], of the data set in a shuffled order: it may be sorted by class.
-    ///
-    /// # Errors
-    /// As [`BenchImages::of`].
-    pub fn drawn(loaded: &Loaded, dataset: &Dataset, batch: usize, on_bad_image: OnBadImage) -> Result<Self> {
-        Self::in_order(loaded, dataset, Order::Shuffled { seed: 0, epoch: 0 }, batch, on_bad_image)
-    }
-
-    fn in_order(
-        loaded: &Loaded,
-        dataset: &Dataset,
-        order: Order,
-        batch: usize,
-        on_bad_image: OnBadImage,
-    ) -> Result<Self> {
         let count = batch.max(BENCH_IMAGES);
         let options =
             LoaderOptions { batch: count, limit: Some(count), on_bad_image, ..LoaderOptions::default() };
-        let mut images =
-            BenchImages { data: Vec::new(), sizes: Vec::new(), keys: Vec::new(), indices: Vec::new() };
-        for batch in Loader::new(dataset, order, &loaded.transform, options)? {
+        let mut images = BenchImages { data: Vec::new(), sizes: Vec::new(), keys: Vec::new() };
+        for batch in Loader::new(dataset, Order::Sequential, &loaded.transform, options)? {
             let batch = batch?;
             images.keys.extend(batch.keys());
-            images.indices.extend(&batch.indices);
             images.data.extend(batch.pixels);
             images.sizes.extend(batch.sizes);
         }
         if images.keys.is_empty() {
-            return Err(MeasureError::Setting("none of the images to measure with can be read".into()));
+            return Err(MeasureError::Setting("none of the images to time with can be read".into()));
         }
         let read = images.keys.len();
         let mut first = 0;

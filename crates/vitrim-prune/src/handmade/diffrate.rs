@@ -7,7 +7,7 @@ use vitrim_vit::{
 use super::cls_attention::class_attention;
 use super::cosines::{best_of_rows, normed, products};
 use super::diffrate_schedules::published;
-use super::fit::{Fit, FitPoint};
+use super::fit::{FitPoint, LEAST_FIT_IMAGES};
 use super::{Acts, HandMade};
 use crate::divergence::divergences;
 use crate::pruner::{ImageKey, Pruner, Result};
@@ -20,20 +20,26 @@ pub(super) const METHOD: HandMade = HandMade {
             that are searched on unlabelled images",
     first_block: 0,
     keeps_budgets: false,
-    acts: Acts::Fitted { published: published_fit, on_images: search },
+    acts: Acts::Fitted {
+        published: published_points,
+        images: SEARCH_IMAGES,
+        on_images: search,
+        numbers,
+        make: made,
+    },
 };
 
 pub(super) const SEARCHED: HandMade = HandMade {
     name: "diffrate-search",
     about: "drops and merges what the class token attends to least, at numbers that are searched on unlabelled images",
-    acts: Acts::Fitted { published: |_| None, on_images: search },
+    acts: Acts::Fitted { published: |_| None, images: SEARCH_IMAGES, on_images: search, numbers, make: made },
     ..METHOD
 };
 
 /// Tokens that a step of the search takes from a block, as a share of all.
 const STEP: f64 = 1.0 / 24.0;
 /// Images that the search measures divergences on, unless there are fewer.
-const SEARCH_IMAGES: usize = 24;
+const SEARCH_IMAGES: usize = LEAST_FIT_IMAGES;
 /// The search ends at this share of the dense MACs.
 const LEAST_COST: f64 = 0.3;
 
@@ -164,6 +170,11 @@ impl Pruner for DiffratePruner {
     }
 }
 
+/// How many numbers a schedule of `depth` blocks has.
+fn numbers(depth: usize) -> usize {
+    2 * depth
+}
+
 fn made(spec: &VitSpec, numbers: &[f64]) -> Box<dyn Pruner> {
     Box::new(DiffratePruner::new(spec, Counts::of_numbers(numbers)))
 }
@@ -174,18 +185,18 @@ fn point(spec: &VitSpec, schedule: &Counts) -> FitPoint {
     FitPoint { macs, numbers: schedule.numbers() }
 }
 
-fn published_fit(spec: &VitSpec) -> Option<Fit> {
+fn published_points(spec: &VitSpec) -> Option<Vec<FitPoint>> {
     let mut points = vec![point(spec, &Counts::dense(spec))];
     for (kept, merged) in published(spec)? {
         points.push(point(spec, &Counts { kept: kept.to_vec(), merged: merged.to_vec() }));
     }
-    Some(Fit::new(spec, points, made))
+    Some(points)
 }
 
 /// Schedules at several costs, found without gradients: from the dense model on, the next step is the one that costs the
 /// least divergence D on the images per MAC that it saves. A step takes some of the tokens that are left in one
 /// block, by dropping or by merging. (The authors learn all numbers at once, by gradients on labelled images.)
-fn search(model: &CpuBackbone, pixels: PixelBatch<'_>) -> Result<Fit> {
+fn search(model: &CpuBackbone, pixels: PixelBatch<'_>) -> Result<Vec<FitPoint>> {
     model.enter(|| Search::new(model, pixels)?.run())
 }
 
@@ -221,7 +232,7 @@ impl<'a> Search<'a> {
         })
     }
 
-    fn run(&self) -> Result<Fit> {
+    fn run(&self) -> Result<Vec<FitPoint>> {
         let spec = self.model.spec();
         let mut schedule = Counts::dense(spec);
         let mut points = vec![point(spec, &schedule)];
@@ -250,7 +261,7 @@ impl<'a> Search<'a> {
                 break;
             }
         }
-        Ok(Fit::new(spec, points, made))
+        Ok(points)
     }
 
     /// `schedule` after `step`; `None` if too few tokens are left for it.
@@ -305,7 +316,7 @@ mod tests {
             }
         }
         let wide = VitSpec::from_timm_name("deit_small_patch16_224").unwrap().with_img_size([384, 384]);
-        assert!(published(&wide).is_none() && published_fit(&wide).is_none());
+        assert!(published(&wide).is_none() && published_points(&wide).is_none());
     }
 
     #[test]
@@ -332,7 +343,9 @@ mod tests {
         let found = search(&model, pixels).unwrap();
         // All but one patch token leave in block 0; on so small an image, little more can be saved.
         let none = Counts { kept: vec![2; 3], merged: vec![2; 3] };
-        assert!(found.least_macs() <= 1.05 * point(&spec, &none).macs, "{}", found.least_macs());
+        let least = found[found.len() - 1].macs;
+        assert!(least <= 1.05 * point(&spec, &none).macs, "{least}");
+        assert!(found.iter().all(|point| point.numbers.len() == numbers(spec.depth)));
         let search = Search::new(&model, pixels).unwrap();
         let all = Counts::dense(&spec);
         let first = search.taken(&all, Step { block: 0, merges: true, price: 0.0 }).unwrap();

@@ -2,7 +2,7 @@
 
 use vitrim_vit::{Backbone, CpuBackbone, PixelBatch, Reduction, Site, Taps, View, VitSpec};
 
-use super::fit::{Fit, FitPoint};
+use super::fit::{FIT_IMAGES, FitPoint};
 use super::groups::{keys, merged_by_size};
 use super::tome::{Pair, matched, matching_macs, pairs, sites_for_keys};
 use super::{Acts, HandMade};
@@ -14,7 +14,13 @@ pub(super) const METHOD: HandMade = HandMade {
     about: "merges pairs above a threshold of each block, which is set on unlabelled images",
     first_block: 0,
     keeps_budgets: false,
-    acts: Acts::Fitted { published: |_| None, on_images: fit },
+    acts: Acts::Fitted {
+        published: |_| None,
+        images: FIT_IMAGES,
+        on_images: points,
+        numbers: |depth| depth,
+        make: |spec, thresholds| Box::new(DtomePruner::new(spec, thresholds)),
+    },
 };
 
 /// Numbers of tokens merged per image and block, as shares of N0 / L, for which thresholds are set.
@@ -77,14 +83,11 @@ fn above(pairs: &[Pair], threshold: f32, n: usize, prefix: usize) -> usize {
 }
 
 /// Thresholds at several costs, set on the images `pixels` in one batch.
-fn fit(model: &CpuBackbone, pixels: PixelBatch<'_>) -> Result<Fit> {
+fn points(model: &CpuBackbone, pixels: PixelBatch<'_>) -> Result<Vec<FitPoint>> {
     let spec = model.spec();
     let merged = |share: f64| share * (spec.num_patches() * pixels.batch) as f64 / spec.depth as f64;
-    let points: Vec<FitPoint> = MERGED
-        .iter()
-        .map(|share| model.enter(|| thresholds(model, pixels, merged(*share).round() as usize)))
-        .collect::<Result<_>>()?;
-    Ok(Fit::new(spec, points, |spec, thresholds| Box::new(DtomePruner::new(spec, thresholds))))
+    let at = |share: &f64| model.enter(|| thresholds(model, pixels, merged(*share).round() as usize));
+    MERGED.iter().map(at).collect()
 }
 
 /// The thresholds at which the whole batch loses `merged` tokens in each block, block by block: a block sees the batch as

@@ -1,11 +1,14 @@
 //! Methods whose numbers are fitted to a backbone: published for it, or found on unlabelled images.
 
+use serde::{Deserialize, Serialize};
 use vitrim_vit::VitSpec;
 
 use crate::pruner::Pruner;
 
 /// Images that a method is fitted to, unless there are fewer.
 pub const FIT_IMAGES: usize = 64;
+/// Fewer images than these say too little of a backbone to fit a policy to: as many as the search of `diffrate` looks at.
+pub const LEAST_FIT_IMAGES: usize = 24;
 
 /// A method's numbers at several costs, from which its pruner at any cost between is made.
 pub struct Fit {
@@ -16,8 +19,9 @@ pub struct Fit {
 }
 
 /// A method's numbers at a cost.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct FitPoint {
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FitPoint {
     /// Mean MACs of an image, scoring included.
     pub macs: f64,
     /// The numbers, equally many at every point.
@@ -25,7 +29,7 @@ pub(super) struct FitPoint {
 }
 
 impl Fit {
-    /// The fit to `spec` through `points`, of which there is at least one; `make` makes a pruner of numbers.
+    /// The fit to `spec` through `points`, of which there is at least one; `make` makes a pruner of a point's numbers.
     pub(super) fn new(
         spec: &VitSpec,
         mut points: Vec<FitPoint>,
@@ -41,6 +45,11 @@ impl Fit {
     /// outside of all costs they are those of the nearest.
     pub fn at_cost(&self, macs: u64) -> Box<dyn Pruner> {
         (self.make)(&self.spec, &self.numbers(macs as f64))
+    }
+
+    /// The points, from the costliest to the cheapest.
+    pub fn points(&self) -> &[FitPoint] {
+        &self.points
     }
 
     /// MACs of an image at the cheapest point.

@@ -2,7 +2,11 @@
 
 use vitrim_vit::{Site, Taps, VitSpec, cost};
 
+use super::registry::keep_shares;
 use crate::pruner::{PruneError, Result};
+
+/// Number of ratios that [`KeepProfile::at_cost`] chooses from.
+const RATIOS: usize = 1000;
 
 /// How many patch tokens stay at each stage.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,6 +47,21 @@ impl KeepProfile {
             patch_tokens: Budgets::Shares(shares.to_vec(), spec.min_patch_tokens()),
             dim: spec.dim,
         })
+    }
+
+    /// The profile whose MACs are nearest to `macs` among those that keep the k-th power of one ratio after the k-th of
+    /// `stages`.
+    ///
+    /// # Errors
+    /// As [`KeepProfile::new`].
+    pub(super) fn at_cost(spec: &VitSpec, stages: &[usize], macs: u64) -> Result<Self> {
+        let profile = |step: usize| {
+            let shares = keep_shares(&[step as f64 / RATIOS as f64], stages.len())?;
+            KeepProfile::new(spec, stages, &shares)
+        };
+        let profiles: Vec<KeepProfile> = (0..=RATIOS).map(profile).collect::<Result<_>>()?;
+        let nearest = profiles.into_iter().min_by_key(|profile| profile.macs(spec, 0).abs_diff(macs));
+        Ok(nearest.expect("there are ratios"))
     }
 
     /// Keeps `patch_tokens[k][b]` of image b of a batch before block `stages[k]`.

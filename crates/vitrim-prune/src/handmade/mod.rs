@@ -6,7 +6,7 @@
 //!
 //! Write a file beside the others: a struct that implements [`Pruner`](crate::Pruner), and a constant `METHOD` that says
 //! what it is called, what it does, and how it is made: from a [`KeepProfile`]; if it acts in every block, from the number
-//! of tokens that each block removes; if its numbers are fitted to the backbone, by a [`Fit`]. Name the file in this one,
+//! of tokens that each block removes; if its numbers are fitted to the backbone, from the points of a [`Fit`]. Name the file in this one,
 //! and `METHOD` in [`registry`]'s list. The command line, Python, the sweeps and studies of `compare`, and the reports'
 //! charts find it there. `similarity.rs` is the shortest example; the tests of `registry` run every method on the list.
 
@@ -35,7 +35,7 @@ mod tofu;
 mod tome;
 
 pub use dense::NoPruner;
-pub use fit::{FIT_IMAGES, Fit};
+pub use fit::{FIT_IMAGES, Fit, FitPoint, LEAST_FIT_IMAGES};
 pub use keep_profile::KeepProfile;
 pub use random::RandomPruner;
 use registry::{Acts, HandMade};

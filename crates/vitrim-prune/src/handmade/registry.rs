@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use vitrim_vit::{CpuBackbone, PixelBatch, VitSpec};
 
-use super::fit::Fit;
+use super::fit::{Fit, FitPoint};
 use super::schedule::Schedule;
 use super::{
     KeepProfile, atc, ats, cls_attention, diffrate, dtome, evit, mctf, pitome, random, similarity, tofu, tome,
@@ -61,10 +61,16 @@ pub(super) enum Acts {
     },
     /// In every block, by numbers that are fitted to the backbone.
     Fitted {
-        /// The fit that its authors published for the backbone, if they did.
-        published: fn(&VitSpec) -> Option<Fit>,
-        /// The fit to unlabelled images, of which there is at least one.
-        on_images: fn(&CpuBackbone, PixelBatch<'_>) -> Result<Fit>,
+        /// The points that its authors published for the backbone, if they did.
+        published: fn(&VitSpec) -> Option<Vec<FitPoint>>,
+        /// The number of images that `on_images` looks at, unless there are fewer.
+        images: usize,
+        /// The points that are found on unlabelled images, of which there is at least one.
+        on_images: fn(&CpuBackbone, PixelBatch<'_>) -> Result<Vec<FitPoint>>,
+        /// How many numbers a point has for a backbone of so many blocks.
+        numbers: fn(usize) -> usize,
+        /// Makes a pruner of a point's numbers.
+        make: fn(&VitSpec, &[f64]) -> Box<dyn Pruner>,
     },
 }
 
@@ -132,21 +138,81 @@ impl Method {
         }
     }
 
+    /// The number of images that a fit looks at, unless there are fewer; 0 if the method is not fitted.
+    pub fn fit_images(self) -> usize {
+        match self {
+            Method::HandMade(HandMade { acts: Acts::Fitted { images, .. }, .. }) => *images,
+            _ => 0,
+        }
+    }
+
     /// The method's numbers for `model`: the published ones, else those that are found on the unlabelled images `pixels`.
     ///
     /// # Errors
     /// If the method is not fitted, there are no images, or the pixels do not fit the backbone.
     pub fn fit(self, model: &CpuBackbone, pixels: PixelBatch<'_>) -> Result<Fit> {
-        let Acts::Fitted { published, on_images } = self.hand_made()?.acts else {
+        let Acts::Fitted { published, on_images, make, .. } = self.hand_made()?.acts else {
             return Err(PruneError::Setting(format!("{self} is not fitted to images")));
         };
-        match published(vitrim_vit::Backbone::spec(model)) {
-            Some(fit) => Ok(fit),
+        let spec = vitrim_vit::Backbone::spec(model);
+        let points = match published(spec) {
+            Some(points) => points,
             None if pixels.batch == 0 => {
-                Err(PruneError::Setting(format!("{self} is fitted to images, and there are none")))
+                return Err(PruneError::Setting(format!("{self} is fitted to images, and there are none")));
             }
-            None => on_images(model, pixels),
+            None => on_images(model, pixels)?,
+        };
+        Ok(Fit::new(spec, points, make))
+    }
+
+    /// How many numbers each point of the method's fit has, for a backbone of `depth` blocks; `None` if it is not fitted.
+    pub(crate) fn fitted_numbers(self, depth: usize) -> Option<usize> {
+        match self {
+            Method::HandMade(HandMade { acts: Acts::Fitted { numbers, .. }, .. }) => Some(numbers(depth)),
+            _ => None,
         }
+    }
+
+    /// The method at the setting that costs about `macs` per image: in every block, or at the default stages; a fitted one
+    /// by `fitted`, the points of its fit to the backbone.
+    ///
+    /// # Errors
+    /// If the method cannot act at the default stages, a fitted one has no points, or it is the policy.
+    pub fn at_cost(self, spec: &VitSpec, macs: u64, fitted: &[FitPoint]) -> Result<Box<dyn Pruner>> {
+        match self.hand_made()?.acts {
+            Acts::AtStages(_) => {
+                self.at_profile(spec, KeepProfile::at_cost(spec, &spec.default_stages(), macs)?)
+            }
+            Acts::InEveryBlock { schedule, make } => Ok(schedule.at_cost(spec, macs, make)),
+            Acts::Fitted { .. } if fitted.is_empty() => Err(self.unfitted()),
+            Acts::Fitted { make, .. } => Ok(Fit::new(spec, fitted.to_vec(), make).at_cost(macs)),
+        }
+    }
+
+    /// MACs of an image at the cheapest setting that [`Method::at_cost`] makes; the scoring of a method that acts at stages
+    /// is left out.
+    ///
+    /// # Errors
+    /// As [`Method::at_cost`].
+    pub fn least_macs(self, spec: &VitSpec, fitted: &[FitPoint]) -> Result<f64> {
+        match self.hand_made()?.acts {
+            Acts::AtStages(_) => {
+                Ok(KeepProfile::at_cost(spec, &spec.default_stages(), 0)?.macs(spec, 0) as f64)
+            }
+            Acts::InEveryBlock { schedule, make } => Ok(schedule.least_macs(spec, make) as f64),
+            Acts::Fitted { .. } => {
+                let cheapest = fitted.iter().map(|point| point.macs).min_by(f64::total_cmp);
+                cheapest.ok_or_else(|| self.unfitted())
+            }
+        }
+    }
+
+    /// Said where the method is needed without a fit.
+    fn unfitted(self) -> PruneError {
+        PruneError::Setting(format!(
+            "{self} must be fitted to images, which are not at hand here; `vitrim calibrate --policy {self} --model MODEL \
+             --data IMAGES --out runs/{self}` fits it and makes a policy folder"
+        ))
     }
 
     /// The method at a keep profile: `keep[k]` of N0 before block `stages[k]`.
@@ -171,14 +237,10 @@ impl Method {
         Ok(match method.acts {
             Acts::AtStages(make) => make(profile),
             Acts::InEveryBlock { schedule, make } => schedule.at_cost(spec, profile.macs(spec, 0), make),
-            Acts::Fitted { published, .. } => match published(spec) {
-                Some(fit) => fit.at_cost(profile.macs(spec, 0)),
-                None => {
-                    return Err(PruneError::Setting(format!(
-                        "{self} must be fitted to images, which are not at hand here; eval, compare and bench fit it"
-                    )));
-                }
-            },
+            Acts::Fitted { published, .. } => {
+                let points = published(spec).ok_or_else(|| self.unfitted())?;
+                self.at_cost(spec, profile.macs(spec, 0), &points)?
+            }
         })
     }
 
@@ -269,10 +331,14 @@ pub fn keep_shares(given: &[f64], stages: usize) -> Result<Vec<f64>> {
 /// # Errors
 /// [`PruneError::Setting`] for anything else.
 pub fn parse_hand_made(text: &str, spec: &VitSpec) -> Result<(Method, Vec<usize>, Vec<f64>)> {
-    let (name, ratios) = text.split_once(':').ok_or_else(|| {
+    let name = text.split(':').next().unwrap_or(text);
+    let method: Method = name.parse()?;
+    if method.needs_images(spec) {
+        return Err(method.unfitted());
+    }
+    let (_, ratios) = text.split_once(':').ok_or_else(|| {
         PruneError::Setting(format!("'{text}': a hand-made method needs its keep ratio, as in {text}:0.7"))
     })?;
-    let method: Method = name.parse()?;
     let ratio = |text: &str| {
         let bad =
             |_| PruneError::Setting(format!("'{text}' is not a keep ratio; write for example {name}:0.7"));
@@ -315,6 +381,8 @@ mod tests {
             ("evit:0.7,0.5", "2 keep ratios for 3 stages"),
             ("policy:0.7", "not a hand-made method"),
             ("best:0.7", "unknown method 'best'"),
+            ("dtome", "vitrim calibrate --policy dtome"),
+            ("dtome:0.7", "--out runs/dtome"),
         ] {
             let error = parse_hand_made(text, &spec).unwrap_err().to_string();
             assert!(error.contains(word), "{error}");

@@ -49,14 +49,24 @@ impl Schedule {
         macs: u64,
         make: impl Fn(&VitSpec, Vec<usize>) -> Box<dyn Pruner>,
     ) -> Box<dyn Pruner> {
-        let most = spec.depth * spec.num_patches() / 2;
-        let nearest = (0..=most).min_by_key(|total| {
+        let nearest = (0..=most(spec)).min_by_key(|total| {
             let removed = self.removed(spec, *total);
             let pruner = make(spec, removed.clone());
             image_macs(pruner.as_ref(), spec, &removed).abs_diff(macs)
         });
         make(spec, self.removed(spec, nearest.expect("removing nothing is a schedule")))
     }
+
+    /// MACs of an image from which as many tokens are removed as [`Schedule::at_cost`] tries at most, scoring included.
+    pub fn least_macs(self, spec: &VitSpec, make: impl Fn(&VitSpec, Vec<usize>) -> Box<dyn Pruner>) -> u64 {
+        let removed = self.removed(spec, most(spec));
+        image_macs(make(spec, removed.clone()).as_ref(), spec, &removed)
+    }
+}
+
+/// The largest number of tokens that are removed from an image.
+fn most(spec: &VitSpec) -> usize {
+    spec.depth * spec.num_patches() / 2
 }
 
 /// How many of an image's `tokens` tokens leave a block that is to remove `r`: at most half of the patch tokens.

@@ -1,4 +1,4 @@
-//! A trained policy on disk: a folder with `policy.json` and `policy.safetensors`.
+//! A learned policy on disk: a folder with `policy.json` and `policy.safetensors`.
 
 use std::path::Path;
 
@@ -13,14 +13,16 @@ use crate::policy::read_out::ReadOut;
 use crate::pruner::{PruneError, Result};
 
 /// The policy's description; it names the weights by their hash.
-const HEADER: &str = "policy.json";
+pub(super) const HEADER: &str = "policy.json";
 /// The actor's weights.
-const WEIGHTS: &str = "policy.safetensors";
+pub(super) const WEIGHTS: &str = "policy.safetensors";
 /// Version of the folder's layout, for policies whose agents observe their embedding.
 const VERSION: u32 = 1;
 /// Version of the folder's layout, for policies whose actor has no input of a backbone's width. Earlier programs do not
 /// read it.
 pub(super) const VERSION_ANY_BACKBONE: u32 = 2;
+/// Version of the folder's layout, for hand-made methods ([`MethodPolicy`](super::MethodPolicy)).
+pub(super) const VERSION_METHOD: u32 = 3;
 /// Version of the folder's layout, for policies with an offset for each stage. Earlier programs do not read it.
 const VERSION_OFFSETS: u32 = 4;
 
@@ -55,6 +57,23 @@ impl BackboneId {
             dim: spec.dim,
             depth: spec.depth,
             fingerprint: tensors.fingerprint(spec)?,
+        })
+    }
+}
+
+impl BackboneId {
+    /// Checks that the policy for this backbone, read from `folder`, is for `given`.
+    ///
+    /// # Errors
+    /// [`PruneError::OtherBackbone`] if it is not.
+    pub(super) fn check(&self, folder: &Path, given: &BackboneId) -> Result<()> {
+        if self == given {
+            return Ok(());
+        }
+        Err(PruneError::OtherBackbone {
+            path: folder.to_owned(),
+            trained_for: self.to_string(),
+            given: given.to_string(),
         })
     }
 }
@@ -173,6 +192,9 @@ impl Policy {
             let reason = "a policy for every backbone; `vitrim calibrate --out` makes one for yours of it";
             return Err(bad(&json_path, reason.into()));
         }
+        if is_method(&header) {
+            return Err(no_actor(folder, header["method"].as_str().unwrap_or_default()));
+        }
         let header: Header =
             serde_json::from_value(header).map_err(|e| bad(&json_path, format!("not a policy: {e}")))?;
         let bytes = weights?;
@@ -201,14 +223,7 @@ impl Policy {
     /// # Errors
     /// [`PruneError::OtherBackbone`] if it does not.
     pub fn check_backbone(&self, folder: &Path, backbone: &BackboneId) -> Result<()> {
-        if self.backbone == *backbone {
-            return Ok(());
-        }
-        Err(PruneError::OtherBackbone {
-            path: folder.to_owned(),
-            trained_for: self.backbone.to_string(),
-            given: backbone.to_string(),
-        })
+        self.backbone.check(folder, backbone)
     }
 
     fn serialize_weights(&self) -> Vec<u8> {
@@ -259,14 +274,10 @@ pub(super) fn read(folder: &Path) -> Result<Read> {
     let header: serde_json::Value =
         serde_json::from_str(text).map_err(|e| bad(&json_path, format!("not valid JSON: {e}")))?;
     let version = header.get("version").and_then(serde_json::Value::as_u64);
-    if ![VERSION, VERSION_ANY_BACKBONE, VERSION_OFFSETS]
-        .iter()
-        .any(|known| version == Some(u64::from(*known)))
-    {
+    if !version.is_some_and(|version| (u64::from(VERSION)..=u64::from(VERSION_OFFSETS)).contains(&version)) {
         let found = header.get("version").map_or("none".to_owned(), ToString::to_string);
-        let reason = format!(
-            "policy version {found}; this vitrim reads versions {VERSION}, {VERSION_ANY_BACKBONE} and {VERSION_OFFSETS}"
-        );
+        let reason =
+            format!("policy version {found}; this vitrim reads versions {VERSION} to {VERSION_OFFSETS}");
         return Err(bad(&json_path, reason));
     }
     let weights = bytes.ok_or_else(|| {
@@ -278,6 +289,20 @@ pub(super) fn read(folder: &Path) -> Result<Read> {
         bad(&weights_path, reason.into())
     });
     Ok(Read { header, weights })
+}
+
+/// Whether `header` is that of a hand-made method.
+pub(super) fn is_method(header: &serde_json::Value) -> bool {
+    header.get("version").and_then(serde_json::Value::as_u64) == Some(VERSION_METHOD.into())
+}
+
+/// Said where an actor is needed, of the policy in `folder`, which is the hand-made method `method`.
+pub(super) fn no_actor(folder: &Path, method: &str) -> PruneError {
+    let method: String = method.chars().take(40).collect();
+    bad(
+        folder,
+        format!("is the hand-made method {method}, which has no actor to learn; give a learned policy"),
+    )
 }
 
 fn bad(path: &Path, reason: String) -> PruneError {
@@ -309,10 +334,7 @@ pub(super) fn weights_of(bytes: &[u8], actor: &PerceptronSpec) -> Result<Percept
 /// A description of the disagreement.
 fn check_parts(header: &Header) -> Result<(), String> {
     let Header { backbone, stages, departure, observation, actor, offsets, read_out, .. } = header;
-    let mut widths = [backbone.dim, backbone.depth, backbone.patch_size].into_iter().chain(backbone.img_size);
-    if widths.any(|width| width == 0 || width > MAX_WIDTH) {
-        return Err(format!("a width or depth lies outside 1 to {MAX_WIDTH}"));
-    }
+    check_widths(backbone)?;
     check_actor(*departure, observation, actor)?;
     let depth = backbone.depth;
     if stages.is_empty() || stages.windows(2).any(|w| w[0] >= w[1]) || stages.iter().any(|l| *l >= depth) {
@@ -334,6 +356,18 @@ fn check_parts(header: &Header) -> Result<(), String> {
         return Err("the actor does not fit what its agents observe".into());
     }
     read_out.check(stages.len()).map_err(|error| error.to_string())
+}
+
+/// Checks that a backbone of the size that `backbone` states can be held.
+///
+/// # Errors
+/// A description of what is wrong.
+pub(super) fn check_widths(backbone: &BackboneId) -> Result<(), String> {
+    let mut widths = [backbone.dim, backbone.depth, backbone.patch_size].into_iter().chain(backbone.img_size);
+    match widths.any(|width| width == 0 || width > MAX_WIDTH) {
+        true => Err(format!("a width or depth lies outside 1 to {MAX_WIDTH}")),
+        false => Ok(()),
+    }
 }
 
 /// Said of stages at which a policy cannot act.

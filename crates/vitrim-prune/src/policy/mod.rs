@@ -1,10 +1,13 @@
-//! The learned policy: one actor shared by all agents, and how its probabilities become decisions.
+//! Policies: the learned one (one actor shared by all agents, and how its probabilities become decisions), and hand-made
+//! methods that are fitted to a backbone and set to a cost. A folder holds either ([`AnyPolicy`]).
 
 pub mod actor;
+mod any;
 mod balance;
 mod file;
 mod inference;
 mod learned;
+mod method;
 mod pairing;
 mod read_out;
 pub mod relative;
@@ -12,10 +15,12 @@ mod universal;
 mod untrained;
 
 pub use actor::{Departure, Nonlinearity, Observation, PerceptronSpec, PerceptronWeights};
+pub use any::{AnyPolicy, Dial};
 pub use balance::{BALANCE_IMAGES, balance};
 pub use file::{BackboneId, Policy};
 pub use inference::contexts;
 pub use learned::{Decision, LearnedPruner};
+pub use method::MethodPolicy;
 pub use pairing::Pairing;
 pub use read_out::ReadOut;
 pub use universal::{UNIVERSAL, Universal, blocks_at};

@@ -175,19 +175,3 @@ impl Universal {
         Ok(Universal { depth_shares, departure, observation, actor, weights, read_out, trained_on })
     }
 }
-
-impl Policy {
-    /// Reads the policy in `folder` for the backbone `id` of geometry `spec`: a policy that was trained for it, or one for
-    /// every backbone ([`Universal::open`]).
-    ///
-    /// # Errors
-    /// As [`Policy::load`] and [`Universal::bind`], or if the policy was trained for another backbone.
-    pub fn open(folder: &Path, spec: &VitSpec, id: &BackboneId) -> Result<Self> {
-        if let Some(universal) = Universal::open(folder)? {
-            return universal.bind(spec, id);
-        }
-        let policy = Policy::load(folder)?;
-        policy.check_backbone(folder, id)?;
-        Ok(policy)
-    }
-}

@@ -13,7 +13,7 @@ use vitrim_measure::Loaded;
 use vitrim_measure::calibrate::Calibration;
 use vitrim_measure::front::{Front, FrontPoint};
 use vitrim_measure::statistics::Confidence;
-use vitrim_prune::{Policy, ReadOut};
+use vitrim_prune::{AnyPolicy, MethodPolicy, Policy, ReadOut};
 use vitrim_serve::{Server, Settings};
 use vitrim_vit::{Tensors, VitSpec};
 
@@ -51,6 +51,22 @@ pub fn write_model(folder: &Path, seed: u64) {
 pub fn write_policy(folder: &Path, model: &Path) {
     let loaded = Loaded::open(model).unwrap();
     let mut policy = Policy::untrained(&loaded.spec, loaded.id.clone(), &[1, 2, 3], &[0.7, 0.49, 0.343]);
+    policy.read_out = ReadOut::Threshold { threshold: 0.5 };
+    policy.calibration = Some(record(&loaded, [0.4, 0.5, 0.55], 0.5));
+    policy.save(folder).unwrap();
+}
+
+/// Writes ToMe as a policy for the model in `model`, with a record as that of [`write_policy`].
+pub fn write_method(folder: &Path, model: &Path) {
+    let loaded = Loaded::open(model).unwrap();
+    let mut policy = MethodPolicy::new(&loaded.id, "tome".parse().unwrap(), Vec::new());
+    policy.cost = 0.7;
+    policy.calibration = Some(record(&loaded, [0.9, 0.7, 0.5], 0.7));
+    AnyPolicy::Method(policy).save(folder).unwrap();
+}
+
+/// A calibration record that certifies `settings`, at 0.9, 0.7 and 0.5 of the dense MACs, and chose `chosen`.
+fn record(loaded: &Loaded, settings: [f64; 3], chosen: f64) -> Value {
     let dense = vitrim_vit::cost::dense_macs(&loaded.spec) as f64 / 1e9;
     let point = |(setting, cost, lost): (f64, f64, usize)| FrontPoint {
         setting,
@@ -63,7 +79,8 @@ pub fn write_policy(folder: &Path, model: &Path) {
         fidelity: 0.01,
         keep_ratio: vec![cost; 3],
     };
-    let points = [(0.4, 0.9, 2), (0.5, 0.7, 10), (0.55, 0.5, 30)].map(point).to_vec();
+    let [mild, middle, bold] = settings;
+    let points = [(mild, 0.9, 2), (middle, 0.7, 10), (bold, 0.5, 30)].map(point).to_vec();
     let record = Calibration {
         data: "made up".into(),
         split: "test".into(),
@@ -71,14 +88,12 @@ pub fn write_policy(folder: &Path, model: &Path) {
         max_drop: 1.0,
         confidence: Confidence::DEFAULT,
         certified: true,
-        threshold: 0.5,
+        threshold: chosen,
         choice: "made up".into(),
         front: Front::new(true, IMAGES, points).unwrap(),
         pilot: None,
     };
-    policy.read_out = ReadOut::Threshold { threshold: 0.5 };
-    policy.calibration = Some(serde_json::to_value(record).unwrap());
-    policy.save(folder).unwrap();
+    serde_json::to_value(record).unwrap()
 }
 
 /// A picture, another for each seed.

@@ -8,7 +8,7 @@ use vitrim_measure::Loaded;
 use vitrim_measure::model::features::{FeatureKind, Features};
 use vitrim_measure::model::open_policy;
 use vitrim_measure::predict::{Answer, Question, answer};
-use vitrim_prune::{LearnedPruner, NoPruner, Pruner, ReadOut};
+use vitrim_prune::{Dial, NoPruner, Pruner, ReadOut};
 use vitrim_serve::Settings;
 
 use crate::fixture::{CLASSES, Folder, Running, SIDE, picture, png};
@@ -20,9 +20,7 @@ fn predicted(folder: &Folder, seed: u32, threshold: Option<f64>, question: Quest
         None => Box::new(NoPruner),
         Some(threshold) => {
             let policy = open_policy(&folder.policy, &loaded).unwrap();
-            Box::new(
-                LearnedPruner::new(&loaded.spec, &policy).with_read_out(ReadOut::Threshold { threshold }),
-            )
+            policy.pruner_at(&loaded.spec, &policy.at_setting(threshold)).unwrap()
         }
     };
     let crop = loaded.transform.cropped(&picture(seed));
@@ -80,13 +78,14 @@ async fn random_decisions_are_those_of_predict() {
     let folder = Folder::new();
     let loaded = Loaded::open(&folder.model).unwrap();
     let mut policy = open_policy(&folder.policy, &loaded).unwrap();
-    (policy.read_out, policy.calibration) = (ReadOut::Sample { seed: 5 }, None);
+    policy.set(Dial::ReadOut(ReadOut::Sample { seed: 5 })).unwrap();
+    policy.set_calibration(None);
     policy.save(&folder.policy).unwrap();
     let running = Running::start(folder.pruned()).await;
-    let pruner = LearnedPruner::new(&loaded.spec, &policy);
+    let pruner = policy.pruner(&loaded.spec).unwrap();
     for seed in 0..4 {
         let crop = loaded.transform.cropped(&picture(seed));
-        let wanted = answer(&loaded, &loaded.model, &pruner, &[&crop], Question::Classes(5)).unwrap();
+        let wanted = answer(&loaded, &loaded.model, pruner.as_ref(), &[&crop], Question::Classes(5)).unwrap();
         let (_, body) = running.post("/predict?survivors=true", png(seed)).await;
         assert_eq!(probabilities(&body["images"][0]), expected(&wanted[0]));
         assert_eq!(body["images"][0]["stages"], serde_json::to_value(&wanted[0].stages).unwrap());

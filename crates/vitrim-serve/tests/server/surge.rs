@@ -6,7 +6,7 @@ use serde_json::json;
 use vitrim_serve::Settings;
 use vitrim_serve::settings::Span;
 
-use crate::fixture::{Folder, Running, metric, png};
+use crate::fixture::{Folder, Running, metric, png, write_method};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_misses_its_target_serves_the_cheapest_point_within_its_limit() {
@@ -52,7 +52,7 @@ async fn nothing_slides_without_a_certificate() {
     let folder = Folder::new();
     let loaded = vitrim_measure::Loaded::open(&folder.model).unwrap();
     let mut policy = vitrim_measure::model::open_policy(&folder.policy, &loaded).unwrap();
-    policy.calibration = None;
+    policy.set_calibration(None);
     policy.save(&folder.policy).unwrap();
     let target_p99 = Some(Span(Duration::from_millis(50)));
     let refused = Running::listen(Settings { target_p99, max_drop: Some(1.0), ..folder.pruned() }).await;
@@ -65,4 +65,23 @@ async fn nothing_slides_without_a_certificate() {
     assert_eq!((&point["name"], &point["certified"]), (&json!("threshold=0.5"), &json!(null)));
     let (_, body) = running.post("/predict?max_drop=5", png(1)).await;
     assert_eq!(body["images"][0]["operating_point"]["name"], "dense", "the only certified point");
+}
+
+/// As a learned policy: its certified costs are the operating points, and requests choose among them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hand_made_method_is_served_at_its_certified_costs() {
+    let folder = Folder::new();
+    write_method(&folder.policy, &folder.model);
+    let running = Running::start(folder.pruned()).await;
+    let (_, points) = running.get("/v2/models/m/operating_points").await;
+    let points = points["points"].as_array().unwrap();
+    let names: Vec<_> = points.iter().map(|point| point["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["dense", "cost=0.9", "cost=0.7", "cost=0.5"]);
+    let (_, body) = running.post("/predict", png(1)).await;
+    assert_eq!(body["images"][0]["operating_point"], points[2], "what the policy is set to");
+    let gmacs = |body: &serde_json::Value| body["images"][0]["gmacs"].as_f64().unwrap();
+    let (_, dense) = running.post("/predict?max_drop=0", png(1)).await;
+    let (_, bold) = running.post("/predict?max_drop=90", png(1)).await;
+    assert_eq!(bold["images"][0]["operating_point"]["name"], "cost=0.5");
+    assert!(gmacs(&bold) < gmacs(&body) && gmacs(&body) < gmacs(&dense));
 }

@@ -8,9 +8,8 @@ use vitrim::shared_passes::SharedPasses;
 use vitrim_measure::MeasureError;
 use vitrim_measure::calibrate::record;
 use vitrim_measure::front::{Choice, Verdict};
-use vitrim_measure::model::open_policy;
-use vitrim_measure::requests::{CalibrateRequest, DataNotes, named_images};
-use vitrim_prune::Policy;
+use vitrim_measure::requests::{CalibrateRequest, DataNotes};
+use vitrim_prune::AnyPolicy;
 use vitrim_text::shown;
 
 use super::{App, interrupt, print, ranks};
@@ -20,10 +19,14 @@ pub fn run(app: &App, request: &CalibrateRequest) -> anyhow::Result<ExitCode> {
     let stop = interrupt::listen(app.ranks)?;
     let loaded = app.open(&request.model, request.backbone.opening(request.dtype))?;
     let folder = &request.target();
-    let mut policy = open_policy(&request.policy, &loaded)?;
-    ranks::agree(app.ranks, &loaded, Some(&policy))?;
     ranks::refuse_gaps(app.ranks, &request.reading)?;
-    let shared = policy.clone();
+    let prepared = app.follow(stop, |listener| request.prepare(&loaded, listener));
+    let mut prepared = match prepared {
+        Err(MeasureError::Interrupted) => return Ok(as_it_was(app, folder)),
+        prepared => prepared?,
+    };
+    ranks::agree(app.ranks, &loaded, Some(&prepared.policy))?;
+    let shared = prepared.policy.clone();
     let passes = SharedPasses {
         ranks: app.ranks,
         loaded: &loaded,
@@ -33,19 +36,17 @@ pub fn run(app: &App, request: &CalibrateRequest) -> anyhow::Result<ExitCode> {
     };
     let done = app.follow(stop, |listener| {
         if app.ranks.is_first() {
-            let done = request.run(&loaded, &mut policy, passes.elsewhere(), listener)?;
+            let done = request.run(&loaded, &mut prepared, passes.elsewhere(), listener)?;
             return passes.end().map(|()| Some(done));
         }
-        let parts = request.reading.open(&request.data, &loaded)?;
-        let (dataset, _) = named_images(&loaded, &parts, Some(&request.split), listener)?;
-        passes.serve(&dataset).map(|()| None)
+        passes.serve(&prepared.dataset).map(|()| None)
     });
     match done {
         Err(MeasureError::Interrupted) => Ok(as_it_was(app, folder)),
         Err(error) => Err(error.into()),
         Ok(done) => {
             if let Some((choice, notes)) = done {
-                print(app, folder, &policy, &choice, &notes)?;
+                print(app, folder, &prepared.policy, &choice, &notes)?;
             }
             Ok(ExitCode::SUCCESS)
         }
@@ -64,18 +65,18 @@ pub fn as_it_was(app: &App, folder: &Path) -> ExitCode {
 pub fn print(
     app: &App,
     folder: &Path,
-    policy: &Policy,
+    policy: &AnyPolicy,
     choice: &Choice,
     notes: &DataNotes,
 ) -> anyhow::Result<()> {
-    let read_out = policy.read_out.to_string();
+    let read_out = policy.dial().to_string();
     if app.global.json {
         return print::json(&json!({
             "policy": shown(folder),
             "read_out": read_out,
             "label_notes": notes.label_notes,
             "layout_notes": notes.layout_notes,
-            "calibration": policy.calibration
+            "calibration": policy.calibration()
         }));
     }
     let record = record(policy, folder)?;
@@ -90,13 +91,20 @@ pub fn print(
             print::ratios(&point.keep_ratio),
         ])
     };
-    // Of thresholds with equal decisions, only the last is shown.
+    // Of settings with equal decisions, only the last is shown.
     let points = record.front.points();
     let alike = |i: usize| points.get(i + 1).is_some_and(|next| next.keep_ratio == points[i].keep_ratio);
     let shown = (0..points.len()).filter(|i| !alike(*i)).map(|i| row(&points[i]));
     let rows = shown.collect::<anyhow::Result<_>>()?;
     print::table(
-        &["threshold", "of dense %", choice.measure.header(), "upper bound", "D", "kept after stage"],
+        &[
+            policy.setting_name(),
+            "of dense %",
+            choice.measure.header(),
+            "upper bound",
+            "D",
+            "kept after stage",
+        ],
         rows,
     )?;
     print::line("")?;
@@ -106,7 +114,12 @@ pub fn print(
     } else if let Verdict::Certified(chosen) = choice.verdict
         && chosen.cost >= 1.0
     {
-        print::line("this setting saves nothing: train for longer, or allow a larger drop")?;
+        let longer = if matches!(policy, AnyPolicy::Learned(_)) { "train for longer, or " } else { "" };
+        print::line(&format!("this setting saves nothing: {longer}allow a larger drop"))?;
     }
-    print::line(&format!("policy: {}, read out by {read_out}", folder.display()))
+    let set = match policy {
+        AnyPolicy::Learned(_) => format!("read out by {read_out}"),
+        AnyPolicy::Method(policy) => format!("{} at {read_out}", policy.method),
+    };
+    print::line(&format!("policy: {}, {set}", folder.display()))
 }

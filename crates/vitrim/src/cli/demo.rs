@@ -18,7 +18,7 @@ use vitrim_measure::model::open_policy;
 use vitrim_measure::passes::PassOptions;
 use vitrim_measure::requests::{Request, calibrate_folder};
 use vitrim_measure::seen::SeenImages;
-use vitrim_prune::Policy;
+use vitrim_prune::AnyPolicy;
 use vitrim_report::gather::{About, GatherOptions, gather};
 use vitrim_report::{Findings, report};
 use vitrim_text::shown;
@@ -193,20 +193,20 @@ fn calibrated(
     request: &DemoRequest,
     size: &Size,
     stop: &AtomicBool,
-) -> anyhow::Result<Policy> {
+) -> anyhow::Result<AnyPolicy> {
     let policy = open_policy(folder, loaded)?;
     let as_asked = |record: Calibration| {
         (record.max_drop, record.confidence, record.front.images())
             == (request.max_drop, request.confidence, size.held_out)
             && record.dtype == loaded.model.weights().precision()
     };
-    if policy.calibration.is_some() && as_asked(record(&policy, folder)?) {
+    if policy.calibration().is_some() && as_asked(record(&policy, folder)?) {
         return Ok(policy);
     }
     let pass = PassOptions { workers: request.threads, images: Some(size.pilot), ..PassOptions::default() };
     let mut options = CalibrationOptions {
         // A coarse grid: the pilot interpolates.
-        thresholds: grid().into_iter().step_by(3).collect(),
+        settings: grid().into_iter().step_by(3).collect(),
         pilot: None,
         max_loss: request.max_drop,
         confidence: request.confidence,
@@ -218,10 +218,10 @@ fn calibrated(
     let train = Dataset::scenes("train")?;
     let held_out = Dataset::scenes("validation")?.first(size.held_out);
     app.follow(stop, |listener| {
-        let (thresholds, front) = listener.follow("calibrating", |progress| {
+        let (settings, front) = listener.follow("calibrating", |progress| {
             pilot(loaded, &policy, &train, size.beyond, &options, progress)
         })?;
-        (options.thresholds, options.pilot) = (thresholds, Some(front));
+        (options.settings, options.pilot) = (settings, Some(front));
         options.pass.images = Some(size.held_out);
         Ok(calibrate_folder(loaded, folder, (DATA, "calibration", &held_out), &options, listener)?.0)
     })

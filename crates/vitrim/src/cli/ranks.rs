@@ -8,7 +8,7 @@ use vitrim_data::OnBadImage;
 use vitrim_measure::Loaded;
 use vitrim_measure::requests::DatasetArgs;
 use vitrim_mpi::{Process, number, started_together};
-use vitrim_prune::Policy;
+use vitrim_prune::AnyPolicy;
 use vitrim_ranks::{RankError, Ranks};
 
 use super::args::Command;
@@ -44,7 +44,7 @@ pub fn start(command: &Command) -> anyhow::Result<Option<Process>> {
 ///
 /// # Errors
 /// If one of them does not, on all; or if another rank has failed.
-pub fn agree(ranks: &Ranks, loaded: &Loaded, policy: Option<&Policy>) -> anyhow::Result<()> {
+pub fn agree(ranks: &Ranks, loaded: &Loaded, policy: Option<&AnyPolicy>) -> anyhow::Result<()> {
     let mut facts = facts_of_backbone(loaded);
     facts.extend(policy.map(|policy| ("policy", policy.identity())));
     Ok(ranks.agree(&facts, ALIKE)?)

@@ -10,7 +10,7 @@ use vitrim_measure::requests::{
     DataNotes, DatasetArgs, ImageArgs, KeepArgs, PolicyArgs, Request, as_text, note_opened, note_reading,
 };
 use vitrim_measure::seen::SeenImages;
-use vitrim_prune::Policy;
+use vitrim_prune::{AnyPolicy, Policy};
 use vitrim_ranks::Ranks;
 use vitrim_train::finetune::{FinetuneConfig, Finetuning, HeldOut, finetune, steps_done};
 use vitrim_train::pretrain::{PretrainConfig, WeightType};
@@ -245,12 +245,12 @@ impl FinetuneRequest {
     /// trains the dense control, as one of `ranks`, of which the first alone writes files. A run that was stopped continues.
     ///
     /// # Errors
-    /// [`VitrimError::Interrupted`] if it was stopped; or if the parts do not fit each other, or a file cannot be
-    /// read or written.
+    /// [`VitrimError::Interrupted`] if it was stopped; or if the policy is not a learned one, the parts do not fit each
+    /// other, or a file cannot be read or written.
     pub fn run(
         &self,
         loaded: &Loaded,
-        policy: Option<&Policy>,
+        policy: Option<&AnyPolicy>,
         config: &FinetuneConfig,
         ranks: &Ranks,
         listener: &mut Listener<'_>,
@@ -258,6 +258,8 @@ impl FinetuneRequest {
         let Some(data) = &self.data else {
             return Err(VitrimError::Setting("--model and --data are needed to train".into()));
         };
+        let folder = self.policy.policy.as_deref().unwrap_or(Path::new("policy"));
+        let policy = policy.map(|policy| policy.learned(folder)).transpose()?;
         one_size(&loaded.spec)?;
         if let Some(classes) = &loaded.text_classes {
             return Err(VitrimError::Setting(format!(

@@ -17,8 +17,8 @@ use vitrim_measure::requests::{
 };
 use vitrim_measure::seen::SeenImages;
 use vitrim_measure::statistics::Confidence;
-use vitrim_prune::Policy;
 use vitrim_prune::policy::{Universal, blocks_at};
+use vitrim_prune::{AnyPolicy, Policy};
 use vitrim_ranks::Ranks;
 use vitrim_train::{
     Aim, DeviceChoice, Ground, Outcome, Run, RunEvent, RunFolder, Source, Start, TrainConfig, UpdateLog,
@@ -180,7 +180,7 @@ pub struct Trained {
     /// The policy's folder.
     pub policy_folder: PathBuf,
     /// The policy in that folder.
-    pub policy: Policy,
+    pub policy: AnyPolicy,
     /// Updates done.
     pub updates: usize,
     /// The choice of the calibration; `None` if the policy was left uncalibrated.
@@ -257,6 +257,7 @@ impl TrainRequest {
         let ground = ground(loaded, &loaded.id.architecture, &source);
         let aim = Aim::OneBackbone(weights.as_ref());
         let (_folder, trained) = self.learn_in(&out, &config, start, &[ground], aim, ranks, listener)?;
+        let trained = AnyPolicy::from(trained);
         note_reading(&images.train, listener);
         let policy_folder = out.join("policy");
         let stop = listener.stop;
@@ -271,7 +272,7 @@ impl TrainRequest {
         }
         if let (Some(dataset), true) = (&images.calibration, ranks.is_first()) {
             let options = CalibrationOptions {
-                thresholds: grid(),
+                settings: grid(),
                 pilot: None,
                 max_loss: config.constraint.max_accuracy_loss,
                 confidence: self.confidence,
@@ -339,6 +340,7 @@ impl TrainRequest {
         let out = self.out_folder(None);
         let (_folder, policy) =
             self.learn_in(&out, &config, start, &grounds, Aim::AnyBackbone, ranks, listener)?;
+        let policy = AnyPolicy::from(policy);
         all.iter().for_each(|images| note_reading(&images.train, listener));
         let policy_folder = out.join("policy");
         let notes = DataNotes::of(all.iter().map(|images| &images.train).collect::<Vec<_>>());

@@ -14,6 +14,7 @@ mod hub;
 mod images;
 mod interrupt;
 mod layouts;
+mod methods;
 mod naflex;
 mod pretrain;
 mod refusals;
