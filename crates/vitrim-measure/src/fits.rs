@@ -173,7 +173,7 @@ pub fn balance_apart(
     listener: &mut Listener<'_>,
 ) -> Result<SeenImages> {
     let pool = match parts.has(Subset::Train) && !certifying.is_stream() {
-        true => Some(training_images(parts, certifying, listener)?).filter(|pool| pool.len() > 0),
+        true => Some(training_images(parts, certifying, listener)?).filter(|pool| !pool.is_empty()),
         false => None,
     };
     let Some(pool) = pool else {
