@@ -160,7 +160,8 @@ fn training_images(parts: &DataParts, certifying: &Dataset, listener: &mut Liste
 }
 
 /// Finds offsets of the stages of `policy` ([`balance`]) on training images of `parts` that are neither among `certifying`
-/// nor held out, and adds these to what it has `seen`. Where there are none, the policy stays as it is, and that is said.
+/// nor held out. Where there are none, the policy stays as it is, and that is said. These images are not put on record as
+/// training images: those of the actor's own training are not known, and the record must not seem complete.
 ///
 /// # Errors
 /// If images cannot be read, according to `on_bad_image`, or it was asked to stop.
@@ -169,9 +170,8 @@ pub fn balance_apart(
     loaded: &Loaded,
     (parts, certifying): (&DataParts, &Dataset),
     on_bad_image: OnBadImage,
-    seen: SeenImages,
     listener: &mut Listener<'_>,
-) -> Result<SeenImages> {
+) -> Result<()> {
     let pool = match parts.has(Subset::Train) && !certifying.is_stream() {
         true => Some(training_images(parts, certifying, listener)?).filter(|pool| !pool.is_empty()),
         false => None,
@@ -179,7 +179,7 @@ pub fn balance_apart(
     let Some(pool) = pool else {
         listener
             .note("the policy's stages are not balanced: there are no training images that do not certify");
-        return Ok(seen);
+        return Ok(());
     };
     let images = Drawn::of(loaded, &pool, BALANCE_IMAGES, on_bad_image)?;
     policy.offsets = listener.follow("balancing the stages", |progress| {
@@ -187,9 +187,7 @@ pub fn balance_apart(
             |done: usize, all: usize| progress.at(done, all).map_err(|_| VitError::Interrupted.into());
         balance(&loaded.model, policy, images.batch(), &mut tell)
     })?;
-    let hashes =
-        hashes_at(&pool, &images.indices, &mut listener.steps("hashing images"))?.unwrap_or_default();
-    Ok(seen.trained_on(&hashes))
+    Ok(())
 }
 
 /// Images in memory.

@@ -196,8 +196,7 @@ impl CalibrateRequest {
             Given::Policy(AnyPolicy::Learned(mut policy), seen)
                 if !self.no_balance && self.fits_every_backbone()? =>
             {
-                let seen =
-                    balance_apart(&mut policy, loaded, (&parts, &dataset), on_bad_image, seen, listener)?;
+                balance_apart(&mut policy, loaded, (&parts, &dataset), on_bad_image, listener)?;
                 (AnyPolicy::Learned(policy), seen)
             }
             Given::Policy(policy, seen) => (policy, seen),

@@ -64,7 +64,7 @@ pub fn balance(
 /// What offsets are compared by.
 struct Scales<'a> {
     model: &'a CpuBackbone,
-    pruner: &'a Policy,
+    policy: &'a Policy,
     images: Vec<ImageKey>,
     /// The images at the first stage.
     start: HostState,
@@ -93,7 +93,7 @@ impl<'a> Scales<'a> {
         model.advance(&mut start, site, taps)?;
         let mut scales = Scales {
             model,
-            pruner: policy,
+            policy,
             images: (0..pixels.batch as u64).collect(),
             start,
             dense: model.dense(pixels, Want::answer(spec))?,
@@ -126,7 +126,7 @@ impl<'a> Scales<'a> {
         let spec = self.model.spec();
         let at = |logit: &f32| {
             let threshold = super::read_out::keep_probability(*logit);
-            let pruner = LearnedPruner::new(spec, self.pruner)
+            let pruner = LearnedPruner::new(spec, self.policy)
                 .with_offsets(offsets)
                 .with_read_out(ReadOut::Threshold { threshold });
             let pass = || run_from(self.model, &pruner, self.start.clone(), &self.images);

@@ -5,7 +5,6 @@ use std::process::ExitCode;
 
 use serde_json::json;
 use vitrim::shared_passes::SharedPasses;
-use vitrim_measure::MeasureError;
 use vitrim_measure::calibrate::record;
 use vitrim_measure::front::{Choice, Verdict};
 use vitrim_measure::requests::{CalibrateRequest, DataNotes};
@@ -22,7 +21,7 @@ pub fn run(app: &App, request: &CalibrateRequest) -> anyhow::Result<ExitCode> {
     ranks::refuse_gaps(app.ranks, &request.reading)?;
     let prepared = app.follow(stop, |listener| request.prepare(&loaded, listener));
     let mut prepared = match prepared {
-        Err(MeasureError::Interrupted) => return Ok(as_it_was(app, folder)),
+        Err(error) if error.is_interruption() => return Ok(as_it_was(app, folder)),
         prepared => prepared?,
     };
     ranks::agree(app.ranks, &loaded, Some(&prepared.policy))?;
@@ -42,7 +41,7 @@ pub fn run(app: &App, request: &CalibrateRequest) -> anyhow::Result<ExitCode> {
         passes.serve(&prepared.dataset).map(|()| None)
     });
     match done {
-        Err(MeasureError::Interrupted) => Ok(as_it_was(app, folder)),
+        Err(error) if error.is_interruption() => Ok(as_it_was(app, folder)),
         Err(error) => Err(error.into()),
         Ok(done) => {
             if let Some((choice, notes)) = done {

@@ -53,6 +53,21 @@ fn the_bundled_policy_is_taken_wherever_a_policy_is_expected() {
     let json = run(&scratch, &CALIBRATE, &[&universal[..], &["--out", "quick", "--json"]].concat()).json();
     assert_eq!(json[0]["policy"], "quick/policy");
     assert_eq!(json[0]["calibration"]["front"]["images"], Value::from(18));
+    let offsets = |folder: &str| {
+        let text = std::fs::read_to_string(scratch.path(&format!("{folder}/policy/policy.json"))).unwrap();
+        let policy: Value = serde_json::from_str(&text).unwrap();
+        let count = |name: &str| policy[name].as_array().map(Vec::len);
+        (count("offsets"), count("stages"))
+    };
+    let (balanced, stages) = offsets("quick");
+    assert_eq!(balanced, stages, "one offset a stage");
+    let plain = [&universal[..], &["--out", "plain", "--no-balance"]].concat();
+    run(&scratch, &CALIBRATE, &plain).good();
+    assert_eq!(offsets("plain"), (None, stages));
+    // Nothing is left to balance on.
+    let train = [&universal[..], &["--out", "all", "--split", "train"]].concat();
+    let said = run(&scratch, &CALIBRATE, &train).stderr();
+    assert!(said.contains("stages are not balanced"), "{said}");
 
     let (model, data) = (["--model", "model"], ["--data", "data"]);
     let image = "data/test/red/test00.png";
