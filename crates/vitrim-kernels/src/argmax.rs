@@ -3,12 +3,14 @@
 use crate::InstructionSet;
 use crate::simd::{Kernel, Simd};
 
-/// Values that are processed together, so that the compiler can use vectors.
-const LANES: usize = 16;
+/// Vectors of columns whose maxima are found together.
+const COLUMN_VECTORS: usize = 4;
 
 /// The index of the maximum of `values`: the first, if several are equal; 0 if `values` is empty.
 pub fn argmax(values: &[f32]) -> usize {
-    max_and_place(values).1
+    let mut best = [(0.0, 0)];
+    InstructionSet::current().argmax_rows(values, values.len(), &mut best);
+    best[0].1
 }
 
 impl InstructionSet {
@@ -19,6 +21,17 @@ impl InstructionSet {
     pub fn argmax_rows(self, values: &[f32], width: usize, out: &mut [(f32, usize)]) {
         assert_eq!(values.len(), width * out.len(), "one result a row");
         self.run(Rows { values, width, out });
+    }
+
+    /// The maximum of each column of `values: [R, width]`, the width being that of `out`, and its index in the column:
+    /// the first, if several are equal. Faster than [`InstructionSet::argmax_rows`].
+    ///
+    /// # Panics
+    /// If `values` does not consist of whole rows, or of more than 2^24.
+    pub fn argmax_columns(self, values: &[f32], out: &mut [(f32, usize)]) {
+        assert!(values.is_empty() || values.len().is_multiple_of(out.len()), "values is [R, width]");
+        assert!(values.len() <= out.len() << 24, "an f32 holds every index");
+        self.run(Columns { values, out });
     }
 
     /// The maximum of the sums `a[i] + b[i]`, and its index: the first, if several are equal.
@@ -41,12 +54,66 @@ impl Kernel for Rows<'_> {
     type Out = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) {
-        for (row, out) in self.values.chunks_exact(self.width.max(1)).zip(self.out) {
-            *out = max_and_place(row);
+    fn run<S: Simd>(self, s: S) {
+        if self.width == 0 {
+            return self.out.fill((f32::NEG_INFINITY, 0));
+        }
+        for (row, out) in self.values.chunks_exact(self.width).zip(self.out) {
+            let mut max = s.splat(f32::NEG_INFINITY);
+            for chunk in row.chunks(S::LANES) {
+                max = s.max(lowest_behind(s, chunk.len(), s.load(chunk)), max);
+            }
+            let max = s.reduce_max(max);
+            let mut place = 0;
+            for (c, chunk) in row.chunks(S::LANES).enumerate() {
+                let equal = equal_among(s, chunk.len(), s.load(chunk), max);
+                if equal != 0 {
+                    place = c * S::LANES + equal.trailing_zeros() as usize;
+                    break;
+                }
+            }
+            *out = (max, place);
         }
     }
 }
+
+struct Columns<'a> {
+    values: &'a [f32],
+    out: &'a mut [(f32, usize)],
+}
+
+impl Kernel for Columns<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let width = self.out.len();
+        let block = COLUMN_VECTORS * S::LANES;
+        for (c, out) in self.out.chunks_mut(block).enumerate() {
+            let mut max = [s.splat(f32::NEG_INFINITY); COLUMN_VECTORS];
+            let mut places = [s.splat(0.0); COLUMN_VECTORS];
+            for (r, row) in self.values.chunks_exact(width).enumerate() {
+                let (place, row) = (s.splat(r as f32), &row[c * block..][..out.len()]);
+                for ((max, places), chunk) in max.iter_mut().zip(&mut places).zip(row.chunks(S::LANES)) {
+                    let v = s.load(chunk);
+                    *places = s.where_larger(v, *max, place, *places);
+                    *max = s.max(v, *max);
+                }
+            }
+            for ((max, places), out) in max.into_iter().zip(places).zip(out.chunks_mut(S::LANES)) {
+                let mut lanes = [[0.0; MOST_LANES]; 2];
+                s.store(&mut lanes[0], max);
+                s.store(&mut lanes[1], places);
+                for (i, out) in out.iter_mut().enumerate() {
+                    *out = (lanes[0][i], lanes[1][i] as usize);
+                }
+            }
+        }
+    }
+}
+
+/// Lanes of the widest vector.
+const MOST_LANES: usize = 16;
 
 struct Sums<'a> {
     a: &'a [f32],
@@ -57,53 +124,33 @@ impl Kernel for Sums<'_> {
     type Out = (f32, usize);
 
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) -> (f32, usize) {
-        let (a, b) = (self.a.chunks_exact(LANES), self.b.chunks_exact(LANES));
-        let rest = a.remainder().iter().zip(b.remainder());
-        let max = fold(a.zip(b), |lanes, (a, b)| {
-            lanes.iter_mut().zip(a.iter().zip(b)).for_each(|(lane, (a, b))| {
-                let sum = a + b;
-                *lane = if sum > *lane { sum } else { *lane };
-            });
-        });
-        let max = rest.fold(max, |m, (a, b)| if a + b > m { a + b } else { m });
-        (max, place(self.a, |v, i| v + self.b[i] == max))
+    fn run<S: Simd>(self, s: S) -> (f32, usize) {
+        let mut max = s.splat(f32::NEG_INFINITY);
+        for (a, b) in self.a.chunks(S::LANES).zip(self.b.chunks(S::LANES)) {
+            max = s.max(lowest_behind(s, a.len(), s.add(s.load(a), s.load(b))), max);
+        }
+        let max = s.reduce_max(max);
+        for (c, (a, b)) in self.a.chunks(S::LANES).zip(self.b.chunks(S::LANES)).enumerate() {
+            let equal = equal_among(s, a.len(), s.add(s.load(a), s.load(b)), max);
+            if equal != 0 {
+                return (max, c * S::LANES + equal.trailing_zeros() as usize);
+            }
+        }
+        (max, 0)
     }
 }
 
-/// The maximum of a row, and its first index.
+/// The first `n` lanes of `v`; the others are lower than every number.
 #[inline(always)]
-fn max_and_place(row: &[f32]) -> (f32, usize) {
-    let max = fold(row.chunks_exact(LANES), |lanes, chunk| {
-        lanes.iter_mut().zip(chunk).for_each(|(lane, v)| *lane = if *v > *lane { *v } else { *lane });
-    });
-    let rest = row.chunks_exact(LANES).remainder();
-    let max = rest.iter().fold(max, |m, v| if *v > m { *v } else { m });
-    (max, place(row, |v, _| *v == max))
+fn lowest_behind<S: Simd>(s: S, n: usize, v: S::V) -> S::V {
+    if n >= S::LANES { v } else { s.first(n, v, s.splat(f32::NEG_INFINITY)) }
 }
 
-/// The maximum over lanes; `each` merges a chunk into them.
+/// Which of the first `n` lanes of `v` are equal to `wanted`.
 #[inline(always)]
-fn fold<T>(chunks: impl Iterator<Item = T>, each: impl Fn(&mut [f32; LANES], T)) -> f32 {
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    chunks.for_each(|chunk| each(&mut lanes, chunk));
-    lanes.iter().fold(f32::NEG_INFINITY, |m, v| if *v > m { *v } else { m })
-}
-
-/// The first index for which `found(value, index)` holds, searched chunk by chunk; 0 if there is none.
-#[inline(always)]
-fn place(values: &[f32], found: impl Fn(&f32, usize) -> bool) -> usize {
-    for (c, chunk) in values.chunks(LANES).enumerate() {
-        let start = c * LANES;
-        let mut any = false;
-        for (i, value) in chunk.iter().enumerate() {
-            any |= found(value, start + i);
-        }
-        if any {
-            return start + chunk.iter().enumerate().position(|(i, v)| found(v, start + i)).unwrap_or(0);
-        }
-    }
-    0
+fn equal_among<S: Simd>(s: S, n: usize, v: S::V, wanted: f32) -> u32 {
+    let equal = s.equal_lanes(v, s.splat(wanted));
+    if n >= S::LANES { equal } else { equal & ((1 << n) - 1) }
 }
 
 #[cfg(test)]
@@ -125,7 +172,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_first_maximum_is_found(width in 1usize..70, rows in 0usize..5, seed: u64) {
+        fn the_first_maximum_is_found(width in 1usize..70, rows in 0usize..40, seed: u64) {
             let mut draw = crate::reference::values(seed);
             // Few different values, so that some are equal.
             let values: Vec<f32> = (0..width * rows).map(|_| (4.0 * draw()).round()).collect();
@@ -140,6 +187,12 @@ mod tests {
                     let sums: Vec<f32> = row.iter().zip(&reach).map(|(a, b)| a + b).collect();
                     prop_assert_eq!(set.argmax_of_sums(row, &reach), slowly(&sums));
                 }
+                let mut columns = vec![(0.0, 0); width];
+                set.argmax_columns(&values, &mut columns);
+                for (c, best) in columns.into_iter().enumerate() {
+                    let column: Vec<f32> = values.iter().skip(c).step_by(width).copied().collect();
+                    prop_assert_eq!(best, slowly(&column));
+                }
             }
         }
     }
@@ -147,6 +200,7 @@ mod tests {
     #[test]
     fn what_has_no_maximum_has_the_first_place() {
         assert_eq!(argmax(&[]), 0);
+        InstructionSet::current().argmax_columns(&[], &mut []);
         assert_eq!(argmax(&[f32::NEG_INFINITY; 20]), 0);
         assert_eq!(argmax(&[f32::NAN, 1.0, 2.0]), 2, "what is no number is no maximum");
     }

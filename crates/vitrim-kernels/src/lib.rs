@@ -39,6 +39,7 @@ mod rotation;
 mod rows;
 mod simd;
 mod tasks;
+mod transpose;
 mod word;
 
 pub use argmax::argmax;

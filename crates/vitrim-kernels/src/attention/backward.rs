@@ -8,6 +8,7 @@ use crate::elementwise::{softmax_backward_row, softmax_row};
 use crate::line::{Line, floats, floats_mut};
 use crate::linear::panels::Panels;
 use crate::simd::{F32, Kernel, Simd};
+use crate::transpose::transpose;
 use crate::word::words;
 
 /// Buffers of one thread, reused by its next head.
@@ -71,7 +72,7 @@ impl Kernel for HeadBackward<'_> {
         }
 
         // dV = P^T dO
-        transpose(s, probabilities, stride, n, transposed);
+        transpose(s, probabilities, stride, [n, n], transposed, stride);
         by_channel.pack_rows(s, gradient, part, panels);
         product::<S, F32>(s, transposed, stride, n, by_channel, panels, sums);
         copy_rows(sums, width, &mut dv);
@@ -90,33 +91,10 @@ impl Kernel for HeadBackward<'_> {
         copy_rows(sums, width, &mut dq);
 
         // dK = dS^T Q
-        transpose(s, ds, stride, n, transposed);
+        transpose(s, ds, stride, [n, n], transposed, stride);
         by_channel.pack_rows(s, queries, row, panels);
         product::<S, F32>(s, transposed, stride, n, by_channel, panels, sums);
         copy_rows(sums, width, &mut dk);
-    }
-}
-
-/// `to[j][i] = from[i][j]` of `[n, stride]` with `stride` whole vectors.
-#[inline(always)]
-fn transpose<S: Simd>(s: S, from: &[u32], stride: usize, n: usize, to: &mut [u32]) {
-    assert!(stride.is_multiple_of(S::LANES) && stride >= n, "rows of whole vectors");
-    assert!(from.len() >= n * stride && to.len() >= n * stride, "both are [n, stride]");
-    for i in (0..n).step_by(S::LANES) {
-        for j in (0..n).step_by(S::LANES) {
-            // SAFETY: rows i.. and columns j.. lie within `from` up to n; a register at i of each row j.. lies within
-            // `to`, whose rows are whole vectors.
-            unsafe {
-                s.transpose(
-                    from.as_ptr().add(i * stride + j),
-                    stride,
-                    (n - i).min(S::LANES),
-                    (n - j).min(S::LANES),
-                    to.as_mut_ptr().add(j * stride + i),
-                    stride,
-                );
-            }
-        }
     }
 }
 

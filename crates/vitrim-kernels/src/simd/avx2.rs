@@ -249,6 +249,16 @@ impl<const VNNI: bool> Vector for Avx2<VNNI> {
     }
 
     #[inline(always)]
+    fn where_larger(self, a: __m256, b: __m256, x: __m256, y: __m256) -> __m256 {
+        on_registers!(_mm256_blendv_ps(y, x, _mm256_cmp_ps::<_CMP_GT_OQ>(a, b)))
+    }
+
+    #[inline(always)]
+    fn equal_lanes(self, a: __m256, b: __m256) -> u32 {
+        on_registers!(_mm256_movemask_ps(_mm256_cmp_ps::<_CMP_EQ_OQ>(a, b)) as u32)
+    }
+
+    #[inline(always)]
     fn i32_to_f32(self, v: __m256) -> __m256 {
         on_registers!(_mm256_cvtepi32_ps(_mm256_castps_si256(v)))
     }

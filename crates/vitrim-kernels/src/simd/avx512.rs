@@ -267,6 +267,16 @@ impl<const BF16: bool, const VNNI: bool> Vector for Avx512<BF16, VNNI> {
     }
 
     #[inline(always)]
+    fn where_larger(self, a: __m512, b: __m512, x: __m512, y: __m512) -> __m512 {
+        on_registers!(_mm512_mask_mov_ps(y, _mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b), x))
+    }
+
+    #[inline(always)]
+    fn equal_lanes(self, a: __m512, b: __m512) -> u32 {
+        on_registers!(u32::from(_mm512_cmp_ps_mask::<_CMP_EQ_OQ>(a, b)))
+    }
+
+    #[inline(always)]
     fn i32_to_f32(self, v: __m512) -> __m512 {
         on_registers!(_mm512_cvtepi32_ps(_mm512_castps_si512(v)))
     }

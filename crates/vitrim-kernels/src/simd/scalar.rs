@@ -176,6 +176,16 @@ impl Vector for Scalar {
     }
 
     #[inline(always)]
+    fn where_larger(self, a: Self::V, b: Self::V, x: Self::V, y: Self::V) -> Self::V {
+        map(|i| if a[i] > b[i] { x[i] } else { y[i] })
+    }
+
+    #[inline(always)]
+    fn equal_lanes(self, a: Self::V, b: Self::V) -> u32 {
+        a.iter().zip(&b).enumerate().fold(0, |bits, (i, (a, b))| bits | (u32::from(a == b) << i))
+    }
+
+    #[inline(always)]
     fn i32_to_f32(self, v: Self::V) -> Self::V {
         map(|i| v[i].to_bits() as i32 as f32)
     }

@@ -65,6 +65,10 @@ pub(crate) trait Vector: Copy {
     fn reduce_max(self, v: Self::V) -> f32;
     /// The first `n <= LANES` lanes of `v`, the other lanes of `rest`.
     fn first(self, n: usize, v: Self::V, rest: Self::V) -> Self::V;
+    /// `x` in the lanes in which `a > b`, `y` in the others.
+    fn where_larger(self, a: Self::V, b: Self::V, x: Self::V, y: Self::V) -> Self::V;
+    /// A bit for each lane, the first lowest: whether `a` and `b` are equal there.
+    fn equal_lanes(self, a: Self::V, b: Self::V) -> u32;
 
     /// i32 to f32, to nearest even.
     fn i32_to_f32(self, v: Self::V) -> Self::V;

@@ -18,9 +18,9 @@ pub(super) struct Perceptron {
     embedding: Option<Linear>,
     context: Option<Linear>,
     weights: PerceptronWeights,
-    /// Weights of the scalars, `[scalars, H]`.
-    scalar: Vec<f32>,
+    scalar: Option<Linear>,
     layers: Vec<Linear>,
+    shortcut: Option<Linear>,
     norm: Option<LayerNorm>,
 }
 
@@ -33,9 +33,9 @@ impl Perceptron {
             embedding: (spec.dim > 0).then(|| Linear::new(&weights.embedding, None, h, spec.dim)),
             context: spec.context.then(|| Linear::new(&weights.context, None, h, spec.dim)),
             layers: layers.map(|((i, o), (weight, bias))| Linear::new(weight, Some(bias), o, i)).collect(),
-            scalar: (0..spec.scalars)
-                .flat_map(|s| weights.scalar.iter().skip(s).step_by(spec.scalars).copied())
-                .collect(),
+            scalar: (spec.scalars > 0).then(|| Linear::new(&weights.scalar, None, h, spec.scalars)),
+            shortcut: (!weights.shortcut.is_empty())
+                .then(|| Linear::new(&weights.shortcut, None, spec.outputs, spec.scalars)),
             norm: spec.layer_norm.then(|| LayerNorm::plain(INPUT_NORM_EPS)),
             weights: weights.clone(),
             spec: spec.clone(),
@@ -59,34 +59,33 @@ impl Perceptron {
         buffers: &'b mut Buffers,
     ) -> &'b [f32] {
         let (d, h, n) = (self.spec.dim, self.spec.hidden[0], self.spec.scalars);
-        let Buffers { tokens, shared, x, y } = buffers;
+        let Buffers { tokens, shared, own_scalars, x, y } = buffers;
         self.shared(stage, view, b, tokens, shared);
         let count = rows.len();
         let first = view.rows(b).start;
-        let scalars = |row: usize| &scalars[(row - first) * n..][..n];
-        x.resize(count * h, 0.0);
-        match &self.embedding {
-            Some(embedding) => {
-                tokens.resize(count * d, 0.0);
-                for (token, &row) in tokens.chunks_exact_mut(d).zip(rows) {
-                    match &self.norm {
-                        Some(norm) => norm.forward(view.token(row), token, d),
-                        None => token.copy_from_slice(view.token(row)),
-                    }
-                }
-                embedding.forward(tokens, x);
-            }
-            None => x.fill(0.0),
-        }
-        for (x, &row) in x.chunks_exact_mut(h).zip(rows) {
-            x.iter_mut().zip(&*shared).for_each(|(x, b)| *x += b);
-            if let (Some(grid), true) = (view.origins[row].grid(), self.spec.positions > 0) {
+        own_scalars.clear();
+        own_scalars.extend(rows.iter().flat_map(|row| &scalars[(row - first) * n..][..n]));
+        x.clear();
+        rows.iter().for_each(|_| x.extend_from_slice(shared));
+        if self.spec.positions > 0 {
+            for (x, &row) in x.chunks_exact_mut(h).zip(rows) {
+                let Some(grid) = view.origins[row].grid() else { continue };
                 let position = &self.weights.position[grid * h..][..h];
                 x.iter_mut().zip(position).for_each(|(x, p)| *x += p);
             }
-            for (value, weights) in scalars(row).iter().zip(self.scalar.chunks_exact(h)) {
-                x.iter_mut().zip(weights).for_each(|(x, w)| *x += w * value);
+        }
+        if let Some(embedding) = &self.embedding {
+            tokens.resize(count * d, 0.0);
+            for (token, &row) in tokens.chunks_exact_mut(d).zip(rows) {
+                match &self.norm {
+                    Some(norm) => norm.forward(view.token(row), token, d),
+                    None => token.copy_from_slice(view.token(row)),
+                }
             }
+            embedding.forward_add(tokens, x);
+        }
+        if let Some(scalar) = &self.scalar {
+            scalar.forward_add(own_scalars, x);
         }
         self.activate(x);
         let (last, hidden) = self.layers.split_last().expect("a perceptron has a head");
@@ -98,10 +97,8 @@ impl Perceptron {
         }
         y.resize(count * self.spec.outputs, 0.0);
         last.forward(x, y);
-        for (out, &row) in y.chunks_exact_mut(self.spec.outputs).zip(rows) {
-            for (o, weights) in out.iter_mut().zip(self.weights.shortcut.chunks_exact(n.max(1))) {
-                *o += weights.iter().zip(scalars(row)).map(|(w, s)| w * s).sum::<f32>();
-            }
+        if let Some(shortcut) = &self.shortcut {
+            shortcut.forward_add(own_scalars, y);
         }
         y
     }
@@ -142,6 +139,7 @@ impl Perceptron {
 pub(super) struct Buffers {
     tokens: Vec<f32>,
     shared: Vec<f32>,
+    own_scalars: Vec<f32>,
     x: Vec<f32>,
     y: Vec<f32>,
 }

@@ -6,6 +6,7 @@ use rayon::prelude::*;
 use vitrim_vit::{Reduction, Site, Taps, View, VitSpec};
 
 use crate::policy::actor::{Departure, Observation, PerceptronSpec};
+use crate::policy::cosines::Cosines;
 use crate::policy::file::Policy;
 use crate::policy::inference::{Buffers, Perceptron, scalars};
 use crate::policy::pairing::{Pairing, Roles, per_image};
@@ -19,7 +20,7 @@ thread_local! {
 
 #[derive(Default)]
 struct Workspace {
-    pairing: [Vec<f32>; 2],
+    cosines: Cosines,
     agents: Vec<usize>,
     actor: Buffers,
 }
@@ -201,11 +202,11 @@ impl LearnedPruner {
         view: &View<'_>,
         keys: Option<&[f32]>,
         mut image: Image<'_>,
-        Workspace { pairing, agents, actor }: &mut Workspace,
+        Workspace { cosines, agents, actor }: &mut Workspace,
     ) {
         let b = image.b;
         if let (Some(roles), Some(keys)) = (&mut image.roles, keys) {
-            roles.deal(view, keys, pairing);
+            roles.deal(view, keys, cosines);
         }
         let roles = image.roles.as_ref();
         scalars(&self.observation, &self.spec, view, b, roles, image.scalars);
@@ -213,8 +214,8 @@ impl LearnedPruner {
         agents.clear();
         agents
             .extend(view.patch_rows(b).filter(|row| roles.is_none_or(|roles| roles.may_leave(row - first))));
-        let outputs = self.actor.forward(stage, view, b, agents, image.scalars, actor);
         let offset = self.offsets.get(stage).copied().unwrap_or(0.0);
+        let outputs = self.actor.forward(stage, view, b, agents, image.scalars, actor);
         for (row, o) in agents.iter().zip(outputs.chunks_exact(2)) {
             image.logits[row - first] = o[1] - o[0] + offset;
         }

@@ -4,6 +4,7 @@
 pub mod actor;
 mod any;
 mod balance;
+mod cosines;
 mod file;
 mod inference;
 mod learned;

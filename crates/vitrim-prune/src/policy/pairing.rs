@@ -6,8 +6,10 @@
 
 use std::ops::Range;
 
-use vitrim_kernels::{InstructionSet, Linear};
+use vitrim_kernels::InstructionSet;
 use vitrim_vit::View;
+
+use crate::policy::cosines::Cosines;
 
 /// The roles of one stage. Prefix tokens stay, and no token merges into them.
 #[derive(Clone, Debug, PartialEq)]
@@ -89,16 +91,15 @@ pub(super) struct Roles<'p> {
 impl Roles<'_> {
     /// Assigns the roles by the cosine of `keys: [T, head_dim]`, the mean over heads of all rows of `view` (as in
     /// ToMe).
-    pub fn deal(&mut self, view: &View<'_>, keys: &[f32], buffers: &mut [Vec<f32>; 2]) {
+    pub fn deal(&mut self, view: &View<'_>, keys: &[f32], cosines: &mut Cosines) {
         let (first, width) = (self.rows.start + self.prefix, keys.len() / view.total().max(1));
         let patches = first..self.rows.end;
-        cosines(&keys[patches.start * width..patches.end * width], width, buffers);
-        let leaving = deal(&buffers[1], patches.len());
+        cosines.compute(&keys[patches.start * width..patches.end * width], width);
         if !self.seclusion.is_empty() {
-            seclusion(&buffers[0], width, &mut self.seclusion[self.prefix..]);
+            seclusion(cosines.unit(), width, &mut self.seclusion[self.prefix..]);
         }
         let isa = InstructionSet::current();
-        for (i, (to, cosine)) in leaving.into_iter().enumerate().filter_map(|(i, l)| Some((i, l?))) {
+        for (i, (to, cosine)) in deal(cosines).into_iter().enumerate().filter_map(|(i, l)| Some((i, l?))) {
             let own = self.prefix + i;
             (self.partner[own], self.similarity[own]) = (first + to, cosine);
             if !self.token_similarity.is_empty() {
@@ -114,29 +115,23 @@ impl Roles<'_> {
     }
 }
 
-/// For each of n tokens with `cosines: [n, n]`, below -1 on the diagonal: its partner and the cosine to it; `None` if
-/// it has to stay.
-fn deal(cosines: &[f32], n: usize) -> Vec<Option<(usize, f32)>> {
+/// For each of n tokens: its partner and the cosine to it; `None` if it has to stay.
+fn deal(cosines: &Cosines) -> Vec<Option<(usize, f32)>> {
+    let n = cosines.len();
     let mut leaving = vec![None; n];
     if n < 2 {
         return leaving;
     }
-    let row = |i: usize| &cosines[i * n..(i + 1) * n];
-    let mut nearest = vec![(0.0, 0); n];
-    let isa = InstructionSet::current();
-    isa.argmax_rows(cosines, n, &mut nearest);
-    let mut order: Vec<usize> = (0..n).collect();
-    order.sort_unstable_by(|&a, &b| nearest[b].0.total_cmp(&nearest[a].0).then(a.cmp(&b)));
     let mut stays = vec![false; n];
     // No token merges into one that may leave: its cosines count as out of reach.
     let mut reach = vec![0.0; n];
-    for i in order {
+    for i in most_alike_first(cosines.nearest()) {
         if stays[i] {
             continue;
         }
-        let (mut cosine, mut to) = nearest[i];
+        let (mut cosine, mut to) = cosines.nearest()[i];
         if leaving[to].is_some() {
-            (cosine, to) = isa.argmax_of_sums(row(i), &reach);
+            (cosine, to) = cosines.nearest_within(i, &reach);
             if cosine < -1.5 {
                 continue;
             }
@@ -146,6 +141,22 @@ fn deal(cosines: &[f32], n: usize) -> Vec<Option<(usize, f32)>> {
         stays[to] = true;
     }
     leaving
+}
+
+/// The vectors in falling order of the cosine to their `nearest`; of equal ones the first comes first.
+fn most_alike_first(nearest: &[(f32, usize)]) -> impl Iterator<Item = usize> {
+    // Bits that fall as the number rises, in the order of `total_cmp`; the place in the bits below them.
+    let falling = |value: f32| {
+        let bits = value.to_bits();
+        if bits >> 31 == 0 { !(bits | 1 << 31) } else { bits }
+    };
+    let mut order: Vec<u64> = nearest
+        .iter()
+        .enumerate()
+        .map(|(i, (cosine, _))| u64::from(falling(*cosine)) << 32 | i as u64)
+        .collect();
+    order.sort_unstable();
+    order.into_iter().map(|key| key as u32 as usize)
 }
 
 /// Writes the mean of 1 - cosine of each of n `unit: [n, d]` vectors and the others into `seclusion: [n]`.
@@ -161,19 +172,6 @@ fn seclusion(unit: &[f32], d: usize, seclusion: &mut [f32]) {
     }
 }
 
-/// Writes the cosines `[n, n]` into `cosines`; below -1 on the diagonal. `unit` is working space.
-fn cosines(keys: &[f32], d: usize, [unit, cosines]: &mut [Vec<f32>; 2]) {
-    let n = keys.len() / d;
-    unit.clear();
-    unit.extend_from_slice(keys);
-    InstructionSet::current().normalise_rows(unit, d);
-    cosines.resize(n * n, 0.0);
-    if n > 0 {
-        Linear::new(unit, None, n, d).forward(unit, cosines);
-    }
-    (0..n).for_each(|i| cosines[i * n + i] = -2.0);
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -181,9 +179,9 @@ mod tests {
     use super::*;
 
     fn dealt(keys: &[f32], d: usize) -> Vec<Option<(usize, f32)>> {
-        let mut buffers = Default::default();
-        cosines(keys, d, &mut buffers);
-        deal(&buffers[1], keys.len() / d)
+        let mut cosines = Cosines::default();
+        cosines.compute(keys, d);
+        deal(&cosines)
     }
 
     #[test]
@@ -204,12 +202,13 @@ mod tests {
     }
 
     /// The same rule without remembered nearest neighbours.
-    fn slowly(cosines: &[f32], n: usize) -> Vec<Option<(usize, f32)>> {
+    fn slowly(cosines: &Cosines) -> Vec<Option<(usize, f32)>> {
+        let n = cosines.len();
         let best = |i: usize, allowed: &dyn Fn(usize) -> bool| {
             let mut best: Option<(usize, f32)> = None;
             for j in (0..n).filter(|j| *j != i && allowed(*j)) {
-                if best.is_none_or(|(_, c)| cosines[i * n + j] > c) {
-                    best = Some((j, cosines[i * n + j]));
+                if best.is_none_or(|(_, c)| cosines.get(i, j) > c) {
+                    best = Some((j, cosines.get(i, j)));
                 }
             }
             best
@@ -229,21 +228,22 @@ mod tests {
 
     proptest! {
         #[test]
-        fn roles_are_those_of_the_slow_rule(n in 0usize..70, d in 1usize..40, seed: u64) {
+        fn roles_are_those_of_the_slow_rule(n in 0usize..200, d in 1usize..40, seed: u64) {
             let mut values = vitrim_kernels::reference::values(seed);
             let keys: Vec<f32> = (0..n * d).map(|_| values()).collect();
-            let mut buffers = Default::default();
-            cosines(&keys, d, &mut buffers);
-            let cosines = &buffers[1];
+            let mut cosines = Cosines::default();
+            // What is left of another image does no harm.
+            cosines.compute(&vec![1.0; d * (seed % 150) as usize], d);
+            cosines.compute(&keys, d);
             for (i, j) in (0..n).flat_map(|i| (0..n).map(move |j| (i, j))).filter(|(i, j)| i != j) {
                 let dot = |a: usize, b: usize| -> f64 {
                     (0..d).map(|c| f64::from(keys[a * d + c]) * f64::from(keys[b * d + c])).sum()
                 };
                 let exact = dot(i, j) / (dot(i, i) * dot(j, j)).sqrt();
-                prop_assert!((f64::from(cosines[i * n + j]) - exact).abs() < 1e-5);
+                prop_assert!((f64::from(cosines.get(i, j)) - exact).abs() < 1e-5);
             }
-            let leaving = deal(cosines, n);
-            prop_assert_eq!(&leaving, &slowly(cosines, n));
+            let leaving = deal(&cosines);
+            prop_assert_eq!(&leaving, &slowly(&cosines));
             let joined = leaving.iter().flatten().all(|(to, _)| leaving[*to].is_none());
             prop_assert!(joined, "nobody joins one that may leave");
         }
