@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use vitrim_data::{Dataset, Order};
-use vitrim_prune::{AnyPolicy, ImageKey, Method, Pruner};
+use vitrim_prune::{AnyPolicy, ImageKey, Method, Pruner, Tell};
 use vitrim_vit::Output;
 
 use crate::elsewhere::{Elsewhere, MeasuredBatch, PassTask, TaskPruners};
@@ -50,8 +50,8 @@ impl EvalOptions<'_> {
     ///
     /// # Errors
     /// As [`Fits::of`].
-    pub fn fits(&self, loaded: &Loaded) -> Result<Fits> {
-        Fits::of(&self.methods, loaded, self.fit_images.as_ref(), self.pass.on_bad_image)
+    pub fn fits(&self, loaded: &Loaded, tell: Tell<'_>) -> Result<Fits> {
+        Fits::of(&self.methods, loaded, self.fit_images.as_ref(), self.pass.on_bad_image, tell)
     }
 }
 
@@ -203,7 +203,7 @@ pub fn evaluate(
     };
     if let Some(profile) = profile {
         let (stages, keep) = &profile;
-        let (mut hand, fits) = (Vec::new(), options.fits(loaded)?);
+        let (mut hand, fits) = (Vec::new(), options.fits(loaded, &mut progress.quiet())?);
         for &method in options.methods.iter().filter(|m| **m != Method::Policy && m.can_act(stages)) {
             let pruner = fits.at_shares(method, loaded, stages, keep)?;
             hand.push((method, MeasuredPruner::new(pruner, &loaded.spec)));

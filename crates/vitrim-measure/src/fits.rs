@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use vitrim_data::{Dataset, Loader, LoaderOptions, OnBadImage, Order, Subset};
 use vitrim_prune::policy::{BALANCE_IMAGES, balance};
-use vitrim_prune::{FIT_IMAGES, Fit, FitPoint, KeepProfile, LEAST_FIT_IMAGES, Method, Policy, Pruner};
-use vitrim_vit::{PixelBatch, VitError};
+use vitrim_prune::{FIT_IMAGES, Fit, FitPoint, KeepProfile, LEAST_FIT_IMAGES, Method, Policy, Pruner, Tell};
+use vitrim_vit::PixelBatch;
 
 use crate::error::{MeasureError, Result};
 use crate::images::DataParts;
@@ -23,19 +23,20 @@ impl Fits {
     /// Fits those of `methods` that are fitted to `loaded`; `dataset` gives the images, if any of them needs images.
     ///
     /// # Errors
-    /// If images are needed and cannot be read, according to `on_bad_image`, or there are none.
+    /// If images are needed and cannot be read, according to `on_bad_image`, or there are none; or errors of `tell`.
     pub fn of(
         methods: &[Method],
         loaded: &Loaded,
         dataset: Option<&Dataset>,
         on_bad_image: OnBadImage,
+        tell: Tell<'_>,
     ) -> Result<Self> {
         let mut fits = Fits::default();
         for method in methods.iter().filter(|method| method.is_fitted()) {
             match dataset {
-                Some(dataset) => fits.add(*method, loaded, dataset, on_bad_image)?,
+                Some(dataset) => fits.add(*method, loaded, dataset, on_bad_image, tell)?,
                 None if method.needs_images(&loaded.spec) => (),
-                None => fits.add_on(*method, loaded, PixelBatch::new(&[], 0))?,
+                None => fits.add_on(*method, loaded, PixelBatch::new(&[], 0), tell)?,
             }
         }
         Ok(fits)
@@ -51,23 +52,30 @@ impl Fits {
         loaded: &Loaded,
         dataset: &Dataset,
         on_bad_image: OnBadImage,
+        tell: Tell<'_>,
     ) -> Result<()> {
         if self.get(method).is_some() {
             return Ok(());
         }
         if !method.needs_images(&loaded.spec) {
-            return self.add_on(method, loaded, PixelBatch::new(&[], 0));
+            return self.add_on(method, loaded, PixelBatch::new(&[], 0), tell);
         }
         let images = Drawn::of(loaded, dataset, FIT_IMAGES, on_bad_image)?;
-        self.add_on(method, loaded, images.batch())
+        self.add_on(method, loaded, images.batch(), tell)
     }
 
     /// Adds the fit of `method` to `pixels`.
     ///
     /// # Errors
-    /// If it needs images and there are none, or they do not fit the backbone.
-    pub fn add_on(&mut self, method: Method, loaded: &Loaded, pixels: PixelBatch<'_>) -> Result<()> {
-        self.by_name.insert(method.name(), method.fit(&loaded.model, pixels)?);
+    /// If it needs images and there are none, or they do not fit the backbone; or errors of `tell`.
+    pub fn add_on(
+        &mut self,
+        method: Method,
+        loaded: &Loaded,
+        pixels: PixelBatch<'_>,
+        tell: Tell<'_>,
+    ) -> Result<()> {
+        self.by_name.insert(method.name(), method.fit(&loaded.model, pixels, tell)?);
         Ok(())
     }
 
@@ -99,7 +107,8 @@ impl Fits {
 /// are neither among `certifying` nor held out for the final figures. A method that needs no images sees none.
 ///
 /// # Errors
-/// If images are needed and there are fewer than [`LEAST_FIT_IMAGES`], or they cannot be read, according to `on_bad_image`.
+/// If images are needed and there are fewer than [`LEAST_FIT_IMAGES`], or they cannot be read, according to `on_bad_image`; or if
+/// it was asked to stop.
 pub fn fit_apart(
     method: Method,
     loaded: &Loaded,
@@ -112,7 +121,7 @@ pub fn fit_apart(
     }
     if !method.needs_images(&loaded.spec) {
         listener.note(&format!("{method}: at the numbers that its authors published for this geometry"));
-        let fit = method.fit(&loaded.model, PixelBatch::new(&[], 0))?;
+        let fit = method.fit(&loaded.model, PixelBatch::new(&[], 0), &mut |_, _| Ok(()))?;
         return Ok((fit.points().to_vec(), SeenImages::default()));
     }
     let pool = pool(method, parts, certifying, listener)?;
@@ -122,7 +131,8 @@ pub fn fit_apart(
     if images.indices.len() < LEAST_FIT_IMAGES {
         return Err(too_few(method, parts, images.indices.len()));
     }
-    let fit = method.fit(&loaded.model, images.batch())?;
+    let fit = listener
+        .follow("fitting", |progress| method.fit(&loaded.model, images.batch(), &mut progress.tell()))?;
     let hashes =
         hashes_at(&pool, &images.indices, &mut listener.steps("hashing images"))?.unwrap_or_default();
     Ok((fit.points().to_vec(), SeenImages::default().trained_on(&hashes)))
@@ -183,9 +193,7 @@ pub fn balance_apart(
     };
     let images = Drawn::of(loaded, &pool, BALANCE_IMAGES, on_bad_image)?;
     policy.offsets = listener.follow("balancing the stages", |progress| {
-        let mut tell =
-            |done: usize, all: usize| progress.at(done, all).map_err(|_| VitError::Interrupted.into());
-        balance(&loaded.model, policy, images.batch(), &mut tell)
+        balance(&loaded.model, policy, images.batch(), &mut progress.tell())
     })?;
     Ok(())
 }

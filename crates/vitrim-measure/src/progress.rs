@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use vitrim_vit::VitError;
+
 use crate::error::{MeasureError, Result};
 use crate::images::OnProgress;
 
@@ -21,6 +23,19 @@ impl Progress<'_> {
     pub fn at(&mut self, done: usize, all: usize) -> Result<()> {
         (self.progress)(done, all);
         if self.stop.load(Ordering::Relaxed) { Err(MeasureError::Interrupted) } else { Ok(()) }
+    }
+
+    /// [`Progress::at`] as a callback of a search.
+    pub fn tell(&mut self) -> impl FnMut(usize, usize) -> vitrim_prune::Result<()> + '_ {
+        |done, all| self.at(done, all).map_err(|_| VitError::Interrupted.into())
+    }
+
+    /// A callback of a search that reports nothing: this is the progress of another task.
+    ///
+    /// # Errors
+    /// The callback's: [`VitError::Interrupted`] if the work was asked to stop.
+    pub fn quiet(&self) -> impl FnMut(usize, usize) -> vitrim_prune::Result<()> + use<'_> {
+        |_, _| if self.stop.load(Ordering::Relaxed) { Err(VitError::Interrupted.into()) } else { Ok(()) }
     }
 }
 

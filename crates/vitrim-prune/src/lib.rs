@@ -30,7 +30,7 @@ pub use handmade::{
     parse_hand_made,
 };
 pub use policy::{AnyPolicy, Dial, LearnedPruner, MethodPolicy, Policy, ReadOut};
-pub use pruner::{ImageKey, PruneError, Pruner, Result};
+pub use pruner::{ImageKey, PruneError, Pruner, Result, Tell};
 pub use run::{
     Pruned, StageRecord, block_macs, first_site, image_macs, run, run_blocks, run_from, run_to_answer,
 };

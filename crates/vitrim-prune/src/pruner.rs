@@ -47,6 +47,9 @@ pub enum PruneError {
     File(#[from] vitrim_durable::FileError),
 }
 
+/// Called with (steps done, all) of a search; an error stops it.
+pub type Tell<'t> = &'t mut dyn FnMut(usize, usize) -> Result<()>;
+
 /// Decides, site by site, which tokens of a packed batch stay.
 ///
 /// A decision depends on its arguments alone, so that several passes may use one pruner at once.

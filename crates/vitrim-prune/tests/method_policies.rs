@@ -20,7 +20,9 @@ fn id(spec: &VitSpec) -> BackboneId {
 fn policy(name: &str) -> MethodPolicy {
     let (spec, method) = (toy::spec(true), name.parse::<Method>().unwrap());
     let (model, pixels) = (toy::backbone(&spec), toy::pixels(&spec, 3));
-    let fit = method.is_fitted().then(|| method.fit(&model, PixelBatch::new(&pixels, 3)).unwrap());
+    let fit = method
+        .is_fitted()
+        .then(|| method.fit(&model, PixelBatch::new(&pixels, 3), &mut |_, _| Ok(())).unwrap());
     MethodPolicy::new(&id(&spec), method, fit.map_or(Vec::new(), |fit| fit.points().to_vec()))
 }
 

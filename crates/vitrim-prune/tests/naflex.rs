@@ -36,7 +36,7 @@ fn pruners(spec: &VitSpec, model: &CpuBackbone, tensors: &Tensors) -> Vec<(Strin
     for method in Method::all().skip(1).filter(|method| method.can_act(&stages)) {
         let profile = KeepProfile::new(spec, &stages, &shares).unwrap();
         let pruner = if method.needs_images(spec) {
-            let fit = method.fit(model, PixelBatch::of_sizes(&pixels, &sizes)).unwrap();
+            let fit = method.fit(model, PixelBatch::of_sizes(&pixels, &sizes), &mut |_, _| Ok(())).unwrap();
             fit.at_cost(profile.macs(spec, 0))
         } else {
             method.at_profile(spec, profile).unwrap()

@@ -1,7 +1,7 @@
 //! `vitrim.evaluate`, `calibrate`, `compare` and `report`, the counterparts of the commands of these names.
 
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -19,7 +19,6 @@ use vitrim_measure::requests::{
 };
 use vitrim_measure::statistics::Confidence;
 use vitrim_measure::{Listener, MeasureError, Progress};
-use vitrim_prune::policy::UNIVERSAL;
 use vitrim_prune::{AnyPolicy, Method};
 use vitrim_ranks::Ranks;
 use vitrim_report::report as lay_out;
@@ -279,12 +278,17 @@ pub fn evaluate<'py>(
 /// Chooses the threshold of the model's policy so that the loss stays within a limit, and writes it into its folder, or
 /// into that of a run.
 #[pyfunction]
-#[pyo3(signature = (model, data, *, out, max_drop, max_drift, confidence, split, images, on_bad_image, label_map, label_order, teller, gather=None))]
+#[pyo3(signature = (
+    model, data, *, policy=None, balance=true, out, max_drop, max_drift, confidence, split, images, on_bad_image, label_map,
+    label_order, teller, gather=None
+))]
 #[expect(clippy::too_many_arguments, reason = "they are the command line's flags, by keyword")]
 pub fn calibrate<'py>(
     py: Python<'py>,
     model: &Bound<'py, Model>,
     data: PathBuf,
+    policy: Option<PathBuf>,
+    balance: bool,
     out: Option<PathBuf>,
     max_drop: Option<f64>,
     max_drift: Option<f64>,
@@ -301,9 +305,13 @@ pub fn calibrate<'py>(
     let model = model.get();
     let threads = model.threads().for_job()?;
     let (loaded, pruning) = (model.loaded(), model.pruning());
-    let Some((_, folder)) = learned(&pruning) else {
+    if let Some(policy) = &policy {
+        fetch(py, policy, Kind::Policy)?;
+    }
+    let Some(folder) = policy.or_else(|| learned(&pruning).map(|(_, folder)| folder.clone())) else {
         return Err(refused(
-            "calibrate needs a model with a trained policy; load it with policy=\"path/to/policy\"",
+            "calibrate needs a policy; load the model with policy=\"path/to/policy\", or give calibrate one, as in \
+             policy=\"universal\" or policy=\"dtome\"",
         ));
     };
     let defaults = CalibrateRequest::default();
@@ -314,20 +322,21 @@ pub fn calibrate<'py>(
         data,
         loss: LossArgs { max_drop, max_drift },
         confidence: self::confidence(confidence, defaults.confidence)?,
+        no_balance: !balance,
         split: split.unwrap_or_else(|| defaults.split.clone()),
         calibration_images: images.unwrap_or(defaults.calibration_images),
         reading: reading(on_bad_image, label_map, label_order)?,
         threads: model.threads().workers(),
         ..defaults
     };
+    request.check_folder().map_err(from_library)?;
     // A folder may be gone since the model was loaded.
-    if request.out.is_none() && folder != Path::new(UNIVERSAL) && !folder.is_dir() {
+    if request.out.is_none() && !folder.is_dir() {
         return Err(refused(format!(
             "{}: the calibrated policy cannot be written there; load a copy in a folder of yours, or give out=",
             folder.display()
         )));
     }
-    request.check_folder().map_err(from_library)?;
     let (elsewhere, failure) = elsewhere(gather);
     let calibrated = interruptible(teller, |listener| {
         threads.install(|| {

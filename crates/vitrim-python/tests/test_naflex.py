@@ -108,7 +108,46 @@ def test_pruning_an_image_does_not_depend_on_its_batch(tmp_path: Path) -> None:
                 assert np.array_equal(one.positions, other.positions)
 
 
-def test_training_says_what_it_needs(tmp_path: Path) -> None:
+def test_texts_make_a_classifier_of_a_tower(tmp_path: Path) -> None:
+    model = small("whole").eval()
+    model.save_pretrained(tmp_path)
+    processor = transformers.Siglip2ImageProcessor(patch_size=4, max_num_patches=31)
+    processor.save_pretrained(tmp_path)
+    texts = np.random.default_rng(0).normal(size=(4, 24)).astype(np.float32)
+    scale, bias = 20.0, -3.0
+    np.savez(
+        tmp_path / "classes.npz", texts=texts, logit_scale=np.float32(scale), logit_bias=np.float32(bias),
+        names=np.array(["a", "b", "c", "d"]),
+    )
+    with torch.no_grad():
+        pooled = model.vision_model(**processor(images(), return_tensors="pt")).pooler_output
+    unit = torch.nn.functional.normalize
+    logits = scale * unit(pooled) @ unit(torch.from_numpy(texts)).T + bias
+    ours = vitrim.load(tmp_path, classes=tmp_path / "classes.npz")
+    for prediction, row in zip(ours.predict(images(), top_k=4), logits.softmax(-1)):
+        assert sorted(best.name for best in prediction.classes) == ["a", "b", "c", "d"]
+        for best in prediction.classes:
+            assert abs(best.probability - float(row[best.class_index])) <= 1e-5
+
+
+def test_a_policy_is_trained_on_images_of_all_shapes(tmp_path: Path) -> None:
+    small("classes").save_pretrained(tmp_path / "model")
+    transformers.Siglip2ImageProcessor(patch_size=4, max_num_patches=31).save_pretrained(tmp_path / "model")
+    for place, image in enumerate(4 * images()):
+        folder = tmp_path / "images" / f"class_{place % 5}"
+        folder.mkdir(parents=True, exist_ok=True)
+        # No two are alike.
+        image.putpixel((0, 0), (place, 0, 0))
+        image.save(folder / f"{place}.png")
+    model = vitrim.load(tmp_path / "model")
+    run = vitrim.train(
+        model, tmp_path / "images", out=tmp_path / "run", max_drop=100.0, progress=False, updates=2, images_per_update=4,
+        rollouts_per_image=2,
+    )
+    assert len(run.model.predict(images())) == 3
+
+
+def test_finetuning_says_what_it_needs(tmp_path: Path) -> None:
     small("classes").save_pretrained(tmp_path)
-    with pytest.raises(vitrim.VitrimError, match="training needs images of one size"):
-        vitrim.train(vitrim.load(tmp_path), data=tmp_path, out=tmp_path / "run", progress=False)
+    with pytest.raises(vitrim.VitrimError, match="training weights needs images of one size"):
+        vitrim.finetune(vitrim.load(tmp_path), data=tmp_path, out=tmp_path / "run", progress=False)

@@ -223,8 +223,24 @@ def test_calibrate_writes_the_record(trained: vitrim.Run, tiny: Path, data: Path
     folder.rename(tmp_path / "moved")
     with pytest.raises(vitrim.VitrimError, match="cannot be written there"):
         vitrim.calibrate(model, data, progress=False)
-    with pytest.raises(vitrim.VitrimError, match="trained policy"):
+    with pytest.raises(vitrim.VitrimError, match="calibrate needs a policy.*universal.*dtome"):
         vitrim.calibrate(vitrim.load(tiny), data, progress=False)
+
+
+def test_a_policy_is_certified_by_its_name(tiny: Path, data: Path, tmp_path: Path) -> None:
+    given: dict[str, Any] = dict(max_drop=100.0, confidence=0.5, split="test", progress=False)
+    for name, more in [("dtome", {}), ("universal", {"balance": False}), ("universal", {})]:
+        model = vitrim.load(tiny)
+        with pytest.raises(vitrim.VitrimError, match="--out"):
+            vitrim.calibrate(model, data, policy=name, **given)
+        folder = tmp_path / f"{name}{len(more)}" / "policy"
+        record = vitrim.calibrate(model, data, policy=name, out=folder.parent, **given, **more)
+        assert record["front"]["images"] == 36 and str(folder) in model.policy
+        written = json.loads((folder / "policy.json").read_text())
+        assert ("offsets" in written) == (name == "universal" and not more)
+        assert vitrim.load(tiny, policy=folder).dial(max_drop=100, confidence=0.5)
+    with pytest.raises(vitrim.VitrimError, match="give --policy tome"):
+        vitrim.calibrate(vitrim.load(tiny), data, policy="tome:0.7", out=tmp_path / "tome", **given)
 
 
 def test_the_bundled_policy_needs_no_training(tiny: Path, data: Path, tmp_path: Path) -> None:

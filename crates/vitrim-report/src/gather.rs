@@ -69,7 +69,7 @@ pub fn gather(
     let (evaluation, details) =
         listener.follow("evaluating", |progress| evaluate(loaded, dataset, Some(policy), eval, progress))?;
     let first = eval.pass.first(options.front_images);
-    let fits = eval.fits(loaded)?;
+    let fits = listener.follow("fitting", |progress| eval.fits(loaded, &mut progress.tell()))?;
     let fronts = listener.follow("measuring fronts", |progress| {
         method_fronts(loaded, policy, front, dataset, (&eval.methods, &fits), &first, progress)
     })?;

@@ -153,7 +153,8 @@ fn team_to_go(rollout: &Rollout, image: usize, game: &Game) -> Vec<f64> {
         Game::Paper(_) => vec![0.0; stages],
         Game::Prefix(rewards) => {
             let last = rollout.divergences[stages - 1][image];
-            (0..stages).map(|k| rewards.fidelity(divergence_after(rollout, image, k), last)).collect()
+            let fidelity = |from| rewards.fidelity(rollout.num_patches(image), from, last);
+            (0..stages).map(|k| fidelity(divergence_after(rollout, image, k))).collect()
         }
     }
 }
@@ -198,7 +199,7 @@ fn lay_out(
         if embedded {
             experience.contexts.extend_from_slice(&stage.contexts[image * d..(image + 1) * d]);
         }
-        let share_alive = agents.len() as f32 / spec.num_patches() as f32;
+        let share_alive = agents.len() as f32 / rollout.num_patches(image) as f32;
         let (survivors, others) = (stage.survivors(image), agents.len().saturating_sub(1).max(1) as f32);
         // Only agents with a choice have a token.
         let first = stage.free[..agents.start].iter().filter(|free| **free).count();
@@ -245,6 +246,10 @@ fn pay(
     correct: bool,
     sums: &mut RewardParts,
 ) {
+    let num_patches = rollout.num_patches(image);
+    // The share of a block's parts depends on the number of patches alone.
+    let grid = if spec.num_patches() == num_patches { spec.grid() } else { [1, num_patches] };
+    let spec = &*spec.of_grid(grid);
     let (last, layers) = (sites.len() - 1, cost::layers(spec));
     let survivors: Vec<usize> = rollout.stages.iter().map(|s| s.survivors(image)).collect();
     let divergence = |after: usize| divergence_after(rollout, image, after);
@@ -258,14 +263,14 @@ fn pay(
             let survives = stage.kept[agent];
             let (accuracy, efficiency) = match game {
                 Game::Paper(rewards) => (
-                    if survives { rewards.accuracy(survivors[k], correct) } else { 0.0 },
-                    rewards.efficiency(k, survivors[k], spec.num_patches(), survives),
+                    if survives { rewards.accuracy(survivors[k], num_patches, correct) } else { 0.0 },
+                    rewards.efficiency(k, survivors[k], num_patches, survives),
                 ),
                 Game::Prefix(rewards) => {
                     let rent = if survives { PrefixRewards::rent(here, next, layers) } else { 0.0 };
                     // An agent that has left still receives the later team terms: leaving does not avoid them.
                     let until = if survives { k + 1 } else { last + 1 };
-                    (rewards.fidelity(divergence(k), divergence(until)), rent)
+                    (rewards.fidelity(num_patches, divergence(k), divergence(until)), rent)
                 }
             };
             // If the agent has no choice, its reward is added to that of its last step.
@@ -324,7 +329,7 @@ mod tests {
     #[test]
     fn lives_end_when_agents_leave_and_the_blame_follows_them() {
         let config = TrainConfig::default_preset();
-        let rewards = PrefixRewards { beta: 0.5, reference: 0.1, softening: 0.0, num_patches: 3 };
+        let rewards = PrefixRewards { beta: 0.5, reference: 0.1, softening: 0.0 };
         let assembly = Assembly::new(
             &[rollout()],
             &spec(),
@@ -366,7 +371,7 @@ mod tests {
         rollout.stages[0].tokens.truncate(4);
         (rollout.stages[1].free, rollout.stages[1].kept) = (vec![false, true], vec![true, true]);
         rollout.stages[1].tokens.drain(..2);
-        let rewards = PrefixRewards { beta: 0.5, reference: 0.1, softening: 0.0, num_patches: 3 };
+        let rewards = PrefixRewards { beta: 0.5, reference: 0.1, softening: 0.0 };
         let game = Game::Prefix(rewards);
         let correct = [vec![true], vec![true]];
         let assembly =
@@ -395,7 +400,7 @@ mod tests {
     #[test]
     fn paper_rewards_reach_the_right_agents() {
         let config = TrainConfig::paper_preset();
-        let rewards = PaperRewards { prize: 3.0, keep_ratio: 0.7 };
+        let rewards = PaperRewards { prize_at_196: 196.0, keep_ratio: 0.7 };
         let assembly = Assembly::new(
             &[rollout()],
             &spec(),
@@ -423,7 +428,7 @@ mod tests {
     #[test]
     fn the_first_stage_is_judged_against_the_other_rollouts() {
         let config = TrainConfig::default_preset();
-        let rewards = PrefixRewards { beta: 0.5, reference: 0.1, softening: 0.0, num_patches: 3 };
+        let rewards = PrefixRewards { beta: 0.5, reference: 0.1, softening: 0.0 };
         let mut other = rollout();
         other.stages[0].kept = vec![true, true, true];
         other.stages[1] = StageSample {

@@ -5,7 +5,7 @@ use vitrim_vit::VitSpec;
 
 use crate::error::TrainError;
 
-/// Checks that all images of the backbone have one size, as training needs.
+/// Checks that all images of the backbone have one size, as training its weights needs.
 ///
 /// # Errors
 /// [`TrainError::ManySizes`] if each image has a grid of its own.

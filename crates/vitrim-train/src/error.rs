@@ -41,8 +41,8 @@ pub enum TrainError {
     Tensorboard(#[from] crate::run::tensorboard::TensorboardError),
     /// The backbone takes images of many sizes.
     #[error(
-        "{0} gives each image a grid of its own (NaFlex), and training needs images of one size; prune it without \
-         training: --policy universal"
+        "{0} gives each image a grid of its own (NaFlex), and training weights needs images of one size; `vitrim train` \
+         learns a policy and leaves the weights as they are"
     )]
     ManySizes(String),
     /// The configuration contradicts itself or the backbone.

@@ -11,22 +11,18 @@ use vitrim_vit::VitSpec;
 /// is still classified correctly.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PaperRewards {
-    /// R: the prize that the survivors of a stage share.
-    pub prize: f64,
+    /// The prize R of an image of 196 patch tokens; others have R N0 / 196.
+    pub prize_at_196: f64,
     /// rho: the target keep ratio at stage k is rho^(k+1).
     pub keep_ratio: f64,
 }
 
 impl PaperRewards {
-    /// R is 24 at 196 patch tokens, scaled by N0 / 196.
-    pub fn new(prize_at_196: f64, keep_ratio: f64, num_patches: usize) -> Self {
-        PaperRewards { prize: prize_at_196 * num_patches as f64 / 196.0, keep_ratio }
-    }
-
-    /// R / A_k for each of `survivors` = A_k agents if the final prediction is right, otherwise 0. Without survivors,
-    /// 0.
-    pub fn accuracy(&self, survivors: usize, correct: bool) -> f64 {
-        if correct && survivors > 0 { self.prize / survivors as f64 } else { 0.0 }
+    /// R / A_k for each of `survivors` = A_k agents of an image of N0 = `num_patches` if the final prediction is right,
+    /// otherwise 0. Without survivors, 0.
+    pub fn accuracy(&self, survivors: usize, num_patches: usize, correct: bool) -> f64 {
+        let prize = self.prize_at_196 * num_patches as f64 / 196.0;
+        if correct && survivors > 0 { prize / survivors as f64 } else { 0.0 }
     }
 
     /// With d = kept_k / N0 - rho^(k+1): if d > 0, -exp(d) for each survivor; else -exp(-d) for each agent
@@ -49,7 +45,7 @@ impl PaperRewards {
         survives: bool,
         correct: bool,
     ) -> f64 {
-        let accuracy = if survives { self.accuracy(survivors, correct) } else { 0.0 };
+        let accuracy = if survives { self.accuracy(survivors, num_patches, correct) } else { 0.0 };
         accuracy + self.efficiency(stage, survivors, num_patches, survives)
     }
 }
@@ -69,8 +65,6 @@ pub struct PrefixRewards {
     pub reference: f64,
     /// s, nats; 0 for g(D) = D.
     pub softening: f64,
-    /// N0, the number of patch tokens.
-    pub num_patches: usize,
 }
 
 impl PrefixRewards {
@@ -81,10 +75,10 @@ impl PrefixRewards {
     }
 
     /// -beta N0 (g(D_to) - g(D_from)) / g_ref: the reward of every agent that acted, for the divergence that was
-    /// added between two points of an episode.
-    pub fn fidelity(&self, divergence_from: f64, divergence_to: f64) -> f64 {
+    /// added between two points of an episode of an image of N0 = `num_patches`.
+    pub fn fidelity(&self, num_patches: usize, divergence_from: f64, divergence_to: f64) -> f64 {
         let added = soften(divergence_to, self.softening) - soften(divergence_from, self.softening);
-        -self.beta * self.num_patches as f64 * added / self.reference
+        -self.beta * num_patches as f64 * added / self.reference
     }
 }
 
@@ -131,10 +125,10 @@ mod tests {
         (a - b).abs() < 1e-9
     }
 
-    /// N0 = 10, R = 5, rho = 0.7; values computed by hand.
+    /// N0 = 10, R = 5 (98 at 196 patch tokens), rho = 0.7; values computed by hand.
     #[test]
     fn paper_rewards_by_hand() {
-        let rewards = PaperRewards { prize: 5.0, keep_ratio: 0.7 };
+        let rewards = PaperRewards { prize_at_196: 98.0, keep_ratio: 0.7 };
         // Stage 0, 8 of 10 survive: d = 0.8 - 0.7 = 0.1 > 0, survivors pay exp(0.1) = 1.105170918...
         assert!(close(rewards.reward(0, 8, 10, true, true), 5.0 / 8.0 - 1.105_170_918_075_647_6));
         assert!(close(rewards.reward(0, 8, 10, true, false), -1.105_170_918_075_647_6));
@@ -143,30 +137,33 @@ mod tests {
         assert!(close(rewards.reward(1, 4, 10, true, true), 1.25));
         assert!(close(rewards.reward(1, 4, 10, false, true), -1.094_174_283_705_210_4));
         // Exactly on target counts as d <= 0.
-        assert!(close(PaperRewards { prize: 5.0, keep_ratio: 0.5 }.efficiency(0, 5, 10, true), 0.0));
-        assert!(close(PaperRewards { prize: 5.0, keep_ratio: 0.5 }.efficiency(0, 5, 10, false), -1.0));
+        assert!(close(PaperRewards { prize_at_196: 98.0, keep_ratio: 0.5 }.efficiency(0, 5, 10, true), 0.0));
+        assert!(close(
+            PaperRewards { prize_at_196: 98.0, keep_ratio: 0.5 }.efficiency(0, 5, 10, false),
+            -1.0
+        ));
         // Without survivors, no agent gets a prize.
-        assert!(close(rewards.accuracy(0, true), 0.0));
-        assert!(close(PaperRewards::new(24.0, 0.7, 64).prize, 24.0 * 64.0 / 196.0));
+        assert!(close(rewards.accuracy(0, 10, true), 0.0));
+        assert!(close(rewards.accuracy(4, 64, true), 98.0 * 64.0 / 196.0 / 4.0));
     }
 
     #[test]
     fn prefix_rewards_sum_to_the_objective() {
         // L = 12, stages before 3, 6, 9; N0 = 4; one agent each leaves at stages 0 and 1, two stay.
-        let rewards = PrefixRewards { beta: 0.5, reference: 0.2, softening: 0.0, num_patches: 4 };
+        let rewards = PrefixRewards { beta: 0.5, reference: 0.2, softening: 0.0 };
         let d = [0.0, 0.1, 0.05, 0.3]; // D_0 (dense) .. D_K
         let rents = 3.0 * PrefixRewards::rent(3.0, 6.0, 12.0)
             + 2.0 * PrefixRewards::rent(6.0, 9.0, 12.0)
             + 2.0 * PrefixRewards::rent(9.0, 12.0, 12.0);
         assert!(close(rents, -(3.0 + 2.0 + 2.0) * 0.25));
-        let team: f64 = (0..3).map(|k| rewards.fidelity(d[k], d[k + 1])).sum();
-        assert!(close(team, rewards.fidelity(0.0, 0.3)));
+        let team: f64 = (0..3).map(|k| rewards.fidelity(4, d[k], d[k + 1])).sum();
+        assert!(close(team, rewards.fidelity(4, 0.0, 0.3)));
         assert!(close(team, -0.5 * 4.0 * 0.3 / 0.2));
         let soft = PrefixRewards { softening: 0.1, ..rewards };
-        let team: f64 = (0..3).map(|k| soft.fidelity(d[k], d[k + 1])).sum();
+        let team: f64 = (0..3).map(|k| soft.fidelity(4, d[k], d[k + 1])).sum();
         assert!(close(team, -0.5 * 4.0 * 4f64.ln() / 0.2), "g(0.3) = ln(1 + 0.3 / 0.1)");
         // Less divergence than before is a gain.
-        assert!(rewards.fidelity(d[1], d[2]) > 0.0);
+        assert!(rewards.fidelity(4, d[1], d[2]) > 0.0);
     }
 
     #[test]

@@ -93,6 +93,11 @@ impl StageSample {
         self.kept[self.offsets[b]..self.offsets[b + 1]].iter().filter(|k| **k).count()
     }
 
+    /// Agents of image `b` at this stage.
+    pub fn agents(&self, b: usize) -> usize {
+        self.offsets[b + 1] - self.offsets[b]
+    }
+
     /// Appends the agents of other images at the same stage.
     fn append(&mut self, mut other: StageSample) {
         let before = self.kept.len();
@@ -108,6 +113,11 @@ impl StageSample {
 }
 
 impl Rollout {
+    /// N0 of image `b`: all its patch tokens act at the first stage.
+    pub fn num_patches(&self, b: usize) -> usize {
+        self.stages[0].agents(b)
+    }
+
     /// Appends a rollout of other images under the same policy.
     pub fn append(&mut self, mut other: Rollout) {
         for (stage, more) in self.stages.iter_mut().zip(other.stages) {
@@ -126,7 +136,7 @@ impl Rollout {
         let behind = self.stages.iter().zip(sites).enumerate().take(sites.len() - 1);
         for (_, (stage, site)) in behind.filter(|(k, _)| forks.contains(k)) {
             let alive = (0..images).map(|b| stage.survivors(b)).sum::<usize>() as f64;
-            passes += alive / (images * spec.num_patches()) as f64 * (1.0 - share_before(spec, *site));
+            passes += alive / self.stages[0].kept.len() as f64 * (1.0 - share_before(spec, *site));
         }
         passes + (self.costs.iter().sum::<f64>() / images as f64 - share_before(spec, sites[0]))
     }
@@ -188,11 +198,12 @@ impl<'a, B: Backbone> RolloutStart<'a, B> {
         }
         let answer = finish_dense(self.backbone, state)?;
         by_stage.push(divergences(spec, &self.dense, &answer));
+        let grids = self.backbone.view(&self.opening)?.grids.to_vec();
         let costs: Vec<f64> = (0..images.len())
             .map(|b| {
                 let survivors: Vec<_> =
                     sites.iter().zip(&stages).map(|((site, _), s)| (*site, s.survivors(b))).collect();
-                cost::token_layer_share(spec, &survivors)
+                cost::token_layer_share(&spec.of_grid(grids[b]), &survivors)
             })
             .collect();
         Ok(Rollout { stages, divergences: by_stage, predictions: answer.argmax(), costs })
@@ -322,6 +333,42 @@ mod tests {
         let id = BackboneId::of(&spec, &tensors).unwrap();
         let policy = Policy::untrained(&spec, id, &[1, 2, 3], &[0.7, 0.5, 0.3]);
         (CpuBackbone::new(&spec, &tensors).unwrap(), LearnedPruner::new(&spec, &policy))
+    }
+
+    #[test]
+    fn an_image_of_any_shape_is_played_as_if_it_were_alone() {
+        let (backbone, _) = backbone();
+        let mut spec = backbone.spec().clone();
+        spec.embedding.position_grid = Some([4, 4]);
+        let tensors = Tensors::random(&spec, 1);
+        let id = BackboneId::of(&spec, &tensors).unwrap();
+        let policy = Policy::untrained(&spec, id, &[1, 2, 3], &[0.7, 0.5, 0.3]);
+        let pruner = LearnedPruner::new(&spec, &policy);
+        let backbone = CpuBackbone::new(&spec, &tensors).unwrap();
+        let sizes = [[16, 40], [32, 32], [56, 8]];
+        let values = |[h, w]: [usize; 2]| (0..3 * h * w).map(move |i| ((i * 7 + h) as f32 * 0.1).sin());
+        let first = pruner.sites(&spec)[0];
+        let play = |sizes: &[[usize; 2]], images: &[ImageKey]| {
+            let pixels: Vec<f32> = sizes.iter().flat_map(|size| values(*size)).collect();
+            let pixels = PixelBatch::of_sizes(&pixels, sizes);
+            let start =
+                RolloutStart::open(&backbone, pixels, images, first, &DenseAnswers::default()).unwrap();
+            start.play(&pruner, [0, 1, 2], images, 0..2).unwrap()
+        };
+        let together = play(&sizes, &IMAGES);
+        assert!(together.costs.iter().all(|cost| (0.3..1.0).contains(cost)), "{:?}", together.costs);
+        for (i, size) in sizes.into_iter().enumerate() {
+            let alone = play(&[size], &IMAGES[i..=i]);
+            assert_eq!(together.num_patches(i), size[0] / 8 * (size[1] / 8));
+            assert_eq!(alone.num_patches(0), together.num_patches(i));
+            assert_eq!(alone.costs[0], together.costs[i]);
+            for (one, all) in alone.stages.iter().zip(&together.stages) {
+                assert_eq!(one.kept, all.kept[all.offsets[i]..all.offsets[i + 1]]);
+            }
+            for (one, all) in alone.divergences.iter().zip(&together.divergences) {
+                assert_eq!(one[0], all[i]);
+            }
+        }
     }
 
     fn open<'a>(

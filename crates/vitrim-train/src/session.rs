@@ -14,7 +14,6 @@ use vitrim_ranks::Ranks;
 use vitrim_vit::{Backbone, PixelBatch, Precision, Tensors};
 
 use crate::adam::NamedTensor;
-use crate::checks::one_size;
 use crate::config::{ActorConfig, TrainConfig};
 use crate::device::DeviceChoice;
 use crate::error::{Result, TrainError};
@@ -149,14 +148,13 @@ impl Header for Saved {
 /// checkpoint if there is one. Returns the policy for the first backbone, which is the same on all ranks.
 ///
 /// # Errors
-/// If the configuration does not fit a backbone, a backbone takes images of many sizes, an image or file cannot be read or written, or the folder's checkpoint
+/// If the configuration does not fit a backbone, an image or file cannot be read or written, or the folder's checkpoint
 /// belongs to another run.
 pub fn train<'a, B: Backbone>(
     run: &Run<'a, B>,
     stop: &AtomicBool,
     progress: &mut dyn FnMut(RunEvent<'_, UpdateLog>),
 ) -> Result<(Outcome, Policy)> {
-    run.grounds.iter().try_for_each(|ground| one_size(ground.backbone.spec()))?;
     let device = run.device.device()?;
     let trainer = match (run.aim, run.grounds) {
         (Aim::OneBackbone(weights), [ground]) => {
@@ -395,7 +393,7 @@ impl<B: Backbone> Resumable for Session<'_, B> {
 }
 
 fn images<'a>(batch: &'a Batch, keys: &'a [ImageKey]) -> Images<'a> {
-    Images { pixels: PixelBatch::new(&batch.pixels, batch.len()), labels: &batch.labels, keys }
+    Images { pixels: PixelBatch::of_sizes(&batch.pixels, &batch.sizes), labels: &batch.labels, keys }
 }
 
 #[cfg(test)]

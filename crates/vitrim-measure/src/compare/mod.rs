@@ -355,7 +355,10 @@ fn fit<'f>(
         if method.needs_images(&compared.loaded.spec) {
             listener.note(&format!("{subject}: fitting to {FIT_IMAGES} images of the sweep"));
         }
-        fits.add(*method, compared.loaded, compared.sweep, options.pass.on_bad_image)?;
+        listener.follow("fitting", |progress| {
+            let tell = &mut progress.tell();
+            fits.add(*method, compared.loaded, compared.sweep, options.pass.on_bad_image, tell)
+        })?;
     }
     Ok(fits.get(*method))
 }

@@ -287,7 +287,9 @@ mod tests {
         let values: Vec<f32> = (0..2 * 3 * 64 * 64).map(|i| (i as f32 * 0.37).sin()).collect();
         let nothing = Basis::default();
         for method in Method::all().filter(|method| *method != Method::Policy) {
-            let fit = method.is_fitted().then(|| method.fit(&model, PixelBatch::new(&values, 2)).unwrap());
+            let fit = method
+                .is_fitted()
+                .then(|| method.fit(&model, PixelBatch::new(&values, 2), &mut |_, _| Ok(())).unwrap());
             let basis = Basis { fit: fit.as_ref(), ..nothing };
             let settings = swept(method, &spec, basis, &[]).unwrap();
             assert!(settings.len() >= 2, "{method}");

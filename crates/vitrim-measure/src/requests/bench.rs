@@ -224,7 +224,9 @@ impl BenchRequest {
             let mut fits = Fits::default();
             if self.method.needs_images(&loaded.spec) {
                 let images = self.images(loaded, FIT_IMAGES, listener)?;
-                fits.add_on(self.method, loaded, images.batch())?;
+                listener.follow("fitting", |progress| {
+                    fits.add_on(self.method, loaded, images.batch(), &mut progress.tell())
+                })?;
             }
             return Ok((fits.at_shares(self.method, loaded, &stages, &keep)?, named));
         }

@@ -10,7 +10,7 @@ use super::diffrate_schedules::published;
 use super::fit::{FitPoint, LEAST_FIT_IMAGES};
 use super::{Acts, HandMade};
 use crate::divergence::divergences;
-use crate::pruner::{ImageKey, Pruner, Result};
+use crate::pruner::{ImageKey, Pruner, Result, Tell};
 use crate::ranking::rank;
 use crate::run::run_to_answer;
 
@@ -196,8 +196,8 @@ fn published_points(spec: &VitSpec) -> Option<Vec<FitPoint>> {
 /// Schedules at several costs, found without gradients: from the dense model on, the next step is the one that costs the
 /// least divergence D on the images per MAC that it saves. A step takes some of the tokens that are left in one
 /// block, by dropping or by merging. (The authors learn all numbers at once, by gradients on labelled images.)
-fn search(model: &CpuBackbone, pixels: PixelBatch<'_>) -> Result<Vec<FitPoint>> {
-    model.enter(|| Search::new(model, pixels)?.run())
+fn search(model: &CpuBackbone, pixels: PixelBatch<'_>, tell: Tell<'_>) -> Result<Vec<FitPoint>> {
+    model.enter(|| Search::new(model, pixels))?.run(tell)
 }
 
 /// The state of a search.
@@ -232,7 +232,7 @@ impl<'a> Search<'a> {
         })
     }
 
-    fn run(&self) -> Result<Vec<FitPoint>> {
+    fn run(&self, tell: Tell<'_>) -> Result<Vec<FitPoint>> {
         let spec = self.model.spec();
         let mut schedule = Counts::dense(spec);
         let mut points = vec![point(spec, &schedule)];
@@ -245,7 +245,10 @@ impl<'a> Search<'a> {
             let mut step = open.swap_remove(place);
             let Some(next) = self.taken(&schedule, step) else { continue };
             let (now, then) = (&points[points.len() - 1], point(spec, &next));
-            let after = self.divergence(&next)?;
+            let after = self.model.enter(|| self.divergence(&next))?;
+            // In percent of what is to be saved.
+            let saved = (1.0 - now.macs / dense) / (1.0 - LEAST_COST);
+            tell((100.0 * saved).min(100.0) as usize, 100)?;
             step.price = (after - divergence) / (now.macs - then.macs).max(1.0);
             let best = open.iter().all(|other| step.price <= other.price);
             open.push(step);
@@ -340,7 +343,7 @@ mod tests {
         let model = CpuBackbone::new(&spec, &Tensors::Owned(tensors)).unwrap();
         let values: Vec<f32> = (0..3 * 3 * 64 * 64).map(|i| (i as f32 * 0.37).sin()).collect();
         let pixels = PixelBatch::new(&values, 3);
-        let found = search(&model, pixels).unwrap();
+        let found = search(&model, pixels, &mut |_, _| Ok(())).unwrap();
         // All but one patch token leave in block 0; on so small an image, little more can be saved.
         let none = Counts { kept: vec![2; 3], merged: vec![2; 3] };
         let least = found[found.len() - 1].macs;

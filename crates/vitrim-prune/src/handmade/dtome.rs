@@ -6,7 +6,7 @@ use super::fit::{FIT_IMAGES, FitPoint};
 use super::groups::{keys, merged_by_size};
 use super::tome::{Pair, matched, matching_macs, pairs, sites_for_keys};
 use super::{Acts, HandMade};
-use crate::pruner::{ImageKey, Pruner, Result};
+use crate::pruner::{ImageKey, Pruner, Result, Tell};
 use crate::run::{StageRecord, image_macs};
 
 pub(super) const METHOD: HandMade = HandMade {
@@ -83,11 +83,15 @@ fn above(pairs: &[Pair], threshold: f32, n: usize, prefix: usize) -> usize {
 }
 
 /// Thresholds at several costs, set on the images `pixels` in one batch.
-fn points(model: &CpuBackbone, pixels: PixelBatch<'_>) -> Result<Vec<FitPoint>> {
+fn points(model: &CpuBackbone, pixels: PixelBatch<'_>, tell: Tell<'_>) -> Result<Vec<FitPoint>> {
     let spec = model.spec();
     let merged = |share: f64| share * (spec.num_patches() * pixels.batch) as f64 / spec.depth as f64;
-    let at = |share: &f64| model.enter(|| thresholds(model, pixels, merged(*share).round() as usize));
-    MERGED.iter().map(at).collect()
+    let mut at = |(done, share): (usize, &f64)| {
+        let point = model.enter(|| thresholds(model, pixels, merged(*share).round() as usize))?;
+        tell(done + 1, MERGED.len())?;
+        Ok(point)
+    };
+    MERGED.iter().enumerate().map(&mut at).collect()
 }
 
 /// The thresholds at which the whole batch loses `merged` tokens in each block, block by block: a block sees the batch as

@@ -10,7 +10,7 @@ use super::schedule::Schedule;
 use super::{
     KeepProfile, atc, ats, cls_attention, diffrate, dtome, evit, mctf, pitome, random, similarity, tofu, tome,
 };
-use crate::pruner::{PruneError, Pruner, Result};
+use crate::pruner::{PruneError, Pruner, Result, Tell};
 
 /// The hand-made methods, in the order of tables.
 static HAND_MADE: [HandMade; 17] = [
@@ -66,7 +66,7 @@ pub(super) enum Acts {
         /// The number of images that `on_images` looks at, unless there are fewer.
         images: usize,
         /// The points that are found on unlabelled images, of which there is at least one.
-        on_images: fn(&CpuBackbone, PixelBatch<'_>) -> Result<Vec<FitPoint>>,
+        on_images: fn(&CpuBackbone, PixelBatch<'_>, Tell<'_>) -> Result<Vec<FitPoint>>,
         /// How many numbers a point has for a backbone of so many blocks.
         numbers: fn(usize) -> usize,
         /// Makes a pruner of a point's numbers.
@@ -149,8 +149,8 @@ impl Method {
     /// The method's numbers for `model`: the published ones, else those that are found on the unlabelled images `pixels`.
     ///
     /// # Errors
-    /// If the method is not fitted, there are no images, or the pixels do not fit the backbone.
-    pub fn fit(self, model: &CpuBackbone, pixels: PixelBatch<'_>) -> Result<Fit> {
+    /// If the method is not fitted, there are no images, or the pixels do not fit the backbone; or errors of `tell`.
+    pub fn fit(self, model: &CpuBackbone, pixels: PixelBatch<'_>, tell: Tell<'_>) -> Result<Fit> {
         let Acts::Fitted { published, on_images, make, .. } = self.hand_made()?.acts else {
             return Err(PruneError::Setting(format!("{self} is not fitted to images")));
         };
@@ -160,7 +160,7 @@ impl Method {
             None if pixels.batch == 0 => {
                 return Err(PruneError::Setting(format!("{self} is fitted to images, and there are none")));
             }
-            None => on_images(model, pixels)?,
+            None => on_images(model, pixels, tell)?,
         };
         Ok(Fit::new(spec, points, make))
     }
@@ -415,7 +415,10 @@ mod tests {
                     true => {
                         let refusal = method.at_profile(&spec, profile.clone()).err().unwrap().to_string();
                         assert!(refusal.contains("must be fitted to images"), "{refusal}");
-                        Ok(method.fit(&model, pixels).unwrap().at_cost(profile.macs(&spec, 0)))
+                        Ok(method
+                            .fit(&model, pixels, &mut |_, _| Ok(()))
+                            .unwrap()
+                            .at_cost(profile.macs(&spec, 0)))
                     }
                     false => method.at_profile(&spec, profile),
                 };
@@ -438,11 +441,17 @@ mod tests {
             }
         }
         assert!(Method::Policy.merging(&spec, 2).is_err());
-        assert!(Method::Policy.fit(&model, pixels).is_err());
+        assert!(Method::Policy.fit(&model, pixels, &mut |_, _| Ok(())).is_err());
         let none = PixelBatch::new(&[], 0);
         for method in Method::all().filter(|method| method.needs_images(&spec)) {
-            let refusal = method.fit(&model, none).err().unwrap().to_string();
+            let refusal = method.fit(&model, none, &mut |_, _| Ok(())).err().unwrap().to_string();
             assert!(refusal.contains("there are none"), "{refusal}");
+            let (mut steps, enough) = (0, || PruneError::Setting("enough".into()));
+            let stopped = method.fit(&model, pixels, &mut |_, _| {
+                steps += 1;
+                Err(enough())
+            });
+            assert_eq!((stopped.err().unwrap().to_string(), steps), (enough().to_string(), 1), "{method}");
         }
     }
 }

@@ -8,7 +8,7 @@ use vitrim_vit::{Backbone, CpuBackbone, HostState, Output, PixelBatch, Want};
 use super::learned::LearnedPruner;
 use super::{Policy, ReadOut};
 use crate::divergence::divergences;
-use crate::pruner::{ImageKey, Pruner, Result};
+use crate::pruner::{ImageKey, Pruner, Result, Tell};
 use crate::run::run_from;
 
 /// Images that a policy is balanced on, unless there are fewer.
@@ -37,7 +37,7 @@ pub fn balance(
     model: &CpuBackbone,
     policy: &Policy,
     pixels: PixelBatch<'_>,
-    tell: &mut dyn FnMut(usize, usize) -> Result<()>,
+    tell: Tell<'_>,
 ) -> Result<Vec<f32>> {
     let stages = policy.stages.len();
     let mut offsets = if policy.offsets.is_empty() { vec![0.0; stages] } else { policy.offsets.clone() };

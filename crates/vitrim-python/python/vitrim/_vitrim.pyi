@@ -318,6 +318,8 @@ def calibrate(
     model: Model,
     data: PathOrStr,
     *,
+    policy: Optional[PathOrStr] = None,
+    balance: bool = True,
     out: Optional[PathOrStr],
     max_drop: Optional[float],
     max_drift: Optional[float],

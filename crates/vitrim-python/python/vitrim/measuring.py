@@ -78,12 +78,14 @@ def calibrate(
     model: Model,
     data: PathOrStr,
     *,
+    policy: Optional[PathOrStr] = None,
     out: Optional[PathOrStr] = None,
     max_drop: Optional[float] = None,
     max_drift: Optional[float] = None,
     confidence: Optional[float] = None,
     split: Optional[str] = None,
     images: Optional[int] = None,
+    balance: bool = True,
     on_bad_image: Optional[OnBadImage] = None,
     label_map: Optional[PathOrStr] = None,
     label_order: Optional[LabelOrder] = None,
@@ -94,14 +96,19 @@ def calibrate(
     The policy's folder, or ``out/policy``, gets the threshold and the record, and the model uses it from now on.
 
     Args:
-        model: A model that was loaded with a trained policy; its dtype is the one that is certified.
+        model: A model; its dtype is the one that is certified.
         data: Data set with images that the policy was not trained on.
-        out: Run folder to write the calibrated policy to, in its ``policy/``; needed with ``policy="universal"``, which is
-            for every backbone. Left out, the policy's own folder is changed.
+        policy: Policy folder, or, with ``out``, also ``"universal"``, an ``hf://`` reference, or the name of a hand-made
+            method, as in ``"dtome"``, which is first fitted to training images if it needs that. Left out, the policy that
+            the model was loaded with.
+        out: Run folder to write the calibrated policy to, in its ``policy/``; needed with a policy for every backbone and
+            with a hand-made method. Left out, the policy's own folder is changed.
         max_drop: Loss of top-1 that is allowed, percentage points; that of the last calibration, else 0.4, if left out.
         max_drift: For a backbone without classes: drift of its pooled features that is allowed, 100 (1 - cos), percent.
         confidence: Confidence of the bound on the loss; 0.5 takes the measured value; 0.9 if left out.
         split: Images to calibrate on, ``images`` at most; the first 10,000 of ``"calibration"`` if left out.
+        balance: Whether the stages of a policy for every backbone are balanced first, on up to 64 images of the split
+            ``train``, without their labels.
         on_bad_image: What to do with an image that cannot be decoded; ``"fail"`` if left out.
         label_map: File that says which of the backbone's classes each class of the data set is: JSON, CSV, or its class
             names, one a line. If left out: by name, else by number or in order.
@@ -116,6 +123,8 @@ def calibrate(
     return _vitrim.calibrate(
         model,
         data,
+        policy=policy,
+        balance=balance,
         out=out,
         max_drop=max_drop,
         max_drift=max_drift,

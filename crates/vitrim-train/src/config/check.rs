@@ -53,6 +53,16 @@ impl TrainConfig {
             return Err(format!("stages = {stages:?} must ascend below the depth of {} blocks", spec.depth));
         }
         let (merges, observation) = (self.departure == Departure::Merge, &self.actor.observation);
+        if observation.position && spec.is_naflex() {
+            return Err("actor.observation: a place has no fixed meaning where each image has a grid of its own; set \
+                        actor.observation.position=false"
+                .into());
+        }
+        if self.learner == LearnerKind::Gumbel && spec.is_naflex() {
+            return Err("learner = \"gumbel\" needs images of one size, and a NaFlex backbone keeps each image's aspect \
+                        ratio; use mappo"
+                .into());
+        }
         if stages[0] == 0 && !merges && observation.cls_attention {
             return Err(
                 "stages: no attention runs before block 0; set actor.observation.cls_attention=false".into(),

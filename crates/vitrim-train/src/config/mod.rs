@@ -275,7 +275,8 @@ impl TrainConfig {
         let scalars = if progress { self.actor.observation.scalars() + 1 } else { 0 };
         PerceptronSpec {
             dim: if embedded { spec.dim } else { 0 },
-            positions: if embedded { spec.num_patches() } else { 0 },
+            // A place has no fixed meaning where each image has a grid of its own.
+            positions: if embedded && !spec.is_naflex() { spec.num_patches() } else { 0 },
             stages: if progress && embedded { self.stages(spec).len() } else { 0 },
             scalars: scalars + usize::from(self.critic.others_kept),
             shortcut: false,

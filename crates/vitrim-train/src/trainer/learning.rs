@@ -73,13 +73,12 @@ impl<B: Backbone> Trainer<'_, B> {
             .iter()
             .map(|rollout| rollout.predictions.iter().zip(&labels).map(|(p, l)| p == l).collect())
             .collect();
-        let num_patches = spec.num_patches();
         let RewardConfig { prize, keep_ratio, softening, .. } = config.reward;
         let game = match prefix {
-            false => Game::Paper(PaperRewards::new(prize, keep_ratio, num_patches)),
+            false => Game::Paper(PaperRewards { prize_at_196: prize, keep_ratio }),
             true => {
                 let (beta, reference) = (board.state.constraint.beta(), board.state.reference);
-                Game::Prefix(PrefixRewards { beta, reference, softening, num_patches })
+                Game::Prefix(PrefixRewards { beta, reference, softening })
             }
         };
         let assembly = Assembly::new(&rollouts, spec, &board.sites, &config.critic, &game, &correct);
@@ -107,7 +106,7 @@ impl<B: Backbone> Trainer<'_, B> {
             play_s,
             gather_s: (gathered - play_s).max(0.0),
             gathered_mb: bytes as f64 / 1e6,
-            keep_ratio: keep_ratios(&rollouts, num_patches),
+            keep_ratio: keep_ratios(&rollouts),
             cost: mean(rollouts.iter().flat_map(|r| r.costs.iter().copied())),
             divergence: prefix.then(|| {
                 mean(rollouts.iter().flat_map(|r| r.divergences.last().into_iter().flatten().copied()))
@@ -198,10 +197,10 @@ impl<B: Backbone> Trainer<'_, B> {
     }
 }
 
-fn keep_ratios(rollouts: &[Rollout], num_patches: usize) -> Vec<f64> {
+/// The share of all images' patch tokens that is left after each stage, `[K]`.
+fn keep_ratios(rollouts: &[Rollout]) -> Vec<f64> {
     let stages = rollouts[0].stages.len();
-    let images = rollouts[0].predictions.len();
-    let all = (rollouts.len() * images * num_patches) as f64;
+    let all = rollouts.iter().map(|r| r.stages[0].kept.len()).sum::<usize>() as f64;
     let survivors = |k: usize| {
         rollouts.iter().map(|r| r.stages[k].kept.iter().filter(|kept| **kept).count()).sum::<usize>()
     };

@@ -8,7 +8,7 @@ use vitrim_hub::{Kind, local};
 use vitrim_measure::MeasureError;
 use vitrim_measure::calibrate::{CalibrationOptions, allowed, grid};
 use vitrim_measure::front::Choice;
-use vitrim_measure::model::{Loaded, open_policy};
+use vitrim_measure::model::{Loaded, named_method, open_policy};
 use vitrim_measure::passes::{BATCH, PassOptions};
 use vitrim_measure::progress::{Event, Listener};
 use vitrim_measure::requests::{
@@ -22,7 +22,7 @@ use vitrim_prune::{AnyPolicy, Policy};
 use vitrim_ranks::Ranks;
 use vitrim_train::{
     Aim, DeviceChoice, Ground, Outcome, Run, RunEvent, RunFolder, Source, Start, TrainConfig, UpdateLog,
-    one_size, updates_done,
+    updates_done,
 };
 use vitrim_vit::{CpuBackbone, Precision};
 
@@ -349,7 +349,6 @@ impl TrainRequest {
 
     /// Checks `config`, with the loss that is allowed, for `loaded`.
     fn check(&self, loaded: &Loaded, config: &mut TrainConfig) -> Result<()> {
-        one_size(&loaded.spec)?;
         if let Some(loss) = allowed(&loaded.spec, self.loss.max_drop, self.loss.max_drift)? {
             config.constraint.max_accuracy_loss = loss;
         }
@@ -359,6 +358,13 @@ impl TrainRequest {
     /// The policy to start from, if one is given, and `config` with what it needs.
     fn start(&self, config: TrainConfig) -> Result<(TrainConfig, Option<GivenStart>)> {
         let Some(given) = &self.from else { return Ok((config, None)) };
+        if let Some(method) = named_method(given) {
+            return Err(VitrimError::Setting(format!(
+                "{}: {method} is a hand-made method, which has no actor to start from; give a policy folder or universal, \
+                 or certify {method} itself: `vitrim calibrate --policy {method} --out runs/{method} ...`",
+                given.display()
+            )));
+        }
         let folder = local(given, Kind::Policy).map_err(MeasureError::from)?;
         let start = match Universal::open(&folder).map_err(MeasureError::from)? {
             Some(universal) => {

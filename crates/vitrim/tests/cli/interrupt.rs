@@ -1,5 +1,6 @@
 //! Ctrl-C: the work done is kept, and the same command goes on.
 
+use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -7,6 +8,23 @@ use crate::fixtures::{Run, Scratch, TINY};
 
 const MANY: [&str; 10] =
     ["train", "--model", "model", "--data", "data", "--out", "run", "--no-calibrate", "--updates", "100000"];
+
+#[test]
+fn an_interrupted_fit_ends_at_once_and_writes_nothing() {
+    let scratch = Scratch::new();
+    let calibrate = ["calibrate", "--model", "model", "--data", "data", "--policy", "diffrate-search"];
+    let to = ["--out", "quick", "--max-drop", "100", "--confidence", "0.5"];
+    let mut command = scratch.command(&[&calibrate[..], &to].concat());
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut told = BufReader::new(child.stderr.take().unwrap()).lines();
+    let fitting = told.by_ref().map(Result::unwrap).find(|line| line.contains("fitting to"));
+    assert!(fitting.is_some(), "the fit says that it begins");
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let rest: Vec<String> = told.map(Result::unwrap).collect();
+    assert_eq!(child.wait().unwrap().code(), Some(130), "{rest:?}");
+    assert!(rest.last().unwrap().starts_with("interrupted"), "{rest:?}");
+    assert!(!scratch.path("quick/policy").exists(), "nothing was certified");
+}
 
 #[test]
 fn an_interrupted_training_is_saved_and_goes_on() {

@@ -165,8 +165,35 @@ fn every_command_runs_or_says_what_it_needs() {
     assert_eq!(info["spec"]["position_grid"], json!([4, 4]), "{info}");
     run(&[&["visualize", "data/val/red", "--out", "pictures"], &MODEL, &policy]).good();
     run(&[&["predict", "data/val/red", "--img-size", "16"], &MODEL, &UNIVERSAL]).good();
-    let needs = ["Siglip2ForImageClassification", "NaFlex", "training needs images of one size"];
-    run(&[&["train", "--out", "run"], &MODEL, &DATA]).refused(&needs);
+    let needs = ["Siglip2ForImageClassification", "NaFlex", "training weights needs images of one size"];
     run(&[&["finetune", "--dense", "--out", "tuned"], &MODEL, &DATA]).refused(&needs);
+    let position = ["train", "--out", "run", "--preset", "paper"];
+    run(&[&position, &MODEL, &DATA]).refused(&["actor.observation", "position", "a grid of its own"]);
+    let gumbel = ["train", "--out", "run", "--set", "learner=\"gumbel\""];
+    run(&[&gumbel, &MODEL, &DATA]).refused(&["gumbel", "images of one size", "mappo"]);
     assert!(!scratch.path("run").exists() && !scratch.path("tuned").exists());
+}
+
+#[test]
+fn a_policy_is_trained_on_images_of_all_shapes() {
+    let scratch = scratch();
+    write_checkpoint(&scratch.path("tower"), false);
+    let run = |args: &[&[&str]]| scratch.run(&args.concat());
+    let small = ["--updates", "4", "--set", "images_per_update=6", "--set", "rollouts_per_image=2"];
+    let limits = [("model", "--max-drop", "100"), ("tower", "--max-drift", "100")];
+    for ((model, limit, most), preset) in limits.into_iter().zip(["default", "universal"]) {
+        let out = format!("run-{model}");
+        let model = ["--model", model];
+        let train = ["train", "--out", &out, limit, most, "--confidence", "0.5", "--preset", preset];
+        run(&[&train, &small, &model, &DATA]).good();
+        let log = std::fs::read_to_string(scratch.path(&format!("{out}/log.jsonl"))).unwrap();
+        let last: Value = serde_json::from_str(log.lines().last().unwrap()).unwrap();
+        let cost = last["cost"].as_f64().unwrap();
+        assert!(log.lines().count() == 4 && cost > 0.0 && cost < 1.0, "{last}");
+        let policy = format!("{out}/policy");
+        let predict = ["predict", "data/val/red", "--json", "--features", "pooled", "--policy", &policy];
+        assert_eq!(run(&[&predict, &model]).json().len(), SHAPES.len());
+    }
+    run(&[&["visualize", "data/val/red", "--out", "pictures", "--policy", "run-model/policy"], &MODEL])
+        .good();
 }

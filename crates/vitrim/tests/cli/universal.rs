@@ -96,6 +96,11 @@ fn a_training_starts_from_a_policy() {
     let next = ["train", "--model", "model", "--data", "data", "--out", "next", "--updates", "2"];
     let trained = run(&scratch, &next, &[&TINY[..], &["--from", "run/policy"]].concat());
     trained.good();
+    run(&scratch, &next, &["--from", "dtome:0.7"]).refused(&[
+        "dtome",
+        "hand-made method",
+        "vitrim calibrate",
+    ]);
     write_checkpoint(&scratch.path("other"), 2);
     let args = ["train", "--with", "other=data", "--out", "several", "--updates", "1"];
     run(&scratch, &args, &[&TINY[..], &["--from", "universal"]].concat()).good();
