@@ -48,6 +48,7 @@ def main():
     published()
     gates_and_sines()
     openais_script()
+    naflexvits()
     processors()
     geometries()
     total = sum(f.stat().st_size for f in FIXTURES.rglob("*") if f.is_file())
@@ -345,6 +346,24 @@ def openais_script():
         save(path / "expected.safetensors", {"pixel_values": x, "image_embeds": clip.encode_image(x)})
     # The archive's weights are the model's own.
     torch.jit.trace(clip, (x, ids), check_trace=False).half().save(path / "clip.pt")
+
+
+def naflexvits():
+    """timm's NaFlexVit for images of one size: positions on a grid of 5 x 5, resampled to that of the input."""
+    torch.manual_seed(5)
+    for folder, architecture, own, args in [
+        ("timm_naflexvit", "naflexvit_base_patch16_par_gap", 24, dict(reg_tokens=2)),
+        ("timm_naflexvit_map", "naflexvit_base_patch16_siglip", 20, {}),
+    ]:
+        args = {**SMALL, "num_classes": CLASSES, "pos_embed_grid_size": (5, 5), **args}
+        del args["img_size"]
+        model = lively(timm.create_model(architecture, **args))
+        model.pretrained_cfg = {**model.pretrained_cfg, "input_size": (3, own, own)}
+        path = FIXTURES / folder
+        save_for_hf(model, path, model_args=args, safe_serialization=True)
+        save(path / "expected.safetensors", timm_outputs(model, own, own))
+        for height, width in [(24, 20), (12, 16)]:
+            save(path / f"expected_{height}x{width}.safetensors", timm_outputs(model, height, width))
 
 
 def by_its_authors(folder, architecture, renamed, **args):

@@ -54,6 +54,8 @@ def agrees(ours: np.ndarray, theirs: Any) -> None:
         "timm_eva02",
         "timm_eva02_clip",
         "timm_pe_core",
+        "timm_naflexvit",
+        "timm_naflexvit_map",
     ],
 )
 def test_timm_loads_it(name: str, images: Path, tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ def test_a_policy_is_trained_on_images_of_all_shapes(tmp_path: Path) -> None:
         model, tmp_path / "images", out=tmp_path / "run", max_drop=100.0, progress=False, updates=2, images_per_update=4,
         rollouts_per_image=2,
     )
-    assert len(run.model.predict(images())) == 3
+    assert len(vitrim.load(tmp_path / "model", run.policy).predict(images())) == 3
 
 
 def test_finetuning_says_what_it_needs(tmp_path: Path) -> None:

@@ -56,6 +56,11 @@ def module(name: str, **changes: Any) -> Any:
         ("vit_small_patch16_dinov3", dict(num_classes=0)),
         ("vit_small_plus_patch16_dinov3_qkvb", dict(img_size=(64, 80))),
         ("vit_pe_core_base_patch16_224", dict(embed_dim=96, num_heads=3)),
+        ("naflexvit_base_patch16_gap", {}),
+        ("naflexvit_base_patch16_par_gap", dict(pos_embed_grid_size=(9, 9), class_token=True)),
+        ("naflexvit_base_patch16_map", {}),
+        ("naflexvit_so150m2_patch16_reg1_gap", dict(patch_size=32)),
+        ("naflexvit_base_patch16_siglip", {}),
     ],
 )
 def test_a_live_module_gives_its_own_logits(name: str, changes: dict[str, Any]) -> None:
@@ -94,6 +99,19 @@ def test_a_compiled_or_wrapped_module_is_the_module_inside(wrap: str) -> None:
 def test_what_is_not_run_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises((vitrim.VitrimError, TypeError), match="not supported"):
         vitrim.from_timm(module("eva02_tiny_patch14_224", img_size=70, **changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (dict(pos_embed="factorized"), "factorized"),
+        (dict(pos_embed_grid_size=(4, 8)), "not a square grid"),
+        (dict(rope_type="axial"), "rope_type"),
+    ],
+)
+def test_other_naflexvits_are_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(vitrim.VitrimError, match=words):
+        vitrim.from_timm(module("naflexvit_base_patch16_gap", **changes))
 
 
 def test_plain_ones_are_never_refused() -> None:

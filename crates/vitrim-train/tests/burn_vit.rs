@@ -15,7 +15,7 @@ use vitrim_vit::{
 };
 
 /// Fixtures of the crate `vitrim-vit`.
-const OWN: [&str; 23] = [
+const OWN: [&str; 25] = [
     "timm_swiglu_reg",
     "timm_rectangular",
     "timm_headless",
@@ -39,6 +39,8 @@ const OWN: [&str; 23] = [
     "hf_beit",
     "hf_dinov3_geglu",
     "hf_aimv2_native",
+    "timm_naflexvit",
+    "timm_naflexvit_map",
 ];
 
 /// The folder of the shared fixture `name`, if there is a shared folder.

@@ -8,7 +8,7 @@ use vitrim_vit::{Checkpoint, Tensors, WeightFiles};
 
 /// One of each layout: timm's own names, DeiT-III's, and transformers' four families, whole, headless, sharded and as a pickle;
 /// the authors', and open_clip's.
-const FIXTURES: [&str; 17] = [
+const FIXTURES: [&str; 18] = [
     "timm_swiglu_reg",
     "timm_rectangular",
     "timm_distilled",
@@ -26,6 +26,7 @@ const FIXTURES: [&str; 17] = [
     "meta_dinov3",
     "meta_pe_core",
     "open_clip",
+    "timm_naflexvit_map",
 ];
 
 fn fixture(name: &str) -> PathBuf {

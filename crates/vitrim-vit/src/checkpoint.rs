@@ -92,7 +92,7 @@ impl Checkpoint {
             how: resampling,
         });
         if resized {
-            resize(&mut config, size);
+            resize(&mut config, &spec);
         }
         let tensors = Tensors::stored(files, names, positions);
         tensors.check(&spec)?;

@@ -17,6 +17,8 @@ pub(crate) enum Stored {
     Stacked(&'static [&'static str]),
     /// Under this name, without leading axes of length 1: `[D]` instead of `[1, 1, D]`.
     Flat(&'static str),
+    /// Under this name, on a square grid: `[1, R, R, D]` instead of `[1, R * R, D]`.
+    Grid(&'static str),
     /// Under this name, with its two axes exchanged: a matrix that is applied from the right.
     Transposed(&'static str),
     /// Under this name, a patch's weights in the order row, column, channel on one axis, `[D, p * p * 3]` instead of
@@ -157,6 +159,7 @@ fn find<'t>(mut rows: impl Iterator<Item = &'t NameRow>, prefix: &str, ours: &st
             Stored::As(theirs) => StoredAs::Parts(vec![complete(theirs)]),
             Stored::Stacked(pieces) => StoredAs::Parts(pieces.iter().map(complete).collect()),
             Stored::Flat(theirs) => StoredAs::Flat(complete(theirs)),
+            Stored::Grid(theirs) => StoredAs::Grid(complete(theirs)),
             Stored::Transposed(theirs) => StoredAs::Transposed(complete(theirs)),
             Stored::ChannelsLast(theirs) => StoredAs::ChannelsLast(complete(theirs)),
             Stored::Share(theirs, start, end, of) => {
@@ -174,6 +177,8 @@ pub(crate) enum StoredAs {
     Parts(Vec<String>),
     /// Without leading axes of length 1.
     Flat(String),
+    /// On a square grid.
+    Grid(String),
     /// With its two axes exchanged.
     Transposed(String),
     /// With a patch's channels last, on one axis.
@@ -188,6 +193,7 @@ impl StoredAs {
         match self {
             StoredAs::Parts(names) => names,
             StoredAs::Flat(name)
+            | StoredAs::Grid(name)
             | StoredAs::Transposed(name)
             | StoredAs::ChannelsLast(name)
             | StoredAs::Share { name, .. } => std::slice::from_ref(name),
@@ -202,6 +208,10 @@ impl StoredAs {
             StoredAs::Flat(_) => {
                 let leading = shape.iter().take_while(|axis| **axis == 1).count().min(shape.len() - 1);
                 stored.drain(..leading);
+            }
+            StoredAs::Grid(_) => {
+                let rows = shape[1].isqrt();
+                stored = vec![shape[0], rows, shape[1] / rows.max(1), shape[2]];
             }
             StoredAs::Transposed(_) => stored.reverse(),
             StoredAs::ChannelsLast(_) => stored = vec![shape[0], shape[1..].iter().product()],
@@ -244,6 +254,7 @@ mod tests {
         assert_eq!(find("attn_pool.kv.bias"), Some(vec![share]));
         assert_eq!(StoredAs::Flat(String::new()).shape(&[1, 1, 5]), [5]);
         assert_eq!(StoredAs::Flat(String::new()).shape(&[1]), [1]);
+        assert_eq!(StoredAs::Grid(String::new()).shape(&[1, 9, 5]), [1, 3, 3, 5]);
         assert_eq!(find("blocks.0.attn.proj.bias"), None);
     }
 }

@@ -11,6 +11,29 @@ pub(crate) enum Resampling {
     PlainBicubic,
     /// `mode="bilinear", antialias=True`: wider when shrinking, as in transformers' SigLIP 2 for the grid of each image.
     Bilinear,
+    /// As [`Resampling::Bicubic`], to a square grid of the longer side, of which the rest is left out (timm's
+    /// `pos_embed_ar_preserving`).
+    SquareBicubic,
+    /// As [`Resampling::Bilinear`], likewise.
+    SquareBilinear,
+}
+
+impl Resampling {
+    /// This, with the aspect ratio of the learned grid preserved or not, where the library knows both.
+    pub fn preserving(self, preserving: bool) -> Self {
+        match (self, preserving) {
+            (Resampling::Bicubic | Resampling::SquareBicubic, true) => Resampling::SquareBicubic,
+            (Resampling::Bicubic | Resampling::SquareBicubic, false) => Resampling::Bicubic,
+            (Resampling::Bilinear | Resampling::SquareBilinear, true) => Resampling::SquareBilinear,
+            (Resampling::Bilinear | Resampling::SquareBilinear, false) => Resampling::Bilinear,
+            (Resampling::PlainBicubic, _) => self,
+        }
+    }
+
+    /// Whether the aspect ratio of the learned grid is preserved.
+    pub fn is_preserving(self) -> bool {
+        matches!(self, Resampling::SquareBicubic | Resampling::SquareBilinear)
+    }
 }
 
 /// The terms of each output along an axis: (input, weight).
@@ -31,7 +54,12 @@ pub(crate) fn resample(
 ) -> Vec<f32> {
     assert_eq!(positions.len(), (prefix + from[0] * from[1]) * dim, "positions are [prefix + grid, D]");
     let (fixed, grid) = positions.split_at(prefix * dim);
-    let [rows, columns] = [0, 1].map(|axis| taps(from[axis], to[axis], how));
+    let whole = if how.is_preserving() { [to[0].max(to[1]); 2] } else { to };
+    let [rows, columns] = [0, 1].map(|axis| {
+        let mut taps = taps(from[axis], whole[axis], how);
+        taps.truncate(to[axis]);
+        taps
+    });
     // Along the columns, then along the rows, like PyTorch.
     let mut wide = vec![0f64; from[0] * to[1] * dim];
     for (row, out) in grid.chunks_exact(from[1] * dim).zip(wide.chunks_exact_mut(to[1] * dim)) {
@@ -58,8 +86,12 @@ pub(crate) fn resample(
 fn taps(from: usize, to: usize, how: Resampling) -> Taps {
     let scale = from as f64 / to as f64;
     let outputs = (0..to).map(|i| match how {
-        Resampling::Bicubic => antialiased(from, scale, i, 2.0, |x| cubic(x, -0.5)),
-        Resampling::Bilinear => antialiased(from, scale, i, 1.0, |x| (1.0 - x.abs()).max(0.0)),
+        Resampling::Bicubic | Resampling::SquareBicubic => {
+            antialiased(from, scale, i, 2.0, |x| cubic(x, -0.5))
+        }
+        Resampling::Bilinear | Resampling::SquareBilinear => {
+            antialiased(from, scale, i, 1.0, |x| (1.0 - x.abs()).max(0.0))
+        }
         Resampling::PlainBicubic => {
             let place = scale * (i as f64 + 0.5) - 0.5;
             let before = place.floor();

@@ -140,7 +140,11 @@ impl Tensors {
             };
             let way = way.cloned().unwrap_or_else(|| StoredAs::Parts(vec![name]));
             let ours = shape.clone();
-            let shape = way.shape(&shape);
+            let shape = match &way {
+                // Fine-tuned at another size, the grid may not be a square one.
+                StoredAs::Grid(_) => [&[1][..], &spec.grid(), &shape[2..]].concat(),
+                way => way.shape(&shape),
+            };
             if let StoredAs::Share { name, start: start @ 1.., end, .. } = &way {
                 // The parts before it were stored before it; a part that the backbone lacks is 0 (the keys' bias).
                 let before = stored.iter_mut().find(|(stored, ..)| stored == name);

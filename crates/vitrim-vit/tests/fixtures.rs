@@ -14,7 +14,7 @@ use vitrim_vit::{
 };
 
 /// Fixtures of this repository, with the other input sizes at which they are tested.
-const OWN: [(&str, &[[usize; 2]]); 37] = [
+const OWN: [(&str, &[[usize; 2]]); 39] = [
     ("timm_swiglu_reg", &[[24, 20]]),
     ("timm_rectangular", &[]),
     ("timm_distilled", &[[24, 32], [12, 8]]),
@@ -52,6 +52,8 @@ const OWN: [(&str, &[[usize; 2]]); 37] = [
     ("hf_dinov3_geglu", &[]),
     ("hf_aimv2_native", &[[24, 20]]),
     ("apple_aimv2_native", &[[24, 20]]),
+    ("timm_naflexvit", &[[24, 20], [12, 16]]),
+    ("timm_naflexvit_map", &[[24, 20], [12, 16]]),
 ];
 
 /// A library's outputs for a batch of B images.

@@ -67,7 +67,7 @@ fn what_an_unsupported_architecture_needs_is_said() {
         (transformers("BeitForMaskedImageModeling"), ["BeitForMasked", "a relative position bias"]),
         (transformers("BeitForImageClassification"), ["BeitFor", "a relative position bias"]),
         (transformers("Data2VecVisionModel"), ["Data2VecVision", "a relative position bias"]),
-        (timm("naflexvit_base_patch16_siglip"), ["naflexvit_base", "images of several sizes in one batch"]),
+        (timm("naflexvit_base_patch16_parfac_gap"), ["naflexvit_base", "positions of rows and columns"]),
         (timm("hiera_base_224"), ["hiera_base", "pooling between stages"]),
         (transformers("HieraForImageClassification"), ["Hiera", "pooling between stages"]),
         (timm("vit_base_patch16_rope_mixed_224"), ["rope_mixed", "learned for each block and head"]),

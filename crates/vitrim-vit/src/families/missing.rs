@@ -2,7 +2,7 @@
 
 /// Parts of names of architectures, in lower case, and what they need. The first that a name contains counts.
 const MISSING: [(&str, &str); 21] = [
-    ("naflex", "images of several sizes in one batch"),
+    ("naflexvit", "positions of rows and columns that are summed, or RADIO's own parts"),
     ("rope_mixed", "rotary frequencies that are learned for each block and head"),
     ("rope_reg", "rotary position embeddings in timm's plain geometries"),
     ("eva02_enormous", "norms after the residual branches"),

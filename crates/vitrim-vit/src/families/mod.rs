@@ -33,6 +33,7 @@ mod family;
 mod fields;
 mod missing;
 mod naflex;
+mod naflexvit;
 mod open_clip;
 mod siglip;
 mod timm;
@@ -62,6 +63,7 @@ static FAMILIES: &[Family] = &[
     clip::FAMILY,
     siglip::FAMILY,
     naflex::FAMILY,
+    naflexvit::FAMILY,
     eva::EVA02,
     eva::PE_CORE,
     aimv2::FAMILY,
@@ -100,8 +102,12 @@ pub(crate) fn pretrained_cfg(config: &Value) -> Option<Cow<'_, Value>> {
     Some(Cow::Borrowed(present(config, "pretrained_cfg").unwrap_or(config)))
 }
 
-/// Sets the input size in a library's configuration to `size` (height, width), pixels.
-pub(crate) fn resize(config: &mut Value, size: [usize; 2]) {
+/// Sets the input size in a library's configuration to that of `spec`.
+pub(crate) fn resize(config: &mut Value, spec: &VitSpec) {
+    let size = spec.img_size;
+    if naflexvit::resize(config, spec) {
+        return;
+    }
     if config.get("architecture").is_some() {
         config["model_args"]["img_size"] = json!(size);
     } else if open_clip::is_config(config) {
@@ -121,7 +127,10 @@ impl VitSpec {
     /// # Errors
     /// [`VitError::UnsupportedArchitecture`] for any other name.
     pub fn from_timm_name(name: &str) -> Result<Self> {
-        timm_family(name)?.0.finish()
+        let draft = timm_family(name)?.0;
+        let usual_size = draft.usual_size;
+        let spec = draft.finish()?;
+        usual_size.map_or(Ok(spec.clone()), |size| spec.at_size(size))
     }
 }
 
@@ -259,7 +268,7 @@ mod tests {
             ("beitv2_base_patch16_224", "a relative position bias"),
             ("hiera_tiny_224", "pooling between stages"),
             ("vit_base_patch16_rope_mixed_224", "learned for each block and head"),
-            ("naflexvit_base_patch16_siglip", "several sizes in one batch"),
+            ("naflexvit_base_patch16_parfac_gap", "positions of rows and columns"),
             ("Swinv2ForImageClassification", "attention within windows"),
         ] {
             let error = unsupported(name).to_string();
@@ -302,7 +311,7 @@ mod tests {
         let distilled = asked(&["VisionTransformerDistilled", "VisionTransformer", "Module"]);
         assert_eq!(distilled, Some("deit_tiny_distilled_patch16_224"));
         assert_eq!(asked(&["ResNet", "Module"]), None);
-        assert_eq!(timm_classes(), ["VisionTransformer", "VisionTransformerDistilled", "Eva"]);
+        assert_eq!(timm_classes(), ["VisionTransformer", "VisionTransformerDistilled", "NaFlexVit", "Eva"]);
     }
 
     /// What an `Eva` keeps elsewhere than a `VisionTransformer` is asked once, there.

@@ -101,6 +101,10 @@ pub(super) struct Draft {
     pub pool_prefix: bool,
     /// The argument `fc_norm`, if it was given.
     pub fc_norm: Option<bool>,
+    /// How positions are resampled to another grid.
+    pub resampling: Resampling,
+    /// The input size, if it is not that of the learned positions.
+    pub usual_size: Option<[usize; 2]>,
     /// Heads, ratio of the MLP and activation of an attention pool, if they are not those of the blocks.
     pub pool: (Option<usize>, Option<f64>, Option<MlpActivation>),
 }
@@ -129,13 +133,15 @@ impl Draft {
             hidden_ratio: None,
             pool_prefix: false,
             fc_norm: None,
+            resampling: Resampling::Bicubic,
+            usual_size: None,
             pool: (None, None, None),
         }
     }
 
     /// The finished geometry, checked.
     pub fn finish(self) -> Result<VitSpec> {
-        let Draft { mut spec, mlp_ratio, hidden_ratio, pool_prefix, fc_norm, pool } = self;
+        let Draft { mut spec, mlp_ratio, hidden_ratio, pool_prefix, fc_norm, pool, .. } = self;
         let (heads, pool_ratio, activation) = pool;
         spec.pooling.fc_norm = fc_norm.unwrap_or(spec.pooling.pool == Pool::Avg);
         let width = |ratio: f64| (spec.dim as f64 * ratio) as usize;
@@ -441,10 +447,12 @@ pub(super) fn describe(config: &Value, mut draft: Draft, class: &Class) -> Resul
     if let Some(given) = stated("global_pool") {
         draft.spec.pooling.pool = pool("global_pool", given)?;
     }
-    if present(cfg, "fixed_input_size") == Some(&Value::Bool(true))
-        && let Some(Value::Array(size)) = present(cfg, "input_size")
+    let fixed = present(cfg, "fixed_input_size") == Some(&Value::Bool(true));
+    if let Some(Value::Array(size)) =
+        present(cfg, "input_size").filter(|_| fixed || draft.usual_size.is_some())
     {
-        draft.spec.img_size = pair("input_size", &size.iter().skip(1).cloned().collect())?;
+        let size = pair("input_size", &size.iter().skip(1).cloned().collect())?;
+        *draft.usual_size.as_mut().unwrap_or(&mut draft.spec.img_size) = size;
     }
     let empty = Map::new();
     let arguments = match present(config, "model_args") {
@@ -454,16 +462,10 @@ pub(super) fn describe(config: &Value, mut draft: Draft, class: &Class) -> Resul
     for (name, value) in arguments {
         draft.apply(class, name, value)?;
     }
+    let (resampling, usual_size) = (draft.resampling, draft.usual_size);
     let spec = draft.finish()?;
     // Older files call them `labels`.
     let names = ["label_names", "labels"].into_iter().find_map(stated);
     let classes = ClassNames::from_timm(names, stated("label_descriptions"), spec.num_classes)?;
-    Ok(Description {
-        names: class.names,
-        dialects: class.dialects,
-        spec,
-        classes,
-        resampling: Resampling::Bicubic,
-        usual_size: None,
-    })
+    Ok(Description { names: class.names, dialects: class.dialects, spec, classes, resampling, usual_size })
 }
