@@ -1,7 +1,7 @@
 //! `vitrim.evaluate`, `calibrate`, `compare` and `report`, the counterparts of the commands of these names.
 
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -19,6 +19,7 @@ use vitrim_measure::requests::{
 };
 use vitrim_measure::statistics::Confidence;
 use vitrim_measure::{Listener, MeasureError, Progress};
+use vitrim_prune::policy::UNIVERSAL;
 use vitrim_prune::{AnyPolicy, Method};
 use vitrim_ranks::Ranks;
 use vitrim_report::report as lay_out;
@@ -308,6 +309,7 @@ pub fn calibrate<'py>(
     if let Some(policy) = &policy {
         fetch(py, policy, Kind::Policy)?;
     }
+    let loaded_with_it = policy.is_none();
     let Some(folder) = policy.or_else(|| learned(&pruning).map(|(_, folder)| folder.clone())) else {
         return Err(refused(
             "calibrate needs a policy; load the model with policy=\"path/to/policy\", or give calibrate one, as in \
@@ -329,14 +331,14 @@ pub fn calibrate<'py>(
         threads: model.threads().workers(),
         ..defaults
     };
-    request.check_folder().map_err(from_library)?;
     // A folder may be gone since the model was loaded.
-    if request.out.is_none() && !folder.is_dir() {
+    if loaded_with_it && request.out.is_none() && folder != Path::new(UNIVERSAL) && !folder.is_dir() {
         return Err(refused(format!(
             "{}: the calibrated policy cannot be written there; load a copy in a folder of yours, or give out=",
             folder.display()
         )));
     }
+    request.check_folder().map_err(from_library)?;
     let (elsewhere, failure) = elsewhere(gather);
     let calibrated = interruptible(teller, |listener| {
         threads.install(|| {
