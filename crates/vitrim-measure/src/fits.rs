@@ -120,7 +120,7 @@ pub fn fit_apart(
         return Ok((Vec::new(), SeenImages::default()));
     }
     if !method.needs_images(&loaded.spec) {
-        listener.note(&format!("{method}: at the numbers that its authors published for this geometry"));
+        listener.note(&at_published_numbers(method));
         let fit = method.fit(&loaded.model, PixelBatch::new(&[], 0), &mut |_, _| Ok(()))?;
         return Ok((fit.points().to_vec(), SeenImages::default()));
     }
@@ -136,6 +136,11 @@ pub fn fit_apart(
     let hashes =
         hashes_at(&pool, &images.indices, &mut listener.steps("hashing images"))?.unwrap_or_default();
     Ok((fit.points().to_vec(), SeenImages::default().trained_on(&hashes)))
+}
+
+/// What is said of a `method` whose authors published numbers for the backbone's geometry.
+pub fn at_published_numbers(method: Method) -> String {
+    format!("{method}: at the numbers that its authors published for this geometry, whatever the weights")
 }
 
 /// The images of `parts` that `method` may be fitted to if `certifying` certify.

@@ -38,7 +38,7 @@ use setting::{Basis, Setting, Subject, Variant, swept};
 
 use crate::calibrate::{Calibration, cost_grid, grid, record};
 use crate::error::{MeasureError, Result};
-use crate::fits::Fits;
+use crate::fits::{Fits, at_published_numbers};
 use crate::model::Loaded;
 use crate::model::open_policy;
 use crate::passes::PassOptions;
@@ -352,9 +352,10 @@ fn fit<'f>(
 ) -> Result<Option<&'f Fit>> {
     let Subject::Method(method) = subject else { return Ok(None) };
     if method.is_fitted() && fits.get(*method).is_none() {
-        if method.needs_images(&compared.loaded.spec) {
-            listener.note(&format!("{subject}: fitting to {FIT_IMAGES} images of the sweep"));
-        }
+        listener.note(&match method.needs_images(&compared.loaded.spec) {
+            true => format!("{subject}: fitting to {FIT_IMAGES} images of the sweep"),
+            false => at_published_numbers(*method),
+        });
         listener.follow("fitting", |progress| {
             let tell = &mut progress.tell();
             fits.add(*method, compared.loaded, compared.sweep, options.pass.on_bad_image, tell)

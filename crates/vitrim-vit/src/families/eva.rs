@@ -160,10 +160,7 @@ pub(super) const GATES: [NameRow; 3] = [
 ];
 
 static ARGUMENTS: &[TimmArgument] = &[
-    sets("num_reg_tokens", Live::First(&["reg_token.shape.1"]), |draft, named, value| {
-        draft.spec.embedding.reg_tokens = count(named, value)?;
-        Ok(())
-    }),
+    sets("num_reg_tokens", Live::First(&["reg_token.shape.1"]), timm::reg_tokens),
     sets("swiglu_mlp", Live::Class("blocks.0.mlp"), |draft, named, value| {
         let gated = match value.as_str() {
             Some("SwiGLU" | "GluMlp") => true,

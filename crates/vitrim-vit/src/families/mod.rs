@@ -250,6 +250,8 @@ mod tests {
             "deit3_small_distilled_patch16_224",
             "deit_large_patch16_224",
             "vit_base_patch_224",
+            "vit_pe_core_base_patch0_224",
+            "naflexvit_base_patch0_gap",
             "vit_base",
             "",
         ] {

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::family::Family;
-use super::fields::{count, flag, pair, shown, square, wrong};
+use super::fields::{flag, pair, shown, square, wrong};
 use super::timm::{self, Draft, Effect, Live, Name, Size, TimmArgument, argument, fixed, only, sets};
 use crate::names::{NameRow, NameTable, Stored};
 use crate::positions::Resampling;
@@ -50,7 +50,7 @@ fn named(name: &Name<'_>) -> Option<Draft> {
     draft.resampling = interpolation.preserving(preserving);
     draft.usual_size = Some([USUAL; 2]);
     let spec = &mut draft.spec;
-    spec.img_size = [GRID * spec.patch_size; 2];
+    spec.img_size = [GRID.saturating_mul(spec.patch_size); 2];
     (spec.embedding.class_token, spec.embedding.reg_tokens) = (false, registers);
     (spec.positions, spec.pooling.pool) = (Positions::Patches, pool);
     spec.layer_scale = !siglip;
@@ -102,18 +102,12 @@ static ARGUMENTS: &[TimmArgument] = &[
     sets("patch_size", Live::Value("embeds.patch_size"), |draft, named, value| {
         let (patch_size, grid) = (square(named, pair(named, value)?)?, draft.spec.grid());
         draft.spec.patch_size = patch_size;
-        draft.spec.img_size = grid.map(|side| side * patch_size);
+        draft.spec.img_size = grid.map(|side| side.saturating_mul(patch_size));
         Ok(())
     }),
     argument("in_chans", Live::Value("embeds.in_chans"), Effect::Only("3")),
-    sets("class_token", Live::Built("embeds.cls_token"), |draft, named, value| {
-        draft.spec.embedding.class_token = flag(named, value)?;
-        Ok(())
-    }),
-    sets("reg_tokens", Live::Value("embeds.num_reg_tokens"), |draft, named, value| {
-        draft.spec.embedding.reg_tokens = count(named, value)?;
-        Ok(())
-    }),
+    sets("class_token", Live::Built("embeds.cls_token"), timm::class_token),
+    sets("reg_tokens", Live::Value("embeds.num_reg_tokens"), timm::reg_tokens),
     sets("pos_embed", Live::Value("embeds.pos_embed_type"), |_, named, value| {
         fixed(named, value, &["learned", "learn"])
     }),

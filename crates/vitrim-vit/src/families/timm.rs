@@ -85,7 +85,7 @@ impl<'n> Name<'n> {
     pub fn parse(whole: &'n str) -> Option<Self> {
         let parts: Vec<&str> = whole.split('_').collect();
         let at = parts.iter().position(|part| part.starts_with("patch"))?;
-        let patch_size = parts[at].strip_prefix("patch")?.parse().ok()?;
+        let patch_size = parts[at].strip_prefix("patch")?.parse().ok().filter(|size| *size > 0)?;
         Some(Name { whole, before: parts[..at].to_vec(), patch_size, after: parts[at + 1..].to_vec() })
     }
 }
@@ -330,14 +330,8 @@ pub(super) static ARGUMENTS: &[TimmArgument] = &[
         *activation = MlpActivation::of(function(named, value)?, activation.is_gated());
         Ok(())
     }),
-    sets("class_token", Live::Built("cls_token"), |draft, named, value| {
-        draft.spec.embedding.class_token = flag(named, value)?;
-        Ok(())
-    }),
-    sets("reg_tokens", Live::First(&["num_reg_tokens"]), |draft, named, value| {
-        draft.spec.embedding.reg_tokens = count(named, value)?;
-        Ok(())
-    }),
+    sets("class_token", Live::Built("cls_token"), class_token),
+    sets("reg_tokens", Live::First(&["num_reg_tokens"]), reg_tokens),
     sets("no_embed_class", Live::First(&["no_embed_class"]), |draft, named, value| {
         draft.spec.positions = if flag(named, value)? { Positions::Patches } else { Positions::All };
         Ok(())
@@ -404,6 +398,18 @@ pub(super) static ARGUMENTS: &[TimmArgument] = &[
 
 /// Where the width of the MLP's first layer is; timm's `SwiGLU` has two of them, each as wide as the second's inputs.
 const FIRST_LAYER: [&str; 2] = ["blocks.0.mlp.fc1.out_features", "blocks.0.mlp.fc2.in_features"];
+
+/// Whether there is a class token.
+pub(super) fn class_token(draft: &mut Draft, named: &str, value: &Value) -> Result<()> {
+    draft.spec.embedding.class_token = flag(named, value)?;
+    Ok(())
+}
+
+/// The number of register tokens.
+pub(super) fn reg_tokens(draft: &mut Draft, named: &str, value: &Value) -> Result<()> {
+    draft.spec.embedding.reg_tokens = count(named, value)?;
+    Ok(())
+}
 
 /// The activation that timm's `act_layer` names.
 pub(super) fn function(named: &str, value: &Value) -> Result<Activation> {

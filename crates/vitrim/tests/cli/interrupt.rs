@@ -10,7 +10,7 @@ const MANY: [&str; 10] =
     ["train", "--model", "model", "--data", "data", "--out", "run", "--no-calibrate", "--updates", "100000"];
 
 #[test]
-fn an_interrupted_fit_ends_at_once_and_writes_nothing() {
+fn an_interruption_during_a_fit_writes_nothing() {
     let scratch = Scratch::new();
     let calibrate = ["calibrate", "--model", "model", "--data", "data", "--policy", "diffrate-search"];
     let to = ["--out", "quick", "--max-drop", "100", "--confidence", "0.5"];
