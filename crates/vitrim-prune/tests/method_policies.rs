@@ -8,8 +8,9 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use vitrim_prune::policy::{BackboneId, Nonlinearity};
+use vitrim_prune::policy::{BackboneId, MetricHeads, Nonlinearity, Recipe};
 use vitrim_prune::{AnyPolicy, Dial, Method, MethodPolicy, Policy, ReadOut, run};
+use vitrim_random::uniform;
 use vitrim_vit::{PixelBatch, Tensors, VitSpec, cost};
 
 fn id(spec: &VitSpec) -> BackboneId {
@@ -107,10 +108,65 @@ fn one_folder_holds_one_kind_after_another() {
     assert!(error.contains("not for this backbone"), "{error}");
 }
 
+/// A metric of random layers.
+fn metric() -> MethodPolicy {
+    let (spec, width) = (toy::spec(true), 6);
+    let values = |layer: u64, count: usize| {
+        (0..count).map(|i| uniform(&[layer, i as u64]) as f32 - 0.5).collect::<Vec<_>>()
+    };
+    let layers =
+        (0..spec.depth as u64).map(|l| (values(l, width * spec.dim), values(l + 9, width))).collect();
+    MethodPolicy::of(&id(&spec), Recipe::Metric(MetricHeads { dim: spec.dim, width, layers }))
+}
+
+#[test]
+fn a_learned_metric_is_read_as_it_was_written() {
+    let spec = toy::spec(true);
+    let (model, pixels) = (toy::backbone(&spec), toy::pixels(&spec, 3));
+    let mut written = metric();
+    written.cost = 0.8;
+    let folder = saved(&written);
+    let read = AnyPolicy::open(folder.path(), &spec, &written.backbone).unwrap();
+    assert_eq!(read, AnyPolicy::Method(written.clone()));
+    assert_eq!(read.identity(), written.identity());
+    let Recipe::Metric(heads) = &mut written.recipe else { panic!("a metric") };
+    heads.layers[0].1[0] += 1.0;
+    assert_ne!(read.identity(), written.identity(), "other weights");
+    let out = run(&model, read.pruner(&spec).unwrap().as_ref(), PixelBatch::new(&pixels, 3), &[0, 1, 2]);
+    let share = out.unwrap().macs[0] as f64 / cost::dense_macs(&spec) as f64;
+    assert!((share - 0.8).abs() < 0.1, "{share}");
+
+    type Change = fn(&mut Value);
+    let changes: [(Change, &str); 8] = [
+        (|policy| policy["metric_width"] = json!(7), "blocks.0.metric.weight"),
+        (|policy| policy["metric_width"] = json!(0), "outside 1 to"),
+        (|policy| policy["metric_width"] = json!(4_000_000_000_u64), "outside 1 to"),
+        (|policy| policy["metric_width"] = json!(null), "version 5"),
+        (|policy| policy["backbone"]["depth"] = json!(5), "blocks.4.metric.weight"),
+        (|policy| policy["backbone"]["depth"] = json!(60_000), "metric.weight"),
+        (|policy| policy["fitted"] = json!([{"macs": 1.0, "numbers": []}]), "version 5"),
+        (|policy| policy["method"] = json!("tome"), "version 5"),
+    ];
+    for (i, (change, word)) in changes.into_iter().enumerate() {
+        let folder = saved(&metric());
+        let path = folder.path().join("policy.json");
+        let mut value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        change(&mut value);
+        fs::write(&path, value.to_string()).unwrap();
+        let error = AnyPolicy::load(folder.path()).unwrap_err().to_string();
+        assert!(error.contains(word) && error.contains("policy.json"), "change {i}: no '{word}' in {error}");
+    }
+    let mut infinite = metric();
+    let Recipe::Metric(heads) = &mut infinite.recipe else { panic!("a metric") };
+    heads.layers[1].0[3] = f32::INFINITY;
+    let error = AnyPolicy::load(saved(&infinite).path()).unwrap_err().to_string();
+    assert!(error.contains("blocks.1.metric.weight") && error.contains("infinite"), "{error}");
+}
+
 #[test]
 fn what_could_not_run_is_refused() {
     type Change = fn(&mut Value);
-    let changes: [(Change, &str); 17] = [
+    let changes: [(Change, &str); 19] = [
         (|policy| policy["method"] = json!("best"), "'best'"),
         (|policy| policy["method"] = json!("policy"), "'policy'"),
         (|policy| policy["method"] = json!("tome"), "tome is not fitted"),
@@ -127,7 +183,9 @@ fn what_could_not_run_is_refused() {
         (|policy| policy["cost"] = json!(-0.1), "cost of -0.1"),
         (|policy| policy["backbone"]["depth"] = json!(0), "outside 1 to"),
         (|policy| policy["backbone"]["depth"] = json!(12), "12 blocks"),
-        (|policy| policy["version"] = json!(5), "versions 1 to 4"),
+        (|policy| policy["version"] = json!(6), "versions 1 to 5"),
+        (|policy| policy["version"] = json!(5), "version 5"),
+        (|policy| policy["metric_width"] = json!(3), "version 3"),
     ];
     for (i, (change, word)) in changes.into_iter().enumerate() {
         let folder = saved(&policy("dtome"));

@@ -113,9 +113,7 @@ fn introduction(page: &mut String, card: &Card<'_>, sites: &str) -> std::fmt::Re
          width {} on {height} x {width} pixels in patches of {}{}.\n",
         sites,
         match policy {
-            AnyPolicy::Method(policy) => {
-                format!("It is the hand-made method `{0}`, which {1}", policy.method, policy.method.about())
-            }
+            AnyPolicy::Method(policy) => format!("It {}", policy.recipe.about()),
             AnyPolicy::Learned(policy) => match policy.departure {
                 Departure::Drop => "They are removed for real",
                 Departure::Merge => "They are merged into those that they are most like",

@@ -25,6 +25,7 @@ mod fused;
 mod gumbel;
 mod linear;
 pub mod mappo;
+pub mod metric;
 mod norm;
 pub mod perceptron;
 pub mod pretrain;

@@ -219,6 +219,7 @@ fn gated_equals_removed() {
             assert_close(seen.keys.unwrap(), view.keys.unwrap(), "keys");
             assert_close(seen.value_norm.unwrap(), view.value_norm.unwrap(), "value norms");
             assert_close(seen.cls_attention.unwrap(), view.cls_attention.unwrap(), "attention");
+            assert_close(seen.inputs.unwrap(), view.inputs.unwrap(), "inputs");
             let received = [seen, view].map(|view| view.received_attention.unwrap());
             assert_close(received[0], received[1], "received attention");
 
@@ -327,6 +328,7 @@ fn both_backbones_agree() {
                 (x.received_attention, y.received_attention),
                 (x.keys, y.keys),
                 (x.value_norm, y.value_norm),
+                (x.inputs, y.inputs),
             ] {
                 assert_eq!(got.is_some(), want.is_some(), "{site}");
                 if let (Some(got), Some(want)) = (got, want) {

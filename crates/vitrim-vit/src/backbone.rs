@@ -85,17 +85,24 @@ pub struct Taps {
     pub keys: bool,
     /// Euclidean norm of each token's value vector over all heads, `[T]` (ATS weights scores by it).
     pub value_norm: bool,
+    /// The tokens at the input of the attention's block, before its norm, `[T, D]` (DTEM's metric is learned on them).
+    pub inputs: bool,
 }
 
 impl Taps {
     /// Nothing but the tokens.
-    pub const NONE: Taps =
-        Taps { cls_attention: false, received_attention: false, keys: false, value_norm: false };
+    pub const NONE: Taps = Taps {
+        cls_attention: false,
+        received_attention: false,
+        keys: false,
+        value_norm: false,
+        inputs: false,
+    };
     /// The class token's attention.
     pub const CLS_ATTENTION: Taps = Taps { cls_attention: true, ..Taps::NONE };
     /// All of them.
     pub const ALL: Taps =
-        Taps { cls_attention: true, received_attention: true, keys: true, value_norm: true };
+        Taps { cls_attention: true, received_attention: true, keys: true, value_norm: true, inputs: true };
 
     /// The taps in either of the two.
     pub fn or(self, other: Taps) -> Taps {
@@ -104,6 +111,7 @@ impl Taps {
             received_attention: self.received_attention || other.received_attention,
             keys: self.keys || other.keys,
             value_norm: self.value_norm || other.value_norm,
+            inputs: self.inputs || other.inputs,
         }
     }
 }
@@ -226,6 +234,8 @@ pub struct View<'s> {
     pub keys: Option<&'s [f32]>,
     /// See [`Taps::value_norm`].
     pub value_norm: Option<&'s [f32]>,
+    /// See [`Taps::inputs`].
+    pub inputs: Option<&'s [f32]>,
 }
 
 impl<'s> View<'s> {

@@ -43,6 +43,7 @@ impl HostState {
             received_attention: self.taps.received_attention.as_deref(),
             keys: self.taps.keys.as_deref(),
             value_norm: self.taps.value_norm.as_deref(),
+            inputs: self.taps.inputs.as_deref(),
         }
     }
 

@@ -247,7 +247,8 @@ fn images_of_a_batch_do_not_see_each_other() {
             let taps = |state: &HostState| {
                 let taps = state.taps.clone();
                 let received = taps.received_attention.unwrap();
-                [taps.cls_attention.unwrap(), received, taps.keys.unwrap(), taps.value_norm.unwrap()]
+                let of_tokens = [taps.keys.unwrap(), taps.value_norm.unwrap(), taps.inputs.unwrap()];
+                [taps.cls_attention.unwrap(), received].into_iter().chain(of_tokens).collect::<Vec<_>>()
             };
             taps(&together).iter().zip(taps(&alone)).for_each(|(all, one)| same(all, &one));
         }

@@ -10,6 +10,7 @@ use vitrim_measure::model::{Loaded, open_checkpoint};
 use vitrim_ranks::Ranks;
 use vitrim_train::config::LearnerKind;
 use vitrim_train::finetune::{FinetuneLog, HeldOut};
+use vitrim_train::metric::MetricLog;
 use vitrim_train::{RunFolder, TrainConfig, UpdateLog, updates_done};
 use vitrim_vit::Tensors;
 
@@ -120,17 +121,22 @@ pub const ALIKE: &str =
 /// The weights of the checkpoint of `loaded`, if a run of `config` needs them.
 ///
 /// # Errors
-/// As [`open_checkpoint`].
+/// As [`tensors_of`].
 pub(crate) fn weights(loaded: &Loaded, config: &TrainConfig) -> Result<Option<Tensors>> {
     let needed = config.learner == LearnerKind::Gumbel;
-    let open = || {
-        let checkpoint = open_checkpoint(Path::new(&loaded.origin), Some(loaded.spec.img_size))?;
-        Ok(match &loaded.text_classes {
-            Some(classes) => checkpoint.with_classes(classes).map_err(MeasureError::from)?.tensors,
-            None => checkpoint.tensors,
-        })
-    };
-    needed.then(open).transpose()
+    needed.then(|| tensors_of(loaded)).transpose()
+}
+
+/// The weights of the checkpoint of `loaded`.
+///
+/// # Errors
+/// As [`open_checkpoint`].
+pub(crate) fn tensors_of(loaded: &Loaded) -> Result<Tensors> {
+    let checkpoint = open_checkpoint(Path::new(&loaded.origin), Some(loaded.spec.img_size))?;
+    Ok(match &loaded.text_classes {
+        Some(classes) => checkpoint.with_classes(classes).map_err(MeasureError::from)?.tensors,
+        None => checkpoint.tensors,
+    })
 }
 
 /// The name of the checkpoint folder `model`.
@@ -216,6 +222,12 @@ pub(crate) fn describe(log: &UpdateLog) -> String {
         log.cost,
         ppo.unwrap_or_default(),
     )
+}
+
+/// The figures of a metric's step, in one line.
+pub(crate) fn describe_metric(log: &MetricLog) -> String {
+    let MetricLog { images_per_s, divergence, removed, .. } = log;
+    format!("{images_per_s:.1} images/s, D {divergence:.4} with {removed:.1} tokens merged in each block")
 }
 
 /// A fine-tuning step's figures, in one line; `last` are the latest held-out figures.

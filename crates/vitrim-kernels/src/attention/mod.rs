@@ -33,6 +33,8 @@ pub struct AttentionTaps {
     pub keys: Option<Vec<f32>>,
     /// Norm of the values over all heads, `[T]`.
     pub value_norm: Option<Vec<f32>>,
+    /// The tokens before attention's norm and residual, `[T, D]`, which the caller copies.
+    pub inputs: Option<Vec<f32>>,
 }
 
 /// Options of [`Attention::forward`].

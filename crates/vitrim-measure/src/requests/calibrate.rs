@@ -285,7 +285,7 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// Checks that a hand-made method was not fitted to any of the images to calibrate on.
+    /// Checks that a method was not fitted to any of the images to calibrate on.
     fn check_apart(&self, listener: &mut Listener<'_>) -> Result<()> {
         let AnyPolicy::Method(policy) = &self.policy else { return Ok(()) };
         if self.seen == SeenImages::default() {
@@ -300,7 +300,8 @@ impl Prepared {
                 data: self.parts.path(),
                 reason: format!(
                     "{} was fitted to {count} of the images of {}, which therefore cannot certify it; name another --split",
-                    policy.method, self.split
+                    policy.recipe.name(),
+                    self.split
                 ),
             }),
         }

@@ -40,3 +40,5 @@ pub use keep_profile::KeepProfile;
 pub use random::RandomPruner;
 use registry::{Acts, HandMade};
 pub use registry::{Method, keep_shares, parse_hand_made};
+pub(crate) use schedule::Schedule;
+pub(crate) use tome::{matching_macs, merge_alike, sites_in_every_block};

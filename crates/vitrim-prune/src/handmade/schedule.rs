@@ -6,7 +6,7 @@ use crate::pruner::Pruner;
 
 /// How a total number of removed tokens is distributed over the blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Schedule {
+pub(crate) enum Schedule {
     /// The same number in every block (ToMe).
     Constant,
     /// Numbers that fall linearly to 0 in the last block (ToMe's "decreasing" schedule).

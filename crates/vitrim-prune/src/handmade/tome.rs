@@ -1,5 +1,7 @@
 //! Token merging.
 
+use std::borrow::Cow;
+
 use vitrim_vit::{Reduction, Site, Taps, View, VitSpec};
 
 use super::cosines::{best_of_rows, gathered, normed, products};
@@ -48,10 +50,7 @@ impl Pruner for TomePruner {
 
     fn decide(&self, stage: usize, view: &View<'_>, _: &[ImageKey]) -> Result<Reduction> {
         let keys = keys(view, "tome")?;
-        let merge = merged_by_size(view, |b| {
-            let r = leaving(view.rows(b).len(), view.prefix, self.merged[stage]);
-            matched(view.rows(b).len(), view.prefix, &pairs(keys(b), self.head_dim, view.prefix), r)
-        });
+        let merge = merge_alike(view, self.merged[stage], self.head_dim, |b| Cow::Borrowed(keys(b)));
         Ok(if self.proportional { merge.with_proportional_attention() } else { merge })
     }
 
@@ -62,13 +61,31 @@ impl Pruner for TomePruner {
 
 /// The sites between attention and MLP of every block, with the keys.
 pub(super) fn sites_for_keys(spec: &VitSpec) -> Vec<(Site, Taps)> {
-    let taps = Taps { keys: true, ..Taps::NONE };
+    sites_in_every_block(spec, Taps { keys: true, ..Taps::NONE })
+}
+
+/// The sites between attention and MLP of every block, with `taps`.
+pub(crate) fn sites_in_every_block(spec: &VitSpec, taps: Taps) -> Vec<(Site, Taps)> {
     (0..spec.depth).map(|block| (Site::after_attention_of(block), taps)).collect()
+}
+
+/// Merges up to `r` patch tokens of each image `b` into those that `metric(b): [n, width]` finds the most similar, by
+/// bipartite soft matching; means are weighted by size.
+pub(crate) fn merge_alike<'m>(
+    view: &View<'_>,
+    r: usize,
+    width: usize,
+    metric: impl Fn(usize) -> Cow<'m, [f32]> + Send + Sync,
+) -> Reduction {
+    merged_by_size(view, |b| {
+        let (n, prefix) = (view.rows(b).len(), view.prefix);
+        matched(n, prefix, &pairs(&metric(b), width, prefix), leaving(n, prefix, r))
+    })
 }
 
 /// MACs of [`pairs`] for an image of `tokens` tokens: the cosines of every token of one set with every token of the other,
 /// and the keys' norms.
-pub(super) fn matching_macs(tokens: usize, head_dim: usize) -> u64 {
+pub(crate) fn matching_macs(tokens: usize, head_dim: usize) -> u64 {
     (tokens.div_ceil(2) * (tokens / 2) * head_dim + tokens * head_dim) as u64
 }
 

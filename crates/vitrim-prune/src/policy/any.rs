@@ -1,4 +1,4 @@
-//! What a policy folder holds: a learned policy, or a hand-made method that is fitted to the backbone.
+//! What a policy folder holds: a learned policy, or a method that is set to a cost.
 
 use std::fmt;
 use std::path::Path;
@@ -17,7 +17,7 @@ use crate::pruner::{PruneError, Pruner, Result};
 pub enum AnyPolicy {
     /// A learned one.
     Learned(Box<Policy>),
-    /// A hand-made method.
+    /// A method that is set to a cost: a hand-made one, or merging by a learned metric.
     Method(MethodPolicy),
 }
 
@@ -26,7 +26,7 @@ pub enum AnyPolicy {
 pub enum Dial {
     /// The rule by which a learned policy's probabilities become decisions.
     ReadOut(ReadOut),
-    /// The MACs of a hand-made method, as a share of the dense ones.
+    /// The MACs of a method, as a share of the dense ones.
     Cost(f64),
 }
 
@@ -134,11 +134,11 @@ impl AnyPolicy {
     /// The learned policy, read from `folder`, for what needs an actor: training.
     ///
     /// # Errors
-    /// [`PruneError::BadPolicy`] for a hand-made method.
+    /// [`PruneError::BadPolicy`] for a method, which has none.
     pub fn learned(&self, folder: &Path) -> Result<&Policy> {
         match self {
             AnyPolicy::Learned(policy) => Ok(policy),
-            AnyPolicy::Method(policy) => Err(file::no_actor(folder, policy.method.name())),
+            AnyPolicy::Method(policy) => Err(file::no_actor(folder, policy.recipe.name())),
         }
     }
 
@@ -184,7 +184,7 @@ impl AnyPolicy {
                 share.filter(|share| (0.0..=1.0).contains(share)).map(Dial::Cost).ok_or_else(|| {
                     PruneError::Setting(format!(
                         "--read-out {text}: {} is set to a share of the dense MACs; give cost=0.7",
-                        policy.method
+                        policy.recipe.name()
                     ))
                 })
             }
@@ -231,7 +231,7 @@ impl AnyPolicy {
     /// The pruner for a backbone of geometry `spec`, set to `dial`.
     ///
     /// # Errors
-    /// If policies of this kind have no such dial, or the hand-made method does not fit the backbone.
+    /// If policies of this kind have no such dial, or the method does not fit the backbone.
     pub fn pruner_at(&self, spec: &VitSpec, dial: &Dial) -> Result<Box<dyn Pruner>> {
         match (self, dial) {
             (AnyPolicy::Learned(policy), Dial::ReadOut(read_out)) => {

@@ -21,10 +21,14 @@ const VERSION: u32 = 1;
 /// Version of the folder's layout, for policies whose actor has no input of a backbone's width. Earlier programs do not
 /// read it.
 pub(super) const VERSION_ANY_BACKBONE: u32 = 2;
-/// Version of the folder's layout, for hand-made methods ([`MethodPolicy`](super::MethodPolicy)).
+/// Version of the folder's layout, for hand-made methods ([`Recipe`](super::Recipe)).
 pub(super) const VERSION_METHOD: u32 = 3;
 /// Version of the folder's layout, for policies with an offset for each stage. Earlier programs do not read it.
 const VERSION_OFFSETS: u32 = 4;
+/// Version of the folder's layout, for merging by a learned metric. Earlier programs do not read it.
+pub(super) const VERSION_METRIC: u32 = 5;
+/// The newest version.
+const NEWEST: u32 = VERSION_METRIC;
 
 /// The backbone that a policy belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -274,10 +278,9 @@ pub(super) fn read(folder: &Path) -> Result<Read> {
     let header: serde_json::Value =
         serde_json::from_str(text).map_err(|e| bad(&json_path, format!("not valid JSON: {e}")))?;
     let version = header.get("version").and_then(serde_json::Value::as_u64);
-    if !version.is_some_and(|version| (u64::from(VERSION)..=u64::from(VERSION_OFFSETS)).contains(&version)) {
+    if !version.is_some_and(|version| (u64::from(VERSION)..=u64::from(NEWEST)).contains(&version)) {
         let found = header.get("version").map_or("none".to_owned(), ToString::to_string);
-        let reason =
-            format!("policy version {found}; this vitrim reads versions {VERSION} to {VERSION_OFFSETS}");
+        let reason = format!("policy version {found}; this vitrim reads versions {VERSION} to {NEWEST}");
         return Err(bad(&json_path, reason));
     }
     let weights = bytes.ok_or_else(|| {
@@ -291,18 +294,16 @@ pub(super) fn read(folder: &Path) -> Result<Read> {
     Ok(Read { header, weights })
 }
 
-/// Whether `header` is that of a hand-made method.
+/// Whether `header` is that of a method that is set to a cost.
 pub(super) fn is_method(header: &serde_json::Value) -> bool {
-    header.get("version").and_then(serde_json::Value::as_u64) == Some(VERSION_METHOD.into())
+    let version = header.get("version").and_then(serde_json::Value::as_u64);
+    version == Some(VERSION_METHOD.into()) || version == Some(VERSION_METRIC.into())
 }
 
-/// Said where an actor is needed, of the policy in `folder`, which is the hand-made method `method`.
+/// Said where an actor is needed, of the policy in `folder`, which is of the method `method`.
 pub(super) fn no_actor(folder: &Path, method: &str) -> PruneError {
     let method: String = method.chars().take(40).collect();
-    bad(
-        folder,
-        format!("is the hand-made method {method}, which has no actor to learn; give a learned policy"),
-    )
+    bad(folder, format!("is of the method {method}, which has no actor to learn; give a learned policy"))
 }
 
 fn bad(path: &Path, reason: String) -> PruneError {

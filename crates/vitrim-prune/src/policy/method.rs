@@ -1,4 +1,4 @@
-//! A hand-made method as a policy: fitted to a backbone, and set to a cost that a calibration chose.
+//! A method as a policy: fitted to a backbone or learned for it, and set to a cost that a calibration chose.
 
 use std::path::Path;
 
@@ -7,26 +7,39 @@ use serde::{Deserialize, Serialize};
 use vitrim_vit::{VitSpec, cost};
 
 use super::file::{self, BackboneId};
+use super::metric::{self, MetricHeads};
 use crate::handmade::{FitPoint, Method, NoPruner};
 use crate::limits::MAX_FIT_POINTS;
 use crate::pruner::{PruneError, Pruner, Result};
 
-/// A hand-made method for one backbone, at a cost.
+/// A method for one backbone, at a cost.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MethodPolicy {
     /// The backbone that it is for.
     pub backbone: BackboneId,
     /// The method.
-    pub method: Method,
-    /// The points of its fit to the backbone, from the costliest to the cheapest; empty if the method is not fitted.
-    pub fitted: Vec<FitPoint>,
+    pub recipe: Recipe,
     /// The MACs of an image at which the method is used, as a share of the dense ones; at 1 every token stays.
     pub cost: f64,
     /// The calibration record, as the calibrator wrote it.
     pub calibration: Option<serde_json::Value>,
 }
 
-/// `policy.json` of a hand-made method.
+/// A method, with what it is made of for a backbone.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Recipe {
+    /// A hand-made method.
+    HandMade {
+        /// The method.
+        method: Method,
+        /// The points of its fit to the backbone, from the costliest to the cheapest; empty if the method is not fitted.
+        fitted: Vec<FitPoint>,
+    },
+    /// Merging by a learned metric.
+    Metric(MetricHeads),
+}
+
+/// `policy.json` of a method.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Header {
@@ -35,16 +48,55 @@ struct Header {
     backbone: BackboneId,
     method: String,
     fitted: Vec<FitPoint>,
+    /// Width of a learned metric.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    metric_width: Option<usize>,
     cost: f64,
-    /// BLAKE3 of `policy.safetensors`, which holds no tensor: a method has no weights.
+    /// BLAKE3 of `policy.safetensors`, which holds no tensor of a hand-made method.
     weights_hash: String,
     calibration: Option<serde_json::Value>,
+}
+
+impl Recipe {
+    /// Name of the method.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Recipe::HandMade { method, .. } => method.name(),
+            Recipe::Metric(_) => metric::NAME,
+        }
+    }
+
+    /// What the method is, as the rest of a sentence that begins with "It".
+    pub fn about(&self) -> String {
+        match self {
+            Recipe::HandMade { method, .. } => {
+                format!("is the hand-made method `{method}`, which {}", method.about())
+            }
+            Recipe::Metric(_) => format!(
+                "is `{}`, which merges in every block what is alike by a learned metric",
+                metric::NAME
+            ),
+        }
+    }
+
+    /// The points of a fit, and the weights file.
+    fn parts(&self) -> (&[FitPoint], Vec<u8>) {
+        match self {
+            Recipe::HandMade { fitted, .. } => (fitted, no_weights()),
+            Recipe::Metric(heads) => (&[], heads.serialized()),
+        }
+    }
 }
 
 impl MethodPolicy {
     /// `method` for the backbone `id`, at the dense cost; `fitted` has the points of its fit, if it is fitted.
     pub fn new(id: &BackboneId, method: Method, fitted: Vec<FitPoint>) -> Self {
-        MethodPolicy { backbone: id.clone(), method, fitted, cost: 1.0, calibration: None }
+        Self::of(id, Recipe::HandMade { method, fitted })
+    }
+
+    /// The method of `recipe` for the backbone `id`, at the dense cost.
+    pub fn of(id: &BackboneId, recipe: Recipe) -> Self {
+        MethodPolicy { backbone: id.clone(), recipe, cost: 1.0, calibration: None }
     }
 
     /// The method at `share` of the dense MACs of a backbone of geometry `spec`; at 1, every token stays.
@@ -55,7 +107,11 @@ impl MethodPolicy {
         if share >= 1.0 {
             return Ok(Box::new(NoPruner));
         }
-        self.method.at_cost(spec, (share * cost::dense_macs(spec) as f64) as u64, &self.fitted)
+        let macs = (share * cost::dense_macs(spec) as f64) as u64;
+        match &self.recipe {
+            Recipe::HandMade { method, fitted } => method.at_cost(spec, macs, fitted),
+            Recipe::Metric(heads) => Ok(heads.at_cost(spec, macs)),
+        }
     }
 
     /// The share of the dense MACs of a backbone of geometry `spec` below which the method cannot go.
@@ -63,24 +119,37 @@ impl MethodPolicy {
     /// # Errors
     /// As [`Method::least_macs`].
     pub fn least_cost(&self, spec: &VitSpec) -> Result<f64> {
-        Ok(self.method.least_macs(spec, &self.fitted)? / cost::dense_macs(spec) as f64)
+        let least = match &self.recipe {
+            Recipe::HandMade { method, fitted } => method.least_macs(spec, fitted)?,
+            Recipe::Metric(heads) => heads.least_macs(spec) as f64,
+        };
+        Ok(least / cost::dense_macs(spec) as f64)
     }
 
-    /// A hash of everything that determines its decisions: the method, its fit and its cost.
+    /// A hash of everything that determines its decisions: the method, its fit or weights, and its cost.
     pub fn identity(&self) -> String {
-        let parts = (self.method.name(), &self.fitted, self.cost);
-        file::hash(&serde_json::to_vec(&parts).expect("plain data"))
+        let (fitted, weights) = self.recipe.parts();
+        let parts = serde_json::to_vec(&(self.recipe.name(), fitted, self.cost)).expect("plain data");
+        match self.recipe {
+            Recipe::HandMade { .. } => file::hash(&parts),
+            Recipe::Metric(_) => file::hash(&[parts, weights].concat()),
+        }
     }
 
-    /// Name and content of the files of its folder: the header, then a weights file without weights.
+    /// Name and content of the files of its folder: the header, then the weights.
     pub(super) fn encoded(&self) -> [(&'static str, Vec<u8>); 2] {
-        let weights = no_weights();
+        let (fitted, weights) = self.recipe.parts();
+        let (version, metric_width) = match &self.recipe {
+            Recipe::HandMade { .. } => (file::VERSION_METHOD, None),
+            Recipe::Metric(heads) => (file::VERSION_METRIC, Some(heads.width)),
+        };
         let header = Header {
-            version: file::VERSION_METHOD,
+            version,
             vitrim: env!("CARGO_PKG_VERSION").to_owned(),
             backbone: self.backbone.clone(),
-            method: self.method.name().to_owned(),
-            fitted: self.fitted.clone(),
+            method: self.recipe.name().to_owned(),
+            fitted: fitted.to_vec(),
+            metric_width,
             cost: self.cost,
             weights_hash: file::hash(&weights),
             calibration: self.calibration.clone(),
@@ -98,25 +167,40 @@ impl MethodPolicy {
         if !file::is_method(&read.header) {
             return Ok(None);
         }
-        read.weights?;
-        let policy = Self::of_values(read.header);
+        let weights = read.weights?;
+        let policy = Self::of_values(read.header, &weights);
         policy.map(Some).map_err(|reason| PruneError::BadPolicy { path: folder.join(file::HEADER), reason })
     }
 
-    fn of_values(header: serde_json::Value) -> Result<Self, String> {
+    fn of_values(header: serde_json::Value, weights: &[u8]) -> Result<Self, String> {
         let header: Header =
             serde_json::from_value(header).map_err(|error| format!("not a policy: {error}"))?;
-        let Header { backbone, method, fitted, cost, calibration, .. } = header;
+        let Header { backbone, method, fitted, metric_width, cost, calibration, .. } = header;
         file::check_widths(&backbone)?;
-        let known = Method::all().find(|known| known.name() == method && *known != Method::Policy);
-        let method = known.ok_or_else(|| format!("names '{method}', which is no hand-made method"))?;
-        check_fit(method, backbone.depth, &fitted)
-            .map_err(|reason| format!("{reason}; calibrate {method} again"))?;
+        let recipe = match (header.version, metric_width) {
+            (file::VERSION_METRIC, Some(width)) if method == metric::NAME && fitted.is_empty() => {
+                Recipe::Metric(MetricHeads::deserialized(weights, backbone.depth, backbone.dim, width)?)
+            }
+            (file::VERSION_METHOD, None) => hand_made(&method, backbone.depth, fitted)?,
+            (version, _) => return Err(format!("not a policy of version {version}, which it says to be")),
+        };
         if !(0.0..=1.0).contains(&cost) {
-            return Err(format!("its cost of {cost} does not lie between 0 and 1; calibrate {method} again"));
+            let name = recipe.name();
+            return Err(format!("its cost of {cost} does not lie between 0 and 1; calibrate {name} again"));
         }
-        Ok(MethodPolicy { backbone, method, fitted, cost, calibration })
+        Ok(MethodPolicy { backbone, recipe, cost, calibration })
     }
+}
+
+/// The hand-made method called `name` for a backbone of `depth` blocks.
+///
+/// # Errors
+/// A description of what is wrong.
+fn hand_made(name: &str, depth: usize, fitted: Vec<FitPoint>) -> Result<Recipe, String> {
+    let known = Method::all().find(|known| known.name() == name && *known != Method::Policy);
+    let method = known.ok_or_else(|| format!("names '{name}', which is no hand-made method"))?;
+    check_fit(method, depth, &fitted).map_err(|reason| format!("{reason}; calibrate {method} again"))?;
+    Ok(Recipe::HandMade { method, fitted })
 }
 
 /// Checks that a pruner of `method` can be made of `fitted` for a backbone of `depth` blocks.

@@ -1,5 +1,6 @@
-//! Policies: the learned one (one actor shared by all agents, and how its probabilities become decisions), and hand-made
-//! methods that are fitted to a backbone and set to a cost. A folder holds either ([`AnyPolicy`]).
+//! Policies: the learned one (one actor shared by all agents, and how its probabilities become decisions), and methods that
+//! are fitted to a backbone and set to a cost: hand-made ones, and merging by a learned metric. A folder holds either
+//! ([`AnyPolicy`]).
 
 pub mod actor;
 mod any;
@@ -9,6 +10,7 @@ mod file;
 mod inference;
 mod learned;
 mod method;
+mod metric;
 mod pairing;
 mod read_out;
 pub mod relative;
@@ -21,7 +23,8 @@ pub use balance::{BALANCE_IMAGES, balance};
 pub use file::{BackboneId, Policy};
 pub use inference::contexts;
 pub use learned::{Decision, LearnedPruner};
-pub use method::MethodPolicy;
+pub use method::{MethodPolicy, Recipe};
+pub use metric::{METRIC_NORM_EPS, MetricHeads};
 pub use pairing::Pairing;
 pub use read_out::ReadOut;
 pub use universal::{UNIVERSAL, Universal, blocks_at};

@@ -41,11 +41,12 @@ impl BurnVit {
             let l = site.block;
             match site.at {
                 At::BlockInput => {
-                    let (y, attended) = self.blocks[l].attend(x, layout);
-                    x = y;
+                    let (y, attended) = self.blocks[l].attend(x.clone(), layout);
                     // Taps are taken from the last attention before the target.
                     let taps = if to <= Site::input_of(l + 1) { taps } else { Taps::NONE };
-                    tapped = Some(self.tap(attended, layout, &queries, taps)?);
+                    let inputs = taps.inputs.then(|| download(x)).transpose()?;
+                    tapped = Some(AttentionTaps { inputs, ..self.tap(attended, layout, &queries, taps)? });
+                    x = y;
                     *site = Site::after_attention_of(l);
                 }
                 At::AfterAttention => {
@@ -57,7 +58,7 @@ impl BurnVit {
         Ok((x, tapped))
     }
 
-    /// The requested `taps` of an attention over the T tokens of `layout`. `queries() : [B, n]` says which positions
+    /// The requested `taps` of an attention over the T tokens of `layout`, but not its inputs. `queries() : [B, n]` says which positions
     /// are tokens of the image; it is used for the mean over queries.
     fn tap(
         &self,
@@ -89,6 +90,7 @@ impl BurnVit {
             received_attention: received_attention.transpose()?,
             keys: keys.transpose()?,
             value_norm: value_norm.transpose()?,
+            inputs: None,
         })
     }
 }

@@ -92,6 +92,7 @@ impl<'a> Gated<'a> {
             received_attention: of_rows(&self.taps.received_attention),
             keys: of_rows(&self.taps.keys),
             value_norm: of_rows(&self.taps.value_norm),
+            inputs: of_rows(&self.taps.inputs),
         };
         Ok(Survivors { state: HostState { packed, site: self.site, taps }, rows })
     }

@@ -11,6 +11,7 @@ mod backbone;
 mod block;
 mod gated;
 mod pruned;
+mod soft;
 mod token_layout;
 mod weights;
 
@@ -21,6 +22,7 @@ use vitrim_vit::{EmbeddingNorm, Pool, VitSpec};
 use attention_pool::AttentionPool;
 use block::Block;
 pub use gated::Gated;
+pub use soft::{Metric, Softness};
 use token_layout::TokenLayout;
 pub(crate) use weights::numbers;
 

@@ -199,6 +199,7 @@ impl CpuBackbone {
                 received_attention: tap(taps.received_attention, 1),
                 keys: tap(taps.keys, self.spec().head_dim()),
                 value_norm: tap(taps.value_norm, 1),
+                inputs: tap(taps.inputs, self.spec().dim),
             };
         }
         let key_bias = packed.key_bias();
@@ -211,6 +212,7 @@ impl CpuBackbone {
             received_attention: state.taps.received_attention.as_deref_mut(),
             keys: state.taps.keys.as_deref_mut(),
             value_norm: state.taps.value_norm.as_deref_mut(),
+            inputs: state.taps.inputs.as_deref_mut(),
         };
         self.weights.carry(part, &way, &self.scratch);
         self.scratch.end_step();
@@ -315,6 +317,11 @@ impl CpuWeights {
         let (d, block, rows, places) = (self.spec.dim, &self.blocks[l], part.rows(), part.places);
         let chunk = way.chunk(rows) * d;
         let count = (rows * d).div_ceil(chunk);
+        // Taps are taken from the last attention before the target.
+        let last = way.to <= Site::input_of(l + 1);
+        if let Some(inputs) = part.inputs.as_deref_mut().filter(|_| last) {
+            inputs.copy_from_slice(part.tokens);
+        }
         let qkv = scratch.qkv.room::<Q>(rows * 3 * d / Q::VALUES);
         let attended = scratch.attended.room::<O>(rows * d / O::VALUES);
 
@@ -337,8 +344,6 @@ impl CpuWeights {
                 });
             });
         });
-        // Taps are taken from the last attention before the target.
-        let last = way.to <= Site::input_of(l + 1);
         way.profile.time(Operation::Attention, || {
             let (key_bias, threads) = (part.key_bias, way.threads);
             let received = part.received_attention.as_deref_mut().filter(|_| last);

@@ -28,12 +28,13 @@ pub(super) struct Part<'a> {
     pub places: GridPlaces<'a>,
     /// Bias of each key's scores, `[t]`; `None` without sizes.
     pub key_bias: Option<&'a [f32]>,
-    /// Outputs of the last attention: class attention `[t]`, received attention `[t]`, keys `[t, head_dim]` and value norms
-    /// `[t]`.
+    /// Outputs of the last attention: class attention `[t]`, received attention `[t]`, keys `[t, head_dim]`, value norms
+    /// `[t]` and the tokens before it `[t, D]`.
     pub cls_attention: Option<&'a mut [f32]>,
     pub received_attention: Option<&'a mut [f32]>,
     pub keys: Option<&'a mut [f32]>,
     pub value_norm: Option<&'a mut [f32]>,
+    pub inputs: Option<&'a mut [f32]>,
 }
 
 impl Part<'_> {
@@ -64,6 +65,7 @@ impl Part<'_> {
             self.received_attention.map(|tap| tap.split_at_mut(row)).unzip();
         let (keys, other_keys) = self.keys.map(|tap| tap.split_at_mut(row * head_dim)).unzip();
         let (value_norm, other_norm) = self.value_norm.map(|tap| tap.split_at_mut(row)).unzip();
+        let (inputs, other_inputs) = self.inputs.map(|tap| tap.split_at_mut(row * dim)).unzip();
         [
             Part {
                 tokens,
@@ -74,6 +76,7 @@ impl Part<'_> {
                 received_attention,
                 keys,
                 value_norm,
+                inputs,
             },
             Part {
                 tokens: other_tokens,
@@ -84,6 +87,7 @@ impl Part<'_> {
                 received_attention: other_received,
                 keys: other_keys,
                 value_norm: other_norm,
+                inputs: other_inputs,
             },
         ]
     }

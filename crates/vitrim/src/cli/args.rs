@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
-use vitrim::requests::{DemoRequest, FinetuneRequest, PretrainRequest, TrainRequest};
+use vitrim::requests::{DemoRequest, FinetuneRequest, PretrainRequest, TrainMetricRequest, TrainRequest};
 use vitrim_measure::requests::{
     BackboneArgs, BenchRequest, CalibrateRequest, CompareRequest, EmbedRequest, EvalRequest, PredictRequest,
     VisualizeRequest,
@@ -39,6 +39,8 @@ pub enum Command {
     Demo(DemoRequest),
     /// Train a policy for a backbone, and calibrate it.
     Train(TrainRequest),
+    /// Learn by gradients which tokens are alike, and merge by it (DTEM): a rival of `train`.
+    TrainMetric(TrainMetricRequest),
     /// Train a backbone from scratch.
     Pretrain(PretrainRequest),
     /// Fine-tune a backbone under a policy, to recover accuracy.
@@ -76,6 +78,7 @@ impl Args {
         match &mut self.command {
             Command::Demo(request) => request.threads = threads,
             Command::Train(request) => request.threads = threads,
+            Command::TrainMetric(request) => request.threads = threads,
             Command::Pretrain(request) => request.threads = threads,
             Command::Finetune(request) => request.threads = threads,
             Command::Calibrate(request) => request.threads = threads,
@@ -142,6 +145,7 @@ pub struct InfoArgs {
 
 #[cfg(test)]
 mod tests {
+    use vitrim::requests::OverlayArgs;
     use vitrim_data::{LabelOrder, OnBadImage};
     use vitrim_measure::model::features::FeatureKind;
     use vitrim_measure::requests::{Answers, KeepArgs, LossArgs, PolicyArgs, Request};
@@ -309,6 +313,10 @@ mod tests {
         let with = vec![(PathBuf::from("a b"), PathBuf::from("scenes")), ("hf://a/b".into(), "c=d".into())];
         let line = round_trip!(Train, TrainRequest { with, ..TrainRequest::default() });
         assert_eq!(line.matches("--with").count(), 2, "{line}");
+        let overlay = OverlayArgs { set: vec!["parts=2".into()], ..OverlayArgs::default() };
+        let metric =
+            TrainMetricRequest { model: model.clone(), data: data.clone(), overlay, ..Default::default() };
+        round_trip!(TrainMetric, TrainMetricRequest { images: Some(24), seed: Some(1), ..metric });
         let mut tune =
             FinetuneRequest { model, data: data.clone(), dense: true, ..FinetuneRequest::default() };
         round_trip!(Finetune, tune.clone());

@@ -118,7 +118,7 @@ pub fn print(
     }
     let set = match policy {
         AnyPolicy::Learned(_) => format!("read out by {read_out}"),
-        AnyPolicy::Method(policy) => format!("{} at {read_out}", policy.method),
+        AnyPolicy::Method(policy) => format!("{} at {read_out}", policy.recipe.name()),
     };
     print::line(&format!("policy: {}, {set}", folder.display()))
 }

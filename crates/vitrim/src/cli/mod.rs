@@ -13,6 +13,7 @@ mod export;
 mod finetune;
 mod info;
 mod interrupt;
+mod metric;
 mod predict;
 mod pretrain;
 mod print;
@@ -65,6 +66,7 @@ fn carry_out(args: Args, ranks: &Ranks) -> anyhow::Result<ExitCode> {
     match &args.command {
         Command::Demo(args) => demo::run(&app, args),
         Command::Train(args) => train::run(&app, args),
+        Command::TrainMetric(args) => metric::run(&app, args),
         Command::Pretrain(args) => pretrain::run(&app, args),
         Command::Calibrate(args) => calibrate::run(&app, args),
         Command::Eval(args) => eval::run(&app, args),

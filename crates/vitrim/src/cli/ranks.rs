@@ -21,6 +21,7 @@ use super::{INTERRUPTED, in_one_line};
 pub fn start(command: &Command) -> anyhow::Result<Option<Process>> {
     let refused = match command {
         Command::Train(_)
+        | Command::TrainMetric(_)
         | Command::Pretrain(_)
         | Command::Finetune(_)
         | Command::Calibrate(_)
@@ -33,7 +34,7 @@ pub fn start(command: &Command) -> anyhow::Result<Option<Process>> {
         Command::Embed(_) => return Ok(Some(vitrim_mpi::alone())),
         _ if started_together() == 1 => return Ok(Some(vitrim_mpi::alone())),
         _ => anyhow!(
-            "started as one of {} processes, but only train, pretrain, finetune, calibrate, eval and compare share their work by MPI; start one",
+            "started as one of {} processes, but only train, train-metric, pretrain, finetune, calibrate, eval and compare share their work by MPI; start one",
             started_together()
         ),
     };

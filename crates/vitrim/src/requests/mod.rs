@@ -3,8 +3,10 @@
 
 mod backbone;
 mod demo;
+mod metric;
 mod train;
 
 pub use backbone::{BackboneRunArgs, FinetuneRequest, Finetuned, OverlayArgs, PretrainRequest};
 pub use demo::DemoRequest;
+pub use metric::{TrainMetricRequest, TrainedMetric};
 pub use train::{TrainRequest, Trained, ground, learn};

@@ -15,6 +15,7 @@ mod images;
 mod interrupt;
 mod layouts;
 mod methods;
+mod metric;
 mod naflex;
 mod pretrain;
 mod refusals;
