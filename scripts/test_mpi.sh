@@ -81,6 +81,7 @@ echo "evaluated, compared and calibrated by ranks: the same figures"
 small=(--model "$model" --data scenes --threads 1)
 tune=("$vitrim" finetune "${small[@]}" --policy one/policy --keep 0.7 --images 40 --set batch=20 --set held_out_images=32 --set log_every=1)
 gates=("$vitrim" train "${small[@]}" --preset gumbel --updates 2 --set images_per_update=10 --set reward.reference_images=16 --no-calibrate)
+metric=("$vitrim" train-metric "${small[@]}" --images 40 --set batch=20 --set log_every=1)
 pretrain=("$vitrim" pretrain --data scenes --preset scenes --threads 1 --images 40 --set batch=20 --set held_out_images=32 --set log_every=1)
 same_files() {
     local first=$1 second=$2
@@ -90,13 +91,16 @@ same_files() {
 "${tune[@]}" --out tuned > log.txt 2> log
 "${gates[@]}" --out gates > log.txt 2> log
 "${pretrain[@]}" --out backbone > log.txt 2> log
+"${metric[@]}" --out metric > log.txt 2> log
+ranks 2 "${metric[@]}" --out metric2 > log.txt 2> log || fail "$(cat log)"
 ranks 3 "${tune[@]}" --out tuned3 > log.txt 2> log || fail "$(cat log)"
 ranks 2 "${gates[@]}" --out gates2 > log.txt 2> log || fail "$(cat log)"
 ranks 2 "${pretrain[@]}" --out backbone2 > log.txt 2> log || fail "$(cat log)"
 same_files tuned tuned3 model/model.safetensors policy/policy.json checkpoint.safetensors
+same_files metric metric2 policy/policy.safetensors checkpoint.safetensors
 same_files gates gates2 policy/policy.safetensors checkpoint.safetensors
 same_files backbone backbone2 model/model.safetensors checkpoint.safetensors
-echo "tuned, trained by gates and pretrained by ranks: the same files"
+echo "tuned, trained by gates and by a metric, and pretrained by ranks: the same files"
 
 # A rank that is killed: the others end, and the run goes on with another number of ranks.
 "${mpi[@]}" -n 2 "${endless[@]}" > log.txt 2> killed.log &
@@ -124,5 +128,5 @@ the_line unlike.log '^error: rank 1 has `seed = 5`'
 ranks 1 "${train[@]}" --out unlike : -n 1 "${train[@]/$model/absent}" --out unlike > log.txt 2> absent.log && fail "a model is absent"
 the_line absent.log "^error: rank 1: absent"
 ranks 2 "$vitrim" info --model "$model" > log.txt 2> info.log && fail "info has nothing to share"
-the_line info.log "^error: started as one of 2 processes, but only train, pretrain, finetune, calibrate, eval and compare"
+the_line info.log "^error: started as one of 2 processes, but only train, train-metric, pretrain, finetune, calibrate, eval and compare"
 echo "ranks that differ or fail: one line each"

@@ -15,6 +15,7 @@ mod images;
 mod interruptible;
 mod lasting;
 mod measuring;
+mod metric_training;
 mod model;
 mod pixels;
 mod plain;
@@ -39,6 +40,8 @@ mod _vitrim {
     use crate::finetuning::finetune;
     #[pymodule_export]
     use crate::measuring::{Share, calibrate, compare, evaluate, report};
+    #[pymodule_export]
+    use crate::metric_training::train_metric;
     #[pymodule_export]
     use crate::model::{Model, load};
     #[pymodule_export]

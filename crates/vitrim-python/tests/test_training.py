@@ -397,3 +397,29 @@ def test_compare_writes_its_page(trained: vitrim.Run, tiny: Path, data: Path, tm
     }  # fmt: skip
     with pytest.raises(vitrim.VitrimError, match="costs 1.5"):
         vitrim.compare(model, data, report=tmp_path / "compare", costs=[1.5], progress=False)
+
+
+def test_a_metric_is_learned_and_certified(tiny: Path, data: Path, tmp_path: Path) -> None:
+    short: dict[str, Any] = dict(images=64, batch=16, log_every=1)
+    seen: list[dict[str, Any]] = []
+
+    def interrupt(entry: dict[str, Any]) -> None:
+        seen.append(entry)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        vitrim.train_metric(tiny, data, out=tmp_path / "run", callback=interrupt, progress=False, **short)
+    assert seen[0]["step"] == 1 and seen[0]["steps"] == 4
+    run = vitrim.train_metric(tiny, data, out=tmp_path / "run", progress=False, **short)
+    assert [entry["step"] for entry in run.log] == [1, 2, 3, 4]
+    model = vitrim.load(tiny, run.policy)
+    vitrim.calibrate(model, data, max_drop=100, confidence=0.5, progress=False)
+    assert "cost=" in model.policy
+    pixels = np.random.default_rng(0).normal(size=(2, 3, 32, 32)).astype(np.float32)
+    assert not np.array_equal(model(pixels), vitrim.load(tiny)(pixels)), "tokens merge"
+    with pytest.raises(vitrim.VitrimError, match="parts"):
+        vitrim.train_metric(tiny, data, out=tmp_path / "no", parts=1000, progress=False)
+    with pytest.raises(vitrim.VitrimError, match="pats"):
+        vitrim.train_metric(tiny, data, out=tmp_path / "no", pats=1, progress=False)
+    with pytest.raises(vitrim.VitrimError, match="actor"):
+        vitrim.finetune(model, data, out=tmp_path / "no", progress=False)

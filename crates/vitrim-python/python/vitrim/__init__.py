@@ -20,10 +20,11 @@ from vitrim._vitrim import (
 from vitrim.checkpoints import from_timm, load
 from vitrim.measuring import calibrate, compare, evaluate, report
 from vitrim.pruner import Pruner
-from vitrim.training import Run, TunedRun, finetune, train
+from vitrim.training import MetricRun, Run, TunedRun, finetune, train, train_metric
 
 __all__ = [
     "ClassProbability",
+    "MetricRun",
     "Model",
     "Prediction",
     "Pruner",
@@ -41,4 +42,5 @@ __all__ = [
     "load",
     "report",
     "train",
+    "train_metric",
 ]

@@ -267,6 +267,20 @@ def train(
     label_order: Optional[str],
     teller: Teller,
 ) -> dict[str, Any]: ...
+def train_metric(
+    model: Model,
+    data: PathOrStr,
+    *,
+    out: Optional[PathOrStr],
+    config: Optional[PathOrStr],
+    set: list[str],
+    split: Optional[str],
+    device: Optional[str],
+    on_bad_image: Optional[str],
+    label_map: Optional[PathOrStr],
+    label_order: Optional[str],
+    teller: Teller,
+) -> dict[str, Any]: ...
 def finetune(
     model: Model,
     data: PathOrStr,

@@ -1,4 +1,4 @@
-"""Training a policy, and fine-tuning the backbone under a policy."""
+"""Training a policy or a metric, and fine-tuning the backbone under a policy."""
 
 from __future__ import annotations
 
@@ -62,6 +62,25 @@ class TunedRun:
     policy: Optional[Path]
     #: The written weights on held-out images, as ``vitrim finetune --json`` has them.
     held_out: dict[str, Any]
+    #: What was guessed of the labels, a sentence each.
+    label_notes: list[str]
+    #: Which layout of the data set was read, and what lies beside the images, a line each.
+    layout_notes: list[str]
+
+    @property
+    def log(self) -> list[dict[str, Any]]:
+        """The figures of every entry, oldest first, from ``log.jsonl``."""
+        return _log(self.folder)
+
+
+@dataclass(frozen=True)
+class MetricRun:
+    """A finished training of a metric."""
+
+    #: The run folder.
+    folder: Path
+    #: The policy's folder, not calibrated, to be given to :func:`vitrim.load`.
+    policy: Path
     #: What was guessed of the labels, a sentence each.
     label_notes: list[str]
     #: Which layout of the data set was read, and what lies beside the images, a line each.
@@ -164,6 +183,71 @@ def train(
         updates=finished["updates"],
         read_out=finished["read_out"],
         calibration=finished["calibration"],
+        label_notes=finished["label_notes"],
+        layout_notes=finished["layout_notes"],
+    )
+
+
+def train_metric(
+    model: Union[PathOrStr, Model],
+    data: PathOrStr,
+    *,
+    out: Optional[PathOrStr] = None,
+    config: Optional[PathOrStr] = None,
+    split: Optional[str] = None,
+    device: Optional[Literal["cpu", "gpu"]] = None,
+    on_bad_image: Optional[OnBadImage] = None,
+    label_map: Optional[PathOrStr] = None,
+    label_order: Optional[LabelOrder] = None,
+    threads: Optional[int] = None,
+    progress: bool = True,
+    callback: Optional[Callable[[dict[str, Any]], object]] = None,
+    **overrides: Any,
+) -> MetricRun:
+    """Learns by gradients which tokens are alike, and merges by it (DTEM): ``vitrim train-metric``.
+
+    The result is a policy that keeps everything until it is given a cost: :func:`vitrim.calibrate` chooses one. Ctrl-C
+    stops the training after the current step, and raises ``KeyboardInterrupt``; so does an exception of ``callback``, which
+    is raised then. The same call continues the run.
+
+    Args:
+        model: Checkpoint folder, or a loaded model (whose policy does not matter).
+        data: Data set; labels are not used.
+        out: Run folder, ``runs/metric`` if left out; the policy goes to its ``policy/``.
+        config: TOML file whose values override the defaults.
+        split: Images to train on; ``"train"`` if left out.
+        device: Device that computes the gradients; the CPU if left out.
+        on_bad_image: What to do with an image that cannot be decoded; ``"fail"`` if left out.
+        label_map: File that says which of the backbone's classes each class of the data set is: JSON, CSV, or its class
+            names, one a line. If left out: by name, else by number or in order.
+        label_order: How class names that the backbone does not know are its classes: ``"own"`` (the data set's order),
+            ``"number"`` (the order of the numbers in the names) or ``"index"`` (the number is the class, from 0).
+        threads: Threads of a model that is given as a folder.
+        progress: Whether to write progress to ``sys.stderr``.
+        callback: Called with every entry's figures (those of ``log.jsonl``, and ``steps``).
+        **overrides: Keys of the configuration, ``images=4_096`` or ``parts=2``: they override the file.
+            ``vitrim train-metric --print-config`` shows all keys.
+
+    Raises:
+        VitrimError: If the arguments do not fit each other, or a file cannot be read or written.
+        KeyboardInterrupt: After Ctrl-C, with the last finished step saved.
+    """
+    finished = _vitrim.train_metric(
+        model if isinstance(model, _vitrim.Model) else load(model, threads=threads),
+        data,
+        out=out,
+        config=config,
+        set=settings(overrides),
+        split=split,
+        device=device,
+        on_bad_image=on_bad_image,
+        label_map=label_map,
+        label_order=label_order,
+        teller=Teller(progress, callback),
+    )
+    return MetricRun(
+        folder=Path(finished["folder"]),
+        policy=Path(finished["policy"]),
         label_notes=finished["label_notes"],
         layout_notes=finished["layout_notes"],
     )

@@ -70,6 +70,7 @@ fn shortened(command: &str) -> String {
     let more = match command.split(' ').nth(1).unwrap() {
         "train" => [&["--updates", "2"][..], &TINY].concat(),
         "finetune" => SMALL.to_vec(),
+        "train-metric" => crate::metric::SMALL.to_vec(),
         "pretrain" => crate::pretrain::TINY.to_vec(),
         "eval" | "compare" => vec!["--no-speed"],
         "bench" => vec!["--seconds", "0.02", "--rounds", "1"],

@@ -15,11 +15,11 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::Value;
 use vitrim_hub_server::Server;
-use vitrim_prune::Policy;
+use vitrim_prune::AnyPolicy;
 use vitrim_skips::skip;
 
 use crate::fixtures::{Run, Scratch, TINY};
-use crate::{finetune, pretrain};
+use crate::{finetune, metric, pretrain};
 
 /// A command that writes files.
 struct Work {
@@ -64,6 +64,11 @@ impl Work {
         let args = ["finetune", "--model", "model", "--data", "data", "--policy", "run/policy"];
         let more = ["--read-out", "threshold=0.6", "--out", "ft", "-q"];
         Self::with_policy(&[&args, &finetune::SMALL, &more], "ft")
+    }
+
+    fn train_metric() -> Self {
+        let args = ["train-metric", "--model", "model", "--data", "data", "--out", "metric", "-q"];
+        Self::new(&[], &[&args, &metric::SMALL], "metric")
     }
 
     fn calibrate() -> Self {
@@ -117,9 +122,9 @@ impl Work {
 
     /// Checks what has to be good at any time: a policy that existed before, and whatever there is else.
     fn check_kept(&self, scratch: &Scratch) {
-        for folder in ["run/policy", "ft/policy", "upload"] {
+        for folder in ["run/policy", "ft/policy", "metric/policy", "upload"] {
             if self.policy == Some(folder) || scratch.path(folder).join("policy.json").is_file() {
-                Policy::load(&scratch.path(folder)).expect("a policy is whole or absent");
+                AnyPolicy::load(&scratch.path(folder)).expect("a policy is whole or absent");
             }
         }
         for model in ["pt/model", "ft/model"] {
@@ -411,14 +416,33 @@ fn a_killed_download_ends_as_an_undisturbed_one() {
 }
 
 #[test]
+fn killed_training_of_a_metric_goes_on() {
+    Work::train_metric().survives_kills(8);
+}
+
+#[test]
 fn full_disks_are_refused_in_one_line_and_nothing_is_half_written() {
-    let works = [Work::train(), Work::pretrain(), Work::finetune(), Work::calibrate(), Work::compare()];
+    let works = [
+        Work::train(),
+        Work::train_metric(),
+        Work::pretrain(),
+        Work::finetune(),
+        Work::calibrate(),
+        Work::compare(),
+    ];
     works.iter().for_each(Work::survives_full_disks);
     [Work::export(), Work::download()].iter().for_each(Work::survives_full_disks);
 }
 
 #[test]
 fn folders_that_become_read_only_are_refused_in_one_line() {
-    let works = [Work::train(), Work::pretrain(), Work::finetune(), Work::calibrate(), Work::compare()];
+    let works = [
+        Work::train(),
+        Work::train_metric(),
+        Work::pretrain(),
+        Work::finetune(),
+        Work::calibrate(),
+        Work::compare(),
+    ];
     works.iter().for_each(|work| work.survives_read_only_folders(8));
 }

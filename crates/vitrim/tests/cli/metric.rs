@@ -2,7 +2,7 @@
 
 use crate::fixtures::Scratch;
 
-const SMALL: [&str; 6] = ["--images", "24", "--set", "batch=8", "--set", "log_every=1"];
+pub const SMALL: [&str; 6] = ["--images", "24", "--set", "batch=8", "--set", "log_every=1"];
 
 #[test]
 fn a_learned_metric_is_a_policy() {
