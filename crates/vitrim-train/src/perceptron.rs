@@ -5,14 +5,13 @@
 //! per image and stage.
 
 use burn::module::{Module, Param};
-use burn::tensor::activation::tanh;
 use burn::tensor::module::layer_norm;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use vitrim_prune::policy::actor::{Nonlinearity, PerceptronSpec, PerceptronWeights};
 use vitrim_random::SplitMix64;
 
 use crate::experience::Experience;
-use crate::fused::{gelu, linear};
+use crate::fused::{gelu, linear, tanh};
 use crate::linear::Linear;
 
 /// Epsilon of the normalisation of embeddings and contexts.

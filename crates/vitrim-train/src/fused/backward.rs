@@ -26,6 +26,23 @@ impl Backward<Flex, 1> for GeluNode {
 }
 
 #[derive(Debug)]
+struct TanhNode;
+
+impl Backward<Flex, 1> for TanhNode {
+    /// The output y; the slope is 1 - y^2.
+    type State = FloatTensor<Flex>;
+
+    fn backward(self, ops: Ops<Self::State, 1>, gradients: &mut Gradients, _: &mut Checkpointer) {
+        unary::<Flex, _>(ops.parents, ops.node, gradients, |gradient| {
+            let (y, gradient) = (Rows::of(ops.state), Rows::of(gradient));
+            let mut dx = gradient.take();
+            dx.iter_mut().zip(y.values()).for_each(|(d, y)| *d *= 1.0 - y * y);
+            tensor(dx, y.shape())
+        });
+    }
+}
+
+#[derive(Debug)]
 struct SoftmaxNode;
 
 impl Backward<Flex, 1> for SoftmaxNode {
@@ -122,6 +139,15 @@ impl<C: CheckpointStrategy> Fused for Autodiff<Flex, C> {
                 prepared.finish(tensor(slope, x.shape()), tensor(y, x.shape()))
             }
             OpsKind::UnTracked(prepared) => prepared.finish(Flex::fused_gelu(x)),
+        }
+    }
+
+    fn fused_tanh(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        let (x, node) = x.into_parts();
+        let y = Flex::fused_tanh(x);
+        match TanhNode.prepare::<C>([node]).compute_bound().stateful() {
+            OpsKind::Tracked(prepared) => prepared.finish(y.clone(), y),
+            OpsKind::UnTracked(prepared) => prepared.finish(y),
         }
     }
 

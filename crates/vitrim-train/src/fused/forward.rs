@@ -65,6 +65,14 @@ impl Fused for Flex {
         tensor(y, shape)
     }
 
+    fn fused_tanh(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        let x = Rows::of(x);
+        let shape = x.shape();
+        let mut y = x.take();
+        kernels::tanh(&mut y);
+        tensor(y, shape)
+    }
+
     fn fused_softmax(x: FloatTensor<Self>) -> FloatTensor<Self> {
         let x = Rows::of(x);
         let (shape, width) = (x.shape(), x.width());

@@ -1,8 +1,8 @@
 //! Operations of the networks with their own kernels for the derivative.
 //!
 //! Burn differentiates a softmax or a LayerNorm as a dozen operations, each of which reads and writes memory, and its
-//! Flex backend copies the result of every product. On the CPU, softmax, LayerNorm, GELU, linear layers and attention
-//! are therefore single nodes of the graph, on the kernels of `vitrim-kernels`; elsewhere they are Burn's.
+//! Flex backend copies the result of every product. On the CPU, softmax, LayerNorm, GELU, tanh, linear layers and
+//! attention are therefore single nodes of the graph, on the kernels of `vitrim-kernels`; elsewhere they are Burn's.
 
 mod backward;
 mod forward;
@@ -17,6 +17,14 @@ pub fn gelu<const R: usize>(x: Tensor<R>) -> Tensor<R> {
         return activation::gelu(x);
     }
     Tensor::from_dispatch(<Dispatch as Fused>::fused_gelu(x.into_dispatch()))
+}
+
+/// Hyperbolic tangent of `x`.
+pub fn tanh<const R: usize>(x: Tensor<R>) -> Tensor<R> {
+    if !here(&x) {
+        return activation::tanh(x);
+    }
+    Tensor::from_dispatch(<Dispatch as Fused>::fused_tanh(x.into_dispatch()))
 }
 
 /// Softmax of `x` over its last axis.
@@ -72,6 +80,8 @@ pub fn here<const R: usize>(x: &Tensor<R>) -> bool {
 trait Fused: Backend {
     /// GELU.
     fn fused_gelu(x: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// Hyperbolic tangent.
+    fn fused_tanh(x: FloatTensor<Self>) -> FloatTensor<Self>;
     /// Softmax over the last axis.
     fn fused_softmax(x: FloatTensor<Self>) -> FloatTensor<Self>;
     /// LayerNorm of `x: [R, D]` with `weight` and `bias: [D]`.
@@ -137,6 +147,12 @@ mod tests {
     #[test]
     fn gelu_is_burns() {
         assert_alike([leaf(7, 13, 1)], |[x]| gelu(x.clone()), |[x]| activation::gelu(x.clone()));
+    }
+
+    #[test]
+    fn tanh_is_burns() {
+        let wide = |x: &Tensor<2>| x.clone().mul_scalar(4.0);
+        assert_alike([leaf(7, 13, 1)], |[x]| tanh(wide(x)), |[x]| activation::tanh(wide(x)));
     }
 
     #[test]
