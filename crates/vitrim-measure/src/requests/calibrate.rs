@@ -187,19 +187,21 @@ impl CalibrateRequest {
         self.check_folder()?;
         let given = match self.method() {
             Some(method) => Given::Method(method),
-            None => Given::Policy(open_policy(&self.policy, loaded)?, seen_by(&self.policy)?),
+            None => Given::Policy(Box::new(open_policy(&self.policy, loaded)?), seen_by(&self.policy)?),
         };
         let parts = self.reading.open(&self.data, loaded)?;
         let (dataset, split) = named_images(loaded, &parts, Some(&self.split), listener)?;
         let on_bad_image = self.reading.images.on_bad_image;
         let (policy, seen) = match given {
-            Given::Policy(AnyPolicy::Learned(mut policy), seen)
-                if !self.no_balance && self.fits_every_backbone()? =>
-            {
-                balance_apart(&mut policy, loaded, (&parts, &dataset), on_bad_image, listener)?;
-                (AnyPolicy::Learned(policy), seen)
+            Given::Policy(mut policy, seen) => {
+                if let AnyPolicy::Learned(policy) = policy.as_mut()
+                    && !self.no_balance
+                    && self.fits_every_backbone()?
+                {
+                    balance_apart(policy, loaded, (&parts, &dataset), on_bad_image, listener)?;
+                }
+                (*policy, seen)
             }
-            Given::Policy(policy, seen) => (policy, seen),
             Given::Method(method) => {
                 let (fitted, seen) = fit_apart(method, loaded, (&parts, &dataset), on_bad_image, listener)?;
                 (AnyPolicy::Method(MethodPolicy::new(&loaded.id, method, fitted)), seen)
@@ -267,7 +269,7 @@ impl CalibrateRequest {
 /// What `policy` names.
 enum Given {
     /// A policy, and the images that it has seen.
-    Policy(AnyPolicy, SeenImages),
+    Policy(Box<AnyPolicy>, SeenImages),
     /// A hand-made method.
     Method(Method),
 }
