@@ -42,6 +42,14 @@ pub fn create(path: &Path, bytes: &[u8]) -> Result<bool, FileError> {
     created().map_err(FileError::of("write", path))
 }
 
+/// Creates `folder`, and those that lead to it, unless they are there.
+///
+/// # Errors
+/// If it cannot be created.
+pub fn create_folder(folder: &Path) -> Result<(), FileError> {
+    fs::create_dir_all(folder).map_err(FileError::of("create", folder))
+}
+
 /// Renames `part`, which is open as `file` and completely written, to `path` on the same file system, as durably as
 /// [`replace`].
 ///

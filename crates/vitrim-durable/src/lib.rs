@@ -17,7 +17,7 @@ mod pair;
 
 use std::path::{Path, PathBuf};
 
-pub use file::{create, is_leftover, move_into_place, remove_leftovers, replace};
+pub use file::{create, create_folder, is_leftover, move_into_place, remove_leftovers, replace};
 pub use lock::{FolderLock, LockError};
 pub use pair::Pair;
 

@@ -1,10 +1,10 @@
 //! A lock on a folder, so that one process writes it at a time.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{File, TryLockError};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use crate::FileError;
+use crate::{FileError, create_folder};
 
 /// The file that is locked. It is never removed, because two processes could then lock two files of this name.
 const FILE: &str = ".lock";
@@ -34,7 +34,7 @@ impl FolderLock {
     /// # Errors
     /// [`LockError::Busy`] at once if the folder is locked; [`LockError::File`] if it cannot be written.
     pub fn acquire(folder: &Path) -> Result<Self, LockError> {
-        fs::create_dir_all(folder).map_err(FileError::of("create", folder))?;
+        create_folder(folder)?;
         let path = folder.join(FILE);
         let file = File::options().write(true).create(true).truncate(false).open(&path);
         let file = file.map_err(FileError::of("write", &path))?;

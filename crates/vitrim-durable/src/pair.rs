@@ -4,8 +4,8 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use crate::FileError;
 use crate::file::{rename, replace};
+use crate::{FileError, create_folder};
 
 /// A `head` that identifies its `body` (by a hash of the body's bytes), and the `body`.
 ///
@@ -55,7 +55,7 @@ impl Pair {
     /// # Errors
     /// If a file cannot be written; the pair is then either the old or the new one.
     pub fn replace(&self, head: &[u8], body: &[u8]) -> Result<(), FileError> {
-        fs::create_dir_all(&self.folder).map_err(FileError::of("create", &self.folder))?;
+        create_folder(&self.folder)?;
         let _turn = File::open(&self.folder).and_then(|folder| folder.lock().map(|()| folder)).ok();
         self.settle()?;
         self.steps(head, body).iter().try_for_each(|step| step())

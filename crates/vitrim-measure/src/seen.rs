@@ -89,6 +89,7 @@ impl SeenImages {
             (*name, TensorView::new(Dtype::U64, vec![*count], bytes).expect("eight bytes a hash"))
         });
         let file = safetensors::serialize(views, None).expect("the names are distinct");
+        vitrim_durable::create_folder(folder)?;
         Ok(vitrim_durable::replace(&folder.join(FILE), &file)?)
     }
 

@@ -154,7 +154,12 @@ fn a_learned_metric_is_read_as_it_was_written() {
         change(&mut value);
         fs::write(&path, value.to_string()).unwrap();
         let error = AnyPolicy::load(folder.path()).unwrap_err().to_string();
-        assert!(error.contains(word) && error.contains("policy.json"), "change {i}: no '{word}' in {error}");
+        let file = if word.starts_with("blocks") || word == "metric.weight" {
+            "policy.safetensors"
+        } else {
+            "policy.json"
+        };
+        assert!(error.contains(word) && error.contains(file), "change {i}: no '{word}', '{file}' in {error}");
     }
     let mut infinite = metric();
     let Recipe::Metric(heads) = &mut infinite.recipe else { panic!("a metric") };

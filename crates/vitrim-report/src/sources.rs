@@ -95,9 +95,17 @@ fn text(path: &Path) -> Result<Option<String>> {
     }
 }
 
-/// The entries of a log. An incomplete last line is still being written, and is left out.
+/// The updates in a log; none in that of another training, which counts steps. An incomplete last line is still being written,
+/// and is left out.
 fn updates(path: &Path, log: &str) -> Result<Vec<Update>> {
     let whole = log.rsplit_once('\n').map_or("", |(whole, _)| whole);
+    let counts_steps = |line: &str| {
+        let entry = serde_json::from_str::<serde_json::Value>(line).unwrap_or_default();
+        entry.get("step").is_some() && entry.get("update").is_none()
+    };
+    if whole.lines().next().is_some_and(counts_steps) {
+        return Ok(Vec::new());
+    }
     let update = |(i, line): (usize, &str)| {
         serde_json::from_str(line).map_err(|error| ReportError::Run {
             path: path.to_owned(),
@@ -123,6 +131,9 @@ mod tests {
         assert_eq!(read.len(), 2);
         assert_eq!((read[0].beta, read[0].entropy), (None, Some(0.3)));
         assert!(updates(path, "").unwrap().is_empty());
+        let of_steps = "{\"step\": 8, \"divergence\": 0.1}\n";
+        assert!(updates(path, of_steps).unwrap().is_empty(), "a metric's or a backbone's training");
+        assert!(updates(path, "{\"steps\": 8}\n").is_err());
         let error = updates(path, &format!("{line}\nnonsense\n")).unwrap_err().to_string();
         assert!(error.starts_with("run/log.jsonl: line 2 is no update"), "{error}");
     }

@@ -41,8 +41,8 @@ pub enum TrainError {
     Tensorboard(#[from] crate::run::tensorboard::TensorboardError),
     /// The backbone takes images of many sizes.
     #[error(
-        "{0} gives each image a grid of its own (NaFlex), and training weights needs images of one size; `vitrim train` \
-         learns a policy and leaves the weights as they are"
+        "{0} gives each image a grid of its own (NaFlex), and training by gradients needs images of one size; \
+         `vitrim train` learns a policy by reinforcement"
     )]
     ManySizes(String),
     /// The configuration contradicts itself or the backbone.
@@ -54,6 +54,11 @@ pub enum TrainError {
          report it with the command"
     )]
     Disagreement(f32),
+    /// A step whose loss or gradient is no number.
+    #[error(
+        "step {0}: the loss or its gradient is NaN or infinite; lower learning_rate, or check the weights of the backbone"
+    )]
+    NotFinite(usize),
     /// A label for which the backbone has no class.
     #[error(
         "an image has label {label}, but the backbone has only {classes} classes; give the data that it was trained for"

@@ -16,7 +16,7 @@ use vitrim_ranks::{Ranks, threads};
 use vitrim_train::burn_vit::{BurnVit, Metric, Softness};
 use vitrim_train::metric::{MetricConfig, MetricTraining, steps_done, train_metric};
 use vitrim_train::pretrain::{ModelConfig, PretrainConfig, initial_weights};
-use vitrim_train::{DeviceChoice, Outcome, RunFolder};
+use vitrim_train::{DeviceChoice, Outcome, RunFolder, TrainError};
 use vitrim_vit::{Backbone, CpuBackbone, PixelBatch, Pool, Tensors, VitSpec};
 
 fn distance(a: &[f32], b: &[f32]) -> f32 {
@@ -129,6 +129,16 @@ impl Setting {
 
     /// Trains in the folder called `name`; stops after so many log entries. Returns D of each.
     fn go(&self, ranks: &Ranks, config: &MetricConfig, name: &str, entries: usize) -> (Outcome, Vec<f64>) {
+        self.try_to_go(ranks, config, name, entries).unwrap()
+    }
+
+    fn try_to_go(
+        &self,
+        ranks: &Ranks,
+        config: &MetricConfig,
+        name: &str,
+        entries: usize,
+    ) -> Result<(Outcome, Vec<f64>), TrainError> {
         let folder = &RunFolder::among(ranks, &self.folder.path().join(name)).unwrap();
         let run = MetricTraining {
             config,
@@ -148,7 +158,7 @@ impl Setting {
             seen.push(entry.divergence);
             stop.store(seen.len() >= entries, Ordering::Relaxed);
         });
-        (outcome.unwrap(), seen)
+        Ok((outcome?, seen))
     }
 
     fn file(&self, name: &str, file: &str) -> Vec<u8> {
@@ -244,18 +254,51 @@ fn ranks_learn_as_one_process_does() {
 }
 
 #[test]
-fn settings_that_cannot_be_used_are_refused() {
-    let good = MetricConfig::default();
-    assert_eq!(good.check(3), Ok(()));
+fn what_cannot_be_learned_is_refused() {
+    let (good, [spec, ..]) = (MetricConfig::default(), specs());
+    assert!(good.check(&spec).is_ok());
     for (config, word) in [
         (MetricConfig { parts: 4, ..good.clone() }, "parts = 4 must lie between 1 and 3"),
         (MetricConfig { parts: 0, ..good.clone() }, "parts"),
         (MetricConfig { batch: 0, ..good.clone() }, "batch"),
+        (MetricConfig { batch: 1 << 30, ..good.clone() }, "batch"),
         (MetricConfig { candidates: 0, ..good.clone() }, "candidates"),
         (MetricConfig { round_temperature: 0.0, ..good.clone() }, "round_temperature"),
         (MetricConfig { learning_rate: f64::NAN, ..good.clone() }, "learning_rate"),
     ] {
-        let error = config.check(3).unwrap_err();
+        let error = config.check(&spec).unwrap_err().to_string();
         assert!(error.contains(word), "{error}");
     }
+    let shallow = VitSpec { depth: 1, ..spec.clone() };
+    for spec in [shallow, spec.with_img_size([16, 16])] {
+        let error = good.check(&spec).unwrap_err().to_string();
+        assert!(error.contains("no two patch tokens"), "{error}");
+    }
+}
+
+/// Vectors of 0, which have no direction, give finite gradients; weights that are too large are no numbers, and end the run
+/// before they are written.
+#[test]
+fn a_metric_that_is_no_number_is_not_written() {
+    let setting = Setting::new();
+    let Tensors::Owned(mut weights) = setting.tensors else { panic!("owned") };
+    for block in 0..4 {
+        let [weight, bias] = ["weight", "bias"].map(|of| format!("blocks.{block}.attn.qkv.{of}"));
+        for name in [weight, bias] {
+            let values = &mut weights.get_mut(&name).unwrap().1;
+            let part = values.len() / 3;
+            values[part..2 * part].fill(0.0);
+        }
+    }
+    let setting = Setting { tensors: Tensors::Owned(weights), ..setting };
+    let (outcome, seen) = setting.go(&Ranks::alone(), &config(), "keyless", usize::MAX);
+    assert!(outcome == Outcome::Finished && seen.iter().all(|divergence| divergence.is_finite()), "{seen:?}");
+
+    let broken = MetricConfig { learning_rate: 1.0, max_grad_norm: 1e6, warmup: 0.0, ..config() };
+    let Tensors::Owned(mut weights) = setting.tensors else { panic!("owned") };
+    weights.get_mut("head.weight").unwrap().1.fill(f32::MAX);
+    let setting = Setting { tensors: Tensors::Owned(weights), ..setting };
+    let error = setting.try_to_go(&Ranks::alone(), &broken, "broken", usize::MAX).unwrap_err().to_string();
+    assert!(error.contains("step 1") && error.contains("NaN or infinite"), "{error}");
+    assert!(!setting.folder.path().join("broken/policy").exists());
 }

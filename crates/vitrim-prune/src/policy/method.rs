@@ -9,7 +9,7 @@ use vitrim_vit::{VitSpec, cost};
 use super::file::{self, BackboneId};
 use super::metric::{self, MetricHeads};
 use crate::handmade::{FitPoint, Method, NoPruner};
-use crate::limits::MAX_FIT_POINTS;
+use crate::limits::{MAX_FIT_POINTS, MAX_WIDTH};
 use crate::pruner::{PruneError, Pruner, Result};
 
 /// A method for one backbone, at a cost.
@@ -169,24 +169,41 @@ impl MethodPolicy {
         }
         let weights = read.weights?;
         let policy = Self::of_values(read.header, &weights);
-        policy.map(Some).map_err(|reason| PruneError::BadPolicy { path: folder.join(file::HEADER), reason })
+        policy.map(Some).map_err(|(file, reason)| PruneError::BadPolicy { path: folder.join(file), reason })
     }
 
-    fn of_values(header: serde_json::Value, weights: &[u8]) -> Result<Self, String> {
+    /// The policy of a header and a weights file.
+    ///
+    /// # Errors
+    /// The file with the fault, and a description.
+    fn of_values(header: serde_json::Value, weights: &[u8]) -> Result<Self, (&'static str, String)> {
+        let in_header = |reason: String| (file::HEADER, reason);
         let header: Header =
-            serde_json::from_value(header).map_err(|error| format!("not a policy: {error}"))?;
+            serde_json::from_value(header).map_err(|error| in_header(format!("not a policy: {error}")))?;
         let Header { backbone, method, fitted, metric_width, cost, calibration, .. } = header;
-        file::check_widths(&backbone)?;
+        file::check_widths(&backbone).map_err(in_header)?;
         let recipe = match (header.version, metric_width) {
             (file::VERSION_METRIC, Some(width)) if method == metric::NAME && fitted.is_empty() => {
-                Recipe::Metric(MetricHeads::deserialized(weights, backbone.depth, backbone.dim, width)?)
+                if width == 0 || width > MAX_WIDTH {
+                    let reason = format!("its metric_width of {width} lies outside 1 to {MAX_WIDTH}");
+                    return Err(in_header(reason));
+                }
+                let heads = MetricHeads::deserialized(weights, backbone.depth, backbone.dim, width);
+                Recipe::Metric(heads.map_err(|reason| (file::WEIGHTS, reason))?)
             }
-            (file::VERSION_METHOD, None) => hand_made(&method, backbone.depth, fitted)?,
-            (version, _) => return Err(format!("not a policy of version {version}, which it says to be")),
+            (file::VERSION_METHOD, None) => hand_made(&method, backbone.depth, fitted).map_err(in_header)?,
+            (version, _) => {
+                return Err(in_header(format!(
+                    "method, fitted and metric_width are not those of a policy of version {version}; copy the whole \
+                     folder again"
+                )));
+            }
         };
         if !(0.0..=1.0).contains(&cost) {
             let name = recipe.name();
-            return Err(format!("its cost of {cost} does not lie between 0 and 1; calibrate {name} again"));
+            return Err(in_header(format!(
+                "its cost of {cost} does not lie between 0 and 1; calibrate {name} again"
+            )));
         }
         Ok(MethodPolicy { backbone, recipe, cost, calibration })
     }

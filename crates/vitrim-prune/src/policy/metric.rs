@@ -9,7 +9,6 @@ use vitrim_kernels::{LayerNorm, Linear};
 use vitrim_vit::{Reduction, Site, Taps, View, VitSpec};
 
 use crate::handmade::{Schedule, matching_macs, merge_alike, sites_in_every_block};
-use crate::limits::MAX_WIDTH;
 use crate::pruner::{ImageKey, PruneError, Pruner, Result};
 
 /// Epsilon of the parameter-free LayerNorm before a metric's layer.
@@ -84,9 +83,6 @@ impl MetricHeads {
     /// # Errors
     /// A description of what is wrong.
     pub(super) fn deserialized(bytes: &[u8], depth: usize, dim: usize, width: usize) -> Result<Self, String> {
-        if width == 0 || width > MAX_WIDTH {
-            return Err(format!("its metric's width of {width} lies outside 1 to {MAX_WIDTH}"));
-        }
         let file =
             SafeTensors::deserialize(bytes).map_err(|error| format!("no safetensors file ({error})"))?;
         let read = |(name, shape): (String, Vec<usize>)| {

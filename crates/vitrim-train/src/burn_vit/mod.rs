@@ -22,7 +22,7 @@ use vitrim_vit::{EmbeddingNorm, Pool, VitSpec};
 use attention_pool::AttentionPool;
 use block::Block;
 pub use gated::Gated;
-pub use soft::{Metric, Softness};
+pub use soft::{Metric, Softness, merging_blocks};
 use token_layout::TokenLayout;
 pub(crate) use weights::numbers;
 

@@ -3,7 +3,8 @@
 //!
 //! No token is removed. In every block, r rounds of a softmax over the best pairs say how much of each token of one half joins
 //! each token of the other half; what does not join stays where it is, as a token of a smaller size. The r smallest tokens
-//! then match no more. In the limit of low temperatures this is bipartite soft matching.
+//! then match no more. In the limit of low temperatures this is bipartite soft matching. The halves alternate from the first
+//! patch token on, in the executor from the first token of all: with an odd number of prefix tokens they are exchanged.
 
 use burn::module::{Module, Param};
 use burn::tensor::activation::softmax;
@@ -68,14 +69,16 @@ impl Metric {
         let centred = x.clone() - x.mean_dim(1);
         let deviation = (centred.clone().square().mean_dim(1) + METRIC_NORM_EPS).sqrt();
         let vectors = self.layers[block].forward(centred / deviation);
-        let lengths = vectors.clone().square().sum_dim(1).sqrt().clamp_min(f32::MIN_POSITIVE);
+        // A root has no finite gradient at 0.
+        let lengths = vectors.clone().square().sum_dim(1).clamp_min(f32::MIN_POSITIVE).sqrt();
         vectors / lengths
     }
 }
 
 impl BurnVit {
     /// The metric from which training starts, whose vectors have `parts` times the width of a head: the mean keys of all
-    /// heads, or of each of `parts` groups of heads, before any norm or rotation. With one part this is ToMe's.
+    /// heads, or of each of `parts` groups of heads, before any norm or rotation. With one part this is ToMe's metric, if keys
+    /// have neither, and blocks have LayerNorms.
     ///
     /// # Panics
     /// If `parts` lies outside 1 to the number of heads.
@@ -106,12 +109,6 @@ impl BurnVit {
         MetricHeads { dim, width, layers: self.blocks.iter().map(layer).collect() }
     }
 
-    /// The number of blocks, from the first, in which merging changes the answer.
-    pub fn merging_blocks(&self) -> usize {
-        let changes = |block: &usize| Site::after_attention_of(*block) < Site::of_answer(&self.spec);
-        (0..self.spec.depth).take_while(changes).count()
-    }
-
     /// Answers for `pixels: [B, 3, H, W]`, in which about `removed` tokens of each image merge gradually in every block that has
     /// a layer of `metric`. Gradients flow to `metric`.
     pub fn forward_softly(
@@ -140,6 +137,12 @@ impl BurnVit {
     }
 }
 
+/// The number of blocks of a backbone of geometry `spec`, from the first, in which merging changes the answer.
+pub fn merging_blocks(spec: &VitSpec) -> usize {
+    let changes = |block: &usize| Site::after_attention_of(*block) < Site::of_answer(spec);
+    (0..spec.depth).take_while(changes).count()
+}
+
 fn layout(spec: &VitSpec, batch: usize, merging: &Option<Merging>) -> TokenLayout {
     match merging {
         None => TokenLayout::dense(spec, batch),
@@ -158,7 +161,7 @@ impl Merging {
         }
     }
 
-    /// One round of merging of the tokens `x: [B * N, D]`, by the unit vectors of their block's `inputs: [B * N, D]`.
+    /// Merges about `removed` of the tokens `x: [B * N, D]`, by the unit vectors of their block's `inputs: [B * N, D]`.
     fn merge(
         &mut self,
         x: Tensor<2>,
@@ -199,9 +202,8 @@ impl Merging {
         let rounding = (stays.clone().clamp(0.0, 1.0) - stays.clone()).detach();
         let lost = sa * (stays + rounding).neg().add_scalar(1.0);
 
-        let add = IndexingUpdateOp::Add;
-        self.sizes = self.sizes.clone().select_assign(0, b.clone(), gained, add);
-        self.sizes = self.sizes.clone().select_assign(0, a, lost.neg(), IndexingUpdateOp::Add);
+        let gained = self.sizes.clone().select_assign(0, b.clone(), gained, IndexingUpdateOp::Add);
+        self.sizes = gained.select_assign(0, a, lost.neg(), IndexingUpdateOp::Add);
         self.forget_smallest(removed);
         x.select_assign(0, b, merged - xb, IndexingUpdateOp::Add)
     }

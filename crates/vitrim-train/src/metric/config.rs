@@ -1,10 +1,15 @@
 //! The configuration of a metric's training.
 
 use serde::{Deserialize, Serialize};
+use vitrim_vit::VitSpec;
 
-use crate::burn_vit::Softness;
-use crate::checks::{positive, within};
+use crate::burn_vit::{Softness, merging_blocks};
+use crate::checks::{one_size, positive, within};
+use crate::error::TrainError;
 use crate::schedule::warmed_up_cosine;
+
+/// Most images per step.
+const MOST_IN_A_BATCH: f64 = 65_536.0;
 
 /// All settings of a metric's training. OpenToMe's code has the method, but no values of its temperatures and candidates:
 /// those here are vitrim's.
@@ -19,8 +24,8 @@ pub struct MetricConfig {
     pub seed: u64,
     /// Width of the vectors that are compared, in widths of a head.
     pub parts: usize,
-    /// Each step merges a random number of tokens in a block, at most so many; 0 for as many as leave one patch token at the
-    /// end.
+    /// Each step merges a random number of tokens in a block, at most so many; 0 for the number of patch tokens over that of
+    /// blocks, rounded down.
     pub most_removed: usize,
     /// Divides the cosines in training.
     pub cosine_temperature: f64,
@@ -69,18 +74,23 @@ impl MetricConfig {
         self.images.div_ceil(self.batch)
     }
 
-    /// Checks the values of the configuration for a backbone with `heads` heads.
+    /// Checks that a backbone of geometry `spec` can learn a metric, and the values of the configuration.
     ///
     /// # Errors
-    /// One line that names the key and its valid values.
-    pub fn check(&self, heads: usize) -> Result<(), String> {
-        positive(&[
-            ("images", self.images),
-            ("batch", self.batch),
-            ("candidates", self.candidates),
-            ("log_every", self.log_every),
-        ])?;
+    /// [`TrainError::ManySizes`]; or one line that names the key and its valid values.
+    pub fn check(&self, spec: &VitSpec) -> Result<(), TrainError> {
+        one_size(spec)?;
+        if merging_blocks(spec) == 0 || spec.num_patches() < 2 {
+            let reason = "the backbone has no two patch tokens whose merging would change its answer";
+            return Err(TrainError::Config(reason.into()));
+        }
+        self.check_values(spec.attention.heads).map_err(TrainError::Config)
+    }
+
+    fn check_values(&self, heads: usize) -> Result<(), String> {
+        positive(&[("images", self.images), ("candidates", self.candidates), ("log_every", self.log_every)])?;
         within(&[
+            ("batch", self.batch as f64, 1.0, MOST_IN_A_BATCH),
             ("parts", self.parts as f64, 1.0, heads as f64),
             ("cosine_temperature", self.cosine_temperature, 1e-3, 1e3),
             ("round_temperature", self.round_temperature, 1e-3, 1e3),

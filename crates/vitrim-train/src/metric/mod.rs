@@ -4,7 +4,7 @@
 //! merging ([`BurnVit::forward_softly`]), with numbers of merged tokens that are drawn anew for each step, so that one metric
 //! serves every cost; the loss is D to the dense model's answers. In inference tokens merge as in ToMe.
 //!
-//! It starts from the mean keys, and so from ToMe, where the published code starts from random layers; unlabelled images are
+//! It starts from the mean keys before any norm or rotation, and so from ToMe where keys have neither, where the published code starts from random layers; unlabelled images are
 //! enough, where the published code uses labels.
 //!
 //! A run folder holds `policy/`, besides the files of `run`.
@@ -30,8 +30,7 @@ use vitrim_vit::{Backbone, CpuBackbone, Output, PixelBatch, Tensors, Want};
 pub use config::MetricConfig;
 
 use crate::adam::{ModuleAdam, NamedTensor, find};
-use crate::burn_vit::{BurnVit, Metric};
-use crate::checks::one_size;
+use crate::burn_vit::{BurnVit, Metric, merging_blocks};
 use crate::device::{DeviceChoice, host};
 use crate::division::{Division, IMAGES, Place};
 use crate::error::{Result, TrainError};
@@ -121,16 +120,15 @@ impl Header for Saved {
 /// is one.
 ///
 /// # Errors
-/// If the configuration is invalid, the backbone takes images of many sizes, an image or file cannot be read or written, or the
-/// folder's checkpoint belongs to another run.
+/// If the configuration is invalid or does not fit the backbone ([`MetricConfig::check`]), an image or file cannot be read or
+/// written, a loss is no number, or the folder's checkpoint belongs to another run.
 pub fn train_metric(
     run: &MetricTraining<'_>,
     stop: &AtomicBool,
     progress: &mut dyn FnMut(&MetricLog, usize),
 ) -> Result<Outcome> {
     let (config, spec) = (run.config, run.backbone.spec());
-    one_size(spec)?;
-    config.check(spec.attention.heads).map_err(TrainError::Config)?;
+    config.check(spec)?;
     let device = run.device.device()?;
     let vit = BurnVit::new(spec, run.tensors, &device.clone().autodiff())?.no_grad();
     let division = Division::new(config.batch, IMAGES, &device, run.ranks);
@@ -146,7 +144,7 @@ pub fn train_metric(
         ranks: run.ranks,
     };
     let start = vit.key_metric(config.parts);
-    let learned = start.first(vit.merging_blocks());
+    let learned = start.first(merging_blocks(spec));
     let mut training = Training {
         run: *run,
         metric: Metric::new(&learned, &device.autodiff()),
@@ -251,7 +249,7 @@ impl Resumable for Training<'_> {
         let values = self.shapes.iter().map(|(name, shape)| Ok(find(tensors, name, shape)?.to_vec()));
         let values = values.collect::<Result<Vec<_>>>()?;
         let layers = values.chunks_exact(2).map(|layer| (layer[0].clone(), layer[1].clone())).collect();
-        let heads = MetricHeads { layers, ..self.start.first(0) };
+        let heads = MetricHeads { layers, dim: self.start.dim, width: self.start.width };
         let device = self.run.device.device()?;
         self.metric = Metric::new(&heads, &device.clone().autodiff());
         self.adam.restore("adam", &self.shapes, tensors, &device)?;
@@ -273,6 +271,9 @@ impl Resumable for Training<'_> {
             self.adam.step(self.metric.clone(), gradients, learning_rate, config.max_grad_norm);
         self.metric = metric;
         self.step += 1;
+        if !(divergence.is_finite() && grad_norm.is_finite()) {
+            return Err(TrainError::NotFinite(self.step));
+        }
         self.sums.steps += 1;
         self.sums.divergence += divergence;
         self.sums.removed += samples.removed as f64;

@@ -52,14 +52,14 @@ pub fn read(path: &Path) -> Result<Option<Vec<u8>>> {
 pub fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<(T, Vec<NamedTensor>)> {
     let bad = |reason: String| TrainError::Checkpoint {
         path: path.to_owned(),
-        reason: format!("{reason}; delete it to train from the start"),
+        reason: format!("{reason} delete it to train from the start"),
     };
-    let damaged = |e: safetensors::SafeTensorError| bad(format!("damaged ({e})"));
+    let damaged = |e: safetensors::SafeTensorError| bad(format!("damaged ({e});"));
     let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(damaged)?;
     let header = metadata.metadata().as_ref().and_then(|m| m.get("vitrim"));
-    let header = header.ok_or_else(|| bad("not a vitrim checkpoint".into()))?;
-    let header =
-        serde_json::from_str(header).map_err(|e| bad(format!("not a checkpoint of this version ({e})")))?;
+    let header = header.ok_or_else(|| bad("not a vitrim checkpoint;".into()))?;
+    let other = |e| bad(format!("of another command or version ({e}); give another --out folder, or"));
+    let header = serde_json::from_str(header).map_err(other)?;
     let file = SafeTensors::deserialize(bytes).map_err(damaged)?;
     let tensors = file.tensors().into_iter().map(|(name, view)| {
         let values =

@@ -32,16 +32,16 @@ pub fn run(app: &App, request: &TrainMetricRequest) -> anyhow::Result<ExitCode> 
             let notes = &trained.notes;
             print::json(&json!({
                 "policy": shown(&trained.policy),
+                "read_out": trained.read_out,
                 "label_notes": notes.label_notes,
                 "layout_notes": notes.layout_notes
             }))?;
             Ok(ExitCode::SUCCESS)
         }
         Ok(trained) => {
-            print::line(&format!(
-                "policy: {}, at the dense cost; calibrate it next",
-                trained.policy.display()
-            ))?;
+            let next =
+                if trained.read_out == "cost=1" { ", every token stays; calibrate it next" } else { "" };
+            print::line(&format!("policy: {}, {}{next}", trained.policy.display(), trained.read_out))?;
             Ok(ExitCode::SUCCESS)
         }
     }

@@ -6,9 +6,11 @@ use serde::Serialize;
 use vitrim_measure::model::Loaded;
 use vitrim_measure::progress::{Event, Listener};
 use vitrim_measure::requests::{DataNotes, DatasetArgs, Request, as_text, note_opened, note_reading};
+use vitrim_prune::AnyPolicy;
 use vitrim_ranks::Ranks;
 use vitrim_train::metric::{MetricConfig, MetricTraining, steps_done, train_metric};
 use vitrim_train::{DeviceChoice, Outcome, RunFolder};
+use vitrim_vit::Precision;
 
 use super::backbone::OverlayArgs;
 use super::train::record_training;
@@ -26,11 +28,11 @@ pub struct TrainMetricRequest {
     #[cfg_attr(feature = "cli", arg(long, value_name = "FOLDER", required_unless_present = "print_config"))]
     #[serde(serialize_with = "as_text::path_option")]
     pub model: Option<PathBuf>,
-    /// Data set; labels are not used.
+    /// Data set; labels are not used, but have to be the backbone's classes if there are any.
     #[cfg_attr(feature = "cli", arg(long, value_name = "PATH", required_unless_present = "print_config"))]
     #[serde(serialize_with = "as_text::path_option")]
     pub data: Option<PathBuf>,
-    /// Images to train on.
+    /// Part of the data set to train on.
     #[cfg_attr(feature = "cli", arg(long, default_value_t = Self::default().split, value_name = "NAME"))]
     pub split: String,
     /// Run folder; the policy goes to its `policy/`.
@@ -47,7 +49,7 @@ pub struct TrainMetricRequest {
     #[cfg_attr(feature = "cli", arg(long, default_value_t = Self::default().device, value_name = "DEVICE"))]
     #[serde(serialize_with = "as_text::display")]
     pub device: DeviceChoice,
-    /// Changes to the defaults.
+    /// Changes to the default configuration.
     #[cfg_attr(feature = "cli", command(flatten))]
     #[serde(flatten)]
     pub overlay: OverlayArgs,
@@ -87,8 +89,10 @@ impl Request for TrainMetricRequest {
 pub struct TrainedMetric {
     /// The run folder.
     pub folder: PathBuf,
-    /// The folder of the policy, at the dense cost.
+    /// The folder of the policy.
     pub policy: PathBuf,
+    /// What the policy is set to: `cost=1` keeps every token, until it is calibrated. Empty on other ranks than the first.
+    pub read_out: String,
     /// What was guessed of the images.
     #[serde(flatten)]
     pub notes: DataNotes,
@@ -123,6 +127,13 @@ impl TrainMetricRequest {
         let Some(data) = &self.data else {
             return Err(VitrimError::Setting("--model and --data are needed to train".into()));
         };
+        config.check(&loaded.spec)?;
+        let precision = loaded.model.weights().precision();
+        if precision != Precision::F32 {
+            return Err(VitrimError::Setting(format!(
+                "a metric is learned in f32, and the model is loaded in {precision}; load it in f32"
+            )));
+        }
         let tensors = tensors_of(loaded)?;
         let parts = self.reading.open(data, loaded)?;
         let splits = Splits { train: &self.split, calibration: None };
@@ -136,7 +147,16 @@ impl TrainMetricRequest {
         if let Some(line) = open_run_of_steps(&folder, &toml, steps, steps_done, ranks)? {
             listener.note(&line);
         }
-        listener.note(&format!("{} images to train on", found.train.len()));
+        listener.note(&format!(
+            "{} images to train on ({} left out, which calibration or test also has)",
+            found.train.len(),
+            found.removed
+        ));
+        let policy = out.join("policy");
+        // A policy that was interrupted has seen them, too.
+        if ranks.is_first() && !policy.join("policy.json").exists() {
+            record_training(&policy, None, [&found.train], listener)?;
+        }
         let run = MetricTraining {
             config,
             backbone: &loaded.model,
@@ -164,11 +184,9 @@ impl TrainMetricRequest {
             return Err(VitrimError::Interrupted(saved(out, steps, ranks)?));
         }
         note_reading(&found.train, listener);
-        let policy = out.join("policy");
-        if ranks.is_first() {
-            record_training(&policy, None, [&found.train], listener)?;
-        }
-        Ok(TrainedMetric { folder: out.clone(), policy, notes: DataNotes::of([&found.train]) })
+        let read_out =
+            if ranks.is_first() { AnyPolicy::load(&policy)?.dial().to_string() } else { String::new() };
+        Ok(TrainedMetric { folder: out.clone(), policy, read_out, notes: DataNotes::of([&found.train]) })
     }
 }
 

@@ -10,7 +10,11 @@ fn a_learned_metric_is_a_policy() {
     let on = ["--model", "model", "--data", "data"];
     let train = [&["train-metric", "--out", "metric"], &on[..], &SMALL].concat();
     let run = scratch.run(&train);
-    assert!(run.good().contains("policy: metric/policy, at the dense cost"), "{}", run.stdout());
+    assert!(
+        run.good().contains("policy: metric/policy, cost=1, every token stays; calibrate it next"),
+        "{}",
+        run.stdout()
+    );
     assert!(run.stderr().contains("step 3/3: "), "{}", run.stderr());
     let policy = std::fs::read_to_string(scratch.path("metric/policy/policy.json")).unwrap();
     assert!(policy.contains("\"method\": \"dtem\"") && policy.contains("\"version\": 5"), "{policy}");
@@ -26,6 +30,8 @@ fn a_learned_metric_is_a_policy() {
     scratch.run(&[&train[..], &["--set", "parts=99"]].concat()).refused(&["parts", "must lie between"]);
     scratch.run(&[&train[..], &["--set", "speed=9"]].concat()).refused(&["speed"]);
 
+    scratch.run(&[&train[..], &["--set", "batch=0"]].concat()).refused(&["batch = 0"]);
+    scratch.run(&["report", "metric", "-q"]).good();
     let given = ["calibrate", "-q", "--policy", "metric/policy", "--out", "certified", "--max-drop", "100"];
     let calibrated = scratch.run(&[&given[..], &["--confidence", "0.5"], &on].concat()).good();
     assert!(calibrated.contains("dtem at cost="), "{calibrated}");

@@ -165,7 +165,7 @@ fn every_command_runs_or_says_what_it_needs() {
     assert_eq!(info["spec"]["position_grid"], json!([4, 4]), "{info}");
     run(&[&["visualize", "data/val/red", "--out", "pictures"], &MODEL, &policy]).good();
     run(&[&["predict", "data/val/red", "--img-size", "16"], &MODEL, &UNIVERSAL]).good();
-    let needs = ["Siglip2ForImageClassification", "NaFlex", "training weights needs images of one size"];
+    let needs = ["Siglip2ForImageClassification", "NaFlex", "training by gradients needs images of one size"];
     run(&[&["finetune", "--dense", "--out", "tuned"], &MODEL, &DATA]).refused(&needs);
     let position = ["train", "--out", "run", "--preset", "paper"];
     run(&[&position, &MODEL, &DATA]).refused(&["actor.observation", "position", "a grid of its own"]);
