@@ -174,7 +174,8 @@ fn processes_that_cannot_share_the_work_are_refused_by_the_first_of_them() {
         started("0", &train).refused(&["one of 4 processes", "build with `--features mpi`"]);
     }
     let report = ["report", "run"];
-    started("0", &report).refused(&["one of 4 processes", "only train, train-metric, pretrain, finetune, calibrate"]);
+    started("0", &report)
+        .refused(&["one of 4 processes", "only train, train-metric, pretrain, finetune, calibrate"]);
     // The others leave the line to the first, and their end does not end it.
     let other = started("3", &report);
     assert_eq!((other.good(), other.stderr()), (String::new(), String::new()));
